@@ -1,0 +1,61 @@
+# Every target sets up .venv by itself; Python 3.11 or later and make are all it takes.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check smoke bench format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## encode the example clip and generate it again with the bundled model
+	@mkdir -p demo
+	$(BIN)/regen reconstruct examples/butterfly.mp4 -o demo/reconstruction.mp4 --compare demo/comparison.mp4
+	@echo "The reconstruction: demo/reconstruction.mp4"
+	@echo "The original above the reconstruction: demo/comparison.mp4"
+
+test: $(READY)  ## run the tests
+	$(BIN)/pytest
+	@if ls tests/compiled/test_*.py >/dev/null 2>&1; then set -x; $(BIN)/pytest -o addopts="" tests/compiled; fi
+
+check: $(READY)  ## lint, formatting, types, import layers, length budgets
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_budgets.py
+
+smoke: $(READY)  ## a whole life in minutes: make clips, train, reconstruct, encode, decode
+	rm -rf smoke
+	$(BIN)/python -c 'from pathlib import Path; from regen.data.synthetic import write_dataset; \
+		write_dataset(Path("smoke/clips"), videos=8, frames=41, height=96, width=128, seed=0)'
+	$(BIN)/regen train toy --data smoke/clips --out smoke/run --loop.steps 20 --loop.eval-every 10
+	$(BIN)/regen reconstruct $(CLIP) -o smoke/reconstruction.mp4 --compare --model smoke/run/model
+	$(BIN)/regen encode $(CLIP) -o smoke/latents.safetensors --model smoke/run/model
+	$(BIN)/regen decode smoke/latents.safetensors -o smoke/decoded.mp4 --model smoke/run/model
+smoke: CLIP = smoke/clips/shapes_0000.mp4
+
+bench: $(READY)  ## measure quality, speed and memory of the bundled model on this machine
+	$(BIN)/python benchmarks/quality.py --data examples
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/train_speed.py
+
+format: $(READY)  ## put the sources into their one format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove the environment, caches and what the other targets wrote
+	rm -rf .venv demo smoke build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests tools benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@echo "Setting up .venv; the first time this fetches PyTorch and takes some minutes."
+	@$(PYTHON) -m venv .venv || \
+		{ echo "Python's venv module is incomplete here; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,103 @@
+"""Reconstruction quality of models on the clips of a folder: PSNR and SSIM per clip, and their means.
+
+The protocol stands in regen.evaluate.metrics: scale the short side, cut out the centre, 8-bit frames, mean
+over frames, then over clips. The JSON also has `psnr_pooled`, from the mean squared error of each clip.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import tyro
+from report import finish, name_of, one_sentence_errors, use_threads
+from rich.console import Console
+from rich.progress import Progress
+
+from regen.data.video import find_media
+from regen.evaluate.protocol import parse_size
+from regen.evaluate.quality import ClipResult, evaluate_quality
+from regen.pretrained import DEFAULT_MODEL, load
+from regen.runtime import keep_freed_memory, pick_device, pick_dtype
+
+
+def main(
+    data: tuple[Path, ...],
+    model: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    size: str = "256",
+    steps: int = 1,
+    seed: int = 0,
+    max_frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    dtype: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    threads: int = 0,
+) -> None:
+    """Measure how well models reconstruct the clips of a folder.
+
+    Example: python benchmarks/quality.py --data clips/ --model linear-4x --model regen-small-4x --size 256
+
+    Args:
+        data: Folders or files to measure on.
+        model: A name from `regen models` or a folder; repeat it to compare models.
+        size: N (short side to N, centre N x N) or HEIGHTxWIDTH, in pixels.
+        steps: Denoising steps of the decoder.
+        seed: Seed of the decoder's noise.
+        max_frames: Measure only the first frames of each clip, for a quick look.
+        device: cpu, cuda or mps; by default the best one here.
+        dtype: bf16, fp16 or fp32; by default bf16 where the hardware has it.
+        threads: Threads of PyTorch; 0 is one per core.
+    """
+    use_threads(threads)
+    keep_freed_memory()
+    area, target, files = parse_size(size), pick_device(device), find_media(data)
+    if not files:
+        raise ValueError(f"There is no video or image in {', '.join(map(str, data))}; give another --data.")
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"{max_frames} frames can't be measured; give --max-frames 1 or more.")
+    precision = pick_dtype(dtype, target)
+    names = model or (DEFAULT_MODEL,)
+    results: dict[str, list[ClipResult]] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        for name in names:
+            task = progress.add_task(name, total=len(files))
+            embedder = load(name, target, precision)
+            results[name] = []
+            for result in evaluate_quality(embedder, files, area, steps, seed, max_frames):
+                results[name].append(result)
+                progress.advance(task)
+    settings = {"size": str(area), "steps": steps, "seed": seed, "max_frames": max_frames}
+    finish(
+        f"PSNR (dB) / SSIM at {area}, {steps} step{'s' if steps > 1 else ''}, {name_of(precision)}",
+        ["clip", "frames", *names],
+        table_rows(results),
+        {"benchmark": "quality", **settings, "dtype": name_of(precision), "models": summaries(results)},
+        target,
+    )
+
+
+def table_rows(results: dict[str, list[ClipResult]]) -> list[list[str]]:
+    """A row per clip, then the means over clips."""
+    rows = []
+    for clip in zip(*results.values(), strict=True):
+        rows.append([clip[0].name, str(clip[0].frames), *(f"{r.psnr:.2f} / {r.ssim:.4f}" for r in clip)])
+    means = [f"{fmean(r.psnr for r in rs):.2f} / {fmean(r.ssim for r in rs):.4f}" for rs in results.values()]
+    return [*rows, ["mean", "", *means]]
+
+
+def summaries(results: dict[str, list[ClipResult]]) -> dict[str, Any]:
+    """Means and clips of each model."""
+    return {
+        name: {
+            "psnr": fmean(clip.psnr for clip in clips),
+            "psnr_pooled": fmean(clip.psnr_pooled for clip in clips),
+            "ssim": fmean(clip.ssim for clip in clips),
+            "seconds": sum(clip.encode_seconds + clip.decode_seconds for clip in clips),
+            "clips": [asdict(clip) for clip in clips],
+        }
+        for name, clips in results.items()
+    }
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        tyro.cli(main)

@@ -1,0 +1,77 @@
+"""What the benchmarks share: the name of the hardware, a table for people, and the JSON line for programs."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from regen.runtime import DTYPES
+
+CPU_NAME_KEYS = ("model name", "Hardware", "Model")
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The name that the option --dtype has for a precision."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Turn what a user got wrong into one sentence and exit status 1."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def use_threads(number: int) -> None:
+    """Let PyTorch use `number` threads; 0 leaves its own choice, one per core."""
+    if number < 0:
+        raise ValueError(f"{number} threads are impossible; give 1 or more, or 0 for one per core.")
+    if number:
+        torch.set_num_threads(number)
+
+
+def hardware(device: torch.device) -> str:
+    """The device in words, such as "2 cores of Intel(R) Xeon(R) Platinum 8481C" or "NVIDIA H200"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{len(os.sched_getaffinity(0))} cores of {cpu_name()}"
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    entries = (line.partition(":") for line in lines)
+    names = [value.strip() for key, _, value in entries if key.strip() in CPU_NAME_KEYS]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def finish(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    result: dict[str, Any],
+    device: torch.device,
+) -> None:
+    """Print the table, then `result` with the hardware as the last line, in JSON."""
+    facts = {"hardware": hardware(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    table = Table()
+    for index, column in enumerate(header):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(title, highlight=False)
+    console.print(table)
+    console.print(f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}", highlight=False)
+    print(json.dumps(result | facts), flush=True)

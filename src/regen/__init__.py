@@ -1,0 +1,43 @@
+"""Generative video embedders: a clip becomes a few latents, and a diffusion decoder generates it again.
+
+Words, used everywhere in the package
+    clip            frames as a tensor `b c t h w`, RGB in [-1, 1]
+    chunk           the k + 1 frames that one pair of latents stands for
+    content latent  z_c, what the first frame of a chunk looks like
+    motion latent   z_m, what changes in the rest of it
+    ratio           k, the frames of a chunk after its first one: 4, 8, 16 or 32
+    times           τ, positions of frames in units of a chunk: 0 the first frame, 1 the last, any real number
+    noise level     t, 0 is data and 1 is noise
+    steps           denoising steps of the decoder; 1 is the default
+
+Letters of the shapes
+    b  clips in a batch      t  frames             h w  height and width, in pixels or in latents
+    c  channels              n  latents or tokens  d    width of a token
+
+The public classes load on first use, so that `import regen` takes no time.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regen.embedders.linear import AutoencoderLinear
+    from regen.embedders.regen import AutoencoderRegen
+
+__version__ = "0.1.0"
+__all__ = ["AutoencoderLinear", "AutoencoderRegen", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "AutoencoderRegen":
+        from regen.embedders.regen import AutoencoderRegen
+
+        return AutoencoderRegen
+    if name == "AutoencoderLinear":
+        from regen.embedders.linear import AutoencoderLinear
+
+        return AutoencoderLinear
+    raise AttributeError(f"module 'regen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

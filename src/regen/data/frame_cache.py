@@ -1,0 +1,105 @@
+"""Decoded frames kept on disk as uint8 arrays, so that training reads them without decoding."""
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from regen.data.media import VideoError, reason
+from regen.data.video import VideoReader
+
+FORMAT = 1  # part of the file names; raise it when what lies in the files changes
+OPEN_FILES = 64
+
+
+class FrameCache:
+    """A folder with one array `t h w 3` per video or image, and the times of its frames beside it.
+
+    The name of a file depends on the path, size and date of its video and on `short_side`, so a video that
+    changes is decoded again. Files appear complete or not at all; several processes may share the folder.
+    """
+
+    def __init__(self, folder: Path, short_side: int | None) -> None:
+        self.folder, self.short_side = folder, short_side
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def read(self, path: Path) -> tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]:
+        """Frames (mapped from disk) and times in seconds; decodes the file when it is not in the cache.
+
+        Raises VideoError when the video can't be read, ValueError when the cache can't be written.
+        """
+        frames = self._name(path)
+        if not frames.exists():
+            self._fill(path, frames)
+        return _mapped(frames)
+
+    def _name(self, path: Path) -> Path:
+        try:
+            facts = path.stat()
+        except OSError as error:
+            raise VideoError(f"{path} can't be opened ({reason(error)}) any more.") from None
+        key = f"{FORMAT}|{path.absolute()}|{facts.st_size}|{facts.st_mtime_ns}|{self.short_side}"
+        return self.folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
+
+    def _fill(self, path: Path, frames: Path) -> None:
+        temporary = frames.with_suffix(f".{uuid4().hex[:8]}.part")
+        with VideoReader(path, short_side=self.short_side) as reader:
+            try:
+                times = _write_frames(reader, temporary)
+                _write_times(times, frames)
+                os.replace(temporary, frames)  # last, because it is what marks the entry as complete
+            except OSError as error:
+                raise self._failure(error) from None
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _failure(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"The frame cache {self.folder} can't be written ({reason(error)}); free some space or choose "
+            "another folder."
+        )
+
+
+def _times_of(frames: Path) -> Path:
+    return frames.with_suffix(".times.npy")
+
+
+def _write_frames(reader: VideoReader, path: Path) -> list[float]:
+    """Append frame after frame; the header, whose length does not depend on the count, is written twice."""
+    times: list[float] = []
+    with path.open("wb") as file:
+        for frame in reader:
+            if not times:
+                size = _write_header(file, (0, *frame.image.shape))
+            file.write(frame.image.numpy().data)
+            times.append(frame.time)
+        file.seek(0)
+        assert _write_header(file, (len(times), *frame.image.shape)) == size
+    return times
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
+    """The header of a .npy file of bytes; returns where it ends."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell()
+
+
+def _write_times(times: list[float], frames: Path) -> None:
+    temporary = frames.with_suffix(f".{uuid4().hex[:8]}.part")
+    with temporary.open("wb") as file:
+        np.save(file, np.array(times, dtype=np.float64))
+    os.replace(temporary, _times_of(frames))
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _mapped(frames: Path) -> tuple[np.ndarray, np.ndarray]:
+    return np.lib.format.open_memmap(frames, mode="r"), np.load(_times_of(frames))

@@ -1,0 +1,151 @@
+"""What readers and writers share: errors, facts about a file, suffixes, still images, finding media."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
+    *(".wmv", ".flv", ".3gp", ".ogv", ".gif", ".y4m", ".mxf"),
+)
+
+
+class VideoError(ValueError):
+    """A file that can't be read or written; the message is one sentence for the user and names the file."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Facts about a video or an image.
+
+    `width` and `height` are in pixels as shown (after rotation), `frame_rate` is the average in frames
+    per second, `frames` is the count that the file declares (None when it declares none), `duration` is
+    in seconds.
+    """
+
+    width: int
+    height: int
+    frame_rate: Fraction
+    frames: int | None
+    duration: float | None
+    has_audio: bool
+    is_image: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: RGB in 0..255, shown `time` seconds after the first frame of its video."""
+
+    image: UInt8[Tensor, "h w 3"]
+    time: float
+
+
+def reason(error: BaseException) -> str:
+    """The part of an error of the system or of FFmpeg that tells a user something."""
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def require_file(path: Path) -> None:
+    """Raises VideoError when `path` is no readable, non-empty file."""
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder; give the path of a video or an image file.")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError:
+        raise VideoError(f"There is no file {path}; check the path.") from None
+    except OSError as error:
+        raise VideoError(f"{path} can't be opened ({reason(error)}); check its permissions.") from None
+    if empty:
+        raise VideoError(f"{path} is empty; it holds no video, so copy or record it again.")
+
+
+def is_image(path: Path) -> bool:
+    """Whether the suffix of `path` says that it is a still image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def shrunk_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """(width, height) made smaller, at the same aspect, so that the short side is at most `short_side`."""
+    short = min(width, height)
+    if short_side is None or short <= short_side:
+        return width, height
+    return max(1, round(width * short_side / short)), max(1, round(height * short_side / short))
+
+
+def over_black(rgba: np.ndarray) -> np.ndarray:
+    """8-bit RGBA `h w 4` blended over black, as 8-bit RGB `h w 3`."""
+    colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
+    return ((colour * alpha + 127) // 255).astype(np.uint8)
+
+
+def read_image(path: Path, short_side: int | None = None) -> tuple[UInt8[Tensor, "h w 3"], VideoInfo]:
+    """A still image, upright (EXIF orientation), 8-bit RGB, transparent parts over black, and its facts.
+
+    It is shrunk so that the short side is at most `short_side`; the facts tell the size in the file.
+    Raises VideoError when the file is no image or is damaged.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            width, height = image.size
+            pixels = _rgb(image)
+    except UnidentifiedImageError:
+        raise VideoError(f"{path} can't be read as an image; expected PNG, JPEG, WebP or BMP.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoError(f"The image {path} can't be read ({reason(error)}); save it again.") from None
+    size = shrunk_size(width, height, short_side)
+    if size != (width, height):
+        pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    return torch.from_numpy(pixels), VideoInfo(width, height, Fraction(1), 1, None, False, True)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey: keep the high byte
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        return over_black(np.asarray(image.convert("RGBA")))
+    return np.array(image.convert("RGB"))
+
+
+def write_image(image: UInt8[Tensor, "h w 3"], path: Path) -> None:
+    """Save `image` in the format that the suffix of `path` names (JPEG and WebP at quality 95)."""
+    Image.fromarray(image.cpu().numpy()).save(path, quality=95)
+
+
+def find_media(paths: Sequence[Path]) -> list[Path]:
+    """All videos and images below the folders in `paths`, and the files in it, sorted, each once.
+
+    Below folders the suffix decides and hidden files are left out; a file that is named itself is kept
+    whatever it is called. Raises VideoError when a path does not exist.
+    """
+    found: dict[str, Path] = {}  # by real path, so that links do not count twice
+    for path in paths:
+        if not path.exists():
+            raise VideoError(f"There is no file or folder {path}; check the path.")
+        for file in _below(path) if path.is_dir() else [path]:
+            found.setdefault(os.path.realpath(file), file)
+    return sorted(found.values())
+
+
+def _below(folder: Path) -> list[Path]:
+    seen: set[str] = set()  # real paths, so that links that form a circle end
+    found = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        files = [] if real in seen else files
+        seen.add(real)
+        paths = (Path(root, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
+    return found

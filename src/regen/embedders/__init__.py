@@ -1,0 +1,1 @@
+"""START HERE. One method per file: networks wired together behind `encode`, `decode`, `loss` and `config`."""

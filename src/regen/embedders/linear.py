@@ -1,0 +1,293 @@
+"""AutoencoderLinear: the linear floor. What principal components alone reach with the latents of REGEN.
+
+A chunk of k+1 frames is cut into cubes of 8 x 8 pixels and k+1 frames. Each cube, 3 * 64 * (k+1) numbers, is
+replaced by its first 2c principal components; they are laid out as two latent frames of c channels. An image
+has components of its own: 8 x 8 squares, c numbers each. No linear embedder with the same latents has a
+smaller mean squared error on the clips that this one is fitted to, so whatever is learned must beat it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from einops import rearrange
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+PATCH = 8  # pixels: the side of a cube
+SMALLEST_STD = 1e-6  # for components without any variance, as in synthetic clips
+
+
+def to_cubes(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b h2 w2 d"]:
+    """Cut a clip into cubes of 8 x 8 pixels and all its frames, d = 192 t numbers each."""
+    return rearrange(video, "b c t (h p) (w q) -> b h w (t c p q)", p=PATCH, q=PATCH)
+
+
+def from_cubes(cubes: Float[Tensor, "b h2 w2 d"]) -> Float[Tensor, "b 3 t h w"]:
+    """The inverse of `to_cubes`."""
+    return rearrange(cubes, "b h w (t c p q) -> b c t (h p) (w q)", c=3, p=PATCH, q=PATCH)
+
+
+@dataclass
+class Components:
+    """Principal components of vectors of length d: mean, n orthonormal columns, std along each."""
+
+    mean: Float[Tensor, " d"]
+    basis: Float[Tensor, "d n"]
+    std: Float[Tensor, " n"]
+
+
+class Covariance:
+    """Exact mean and covariance of vectors that come in batches; sums in float64, products in float32."""
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(dimension, dtype=torch.float64)
+        self.products = torch.zeros(dimension, dimension, dtype=torch.float64)
+
+    def add(self, vectors: Float[Tensor, "... d"]) -> None:
+        """Count a batch of vectors; values should be of order one."""
+        flat = vectors.detach().flatten(0, -2).to("cpu", torch.float32)
+        self.count += len(flat)
+        self.total += flat.sum(dim=0, dtype=torch.float64)
+        self.products += flat.T @ flat
+
+    def components(self, number: int) -> Components:
+        """The `number` components of largest variance, signed the largest entry of each positive."""
+        mean = self.total / self.count
+        variances, vectors = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
+        variances, vectors = variances.flip(0)[:number], vectors.flip(1)[:, :number]
+        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+        std = variances.clamp(min=SMALLEST_STD**2).sqrt()
+        return Components(mean.float(), (vectors * largest.sign()).float(), std.float())
+
+
+class PrincipalComponents(nn.Module):
+    """The linear map between vectors of length d and n normalised numbers, and back."""
+
+    std: Float[Tensor, " n"]
+
+    def __init__(self, dimension: int, number: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(dimension))
+        self.basis = nn.Parameter(torch.eye(dimension, number))
+        self.register_buffer("std", torch.ones(number))
+
+    @torch.no_grad()
+    def set(self, components: Components) -> None:
+        """Take over fitted components."""
+        self.mean.copy_(components.mean)
+        self.basis.copy_(components.basis)
+        self.std.copy_(components.std)
+
+    def encode(self, vectors: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w n"]:
+        """Coordinates along the components, divided by their standard deviation."""
+        return (vectors - self.mean) @ self.basis / self.std
+
+    def decode(self, numbers: Float[Tensor, "b h w n"]) -> Float[Tensor, "b h w d"]:
+        """The vector with these coordinates; the nearest such one to what was encoded."""
+        return (numbers * self.std) @ self.basis.T + self.mean
+
+
+def blend_frames(
+    video: Float[Tensor, "b 3 t h w"], positions: Float[Tensor, " n"]
+) -> Float[Tensor, "b 3 n h w"]:
+    """Frames at real-valued `positions` (0 is the first frame): linear in between, clamped at the ends."""
+    last = video.shape[2] - 1
+    positions = positions.to(video.device, torch.float32).clamp(0, last)
+    before = positions.floor().long()
+    after = (before + 1).clamp(max=last)
+    weight = rearrange((positions - before).to(video.dtype), "n -> n 1 1")
+    return torch.lerp(video[:, :, before], video[:, :, after], weight)
+
+
+class AutoencoderLinear(ModelMixin, ConfigMixin):
+    """Principal components of 8 x 8 x (k+1) cubes, with the interface of every embedder here.
+
+    Latents are "b c n h/8 w/8" with n = 2 for a chunk of k+1 frames and n = 1 for an image; every number is
+    already divided by its standard deviation over the clips of the fit. Channel i of latent frame j is
+    component j c + i: unlike in REGEN, the first latent frame of a chunk is not the latent of an image.
+
+    Args:
+        temporal_compression_ratio: k; a chunk has k+1 frames.
+        latent_channels: c, the numbers per latent frame and 8 x 8 square.
+        spatial_compression_ratio: 8, the side of a cube.
+        latents_mean, latents_std: mean and standard deviation of the raw numbers of a chunk, by latent frame
+            and channel, as applied inside the model; the mean is zero: the mean cube is taken away first.
+        scaling_factor: 1; the latents that a caller sees are already normalised.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        temporal_compression_ratio: int = 4,
+        latent_channels: int = 8,
+        spatial_compression_ratio: int = PATCH,
+        scaling_factor: float = 1.0,
+        latents_mean: list[list[float]] | None = None,
+        latents_std: list[list[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        assert spatial_compression_ratio == PATCH and scaling_factor == 1.0, "both are facts, not choices"
+        assert latents_mean is None or not any(map(any, latents_mean)), "the mean cube is taken away first"
+        if temporal_compression_ratio < 1 or not 1 <= latent_channels <= 3 * PATCH**2:
+            raise ValueError(
+                f"A linear embedder needs a ratio of at least 1 and 1 to {3 * PATCH**2} latent channels, "
+                f"got {temporal_compression_ratio} and {latent_channels}."
+            )
+        self.chunk = PrincipalComponents(3 * PATCH**2 * self.chunk_frames, 2 * latent_channels)
+        self.image = PrincipalComponents(3 * PATCH**2, latent_channels)
+        if latents_std is not None:
+            self.chunk.std.copy_(torch.tensor(latents_std).flatten())
+
+    @property
+    def temporal_compression_ratio(self) -> int:
+        """k, the nominal ratio."""
+        return self.config.temporal_compression_ratio
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """Pixels per latent position along each side."""
+        return PATCH
+
+    @property
+    def latent_channels(self) -> int:
+        """Numbers per latent frame and position."""
+        return self.config.latent_channels
+
+    @property
+    def scaling_factor(self) -> float:
+        """1: the latents are already normalised."""
+        return self.config.scaling_factor
+
+    @property
+    def latents_mean(self) -> Float[Tensor, "2 c"]:
+        """Mean of the raw numbers of a chunk: zero, as the mean cube is taken away first."""
+        return torch.zeros_like(self.latents_std)
+
+    @property
+    def latents_std(self) -> Float[Tensor, "2 c"]:
+        """Standard deviation of the raw numbers of a chunk, by which `encode` has already divided."""
+        return rearrange(self.chunk.std, "(n c) -> n c", n=2)
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of one chunk, k+1."""
+        return self.temporal_compression_ratio + 1
+
+    @classmethod
+    def fit(
+        cls,
+        chunks: Iterable[Float[Tensor, "_ 3 t _ _"]],
+        temporal_compression_ratio: int,
+        images: Iterable[Float[Tensor, "_ 3 1 _ _"]] | None = None,
+        latent_channels: int = 8,
+    ) -> "AutoencoderLinear":
+        """The embedder with the smallest squared error on `chunks` of k+1 frames in [-1, 1], and on `images`.
+
+        Every chunk and image is looked at once, so they may come from a generator; sides are multiples of 8,
+        sizes may differ. Without `images`, every frame of every chunk counts as one. ValueError when there
+        is nothing to fit to, or a chunk has another number of frames.
+        """
+        blank = cls(temporal_compression_ratio=temporal_compression_ratio, latent_channels=latent_channels)
+        of_chunks, of_images = Covariance(len(blank.chunk.mean)), Covariance(len(blank.image.mean))
+        for chunk in chunks:
+            blank._part_for_frames(chunk)
+            of_chunks.add(to_cubes(chunk))
+            if images is None:
+                of_images.add(to_cubes(rearrange(chunk, "b c t h w -> (b t) c 1 h w")))
+        for image in images if images is not None else ():
+            of_images.add(to_cubes(image))
+        if of_chunks.count == 0 or of_images.count == 0:
+            raise ValueError("There is nothing to fit to; give at least one chunk and one image.")
+        components = of_chunks.components(2 * latent_channels)
+        std = rearrange(components.std, "(n c) -> n c", n=2)
+        model = cls(
+            temporal_compression_ratio=temporal_compression_ratio,
+            latent_channels=latent_channels,
+            latents_mean=torch.zeros_like(std).tolist(),
+            latents_std=std.tolist(),
+        )
+        model.chunk.set(components)
+        model.image.set(of_images.components(latent_channels))
+        return model
+
+    @apply_forward_hook
+    def encode(
+        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[IdentityDistribution]:
+        """Latents of a chunk of k+1 frames or of an image (t = 1), RGB in [-1, 1].
+
+        `latent_dist.mode()` and `.sample()` are both the latents "b c n h/8 w/8": there is no randomness.
+        ValueError when t is neither 1 nor k+1, or a side is no multiple of 8.
+        """
+        part = self._part_for_frames(video)
+        numbers = part.encode(to_cubes(video.to(self.dtype)))
+        latents = rearrange(numbers, "b h w (n c) -> b c n h w", c=self.latent_channels)
+        distribution = IdentityDistribution(latents)
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+
+    @apply_forward_hook
+    def decode(
+        self,
+        latents: Float[Tensor, "b c n h w"],
+        times: Float[Tensor, " t"] | None = None,
+        steps: int = 1,
+        generator: Generator | list[Generator] | None = None,
+        return_dict: bool = True,
+    ) -> DecoderOutput | tuple[Tensor]:
+        """The frames at `times` (0: first frame of the chunk, 1: last) as "b 3 t 8h 8w", not clamped.
+
+        By default all k+1 frames of a chunk, or the one of an image. Between two frames the result is their
+        linear blend; before the first and after the last it stands still. `steps` (at least 1) and
+        `generator` have no effect: nothing is denoised. ValueError for latents of another shape or
+        `steps` under 1.
+        """
+        if steps < 1:
+            raise ValueError(f"Decoding needs at least 1 step, got {steps}.")
+        numbers = rearrange(latents.to(self.dtype), "b c n h w -> b h w (n c)")
+        video = from_cubes(self._part_for_latents(latents).decode(numbers))
+        if times is not None:
+            video = blend_frames(video, times * self.temporal_compression_ratio)
+        return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def loss(
+        self, batch: dict[str, Tensor], generator: Generator | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Mean squared error of `batch["target"]` at `batch["times"]`, decoded from `batch["clip"]`.
+
+        `fit` finds its minimum for reconstruction directly; the loss is here to compare and to fine-tune.
+        """
+        latents = self.encode(batch["clip"]).latent_dist.mode()
+        decoded = self.decode(latents, batch["times"]).sample
+        error = (decoded - batch["target"].to(decoded)).float().square().mean()
+        psnr = 10 * torch.log10(4 / error.detach())  # values span 2, from -1 to 1
+        return error, {"loss": error.detach(), "psnr": psnr}
+
+    def _part_for_frames(self, video: Float[Tensor, "b 3 t h w"]) -> PrincipalComponents:
+        frames, height, width = video.shape[2:]
+        if height % PATCH or width % PATCH:
+            raise ValueError(
+                f"Frames of {height} x {width} pixels can't be encoded; make both sides multiples of {PATCH}."
+            )
+        if frames == 1:
+            return self.image
+        if frames != self.chunk_frames:
+            raise ValueError(
+                f"Give 1 or {self.chunk_frames} frames to this embedder at a time, not {frames}."
+            )
+        return self.chunk
+
+    def _part_for_latents(self, latents: Float[Tensor, "b c n h w"]) -> PrincipalComponents:
+        channels, number = latents.shape[1:3]
+        if channels != self.latent_channels or number not in (1, 2):
+            raise ValueError(
+                f"Latents must be 1 or 2 latent frames of {self.latent_channels} channels, "
+                f"got {number} of {channels}."
+            )
+        return self.image if number == 1 else self.chunk

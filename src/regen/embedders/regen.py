@@ -1,0 +1,290 @@
+"""AutoencoderRegen: two latent frames for a chunk of 1 + k, and a diffusion transformer that re-generates it.
+
+REGEN: Learning Compact Video Embedding with (Re-)Generative Decoder, arXiv 2503.08665.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import (
+    DecoderOutput,
+    DiagonalGaussianDistribution,
+    IdentityDistribution,
+)
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from diffusers.utils.torch_utils import randn_tensor
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regen import diffusion
+from regen.networks.conditioning import FirstFrame, LatentConditioner, Modulation
+from regen.networks.dit import Block, DiT, Timestep
+from regen.networks.encoder import CausalEncoder, stride_plan
+
+PATCH = 8  # of the decoder, and what the encoder's strides make of space
+
+
+@dataclass(frozen=True)
+class RegenConfig:
+    """The size and the options of an `AutoencoderRegen`; the defaults are the paper's 4× model."""
+
+    temporal_compression_ratio: int = 4
+    """k: a chunk of 1 + k frames becomes two latent frames. 4, 8, 16 or 32."""
+    latent_channels: int = 8
+    encoder_widths: tuple[int, ...] = (128, 256, 512, 768)
+    """Channels of each encoder stage: four stages at 4×, five above."""
+    encoder_blocks: int = 4
+    """Residual blocks of each stage, and after the last."""
+    encoder_patch_size: int = 1
+    """Space-to-depth before the first convolution; above 1 for small models, which it makes much faster."""
+    encoder_shortcut: bool = False
+    """A linear map from pixels to latents beside the pyramid; lets small models train much faster."""
+    width: int = 2048
+    depth: int = 24
+    heads: int = 16
+    siren_width: int = 256
+    siren_layers: int = 3
+    modulation: Modulation = "film"
+    """How the motion latent acts inside the sines: gain and phase (film), or phase alone (shift)."""
+    first_frame: FirstFrame = "zc"
+    timestep: Timestep = "adaln_zero"
+    """How the noise level enters besides being added to the tokens: not at all (add), through one projection
+    that the blocks share (adaln_single), or through one in each block (adaln_zero)."""
+    prediction: diffusion.Prediction = "sample"
+    t_min: float = 0.05
+    """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
+    share_at_one: float = 0.1
+    """Share of training samples at noise level 1 exactly, where one-step decoding works."""
+    latent_noise: float = 0.0
+    """Standard deviation of noise on the latents in training."""
+    kl_weight: float = 0.0
+    """Above 0 the latents have a Gaussian posterior, and the loss its divergence from N(0, 1)."""
+
+
+class AutoencoderRegen(ModelMixin, ConfigMixin):
+    """A generative video embedder with the conventions of a diffusers autoencoder.
+
+    The latents that a caller sees are normalised already: `latents_mean` and `latents_std` (rows: content,
+    motion; columns: channels) are applied inside `encode` and `decode`, and `scaling_factor` is 1. The module
+    keeps no state between calls, and no parameter depends on the resolution or the number of frames.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ("Block", "Stage")
+
+    @register_to_config
+    def __init__(
+        self,
+        temporal_compression_ratio: int = 4,
+        latent_channels: int = 8,
+        encoder_widths: tuple[int, ...] | list[int] = (128, 256, 512, 768),
+        encoder_blocks: int = 4,
+        encoder_patch_size: int = 1,
+        encoder_shortcut: bool = False,
+        width: int = 2048,
+        depth: int = 24,
+        heads: int = 16,
+        siren_width: int = 256,
+        siren_layers: int = 3,
+        modulation: Modulation = "film",
+        first_frame: FirstFrame = "zc",
+        timestep: Timestep = "adaln_zero",
+        prediction: diffusion.Prediction = "sample",
+        t_min: float = 0.05,
+        share_at_one: float = 0.1,
+        latent_noise: float = 0.0,
+        kl_weight: float = 0.0,
+        latents_mean: list[list[float]] | None = None,
+        latents_std: list[list[float]] | None = None,
+        spatial_compression_ratio: int = PATCH,
+        scaling_factor: float = 1.0,
+    ):
+        super().__init__()
+        assert spatial_compression_ratio == PATCH and scaling_factor == 1.0, "both are facts, not choices"
+        moments = latent_channels * (2 if kl_weight > 0 else 1)
+        strides = stride_plan(temporal_compression_ratio, encoder_patch_size)
+        self.encoder = CausalEncoder(
+            moments, tuple(encoder_widths), strides, encoder_blocks, encoder_patch_size, encoder_shortcut
+        )
+        self.conditioner = LatentConditioner(
+            latent_channels, width, siren_width, siren_layers, modulation, first_frame
+        )
+        self.decoder = DiT(width, depth, heads, PATCH, timestep)
+        self.register_buffer("raw_mean", _rows(latents_mean, 0.0, latent_channels))
+        self.register_buffer("raw_std", _rows(latents_std, 1.0, latent_channels))
+
+    @property
+    def temporal_compression_ratio(self) -> int:
+        return self.config.temporal_compression_ratio
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        return PATCH
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.latent_channels
+
+    @property
+    def scaling_factor(self) -> float:
+        return self.config.scaling_factor
+
+    @property
+    def latents_mean(self) -> Float[Tensor, "2 c"]:
+        """Mean of the raw latents (rows: content, motion), which `encode` has already taken away."""
+        return self.raw_mean
+
+    @property
+    def latents_std(self) -> Float[Tensor, "2 c"]:
+        """Standard deviation of the raw latents, by which `encode` has already divided."""
+        return self.raw_std
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of a chunk, 1 + k."""
+        return 1 + self.config.temporal_compression_ratio
+
+    @apply_forward_hook
+    def encode(
+        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[IdentityDistribution | DiagonalGaussianDistribution]:
+        """One chunk of 1 + k frames, or one image, to normalised latents (spec A2).
+
+        `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
+        `b c 2 h/8 w/8` (content, motion), and `b c 1 h/8 w/8` for an image (t = 1). For whole videos of any
+        length and size see `regen.codec`. Raises ValueError for any other shape.
+        """
+        if video.shape[2] not in (1, self.chunk_frames):
+            raise ValueError(
+                f"A chunk has {self.chunk_frames} frames (or 1, an image), not {video.shape[2]}; "
+                "regen.codec splits videos of any length."
+            )
+        if video.shape[3] % PATCH or video.shape[4] % PATCH:
+            raise ValueError(
+                f"Height and width must be multiples of {PATCH}, not {video.shape[3]} x {video.shape[4]}; "
+                "regen.codec pads videos of any size."
+            )
+        distribution = self._posterior(video, normalised=True)
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+
+    @apply_forward_hook
+    def decode(
+        self,
+        latents: Float[Tensor, "b c n y x"],
+        times: Float[Tensor, " t"] | None = None,
+        steps: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+        solver: diffusion.Solver = diffusion.euler,
+    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
+        """Normalised latents to frames at any times: from noise to the clip in `steps` steps (spec A4 to A6).
+
+        `times` are in chunk units: 0 the first frame, 1 the last, any real number between and beyond; by
+        default the frames that were encoded. `generator` draws the noise, one for the batch or one for each
+        entry; the same generator gives the same frames. Values are about [-1, 1] and not clamped.
+        Raises ValueError when steps < 1, or when an image (n = 1) is asked for a time other than 0.
+        """
+        grid = diffusion.noise_grid(steps)
+        times = self._times(latents, times)
+        shape = (latents.shape[0], 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
+        noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=torch.float32)
+        positions = self.conditioner(self._raw(latents), times)
+
+        def network(noisy: Tensor, t: Tensor) -> Tensor:
+            return self.decoder(noisy.to(positions.dtype), positions, t).float()
+
+        sample = solver(diffusion.velocity_of(network, self.config.prediction), noise, grid)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def forward(
+        self, video: Float[Tensor, "b 3 t h w"], steps: int = 1, generator: torch.Generator | None = None
+    ) -> DecoderOutput:
+        """Encode and decode one chunk or image."""
+        return self.decode(self.encode(video).latent_dist.mode(), steps=steps, generator=generator)
+
+    def loss(
+        self, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The diffusion loss of encoder and decoder together (REGEN, Eq. 4; the only loss of the paper).
+
+        `batch`: `clip` (b 3 t h w, what is encoded), `target` (b 3 T h w, what is decoded) and its `times`
+        (T). Logs `psnr`, of the clean clip that the network answers at the highest noise levels of the batch.
+        """
+        clip, target, times = batch["clip"], batch["target"], batch["times"]
+        posterior = self._posterior(clip, normalised=False)
+        latents = posterior.sample(generator)
+        if self.config.latent_noise > 0:
+            noise = torch.randn(latents.shape, generator=generator, device=generator.device)
+            latents = latents + self.config.latent_noise * noise.to(latents)
+        positions = self.conditioner(latents, times)
+        t = diffusion.draw_noise_levels(len(target), self.config.share_at_one, generator).to(target.device)
+        noise = torch.randn(target.shape, generator=generator, device=generator.device).to(target.device)
+        losses, guess = diffusion.velocity_loss(
+            lambda noisy, t: self.decoder(noisy, positions, t),
+            target, noise, t, self.config.prediction, self.config.t_min,
+        )  # fmt: skip
+        loss = losses.mean()
+        squared = (guess.detach() - target).square().flatten(1).mean(1)
+        noisiest = (t == t.max()).float()
+        logs = {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
+        if self.config.kl_weight > 0:
+            kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+            loss = loss + self.config.kl_weight * kl
+            logs["kl"] = kl.detach()
+        return loss, {"loss": loss.detach(), **logs}
+
+    def trunk_matrices(self) -> list[nn.Parameter]:
+        """The 2-D weights inside the decoder's blocks, for optimizers that treat matrices as such (Muon)."""
+        matrices: list[nn.Parameter] = []
+        for block in self.decoder.blocks:
+            assert isinstance(block, Block)
+            for part in (block.attention, block.feedforward):
+                matrices += [parameter for parameter in part.parameters() if parameter.ndim == 2]
+        return matrices
+
+    def set_latent_statistics(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
+        """Store mean and deviation of the raw latents (rows: content, motion), for `encode` to take out."""
+        self.raw_mean.copy_(mean)
+        self.raw_std.copy_(std)
+        self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+
+    def _posterior(
+        self, video: Float[Tensor, "b 3 t h w"], normalised: bool
+    ) -> IdentityDistribution | DiagonalGaussianDistribution:
+        moments = self.encoder(video.to(memory_format=torch.channels_last_3d))
+        mean, std = self._statistics(moments.shape[2]) if normalised else (0.0, 1.0)
+        if self.config.kl_weight == 0:
+            return IdentityDistribution((moments - mean) / std)
+        centre, log_variance = moments.chunk(2, dim=1)
+        shift = 2 * torch.log(torch.as_tensor(std))
+        return DiagonalGaussianDistribution(torch.cat([(centre - mean) / std, log_variance - shift], dim=1))
+
+    def _statistics(self, kinds: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
+        mean, std = self.raw_mean[:kinds], self.raw_std[:kinds]
+        return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
+
+    def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
+        mean, std = self._statistics(latents.shape[2])
+        return latents * std + mean
+
+    def _times(
+        self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"] | None
+    ) -> Float[Tensor, " t"]:
+        if latents.shape[2] not in (1, 2):
+            raise ValueError(
+                f"Latents are content alone (1) or content and motion (2), not {latents.shape[2]}."
+            )
+        if times is None:
+            frames = 1 if latents.shape[2] == 1 else self.chunk_frames
+            return torch.linspace(0, 1, frames, device=latents.device)
+        if latents.shape[2] == 1 and bool((times != 0).any()):
+            raise ValueError("A content latent alone is an image, which has only time 0.")
+        return times.to(latents.device)
+
+
+def _rows(rows: list[list[float]] | None, default: float, channels: int) -> Float[Tensor, "2 c"]:
+    return torch.full((2, channels), default) if rows is None else torch.tensor(rows)

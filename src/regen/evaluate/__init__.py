@@ -1,0 +1,1 @@
+"""How well an embedder does: the measuring protocol, the metrics, and whole clips through both."""

@@ -1,0 +1,78 @@
+"""What the commands show to people: a bar while they work, then a table."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from regen.evaluate.reconstruct import OnProgress, Report
+from regen.pretrained import ModelFacts
+
+
+@contextmanager
+def progress_bar(verb: str) -> Iterator[OnProgress]:
+    """A bar on standard error, gone when the work is done; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(verb, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def show_report(report: Report, files: Sequence[Path], as_json: bool) -> None:
+    """The report on standard output: a table that also names the `files` written, or one line of JSON."""
+    if as_json:
+        print(json.dumps(asdict(report)))
+        return
+    facts = [
+        ("model", report.model),
+        ("video", f"{report.frames} frames, {report.width}x{report.height}, {report.fps:.5g} per second"),
+        (
+            "latents",
+            f"{'x'.join(map(str, report.latent_shape))}, {report.compression:.1f} times fewer values",
+        ),
+    ]
+    if report.psnr is not None:
+        facts.append(("PSNR", f"{report.psnr:.2f} dB"))
+    if report.ssim is not None:
+        facts.append(("SSIM", f"{report.ssim:.4f}"))
+    if report.encode_seconds is not None:
+        facts.append(("encoding", _speed(report.frames, report.encode_seconds)))
+    if report.decode_seconds is not None:
+        facts.append(("decoding", _speed(report.frames, report.decode_seconds)))
+    facts.append(("peak memory", f"{report.peak_memory_mb:.0f} MB"))
+    facts.append(("written", ", ".join(map(str, files))))
+    _print(Table("", "", show_header=False, box=None), facts)
+
+
+def show_models(models: Sequence[ModelFacts], as_json: bool) -> None:
+    """The models on standard output: a table, or one line of JSON."""
+    if as_json:
+        print(json.dumps({"models": [asdict(facts) for facts in models]}))
+        return
+    table = Table("model", "ratio", "latent channels", "parameters", "size", "where", box=None)
+    _print(
+        table,
+        [
+            (
+                *(facts.name, f"{facts.ratio}x", str(facts.latent_channels)),
+                *(f"{facts.parameters:,}", f"{facts.megabytes:.1f} MB", facts.where),
+            )
+            for facts in models
+        ],
+    )
+
+
+def _speed(frames: int, seconds: float) -> str:
+    return f"{seconds:.1f} s, {frames / seconds:.1f} frames per second"
+
+
+def _print(table: Table, rows: Sequence[tuple[str, ...]]) -> None:
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

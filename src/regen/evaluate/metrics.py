@@ -1,0 +1,102 @@
+"""PSNR and SSIM of whole videos, fed a few frames at a time.
+
+The protocol (REGEN paper, section 4; the details that it leaves open are fixed here):
+
+- Both videos are 8-bit RGB, so a reconstruction is rounded to 8 bits before it is measured.
+- The metrics see RGB in [0, 1]; every frame is measured alone, over all its pixels and channels.
+- PSNR of a frame is -10 log10 of its mean squared error, at most 100 dB: identical frames have 100 dB.
+- SSIM of a frame is that of torchmetrics: an 11 x 11 Gaussian window with sigma 1.5 around every pixel, the
+  frame mirrored beyond its border, mean over pixels and channels. Its float32 sums are good to 0.0005 where
+  a frame is flat. A frame with a side under 11 pixels can't hold the window; both frames are then extended
+  to 11 pixels by repeating their last row or column.
+- A video's figure is the mean over its frames; a set's figure is the mean over its videos. The PSNR of a
+  video's mean squared error, which some papers report instead, is lower (`Psnr.compute_pooled`).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+PSNR_LIMIT = 100.0  # dB, given to identical frames, whose PSNR has no finite value
+SSIM_SIGMA = 1.5
+SSIM_WINDOW = 11
+
+
+def psnr_of_frames(
+    reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
+) -> Float[Tensor, " t"]:
+    """PSNR of each frame in dB, between 0 and 100."""
+    assert reference.shape == other.shape, "compare frames of equal size"
+    difference = (reference.to(torch.float32) - other.to(torch.float32)) / 255
+    errors = difference.square().mean(dim=(1, 2, 3), dtype=torch.float64)
+    return (-10 * errors.log10()).clamp(max=PSNR_LIMIT)
+
+
+def ssim_of_frames(
+    reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
+) -> Float[Tensor, " t"]:
+    """SSIM of each frame, between -1 and 1; one frame at a time, so memory does not grow with `t`."""
+    assert reference.shape == other.shape, "compare frames of equal size"
+    pairs = zip(reference, other, strict=True)
+    return torch.stack([_ssim(_for_ssim(first), _for_ssim(second)) for first, second in pairs])
+
+
+def _for_ssim(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h2 w2"]:
+    image = rearrange(frame, "h w c -> 1 c h w").to(torch.float32) / 255
+    missing = [max(0, SSIM_WINDOW - side) for side in frame.shape[:2]]
+    return F.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")
+
+
+def _ssim(reference: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 h w"]) -> Float[Tensor, ""]:
+    value = structural_similarity_index_measure(other, reference, sigma=SSIM_SIGMA, data_range=1.0)
+    assert isinstance(value, Tensor)
+    return value
+
+
+class FrameMean:
+    """Mean of a number that every frame has."""
+
+    def __init__(self) -> None:
+        self.total, self.frames = 0.0, 0
+
+    def add(self, values: Float[Tensor, " t"]) -> None:
+        """Count one value per frame."""
+        self.total += float(values.sum(dtype=torch.float64))
+        self.frames += len(values)
+
+    def compute(self) -> float:
+        """Mean over all frames so far; ValueError before the first frame."""
+        if self.frames == 0:
+            raise ValueError("There is no frame to measure; give the metric at least one.")
+        return self.total / self.frames
+
+
+class Psnr(FrameMean):
+    """Mean PSNR in dB over the frames of one video; see the protocol above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors = FrameMean()
+
+    def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
+        """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
+        values = psnr_of_frames(reference, other)
+        self.add(values)
+        self.errors.add(10 ** (-values / 10))
+
+    def compute_pooled(self) -> float:
+        """PSNR in dB of the mean squared error over all frames so far; never above `compute`."""
+        return -10 * math.log10(self.errors.compute())
+
+
+class Ssim(FrameMean):
+    """Mean SSIM over the frames of one video; see the protocol above."""
+
+    def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
+        """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
+        self.add(ssim_of_frames(reference, other))

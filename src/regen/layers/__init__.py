@@ -1,0 +1,1 @@
+"""Bricks: causal convolution, attention, sinusoids, latents."""

@@ -1,0 +1,179 @@
+"""Trained models by name: where they are, what they are, and how to load them.
+
+A name means, in this order: a model bundled with the package (a folder beside this file), one in
+`checkpoints/` of a source checkout, a local folder (of a model, or of a finished training run), a repository
+on the Hugging Face Hub ("owner/name"). Each is a folder with `config.json`, `*.safetensors` and a card, as
+`save_pretrained` of diffusers writes it.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from regen.embedders.linear import AutoencoderLinear
+from regen.embedders.regen import AutoencoderRegen
+
+DEFAULT_MODEL = "regen-small-4x"
+BUNDLED = Path(__file__).parent
+CHECKPOINTS = BUNDLED.parents[2] / "checkpoints"  # exists in a source checkout only
+
+Autoencoder = AutoencoderRegen | AutoencoderLinear
+CLASSES: dict[str, type[Autoencoder]] = {
+    "AutoencoderRegen": AutoencoderRegen,
+    "AutoencoderLinear": AutoencoderLinear,
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What `regen models` tells about a model; `megabytes` on disk, `where` in words."""
+
+    name: str
+    where: str
+    ratio: int
+    latent_channels: int
+    parameters: int
+    megabytes: float
+
+
+def available() -> list[ModelFacts]:
+    """The models that need no download, described without loading them: bundled, then in `checkpoints/`."""
+    places = ((BUNDLED, "in the package"), (CHECKPOINTS, "checkpoints/"))
+    return [_facts(folder, where) for place, where in places for folder in _model_folders(place)]
+
+
+def resolve(name: str) -> Path:
+    """The folder of the model called `name`; one from the Hub is downloaded or taken from the cache.
+
+    Raises ValueError when there is no such model or the download fails.
+    """
+    local = Path(name).expanduser()
+    for folder in (BUNDLED / name, CHECKPOINTS / name, local / "model", local):
+        if (folder / "config.json").is_file():
+            return folder
+    if local.is_dir():
+        raise ValueError(f"The folder {name} holds no model: there is no config.json in it.")
+    known = ", ".join(facts.name for facts in available()) or "none"
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        raise ValueError(
+            f"There is no model {name}; use one of those here ({known}), a folder with a config.json, or "
+            "a repository on the Hub as owner/name."
+        )
+    return _download(name, known)
+
+
+def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """The model called `name` in evaluation mode, on `device` and in `dtype`.
+
+    Raises ValueError in one sentence when it does not exist, can't be downloaded or is damaged.
+    """
+    folder = resolve(name)
+    model_class = _class_of(folder)
+    try:
+        model, loading = model_class.from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, AssertionError) as error:
+        raise _damaged(folder, _first_line(error)) from None
+    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    if wrong:
+        raise _damaged(
+            folder, f"{len(wrong)} weights are missing or do not fit its config, such as {wrong[0]}"
+        )
+    return model.to(device).eval()
+
+
+def weights_hash(name: str) -> str:
+    """16 hexadecimal digits over names, types, shapes and bytes of the stored weights of the model `name`.
+
+    It is taken from the files, so it does not depend on the precision that a model is loaded in.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    folder = resolve(name)
+    files = {tensor: path for path in _weight_files(folder) for tensor in _shapes(path)}
+    for tensor, path in sorted(files.items()):
+        with safe_open(path, framework="pt") as file:
+            values = file.get_tensor(tensor)
+        digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Name and shape of each tensor in a safetensors file, from its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path.parent, _first_line(error)) from None
+
+
+def _model_folders(place: Path) -> list[Path]:
+    return sorted(config.parent for config in place.glob("*/config.json"))
+
+
+def _facts(folder: Path, where: str) -> ModelFacts:
+    config = _config(folder)
+    try:
+        ratio, channels = int(config["temporal_compression_ratio"]), int(config["latent_channels"])
+    except KeyError as error:
+        raise _damaged(folder, f"its config.json has no {error}") from None
+    files = _weight_files(folder)
+    parameters = sum(prod(shape) for path in files for shape in _shapes(path).values())
+    size = sum(path.stat().st_size for path in files)
+    return ModelFacts(folder.name, where, ratio, channels, parameters, size / 1e6)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"config.json can't be read, {_first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise _damaged(folder, "config.json is no JSON object")
+    return config
+
+
+def _class_of(folder: Path) -> type[Autoencoder]:
+    name = _config(folder).get("_class_name")
+    if name not in CLASSES:
+        raise ValueError(
+            f"The model in {folder} is of the class {name or '(none)'}, which regen can't load; "
+            f"it loads {' and '.join(CLASSES)}."
+        )
+    return CLASSES[str(name)]
+
+
+def _download(name: str, known: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except LocalEntryNotFoundError:
+        reason = "could not be reached"
+    except (OSError, HFValidationError):
+        reason = "has none of that name that you may read"
+    raise ValueError(
+        f"There is no model {name}: it is none of those here ({known}), no local folder, "
+        f"and the Hugging Face Hub {reason}."
+    )
+
+
+def _damaged(folder: Path, reason: str) -> ValueError:
+    return ValueError(f"The model in {os.fspath(folder)} is damaged ({reason}); get or save it again.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,197 @@
+"""Named full configurations: `regen train NAME --data DIR --out RUN`, each field open to a dotted override.
+
+The docstring of each gives the command, the hardware, the time, and the result where there is one.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from regen.data.tasks import Stage, TaskConfig
+from regen.embedders.regen import RegenConfig
+from regen.train.loop import LoopConfig
+from regen.train.optimizer import OptimizerConfig
+from regen.train.run import DataConfig, Recipe
+
+
+def toy() -> Recipe:
+    """The whole method in a minute or two on a CPU, to see it run; its pictures are blurred.
+
+    regen train toy --data DIR --out RUN
+    """
+    recipe = regen_small_4x_cpu()
+    return replace(
+        recipe,
+        model=replace(
+            recipe.model, encoder_widths=(32, 32, 64, 64), width=96, depth=3, heads=3, siren_width=64
+        ),
+        data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
+        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+    )
+
+
+def regen_small_4x_cpu() -> Recipe:
+    """The bundled 4× model: 11 M parameters on two CPU cores, 64² crops and at the end 128²; ratio 4.
+
+    regen train regen-small-4x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_cpu(4, clips=8)
+
+
+def regen_small_8x_cpu() -> Recipe:
+    """The same for ratio 8, with 6 M parameters. Not run yet.
+
+    regen train regen-small-8x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_cpu(8, clips=5)
+
+
+def regen_small_16x_cpu() -> Recipe:
+    """The same for ratio 16, with 6 M parameters. Not run yet.
+
+    regen train regen-small-16x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_cpu(16, clips=3)
+
+
+def regen_small_32x_cpu() -> Recipe:
+    """The same for ratio 32, with 6 M parameters. Not run yet.
+
+    regen train regen-small-32x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_cpu(32, clips=2)
+
+
+def regen_small_4x() -> Recipe:
+    """About 25 minutes of one H200: 15 M parameters, 128² crops, ratio 4. Not run yet.
+
+    regen train regen-small-4x --data DIR --cache FRAMES --out RUN
+    """
+    return _small(4, clips=128)
+
+
+def regen_small_8x() -> Recipe:
+    """The same for ratio 8, with 6 M parameters. Not run yet.
+
+    regen train regen-small-8x --data DIR --cache FRAMES --out RUN
+    """
+    return _small(8, clips=72)
+
+
+def regen_small_16x() -> Recipe:
+    """The same for ratio 16, with 6 M parameters. Not run yet.
+
+    regen train regen-small-16x --data DIR --cache FRAMES --out RUN
+    """
+    return _small(16, clips=36)
+
+
+def regen_small_32x() -> Recipe:
+    """The same for ratio 32, with 6 M parameters. Not run yet.
+
+    regen train regen-small-32x --data DIR --cache FRAMES --out RUN
+    """
+    return _small(32, clips=18)
+
+
+def regen_4x() -> Recipe:
+    """The paper's model and training at ratio 4 (spec A2 to A8), for 32 GPUs. Not run here.
+
+    regen train regen-4x --data DIR --out RUN
+    """
+    return _paper(4, clips=6)
+
+
+def regen_8x() -> Recipe:
+    """The paper's model and training at ratio 8, for 32 GPUs. Not run here.
+
+    regen train regen-8x --data DIR --out RUN
+    """
+    return _paper(8, clips=4)
+
+
+def regen_16x() -> Recipe:
+    """The paper's model and training at ratio 16, for 32 GPUs. Not run here.
+
+    regen train regen-16x --data DIR --out RUN
+    """
+    return _paper(16, clips=3)
+
+
+def regen_32x() -> Recipe:
+    """The paper's model and training at ratio 32, for 32 GPUs. Not run here.
+
+    regen train regen-32x --data DIR --out RUN
+    """
+    return _paper(32, clips=1)
+
+
+def regen_4x_16ch() -> Recipe:
+    """The paper's 4× model with 16 latent channels, for 32 GPUs. Not run here.
+
+    regen train regen-4x-16ch --data DIR --out RUN
+    """
+    recipe = _paper(4, clips=6)
+    return replace(recipe, model=replace(recipe.model, latent_channels=16))
+
+
+def _paper(ratio: int, clips: int) -> Recipe:
+    """Clips of 192 x 320 and images of about 256², on each of the paper's GPUs (spec A8)."""
+    widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
+    return Recipe(
+        model=RegenConfig(ratio, encoder_widths=widths),
+        data=DataConfig(stages=(Stage(192, 320, clips=clips, images=28),)),
+        loop=LoopConfig(steps=100_000, activation_checkpointing=ratio >= 16, workers=8),
+    )
+
+
+def _small(ratio: int, clips: int) -> Recipe:
+    """128² crops for one GPU. Above ratio 4 the models are small enough for `checkpoints/`."""
+    model = RegenConfig(
+        ratio, encoder_widths=(64, 64, 128, 128), encoder_blocks=1, encoder_patch_size=4,
+        encoder_shortcut=True,
+        width=320, depth=8, heads=5, timestep="adaln_single", t_min=0.5, share_at_one=0.3, latent_noise=0.05,
+    )  # fmt: skip
+    if ratio > 4:
+        model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
+    return Recipe(
+        model=model,
+        data=DataConfig(
+            stages=(Stage(128, 128, clips=clips, images=4 * clips),), short_side=256, statistics_clips=4096
+        ),
+        loop=LoopConfig(steps=5000, ema_decay=0.998, workers=14),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
+    )
+
+
+def _small_cpu(ratio: int, clips: int) -> Recipe:
+    """64² crops, then 128², for two CPU cores. Above ratio 4 the models are small, as in `_small`."""
+    model = RegenConfig(
+        ratio, encoder_widths=(48, 64, 96, 128), encoder_blocks=1, encoder_patch_size=4,
+        encoder_shortcut=True,
+        width=256, depth=6, heads=4, t_min=0.5, share_at_one=0.3, latent_noise=0.05,
+    )  # fmt: skip
+    if ratio > 4:
+        model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
+        model = replace(model, timestep="adaln_single")
+    stages = (
+        Stage(64, 64, clips=clips, images=4 * clips, until=0.88),
+        Stage(128, 128, clips=max(1, clips // 4), images=clips),
+    )
+    return Recipe(
+        model=model,
+        data=DataConfig(stages=stages, short_side=256, statistics_clips=1024),
+        loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        tasks=TaskConfig(image_share=0.1, hold=0.3, early=0.02, late=0.1),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (
+        toy,
+        regen_small_4x_cpu, regen_small_8x_cpu, regen_small_16x_cpu, regen_small_32x_cpu,
+        regen_small_4x, regen_small_8x, regen_small_16x, regen_small_32x,
+        regen_4x, regen_8x, regen_16x, regen_32x, regen_4x_16ch,
+    )
+}  # fmt: skip

@@ -1,0 +1,90 @@
+"""Optimizers and the learning rate over a run (spec A8)."""
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for all parameters, or Muon for the matrices of the trunk and AdamW for the rest."""
+
+    learning_rate: float = 1e-4
+    muon_learning_rate: float | None = None
+    """Learning rate of Muon for the trunk's matrices; None leaves them to AdamW."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    """Decoupled; never applied to norms, biases and other one-dimensional parameters."""
+    warmup_steps: int = 2000
+    decay_fraction: float = 0.0
+    """The last part of the run over which the learning rate falls to 0."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay_fraction <= 1:
+            raise ValueError(f"decay_fraction is {self.decay_fraction}; give a share of the run from 0 to 1.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; give 0 or more.")
+
+
+class HasTrunk(Protocol):
+    """A model that names the 2-D weight matrices of its transformer trunk."""
+
+    def trunk_matrices(self) -> list[nn.Parameter]: ...
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
+    """The optimizers that together step every trainable parameter of `model` exactly once."""
+    if config.muon_learning_rate is None:
+        return [build_adamw(model, set(), config)]
+    trunk = cast(HasTrunk, model).trunk_matrices()
+    assert trunk, "Muon was asked for, but the model has no trunk matrices"
+    muon = Muon(
+        [{"params": trunk, "initial_lr": config.muon_learning_rate}],
+        lr=config.muon_learning_rate,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [build_adamw(model, {id(matrix) for matrix in trunk}, config), muon]
+
+
+def build_adamw(model: nn.Module, taken: set[int], config: OptimizerConfig) -> AdamW:
+    """AdamW for the trainable parameters whose id is not in `taken`."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in taken:
+            is_plain = parameter.ndim <= 1 or name.endswith("bias")
+            (plain if is_plain else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay, "initial_lr": config.learning_rate},
+        {"params": plain, "weight_decay": 0.0, "initial_lr": config.learning_rate},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,
+    )
+
+
+def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Share of the full learning rate at update `step` (from 0) of `steps`.
+
+    Rises linearly over the warm-up (the first update already moves), stays at 1, and falls linearly over the
+    last `decay_fraction` of the run so that it would reach 0 one update after the last.
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    decay_steps = config.decay_fraction * steps
+    decay = min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0
+    return min(warmup, decay)
+
+
+def set_learning_rate(optimizers: list[Optimizer], factor: float) -> None:
+    """Set every group's learning rate to `factor` times its full one."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["initial_lr"]

@@ -1,0 +1,158 @@
+"""A whole training from a recipe: data, model, loop, latent statistics, and the model in RUN/model."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor, nn
+
+from regen.data.clips import ClipDataset
+from regen.data.tasks import Stage, TaskConfig, TrainingBatches
+from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.runtime import generator_for, keep_freed_memory, pick_device, pick_dtype
+from regen.train.loop import LoopConfig, train
+from regen.train.optimizer import OptimizerConfig
+from regen.train.preview import save_preview
+from regen.train.statistics import measure_latent_statistics
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is cut out of the videos and images of the training folders."""
+
+    stages: tuple[Stage, ...]
+    scale: tuple[float, float] = (0.5, 1.0)
+    """A crop is cut out of the picture at a scale drawn between these; 1 is the picture as it is."""
+    short_side: int | None = None
+    """With a frame cache: size to which larger pictures are reduced before they are kept."""
+    held_out: int = 2
+    """Videos that are kept out of the training, to measure and draw the evaluations on; with 0 the
+    evaluations use the training videos."""
+    preview_clips: int = 8
+    """Clips of the held-out videos that an evaluation reconstructs."""
+    statistics_clips: int = 10_000
+    """Clips over which the latents' mean and deviation are measured at the end."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A full training configuration; `regen.recipes` has the named ones."""
+
+    model: RegenConfig
+    data: DataConfig
+    loop: LoopConfig
+    tasks: TaskConfig = field(default_factory=TaskConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+def run_recipe(
+    recipe: Recipe,
+    data: Sequence[Path],
+    out: Path,
+    device: str | None = None,
+    resume: bool = True,
+    cache: Path | None = None,
+) -> Path:
+    """Train by `recipe` on the videos and images below the folders `data`; return the folder of the model.
+
+    The folder `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each
+    evaluation (original above, reconstruction below), and at the end model/, which `from_pretrained` loads.
+    The same call goes on with a run that was stopped. `cache` is a folder for decoded frames: worthwhile for
+    up to some hours of video, where decoding would take longer than training.
+
+    Raises ValueError when there is nothing to train on, and whatever `train` raises.
+    """
+    keep_freed_memory()
+    target = pick_device(device)
+    torch.manual_seed(recipe.loop.seed)
+    clips = ClipDataset(data, cache=cache, short_side=recipe.data.short_side)
+    if cache is not None:
+        clips.fill_cache()
+    training, held_out = clips.split(recipe.data.held_out) if recipe.data.held_out else (clips, clips)
+    report_skipped(clips)
+    model = AutoencoderRegen(**asdict(recipe.model))
+    ratio, loop = recipe.model.temporal_compression_ratio, recipe.loop
+    batches = TrainingBatches(
+        training, ratio, recipe.tasks, recipe.data.stages, recipe.data.scale, loop.steps, loop.seed
+    )
+    preview = Preview(held_out, recipe, out / "previews", target)
+    resolved = asdict(recipe) | {"data_folders": [str(path) for path in data]}
+    state = train(model, batches, loop, recipe.optimizer, out, target, preview, resolved, resume)
+    folder = out / "model"
+    if not folder.exists():
+        export(state.ema.model, statistics_batches(training, recipe), recipe, folder)
+    return folder
+
+
+def report_skipped(clips: ClipDataset) -> None:
+    """Name the files that can't be used, the first few with their reasons."""
+    reasons = list(clips.skipped.values())
+    if reasons:
+        Console(stderr=True).print(
+            f"{len(reasons)} files are left out; {len(clips.media)} remain.",
+            *reasons[:5],
+            sep="\n  ",
+            soft_wrap=True,
+        )
+
+
+def statistics_batches(clips: ClipDataset, recipe: Recipe) -> TrainingBatches:
+    """Batches of whole chunks at the size with which the training ended."""
+    stage = replace(recipe.data.stages[-1], until=1.0)
+    tasks = TaskConfig(image_share=0.0, hold=1.0)
+    ratio, count = recipe.model.temporal_compression_ratio, recipe.data.statistics_clips
+    return TrainingBatches(clips, ratio, tasks, (stage,), recipe.data.scale, count, recipe.loop.seed)
+
+
+class Preview:
+    """Reconstructs the same held-out clips at each evaluation, in one step: their PSNR and a picture."""
+
+    def __init__(self, clips: ClipDataset, recipe: Recipe, folder: Path, device: torch.device):
+        stage, frames = recipe.data.stages[-1], recipe.model.temporal_compression_ratio + 1
+        self.size, self.frames, self.count = (stage.height, stage.width), frames, recipe.data.preview_clips
+        self.clips, self.folder, self.device = clips, folder, device
+        self.seed, self.dtype = recipe.loop.seed, pick_dtype(recipe.loop.dtype, device)
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(model, AutoencoderRegen)
+        originals, answers, psnr = [], [], []
+        for i in range(self.count):
+            clip = self.clips.read(i, self.frames, self.size, (1.0, 1.0), self.seed)[None]
+            answer = self._reconstruct(model, clip)
+            psnr.append(-10 * torch.log10((answer - clip).square().mean() / 4).item())
+            originals.append(clip)
+            answers.append(answer)
+        save_preview(self.folder / f"step-{step:08d}.png", torch.cat(originals), torch.cat(answers))
+        return {"psnr": sum(psnr) / len(psnr)}
+
+    def _reconstruct(
+        self, model: AutoencoderRegen, clip: Float[Tensor, "1 3 t h w"]
+    ) -> Float[Tensor, "1 3 t h w"]:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            latents = model.encode(clip.to(self.device)).latent_dist.mode()
+            answer = model.decode(latents, generator=generator_for(self.seed)).sample
+        return answer.clamp(-1, 1).float().cpu()
+
+
+def export(model: nn.Module, batches: TrainingBatches, recipe: Recipe, folder: Path) -> None:
+    """Measure the latents' statistics, store them in the model and save it, all or nothing, as `folder`."""
+    assert isinstance(model, AutoencoderRegen)
+    mean, std = measure_latent_statistics(model, batches, recipe.data.statistics_clips, recipe.loop.workers)
+    model.set_latent_statistics(mean.float(), std.float())
+    temporary = folder.with_name(".model-incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    temporary.replace(folder)
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """The model of a recipe in numbers, without allocating it."""
+    with torch.device("meta"):
+        model = AutoencoderRegen(**asdict(recipe.model))
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    return {"parameters": sum(parts.values()), **parts}

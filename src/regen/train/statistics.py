@@ -1,0 +1,61 @@
+"""Mean and standard deviation of the latents, so that encode() can return them normalised (spec A3)."""
+
+import itertools
+from typing import Any, Protocol, cast
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+
+class Encoder(Protocol):
+    """A model with the encode() of an embedder."""
+
+    def encode(self, video: Tensor) -> Any: ...
+
+
+class ChannelMoments:
+    """Count, sum and sum of squares per channel in float64."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.sums = torch.zeros(2, channels, dtype=torch.float64)
+
+    def add(self, latent: Tensor) -> None:
+        """Add one latent frame, "b c h w"."""
+        values = latent.double().cpu()
+        self.count += values.numel() // values.shape[1]
+        self.sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        mean, square = self.sums / self.count
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        # A channel that never changes has no scale: leave it as it is.
+        return mean, torch.where(std > 1e-6, std, 1.0)
+
+
+@torch.no_grad()
+def measure_latent_statistics(
+    model: nn.Module, batches: Dataset[dict[str, Tensor]], count: int, workers: int = 0
+) -> tuple[Float64[Tensor, "2 c"], Float64[Tensor, "2 c"]]:
+    """Mean and standard deviation per channel, content and motion apart, over `count` clips or a few more.
+
+    `batches[0]`, `batches[1]`, ... give `clip`, "b 3 t h w" in [-1, 1], loaded by `workers` processes (0: by
+    this one); images count for the content alone and not towards `count`. The model must not have statistics
+    yet, so that encode() gives the raw latents.
+    """
+    device = next(model.parameters()).device
+    moments: list[ChannelMoments] = []
+    clips = 0
+    for batch in DataLoader(batches, batch_size=None, sampler=itertools.count(), num_workers=workers):
+        clip = batch["clip"].to(device)
+        latents = cast(Encoder, model).encode(clip).latent_dist.mode()
+        moments = moments or [ChannelMoments(latents.shape[1]) for _ in range(2)]
+        for kind, latent in zip(moments, latents.unbind(2), strict=False):
+            kind.add(latent)
+        clips += clip.shape[0] if latents.shape[2] == 2 else 0
+        if clips >= count:
+            break
+    means, stds = zip(*(kind.mean_and_std() for kind in moments), strict=True)
+    return torch.stack(means), torch.stack(stds)

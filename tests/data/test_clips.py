@@ -1,0 +1,260 @@
+"""Training clips: what a draw may contain, and that it follows from the seed and the index alone."""
+
+import multiprocessing
+import time
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from movies import damage, make_movie, noisy, number_of, numbered, smooth, truncate
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from regen.data.clips import ClipDataset
+
+SIZE = (16, 24)
+SCALE = (0.4, 1.0)
+ALL = (1.0, 1.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two videos, of 12 and 30 frames, and an image."""
+    folder = tmp_path / "media"
+    folder.mkdir()
+    make_movie(folder / "short.mp4", numbered(12))
+    make_movie(folder / "long.mkv", numbered(30), rate=Fraction(30000, 1001), options={"g": "10"})
+    Image.fromarray(smooth(30, 40)).save(folder / "image.png")
+    return folder
+
+
+def numbers(clip: torch.Tensor) -> list[int]:
+    """Which frames of `numbered` these are; the whole picture must be in the clip."""
+    images = ((clip + 1) * 127.5).permute(1, 2, 3, 0).numpy()
+    flipped = images[0, 0, -1, 0] > 200 and images[0, 0, -1, 1] < 60
+    return [number_of(image[:, ::-1] if flipped else image) for image in images]
+
+
+def test_media(folder: Path) -> None:
+    clips = ClipDataset([folder])
+    assert [one.path.name for one in clips.media] == ["image.png", "long.mkv", "short.mp4"]
+    assert [len(one.times) for one in clips.media] == [1, 30, 12]
+    assert clips.skipped == {}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_clips_have_shape_range_and_consecutive_frames(folder: Path, tmp_path: Path, cached: bool) -> None:
+    clips = ClipDataset([folder], cache=tmp_path / "cache" if cached else None)
+    starts = set()
+    for index in range(20):
+        clip = clips.read(index, 9, (48, 64), ALL, seed=0)
+        assert clip.shape == (3, 9, 48, 64)
+        assert clip.dtype == torch.float32
+        assert clip.min() >= -1 and clip.max() <= 1
+        found = numbers(clip)
+        assert found == list(range(found[0], found[0] + 9))
+        starts.add(found[0])
+    assert len(starts) > 8
+
+
+def test_the_whole_of_the_shortest_video_serves(folder: Path) -> None:
+    clips = ClipDataset([folder / "short.mp4"])
+    assert numbers(clips.read(0, 12, (48, 64), ALL, seed=0)) == list(range(12))
+    with pytest.raises(ValueError, match="long enough for 13 frames; the longest of 1 has 12"):
+        clips.read(0, 13, (48, 64), ALL, seed=0)
+
+
+def test_frame_rate_picks_by_time(folder: Path) -> None:
+    clips = ClipDataset([folder / "long.mkv"])
+    half = numbers(clips.read(0, 6, (48, 64), ALL, seed=0, frame_rate=15000 / 1001))
+    assert half == list(range(half[0], half[0] + 12, 2))
+    double = numbers(clips.read(0, 6, (48, 64), ALL, seed=0, frame_rate=60000 / 1001))
+    assert set(double) in ({double[0] + i for i in range(n)} for n in (3, 4))
+    with pytest.raises(ValueError, match="long enough"):
+        clips.read(0, 6, (48, 64), ALL, seed=0, frame_rate=2.0)
+
+
+def test_variable_frame_rate_is_drawn_by_time(tmp_path: Path) -> None:
+    times = [index / 25 for index in range(10)] + [0.36 + index / 5 for index in range(1, 11)]
+    path = make_movie(tmp_path / "v.mp4", numbered(20), times=times)
+    clips = ClipDataset([path])
+    for index in range(10):
+        found = numbers(clips.read(index, 8, (48, 64), ALL, seed=0, frame_rate=10.0))
+        gaps = np.diff(np.array(times)[found])
+        assert (gaps < 0.25).all()
+        assert 0.5 < times[found[-1]] - times[found[0]] < 0.9
+
+
+def test_samples_follow_from_seed_and_index(folder: Path, tmp_path: Path) -> None:
+    one = ClipDataset([folder], short_side=40)
+    other = ClipDataset([folder], cache=tmp_path / "cache", short_side=40)
+    backwards = {index: other.read(index, 5, SIZE, SCALE, seed=3) for index in reversed(range(8))}
+    clips = [one.read(index, 5, SIZE, SCALE, seed=3) for index in range(8)]
+    assert all(torch.equal(clip, backwards[index]) for index, clip in enumerate(clips))
+    assert len({clip.sum().item() for clip in clips}) == 8
+    assert not torch.equal(clips[0], one.read(0, 5, SIZE, SCALE, seed=4))
+
+
+def test_images_and_single_frames_of_videos_serve_one_frame(folder: Path) -> None:
+    clips = ClipDataset([folder])
+    kinds = Counter()
+    for index in range(40):
+        clip = clips.read(index, 1, (30, 40), ALL, seed=0)
+        assert clip.shape == (3, 1, 30, 40)
+        blue = round(float((clip[2, 0].median() + 1) * 127.5))
+        kinds["image" if blue == 90 else "video"] += 1
+    assert min(kinds["image"], kinds["video"]) > 5
+
+
+def test_small_media_are_enlarged_and_crops_differ(folder: Path) -> None:
+    clips = ClipDataset([folder / "image.png"])
+    assert clips.read(0, 1, (64, 72), ALL, seed=0).shape == (3, 1, 64, 72)
+    crops = [clips.read(index, 1, (8, 8), (0.5, 1.0), seed=0) for index in range(10)]
+    assert len({crop.mean().item() for crop in crops}) == 10
+    rising = [bool(crop[0, 0, 4, -1] > crop[0, 0, 4, 0]) for crop in crops]
+    assert 0 < sum(rising) < 10, "some are mirrored and some are not"
+    with pytest.raises(ValueError, match="scale"):
+        clips.read(0, 1, (8, 8), (1.0, 0.5), seed=0)
+
+
+def test_short_side_is_what_scale_refers_to(folder: Path) -> None:
+    whole = ClipDataset([folder / "image.png"], short_side=15).read(0, 1, (15, 20), ALL, seed=0)
+    assert whole[0].max() - whole[0].min() > 1.8, "the whole gradient is in the clip"
+
+
+def test_unreadable_files_are_named_and_skipped(folder: Path) -> None:
+    (folder / "text.mp4").write_text("no film")
+    (folder / "empty.png").touch()
+    clips = ClipDataset([folder])
+    assert len(clips.media) == 3
+    assert {path.name for path in clips.skipped} == {"text.mp4", "empty.png"}
+    assert "empty" in clips.skipped[folder / "empty.png"]
+
+
+@pytest.mark.parametrize("name", [None, "text.mp4"])
+def test_nothing_left_is_one_sentence(tmp_path: Path, name: str | None) -> None:
+    if name is not None:
+        (tmp_path / name).write_text("no film")
+    with pytest.raises(ValueError, match="None of the . videos and images in") as caught:
+        ClipDataset([tmp_path])
+    assert "\n" not in str(caught.value)
+    assert name is None or name in str(caught.value)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_damage_that_shows_late_draws_another(tmp_path: Path, cached: bool) -> None:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    fast = {"movflags": "faststart"}
+    bad = make_movie(folder / "bad.mp4", noisy(40), options={"g": "10"}, container_options=fast)
+    damage(bad, 0.4, 0.9)
+    make_movie(folder / "good.mp4", numbered(40))
+    cache = tmp_path / "cache" if cached else None
+    clips = ClipDataset([folder], cache=cache)
+    first = [clips.read(index, 5, SIZE, SCALE, seed=0) for index in range(12)]
+    assert list(clips.skipped) == [bad]
+    assert clips.failures[bad] > 0
+    again = ClipDataset([folder], cache=cache)
+    for index in reversed(range(12)):
+        assert torch.equal(again.read(index, 5, SIZE, SCALE, seed=0), first[index])
+
+
+def test_all_damaged_is_an_error(tmp_path: Path) -> None:
+    path = make_movie(tmp_path / "a.mp4", numbered(10))
+    clips = ClipDataset([path])
+    truncate(path, 0.3)
+    with pytest.raises(ValueError, match="not one could be decoded"):
+        clips.read(0, 5, SIZE, SCALE, seed=0)
+
+
+def test_cache_is_filled_once_and_follows_changes(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    clips = ClipDataset([folder], cache=cache, short_side=20)
+    clips.fill_cache()
+    files = sorted(cache.iterdir())
+    assert len(files) == 6
+    dates = [file.stat().st_mtime_ns for file in files]
+    clips.fill_cache()
+    assert [file.stat().st_mtime_ns for file in sorted(cache.iterdir())] == dates
+    frames = np.load(max(files, key=lambda file: file.stat().st_size), mmap_mode="r")
+    assert frames.shape == (30, 20, 27, 3)
+    assert frames.dtype == np.uint8
+    make_movie(folder / "short.mp4", numbered(13))
+    assert len(ClipDataset([folder / "short.mp4"], cache=cache).media) == 1
+    ClipDataset([folder / "short.mp4"], cache=cache, short_side=20).fill_cache()
+    assert len(list(cache.iterdir())) == 8
+
+
+def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cache .* can't be written"):
+        ClipDataset([folder], cache=tmp_path / "file" / "cache")
+    resource = pytest.importorskip("resource")
+    clips = ClipDataset([folder], cache=tmp_path / "cache")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ValueError, match="free some space"):
+            clips.read(0, 5, SIZE, SCALE, seed=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert clips.skipped == {}
+
+
+def test_cached_reads_are_fast(folder: Path, tmp_path: Path) -> None:
+    clips = ClipDataset([folder], cache=tmp_path / "cache")
+    clips.fill_cache()
+    start = time.process_time()
+    for index in range(40):
+        clips.read(index, 5, (64, 64), SCALE, seed=0)
+    assert (time.process_time() - start) / 40 < 0.05, "2 ms without the checks of the test suite"
+
+
+def test_split(folder: Path) -> None:
+    clips = ClipDataset([folder])
+    train, held_out = clips.split(1)
+    assert len(train.media) == 2
+    assert len(held_out.media) == 1
+    assert not held_out.media[0].is_image
+    assert len(clips.media) == 3
+    assert held_out.read(0, 5, SIZE, SCALE, seed=0).shape == (3, 5, *SIZE)
+    assert ClipDataset([folder]).split(1)[1].media[0].path == held_out.media[0].path
+    for count in (0, 3, -1):
+        with pytest.raises(ValueError, match="held out"):
+            clips.split(count)
+
+
+class Samples(Dataset):
+    """The clips of a dataset by number, for a DataLoader."""
+
+    def __init__(self, clips: ClipDataset) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.clips.read(index, 3, SIZE, SCALE, seed=0)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_any_number_of_workers_gives_the_same(folder: Path, tmp_path: Path, cached: bool) -> None:
+    clips = ClipDataset([folder], cache=tmp_path / "cache" if cached else None)
+    samples = Samples(clips)
+    expected = torch.stack([samples[index] for index in range(6)])
+    loader = DataLoader(samples, batch_size=3, num_workers=2, multiprocessing_context="fork")
+    assert torch.equal(torch.cat(list(loader)), expected)
+
+
+def test_a_dataset_can_be_sent_to_a_spawned_process(folder: Path, tmp_path: Path) -> None:
+    clips = ClipDataset([folder], cache=tmp_path / "cache")
+    samples = Samples(clips)
+    expected = samples[1]
+    copied = multiprocessing.reduction.ForkingPickler.loads(
+        multiprocessing.reduction.ForkingPickler.dumps(samples)
+    )
+    assert torch.equal(copied[1], expected)

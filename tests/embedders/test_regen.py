@@ -1,0 +1,258 @@
+"""AutoencoderRegen: the contract of an embedder and of a diffusers model (spec A17 1 to 6, 8, 9)."""
+
+import inspect
+import json
+from dataclasses import asdict, fields
+
+import pytest
+import torch
+
+from regen import diffusion
+from regen.embedders.regen import AutoencoderRegen, RegenConfig
+
+TINY = RegenConfig(
+    latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
+    width=24, depth=2, heads=3, siren_width=16,
+)  # fmt: skip
+
+
+def tiny(**options) -> AutoencoderRegen:
+    model = AutoencoderRegen(**asdict(TINY) | options)
+    for parameter in model.decoder.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(frames: int = 5, targets: int = 5) -> dict[str, torch.Tensor]:
+    clip, target = torch.rand(2, 3, frames, 16, 24) * 2 - 1, torch.rand(2, 3, targets, 16, 24) * 2 - 1
+    return {"clip": clip, "target": target, "times": torch.linspace(0, 1, targets)}
+
+
+def widths(ratio: int) -> tuple[int, ...]:
+    return (8,) * (4 if ratio == 4 else 5)
+
+
+@pytest.mark.parametrize("ratio", [4, 8, 16, 32])
+def test_shapes_and_the_content_latent_of_an_image(ratio):
+    model = tiny(temporal_compression_ratio=ratio, encoder_widths=widths(ratio))
+    video = torch.rand(1, 3, ratio + 1, 16, 24) * 2 - 1
+    latents = model.encode(video).latent_dist.mode()
+    image = model.encode(video[:, :, :1]).latent_dist.mode()
+    assert latents.shape == (1, 4, 2, 2, 3)
+    assert image.shape == (1, 4, 1, 2, 3)
+    assert (latents[:, :, :1] - image).abs().max() < 1e-5
+    assert model.decode(latents, generator=seeded()).sample.shape == video.shape
+    assert model.decode(image, generator=seeded()).sample.shape == (1, 3, 1, 16, 24)
+    assert model.chunk_frames == ratio + 1 == model.temporal_compression_ratio + 1
+
+
+def test_decoding_at_any_times_and_steps():
+    model = tiny()
+    latents = torch.randn(1, 4, 2, 2, 3)
+    times = torch.tensor([-0.25, 0.0, 0.125, 0.3, 1.0, 1.25, 1.5])
+    for steps in (1, 2, 5):
+        out = model.decode(latents, times, steps, seeded()).sample
+        assert out.shape == (1, 3, 7, 16, 24)
+        assert out.isfinite().all()
+
+
+def test_the_generator_decides_the_frames_whatever_the_batch():
+    model = tiny()
+    latents = torch.randn(3, 4, 2, 2, 2)
+    whole = model.decode(latents, steps=2, generator=[seeded(7), seeded(8), seeded(9)]).sample
+    alone = model.decode(latents[1:2], steps=2, generator=seeded(8)).sample
+    torch.testing.assert_close(whole[1:2], alone, atol=1e-5, rtol=1e-4)
+    again = model.decode(latents[1:2], steps=2, generator=seeded(8)).sample
+    assert torch.equal(alone, again)
+    assert not torch.allclose(alone, model.decode(latents[1:2], steps=2, generator=seeded(1)).sample)
+
+
+def test_solver_is_an_argument():
+    model, latents = tiny(), torch.randn(1, 4, 2, 2, 2)
+    by_euler = model.decode(latents, steps=3, generator=seeded()).sample
+    by_heun = model.decode(latents, steps=3, generator=seeded(), solver=diffusion.heun).sample
+    assert not torch.allclose(by_euler, by_heun)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m: m.encode(torch.zeros(1, 3, 4, 16, 16)), "5 frames"),
+        (lambda m: m.encode(torch.zeros(1, 3, 5, 16, 20)), "multiples of 8"),
+        (lambda m: m.decode(torch.zeros(1, 4, 2, 2, 2), steps=0), "at least 1 step"),
+        (lambda m: m.decode(torch.zeros(1, 4, 3, 2, 2)), "content and motion"),
+        (lambda m: m.decode(torch.zeros(1, 4, 1, 2, 2), torch.tensor([0.5])), "only time 0"),
+        (lambda m: AutoencoderRegen(temporal_compression_ratio=5), "4, 8, 16 or 32"),
+    ],
+)
+def test_wrong_calls_are_told_in_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(tiny())
+
+
+def test_latents_come_out_normalised_and_decode_to_the_same_frames():
+    model, video = tiny(), batch()["clip"]
+    raw = model.encode(video).latent_dist.mode()
+    before = model.decode(raw, generator=seeded()).sample
+    mean, std = torch.tensor([[1.0] * 4, [-2.0] * 4]), torch.tensor([[2.0] * 4, [0.5] * 4])
+    model.set_latent_statistics(mean, std)
+    latents = model.encode(video).latent_dist.mode()
+    torch.testing.assert_close(latents[:, :, 0], (raw[:, :, 0] - 1) / 2)
+    torch.testing.assert_close(latents[:, :, 1], (raw[:, :, 1] + 2) / 0.5)
+    torch.testing.assert_close(model.decode(latents, generator=seeded()).sample, before, atol=1e-4, rtol=1e-3)
+    assert model.config.latents_mean == mean.tolist()
+    assert torch.equal(model.latents_std, std)
+
+
+def test_saved_and_loaded_it_is_the_same_model(tmp_path):
+    model = tiny()
+    model.set_latent_statistics(torch.randn(2, 4), torch.rand(2, 4) + 0.5)
+    model.save_pretrained(tmp_path)
+    loaded = AutoencoderRegen.from_pretrained(tmp_path)
+    video = batch()["clip"]
+    assert torch.equal(model(video, generator=seeded()).sample, loaded(video, generator=seeded()).sample)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    for name in (
+        "temporal_compression_ratio",
+        "spatial_compression_ratio",
+        "scaling_factor",
+        "latent_channels",
+    ):
+        assert stored[name] == getattr(loaded, name) == loaded.config[name]
+    half = AutoencoderRegen.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    out = half.decode(half.encode(video.bfloat16()).latent_dist.mode(), generator=seeded()).sample
+    assert half.dtype == torch.bfloat16
+    assert out.isfinite().all()
+
+
+def test_tuples_instead_of_outputs():
+    model, video = tiny(), batch()["clip"]
+    (distribution,) = model.encode(video, return_dict=False)
+    (sample,) = model.decode(distribution.mode(), generator=seeded(), return_dict=False)
+    assert torch.equal(sample, model(video, generator=seeded()).sample)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"prediction": "velocity"}, {"kl_weight": 0.1}, {"modulation": "shift"}]
+)
+def test_gradient_reaches_every_parameter(options):
+    model = tiny(**options).train()
+    loss, _ = model.loss(batch(), seeded())
+    loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+def test_images_train_all_but_the_motion_part():
+    model = tiny().train()
+    model.loss(batch(frames=1, targets=1) | {"times": torch.zeros(1)}, seeded())[0].backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent
+    assert all(name.startswith("conditioner.siren") for name in silent), silent
+
+
+def test_the_loss_is_the_velocity_error():
+    """With a network that answers zero, the loss at t = 1 is E[x_0²] for `sample`, E[v²] for `velocity`."""
+    data = batch()
+    for prediction in ("sample", "velocity"):
+        model = AutoencoderRegen(**asdict(TINY) | {"prediction": prediction, "share_at_one": 1.0})
+        loss, logs = model.loss(data, seeded())
+        expected = data["target"].square().mean() + (0 if prediction == "sample" else 1)
+        assert abs(loss - expected) < 0.02
+        if prediction == "sample":
+            psnr = -10 * torch.log10(data["target"].square().mean() / 4)
+            torch.testing.assert_close(logs["psnr"], psnr)
+
+
+def test_every_training_option_changes_the_loss():
+    data = batch()
+    base = tiny()
+    reference = base.loss(data, seeded())[0]
+    for option in ({"t_min": 0.5}, {"share_at_one": 0.9}, {"latent_noise": 0.5}, {"prediction": "velocity"}):
+        model = tiny(**option)
+        model.load_state_dict(base.state_dict())
+        assert not torch.allclose(model.loss(data, seeded())[0], reference), option
+
+
+def test_posterior_of_the_gaussian_variant():
+    model = tiny(kl_weight=0.5)
+    video = batch()["clip"]
+    distribution = model.encode(video).latent_dist
+    mean, std = distribution.mean, distribution.std
+    model.set_latent_statistics(torch.full((2, 4), 1.0), torch.full((2, 4), 2.0))
+    normalised = model.encode(video).latent_dist
+    torch.testing.assert_close(normalised.mean, (mean - 1) / 2)
+    torch.testing.assert_close(normalised.std, std / 2)
+    loss, logs = model.loss(batch(), seeded())
+    assert logs["kl"] > 0
+    assert loss > 0.5 * logs["kl"]
+
+
+def test_activation_checkpointing_gives_the_same_loss_and_gradients():
+    model, data = tiny().train(), batch()
+
+    def run() -> list[torch.Tensor]:
+        model.zero_grad()
+        loss, _ = model.loss(data, seeded())
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    plain = run()
+    model.enable_gradient_checkpointing()
+    assert model.is_gradient_checkpointing
+    for a, b in zip(plain, run(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_trunk_matrices_are_the_blocks_linear_layers():
+    model = tiny()
+    trunk = model.trunk_matrices()
+    assert len(trunk) == 2 * 4
+    assert all(matrix.ndim == 2 and matrix.any() for matrix in trunk)
+
+
+def test_no_parameter_depends_on_resolution_or_length():
+    names = tiny().state_dict()
+    assert not [name for name in names if "pos" in name]
+    assert {n: v.shape for n, v in names.items()} == {n: v.shape for n, v in tiny().state_dict().items()}
+
+
+def test_the_configuration_and_the_class_have_the_same_fields_and_defaults():
+    signature = inspect.signature(AutoencoderRegen.__init__).parameters
+    for field in fields(RegenConfig):
+        assert signature[field.name].default == field.default, field.name
+    facts = {"self", "latents_mean", "latents_std", "spatial_compression_ratio", "scaling_factor"}
+    assert set(signature) - facts == {field.name for field in fields(RegenConfig)}
+
+
+def test_token_budget_of_the_paper():
+    """28 images of 256² are as many tokens as 6 four-fold clips of 192 x 320, within 1 % (spec A8)."""
+    images, clips = 28 * (256 // 8) ** 2, 6 * 5 * (192 // 8) * (320 // 8)
+    assert abs(images / clips - 1) < 0.01
+
+
+def test_one_clip_is_learnt_above_30_db_in_one_step():
+    """Encoder and decoder overfit on one clip: the whole method, trained and decoded in one step (A17 8)."""
+    grid = torch.linspace(0, 3, 32)
+    shift = torch.linspace(0, 1, 5)[:, None, None]
+    red = torch.sin(2 * grid[None, :, None] + grid[None, None, :] + 2 * shift)
+    clip = 0.8 * torch.stack([red, torch.cos(red * 2), red * shift])[None]
+    data = {"clip": clip, "target": clip, "times": torch.linspace(0, 1, 5)}
+    options = {"width": 64, "heads": 2, "share_at_one": 0.5, "encoder_widths": (16, 16, 16, 16)}
+    model = AutoencoderRegen(**asdict(TINY) | options).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1, (400 - step) / 200)
+        model.loss(data, seeded(step))[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    answer = model.eval()(clip, generator=seeded(1)).sample
+    psnr = -10 * torch.log10((answer - clip).square().mean() / 4)
+    assert psnr > 30, psnr

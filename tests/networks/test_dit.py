@@ -1,0 +1,77 @@
+"""The transformer: zero at the start, any size and length, no positions of its own (spec A5, A17 6)."""
+
+import pytest
+import torch
+
+from regen.networks.dit import DiT, patchify, unpatchify
+
+TIMESTEPS = ["add", "adaln_single", "adaln_zero"]
+
+
+def awake(timestep: str = "adaln_zero") -> DiT:
+    """A tiny network whose zero-initialised layers are filled, so that everything acts."""
+    network = DiT(width=24, depth=2, heads=3, patch_size=8, timestep=timestep)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def inputs(t: int = 3, y: int = 2, x: int = 4, b: int = 2) -> tuple[torch.Tensor, ...]:
+    return torch.randn(b, 3, t, 8 * y, 8 * x), torch.randn(b, t, y, x, 24), torch.rand(b)
+
+
+def test_unpatchify_inverts_patchify():
+    video = torch.randn(2, 3, 5, 16, 24)
+    assert torch.equal(unpatchify(patchify(video, 8), (5, 2, 3), 8), video)
+
+
+@pytest.mark.parametrize("timestep", TIMESTEPS)
+def test_output_is_zero_at_initialisation(timestep):
+    network = DiT(width=24, depth=2, heads=3, patch_size=8, timestep=timestep)
+    assert not network(*inputs()).any()
+
+
+@pytest.mark.parametrize("timestep", TIMESTEPS)
+def test_gradient_reaches_every_parameter(timestep):
+    network = awake(timestep)
+    network(*inputs()).square().sum().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+@pytest.mark.parametrize("timestep", TIMESTEPS)
+def test_the_noise_level_acts(timestep):
+    network = awake(timestep)
+    noisy, positions, t = inputs()
+    assert not torch.allclose(network(noisy, positions, t), network(noisy, positions, 1 - t), atol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [(1, 1, 1), (1, 3, 2), (7, 1, 5)])
+def test_any_size_and_length(grid):
+    noisy, positions, t = inputs(*grid)
+    assert awake()(noisy, positions, t).shape == noisy.shape
+
+
+def test_place_and_time_come_from_the_positions_alone():
+    """Moving frames and their positions together moves the answer: nothing else knows where a token lies."""
+    network = awake()
+    noisy, positions, t = inputs()
+    out = network(noisy, positions, t)
+    moved = network(noisy.flip(2).roll(8, 4), positions.flip(1).roll(1, 3), t)
+    torch.testing.assert_close(moved, out.flip(2).roll(8, 4), atol=1e-5, rtol=1e-4)
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    network = awake().train()
+    arguments = inputs()
+
+    def gradients() -> list[torch.Tensor]:
+        network.zero_grad()
+        network(*arguments).square().mean().backward()
+        return [p.grad.clone() for p in network.parameters()]
+
+    plain = gradients()
+    network.gradient_checkpointing = True
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -1,0 +1,98 @@
+"""The encoder's shape law, causality and stride plans (spec A2, A17 1 to 3)."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regen.networks.encoder import STRIDES, CausalEncoder, stride_plan
+
+
+def tiny(ratio: int, patch_size: int = 1, blocks: int = 1, shortcut: bool = False) -> CausalEncoder:
+    strides = stride_plan(ratio, patch_size)
+    encoder = CausalEncoder(3, (8,) * len(strides), strides, blocks, patch_size, shortcut).eval()
+    torch.nn.init.normal_(encoder.conv_out.conv.weight)
+    return encoder
+
+
+@pytest.mark.parametrize("ratio", STRIDES)
+@pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
+def test_plans_divide_time_by_k_and_space_by_eight(ratio, patch_size):
+    plan = stride_plan(ratio, patch_size)
+    assert math.prod(s[0] for s in plan) == ratio
+    assert math.prod(s[1] for s in plan) * patch_size == 8
+    assert math.prod(s[2] for s in plan) * patch_size == 8
+    if patch_size == 1:
+        assert set(plan) <= {(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2)}
+
+
+@pytest.mark.parametrize(("ratio", "patch_size"), [(5, 1), (4, 3)])
+def test_unknown_plans_are_errors(ratio, patch_size):
+    with pytest.raises(ValueError, match="not"):
+        stride_plan(ratio, patch_size)
+
+
+@pytest.mark.parametrize("ratio", STRIDES)
+@given(height=st.integers(1, 3), width=st.integers(1, 3), patch_size=st.sampled_from([1, 4]))
+def test_a_chunk_becomes_two_frames_and_an_image_one(ratio, height, width, patch_size):
+    encoder = tiny(ratio, patch_size)
+    video = torch.randn(1, 3, ratio + 1, 8 * height, 8 * width)
+    assert encoder(video).shape == (1, 3, 2, height, width)
+    assert encoder(video[:, :, :1]).shape == (1, 3, 1, height, width)
+
+
+@pytest.mark.parametrize("ratio", STRIDES)
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_content_latent_of_an_image_equals_that_of_a_video_that_begins_with_it(ratio, shortcut):
+    encoder = tiny(ratio, shortcut=shortcut)
+    video = torch.randn(1, 3, ratio + 1, 16, 24)
+    difference = encoder(video)[:, :, :1] - encoder(video[:, :, :1])
+    assert difference.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("ratio", [4, 32])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_every_frame_reaches_the_motion_latent_and_only_the_first_the_content(ratio, shortcut):
+    encoder = tiny(ratio, patch_size=4, shortcut=shortcut)
+    video = torch.randn(1, 3, ratio + 1, 16, 16)
+    latent = encoder(video)
+    for frame in range(ratio + 1):
+        changed = video.clone()
+        changed[:, :, frame] += torch.randn(3, 16, 16)
+        difference = (encoder(changed) - latent).abs().amax((0, 1, 3, 4))
+        assert difference[1] > 1e-5, frame
+        assert (difference[0] > 1e-5) == (frame == 0), frame
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    encoder = tiny(4, blocks=2).train()
+    video = torch.randn(1, 3, 5, 16, 16)
+
+    def gradients() -> list[torch.Tensor]:
+        encoder.zero_grad()
+        encoder(video).square().mean().backward()
+        return [p.grad.clone() for p in encoder.parameters()]
+
+    plain = gradients()
+    encoder.gradient_checkpointing = True
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_with_a_shortcut_the_encoder_starts_as_a_linear_map_of_each_cube():
+    strides = stride_plan(4, 4)
+    encoder = CausalEncoder(3, (8,) * 4, strides, 1, 4, shortcut=True)
+    video, other = torch.randn(2, 1, 3, 5, 16, 24)
+    constant = encoder(torch.zeros_like(video))
+    torch.testing.assert_close(
+        encoder(2 * video + other) - constant, 2 * (encoder(video) - constant) + encoder(other) - constant,
+        atol=1e-4, rtol=1e-4,
+    )  # fmt: skip
+    changed = video.clone()
+    changed[..., 8:, 16:] += 1
+    difference = (encoder(changed) - encoder(video)).abs().amax((0, 1, 2))
+    assert difference[1, 2] > 1e-3
+    difference[1, 2] = 0
+    assert difference.max() < 1e-6

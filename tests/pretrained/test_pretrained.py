@@ -1,0 +1,182 @@
+"""Model names: where they are looked for, what is loaded, and what a damaged folder leads to."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+from regen import pretrained
+from regen.embedders.linear import AutoencoderLinear
+from regen.embedders.regen import AutoencoderRegen
+from regen.pretrained import available, load, resolve, weights_hash
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One model in each place: linear-2x bundled, linear-4x in checkpoints/, tiny in a folder."""
+    monkeypatch.setattr(pretrained, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(pretrained, "CHECKPOINTS", tmp_path / "checkpoints")
+    AutoencoderLinear(2, 4).save_pretrained(tmp_path / "bundled" / "linear-2x")
+    AutoencoderLinear(4, 4).save_pretrained(tmp_path / "checkpoints" / "linear-4x")
+    monkeypatch.chdir(tmp_path)
+    tiny().save_pretrained(tmp_path / "tiny")
+
+
+def tiny() -> AutoencoderRegen:
+    return AutoencoderRegen(
+        latent_channels=4,
+        encoder_widths=(8, 8, 8, 8),
+        encoder_blocks=1,
+        width=32,
+        depth=1,
+        heads=2,
+        siren_width=16,
+    )
+
+
+def test_every_place_is_found_in_order(tmp_path: Path) -> None:
+    assert resolve("linear-2x") == tmp_path / "bundled" / "linear-2x"
+    assert resolve("linear-4x") == tmp_path / "checkpoints" / "linear-4x"
+    assert resolve("tiny").resolve() == tmp_path / "tiny"
+    shutil.copytree("tiny", tmp_path / "checkpoints" / "linear-2x")
+    assert resolve("linear-2x") == tmp_path / "bundled" / "linear-2x"
+
+
+def test_folder_of_a_training_run_means_its_model(tmp_path: Path) -> None:
+    shutil.copytree("tiny", "run/model")
+    Path("run/config.json").write_text('{"loop": {}}')
+    assert resolve("run").resolve() == tmp_path / "run" / "model"
+
+
+def test_available_models_are_described_without_loading() -> None:
+    bundled, checkpoint = available()
+    assert (bundled.name, bundled.where, bundled.ratio, bundled.latent_channels) == (
+        "linear-2x", "in the package", 2, 4,
+    )  # fmt: skip
+    assert (checkpoint.name, checkpoint.where, checkpoint.ratio) == ("linear-4x", "checkpoints/", 4)
+    tensors = AutoencoderLinear(2, 4).state_dict().values()
+    assert bundled.parameters == sum(tensor.numel() for tensor in tensors)
+    assert bundled.megabytes == pytest.approx(4e-6 * bundled.parameters, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_load_gives_the_class_weights_and_precision(dtype: torch.dtype) -> None:
+    model = load("tiny", CPU, dtype)
+    assert isinstance(model, AutoencoderRegen)
+    assert model.dtype == dtype and not model.training
+    stored = AutoencoderRegen.from_pretrained("tiny").state_dict()
+    assert all(torch.equal(value, stored[name].to(dtype)) for name, value in model.state_dict().items())
+    assert isinstance(load("linear-4x", CPU, dtype), AutoencoderLinear)
+
+
+def test_hash_belongs_to_the_weights_alone(tmp_path: Path) -> None:
+    first = weights_hash("tiny")
+    assert len(first) == 16
+    shutil.copytree("tiny", "copy")
+    assert weights_hash("copy") == first
+    AutoencoderRegen.from_pretrained("tiny").save_pretrained("shards", max_shard_size="100KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    assert weights_hash("shards") == first
+    torch.manual_seed(9)
+    tiny().save_pretrained("other")
+    assert weights_hash("other") != first
+
+
+@pytest.mark.parametrize("name", ["nothing", "no/such/folder", "../nothing"])
+def test_unknown_names_list_the_known_ones(name: str) -> None:
+    with pytest.raises(ValueError, match=r"There is no model .*linear-2x, linear-4x"):
+        resolve(name)
+
+
+def test_folder_without_model(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no model"):
+        resolve("empty")
+
+
+def test_hub_models_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "tiny"))
+    assert isinstance(load("owner/name", CPU, torch.float32), AutoencoderRegen)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (LocalEntryNotFoundError("offline"), "could not be reached"),
+        (RepositoryNotFoundError.__new__(RepositoryNotFoundError), "has none of that name"),
+    ],
+)
+def test_failed_download_is_one_sentence(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str, allow_patterns: list[str]) -> str:
+        raise error
+
+    monkeypatch.setattr(pretrained, "snapshot_download", fail)
+    with pytest.raises(ValueError, match=message):
+        resolve("owner/name")
+
+
+def damage_nothing_left(folder: Path) -> None:
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def damage_truncated(folder: Path) -> None:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_no_tensors(folder: Path) -> None:
+    (folder / "diffusion_pytorch_model.safetensors").write_text("not tensors")
+
+
+def damage_bad_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def damage_list_json(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def damage_width(folder: Path) -> None:
+    change_config(folder, width=64)
+
+
+def damage_depth(folder: Path) -> None:
+    change_config(folder, depth=2)
+
+
+def damage_shallow(folder: Path) -> None:
+    change_config(folder, encoder_widths=[8, 8])
+
+
+def damage_type(folder: Path) -> None:
+    change_config(folder, width="wide")
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(
+    "damage", [value for name, value in list(globals().items()) if name.startswith("damage_")]
+)
+def test_damaged_models_are_one_sentence(tmp_path: Path, damage: object) -> None:
+    damage(tmp_path / "tiny")
+    with pytest.raises(
+        ValueError, match=r"The model in tiny is damaged \(.*\); get or save it again\.$"
+    ) as caught:
+        load("tiny", CPU, torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_class_that_is_not_ours(tmp_path: Path) -> None:
+    change_config(tmp_path / "tiny", _class_name="AutoencoderKL")
+    with pytest.raises(ValueError, match="is of the class AutoencoderKL, which regen can't load"):
+        load("tiny", CPU, torch.float32)

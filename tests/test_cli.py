@@ -1,0 +1,409 @@
+"""The command line on good and on bad input: what it writes, what it says, and what it leaves behind."""
+
+import errno
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import pytest
+import torch
+from PIL import Image
+from tiny_media import make_image, make_sound, make_video, tiny_regen
+
+from regen import cli, pretrained
+from regen.data.video import VideoReader
+from regen.evaluate import reconstruct as reconstruct_module
+
+KEYS = [
+    *("model", "frames", "width", "height", "fps", "latent_shape", "compression"),
+    *("psnr", "ssim", "encode_seconds", "decode_seconds", "peak_memory_mb"),
+]
+
+
+@dataclass
+class Ran:
+    """What a command left: exit status, lines of both streams, and files that were not there before."""
+
+    status: int
+    out: list[str]
+    err: list[str]
+    files: set[str]
+
+
+class Regen:
+    """Runs commands in a folder that has a model called `tiny` and the input files that a test makes."""
+
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capture = folder, capture
+
+    def __call__(self, *arguments: str) -> Ran:
+        before = self.files()
+        self.capture.readouterr()
+        try:
+            status = cli.main([*arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = self.capture.readouterr()
+        return Ran(status, out.splitlines(), err.splitlines(), self.files() - before)
+
+    def files(self) -> set[str]:
+        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("tiny", "other")):
+        torch.manual_seed(seed)
+        tiny_regen().save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def regen(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Regen:
+    monkeypatch.setattr(pretrained, "BUNDLED", models)
+    monkeypatch.setattr(pretrained, "CHECKPOINTS", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    return Regen(tmp_path, capsys)
+
+
+TINY = ("--model", "tiny", "--device", "cpu", "--dtype", "fp32")
+
+
+def test_reconstruct_writes_the_video_and_tells_the_figures(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 7, 21, 35, sound="aac")
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {"out.mp4"})
+    report = json.loads(ran.out[-1])
+    assert list(report) == KEYS
+    assert (report["model"], report["frames"], report["width"], report["height"]) == ("tiny", 7, 35, 21)
+    assert None not in report.values()
+    with VideoReader(Path("in.mp4")) as before, VideoReader(Path("out.mp4")) as after:
+        for fact in ("width", "height", "frames", "frame_rate", "has_audio"):
+            assert getattr(after.info, fact) == getattr(before.info, fact)
+
+
+def test_without_json_there_is_a_table(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 2)
+    text = "\n".join(regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY).out)
+    for part in ("tiny", "2 frames, 40x24, 29.97 per second", "1x4x2x3x5", "PSNR", "SSIM", "MB", "out.mp4"):
+        assert part in text
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.png"])
+def test_encode_then_decode_equals_reconstruct(regen: Regen, name: str) -> None:
+    source = Path(name)
+    make_image(source) if name == "in.png" else make_video(source, sound="aac")
+    one, two = f"one{source.suffix}", f"two{source.suffix}"
+    sampling = ("--steps", "2", "--seed", "5")
+    assert regen("reconstruct", name, "-o", one, "--size", "16x24", *sampling, *TINY).status == 0
+    encoded = regen("encode", name, "--output", "z.safetensors", "--size", "16x24", *TINY, "--json")
+    assert (encoded.status, encoded.err, encoded.files) == (0, [], {"z.safetensors"})
+    decoded = regen("decode", "z.safetensors", "-o", two, *sampling, *TINY, "--json")
+    assert (decoded.status, decoded.err, decoded.files) == (0, [], {two})
+    assert Path(one).read_bytes() == Path(two).read_bytes()
+    assert list(json.loads(encoded.out[-1])) == list(json.loads(decoded.out[-1])) == KEYS
+
+
+def test_latents_of_one_precision_decode_in_another(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 2)
+    model = ("--model", "tiny", "--device", "cpu")
+    assert regen("encode", "in.mp4", "-o", "z.safetensors", *model, "--dtype", "bf16").status == 0
+    assert regen("decode", "z.safetensors", "-o", "out.mp4", *model, "--dtype", "fp32").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [(("--compare",), "out_compare.mp4"), (("--compare", "x.mp4"), "x.mp4")]
+)
+def test_compare_with_and_without_a_name(regen: Regen, arguments: tuple[str, ...], name: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, *arguments)
+    assert (ran.status, ran.files) == (0, {"out.mp4", name})
+    assert name in "".join(ran.out)
+
+
+@pytest.mark.parametrize(("size", "shape"), [("16", (16, 16)), ("9x24", (9, 24))])
+def test_size(regen: Regen, size: str, shape: tuple[int, int]) -> None:
+    make_video(Path("in.mp4"), 2)
+    report = json.loads(
+        regen("reconstruct", "in.mp4", "-o", "o.mp4", "--size", size, *TINY, "--json").out[-1]
+    )
+    assert (report["height"], report["width"]) == shape
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_short_videos(regen: Regen, frames: int) -> None:
+    make_video(Path("in.mp4"), frames)
+    report = json.loads(regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--json").out[-1])
+    assert report["frames"] == frames
+    with VideoReader(Path("out.mp4")) as reader:
+        assert len(list(reader)) == frames
+
+
+def test_video_damaged_midway_gives_what_can_be_read(regen: Regen) -> None:
+    path = make_video(Path("in.mp4"), 60, rate=Fraction(10))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 600] = b"\xff" * 600
+    path.write_bytes(content)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--json")
+    assert (ran.status, ran.files) == (0, {"out.mp4"})
+    assert len(ran.err) == 1 and ran.err[0].startswith("regen: warning: ") and "frames" in ran.err[0]
+    assert 0 < json.loads(ran.out[-1])["frames"] <= 60
+
+
+def make_bad(name: str) -> str:
+    """Make the bad input called `name`; returns the argument for it."""
+    match name:
+        case "empty":
+            Path("in.mp4").touch()
+        case "text":
+            Path("in.mp4").write_text("This is no video. " * 100)
+        case "no index":
+            content = make_video(Path("in.mp4"), 10).read_bytes()
+            assert content.index(b"mdat") < content.index(b"moov")
+            Path("in.mp4").write_bytes(content[: content.index(b"moov") - 4])
+        case "audio only":
+            make_sound(Path("sound.m4a")).rename("in.mp4")
+        case "zero frames":
+            with av.open("in.mp4", "w") as container:
+                stream = container.add_stream("libx264", rate=25)
+                stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+                container.start_encoding()
+        case "folder":
+            Path("in.mp4").mkdir()
+        case "broken image":
+            make_image(Path("in.png"))
+            Path("in.png").write_bytes(Path("in.png").read_bytes()[:60])
+            return "in.png"
+        case "missing":
+            pass
+    return "in.mp4"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize(
+    "name", ["missing", "empty", "text", "no index", "audio only", "zero frames", "folder", "broken image"]
+)
+def test_bad_input(regen: Regen, command: str, name: str) -> None:
+    source = make_bad(name)
+    output = "out.mp4" if command == "reconstruct" else "out.safetensors"
+    fails_in_one_sentence(regen(command, source, "-o", output, *TINY), source)
+
+
+def fails_in_one_sentence(ran: Ran, *words: str) -> None:
+    assert ran.status == 1
+    assert ran.out == [] and ran.files == set()
+    (line,) = ran.err
+    assert line.startswith("regen: ") and "Traceback" not in line and "Errno" not in line
+    assert line.endswith(".") and len(line) < 300
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("output", "word"),
+    [
+        ("no/such/out.mp4", "no/such"),
+        ("folder.mp4", "folder"),
+        ("out.xyz", "xyz"),
+        ("out", "out"),
+        ("in.mp4", "different"),
+    ],
+)
+def test_bad_output(regen: Regen, output: str, word: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    Path("folder.mp4").mkdir()
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", output, *TINY), word)
+
+
+@pytest.mark.parametrize(
+    ("output", "word"),
+    [("no/such/z.safetensors", "no/such"), ("z.mp4", "safetensors"), ("f.safetensors", "folder")],
+)
+def test_bad_latent_output(regen: Regen, output: str, word: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    Path("f.safetensors").mkdir()
+    fails_in_one_sentence(regen("encode", "in.mp4", "-o", output, *TINY), word)
+
+
+def test_folder_without_permission(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    open_path = Path.open
+
+    def refuse(path: Path, mode: str = "r", **options: object) -> object:
+        if "w" in mode or "x" in mode:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_path(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY), "out.mp4", "ermission")
+    fails_in_one_sentence(
+        regen("encode", "in.mp4", "-o", "y.safetensors", *TINY), "y.safetensors", "ermission"
+    )
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "out.mp4", "ermission")
+
+
+def test_image_output_for_a_video(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 2)
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.png", *TINY), "one frame")
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode"])
+def test_full_disk(regen: Regen, command: str) -> None:
+    make_video(Path("in.mp4"), 30, 64, 64)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    source = "z.safetensors" if command == "decode" else "in.mp4"
+    output = "out.safetensors" if command == "encode" else "out.mp4"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # writing more fails as on a full disk
+    try:
+        ran = regen(command, source, "-o", output, *TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    fails_in_one_sentence(ran, output)
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "config.json"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode"])
+def test_damaged_checkpoint(regen: Regen, models: Path, command: str, name: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    shutil.copytree(models / "tiny", "damaged")
+    content = Path("damaged", name).read_bytes()
+    Path("damaged", name).write_bytes(content[: len(content) // 2])
+    source = "z.safetensors" if command == "decode" else "in.mp4"
+    output = "out.safetensors" if command == "encode" else "out.mp4"
+    fails_in_one_sentence(regen(command, source, "-o", output, "--model", "damaged"), "damaged")
+
+
+def test_latents_of_another_model(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", "--model", "other")
+    fails_in_one_sentence(ran, "z.safetensors was encoded with tiny", "not with other", "pass --model tiny")
+
+
+def test_latent_file_that_is_none(regen: Regen) -> None:
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "no file z.safetensors")
+    make_image(Path("in.png")).rename("z.safetensors")
+    fails_in_one_sentence(
+        regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "z.safetensors is damaged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--steps", "0"), "step"),
+        (("--steps", "-1"), "step"),
+        (("--size", "0"), "0 pixels"),
+        (("--size", "7"), "7 pixels"),
+        (("--size", "16x7"), "7 pixels"),
+        (("--size", "big"), "big"),
+        (("--model", "nothing"), "nothing"),
+        (("--device", "abacus"), "abacus"),
+        (("--dtype", "fp8"), "fp8"),
+    ],
+)
+def test_bad_values(regen: Regen, arguments: tuple[str, str], word: str) -> None:
+    make_video(Path("in.mp4"), 1)
+    model = () if "--model" in arguments else ("--model", "tiny")
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.mp4", *model, *arguments), word)
+
+
+def test_steps_of_decode_are_checked(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 1)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY, "--steps", "0"), "step")
+
+
+@pytest.mark.parametrize("arguments", [("reconstruct",), ("decode", "x", "--nonsense"), ("nonsense",), ()])
+def test_wrong_usage_exits_with_2(regen: Regen, arguments: tuple[str, ...]) -> None:
+    ran = regen(*arguments)
+    assert ran.status == 2 and ran.err
+
+
+def test_interruption(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    make_video(Path("in.mp4"), 7)
+    monkeypatch.setattr(reconstruct_module, "decode_chunk", interrupt)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", "--compare", "both.mp4", *TINY)
+    assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], set())
+
+
+def test_models_lists_what_is_there(regen: Regen) -> None:
+    text = "\n".join(regen("models").out)
+    assert "tiny" in text and "other" in text and "4x" in text
+    listed = json.loads(regen("models", "--json").out[-1])["models"]
+    assert [model["name"] for model in listed] == ["other", "tiny"]
+    assert listed[0]["parameters"] == sum(value.numel() for value in tiny_regen().state_dict().values())
+
+
+def test_train_takes_recipes_and_dotted_overrides(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regen import recipes
+    from regen.train import run
+
+    calls = []
+
+    def record(recipe: run.Recipe, **options: object) -> Path:
+        calls.append((recipe, SimpleNamespace(**options)))
+        return Path("run/model")
+
+    monkeypatch.setattr(run, "run_recipe", record)
+    changes = ("--optimizer.learning-rate", "0.25", "--loop.steps", "7", "--no-resume")
+    ran = regen("train", "toy", "--data", "a", "b", "--out", "run", "--device", "cpu", *changes)
+    assert (ran.status, ran.err) == (0, []) and "run/model" in ran.out[-1]
+    ((recipe, options),) = calls
+    plain = recipes.RECIPES["toy"]()
+    assert recipe.optimizer.learning_rate == 0.25 and recipe.loop.steps == 7
+    assert recipe.model == plain.model and recipe.data == plain.data
+    assert (options.data, options.out, options.device) == ((Path("a"), Path("b")), Path("run"), "cpu")
+    assert options.resume is False
+    fails_in_one_sentence(
+        regen("train", "nothing", "--data", "a", "--out", "run"), "no recipe 'nothing'", "toy"
+    )
+    assert regen("train", "toy", "--data", "a", "--out", "run", "--optimizer.nonsense", "1").status == 2
+
+
+def test_training_without_data_is_one_sentence(regen: Regen) -> None:
+    Path("empty").mkdir()
+    ran = regen("train", "toy", "--data", "empty", "--out", "run", "--device", "cpu")
+    fails_in_one_sentence(ran, "empty")
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode", "models", "train"])
+def test_every_help_has_an_example(regen: Regen, command: str) -> None:
+    ran = regen(command, "--help")
+    assert ran.status == 0
+    assert f"Example: regen {command}" in "\n".join(ran.out)
+
+
+def test_help_answers_at_once() -> None:
+    """In processor time, which does not depend on what else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = subprocess.run(
+        [sys.executable, "-m", "regen", "--help"], capture_output=True, text=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert all(name in ran.stdout for name in ("reconstruct", "encode", "decode", "train", "models"))
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
+
+
+def test_png_output_holds_the_reconstruction(regen: Regen) -> None:
+    make_image(Path("in.png"), 20, 28)
+    assert regen("reconstruct", "in.png", "-o", "out.png", *TINY).status == 0
+    with Image.open("out.png") as image:
+        assert image.size == (28, 20) and image.mode == "RGB"

@@ -1,0 +1,85 @@
+"""A tiny model and small media files, for the tests of everything that works on whole files."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from regen.embedders.regen import AutoencoderRegen
+
+RATE = 44100
+
+
+def tiny_regen(latent_channels: int = 4) -> AutoencoderRegen:
+    """A model of the real class with random weights, which answers in a hundredth of a second."""
+    model = AutoencoderRegen(
+        latent_channels=latent_channels,
+        encoder_widths=(12, 12, 12, 12),
+        encoder_blocks=1,
+        width=32,
+        depth=1,
+        heads=2,
+        siren_width=16,
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def picture(index: int, height: int, width: int) -> np.ndarray:
+    """A colour gradient that moves with `index`."""
+    rows, columns = np.mgrid[:height, :width]
+    channels = [rows * 5 + index * 9, columns * 7, (rows + columns) * 3 - index * 20]
+    return np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def make_image(path: Path, height: int = 20, width: int = 28) -> Path:
+    """One picture as an image file."""
+    Image.fromarray(picture(0, height, width)).save(path)
+    return path
+
+
+def make_video(
+    path: Path,
+    frames: int = 7,
+    height: int = 24,
+    width: int = 40,
+    rate: Fraction = Fraction(30000, 1001),
+    times: list[float] | None = None,
+    sound: str | None = None,
+) -> Path:
+    """H.264 with one keyframe a second; `times` in seconds for a variable rate; `sound`: codec of a tone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"bf": "0"})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+        if times is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        if sound is not None:
+            _add_tone(container, sound, float(frames / rate))
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(index, height, width), format="rgb24")
+            frame.pts = index if times is None else round(times[index] * 1000)
+            frame.time_base = 1 / rate if times is None else Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def make_sound(path: Path) -> Path:
+    """A file without any picture."""
+    with av.open(str(path), "w") as container:
+        _add_tone(container, "aac", 0.3)
+    return path
+
+
+def _add_tone(container: av.container.OutputContainer, codec: str, seconds: float) -> None:
+    stream = container.add_stream(codec, rate=RATE, layout="mono")
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(RATE * seconds)) / RATE)
+    frame = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), "fltp", "mono")
+    frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())

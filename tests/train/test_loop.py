@@ -1,0 +1,136 @@
+import json
+import multiprocessing
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import STEPS, TinyBatches, TinyModel, assert_same, run_tiny
+from torch import nn
+
+from regen.train.loop import Interrupted, LoopConfig, StopSignals
+from regen.train.state import list_checkpoints
+
+
+def test_four_steps_are_two_and_two_more(tmp_path: Path) -> None:
+    whole = run_tiny(tmp_path / "whole", steps=4)
+    with pytest.raises(Interrupted, match="after step 2; the same command continues") as stop:
+        run_tiny(tmp_path / "parts", steps=4, batches=TinyBatches(stop_after=2))
+    assert stop.value.exit_code == 143
+    parts = run_tiny(tmp_path / "parts", steps=4)
+    assert parts.step == 4
+    assert_same(whole.state_dict(), parts.state_dict())
+
+
+def test_the_result_does_not_depend_on_workers_logging_and_saving(tmp_path: Path) -> None:
+    quiet = run_tiny(tmp_path / "quiet", steps=12)
+    busy = run_tiny(
+        tmp_path / "busy", steps=12, workers=2, log_every=1, save_every_minutes=0.0, eval_every=3,
+        keep=5, evaluate=lambda model, step: {"psnr": float(step)},
+    )  # fmt: skip
+    assert_same(quiet.state_dict(), busy.state_dict())
+    assert len(list_checkpoints(tmp_path / "busy" / "checkpoints")) == 5
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"dtype": "bf16"}, {"steps": 13}], ids=["seed", "dtype", "steps"]
+)
+def test_the_result_depends_on(change: dict[str, Any], tmp_path: Path) -> None:
+    plain = run_tiny(tmp_path / "plain", steps=12)
+    changed = run_tiny(tmp_path / "changed", **({"steps": 12} | change))
+    assert not torch.equal(plain.model.leave.weight, changed.model.leave.weight)
+
+
+def test_the_ema_decay_reaches_the_average(tmp_path: Path) -> None:
+    near = run_tiny(tmp_path / "near", steps=5, ema_decay=0.0)
+    torch.testing.assert_close(near.ema.model.state_dict(), near.model.state_dict())
+    far = run_tiny(tmp_path / "far", steps=5, ema_decay=0.9)
+    assert not torch.allclose(far.ema.model.leave.weight, far.model.leave.weight)
+
+
+def test_training_learns_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        assert not torch.is_grad_enabled()
+        seen.append((step, model.training))
+        return {"psnr": 30.0}
+
+    state = run_tiny(tmp_path, evaluate=evaluate, eval_every=15)
+    assert seen == [(15, False), (30, False), (STEPS, False)]
+    assert state.model.training
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    training = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in training] == list(range(5, STEPS + 1, 5))
+    assert training[-1]["loss"] < training[0]["loss"] / 2
+    assert {"psnr", "gradient_norm", "clips_per_second", "learning_rate_factor"} <= training[0].keys()
+    assert [row["step"] for row in rows if "evaluation/psnr" in row] == [15, 30, STEPS]
+    assert "PSNR" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so_and_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_tiny(tmp_path, steps=3)
+    again = run_tiny(tmp_path, steps=3, batches=TinyBatches(broken_step=0))
+    assert "is finished: 3 of 3 steps" in capsys.readouterr().err
+    assert_same(first.state_dict(), again.state_dict())
+
+
+def test_a_run_is_not_overwritten_when_it_should_not_resume(tmp_path: Path) -> None:
+    run_tiny(tmp_path, steps=3)
+    with pytest.raises(ValueError, match="already a run"):
+        run_tiny(tmp_path, steps=3, resume=False)
+    with pytest.raises(ValueError, match=r"loop\.seed was 0 and is now 5"):
+        run_tiny(tmp_path, steps=3, seed=5)
+
+
+@pytest.mark.parametrize("save_every_minutes", [0.0, 60.0])
+def test_divergence_stops_the_run_before_it_is_saved(tmp_path: Path, save_every_minutes: float) -> None:
+    with pytest.raises(ValueError, match=r"Training diverged: the loss became nan by step"):
+        run_tiny(tmp_path, batches=TinyBatches(broken_step=6), save_every_minutes=save_every_minutes, keep=9)
+    steps = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert steps == ([f"step-{step:08d}.pt" for step in range(1, 7)] if save_every_minutes == 0 else [])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_stays_one_sentence_and_ends_the_workers(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(ValueError, match=r"^There is nothing to read: give another folder\.$") as error:
+        run_tiny(tmp_path, batches=TinyBatches(unreadable_step=7), workers=workers)
+    assert error.traceback
+    assert multiprocessing.active_children() == []
+
+
+def test_handlers_are_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        run_tiny(tmp_path, batches=TinyBatches(stop_after=1))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_signal_leaves_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert capfd.readouterr().err.count("Stopping after this step") == 1
+
+
+def test_a_signal_during_the_last_step_ends_as_usual(tmp_path: Path) -> None:
+    assert run_tiny(tmp_path, steps=3, batches=TinyBatches(stop_after=3)).step == 3
+
+
+def test_activation_checkpointing_is_switched_on_in_the_model(tmp_path: Path) -> None:
+    state = run_tiny(tmp_path, steps=1, activation_checkpointing=True)
+    assert isinstance(state.model, TinyModel)
+    assert state.model.checkpointing
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"steps": 0}, {"eval_every": 0}, {"log_every": 0}, {"keep": 0}, {"workers": -1}, {"dtype": "fp16"}],
+    ids=str,
+)
+def test_impossible_settings_are_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(field.keys() - {"dtype"}), "bf16 or fp32")):
+        LoopConfig(**({"steps": 1} | field))

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from tiny_run import TinyModel
+
+from regen.train.optimizer import (
+    OptimizerConfig,
+    build_optimizers,
+    learning_rate_factor,
+    set_learning_rate,
+)
+
+
+@pytest.mark.parametrize("muon", [None, 2e-3])
+def test_every_parameter_is_stepped_by_exactly_one_optimizer(muon: float | None) -> None:
+    model = TinyModel()
+    optimizers = build_optimizers(model, OptimizerConfig(muon_learning_rate=muon))
+    stepped = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, stepped)) == sorted(map(id, model.parameters()))
+
+
+def test_muon_steps_the_trunk_alone() -> None:
+    model = TinyModel()
+    adamw, muon = build_optimizers(model, OptimizerConfig(muon_learning_rate=2e-3))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert isinstance(muon, torch.optim.Muon)
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model.leave.weight)]
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = TinyModel()
+    model.enter.requires_grad_(False)
+    (adamw,) = build_optimizers(model, OptimizerConfig())
+    stepped = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert stepped.isdisjoint(map(id, model.enter.parameters()))
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = TinyModel()
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
+    (adamw,) = build_optimizers(model, config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    adamw.step()
+    shrunk = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert shrunk == {"enter.weight", "leave.weight", "motion_scale"}
+
+
+def test_betas_and_decay_reach_the_optimizers() -> None:
+    config = OptimizerConfig(betas=(0.8, 0.9), weight_decay=0.3, muon_learning_rate=1e-2)
+    adamw, muon = build_optimizers(TinyModel(), config)
+    assert adamw.param_groups[0]["betas"] == (0.8, 0.9)
+    assert adamw.param_groups[0]["weight_decay"] == muon.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_learning_rate_warms_up_holds_and_falls() -> None:
+    config = OptimizerConfig(warmup_steps=10, decay_fraction=0.4)
+    factors = [learning_rate_factor(step, 100, config) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:60] == [1.0] * 51
+    assert factors[80] == pytest.approx(0.5)
+    assert factors[99] == pytest.approx(1 / 40)
+    assert learning_rate_factor(100, 100, config) == 0
+
+
+def test_without_warm_up_and_decay_the_learning_rate_is_constant() -> None:
+    config = OptimizerConfig(warmup_steps=0)
+    assert {learning_rate_factor(step, 10, config) for step in range(10)} == {1.0}
+
+
+def test_the_factor_scales_every_group_from_its_full_rate() -> None:
+    optimizers = build_optimizers(TinyModel(), OptimizerConfig(1e-3, muon_learning_rate=4e-3))
+    set_learning_rate(optimizers, 0.1)
+    set_learning_rate(optimizers, 0.5)
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    assert rates == [[5e-4, 5e-4], [2e-3]]
+
+
+@pytest.mark.parametrize("field", [{"decay_fraction": 1.5}, {"warmup_steps": -1}])
+def test_impossible_settings_are_refused(field: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(field))):
+        OptimizerConfig(**field)

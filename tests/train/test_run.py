@@ -1,0 +1,81 @@
+"""A recipe from a folder of videos to a model that loads, with damaged files among the data."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from regen.data.synthetic import write_dataset
+from regen.data.tasks import Stage
+from regen.embedders.regen import AutoencoderRegen
+from regen.recipes import toy
+from regen.train.run import Recipe, run_recipe
+
+
+def tiny_recipe(steps: int = 2) -> Recipe:
+    recipe = toy()
+    data = replace(
+        recipe.data,
+        stages=(Stage(16, 16, clips=2, images=2),),
+        held_out=1,
+        preview_clips=1,
+        statistics_clips=4,
+    )
+    model = replace(recipe.model, width=24, depth=1, heads=3, encoder_widths=(8, 8, 8, 8), siren_width=8)
+    return replace(recipe, data=data, model=model, loop=replace(recipe.loop, steps=steps, eval_every=1))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_dataset(folder, videos=3, frames=12, height=32, width=40, seed=0)
+    return folder
+
+
+def test_a_recipe_ends_with_a_normalised_model(videos, tmp_path):
+    folder = run_recipe(tiny_recipe(), [videos], tmp_path / "run", "cpu")
+    model = AutoencoderRegen.from_pretrained(folder)
+    assert model.config.latents_std != [[1.0] * 8] * 2
+    assert torch.equal(model.latents_mean, torch.tensor(model.config.latents_mean))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert any("evaluation/psnr" in row for row in rows)
+    assert len(list((tmp_path / "run" / "previews").glob("step-*.png"))) == 2
+    stored = (folder / "config.json").stat().st_mtime_ns
+    assert run_recipe(tiny_recipe(), [videos], tmp_path / "run", "cpu") == folder
+    assert (folder / "config.json").stat().st_mtime_ns == stored, "a finished run is left as it is"
+
+
+def test_interrupted_before_the_model_was_saved_it_is_saved_by_the_next_call(videos, tmp_path):
+    folder = run_recipe(tiny_recipe(), [videos], tmp_path / "run", "cpu")
+    first = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    run_recipe(tiny_recipe(), [videos], tmp_path / "run", "cpu")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
+
+
+def test_files_that_cannot_be_used_are_named_and_left_out(videos, tmp_path, capsys):
+    (videos / "broken.mp4").write_text("no video")
+    try:
+        run_recipe(tiny_recipe(steps=1), [videos], tmp_path / "run", "cpu")
+    finally:
+        (videos / "broken.mp4").unlink()
+    told = capsys.readouterr().err
+    assert "1 files are left out; 3 remain" in told
+    assert "broken.mp4" in told
+
+
+def test_nothing_to_train_on_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="give a folder"):
+        run_recipe(tiny_recipe(), [tmp_path / "empty"], tmp_path / "run", "cpu")
+
+
+def test_without_held_out_videos_the_training_videos_are_drawn(videos, tmp_path):
+    recipe = tiny_recipe(steps=1)
+    recipe = replace(recipe, data=replace(recipe.data, held_out=0))
+    run_recipe(recipe, [videos], tmp_path / "run", "cpu")
+    assert (tmp_path / "run" / "previews" / "step-00000001.png").exists()
