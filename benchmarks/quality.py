@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Annotated, Any
 
 import tyro
-from report import finish, name_of, one_sentence_errors, use_threads
+from report import finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
 
@@ -18,7 +18,7 @@ from regen.data.video import find_media
 from regen.evaluate.protocol import parse_size
 from regen.evaluate.quality import ClipResult, evaluate_quality
 from regen.pretrained import DEFAULT_MODEL, load
-from regen.runtime import keep_freed_memory, pick_device, pick_dtype
+from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 
 def main(

@@ -13,14 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from regen.runtime import DTYPES
-
 CPU_NAME_KEYS = ("model name", "Hardware", "Model")
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """The name that the option --dtype has for a precision."""
-    return next(name for name, value in DTYPES.items() if value == dtype)
 
 
 @contextmanager

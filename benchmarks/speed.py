@@ -11,13 +11,13 @@ from typing import Annotated
 
 import torch
 import tyro
-from report import finish, name_of, one_sentence_errors, use_threads
+from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 
 from regen.codec.chunks import decode_chunk, encode_chunk, split_into_chunks
 from regen.evaluate.protocol import parse_size
 from regen.pretrained import DEFAULT_MODEL, Autoencoder, load
-from regen.runtime import keep_freed_memory, pick_device, pick_dtype
+from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 
 def main(

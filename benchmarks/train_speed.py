@@ -11,14 +11,14 @@ from typing import Annotated
 
 import torch
 import tyro
-from report import finish, name_of, one_sentence_errors, use_threads
+from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from regen.data.tasks import Stage, reconstruction
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
-from regen.runtime import generator_for, keep_freed_memory, pick_device, pick_dtype
+from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
 from regen.train.loop import train
 
 

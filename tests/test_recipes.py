@@ -10,9 +10,20 @@ import torch
 
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
-from regen.train.run import describe
+from regen.train.run import Recipe
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
+
+
+METHOD = (Path(__file__).parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
+
+
+def describe(recipe: Recipe) -> dict[str, int]:
+    """Parameters of the model and its parts."""
+    with torch.device("meta"):
+        model = AutoencoderRegen(**asdict(recipe.model))
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    return {"parameters": sum(parts.values()), **parts}
 
 
 def fingerprint(name: str) -> dict[str, int | str]:
@@ -46,6 +57,21 @@ def test_the_papers_size_follows_from_its_arithmetic():
     parts = describe(RECIPES["regen-4x"]())
     blocks = 24 * 18 * 2048**2
     assert blocks < parts["decoder"] < 1.02 * blocks
+
+
+@pytest.mark.parametrize("name", ["regen-4x", "regen-8x", "regen-32x", "regen-4x-16ch", "regen-small-4x-cpu"])
+def test_docs_tell_the_parameter_counts(name):
+    for count in describe(RECIPES[name]()).values():
+        assert f"{count:,}" in METHOD
+
+
+def test_batches_of_the_paper_match_in_tokens():
+    """28 images of 256² are as many tokens as 6 four-fold clips of 192 x 320, within 1 % (spec A8)."""
+    stage = RECIPES["regen-4x"]().data.stages[0]
+    assert stage.image_size == (256, 256)
+    images = stage.images * (256 // 8) ** 2
+    clips = stage.clips * 5 * (stage.height // 8) * (stage.width // 8)
+    assert abs(images / clips - 1) < 0.01
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("regen-small")])

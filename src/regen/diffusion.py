@@ -48,10 +48,10 @@ def noise_from_velocity(
 
 
 def velocity_from_clean(
-    noisy: Float[Tensor, "b ..."], clean: Float[Tensor, "b ..."], t: Float[Tensor, " b"], t_min: float = 0.0
+    noisy: Float[Tensor, "b ..."], clean: Float[Tensor, "b ..."], t: Float[Tensor, " b"]
 ) -> Float[Tensor, "b ..."]:
-    """v = (x_t - x_0) / max(t, t_min). Without `t_min` the noise level must not be 0."""
-    return (noisy - clean) / per_entry(t.clamp_min(t_min), noisy)
+    """v = (x_t - x_0) / t, for noise levels above 0, the only ones at which a solver asks."""
+    return (noisy - clean) / per_entry(t, noisy)
 
 
 def clean_from_noise(
@@ -66,12 +66,12 @@ def clean_from_noise(
     return (noisy - per_entry(t, noisy) * noise) / per_entry(1 - t, noisy)
 
 
-def velocity_of(network: Network, prediction: Prediction, t_min: float = 0.0) -> Network:
+def velocity_of(network: Network, prediction: Prediction) -> Network:
     """The velocity field of a network that predicts the clean clip (`"sample"`) or the velocity itself."""
     if prediction == "velocity":
         return network
     if prediction == "sample":
-        return lambda noisy, t: velocity_from_clean(noisy, network(noisy, t), t, t_min)
+        return lambda noisy, t: velocity_from_clean(noisy, network(noisy, t), t)
     raise ValueError(f"A network predicts 'sample' or 'velocity', not {prediction!r}.")
 
 

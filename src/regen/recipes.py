@@ -30,7 +30,7 @@ def toy() -> Recipe:
 
 
 def regen_small_4x_cpu() -> Recipe:
-    """The bundled 4× model: 11 M parameters on two CPU cores, 64² crops and at the end 128²; ratio 4.
+    """The bundled 4× model: 11 M parameters, 64² crops, about an hour on two CPU cores.
 
     regen train regen-small-4x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -38,7 +38,7 @@ def regen_small_4x_cpu() -> Recipe:
 
 
 def regen_small_8x_cpu() -> Recipe:
-    """The same for ratio 8, with 6 M parameters. Not run yet.
+    """The same for ratio 8, with 5 M parameters. Not run yet.
 
     regen train regen-small-8x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -46,7 +46,7 @@ def regen_small_8x_cpu() -> Recipe:
 
 
 def regen_small_16x_cpu() -> Recipe:
-    """The same for ratio 16, with 6 M parameters. Not run yet.
+    """The same for ratio 16, with 5 M parameters. Not run yet.
 
     regen train regen-small-16x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -54,7 +54,7 @@ def regen_small_16x_cpu() -> Recipe:
 
 
 def regen_small_32x_cpu() -> Recipe:
-    """The same for ratio 32, with 6 M parameters. Not run yet.
+    """The same for ratio 32, with 5 M parameters. Not run yet.
 
     regen train regen-small-32x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -70,7 +70,7 @@ def regen_small_4x() -> Recipe:
 
 
 def regen_small_8x() -> Recipe:
-    """The same for ratio 8, with 6 M parameters. Not run yet.
+    """The same for ratio 8, with 5 M parameters. Not run yet.
 
     regen train regen-small-8x --data DIR --cache FRAMES --out RUN
     """
@@ -78,7 +78,7 @@ def regen_small_8x() -> Recipe:
 
 
 def regen_small_16x() -> Recipe:
-    """The same for ratio 16, with 6 M parameters. Not run yet.
+    """The same for ratio 16, with 5 M parameters. Not run yet.
 
     regen train regen-small-16x --data DIR --cache FRAMES --out RUN
     """
@@ -86,7 +86,7 @@ def regen_small_16x() -> Recipe:
 
 
 def regen_small_32x() -> Recipe:
-    """The same for ratio 32, with 6 M parameters. Not run yet.
+    """The same for ratio 32, with 5 M parameters. Not run yet.
 
     regen train regen-small-32x --data DIR --cache FRAMES --out RUN
     """
@@ -139,7 +139,7 @@ def _paper(ratio: int, clips: int) -> Recipe:
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
     return Recipe(
         model=RegenConfig(ratio, encoder_widths=widths),
-        data=DataConfig(stages=(Stage(192, 320, clips=clips, images=28),)),
+        data=DataConfig(stages=(Stage(192, 320, clips=clips, images=28, image_size=(256, 256)),)),
         loop=LoopConfig(steps=100_000, activation_checkpointing=ratio >= 16, workers=8),
     )
 
@@ -164,7 +164,7 @@ def _small(ratio: int, clips: int) -> Recipe:
 
 
 def _small_cpu(ratio: int, clips: int) -> Recipe:
-    """64² crops, then 128², for two CPU cores. Above ratio 4 the models are small, as in `_small`."""
+    """64² crops for two CPU cores. Above ratio 4 the models are small enough for `checkpoints/`."""
     model = RegenConfig(
         ratio, encoder_widths=(48, 64, 96, 128), encoder_blocks=1, encoder_patch_size=4,
         encoder_shortcut=True,
@@ -173,14 +173,11 @@ def _small_cpu(ratio: int, clips: int) -> Recipe:
     if ratio > 4:
         model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
         model = replace(model, timestep="adaln_single")
-    stages = (
-        Stage(64, 64, clips=clips, images=4 * clips, until=0.88),
-        Stage(128, 128, clips=max(1, clips // 4), images=clips),
-    )
+    stages = (Stage(64, 64, clips=clips, images=4 * clips),)
     return Recipe(
         model=model,
         data=DataConfig(stages=stages, short_side=256, statistics_clips=1024),
-        loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        loop=LoopConfig(steps=3400, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
         tasks=TaskConfig(image_share=0.1, hold=0.3, early=0.02, late=0.1),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
     )

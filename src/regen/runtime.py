@@ -20,8 +20,8 @@ def pick_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"There is no device called {name!r}; use cpu, cuda, cuda:1 or mps.") from None
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device.type, False):
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise ValueError(f"Device {name!r} is not available on this machine; leave --device away or use cpu.")
     return device
 
@@ -37,9 +37,14 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
     return torch.float32
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The short name of a precision: bf16, fp16 or fp32."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
 
 
 def fold_seed(seed: int, *indices: int) -> int:
@@ -48,9 +53,9 @@ def fold_seed(seed: int, *indices: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def generator_for(seed: int, *indices: int) -> torch.Generator:
-    """A CPU generator for `fold_seed(seed, *indices)`: the same numbers on every device."""
-    return torch.Generator().manual_seed(fold_seed(seed, *indices))
+def generator_for(seed: int, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for `fold_seed(seed, *indices)`; by default the CPU's, whose numbers suit every device."""
+    return torch.Generator(device).manual_seed(fold_seed(seed, *indices))
 
 
 def keep_freed_memory() -> None:

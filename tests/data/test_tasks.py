@@ -123,3 +123,31 @@ def test_neighbouring_steps_share_no_sample(clips):
 def test_stages_must_cover_the_training(clips):
     with pytest.raises(ValueError, match="last at 1"):
         TrainingBatches(clips, 4, TaskConfig(), (Stage(16, 16, 1, 1, until=0.5),), (1.0, 1.0), 10, 0)
+
+
+@pytest.mark.parametrize("stage", [(20, 16, 1, 1), (16, 0, 1, 1), (16, 16, 0, 1), (16, 16, 1, 0)])
+def test_impossible_stages_are_told(stage):
+    with pytest.raises(ValueError, match="training"):
+        Stage(*stage)
+
+
+@pytest.mark.parametrize("shares", [{"image_share": 1.2}, {"hold": -0.1}, {"early": 0.6}, {"late": 0.51}])
+def test_impossible_shares_are_told(shares):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        TaskConfig(**shares)
+
+
+def test_images_may_have_a_size_of_their_own(clips):
+    stage = Stage(16, 24, clips=1, images=2, image_size=(32, 8))
+    data = TrainingBatches(clips, 4, TaskConfig(image_share=1.0), (stage,), (1.0, 1.0), 1, 0)
+    assert data[0]["clip"].shape == (2, 3, 1, 32, 8)
+
+
+def test_clips_at_a_frame_rate_of_their_own(clips):
+    """At half the rate of the videos, a clip of 5 frames shows what 9 frames of the video show."""
+    stage, tasks = Stage(16, 16, clips=1, images=1), TaskConfig(image_share=0.0, hold=1.0)
+    rate = clips.media[0].frame_rate / 2
+    slow = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0, rate)[0]["clip"]
+    fast = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0)[0]["clip"]
+    assert slow.shape == fast.shape
+    assert not torch.equal(slow, fast)

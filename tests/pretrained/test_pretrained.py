@@ -180,3 +180,12 @@ def test_class_that_is_not_ours(tmp_path: Path) -> None:
     change_config(tmp_path / "tiny", _class_name="AutoencoderKL")
     with pytest.raises(ValueError, match="is of the class AutoencoderKL, which regen can't load"):
         load("tiny", CPU, torch.float32)
+
+
+def test_a_run_is_found_by_an_absolute_path_and_told_when_it_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text('{"model": {}}')
+    with pytest.raises(ValueError, match="has no model yet"):
+        load(str(tmp_path / "run"), torch.device("cpu"), torch.float32)
+    tiny().save_pretrained(tmp_path / "run" / "model")
+    assert resolve(str(tmp_path / "run")) == tmp_path / "run" / "model"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regen.data.synthetic import write_dataset
-from regen.data.tasks import Stage
+from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import toy
 from regen.train.run import Recipe, run_recipe
@@ -64,7 +64,7 @@ def test_files_that_cannot_be_used_are_named_and_left_out(videos, tmp_path, caps
     finally:
         (videos / "broken.mp4").unlink()
     told = capsys.readouterr().err
-    assert "1 files are left out; 3 remain" in told
+    assert "1 file is left out, 3 remain" in told
     assert "broken.mp4" in told
 
 
@@ -79,3 +79,24 @@ def test_without_held_out_videos_the_training_videos_are_drawn(videos, tmp_path)
     recipe = replace(recipe, data=replace(recipe.data, held_out=0))
     run_recipe(recipe, [videos], tmp_path / "run", "cpu")
     assert (tmp_path / "run" / "previews" / "step-00000001.png").exists()
+
+
+def test_videos_that_are_too_short_are_told_before_the_training(tmp_path):
+    write_dataset(tmp_path / "short", videos=3, frames=6, height=16, width=16, seed=0)
+    with pytest.raises(ValueError, match="No video is long enough for 9 frames"):
+        run_recipe(tiny_recipe(), [tmp_path / "short"], tmp_path / "run", "cpu")
+    only_reconstruct = replace(tiny_recipe(steps=1), tasks=TaskConfig(hold=1.0))
+    run_recipe(only_reconstruct, [tmp_path / "short"], tmp_path / "run", "cpu")
+
+
+def test_another_set_of_files_is_another_run(videos, tmp_path):
+    run_recipe(tiny_recipe(steps=1), [videos], tmp_path / "run", "cpu")
+    fewer = sorted(videos.glob("*.mp4"))[:2]
+    with pytest.raises(ValueError, match="files was 3 and is now 2"):
+        run_recipe(tiny_recipe(steps=1), fewer, tmp_path / "run", "cpu")
+
+
+@pytest.mark.parametrize("change", [{"preview_clips": 0}, {"statistics_clips": 0}, {"held_out": -1}])
+def test_impossible_numbers_are_told_at_once(change):
+    with pytest.raises(ValueError, match="at least 1 preview clip"):
+        replace(tiny_recipe().data, **change)

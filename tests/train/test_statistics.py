@@ -1,20 +1,23 @@
+from collections.abc import Iterator
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from regen.train.statistics import measure_latent_statistics
 
 
-class Batches(Dataset[dict[str, Tensor]]):
+def batch(index: int) -> dict[str, Tensor]:
     """Clips of 3 frames; every second batch holds images."""
+    frames = 3 if index % 2 == 0 else 1
+    generator = torch.Generator().manual_seed(index)
+    return {"clip": torch.rand(4, 3, frames, 8, 8, generator=generator)}
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        frames = 3 if index % 2 == 0 else 1
-        generator = torch.Generator().manual_seed(index)
-        return {"clip": torch.rand(4, 3, frames, 8, 8, generator=generator)}
+
+def batches() -> Iterator[dict[str, Tensor]]:
+    return map(batch, count())
 
 
 class Embedder(nn.Module):
@@ -35,11 +38,10 @@ class Embedder(nn.Module):
         return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_statistics_are_those_of_all_encoded_latents(workers: int) -> None:
-    batches, model = Batches(), Embedder()
-    mean, std = measure_latent_statistics(model, batches, 10, workers)
-    clips = [batches[index]["clip"] for index in range(5)]
+def test_statistics_are_those_of_all_encoded_latents() -> None:
+    model = Embedder()
+    mean, std = measure_latent_statistics(model, batches(), 10)
+    clips = [batch(index)["clip"] for index in range(5)]
     content = torch.cat([clip[:, :, 0] for clip in clips]).double()
     motion = torch.cat([5 * clip[:, :, -1] for clip in clips[::2]]).double()
     assert model.clips_seen == 20
@@ -49,13 +51,13 @@ def test_statistics_are_those_of_all_encoded_latents(workers: int) -> None:
 
 
 def test_a_channel_that_never_changes_keeps_its_scale() -> None:
-    mean, std = measure_latent_statistics(Embedder(), Batches(), count=1)
+    mean, std = measure_latent_statistics(Embedder(), batches(), count=1)
     assert mean[:, 2].tolist() == [0.25, 0.25]
     assert std[:, 2].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("count", [1, 9])
-def test_the_count_is_of_clips_not_of_images(count: int) -> None:
+@pytest.mark.parametrize(("clips", "seen"), [(1, 4), (9, 20)])
+def test_the_count_is_of_clips_not_of_images(clips: int, seen: int) -> None:
     model = Embedder()
-    measure_latent_statistics(model, Batches(), count)
-    assert model.clips_seen == {1: 4, 9: 20}[count]
+    measure_latent_statistics(model, batches(), clips)
+    assert model.clips_seen == seen

@@ -3,7 +3,7 @@
 Tensors: `latents` "chunks c n h w" in the precision of the model, `times` "frames" (float64, seconds) and,
 when the video has sound, `audio` (the bytes of an audio-only MP4 file). Metadata: one JSON object under the
 key `regen_latents` with the version of the format, the model and a hash of its weights, sizes, frame rate.
-The latents of a whole video are kept in memory: they have 1/60 of its values or fewer.
+The latents of a whole video are kept in memory; at 4x with 8 channels they have 1/60 of its values.
 """
 
 import json
@@ -131,8 +131,12 @@ def _parse(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Lat
             f"{path} has version {facts['version']} of the latent file and this program reads version "
             f"{VERSION}; use the release of regen that wrote it."
         )
-    (height, width), (source_height, source_width) = facts["size"], facts["source_size"]
     latents, times = tensors["latents"], tensors["times"]
+    try:
+        (height, width), (source_height, source_width) = facts["size"], facts["source_size"]
+        frame_rate = Fraction(str(facts["frame_rate"]))
+    except ValueError as error:
+        raise TypeError("facts of another form") from error
     if (
         latents.ndim != 5
         or times.ndim != 1
@@ -147,7 +151,7 @@ def _parse(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Lat
         width=int(width),
         source_height=int(source_height),
         source_width=int(source_width),
-        frame_rate=Fraction(str(facts["frame_rate"])),
+        frame_rate=frame_rate,
         model=str(facts["model"]),
         weights=str(facts["weights"]),
         audio=tensors["audio"].numpy().tobytes() if "audio" in tensors else None,

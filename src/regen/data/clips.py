@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,13 +87,15 @@ class ClipDataset:
         images = np.array([one.is_image for one in media])
         self._weights = np.where(images, IMAGE_SECONDS, np.minimum(seconds, LONGEST))
 
-    def split(self, holdout: int) -> tuple["ClipDataset", "ClipDataset"]:
-        """(train, held out): `holdout` videos, or images where there are no videos, chosen by their names.
+    def split(self, holdout: int, frames: int = 1) -> tuple["ClipDataset", "ClipDataset"]:
+        """(train, held out): `holdout` videos of at least `frames` frames, or images where there are no
+        videos, chosen by their names.
 
         The choice depends on the names alone, so it hardly changes when files are added. Raises ValueError
         when that many can't be spared.
         """
         candidates = [one for one in self.media if not one.is_image] or self.media
+        candidates = [one for one in candidates if len(one.times) >= frames]
         if not 0 < holdout < len(self.media) or holdout > len(candidates):
             raise ValueError(
                 f"{holdout} of {len(candidates)} files can't be held out; hold out at least 1 and leave 1."
@@ -150,6 +153,10 @@ class ClipDataset:
         reason = next(iter(self.skipped.values()))
         raise ValueError(f"{ATTEMPTS} videos were drawn and not one could be decoded: {reason}")
 
+    def require(self, frames: int, frame_rate: float | None = None) -> None:
+        """Raise ValueError unless some video has `frames` frames, at `frame_rate` or its own rate."""
+        self._choose(frames, frame_rate, 0.0)
+
     def _choose(self, frames: int, frame_rate: float | None, draw: float) -> Media:
         if frame_rate is None:
             fits = self._counts >= frames
@@ -191,6 +198,8 @@ class ClipDataset:
         return stored[found, rows, columns]
 
     def _record(self, one: Media, error: VideoError) -> None:
+        if one.path not in self.skipped:  # said where it happens: a process that loads data has no other way
+            print(f"regen: warning: {error} Another video is drawn instead.", file=sys.stderr)
         self.skipped[one.path] = str(error)
         self.failures[one.path] += 1
 

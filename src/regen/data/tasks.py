@@ -36,6 +36,10 @@ class TaskConfig:
     late: float = 0.25
     """Share of the video steps for interpolation, and again for extrapolation; the rest reconstruct."""
 
+    def __post_init__(self) -> None:
+        if not all(0 <= share <= 1 for share in (self.image_share, self.hold, 2 * self.early, 2 * self.late)):
+            raise ValueError("Shares of tasks lie between 0 and 1, those that count twice between 0 and 0.5.")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,8 +49,17 @@ class Stage:
     width: int
     clips: int
     images: int
+    image_size: tuple[int, int] | None = None
+    """Height and width of the crops of images, where they differ."""
     until: float = 1.0
     """End of the stage as a part of all steps."""
+
+    def __post_init__(self) -> None:
+        for side in (self.height, self.width, *(self.image_size or ())):
+            if side < 8 or side % 8:
+                raise ValueError(f"The sides of training crops must be multiples of 8, not {side}.")
+        if min(self.clips, self.images) < 1:
+            raise ValueError("A training stage needs at least 1 clip and 1 image in a batch.")
 
 
 def image() -> Task:
@@ -119,6 +132,7 @@ class TrainingBatches(Dataset):
         scale: tuple[float, float],
         steps: int,
         seed: int,
+        frame_rate: float | None = None,
     ):
         ends = [stage.until for stage in stages]
         if not stages or ends != sorted(ends) or ends[-1] != 1.0:
@@ -126,10 +140,18 @@ class TrainingBatches(Dataset):
                 f"The stages of a training must end in rising order and the last at 1, not {ends}."
             )
         self.clips, self.ratio, self.tasks, self.stages = clips, ratio, tasks, stages
-        self.scale, self.steps, self.seed = scale, steps, seed
+        self.scale, self.steps, self.seed, self.frame_rate = scale, steps, seed, frame_rate
+        clips.require(self.frames_needed(), frame_rate)
 
     def __len__(self) -> int:
         return self.steps
+
+    def frames_needed(self) -> int:
+        """The longest clip that some step may ask for: 2k + 1 frames where there is interpolation."""
+        if self.tasks.image_share == 1:
+            return 1
+        other = self.tasks.hold < 1 and max(self.tasks.early, self.tasks.late) > 0
+        return (2 if other else 1) * self.ratio + 1
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         progress = step / self.steps
@@ -138,12 +160,14 @@ class TrainingBatches(Dataset):
         count = stage.images if task.name == "image" else stage.clips
         stride = max(max(stage.clips, stage.images) for stage in self.stages)
         size = (stage.height, stage.width)
-        samples = [
-            self.clips.read(step * stride + i, task.frames, size, self.scale, self.seed) for i in range(count)
-        ]
-        video = torch.stack(samples)
-        return {
-            "clip": video[:, :, list(task.inputs)],
-            "target": video[:, :, list(task.targets)],
-            "times": torch.tensor(task.times),
-        }
+        if task.name == "image":
+            size = stage.image_size or size
+        video = torch.stack(
+            [
+                self.clips.read(step * stride + i, task.frames, size, self.scale, self.seed, self.frame_rate)
+                for i in range(count)
+            ]
+        )
+        clip = video if task.inputs == task.targets else video[:, :, list(task.inputs)]
+        target = video if task.inputs == task.targets else video[:, :, list(task.targets)]
+        return {"clip": clip, "target": target, "times": torch.tensor(task.times)}

@@ -104,9 +104,13 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
         scaling_factor: float = 1.0,
     ):
         super().__init__()
-        assert spatial_compression_ratio == PATCH and scaling_factor == 1.0, "both are facts, not choices"
-        moments = latent_channels * (2 if kl_weight > 0 else 1)
         strides = stride_plan(temporal_compression_ratio, encoder_patch_size)
+        _require(len(encoder_widths) == len(strides), f"{len(strides)} encoder_widths, one for each stage")
+        _require(heads > 0 and width % heads == 0, f"a width that {heads} heads divide, not {width}")
+        _require(min(latent_channels, depth, siren_layers) > 0, "at least 1 channel, block and SIREN layer")
+        _require(0 <= share_at_one <= 1 and 0 < t_min <= 1, "share_at_one from 0 to 1, and t_min above 0")
+        _require((spatial_compression_ratio, scaling_factor) == (PATCH, 1.0), "its fixed ratio 8 and scale 1")
+        moments = latent_channels * (2 if kl_weight > 0 else 1)
         self.encoder = CausalEncoder(
             moments, tuple(encoder_widths), strides, encoder_blocks, encoder_patch_size, encoder_shortcut
         )
@@ -114,8 +118,6 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
             latent_channels, width, siren_width, siren_layers, modulation, first_frame
         )
         self.decoder = DiT(width, depth, heads, PATCH, timestep)
-        self.register_buffer("raw_mean", _rows(latents_mean, 0.0, latent_channels))
-        self.register_buffer("raw_std", _rows(latents_std, 1.0, latent_channels))
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -131,17 +133,17 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
 
     @property
     def scaling_factor(self) -> float:
-        return self.config.scaling_factor
+        return 1.0
 
     @property
     def latents_mean(self) -> Float[Tensor, "2 c"]:
         """Mean of the raw latents (rows: content, motion), which `encode` has already taken away."""
-        return self.raw_mean
+        return self._rows(self.config.latents_mean, 0.0)
 
     @property
     def latents_std(self) -> Float[Tensor, "2 c"]:
         """Standard deviation of the raw latents, by which `encode` has already divided."""
-        return self.raw_std
+        return self._rows(self.config.latents_std, 1.0)
 
     @property
     def chunk_frames(self) -> int:
@@ -158,17 +160,13 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
         `b c 2 h/8 w/8` (content, motion), and `b c 1 h/8 w/8` for an image (t = 1). For whole videos of any
         length and size see `regen.codec`. Raises ValueError for any other shape.
         """
-        if video.shape[2] not in (1, self.chunk_frames):
+        frames, height, width = video.shape[2:]
+        if frames not in (1, self.chunk_frames) or height % PATCH or width % PATCH:
             raise ValueError(
-                f"A chunk has {self.chunk_frames} frames (or 1, an image), not {video.shape[2]}; "
-                "regen.codec splits videos of any length."
+                f"A chunk has {self.chunk_frames} frames (or 1, an image) and sides that are multiples of "
+                f"{PATCH}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
             )
-        if video.shape[3] % PATCH or video.shape[4] % PATCH:
-            raise ValueError(
-                f"Height and width must be multiples of {PATCH}, not {video.shape[3]} x {video.shape[4]}; "
-                "regen.codec pads videos of any size."
-            )
-        distribution = self._posterior(video, normalised=True)
+        distribution = self._posterior(video.to(self.dtype), normalised=True)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     @apply_forward_hook
@@ -248,43 +246,52 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
 
     def set_latent_statistics(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
         """Store mean and deviation of the raw latents (rows: content, motion), for `encode` to take out."""
-        self.raw_mean.copy_(mean)
-        self.raw_std.copy_(std)
         self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool
     ) -> IdentityDistribution | DiagonalGaussianDistribution:
         moments = self.encoder(video.to(memory_format=torch.channels_last_3d))
-        mean, std = self._statistics(moments.shape[2]) if normalised else (0.0, 1.0)
-        if self.config.kl_weight == 0:
-            return IdentityDistribution((moments - mean) / std)
-        centre, log_variance = moments.chunk(2, dim=1)
-        shift = 2 * torch.log(torch.as_tensor(std))
-        return DiagonalGaussianDistribution(torch.cat([(centre - mean) / std, log_variance - shift], dim=1))
+        centre, *log_variance = moments.float().split(self.config.latent_channels, dim=1)
+        if normalised:
+            mean, std = self._statistics(moments.shape[2])
+            centre = (centre - mean) / std
+            log_variance = [value - 2 * torch.log(std) for value in log_variance]
+        parameters = torch.cat([centre, *log_variance], dim=1).to(moments.dtype)
+        if log_variance:
+            return DiagonalGaussianDistribution(parameters)
+        return IdentityDistribution(parameters)
 
     def _statistics(self, kinds: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
-        mean, std = self.raw_mean[:kinds], self.raw_std[:kinds]
+        mean, std = self.latents_mean[:kinds], self.latents_std[:kinds]
         return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
 
     def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
         mean, std = self._statistics(latents.shape[2])
-        return latents * std + mean
+        return (latents.float() * std + mean).to(self.dtype)
+
+    def _rows(self, rows: list[list[float]] | None, default: float) -> Float[Tensor, "2 c"]:
+        """The configuration's numbers in fp32, whatever the precision of the weights."""
+        if rows is None:
+            return torch.full((2, self.config.latent_channels), default, device=self.device)
+        return torch.tensor(rows, device=self.device)
 
     def _times(
         self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"] | None
     ) -> Float[Tensor, " t"]:
-        if latents.shape[2] not in (1, 2):
+        channels, kinds = latents.shape[1:3]
+        if channels != self.config.latent_channels or kinds not in (1, 2):
             raise ValueError(
-                f"Latents are content alone (1) or content and motion (2), not {latents.shape[2]}."
+                f"Latents have {self.config.latent_channels} channels and 1 (content) or 2 (content, motion) "
+                f"frames, not {channels} and {kinds}."
             )
         if times is None:
-            frames = 1 if latents.shape[2] == 1 else self.chunk_frames
-            return torch.linspace(0, 1, frames, device=latents.device)
-        if latents.shape[2] == 1 and bool((times != 0).any()):
+            return torch.linspace(0, 1, 1 if kinds == 1 else self.chunk_frames, device=latents.device)
+        if kinds == 1 and bool((times != 0).any()):
             raise ValueError("A content latent alone is an image, which has only time 0.")
         return times.to(latents.device)
 
 
-def _rows(rows: list[list[float]] | None, default: float, channels: int) -> Float[Tensor, "2 c"]:
-    return torch.full((2, channels), default) if rows is None else torch.tensor(rows)
+def _require(fulfilled: bool, wanted: str) -> None:
+    if not fulfilled:
+        raise ValueError(f"The model's configuration does not fit together: it needs {wanted}.")

@@ -57,7 +57,8 @@ def resolve(name: str) -> Path:
     Raises ValueError when there is no such model or the download fails.
     """
     local = Path(name).expanduser()
-    for folder in (BUNDLED / name, CHECKPOINTS / name, local / "model", local):
+    named = () if local.is_absolute() else (BUNDLED / name, CHECKPOINTS / name)
+    for folder in (*named, local / "model", local):
         if (folder / "config.json").is_file():
             return folder
     if local.is_dir():
@@ -149,6 +150,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _class_of(folder: Path) -> type[Autoencoder]:
     name = _config(folder).get("_class_name")
+    if name is None and (folder / "checkpoints").is_dir():
+        raise ValueError(
+            f"The training run in {folder} has no model yet; run its command again to finish it."
+        )
     if name not in CLASSES:
         raise ValueError(
             f"The model in {folder} is of the class {name or '(none)'}, which regen can't load; "

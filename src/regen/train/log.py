@@ -24,6 +24,10 @@ class Window:
     def reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Begin to count clips and seconds anew, so that saving and evaluating don't count as training."""
         self.clips = 0
         self.started = time.perf_counter()
 

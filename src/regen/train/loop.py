@@ -28,7 +28,7 @@ Evaluate = Callable[[nn.Module, int], dict[str, float]]
 # No sample has a negative index, so the noise of the loss never repeats the numbers that drew the data.
 LOSS_STREAM = -1
 # What a loading process has left after SIGTERM: longer than a step and a checkpoint take.
-WORKER_SECONDS = 20
+WORKER_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,6 @@ class LoopConfig:
     """Processes that load data; 0 loads in this one."""
     activation_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
-    compile: bool = False
-    """Compile the loss with torch.compile."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "eval_every", "log_every", "keep"):
@@ -95,8 +93,9 @@ def train(
 
     `batches[step]` is a dictionary of tensors that depends on nothing but `step`; its `clip` is "b 3 t h w"
     in [-1, 1]. The folder `out` receives config.json (`resolved_config`, which JSON can hold), log.jsonl and
-    checkpoints/; a run found there goes on from its newest checkpoint, bit for bit as if it had never
-    stopped. `evaluate(averaged_model, step)` returns numbers for the log.
+    checkpoints/; a run found there goes on from its newest checkpoint as if it had never stopped: bit for bit
+    on the CPU, on a GPU up to kernels that sum in no fixed order. `evaluate(averaged_model, step)` returns
+    numbers for the log.
 
     Raises Interrupted after SIGINT or SIGTERM, when all is saved; ValueError when the run in `out` has
     another configuration (or is there at all while `resume` is False), its newest checkpoint is damaged or
@@ -111,8 +110,6 @@ def train(
     if saved is not None:
         state.load_state_dict(saved)
     loss_function = cast(Trainable, model).loss
-    if config.compile:
-        loss_function = torch.compile(loss_function)
 
     with (
         RunLog(out, state.step, config.steps) as log,
@@ -127,7 +124,7 @@ def train(
         window, last_save = Window(), time.monotonic()
         for batch in loaded:
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            generator = generator_for(config.seed, LOSS_STREAM, state.step)
+            generator = generator_for(config.seed, LOSS_STREAM, state.step, device=device)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss, logs = loss_function(batch, generator)
             loss.backward()
@@ -154,11 +151,13 @@ def train(
             if save:
                 save_checkpoint(out / "checkpoints", state, resolved_config, config.keep)
                 last_save = time.monotonic()
+                window.restart_clock()
             if stop.number is not None and state.step < config.steps:
                 raise Interrupted(state.step, stop.number)
             if evaluate is not None and (leaving or state.step % config.eval_every == 0):
                 with torch.no_grad():
                     log.evaluation_row(state.step, evaluate(state.ema.model, state.step))
+                window.restart_clock()
     return state
 
 
@@ -171,7 +170,7 @@ def load_batches(
         batch_size=None,
         sampler=range(step, config.steps),
         num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
+        prefetch_factor=2 if config.workers else None,
         worker_init_fn=outlive_stop_signals,
         pin_memory=device.type == "cuda",
     )

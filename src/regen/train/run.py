@@ -1,21 +1,23 @@
 """A whole training from a recipe: data, model, loop, latent statistics, and the model in RUN/model."""
 
+import hashlib
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor, nn
 
 from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.runtime import generator_for, keep_freed_memory, pick_device, pick_dtype
-from regen.train.loop import LoopConfig, train
+from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.train.loop import LoopConfig, load_batches, train
 from regen.train.optimizer import OptimizerConfig
 from regen.train.preview import save_preview
 from regen.train.statistics import measure_latent_statistics
@@ -29,7 +31,9 @@ class DataConfig:
     scale: tuple[float, float] = (0.5, 1.0)
     """A crop is cut out of the picture at a scale drawn between these; 1 is the picture as it is."""
     short_side: int | None = None
-    """With a frame cache: size to which larger pictures are reduced before they are kept."""
+    """Size to which larger pictures are reduced first; a frame cache keeps them in this size."""
+    frame_rate: float | None = None
+    """Frames per second of the clips; None takes the frames of each video as they are."""
     held_out: int = 2
     """Videos that are kept out of the training, to measure and draw the evaluations on; with 0 the
     evaluations use the training videos."""
@@ -37,6 +41,12 @@ class DataConfig:
     """Clips of the held-out videos that an evaluation reconstructs."""
     statistics_clips: int = 10_000
     """Clips over which the latents' mean and deviation are measured at the end."""
+
+    def __post_init__(self) -> None:
+        if min(self.preview_clips, self.statistics_clips) < 1 or self.held_out < 0:
+            raise ValueError(
+                "A training needs at least 1 preview clip and 1 for statistics, and no negative hold-out."
+            )
 
 
 @dataclass(frozen=True)
@@ -71,42 +81,65 @@ def run_recipe(
     target = pick_device(device)
     torch.manual_seed(recipe.loop.seed)
     clips = ClipDataset(data, cache=cache, short_side=recipe.data.short_side)
+    report_skipped(clips)
     if cache is not None:
         clips.fill_cache()
-    training, held_out = clips.split(recipe.data.held_out) if recipe.data.held_out else (clips, clips)
-    report_skipped(clips)
+    training, held_out = clips, clips
+    if recipe.data.held_out:
+        training, held_out = clips.split(recipe.data.held_out, recipe.model.temporal_compression_ratio + 1)
     model = AutoencoderRegen(**asdict(recipe.model))
-    ratio, loop = recipe.model.temporal_compression_ratio, recipe.loop
-    batches = TrainingBatches(
-        training, ratio, recipe.tasks, recipe.data.stages, recipe.data.scale, loop.steps, loop.seed
-    )
+    batches = batches_of(training, recipe, recipe.tasks, recipe.data.stages, recipe.loop.steps)
+    measured = statistics_batches(training, recipe)
     preview = Preview(held_out, recipe, out / "previews", target)
-    resolved = asdict(recipe) | {"data_folders": [str(path) for path in data]}
-    state = train(model, batches, loop, recipe.optimizer, out, target, preview, resolved, resume)
+    state = train(
+        model,
+        batches,
+        recipe.loop,
+        recipe.optimizer,
+        out,
+        target,
+        preview,
+        resolve(recipe, clips, target),
+        resume,
+    )
     folder = out / "model"
     if not folder.exists():
-        export(state.ema.model, statistics_batches(training, recipe), recipe, folder)
+        loop = replace(recipe.loop, steps=len(measured))
+        with closing(load_batches(measured, 0, loop, target)) as loaded:
+            export(state.ema.model, loaded, recipe.data.statistics_clips, folder)
     return folder
+
+
+def resolve(recipe: Recipe, clips: ClipDataset, device: torch.device) -> dict[str, Any]:
+    """The recipe as it is run: with the precision in words, and with what the data are, wherever they lie."""
+    names = "\n".join(f"{one.path.name} {len(one.times)} {one.width}x{one.height}" for one in clips.media)
+    fingerprint = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
+    loop = replace(recipe.loop, dtype=name_of(pick_dtype(recipe.loop.dtype, device)))
+    return asdict(replace(recipe, loop=loop)) | {"files": len(clips.media), "files_fingerprint": fingerprint}
 
 
 def report_skipped(clips: ClipDataset) -> None:
     """Name the files that can't be used, the first few with their reasons."""
     reasons = list(clips.skipped.values())
     if reasons:
-        Console(stderr=True).print(
-            f"{len(reasons)} files are left out; {len(clips.media)} remain.",
-            *reasons[:5],
-            sep="\n  ",
-            soft_wrap=True,
-        )
+        count = f"{len(reasons)} file{'s are' if len(reasons) > 1 else ' is'} left out"
+        lines = "".join(f"\n  {reason}" for reason in reasons[:5])
+        print(f"regen: warning: {count}, {len(clips.media)} remain:{lines}", file=sys.stderr)
+
+
+def batches_of(
+    clips: ClipDataset, recipe: Recipe, tasks: TaskConfig, stages: tuple[Stage, ...], steps: int
+) -> TrainingBatches:
+    """`steps` batches of a recipe's data."""
+    ratio, data = recipe.model.temporal_compression_ratio, recipe.data
+    return TrainingBatches(clips, ratio, tasks, stages, data.scale, steps, recipe.loop.seed, data.frame_rate)
 
 
 def statistics_batches(clips: ClipDataset, recipe: Recipe) -> TrainingBatches:
     """Batches of whole chunks at the size with which the training ended."""
     stage = replace(recipe.data.stages[-1], until=1.0)
     tasks = TaskConfig(image_share=0.0, hold=1.0)
-    ratio, count = recipe.model.temporal_compression_ratio, recipe.data.statistics_clips
-    return TrainingBatches(clips, ratio, tasks, (stage,), recipe.data.scale, count, recipe.loop.seed)
+    return batches_of(clips, recipe, tasks, (stage,), -(-recipe.data.statistics_clips // stage.clips))
 
 
 class Preview:
@@ -114,6 +147,7 @@ class Preview:
 
     def __init__(self, clips: ClipDataset, recipe: Recipe, folder: Path, device: torch.device):
         stage, frames = recipe.data.stages[-1], recipe.model.temporal_compression_ratio + 1
+        clips.require(frames)
         self.size, self.frames, self.count = (stage.height, stage.width), frames, recipe.data.preview_clips
         self.clips, self.folder, self.device = clips, folder, device
         self.seed, self.dtype = recipe.loop.seed, pick_dtype(recipe.loop.dtype, device)
@@ -139,20 +173,12 @@ class Preview:
         return answer.clamp(-1, 1).float().cpu()
 
 
-def export(model: nn.Module, batches: TrainingBatches, recipe: Recipe, folder: Path) -> None:
-    """Measure the latents' statistics, store them in the model and save it, all or nothing, as `folder`."""
+def export(model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int, folder: Path) -> None:
+    """Measure the latents over `count` clips, store that in the model and save it whole or not at all."""
     assert isinstance(model, AutoencoderRegen)
-    mean, std = measure_latent_statistics(model, batches, recipe.data.statistics_clips, recipe.loop.workers)
+    mean, std = measure_latent_statistics(model, batches, count)
     model.set_latent_statistics(mean.float(), std.float())
     temporary = folder.with_name(".model-incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     temporary.replace(folder)
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """The model of a recipe in numbers, without allocating it."""
-    with torch.device("meta"):
-        model = AutoencoderRegen(**asdict(recipe.model))
-    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    return {"parameters": sum(parts.values()), **parts}

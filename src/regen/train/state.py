@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 # These fields change when a run looks and saves, never what it computes.
-NEUTRAL_FIELDS = frozenset({"log_every", "eval_every", "save_every_minutes", "keep", "workers"})
+NEUTRAL_FIELDS = frozenset(
+    {"log_every", "eval_every", "save_every_minutes", "keep", "workers", "preview_clips"}
+)
 
 
 class Ema:

@@ -1,12 +1,11 @@
 """Mean and standard deviation of the latents, so that encode() can return them normalised (spec A3)."""
 
-import itertools
+from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 
 class Encoder(Protocol):
@@ -24,7 +23,7 @@ class ChannelMoments:
 
     def add(self, latent: Tensor) -> None:
         """Add one latent frame, "b c h w"."""
-        values = latent.double().cpu()
+        values = latent.cpu().double()  # in this order: not every device has float64
         self.count += values.numel() // values.shape[1]
         self.sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
 
@@ -37,18 +36,17 @@ class ChannelMoments:
 
 @torch.no_grad()
 def measure_latent_statistics(
-    model: nn.Module, batches: Dataset[dict[str, Tensor]], count: int, workers: int = 0
+    model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int
 ) -> tuple[Float64[Tensor, "2 c"], Float64[Tensor, "2 c"]]:
     """Mean and standard deviation per channel, content and motion apart, over `count` clips or a few more.
 
-    `batches[0]`, `batches[1]`, ... give `clip`, "b 3 t h w" in [-1, 1], loaded by `workers` processes (0: by
-    this one); images count for the content alone and not towards `count`. The model must not have statistics
-    yet, so that encode() gives the raw latents.
+    Each batch has a `clip`, "b 3 t h w" in [-1, 1]; images count for the content alone and not towards
+    `count`. The model must not have statistics yet, so that encode() gives the raw latents.
     """
     device = next(model.parameters()).device
     moments: list[ChannelMoments] = []
     clips = 0
-    for batch in DataLoader(batches, batch_size=None, sampler=itertools.count(), num_workers=workers):
+    for batch in batches:
         clip = batch["clip"].to(device)
         latents = cast(Encoder, model).encode(clip).latent_dist.mode()
         moments = moments or [ChannelMoments(latents.shape[1]) for _ in range(2)]

@@ -1,0 +1,13 @@
+"""A whole video through a model in a few lines: `python examples/reconstruct.py IN.mp4 OUT.mp4`."""
+
+import sys
+from pathlib import Path
+
+from regen.evaluate.reconstruct import reconstruct_video
+from regen.pretrained import DEFAULT_MODEL, load
+from regen.runtime import pick_device, pick_dtype
+
+device = pick_device()
+model = load(DEFAULT_MODEL, device, pick_dtype(None, device))
+report = reconstruct_video(model, Path(sys.argv[1]), Path(sys.argv[2]), name=DEFAULT_MODEL, steps=1)
+print(f"{report.frames} frames, {report.psnr:.2f} dB, {report.compression:.1f} values per value")

@@ -1,0 +1,18 @@
+"""Train a small model on your own folder: `python examples/train_your_own.py VIDEOS RUN`.
+
+The same as `regen train regen-small-4x-cpu --data VIDEOS --out RUN --cache RUN/frames --loop.steps 2000`;
+run it again after an interruption, and it goes on where it was.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from regen.recipes import regen_small_4x_cpu
+from regen.train.run import run_recipe
+
+if __name__ == "__main__":  # the processes that load the data import this file again
+    videos, run = Path(sys.argv[1]), Path(sys.argv[2])
+    recipe = regen_small_4x_cpu()
+    recipe = replace(recipe, loop=replace(recipe.loop, steps=2000))
+    print(f"The model is in {run_recipe(recipe, [videos], run, cache=run / 'frames')}.")

@@ -1,0 +1,51 @@
+"""Device, precision and seeds."""
+
+import pytest
+import torch
+
+from regen.runtime import DTYPES, fold_seed, generator_for, keep_freed_memory, pick_device, pick_dtype
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type in {"cpu", "cuda", "mps"}
+    with pytest.raises(ValueError, match="no device called 'fast'"):
+        pick_device("fast")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="not available"):
+            pick_device("cuda")
+    with pytest.raises(ValueError, match="not available"):
+        pick_device("xpu")
+
+
+def test_dtypes():
+    cpu = torch.device("cpu")
+    assert {name: pick_dtype(name, cpu) for name in DTYPES} == DTYPES
+    assert pick_dtype(None, cpu) in {torch.bfloat16, torch.float32}
+    assert pick_dtype(None, torch.device("mps")) == torch.float32
+    with pytest.raises(ValueError, match="no dtype called 'int8'"):
+        pick_dtype("int8", cpu)
+
+
+def test_seeds_depend_on_every_index_and_on_their_order():
+    seeds = {
+        fold_seed(0),
+        fold_seed(1),
+        fold_seed(0, 1),
+        fold_seed(1, 0),
+        fold_seed(0, 1, 0),
+        fold_seed(0, -1),
+    }
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert fold_seed(3, 4) == fold_seed(3, 4)
+
+
+def test_a_generator_is_a_function_of_its_numbers():
+    draws = [torch.rand(3, generator=generator_for(0, index)) for index in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_memory_is_kept_quietly():
+    assert keep_freed_memory() is None
