@@ -5,9 +5,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from regen.data.video import VideoWriter
 from regen.embedders.regen import AutoencoderRegen
 
 RATE = 44100
@@ -27,6 +29,23 @@ def tiny_regen(latent_channels: int = 4) -> AutoencoderRegen:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
+
+
+def record_frames(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Tensor]]:
+    """The frames given to each VideoWriter from now on, for tests of what is coded and not of the coding."""
+    written: list[list[torch.Tensor]] = []
+    lists: dict[VideoWriter, list[torch.Tensor]] = {}
+    write = VideoWriter.write
+
+    def recorded(writer: VideoWriter, image: torch.Tensor, time: float | None = None) -> None:
+        if writer not in lists:
+            lists[writer] = []
+            written.append(lists[writer])
+        lists[writer].append(image.clone())
+        write(writer, image, time)
+
+    monkeypatch.setattr(VideoWriter, "write", recorded)
+    return written
 
 
 def picture(index: int, height: int, width: int) -> np.ndarray:

@@ -83,6 +83,7 @@ def reconstruct(
         output: The reconstruction, with the input's frame times and sound.
         size: Scale and cut out the centre: N x N, or height x width; by default the input's own size.
         compare: Also write original above reconstruction, by default to OUTPUT with _compare in its name.
+            Without a PATH it stands after INPUT.
         json: Let the last line of the output be one JSON object.
     """
     from regen.evaluate.console import progress_bar, show_report
@@ -218,7 +219,7 @@ def _training(default: "Recipe") -> Callable[..., None]:
             data: Folders (or files) of videos and images.
             out: Folder of the run: checkpoints, log, pictures, and in model/ the finished model.
             device: cpu, cuda, cuda:1 or mps; by default the best one here.
-            resume: Go on with the run in OUT when there is one.
+            resume: Go on with the run in OUT when there is one; with --no-resume that is an error.
             cache: Folder to keep decoded frames in; faster for up to some hours of video.
         """
         try:
@@ -254,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The parser itself exits: with 0 after `--help`, with 2 when the arguments are wrong.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -74,8 +74,12 @@ class ClipDataset:
                 self.skipped[path] = str(error)
         if not media:
             places = ", ".join(str(path) for path in paths)
-            first = f": {next(iter(self.skipped.values()))}" if files else "; give a folder that holds some."
-            raise ValueError(f"None of the {len(files)} videos and images in {places} can be used{first}")
+            if not files:
+                raise ValueError(f"There is no video or image in {places}; give a folder that holds some.")
+            first = next(iter(self.skipped.values()))
+            raise ValueError(
+                f"None of the {len(files)} videos and images in {places} can be used, as: {first}"
+            )
         self._cache = None if cache is None else FrameCache(cache, short_side)
         self._use(media)
 
@@ -98,7 +102,8 @@ class ClipDataset:
         candidates = [one for one in candidates if len(one.times) >= frames]
         if not 0 < holdout < len(self.media) or holdout > len(candidates):
             raise ValueError(
-                f"{holdout} of {len(candidates)} files can't be held out; hold out at least 1 and leave 1."
+                f"{holdout} videos can't be held out of {len(self.media)} files, of which {len(candidates)} "
+                f"have {frames} frames; add longer videos, or hold out fewer (--data.held-out)."
             )
         chosen = {one.path for one in sorted(candidates, key=_name_order)[:holdout]}
         parts = copy.copy(self), copy.copy(self)

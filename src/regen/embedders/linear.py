@@ -133,7 +133,8 @@ class AutoencoderLinear(ModelMixin, ConfigMixin):
         latents_std: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
-        assert spatial_compression_ratio == PATCH and scaling_factor == 1.0, "both are facts, not choices"
+        if (spatial_compression_ratio, scaling_factor) != (PATCH, 1.0):
+            raise ValueError("A linear embedder has the spatial ratio 8 and the scaling factor 1, no others.")
         assert latents_mean is None or not any(map(any, latents_mean)), "the mean cube is taken away first"
         if temporal_compression_ratio < 1 or not 1 <= latent_channels <= 3 * PATCH**2:
             raise ValueError(

@@ -31,7 +31,8 @@ def show_report(report: Report, files: Sequence[Path], as_json: bool) -> None:
         return
     facts = [
         ("model", report.model),
-        ("video", f"{report.frames} frames, {report.width}x{report.height}, {report.fps:.5g} per second"),
+        ("frames", f"{report.frames}, at {report.fps:.5g} per second"),
+        ("size", f"{report.width} wide, {report.height} high"),
         (
             "latents",
             f"{'x'.join(map(str, report.latent_shape))}, {report.compression:.1f} times fewer values",
@@ -75,4 +76,8 @@ def _speed(frames: int, seconds: float) -> str:
 def _print(table: Table, rows: Sequence[tuple[str, ...]]) -> None:
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+    else:  # a file or a pipe: no line is cut or folded
+        Console(width=10_000).print(table)
