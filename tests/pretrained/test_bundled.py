@@ -1,0 +1,47 @@
+"""The model in the package: small enough, with its card, and able."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from regen.codec.chunks import decode_chunks, encode_frames
+from regen.data.video import VideoReader
+from regen.evaluate.metrics import Psnr
+from regen.evaluate.protocol import fit, parse_size
+from regen.pretrained import CLASSES, DEFAULT_MODEL, available, load, resolve
+
+ROOT = Path(__file__).parents[2]
+NAMES = [facts.name for facts in available()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_and_cards(name: str) -> None:
+    folder = resolve(name)
+    megabytes = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+    assert megabytes <= (32 if name == DEFAULT_MODEL else 12)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for part in ("license: apache-2.0", "## Data", "## Results", "--data", "minutes"):
+        assert part in card, part
+
+
+def test_the_default_is_in_the_package() -> None:
+    assert DEFAULT_MODEL in NAMES
+    assert resolve(DEFAULT_MODEL).parent.name == "pretrained"
+
+
+def psnr(name: str) -> float:
+    """One-step PSNR of the middle of the example clip, 128 x 128 pixels, two chunks."""
+    model = load(name, torch.device("cpu"), torch.float32)
+    assert type(model) in CLASSES.values()
+    size, measure = parse_size("128"), Psnr()
+    with VideoReader(ROOT / "examples" / "butterfly.mp4") as reader:
+        frames = [fit(frame.image, size) for frame in islice(reader, 30, 40)]
+    again = list(decode_chunks(model, encode_frames(model, frames), height=128, width=128))
+    measure.update(torch.stack(frames), torch.stack(again))
+    return measure.compute()
+
+
+def test_it_reconstructs_a_clip_that_it_was_not_trained_on() -> None:
+    assert psnr(DEFAULT_MODEL) > 26

@@ -1,0 +1,65 @@
+"""What README.md tells a reader to type works: its Python block runs, its commands do what they say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny_media import make_video
+
+from regen import cli
+from regen.recipes import RECIPES
+from regen.train import run
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line and Path(line[0]).name == "regen"]
+
+
+def test_the_python_block_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (block,) = blocks("python")
+    names: dict = {}
+    exec(block, names)
+    assert names["again"].shape == names["video"].shape
+    assert names["between"].shape == (1, 3, 9, 128, 128)
+
+
+def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").mkdir()
+    for name in ("in.mp4", "examples/butterfly.mp4"):
+        make_video(tmp_path / name, frames=5, height=24, width=32)
+    trained = []
+
+    def instead_of_training(recipe, **arguments):
+        trained.append((recipe, arguments))
+        return Path("RUN")
+
+    monkeypatch.setattr(run, "run_recipe", instead_of_training)
+    kinds = set()
+    for arguments in commands():
+        if "RUN" in arguments and arguments[0] != "train":
+            continue
+        arguments = ["24x32" if word == "256" else word for word in arguments]
+        assert cli.main(arguments) == 0, (arguments, capsys.readouterr().err)
+        kinds.add(arguments[0])
+    assert kinds == {"reconstruct", "encode", "decode", "train", "models"}
+    assert (tmp_path / "out.mp4").exists()
+    assert trained[0][0] == RECIPES["regen-small-4x-cpu"]()
+    assert trained[0][1]["data"] == (Path("VIDEOS"),)
+
+
+@pytest.mark.parametrize("file", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda f: f.name)
+def test_links_to_files_lead_somewhere(file):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (file.parent / target).exists()] == []
