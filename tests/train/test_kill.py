@@ -10,9 +10,19 @@ from pathlib import Path
 
 import pytest
 import tiny_run
+import torch
 from tiny_run import STEPS, assert_same, run_tiny
 
 from regen.train.state import list_checkpoints, load_latest
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes: sums over another number of threads differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
