@@ -95,8 +95,7 @@ def train(
     in [-1, 1]. The folder `out` receives config.json (`resolved_config`, which JSON can hold), log.jsonl and
     checkpoints/; a run found there goes on from its newest checkpoint as if it had never stopped: bit for bit
     on the CPU with as many threads as before, on a GPU up to kernels that sum in no fixed order.
-    `evaluate(averaged_model, step)` returns
-    numbers for the log.
+    `evaluate(averaged_model, step)` returns numbers for the log.
 
     Raises Interrupted after SIGINT or SIGTERM, when all is saved; ValueError when the run in `out` has
     another configuration (or is there at all while `resume` is False), its newest checkpoint is damaged or
