@@ -41,7 +41,7 @@ class Decoding:
     """How the decoder samples."""
 
     steps: int = 1
-    """Denoising steps: 1 is closest to the original, more are sharper."""
+    """Denoising steps: 1 is closest to the original; more draw samples, not means."""
     seed: int = 0
     """The noise of each chunk follows from this and the chunk's number."""
 

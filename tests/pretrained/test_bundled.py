@@ -1,4 +1,4 @@
-"""The model in the package: small enough, with its card, and able."""
+"""The model in the package: small enough, with its card, and above a floor on an unseen clip."""
 
 from itertools import islice
 from pathlib import Path
