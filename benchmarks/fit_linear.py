@@ -9,19 +9,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
-from einops import rearrange
 from jaxtyping import Float, UInt8
 from report import finish, hardware, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from regen.codec.chunks import split_into_chunks
+from regen.codec.chunks import to_clip
 from regen.data.video import VideoError, VideoReader, find_media
 from regen.embedders.linear import PATCH, AutoencoderLinear
 from regen.evaluate.protocol import Size, fit
@@ -78,10 +78,13 @@ class Footage:
         """Every `every`-th whole chunk of a video, in [-1, 1]."""
         with VideoReader(file, threads=torch.get_num_threads()) as reader:
             frames = (crop(frame.image, self.short_side) for frame in reader)
-            for chunk in split_into_chunks(frames, self.length):
-                if len(chunk.frames) == self.length and chunk.index % self.every == 0:
+            for index in count():
+                chunk = list(islice(frames, self.length))
+                if len(chunk) < self.length:
+                    break
+                if index % self.every == 0:
                     self.chunks += 1
-                    yield rearrange(chunk.frames, "t h w c -> 1 c t h w").float() / 127.5 - 1
+                    yield to_clip(torch.stack(chunk), torch.device("cpu"), torch.float32)
             self.seconds[file.name] = reader.info.duration or 0.0
 
 

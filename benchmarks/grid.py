@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 
-from regen.codec.chunks import decode_chunks, encode_frames
+from regen.codec.sessions import decode_chunks, encode_frames
 from regen.data.video import VideoReader, find_media
 from regen.evaluate.protocol import fit, parse_size
 from regen.pretrained import DEFAULT_MODEL, load

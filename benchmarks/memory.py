@@ -1,7 +1,8 @@
 """Peak memory of reconstructing short and long videos: it must not grow with the length.
 
 Each video is made for it (moving noise) and goes through the real command, `regen reconstruct`, in a process
-of its own, so that no peak hides another.
+of its own, so that no peak hides another. The ratio is that of each peak to the shortest video's; by default
+there are 10 seconds and 10 minutes at 25 frames per second.
 """
 
 import json
@@ -34,7 +35,7 @@ with VideoWriter(path, width, height, Fraction(25)) as writer:
 
 def main(
     model: str = DEFAULT_MODEL,
-    lengths: tuple[int, ...] = (60, 600),
+    lengths: tuple[int, ...] = (250, 15000),
     size: tuple[int, int] = (256, 256),
     steps: int = 1,
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
@@ -42,7 +43,7 @@ def main(
 ) -> None:
     """Measure the peak memory of `regen reconstruct` on videos of several lengths.
 
-    Example: python benchmarks/memory.py --model linear-4x --lengths 60 600
+    Example: python benchmarks/memory.py --model linear-4x --lengths 250 15000
 
     Args:
         model: A name from `regen models` or a folder.
@@ -52,6 +53,8 @@ def main(
         device: cpu, cuda or mps; by default the best one here.
         dtype: bf16, fp16 or fp32; by default bf16 where the hardware has it.
     """
+    if not lengths or min(lengths) < 1:
+        raise ValueError("Give lengths of 1 frame or more, such as --lengths 250 15000.")
     options = ["--model", model, "--steps", str(steps)]
     options += ["--device", device] if device else []
     options += ["--dtype", dtype] if dtype else []
@@ -96,16 +99,19 @@ def report(
 ) -> None:
     """Table and JSON line."""
     height, width = size
+    by_length = dict(sorted(zip(lengths, peaks, strict=True)))
+    first, last = by_length[min(lengths)], by_length[max(lengths)]
     finish(
         f"Peak memory of reconstructing {height}x{width}, {steps} step{'s' if steps > 1 else ''}, {model}",
-        ["frames", "peak (MB)"],
-        [[str(length), f"{peak:.0f}"] for length, peak in zip(lengths, peaks, strict=True)],
+        ["frames", "peak (MB)", "ratio"],
+        [[str(length), f"{peak:.0f}", f"{peak / first:.3f}"] for length, peak in by_length.items()],
         {
             "benchmark": "memory",
             "model": model,
             "size": f"{height}x{width}",
             "steps": steps,
-            "peak_memory_mb": {str(length): peak for length, peak in zip(lengths, peaks, strict=True)},
+            "peak_memory_mb": {str(length): peak for length, peak in by_length.items()},
+            "ratio": last / first,
         },
         pick_device(device),
     )

@@ -1,20 +1,23 @@
 """Reconstruction quality of models on the clips of a folder: PSNR and SSIM per clip, and their means.
 
 The protocol stands in regen.evaluate.metrics: scale the short side, cut out the centre, 8-bit frames, mean
-over frames, then over clips. The JSON also has `psnr_pooled`, from the mean squared error of each clip.
+over frames, then over clips. Below stand the mean sharpness (1: as much fine detail as the original) and the
+mean seam ratio (regen.evaluate.seams; 1: seams between chunks can't be seen). The JSON also has
+`psnr_pooled`, from the mean squared error of each clip.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
 import tyro
-from report import finish, one_sentence_errors, use_threads
+from report import find_clips, finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
 
-from regen.data.video import find_media
+from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.protocol import parse_size
 from regen.evaluate.quality import ClipResult, evaluate_quality
 from regen.pretrained import DEFAULT_MODEL, load
@@ -26,6 +29,8 @@ def main(
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     size: str = "256",
     steps: int = 1,
+    solver: SolverName = "euler",
+    seams: Seams = "extend",
     seed: int = 0,
     max_frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
@@ -41,6 +46,8 @@ def main(
         model: A name from `regen models` or a folder; repeat it to compare models.
         size: N (short side to N, centre N x N) or HEIGHTxWIDTH, in pixels.
         steps: Denoising steps of the decoder.
+        solver: How it steps: euler, or heun, which evaluates the network about twice a step.
+        seams: How it joins chunks: extend (from 2 steps on), match or none.
         seed: Seed of the decoder's noise.
         max_frames: Measure only the first frames of each clip, for a quick look.
         device: cpu, cuda or mps; by default the best one here.
@@ -49,11 +56,8 @@ def main(
     """
     use_threads(threads)
     keep_freed_memory()
-    area, target, files = parse_size(size), pick_device(device), find_media(data)
-    if not files:
-        raise ValueError(f"There is no video or image in {', '.join(map(str, data))}; give another --data.")
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"{max_frames} frames can't be measured; give --max-frames 1 or more.")
+    area, target, files = parse_size(size), pick_device(device), find_clips(data, max_frames)
+    options = DecodeOptions(steps=steps, seed=seed, solver=solver, seams=seams)
     precision = pick_dtype(dtype, target)
     names = model or (DEFAULT_MODEL,)
     results: dict[str, list[ClipResult]] = {}
@@ -62,15 +66,16 @@ def main(
             task = progress.add_task(name, total=len(files))
             embedder = load(name, target, precision)
             results[name] = []
-            for result in evaluate_quality(embedder, files, area, steps, seed, max_frames):
+            for result in evaluate_quality(embedder, files, area, options, max_frames):
                 results[name].append(result)
                 progress.advance(task)
-    settings = {"size": str(area), "steps": steps, "seed": seed, "max_frames": max_frames}
+    settings = {"size": str(area), "steps": steps, "solver": solver, "seams": seams, "seed": seed}
+    settings |= {"max_frames": max_frames, "dtype": name_of(precision)}
     finish(
         f"PSNR (dB) / SSIM at {area}, {steps} step{'s' if steps > 1 else ''}, {name_of(precision)}",
         ["clip", "frames", *names],
         table_rows(results),
-        {"benchmark": "quality", **settings, "dtype": name_of(precision), "models": summaries(results)},
+        {"benchmark": "quality", **settings, "models": summaries(results)},
         target,
     )
 
@@ -80,18 +85,31 @@ def table_rows(results: dict[str, list[ClipResult]]) -> list[list[str]]:
     rows = []
     for clip in zip(*results.values(), strict=True):
         rows.append([clip[0].name, str(clip[0].frames), *(f"{r.psnr:.2f} / {r.ssim:.4f}" for r in clip)])
-    means = [f"{fmean(r.psnr for r in rs):.2f} / {fmean(r.ssim for r in rs):.4f}" for rs in results.values()]
-    return [*rows, ["mean", "", *means]]
+    means = [mean_result(clips) for clips in results.values()]
+    rows.append(["mean", "", *(f"{mean['psnr']:.2f} / {mean['ssim']:.4f}" for mean in means)])
+    rows.append(["sharpness", "", *(f"{mean['sharpness']:.3f}" for mean in means)])
+    seams = [mean["seam_ratio"] for mean in means]
+    return [*rows, ["seam ratio", "", *("none" if ratio is None else f"{ratio:.3f}" for ratio in seams)]]
+
+
+def mean_result(clips: Sequence[ClipResult]) -> dict[str, Any]:
+    """Means over clips, whatever their lengths; `seam_ratio` over those that have a seam."""
+    seams = [clip.seam_ratio for clip in clips if clip.seam_ratio is not None]
+    return {
+        "psnr": fmean(clip.psnr for clip in clips),
+        "psnr_pooled": fmean(clip.psnr_pooled for clip in clips),
+        "ssim": fmean(clip.ssim for clip in clips),
+        "sharpness": fmean(clip.sharpness for clip in clips),
+        "seam_ratio": fmean(seams) if seams else None,
+    }
 
 
 def summaries(results: dict[str, list[ClipResult]]) -> dict[str, Any]:
     """Means and clips of each model."""
     return {
         name: {
-            "psnr": fmean(clip.psnr for clip in clips),
-            "psnr_pooled": fmean(clip.psnr_pooled for clip in clips),
-            "ssim": fmean(clip.ssim for clip in clips),
-            "seconds": sum(clip.encode_seconds + clip.decode_seconds for clip in clips),
+            **mean_result(clips),
+            "seconds": sum(clip.seconds for clip in clips),
             "clips": [asdict(clip) for clip in clips],
         }
         for name, clips in results.items()

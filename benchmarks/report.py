@@ -1,4 +1,4 @@
-"""What the benchmarks share: the name of the hardware, a table for people, and the JSON line for programs."""
+"""What the benchmarks share: finding clips, the hardware's name, tables for people, JSON for programs."""
 
 import json
 import os
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from regen.data.video import find_media
 
 CPU_NAME_KEYS = ("model name", "Hardware", "Model")
 
@@ -33,6 +35,16 @@ def use_threads(number: int) -> None:
         torch.set_num_threads(number)
 
 
+def find_clips(data: Sequence[Path], max_frames: int | None) -> list[Path]:
+    """The files below `data`; ValueError when there is none, or `max_frames` leaves nothing of them."""
+    files = find_media(data)
+    if not files:
+        raise ValueError(f"There is no video or image in {', '.join(map(str, data))}; give another --data.")
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"{max_frames} frames can't be measured; give --max-frames 1 or more.")
+    return files
+
+
 def hardware(device: torch.device) -> str:
     """The device in words, such as "2 cores of Intel(R) Xeon(R) Platinum 8481C" or "NVIDIA H200"."""
     if device.type == "cuda":
@@ -49,6 +61,29 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that is free for use now on the GPU, or on the machine; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if device.type == "cpu" and file.exists() else []
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return kilobytes[0] * 1024 if kilobytes else None
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], below: str = "") -> None:
+    """A table for people, with a line of text below it."""
+    table = Table()
+    for index, column in enumerate(header):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for part in (title, table, below):
+        if part:
+            console.print(part, highlight=False)
+
+
 def finish(
     title: str,
     header: Sequence[str],
@@ -58,13 +93,6 @@ def finish(
 ) -> None:
     """Print the table, then `result` with the hardware as the last line, in JSON."""
     facts = {"hardware": hardware(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    table = Table()
-    for index, column in enumerate(header):
-        table.add_column(column, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(title, highlight=False)
-    console.print(table)
-    console.print(f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}", highlight=False)
+    below = f"{facts['hardware']}, {facts['threads']} threads, torch {facts['torch']}"
+    show_table(title, header, rows, below)
     print(json.dumps(result | facts), flush=True)

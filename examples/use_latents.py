@@ -6,33 +6,25 @@ Prints the latents' shapes, and writes slow.mp4: every chunk decoded at four tim
 import sys
 from pathlib import Path
 
-import torch
-from einops import rearrange
-
-from regen.codec.chunks import encode_frames
+from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.data.video import VideoReader, VideoWriter
 from regen.pretrained import DEFAULT_MODEL, load
-from regen.runtime import generator_for, pick_device, pick_dtype
+from regen.runtime import pick_device, pick_dtype
 
 device = pick_device()
 model = load(DEFAULT_MODEL, device, pick_dtype(None, device))
-k = model.temporal_compression_ratio
 
+encoder = EncodeSession(model)  # holds the frames that wait for their chunk; the model holds nothing
 with VideoReader(Path(sys.argv[1])) as video:
     info = video.info
-    chunks = list(encode_frames(model, (frame.image for frame in video)))
-print(
-    f"{len(chunks)} chunks, each {tuple(chunks[0].latents.shape)}: channels, (content, motion), height, width"
-)
+    chunks = [chunk for frame in video for chunk in encoder.feed([frame.image])]
+    chunks += encoder.flush()
+shape = tuple(chunks[0].latents.shape)
+print(f"{len(chunks)} chunks, each {shape}: channels, (content, motion), height, width")
 
-times = torch.linspace(0, 1, 4 * k + 1)
-with (
-    torch.inference_mode(),
-    VideoWriter(Path("slow.mp4"), info.width, info.height, info.frame_rate) as writer,
-):
+decoder = DecodeSession(model, height=info.height, width=info.width, options=DecodeOptions(seed=0))
+with VideoWriter(Path("slow.mp4"), info.width, info.height, info.frame_rate) as writer:
     for chunk in chunks:
-        latents = chunk.latents[None].to(device)
-        clip = model.decode(latents, times=times, generator=generator_for(0, chunk.index)).sample
-        pixels = ((clip.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-        for image in rearrange(pixels, "1 c t h w -> t h w c"):
-            writer.write(image[: info.height, : info.width])
+        moments = [quarter / 4 for quarter in range(4 * chunk.frames)]  # in frames after the chunk's first
+        for image in decoder.feed(chunk, moments):
+            writer.write(image)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from regen.evaluate import reconstruct as reconstruct_module
 
 KEYS = [
     *("model", "frames", "width", "height", "fps", "latent_shape", "compression"),
-    *("psnr", "ssim", "encode_seconds", "decode_seconds", "peak_memory_mb"),
+    *("psnr", "ssim", "seam_ratio", "encode_seconds", "decode_seconds", "tile", "peak_memory_mb"),
 ]
 
 
@@ -86,7 +87,7 @@ def test_reconstruct_writes_the_video_and_tells_the_figures(regen: Regen) -> Non
     report = json.loads(ran.out[-1])
     assert list(report) == KEYS
     assert (report["model"], report["frames"], report["width"], report["height"]) == ("tiny", 7, 35, 21)
-    assert None not in report.values()
+    assert [key for key in KEYS if report[key] is None] == ["tile"]  # the picture fits as a whole
     with VideoReader(Path("in.mp4")) as before, VideoReader(Path("out.mp4")) as after:
         for fact in ("width", "height", "frames", "frame_rate", "has_audio"):
             assert getattr(after.info, fact) == getattr(before.info, fact)
@@ -124,6 +125,83 @@ def test_encode_then_decode_equals_reconstruct(
     assert (decoded.status, decoded.err, decoded.files) == (0, [], {two})
     assert len(written) == 2 and torch.equal(torch.stack(written[0]), torch.stack(written[1]))
     assert list(json.loads(encoded.out[-1])) == list(json.loads(decoded.out[-1])) == KEYS
+
+
+@pytest.mark.parametrize(
+    ("options", "frames", "rate", "delay"),
+    [
+        (("--interpolate", "3"), 21, 3 * 30000 / 1001, 0.0),
+        (("--fps", "60"), 14, 60.0, 0.0),
+        (("--fps", "12.5"), 3, 12.5, 0.0),
+        (("--before", "2", "--after", "1"), 10, 30000 / 1001, 2 * 1001 / 30000),
+    ],
+)
+def test_frames_between_and_beyond(
+    regen: Regen, options: tuple[str, ...], frames: int, rate: float, delay: float
+) -> None:
+    make_video(Path("in.mp4"), 7, sound="aac")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *options, *TINY, "--json")
+    assert (ran.status, ran.err) == (0, [])
+    report = json.loads(ran.out[-1])
+    assert report["frames"] == frames and report["fps"] == pytest.approx(rate)
+    with VideoReader(Path("out.mp4")) as video:
+        assert video.info.frames == frames and video.info.has_audio
+        assert float(video.info.frame_rate) == pytest.approx(rate, rel=1e-3)
+    with av.open("out.mp4") as container:
+        sound = container.streams.audio[0]
+        assert float(sound.start_time * sound.time_base) == pytest.approx(delay, abs=0.03)
+
+
+def test_every_chunk_with_its_surroundings(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 7, sound="aac")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    around = ("--every-chunk", "--before", "1", "--after", "2")
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *around, *TINY, "--json")
+    assert json.loads(ran.out[-1])["frames"] == (1 + 5 + 2) + (1 + 2 + 2)
+    with VideoReader(Path("out.mp4")) as video:
+        assert not video.info.has_audio
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--fps", "fast"), "'fast' is no frame rate"),
+        (("--fps", "0"), "frames per second"),
+        (("--fps", "60", "--interpolate", "2"), "exclude each other"),
+        (("--interpolate", "0"), "Interpolation by 0"),
+        (("--before", "-1"), "0 or more"),
+        (("--memory", "much"), "no amount of memory"),
+        (("--batch", "0"), "at least 1 chunk"),
+    ],
+)
+def test_impossible_frames_are_told_before_the_work(
+    regen: Regen, options: tuple[str, ...], word: str
+) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *options, *TINY), word)
+
+
+def test_little_memory_means_tiles(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 5, 80, 144)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--memory", "1MB", "--json")
+    assert ran.status == 0 and json.loads(ran.out[-1])["tile"] == [64, 64]
+
+
+def test_the_ways_to_join_chunks_and_to_solve_reach_the_frames(
+    regen: Regen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = record_frames(monkeypatch)
+    make_video(Path("in.mp4"), 10)
+    written.clear()
+    ways = [("--seams", way) for way in ("none", "extend", "match")] + [("--solver", "heun")]
+    for way in ways:
+        assert regen("reconstruct", "in.mp4", "-o", "out.mp4", "--steps", "2", *way, *TINY).status == 0
+    results = [torch.stack(frames) for frames in written]
+    assert len(results) == 4
+    assert all(not torch.equal(a, b) for a, b in combinations(results, 2))
+    assert torch.equal(results[0][:5], results[1][:5])  # the first chunk has nothing to be joined to
 
 
 def test_latents_of_one_precision_decode_in_another(regen: Regen) -> None:
@@ -351,7 +429,7 @@ def test_interruption(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     make_video(Path("in.mp4"), 7)
-    monkeypatch.setattr(reconstruct_module, "decode_chunk", interrupt)
+    monkeypatch.setattr(reconstruct_module.DecodeSession, "feed", interrupt)
     ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", "--compare", "both.mp4", *TINY)
     assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], set())
 

@@ -5,7 +5,8 @@ target. A network may answer with the velocity or with the clean clip; everythin
 
     x_0 = x_t - t v        ε = x_t + (1 - t) v        v = (x_t - x_0) / t
 
-All functions broadcast: `t` has one number for each entry of the batch and x any shape behind it.
+All functions broadcast: `t` has one number for each entry of the batch, or one for all, and x any shape
+behind it. Solvers ask with one for all, so what follows from `t` alone is computed once a step.
 """
 
 from collections.abc import Callable
@@ -21,41 +22,41 @@ Network = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> its prediction
 Solver = Callable[[Network, Tensor, list[float]], Tensor]  # (velocity, noise, grid) -> clean
 
 
-def per_entry(t: Float[Tensor, " b"], x: Tensor) -> Tensor:
+def per_entry(t: Float[Tensor, " #b"], x: Tensor) -> Tensor:
     """`t` with as many axes as `x`, so that it multiplies each entry of the batch."""
     return t.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
 
 def add_noise(
-    clean: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Float[Tensor, " b"]
+    clean: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Float[Tensor, " #b"]
 ) -> Float[Tensor, "b ..."]:
     """x_t on the straight path from the data to the noise (REGEN, Sec. 3)."""
     return torch.lerp(clean, noise, per_entry(t, clean))
 
 
 def clean_from_velocity(
-    noisy: Float[Tensor, "b ..."], velocity: Float[Tensor, "b ..."], t: Float[Tensor, " b"]
+    noisy: Float[Tensor, "b ..."], velocity: Float[Tensor, "b ..."], t: Float[Tensor, " #b"]
 ) -> Float[Tensor, "b ..."]:
     """x_0 = x_t - t v."""
     return noisy - per_entry(t, noisy) * velocity
 
 
 def noise_from_velocity(
-    noisy: Float[Tensor, "b ..."], velocity: Float[Tensor, "b ..."], t: Float[Tensor, " b"]
+    noisy: Float[Tensor, "b ..."], velocity: Float[Tensor, "b ..."], t: Float[Tensor, " #b"]
 ) -> Float[Tensor, "b ..."]:
     """ε = x_t + (1 - t) v."""
     return noisy + per_entry(1 - t, noisy) * velocity
 
 
 def velocity_from_clean(
-    noisy: Float[Tensor, "b ..."], clean: Float[Tensor, "b ..."], t: Float[Tensor, " b"]
+    noisy: Float[Tensor, "b ..."], clean: Float[Tensor, "b ..."], t: Float[Tensor, " #b"]
 ) -> Float[Tensor, "b ..."]:
     """v = (x_t - x_0) / t, for noise levels above 0, the only ones at which a solver asks."""
     return (noisy - clean) / per_entry(t, noisy)
 
 
 def clean_from_noise(
-    noisy: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Float[Tensor, " b"]
+    noisy: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Float[Tensor, " #b"]
 ) -> Float[Tensor, "b ..."]:
     """x_0 = (x_t - t ε) / (1 - t): why a network that predicts the noise cannot decode in one step.
 
@@ -120,7 +121,7 @@ def noise_grid(steps: int) -> list[float]:
 
 
 def _at(level: float, x: Tensor) -> Tensor:
-    return torch.full((x.shape[0],), level, device=x.device)
+    return torch.full((1,), level, device=x.device)
 
 
 def euler(velocity: Network, x: Float[Tensor, "b ..."], grid: list[float]) -> Float[Tensor, "b ..."]:

@@ -128,6 +128,12 @@ def test_senseless_sizes_and_rates(tmp_path: Path, width: int, height: int, rate
         VideoWriter(tmp_path / "a.mp4", width, height, Fraction(rate))
 
 
+def test_sound_cannot_start_early(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="1/2 s early"):
+        VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(25), tmp_path / "a.m4a", Fraction(-1, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.png"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("count", [0, 1])

@@ -3,18 +3,21 @@
 import inspect
 import json
 from dataclasses import asdict, fields
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regen import diffusion
 from regen.data.video import VideoReader
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.evaluate.protocol import fit, parse_size
 from regen.recipes import toy
+from regen.tiling import Tile, Tiling, cut
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
@@ -101,6 +104,7 @@ def test_solver_is_an_argument():
         (lambda m: tiny(temporal_compression_ratio=8), "5 encoder_widths"),
         (lambda m: tiny(heads=5), "5 heads divide"),
         (lambda m: tiny(siren_layers=0), "SIREN layer"),
+        (lambda m: tiny(attention_window=1), "attention_window of 2 or more"),
         (lambda m: tiny(t_min=0.0), "t_min above 0"),
         (lambda m: tiny(share_at_one=1.5), "share_at_one"),
     ],
@@ -165,6 +169,7 @@ OPTIONS = [
     {"siren_layers": 2},
     {"timestep": "adaln_single"},
     {"encoder_shortcut": True},
+    {"attention_window": 2},
 ]
 
 
@@ -263,6 +268,115 @@ def test_the_configuration_and_the_class_have_the_same_fields_and_defaults():
         assert signature[field.name].default == field.default, field.name
     facts = {"self", "latents_mean", "latents_std", "spatial_compression_ratio", "scaling_factor"}
     assert set(signature) - facts == {field.name for field in fields(RegenConfig)}
+
+
+SOLVERS = pytest.mark.parametrize("solver", [diffusion.euler, diffusion.heun])
+
+
+@SOLVERS
+def test_a_tile_that_covers_the_frame_gives_the_same_bits(solver):
+    model, video = tiny(), batch()["clip"]
+    latents = model.encode(video).latent_dist.mode()
+    frames = model.decode(latents, None, 3, seeded(), solver=solver).sample
+    for tile in (Tile(16, 24, 8), Tile(512, 512)):
+        assert torch.equal(model.encode(video, tile=tile).latent_dist.mode(), latents)
+        tiled = model.decode(latents, None, 3, seeded(), solver=solver, tile=tile).sample
+        assert torch.equal(tiled, frames)
+
+
+@pytest.fixture(scope="module")
+def pointwise() -> dict[str, AutoencoderRegen]:
+    """Models whose decoder sees of each token its own noise and position only: no attention."""
+    models = {prediction: tiny(prediction=prediction) for prediction in ("sample", "velocity")}
+    for block in [block for model in models.values() for block in model.decoder.blocks]:
+        torch.nn.init.zeros_(block.attention.out.weight)
+        torch.nn.init.zeros_(block.attention.out.bias)
+    return models
+
+
+@SOLVERS
+@settings(max_examples=8)
+@given(
+    prediction=st.sampled_from(["sample", "velocity"]),
+    places=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    tile=st.tuples(st.integers(2, 5), st.integers(2, 5)),
+    overlap=st.integers(0, 1),
+    steps=st.sampled_from([1, 3]),
+)
+def test_the_noise_of_a_pixel_does_not_depend_on_the_tiles(
+    pointwise, solver, prediction, places, tile, overlap, steps
+):
+    model, latents = pointwise[prediction], torch.randn(1, 4, 2, *places)
+    tile = Tile(8 * tile[0], 8 * tile[1], 8 * overlap)
+    whole, tiled = (
+        model.decode(latents, None, steps, seeded(), solver=solver, tile=choice).sample
+        for choice in (None, tile)
+    )
+    torch.testing.assert_close(tiled, whole, atol=1e-4, rtol=1e-4)
+
+
+@SOLVERS
+def test_tiles_are_blended_in_every_step(solver):
+    """Whenever the decoder is asked, neighbouring tiles hold the same noisy pixels where they overlap."""
+    model, tile, asked = tiny(), Tile(32, 40, 16), []
+    hook = model.decoder.register_forward_hook(lambda module, inputs, output: asked.append(inputs[0]))
+    latents = torch.randn(1, 4, 2, 6, 9)
+    tiled = model.decode(latents, None, 3, seeded(), solver=solver, tile=tile).sample
+    hook.remove()
+    places = Tiling.of(6, 9, tile).places
+    evaluations = 3 if solver is diffusion.euler else 5
+    assert len(places) > 1
+    assert len(asked) == evaluations * len(places)
+    for first in range(0, len(asked), len(places)):
+        noisy = torch.full((1, 3, 5, 48, 72), torch.nan)
+        for place, part in zip(places, asked[first : first + len(places)], strict=True):
+            there = cut(noisy, place, 8)
+            assert torch.equal(part[~there.isnan()], there[~there.isnan()])
+            there.copy_(part)
+        assert not noisy.isnan().any()
+    whole = model.decode(latents, None, 3, seeded(), solver=solver).sample
+    assert not torch.allclose(tiled, whole, atol=1e-3), "attention ends at the border of a tile"
+
+
+def test_tiles_of_the_encoder_agree_where_they_see_all_that_matters():
+    """A latent depends on pixels up to 10 places away here. Tiles overlap by 22: in the middle of that both
+    see all of it, outside it the only one does, and near their borders they see zeros instead."""
+    model, reach, overlap = tiny(), 10, 22
+    video = torch.rand(1, 3, 5, 8, 8 * 90) * 2 - 1
+    nudged = video.clone()
+    nudged[..., 8 * 45 : 8 * 46] += 0.5
+    whole, moved = (model.encode(clip).latent_dist.mode() for clip in (video, nudged))
+    seen = ((whole - moved).abs() > 1e-6).flatten(0, 3).any(0).nonzero()
+    assert 45 - reach <= seen.min() < seen.max() <= 45 + reach, "the test's own assumption"
+    tile = Tile(8, 8 * 2 * overlap, 0)
+    blunt = model.encode(video, tile=tile).latent_dist.mode()
+    tiled = model.encode(video, tile=Tile(8 * 44, 8 * 44, 8 * overlap)).latent_dist.mode()
+    same = torch.ones(90, dtype=torch.bool)
+    for (_, stop), (start, _) in pairwise(Tiling.of(1, 90, Tile(8 * 44, 8 * 44, 8 * overlap)).columns):
+        assert stop - start == overlap
+        same[start : start + reach] = same[stop - reach : stop] = False
+    assert 0 < same.sum() < 90
+    torch.testing.assert_close(tiled[..., same], whole[..., same], atol=1e-5, rtol=1e-4)
+    differs = (tiled - whole).abs().max()
+    assert 1e-3 < differs < (blunt - whole).abs().max(), "fading hides most of what the borders do"
+
+
+def test_windows_act_on_pictures_larger_than_they_are_only():
+    full, windowed = tiny(), tiny(attention_window=3)
+    windowed.load_state_dict(full.state_dict())
+    for places, same in (((2, 3), True), ((3, 3), True), ((3, 4), False), ((7, 5), False)):
+        latents = torch.randn(1, 4, 2, *places)
+        a, b = (model.decode(latents, generator=seeded()).sample for model in (full, windowed))
+        assert b.isfinite().all()
+        assert torch.equal(a, b) == same, places
+
+
+def test_what_it_needs_in_memory_grows_with_the_clip():
+    model = tiny()
+    sizes = [(1, 64, 64), (5, 64, 64), (5, 64, 128), (5, 128, 128), (6, 128, 128)]
+    needs = [model.activation_bytes(*size) for size in sizes]
+    assert needs == sorted(set(needs))
+    assert model.bfloat16().activation_bytes(*sizes[-1]) < needs[-1]
 
 
 def test_one_clip_is_learnt_above_30_db_in_one_step():

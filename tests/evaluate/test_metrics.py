@@ -1,4 +1,4 @@
-"""PSNR and SSIM against torchmetrics' modules, and what the protocol fixes beyond them."""
+"""PSNR and SSIM against torchmetrics' modules, what the protocol fixes beyond them, and sharpness."""
 
 import math
 
@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from regen.evaluate.metrics import PSNR_LIMIT, Psnr, Ssim, psnr_of_frames, ssim_of_frames
+from regen.evaluate.metrics import (
+    FLAT,
+    PSNR_LIMIT,
+    Psnr,
+    Sharpness,
+    Ssim,
+    gradients_of_frames,
+    psnr_of_frames,
+    ssim_of_frames,
+)
 
 
 def noisy_pair(frames: int, height: int, width: int, strength: int) -> tuple[Tensor, Tensor]:
@@ -89,12 +98,11 @@ def test_identical_frames_are_capped() -> None:
 def test_mean_over_frames_and_not_over_updates() -> None:
     reference, other = noisy_pair(7, 16, 24, 40)
     other[3] = reference[3]
-    for metric in (Psnr, Ssim):
+    for metric in (Psnr, Ssim, Sharpness):
         whole, parts = metric(), metric()
         whole.update(reference, other)
         for first, last in ((0, 1), (1, 5), (5, 7)):
             parts.update(reference[first:last], other[first:last])
-        assert parts.frames == 7
         assert parts.compute() == pytest.approx(whole.compute(), abs=1e-6)
 
 
@@ -105,6 +113,63 @@ def test_tiny_frames(height: int, width: int) -> None:
     assert ssim_of_frames(reference, reference).item() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_no_frame_is_an_error() -> None:
+@pytest.mark.parametrize("metric", [Psnr, Ssim, Sharpness])
+def test_no_frame_is_an_error(metric: type[Psnr | Ssim | Sharpness]) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        Psnr().compute()
+        metric().compute()
+
+
+def texture(frames: int = 3, height: int = 40, width: int = 48) -> Tensor:
+    """Smooth random blobs with edges of a few pixels."""
+    coarse = torch.rand(frames, 3, 9, 10, generator=torch.Generator().manual_seed(5)) * 200 + 20
+    images = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    return images.permute(0, 2, 3, 1).clamp(0, 255).round().to(torch.uint8)
+
+
+def blurred(frames: Tensor, side: int) -> Tensor:
+    padded = functional.pad(frames.permute(0, 3, 1, 2).float(), [side // 2] * 4, mode="replicate")
+    return functional.avg_pool2d(padded, side, 1).permute(0, 2, 3, 1).round().to(torch.uint8)
+
+
+def sharpness(reference: Tensor, other: Tensor) -> float:
+    metric = Sharpness()
+    metric.update(reference, other)
+    return metric.compute()
+
+
+def test_gradient_of_known_frames() -> None:
+    """A ramp of 3 levels a column and 4 a row has gradients of 5 levels, but for the last row and column."""
+    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(8), indexing="ij")
+    frame = (4 * rows + 3 * columns).to(torch.uint8)[None, :, :, None].expand(1, 6, 8, 3)
+    expected = (5 * 7 * 5 + 3 * 7 + 4 * 5) / (6 * 8)
+    assert gradients_of_frames(frame).item() == pytest.approx(expected)
+    assert sharpness(frame, frame) == 1.0
+
+
+def test_blur_lowers_sharpness_and_more_blur_lowers_it_more() -> None:
+    frames = texture()
+    values = [sharpness(frames, blurred(frames, side)) for side in (3, 5, 9)]
+    assert 1 > values[0] > values[1] > values[2] > 0
+
+
+def test_half_the_contrast_is_half_the_sharpness() -> None:
+    frames = texture() // 2 * 2
+    assert sharpness(frames, frames // 2) == pytest.approx(0.5, abs=0.02)
+    assert sharpness(frames // 2, frames) == pytest.approx(2.0, abs=0.08)
+
+
+def test_added_noise_counts_as_detail() -> None:
+    """What the measure can't do: noise raises it above 1, and hides that the picture below is blurred."""
+    frames = texture()
+    noise = torch.randint(-24, 25, frames.shape, generator=torch.Generator().manual_seed(6))
+    noisy, soft = ((x.int() + noise).clamp(0, 255).to(torch.uint8) for x in (frames, blurred(frames, 9)))
+    assert sharpness(frames, noisy) > 1.2
+    assert sharpness(frames, soft) > sharpness(frames, blurred(frames, 9))
+
+
+def test_a_flat_picture_has_a_sharpness() -> None:
+    flat = torch.full((2, 1, 9, 3), 90, dtype=torch.uint8)
+    assert sharpness(flat, flat + 7) == 1.0
+    striped = flat.clone()
+    striped[:, :, ::2] += 1
+    assert sharpness(flat, striped) == pytest.approx((8 / 9 + FLAT) / FLAT)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regen.codec.chunks import decode_chunks, encode_frames
+from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.data.video import VideoError, VideoReader, VideoWriter
 from regen.embedders.linear import AutoencoderLinear
-from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
+from regen.embedders.regen import AutoencoderRegen
+from regen.evaluate.metrics import Sharpness, psnr_of_frames, ssim_of_frames
 from regen.evaluate.protocol import Size, fit
 from regen.evaluate.quality import evaluate_clip, evaluate_quality
+from regen.evaluate.seams import SeamRatio
 
 RATIO, FRAMES = 2, 7  # the last chunk holds one frame of three
 
@@ -54,6 +56,11 @@ def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
     assert result.psnr == pytest.approx(psnr_of_frames(reference, decoded).mean().item(), abs=1e-4)
     assert result.ssim == pytest.approx(ssim_of_frames(reference, decoded).mean().item(), abs=1e-5)
     assert result.psnr > 15
+    sharpness, seams = Sharpness(), SeamRatio(RATIO + 1)
+    sharpness.update(reference, decoded)
+    seams.update(reference, decoded)
+    assert result.sharpness == pytest.approx(sharpness.compute(), abs=1e-6)
+    assert result.seam_ratio == seams.compute() is not None
     assert result.seconds == result.encode_seconds + result.decode_seconds > 0
 
 
@@ -69,6 +76,45 @@ def test_files_are_fitted_first(model: AutoencoderLinear, clip: Path) -> None:
         expected.psnr,
         expected.ssim,
     )
+
+
+def test_a_clip_of_one_chunk_has_no_seam(model: AutoencoderLinear) -> None:
+    frames = moving_frames()
+    assert evaluate_clip(model, frames[: RATIO + 1], "one chunk").seam_ratio is None
+    assert evaluate_clip(model, frames[:1], "image").seam_ratio is None
+    assert evaluate_clip(model, frames[: RATIO + 2], "two chunks").seam_ratio is not None
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_frames_that_come_late_meet_their_originals(model: AutoencoderLinear, batch: int) -> None:
+    """With several chunks in a batch frames wait; every metric compares the right pairs all the same."""
+    frames = moving_frames()
+    one_by_one = evaluate_clip(model, frames, "moving", DecodeOptions(seams="none"))
+    together = evaluate_clip(model, frames, "moving", DecodeOptions(seams="none", batch=batch))
+    assert together.frames == FRAMES
+    for name in ("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio"):
+        assert getattr(together, name) == pytest.approx(getattr(one_by_one, name), abs=1e-3), name
+
+
+def test_the_options_reach_the_decoder() -> None:
+    model = AutoencoderRegen(
+        latent_channels=2, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4, width=16,
+        depth=1, heads=2, siren_width=8,
+    ).eval()  # fmt: skip
+    torch.nn.init.normal_(model.decoder.out.weight)
+    frames = moving_frames(10, 16, 16)
+    plain = DecodeOptions(steps=2, seams="none")
+    options = [
+        plain,
+        DecodeOptions(steps=3, seams="none"),
+        DecodeOptions(steps=2, seams="none", seed=1),
+        DecodeOptions(steps=2, seams="none", solver="heun"),
+        DecodeOptions(steps=2, seams="match"),
+        DecodeOptions(steps=2, seams="extend"),
+    ]
+    figures = [evaluate_clip(model, frames, "moving", choice).psnr for choice in options]
+    assert len(set(figures)) == len(options), figures
+    assert evaluate_clip(model, frames, "moving", plain).psnr == figures[0]
 
 
 @pytest.mark.parametrize("limit", [1, 5, 99])

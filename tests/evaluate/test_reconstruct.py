@@ -11,11 +11,14 @@ import torch
 from tiny_media import make_image, make_video, picture, record_frames, tiny_regen
 from torch import Tensor
 
-from regen.codec.chunks import decode_chunks, encode_frames
 from regen.codec.latent_file import LatentVideo
+from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
+from regen.codec.timeline import Timeline
 from regen.data.video import VideoReader
 from regen.embedders.regen import AutoencoderRegen
+from regen.evaluate import reconstruct as module
 from regen.evaluate.comparison import STRIP
+from regen.evaluate.interpolation import codec_of
 from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
 from regen.evaluate.protocol import Size, fit
 from regen.evaluate.reconstruct import Report, decode_video, encode_video, reconstruct_video
@@ -96,9 +99,10 @@ def test_encoding_and_decoding_is_reconstructing(
     source = tmp_path / name
     make_image(source) if source.suffix == ".png" else make_video(source, sound="aac")
     one, two = (tmp_path / f"{stem}{source.suffix}" for stem in ("one", "two"))
-    report = reconstruct(model, source, one, size=size, steps=2, seed=3)
+    options = DecodeOptions(steps=2, seed=3)
+    report = reconstruct(model, source, one, size=size, options=options)
     video, encoded = encode(model, source, size)
-    decoded = decode_video(model, video, two, steps=2, seed=3)
+    decoded = decode_video(model, video, two, options=options)
     assert len(written) == 2 and torch.equal(torch.stack(written[0]), torch.stack(written[1]))
     assert (encoded.latent_shape, encoded.compression) == (report.latent_shape, report.compression)
     assert encoded.encode_seconds > 0 and encoded.decode_seconds is None and encoded.psnr is None
@@ -183,7 +187,7 @@ def test_interruption_leaves_nothing(tmp_path: Path, model: AutoencoderRegen) ->
 def test_steps_and_places_are_checked(tmp_path: Path, model: AutoencoderRegen) -> None:
     source = make_video(tmp_path / "in.mp4", 1)
     with pytest.raises(ValueError, match="at least 1 step, not 0"):
-        reconstruct(model, source, tmp_path / "out.mp4", steps=0)
+        reconstruct(model, source, tmp_path / "out.mp4", options=DecodeOptions(steps=0))
     for output, compare in (("in.mp4", None), ("out.mp4", "out.mp4"), ("out.mp4", "in.mp4")):
         with pytest.raises(ValueError, match="must be different files"):
             reconstruct(model, source, tmp_path / output, compare=compare and tmp_path / compare)
@@ -197,3 +201,58 @@ def test_sound_of_the_output_is_that_of_the_input(tmp_path: Path, model: Autoenc
     source = make_video(tmp_path / "in.mp4", sound="aac")
     reconstruct(model, source, tmp_path / "out.mp4")
     assert packets(tmp_path / "out.mp4") == packets(source)
+
+
+@pytest.mark.parametrize("options", [DecodeOptions(batch=3), DecodeOptions(seams="match")])
+@pytest.mark.parametrize(
+    "timeline", [Timeline(interpolate=3), Timeline(interpolate=2, before=1, after=2, every_chunk=True)]
+)
+def test_frames_between_are_written_as_they_are_measured(
+    tmp_path: Path,
+    model: AutoencoderRegen,
+    options: DecodeOptions,
+    timeline: Timeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, seen = make_video(tmp_path / "in.mp4", 17, 16, 24), []
+    video, _ = encode(model, source)
+    written = record_frames(monkeypatch)
+    decode_video(
+        model,
+        video,
+        tmp_path / "out.mp4",
+        timeline=timeline,
+        options=options,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    measured = codec_of(model, options)(read(source)[0], timeline)
+    assert torch.equal(torch.stack(written[0]), measured)
+    assert seen[-1] == (len(measured), len(measured))
+
+
+@pytest.mark.parametrize(
+    "timeline", [Timeline(), Timeline(interpolate=2), Timeline(fps=Fraction(40)), Timeline(fps=Fraction(7))]
+)
+@pytest.mark.parametrize("options", [DecodeOptions(batch=2, seams="none"), DecodeOptions(seams="match")])
+def test_the_tile_is_chosen_for_all_frames_that_are_decoded_together(
+    tmp_path: Path,
+    model: AutoencoderRegen,
+    options: DecodeOptions,
+    timeline: Timeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    video, _ = encode(model, make_video(tmp_path / "in.mp4", 17, 16, 24))
+    planned, together, decode = [], [], model.decode
+
+    def plan(model: AutoencoderRegen, frames: int, *rest: object) -> None:
+        planned.append(frames)
+
+    def recorded(latents: Tensor, times: Tensor, **rest: object) -> object:
+        together.append((len(latents), len(times)))
+        return decode(latents, times, **rest)
+
+    monkeypatch.setattr(module, "largest_tile", plan)
+    monkeypatch.setattr(model, "decode", recorded)
+    decode_video(model, video, tmp_path / "out.mp4", timeline=timeline, options=options)
+    assert max(chunks * frames for chunks, frames in together) <= planned[0]
+    assert planned[0] <= options.batch * (max(frames for _, frames in together) + 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regen.codec.chunks import decode_chunks, encode_frames
+from regen.codec.sessions import decode_chunks, encode_frames
 from regen.data.video import VideoReader
 from regen.evaluate.metrics import Psnr
 from regen.evaluate.protocol import fit, parse_size

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import av
@@ -12,22 +13,26 @@ from av.container import OutputContainer
 from regen.data.decoding import READ_ERRORS, open_input, time_base, video_stream
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
+TICKS = 90_000  # least resolution of the time stamps, per second
+# What FFmpeg lists as supported and then does not write, by container.
+REFUSED = {"mp4": ("truehd",), "mov": ("flac", "opus", "truehd"), "matroska": ()}
 
 
 class Soundtrack:
     """The first audio stream of `source`, written into `output` beside the video; silence if there is none.
 
-    Time 0 of the output is the first frame of the source's video. What lies behind a damaged place in the
-    sound is lost. Raises VideoError when `source` can't be opened.
+    The first frame of the source's video is at `delay` (seconds, at least 0) in the output. What lies behind
+    a damaged place in the sound is lost. Raises VideoError when `source` can't be opened.
     """
 
-    def __init__(self, source: Path, output: OutputContainer) -> None:
+    def __init__(self, source: Path, output: OutputContainer, delay: Fraction = Fraction(0)) -> None:
         self._input = open_input(source)
         self._output = output
         self._waiting: av.Packet | None = None
         self._packets: Iterator[av.Packet] = iter(())
         video = video_stream(self._input)
-        self._begin = Fraction(0) if video is None else (video.start_time or 0) * time_base(video)
+        begin = Fraction(0) if video is None else (video.start_time or 0) * time_base(video)
+        self._earlier = begin - delay  # by so many seconds than in the source
         if self._input.streams.audio:
             stream = self._input.streams.audio[0]
             self._packets = self._copied(stream) if _fits(stream, output) else self._encoded(stream)
@@ -48,6 +53,10 @@ class Soundtrack:
     def _copied(self, stream: AudioStream) -> Iterator[av.Packet]:
         target = self._output.add_stream_from_template(stream)
         for packet in self._demuxed(stream):
+            parts = ceil(packet.time_base * TICKS)  # AVI counts in whole packets, too coarse for a shift
+            packet.pts = packet.pts * parts - round(self._earlier / packet.time_base * parts)
+            packet.dts, packet.duration = packet.pts, packet.duration * parts
+            packet.time_base /= parts
             packet.stream = target
             yield packet
 
@@ -63,12 +72,13 @@ class Soundtrack:
             except READ_ERRORS:
                 return
             for frame in frames:
+                assert frame.pts is not None and frame.time_base is not None
+                frame.pts -= round(self._earlier / frame.time_base)
                 yield from target.encode(frame)
         yield from target.encode()
 
     def _demuxed(self, stream: AudioStream) -> Iterator[av.Packet]:
-        """The packets of the stream, with time 0 at the first video frame, up to the first damage."""
-        shift = round(self._begin / time_base(stream))
+        """The packets of the stream, up to the first damage."""
         packets = self._input.demux(stream)
         while True:
             try:
@@ -77,12 +87,10 @@ class Soundtrack:
                 return
             if packet.size == 0 or packet.is_corrupt or packet.pts is None:
                 return
-            packet.pts -= shift
-            packet.dts = packet.pts
             yield packet
 
 
 def _fits(stream: AudioStream, output: OutputContainer) -> bool:
-    codec = stream.codec_context.name
-    raw_in_mp4 = codec.startswith("pcm_") and output.format.name == "mp4"  # hardly any player takes it
-    return codec in output.supported_codecs and not raw_in_mp4
+    codec, container = stream.codec_context.name, output.format.name
+    raw_in_mp4 = codec.startswith("pcm_") and container == "mp4"  # hardly any player takes it
+    return codec in output.supported_codecs and codec not in REFUSED[container] and not raw_in_mp4

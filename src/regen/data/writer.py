@@ -16,11 +16,10 @@ from torch import Tensor
 from regen.data.decoding import READ_ERRORS
 from regen.data.media import IMAGE_SUFFIXES, VideoError, is_image, reason, write_image
 from regen.data.pixels import YuvConverter
-from regen.data.soundtrack import Soundtrack
+from regen.data.soundtrack import TICKS, Soundtrack
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "14"  # x264's constant rate factor: hardly visible losses
-TICKS = 90_000  # least resolution of the time stamps, per second
 BT709, LIMITED = 1, 1  # FFmpeg's numbers for the colour tags
 
 
@@ -29,14 +28,21 @@ class VideoWriter:
 
     Use it in a `with` block: the file gets its name at the end of the block; after an error or an
     interruption nothing is left. `frame_rate` (frames per second) times the frames that come without a
-    time and the last one. The sound of `audio_from`, if it has any, is carried over.
+    time and the last one. The sound of `audio_from`, if it has any, is carried over; the first frame of that
+    file is at `audio_delay` (seconds), which is 0 unless frames are written that come before it.
 
     Raises VideoError, one sentence that names the file: at the start for a suffix that is not supported, a
-    size that is not positive or a place that can't be written; later when the disk is full.
+    size that is not positive, a delay below 0 or a place that can't be written; later when the disk is full.
     """
 
     def __init__(
-        self, path: Path, width: int, height: int, frame_rate: Fraction, audio_from: Path | None = None
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        frame_rate: Fraction,
+        audio_from: Path | None = None,
+        audio_delay: Fraction = Fraction(0),
     ) -> None:
         suffix = path.suffix.lower()
         if suffix not in (*CONTAINERS, *IMAGE_SUFFIXES):
@@ -48,8 +54,12 @@ class VideoWriter:
             raise VideoError(
                 f"{path} can't be written at {frame_rate} frames per second; use a positive rate."
             )
+        if audio_delay < 0:
+            raise VideoError(
+                f"The sound of {path} can't start {-audio_delay} s early; use a delay from 0 on."
+            )
         self.path, self.width, self.height = path, width, height
-        self.frame_rate, self.audio_from = frame_rate, audio_from
+        self.frame_rate, self.audio_from, self.audio_delay = frame_rate, audio_from, audio_delay
         self._temporary = path.with_name(f".{path.stem[:100]}.{uuid4().hex[:8]}{suffix}")
         self._file: _MovieFile | _ImageFile
 
@@ -62,8 +72,7 @@ class VideoWriter:
         except OSError as error:
             raise self._failure(error) from None
         try:
-            kind = _ImageFile if is_image(self.path) else _MovieFile
-            self._file = kind(self._temporary, self.width, self.height, self.frame_rate, self.audio_from)
+            self._file = self._open()
         except BaseException:
             self._temporary.unlink()
             raise
@@ -87,6 +96,14 @@ class VideoWriter:
         except READ_ERRORS as error:
             raise self._failure(error) from None
 
+    def _open(self) -> "_MovieFile | _ImageFile":
+        if is_image(self.path):
+            return _ImageFile(self._temporary, self.width, self.height)
+        movie = _MovieFile(self._temporary, self.width, self.height, self.frame_rate)
+        if self.audio_from is not None and not is_image(self.audio_from):
+            movie.carry_over(self.audio_from, self.audio_delay)
+        return movie
+
     def _finish(self) -> None:
         if self._file.frames == 0:
             raise VideoError(f"{self.path} was not written, because there was no frame to write.")
@@ -106,9 +123,7 @@ class VideoWriter:
 class _ImageFile:
     """One frame, written at the end."""
 
-    def __init__(
-        self, path: Path, width: int, height: int, frame_rate: Fraction, audio_from: Path | None
-    ) -> None:
+    def __init__(self, path: Path, width: int, height: int) -> None:
         self.path, self.frames = path, 0
         self._image = torch.zeros(height, width, 3, dtype=torch.uint8)
 
@@ -127,9 +142,7 @@ class _ImageFile:
 class _MovieFile:
     """H.264 video, and the sound of another file interleaved with it."""
 
-    def __init__(
-        self, path: Path, width: int, height: int, frame_rate: Fraction, audio_from: Path | None
-    ) -> None:
+    def __init__(self, path: Path, width: int, height: int, frame_rate: Fraction) -> None:
         self.frames = 0
         self.frame_rate = frame_rate.limit_denominator(10_000)
         # A multiple of the rate's numerator, so that a constant frame rate is exact.
@@ -138,14 +151,20 @@ class _MovieFile:
         self._sound: Soundtrack | None = None
         try:
             self._stream = self._video_stream(width, height)
-            if audio_from is not None and not is_image(audio_from):
-                self._sound = Soundtrack(audio_from, self._container)
         except BaseException:
             self._container.close()
             raise
         self._convert = YuvConverter(self._stream.pix_fmt)
         self._waiting: av.VideoFrame | None = None  # its duration is known when the next one comes
         self._first: av.Packet | None = None
+
+    def carry_over(self, audio_from: Path, delay: Fraction) -> None:
+        """Give the video a sound, before the first frame. Closes the file when that fails."""
+        try:
+            self._sound = Soundtrack(audio_from, self._container, delay)
+        except BaseException:
+            self._container.close()
+            raise
 
     def write(self, image: UInt8[Tensor, "h w 3"], time: float | None) -> None:
         frame = self._convert(image)

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
@@ -18,6 +17,10 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+
+from regen.autoencoder import VideoAutoencoder
+from regen.diffusion import Solver, euler
+from regen.tiling import Tile
 
 PATCH = 8  # pixels: the side of a cube
 SMALLEST_STD = 1e-6  # for components without any variance, as in synthetic clips
@@ -106,7 +109,7 @@ def blend_frames(
     return torch.lerp(video[:, :, before], video[:, :, after], weight)
 
 
-class AutoencoderLinear(ModelMixin, ConfigMixin):
+class AutoencoderLinear(VideoAutoencoder):
     """Principal components of 8 x 8 x (k+1) cubes, with the interface of every embedder here.
 
     Latents are "b c n h/8 w/8" with n = 2 for a chunk of k+1 frames and n = 1 for an image; every number is
@@ -147,26 +150,6 @@ class AutoencoderLinear(ModelMixin, ConfigMixin):
             self.chunk.std.copy_(torch.tensor(latents_std).flatten())
 
     @property
-    def temporal_compression_ratio(self) -> int:
-        """k, the nominal ratio."""
-        return self.config.temporal_compression_ratio
-
-    @property
-    def spatial_compression_ratio(self) -> int:
-        """Pixels per latent position along each side."""
-        return PATCH
-
-    @property
-    def latent_channels(self) -> int:
-        """Numbers per latent frame and position."""
-        return self.config.latent_channels
-
-    @property
-    def scaling_factor(self) -> float:
-        """1: the latents are already normalised."""
-        return self.config.scaling_factor
-
-    @property
     def latents_mean(self) -> Float[Tensor, "2 c"]:
         """Mean of the raw numbers of a chunk: zero, as the mean cube is taken away first."""
         return torch.zeros_like(self.latents_std)
@@ -175,11 +158,6 @@ class AutoencoderLinear(ModelMixin, ConfigMixin):
     def latents_std(self) -> Float[Tensor, "2 c"]:
         """Standard deviation of the raw numbers of a chunk, by which `encode` has already divided."""
         return rearrange(self.chunk.std, "(n c) -> n c", n=2)
-
-    @property
-    def chunk_frames(self) -> int:
-        """Frames of one chunk, k+1."""
-        return self.temporal_compression_ratio + 1
 
     @classmethod
     def fit(
@@ -220,12 +198,13 @@ class AutoencoderLinear(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def encode(
-        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True
+        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
     ) -> AutoencoderKLOutput | tuple[IdentityDistribution]:
         """Latents of a chunk of k+1 frames or of an image (t = 1), RGB in [-1, 1].
 
         `latent_dist.mode()` and `.sample()` are both the latents "b c n h/8 w/8": there is no randomness.
-        ValueError when t is neither 1 nor k+1, or a side is no multiple of 8.
+        `tile` has no effect: every cube is a tile of its own. ValueError when t is neither 1 nor k+1, or a
+        side is no multiple of 8.
         """
         part = self._part_for_frames(video)
         numbers = part.encode(to_cubes(video.to(self.dtype)))
@@ -241,13 +220,15 @@ class AutoencoderLinear(ModelMixin, ConfigMixin):
         steps: int = 1,
         generator: Generator | list[Generator] | None = None,
         return_dict: bool = True,
+        solver: Solver = euler,
+        tile: Tile | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
         """The frames at `times` (0: first frame of the chunk, 1: last) as "b 3 t 8h 8w", not clamped.
 
         By default all k+1 frames of a chunk, or the one of an image. Between two frames the result is their
-        linear blend; before the first and after the last it stands still. `steps` (at least 1) and
-        `generator` have no effect: nothing is denoised. ValueError for latents of another shape or
-        `steps` under 1.
+        linear blend; before the first and after the last it stands still. `steps` (at least 1),
+        `generator`, `solver` and `tile` have no effect: nothing is denoised. ValueError for latents of
+        another shape or `steps` under 1.
         """
         if steps < 1:
             raise ValueError(f"Decoding needs at least 1 step, got {steps}.")
@@ -256,6 +237,10 @@ class AutoencoderLinear(ModelMixin, ConfigMixin):
         if times is not None:
             video = blend_frames(video, times * self.temporal_compression_ratio)
         return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def activation_bytes(self, frames: int, height: int, width: int) -> int:
+        """About how much memory it takes to encode or decode `frames` frames of `height` x `width` pixels."""
+        return 3 * 4 * frames * height * width * self.dtype.itemsize
 
     def loss(
         self, batch: dict[str, Tensor], generator: Generator | None = None

@@ -3,10 +3,10 @@
 REGEN: Learning Compact Video Embedding with (Re-)Generative Decoder, arXiv 2503.08665.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import (
     DecoderOutput,
@@ -16,16 +16,16 @@ from diffusers.models.autoencoders.vae import (
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
+from regen.autoencoder import VideoAutoencoder
 from regen.networks.conditioning import FirstFrame, LatentConditioner, Modulation
 from regen.networks.dit import Block, DiT, Timestep
 from regen.networks.encoder import CausalEncoder, stride_plan
-
-PATCH = 8  # of the decoder, and what the encoder's strides make of space
+from regen.tiling import PLACE as PATCH
+from regen.tiling import Tile, Tiling, cut
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class RegenConfig:
     """How the noise level enters besides being added to the tokens: not at all (add), through one projection
     that the blocks share (adaln_single), or through one in each block (adaln_zero)."""
     prediction: diffusion.Prediction = "sample"
+    attention_window: int | None = None
+    """Side of the decoder's attention windows in places of 8 pixels, shifted in every second block; a span
+    like that of the training keeps quality and speed at larger sizes. None (the paper): all see all."""
     t_min: float = 0.05
     """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
     share_at_one: float = 0.1
@@ -65,12 +68,11 @@ class RegenConfig:
     """Above 0 the latents have a Gaussian posterior, and the loss its divergence from N(0, 1)."""
 
 
-class AutoencoderRegen(ModelMixin, ConfigMixin):
+class AutoencoderRegen(VideoAutoencoder):
     """A generative video embedder with the conventions of a diffusers autoencoder.
 
-    The latents that a caller sees are normalised already: `latents_mean` and `latents_std` (rows: content,
-    motion; columns: channels) are applied inside `encode` and `decode`, and `scaling_factor` is 1. The module
-    keeps no state between calls, and no parameter depends on the resolution or the number of frames.
+    Latents come and go normalised (see `VideoAutoencoder`). The module keeps no state between calls, and no
+    parameter depends on the resolution or the number of frames.
     """
 
     _supports_gradient_checkpointing = True
@@ -94,6 +96,7 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
         first_frame: FirstFrame = "zc",
         timestep: Timestep = "adaln_zero",
         prediction: diffusion.Prediction = "sample",
+        attention_window: int | None = None,
         t_min: float = 0.05,
         share_at_one: float = 0.1,
         latent_noise: float = 0.0,
@@ -108,6 +111,9 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
         _require(len(encoder_widths) == len(strides), f"{len(strides)} encoder_widths, one for each stage")
         _require(heads > 0 and width % heads == 0, f"a width that {heads} heads divide, not {width}")
         _require(min(latent_channels, depth, siren_layers) > 0, "at least 1 channel, block and SIREN layer")
+        _require(
+            attention_window is None or attention_window >= 2, "an attention_window of 2 or more, or none"
+        )
         _require(0 <= share_at_one <= 1 and 0 < t_min <= 1, "share_at_one from 0 to 1, and t_min above 0")
         _require((spatial_compression_ratio, scaling_factor) == (PATCH, 1.0), "its fixed ratio 8 and scale 1")
         moments = latent_channels * (2 if kl_weight > 0 else 1)
@@ -117,48 +123,18 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
         self.conditioner = LatentConditioner(
             latent_channels, width, siren_width, siren_layers, modulation, first_frame
         )
-        self.decoder = DiT(width, depth, heads, PATCH, timestep)
-
-    @property
-    def temporal_compression_ratio(self) -> int:
-        return self.config.temporal_compression_ratio
-
-    @property
-    def spatial_compression_ratio(self) -> int:
-        return PATCH
-
-    @property
-    def latent_channels(self) -> int:
-        return self.config.latent_channels
-
-    @property
-    def scaling_factor(self) -> float:
-        return 1.0
-
-    @property
-    def latents_mean(self) -> Float[Tensor, "2 c"]:
-        """Mean of the raw latents (rows: content, motion), which `encode` has already taken away."""
-        return self._rows(self.config.latents_mean, 0.0)
-
-    @property
-    def latents_std(self) -> Float[Tensor, "2 c"]:
-        """Standard deviation of the raw latents, by which `encode` has already divided."""
-        return self._rows(self.config.latents_std, 1.0)
-
-    @property
-    def chunk_frames(self) -> int:
-        """Frames of a chunk, 1 + k."""
-        return 1 + self.config.temporal_compression_ratio
+        self.decoder = DiT(width, depth, heads, PATCH, timestep, attention_window)
 
     @apply_forward_hook
     def encode(
-        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True
+        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
     ) -> AutoencoderKLOutput | tuple[IdentityDistribution | DiagonalGaussianDistribution]:
         """One chunk of 1 + k frames, or one image, to normalised latents (spec A2).
 
         `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
         `b c 2 h/8 w/8` (content, motion), and `b c 1 h/8 w/8` for an image (t = 1). For whole videos of any
-        length and size see `regen.codec`. Raises ValueError for any other shape.
+        length and size see `regen.codec`. `tile` bounds what is worked on at once; by default what
+        `enable_tiling` set. Raises ValueError for any other shape.
         """
         frames, height, width = video.shape[2:]
         if frames not in (1, self.chunk_frames) or height % PATCH or width % PATCH:
@@ -166,7 +142,7 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
                 f"A chunk has {self.chunk_frames} frames (or 1, an image) and sides that are multiples of "
                 f"{PATCH}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
             )
-        distribution = self._posterior(video.to(self.dtype), normalised=True)
+        distribution = self._posterior(video.to(self.dtype), normalised=True, tile=tile or self.tile)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     @apply_forward_hook
@@ -178,22 +154,31 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
         solver: diffusion.Solver = diffusion.euler,
+        tile: Tile | None = None,
     ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
         """Normalised latents to frames at any times: from noise to the clip in `steps` steps (spec A4 to A6).
 
         `times` are in chunk units: 0 the first frame, 1 the last, any real number between and beyond; by
         default the frames that were encoded. `generator` draws the noise, one for the batch or one for each
-        entry; the same generator gives the same frames. Values are about [-1, 1] and not clamped.
+        entry; the same generator gives the same frames. `tile` bounds what is worked on at once, by default
+        as `enable_tiling` said; tiles share the noise of the frame and are blended in every step. Values are
+        about [-1, 1] and not clamped.
         Raises ValueError when steps < 1, or when an image (n = 1) is asked for a time other than 0.
         """
         grid = diffusion.noise_grid(steps)
         times = self._times(latents, times)
         shape = (latents.shape[0], 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
         noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=torch.float32)
-        positions = self.conditioner(self._raw(latents), times)
+        tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
+        raw = self._raw(latents)
+        positions: Iterable[Tensor] = (self.conditioner(cut(raw, place, 1), times) for place in tiling.places)
+        if steps > 1:  # computed once; for a single step, tile by tile, which takes less memory
+            positions = list(positions)
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            return self.decoder(noisy.to(positions.dtype), positions, t).float()
+            pairs = zip(tiling.places, positions, strict=True)
+            parts = ((cut(noisy, place, PATCH).to(self.dtype), position) for place, position in pairs)
+            return tiling.join((self.decoder(*part, t).float() for part in parts), PATCH)
 
         sample = solver(diffusion.velocity_of(network, self.config.prediction), noise, grid)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
@@ -235,6 +220,17 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
             logs["kl"] = kl.detach()
         return loss, {"loss": loss.detach(), **logs}
 
+    def activation_bytes(self, frames: int, height: int, width: int) -> int:
+        """About how much memory it takes to encode or decode `frames` frames of `height` x `width` pixels.
+
+        Counted: what lies in memory at once around the widest layers; measured peaks stay below it.
+        """
+        config, item = self.config, self.dtype.itemsize
+        pixels = frames * height * width
+        decoder = pixels / PATCH**2 * (14 * config.width * item + 5 * config.siren_width * 4)
+        encoder = pixels / config.encoder_patch_size**2 * 8 * config.encoder_widths[0] * item
+        return int(max(decoder, encoder))
+
     def trunk_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights inside the decoder's blocks, for optimizers that treat matrices as such (Muon)."""
         matrices: list[nn.Parameter] = []
@@ -244,14 +240,12 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
                 matrices += [parameter for parameter in part.parameters() if parameter.ndim == 2]
         return matrices
 
-    def set_latent_statistics(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
-        """Store mean and deviation of the raw latents (rows: content, motion), for `encode` to take out."""
-        self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
-
     def _posterior(
-        self, video: Float[Tensor, "b 3 t h w"], normalised: bool
+        self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
     ) -> IdentityDistribution | DiagonalGaussianDistribution:
-        moments = self.encoder(video.to(memory_format=torch.channels_last_3d))
+        video = video.to(memory_format=torch.channels_last_3d)
+        tiling = Tiling.of(video.shape[3] // PATCH, video.shape[4] // PATCH, tile)
+        moments = tiling.join((self.encoder(cut(video, place, PATCH)) for place in tiling.places), 1)
         centre, *log_variance = moments.float().split(self.config.latent_channels, dim=1)
         if normalised:
             mean, std = self._statistics(moments.shape[2])
@@ -261,20 +255,6 @@ class AutoencoderRegen(ModelMixin, ConfigMixin):
         if log_variance:
             return DiagonalGaussianDistribution(parameters)
         return IdentityDistribution(parameters)
-
-    def _statistics(self, kinds: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
-        mean, std = self.latents_mean[:kinds], self.latents_std[:kinds]
-        return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
-
-    def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
-        mean, std = self._statistics(latents.shape[2])
-        return (latents.float() * std + mean).to(self.dtype)
-
-    def _rows(self, rows: list[list[float]] | None, default: float) -> Float[Tensor, "2 c"]:
-        """The configuration's numbers in fp32, whatever the precision of the weights."""
-        if rows is None:
-            return torch.full((2, self.config.latent_channels), default, device=self.device)
-        return torch.tensor(rows, device=self.device)
 
     def _times(
         self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"] | None

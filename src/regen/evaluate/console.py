@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from regen.evaluate.reconstruct import OnProgress, Report
+from regen.evaluate.account import Report
+from regen.evaluate.reconstruct import OnProgress
 from regen.pretrained import ModelFacts
 
 
@@ -42,11 +43,16 @@ def show_report(report: Report, files: Sequence[Path], as_json: bool) -> None:
         facts.append(("PSNR", f"{report.psnr:.2f} dB"))
     if report.ssim is not None:
         facts.append(("SSIM", f"{report.ssim:.4f}"))
+    if report.seam_ratio is not None:
+        facts.append(("seams", f"{report.seam_ratio:.2f} times the jumps inside chunks (1: none visible)"))
     if report.encode_seconds is not None:
         facts.append(("encoding", _speed(report.frames, report.encode_seconds)))
     if report.decode_seconds is not None:
         facts.append(("decoding", _speed(report.frames, report.decode_seconds)))
-    facts.append(("peak memory", f"{report.peak_memory_mb:.0f} MB"))
+    if report.tile is not None:
+        facts.append(("tiles", f"{report.tile[1]} wide, {report.tile[0]} high"))
+    if report.peak_memory_mb is not None:
+        facts.append(("peak memory", f"{report.peak_memory_mb:.0f} MB"))
     facts.append(("written", ", ".join(map(str, files))))
     _print(Table("", "", show_header=False, box=None), facts)
 

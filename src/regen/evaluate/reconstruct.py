@@ -1,53 +1,54 @@
 """Whole videos through an embedder: file to file, file to latents, latents to file, with figures on the way.
 
-Everything streams: one chunk of frames is in memory at a time, however long the video is.
+Everything streams, and reading, computing and writing go on at the same time: a few chunks of frames are in
+memory, however long the video is.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from math import prod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from regen.codec.chunks import Chunk, Embedder, decode_chunk, encode_chunk, split_into_chunks
+from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.latent_file import LatentVideo
-from regen.data.audio import SUFFIX, extract_audio
+from regen.codec.memory import largest_tile
+from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
+from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
+from regen.data.audio import extract_audio
+from regen.data.overlap import ahead, behind
 from regen.data.video import VideoReader, VideoWriter
-from regen.evaluate.comparison import STRIP, Comparison
+from regen.evaluate.account import Report, report_on
 from regen.evaluate.cost import PeakMemory, Stopwatch
 from regen.evaluate.metrics import Psnr, Ssim
-from regen.evaluate.protocol import Size, fit
+from regen.evaluate.protocol import Size
+from regen.evaluate.seams import SeamRatio
+from regen.evaluate.streams import FrameStream, Image, audio_file, comparison_writer
+from regen.tiling import Tile
 
 OnProgress = Callable[[int, int | None], None]  # frames done; frames in all, when the file says so
 OnWarning = Callable[[str], None]
+DEFAULTS = DecodeOptions()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What was done and how well; None for what a run did not measure.
+class _Judge:
+    """Takes frames as they come out, compares them with what went in, and hands them on, in order."""
 
-    `compression` is values in the video per value in the latents. PSNR (dB) and SSIM are means over the
-    frames of 8-bit original against 8-bit reconstruction, before video coding. The seconds are those inside
-    the model. `peak_memory_mb` (10^6 bytes) is that of the GPU when one is used, else of the process.
-    """
+    def __init__(self, chunk_frames: int, writers: Sequence[Callable[[Image, Image, float], None]]) -> None:
+        self.psnr, self.ssim, self.seams = Psnr(), Ssim(), SeamRatio(chunk_frames)
+        self.writers = writers
 
-    model: str
-    frames: int
-    width: int
-    height: int
-    fps: float
-    latent_shape: list[int]
-    compression: float
-    psnr: float | None = None
-    ssim: float | None = None
-    encode_seconds: float | None = None
-    decode_seconds: float | None = None
-    peak_memory_mb: float
+    def take(self, originals: list[tuple[Image, float]], decoded: UInt8[Tensor, "t h w 3"]) -> None:
+        before = torch.stack([image for image, _ in originals])
+        for metric in (self.psnr, self.ssim, self.seams):
+            metric.update(before, decoded)
+        for (original, at), image in zip(originals, decoded, strict=True):
+            for write in self.writers:
+                write(original, image, at)
 
 
 def reconstruct_video(
@@ -57,8 +58,8 @@ def reconstruct_video(
     *,
     name: str,
     size: Size | None = None,
-    steps: int = 1,
-    seed: int = 0,
+    options: DecodeOptions = DEFAULTS,
+    memory: int | None = None,
     compare: Path | None = None,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
@@ -66,42 +67,47 @@ def reconstruct_video(
     """Encode and decode `source`; write the result, with the source's sound and frame times, to `output`.
 
     Frames are fitted to `size` first (see `protocol.fit`) when one is given. `compare` also writes a video
-    with the original above and the reconstruction below. `name` is what the report calls the model. Raises
-    ValueError or OSError in one sentence, and then leaves no partial file.
+    with the original above and the reconstruction below. `name` is what the report calls the model. `memory`
+    is a budget in bytes (see `codec.memory`). Raises ValueError or OSError in one sentence, and then leaves
+    no partial file.
     """
-    _check(steps, source, output, compare)
-    memory, encoding, decoding = PeakMemory(model.device), Stopwatch(), Stopwatch()
-    psnr, ssim, latent_shape = Psnr(), Ssim(), [0]
+    _check(source, output, compare)
+    peak, encoding, decoding = PeakMemory(model.device), Stopwatch(), Stopwatch()
+    latent_shape, done = [0], 0
     with VideoReader(source) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
-        write = files.enter_context(stream.writer(output, source)).write
-        write_pair = files.enter_context(_comparison_writer(stream, source, compare, name))
-        for chunk, times in stream.chunks(model.temporal_compression_ratio + 1, on_progress):
-            with encoding:
-                latents = encode_chunk(model, chunk)
-            with decoding:
-                height, width = chunk.frames.shape[1:3]
-                decoded = decode_chunk(model, latents, height=height, width=width, steps=steps, seed=seed)
-            latent_shape = [chunk.index + 1, *latents.latents.shape]
-            psnr.update(chunk.frames, decoded)
-            ssim.update(chunk.frames, decoded)
-            for original, image, at in zip(chunk.frames, decoded, times, strict=True):
-                write(image, at)
-                write_pair(original, image, at)
+        height, width = stream.height, stream.width
+        options = _fitted(model, options, height, width, memory)
+        encoder = EncodeSession(model, options.tile)
+        decoder = DecodeSession(model, height=height, width=width, options=options)
+        writer = files.enter_context(stream.writer(output, source))
+        write_pair = files.enter_context(comparison_writer(stream, source, compare, name))
+        chunk_frames = model.temporal_compression_ratio + 1
+        judge = _Judge(chunk_frames, [lambda _, image, at: writer.write(image, at), write_pair])
+        hand_out = files.enter_context(behind(judge.take))
+        frames = files.enter_context(ahead(stream, depth=2 * chunk_frames))
+        waiting: deque[tuple[Image, float]] = deque()
+
+        def requests() -> Iterator[tuple[ChunkLatents, None]]:
+            for chunk in _encoded(encoder, frames, encoding, waiting.append):
+                latent_shape[:] = [chunk.index + 1, *chunk.latents.shape]
+                yield chunk, None
+
+        for images in _decoded(decoder, requests(), decoding):
+            done += len(images)
+            hand_out([waiting.popleft() for _ in images], images)
+            _tell(on_progress, done, reader.info.frames)
         _pass_on_damage(reader, on_warning)
-    return Report(
-        model=name,
-        frames=stream.frames,
-        width=stream.width,
-        height=stream.height,
-        fps=float(stream.frame_rate),
-        latent_shape=latent_shape,
-        compression=_compression(stream.frames, stream.height, stream.width, latent_shape),
-        psnr=psnr.compute(),
-        ssim=ssim.compute(),
+    report = report_on(name, done, height, width, stream.frame_rate, latent_shape)
+    return replace(
+        report,
+        psnr=judge.psnr.compute(),
+        ssim=judge.ssim.compute(),
+        seam_ratio=judge.seams.compute(),
         encode_seconds=encoding.seconds,
         decode_seconds=decoding.seconds,
-        peak_memory_mb=memory.megabytes(),
+        tile=_sides(decoder.room.tile),
+        peak_memory_mb=peak.megabytes(),
     )
 
 
@@ -112,21 +118,25 @@ def encode_video(
     name: str,
     weights: str,
     size: Size | None = None,
+    memory: int | None = None,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
 ) -> tuple[LatentVideo, Report]:
     """The latents of `source`, ready for `latent_file.write`; `weights` is the hash of the weights."""
-    memory, encoding = PeakMemory(model.device), Stopwatch()
-    latents, times = [], []
-    with VideoReader(source) as reader:
+    peak, encoding = PeakMemory(model.device), Stopwatch()
+    chunks: list[ChunkLatents] = []
+    times: list[float] = []
+    with VideoReader(source) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
-        for chunk, chunk_times in stream.chunks(model.temporal_compression_ratio + 1, on_progress):
-            with encoding:
-                latents.append(encode_chunk(model, chunk).latents)
-            times += chunk_times
+        tile = _fitted(model, DEFAULTS, stream.height, stream.width, memory).tile
+        session = EncodeSession(model, tile)
+        frames = files.enter_context(ahead(stream, depth=2 * model.temporal_compression_ratio))
+        for chunk in _encoded(session, frames, encoding, lambda frame: times.append(frame[1])):
+            chunks.append(chunk)
+            _tell(on_progress, len(times), reader.info.frames)
         _pass_on_damage(reader, on_warning)
     video = LatentVideo(
-        latents=torch.stack(latents),
+        latents=torch.stack([chunk.latents for chunk in chunks]),
         times=torch.tensor(times, dtype=torch.float64),
         height=stream.height,
         width=stream.width,
@@ -137,7 +147,13 @@ def encode_video(
         weights=weights,
         audio=extract_audio(source) if reader.info.has_audio else None,
     )
-    return video, replace(_report_of(video, memory), encode_seconds=encoding.seconds)
+    report = _report_of(video)
+    return video, replace(
+        report,
+        encode_seconds=encoding.seconds,
+        tile=_sides(session.room.tile),
+        peak_memory_mb=peak.megabytes(),
+    )
 
 
 def decode_video(
@@ -145,93 +161,101 @@ def decode_video(
     video: LatentVideo,
     output: Path,
     *,
-    steps: int = 1,
-    seed: int = 0,
+    timeline: Timeline = SOURCE_FRAMES,
+    options: DecodeOptions = DEFAULTS,
+    memory: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Write the video that the latents stand for, with its sound and frame times, to `output`.
 
-    Equal to what `reconstruct_video` writes for the same source, size, model, precision, steps and seed.
+    With the default `timeline` it is what `reconstruct_video` writes for the same source, size, model,
+    precision and options; others ask for frames between, before and after those that were encoded (see
+    `codec.timeline`).
     """
-    _check(steps, None, output, None)
-    memory, decoding = PeakMemory(model.device), Stopwatch()
-    times, height, width = video.times.tolist(), video.height, video.width
-    done = 0
+    _check(None, output, None)
+    peak, decoding = PeakMemory(model.device), Stopwatch()
+    chunk_frames = model.temporal_compression_ratio + 1
+    shown, rate = moments(video.times, video.frame_rate, chunk_frames, timeline)
+    wanted = per_chunk(shown, len(video.latents))
+    most = max(len({*range(chunk_frames), *at}) for at in wanted) + 1  # and the frame before the chunk
+    options = _fitted(model, options, video.height, video.width, memory, frames=most)
+    session = DecodeSession(model, height=video.height, width=video.width, options=options)
+    sound = None if timeline.every_chunk else video.audio
+    delay = timeline.before / video.frame_rate
+    due, done = iter(shown), 0
     with ExitStack() as files:
-        audio = files.enter_context(_audio_file(video.audio))
-        writer = files.enter_context(VideoWriter(output, width, height, video.frame_rate, audio))
-        for chunk in video.chunks(model.temporal_compression_ratio + 1):
-            with decoding:
-                decoded = decode_chunk(model, chunk, height=height, width=width, steps=steps, seed=seed)
-            for image in decoded:
-                writer.write(image, times[done])
-                done += 1
-            if on_progress is not None:
-                on_progress(done, len(times))
-    return replace(_report_of(video, memory), decode_seconds=decoding.seconds)
+        audio = files.enter_context(audio_file(sound))
+        writer = VideoWriter(output, video.width, video.height, rate, audio, delay if audio else 0 * delay)
+        hand_out = files.enter_context(behind(files.enter_context(writer).write))
+
+        requests = zip(video.chunks(chunk_frames), wanted, strict=True)
+        for images in mixed(shown, wanted, _decoded(session, requests, decoding)):
+            for image, moment in zip(images, due, strict=False):
+                hand_out(image, moment.seconds)
+            done += len(images)
+            _tell(on_progress, done, len(shown))
+    return replace(
+        _report_of(video),
+        frames=done,
+        fps=float(rate),
+        decode_seconds=decoding.seconds,
+        tile=_sides(session.room.tile),
+        peak_memory_mb=peak.megabytes(),
+    )
 
 
-class FrameStream:
-    """The frames of an opened video at the size that is coded, in chunks, with the time of each."""
-
-    def __init__(self, reader: VideoReader, size: Size | None) -> None:
-        self.reader, self.size = reader, size
-        self.height = size.height if size else reader.info.height
-        self.width = size.width if size else reader.info.width
-        self.frame_rate = reader.info.frame_rate
-        self.frames = 0
-
-    def chunks(self, length: int, on_progress: OnProgress | None) -> Iterator[tuple[Chunk, list[float]]]:
-        """Chunks of `length` frames and their times; reports progress when a chunk has been dealt with."""
-        times: list[float] = []
-        for chunk in split_into_chunks(self._images(times), length):
-            yield chunk, times[-len(chunk.frames) :]
-            self.frames += len(chunk.frames)
-            times.clear()
-            if on_progress is not None:
-                on_progress(self.frames, self.reader.info.frames)
-
-    def writer(self, path: Path, source: Path, extra_height: int = 0) -> VideoWriter:
-        """A video of this size, rate and sound."""
-        audio = source if self.reader.info.has_audio else None
-        return VideoWriter(path, self.width, self.height + extra_height, self.frame_rate, audio)
-
-    def _images(self, times: list[float]) -> Iterator[UInt8[Tensor, "h w 3"]]:
-        for frame in self.reader:
-            times.append(frame.time)
-            yield fit(frame.image, self.size)
+def _encoded(
+    session: EncodeSession,
+    frames: Iterable[tuple[Image, float]],
+    watch: Stopwatch,
+    seen: Callable[[tuple[Image, float]], None],
+) -> Iterator[ChunkLatents]:
+    """Chunks as they get complete; every frame and its time also go to `seen`."""
+    for frame in frames:
+        seen(frame)
+        with watch:
+            ready = session.feed(frame[:1])
+        yield from ready
+    with watch:
+        ready = session.flush()
+    yield from ready
 
 
-WritePair = Callable[[UInt8[Tensor, "h w 3"], UInt8[Tensor, "h w 3"], float], None]
+def _decoded(
+    session: DecodeSession, requests: Iterable[tuple[ChunkLatents, list[float] | None]], watch: Stopwatch
+) -> Iterator[UInt8[Tensor, "t h w 3"]]:
+    """Frames as they are ready; a request is a chunk and the frames wanted of it."""
+    for chunk, at in requests:
+        with watch:
+            images = session.feed(chunk, at)
+        if len(images):
+            yield images
+    with watch:
+        images = session.flush()
+    if len(images):
+        yield images
 
 
-@contextmanager
-def _comparison_writer(
-    stream: FrameStream, source: Path, path: Path | None, name: str
-) -> Iterator[WritePair]:
-    if path is None:
-        yield lambda original, image, at: None
-        return
-    comparison = Comparison(stream.width, "original", name)
-    with stream.writer(path, source, stream.height + 2 * STRIP) as writer:
-        yield lambda original, image, at: writer.write(comparison.stack(original, image), at)
+def _fitted(
+    model: Embedder, options: DecodeOptions, height: int, width: int, memory: int | None, frames: int = 0
+) -> DecodeOptions:
+    """The options with the largest tile for the budget, unless they name one."""
+    if options.tile is not None:
+        return options
+    frames = max(frames, model.temporal_compression_ratio + 2) * options.batch
+    return replace(options, tile=largest_tile(model, frames, height, width, memory))
 
 
-@contextmanager
-def _audio_file(audio: bytes | None) -> Iterator[Path | None]:
-    """The sound of a latent file as a file of its own while it is needed."""
-    if audio is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "audio").with_suffix(SUFFIX)
-        path.write_bytes(audio)
-        yield path
+def _sides(tile: Tile | None) -> list[int] | None:
+    return None if tile is None else [tile.height, tile.width]
 
 
-def _check(steps: int, source: Path | None, output: Path, compare: Path | None) -> None:
-    if steps < 1:
-        raise ValueError(f"Decoding takes at least 1 step, not {steps}; --steps 1 is the default.")
+def _tell(on_progress: OnProgress | None, done: int, total: int | None) -> None:
+    if on_progress is not None:
+        on_progress(done, total)
+
+
+def _check(source: Path | None, output: Path, compare: Path | None) -> None:
     places = [path.resolve() for path in (source, output, compare) if path is not None]
     if len(set(places)) < len(places):
         raise ValueError("Input, output and comparison must be different files; choose another name for one.")
@@ -242,19 +266,6 @@ def _pass_on_damage(reader: VideoReader, on_warning: OnWarning | None) -> None:
         on_warning(f"{reader.path}: {reader.damage}.")
 
 
-def _report_of(video: LatentVideo, memory: PeakMemory) -> Report:
-    frames, shape = len(video.times), list(video.latents.shape)
-    return Report(
-        model=video.model,
-        frames=frames,
-        width=video.width,
-        height=video.height,
-        fps=float(video.frame_rate),
-        latent_shape=shape,
-        compression=_compression(frames, video.height, video.width, shape),
-        peak_memory_mb=memory.megabytes(),
-    )
-
-
-def _compression(frames: int, height: int, width: int, latent_shape: list[int]) -> float:
-    return frames * height * width * 3 / prod(latent_shape)
+def _report_of(video: LatentVideo) -> Report:
+    shape = list(video.latents.shape)
+    return report_on(video.model, len(video.times), video.height, video.width, video.frame_rate, shape)

@@ -1,9 +1,29 @@
-"""Full self-attention with normalised queries and keys."""
+"""Self-attention with normalised queries and keys, over all tokens or within windows of the picture."""
 
+from typing import NamedTuple
+
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Grid = tuple[int, int, int]  # tokens along t, y, x
+
+
+class Window(NamedTuple):
+    """Windows of about `size` x `size` tokens and all frames; the first begins `offset` tokens before the
+    picture."""
+
+    size: int
+    offset: int
+
+
+class Run(NamedTuple):
+    """`number` windows of `size` tokens side by side."""
+
+    number: int
+    size: int
 
 
 class RMSNorm(nn.RMSNorm):
@@ -17,7 +37,11 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens with all tokens, without any position; RMSNorm on q and k (spec A5)."""
+    """Self-attention without any position; RMSNorm on q and k (spec A5).
+
+    Without a window all tokens see all tokens. With one, a token sees those of all frames in its own window;
+    blocks with different offsets in turn let neighbouring windows see each other.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -27,7 +51,53 @@ class Attention(nn.Module):
         self.norm_k = RMSNorm(width // heads)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        q, k, v = rearrange(self.qkv(x), "b n (three h e) -> three b h n e", three=3, h=self.heads)
+    def forward(
+        self, x: Float[Tensor, "b n d"], grid: Grid | None = None, window: Window | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """`grid` tells how the n tokens lie, t slowest; it is needed with a `window` only."""
+        qkv = self.qkv(x)
+        if window is None:
+            return self.out(self._attend(qkv))
+        assert grid is not None, "windows need the grid of the tokens"
+        qkv = rearrange(qkv, "b (t y x) d -> b t y x d", t=grid[0], y=grid[1], x=grid[2])
+        columns = runs(grid[2], window)
+        rows = []
+        for run, row in _cut(qkv, runs(grid[1], window), dim=2):
+            parts = [self._attend_windows(part, run, across) for across, part in _cut(row, columns, dim=3)]
+            rows.append(torch.cat(parts, dim=3))
+        return self.out(rearrange(torch.cat(rows, dim=2), "b t y x d -> b (t y x) d"))
+
+    def _attend_windows(
+        self, qkv: Float[Tensor, "b t y x e"], down: Run, across: Run
+    ) -> Float[Tensor, "b t y x d"]:
+        sizes = {"t": qkv.shape[1], "r": down.number, "c": across.number, "p": down.size, "q": across.size}
+        x = self._attend(rearrange(qkv, "b t (r p) (c q) e -> (b r c) (t p q) e", **sizes))
+        return rearrange(x, "(b r c) (t p q) d -> b t (r p) (c q) d", **sizes)
+
+    def _attend(self, qkv: Float[Tensor, "b n e"]) -> Float[Tensor, "b n d"]:
+        q, k, v = rearrange(qkv, "b n (three h e) -> three b h n e", three=3, h=self.heads)
         x = F.scaled_dot_product_attention(self.norm_q(q), self.norm_k(k), v)
-        return self.out(rearrange(x, "b h n e -> b n (h e)"))
+        return rearrange(x, "b h n e -> b n (h e)")
+
+
+def runs(length: int, window: Window) -> list[Run]:
+    """Windows that cover `length` tokens: what an offset leaves of the first, equal ones, and the rest.
+
+    A rest of less than half a window joins the last one, which then has up to 1.5 times the size.
+    """
+    size, offset = window
+    if length <= size:
+        return [Run(1, length)]
+    first = [Run(1, size - offset)] if offset else []
+    length -= sum(run.size for run in first)
+    count, rest = length // size, length % size  # divmod does not compile for sizes that change
+    if rest == 0 or count == 0:
+        return [*first, Run(max(1, count), length // max(1, count))]
+    last = Run(1, rest) if 2 * rest >= size else Run(1, size + rest)
+    count -= last.size > size
+    return [*first, *([Run(count, size)] if count else []), last]
+
+
+def _cut(x: Tensor, lengths: list[Run], dim: int) -> list[tuple[Run, Tensor]]:
+    parts = x.split([run.number * run.size for run in lengths], dim=dim)
+    return list(zip(lengths, parts, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from regen.layers.attention import Attention
+from regen.layers.attention import Attention, Grid, Window
 from regen.layers.positions import NoiseLevelEmbedding
 
 Timestep = Literal["add", "adaln_single", "adaln_zero"]
@@ -20,9 +20,9 @@ Timestep = Literal["add", "adaln_single", "adaln_zero"]
 class Modulation(NamedTuple):
     """What the noise level does to one residual branch; each `b 1 d`."""
 
-    shift: Float[Tensor, "b 1 d"]
-    scale: Float[Tensor, "b 1 d"]
-    gate: Float[Tensor, "b 1 d"]
+    shift: Float[Tensor, "#b 1 d"]
+    scale: Float[Tensor, "#b 1 d"]
+    gate: Float[Tensor, "#b 1 d"]
 
 
 def patchify(video: Float[Tensor, "b c t h w"], patch: int) -> Float[Tensor, "b n e"]:
@@ -40,14 +40,18 @@ def unpatchify(
 
 
 def normalise(
-    x: Float[Tensor, "b n d"], shift: Float[Tensor, "b 1 d"], scale: Float[Tensor, "b 1 d"]
+    x: Float[Tensor, "b n d"], shift: Float[Tensor, "#b 1 d"], scale: Float[Tensor, "#b 1 d"]
 ) -> Float[Tensor, "b n d"]:
     """LayerNorm without parameters of its own, then the scale and shift that the noise level asks for."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 class Feedforward(nn.Module):
-    """Two linear layers with a tanh-GELU between, four-fold wider inside."""
+    """Two linear layers with a GELU between, four-fold wider inside.
+
+    Exact GELU: in bf16 on a CPU it takes a quarter of the time of its tanh form, and they differ by less
+    than bf16 resolves.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -55,7 +59,7 @@ class Feedforward(nn.Module):
         self.project = nn.Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.project(F.gelu(self.expand(x), approximate="tanh"))
+        return self.project(F.gelu(self.expand(x)))
 
 
 class Modulator(nn.Module):
@@ -105,12 +109,15 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        level: Float[Tensor, "b d"],
-        shared: Float[Tensor, "b 6 d"] | None,
+        level: Float[Tensor, "#b d"],
+        shared: Float[Tensor, "#b 6 d"] | None,
+        grid: Grid,
+        window: Window | None,
     ) -> Float[Tensor, "b n d"]:
         rows = self.modulator(level, shared)
         first, second = Modulation(*rows[:3]), Modulation(*rows[3:])
-        x = torch.addcmul(x, first.gate, self.attention(normalise(x, first.shift, first.scale)))
+        y = normalise(x, first.shift, first.scale)
+        x = torch.addcmul(x, first.gate, self.attention(y, grid, window))
         return torch.addcmul(x, second.gate, self.feedforward(normalise(x, second.shift, second.scale)))
 
 
@@ -118,13 +125,24 @@ class DiT(nn.Module):
     """Pixel-space diffusion transformer without positional parameters, for any resolution and length.
 
     The answer has the shape of the noisy clip. It is zero at initialisation: the output layer starts at zero.
+    `window`: side of the attention windows in tokens, shifted by half in every second block; None (the
+    paper's): every token sees every other one.
     """
 
     _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
 
-    def __init__(self, width: int, depth: int, heads: int, patch_size: int, timestep: Timestep):
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        patch_size: int,
+        timestep: Timestep,
+        window: int | None = None,
+    ):
         super().__init__()
         self.patch_size = patch_size
+        self.windows = [window and Window(window, offset) for offset in (0, (window or 0) // 2)]
         self.gradient_checkpointing = False
         self.embed = nn.Linear(3 * patch_size**2, width)
         self.noise_level = NoiseLevelEmbedding(width)
@@ -137,7 +155,7 @@ class DiT(nn.Module):
         self,
         noisy: Float[Tensor, "b 3 t h w"],
         positions: Float[Tensor, "b t y x d"],
-        t: Float[Tensor, " b"],
+        t: Float[Tensor, " #b"],
     ) -> Float[Tensor, "b 3 t h w"]:
         grid = positions.shape[1], positions.shape[2], positions.shape[3]
         level = self.noise_level(t)
@@ -146,11 +164,12 @@ class DiT(nn.Module):
         shared = None
         if self.shared is not None:
             shared = rearrange(self.shared(F.silu(level)), "b (p d) -> b p d", p=6)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
+            arguments = (x, level, shared, grid, self.windows[index % 2])
             if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(block, x, level, shared)
+                x = self._gradient_checkpointing_func(block, *arguments)
             else:
-                x = block(x, level, shared)
+                x = block(*arguments)
         shift, scale = self.final(level, None)
         x = self.out(normalise(x, shift, scale))
         return unpatchify(x, grid, self.patch_size)

@@ -1,0 +1,91 @@
+"""VideoAutoencoder: what every trained embedder shares of diffusers' conventions."""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from regen.tiling import PLACE, Tile
+
+
+class VideoAutoencoder(ModelMixin, ConfigMixin):
+    """Ratios, latent statistics and tiling under the names that diffusers' users expect.
+
+    The latents that a caller sees are normalised already: `latents_mean` and `latents_std` (rows: content,
+    motion; columns: channels) are applied inside `encode` and `decode`, and `scaling_factor` is 1.
+    """
+
+    tile: Tile | None = None
+    """The largest part of the picture to work on at once; a session's own takes its place."""
+
+    @property
+    def temporal_compression_ratio(self) -> int:
+        return self.config.temporal_compression_ratio
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        return PLACE
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.latent_channels
+
+    @property
+    def scaling_factor(self) -> float:
+        return 1.0
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of a chunk, 1 + k."""
+        return 1 + self.config.temporal_compression_ratio
+
+    @property
+    def latents_mean(self) -> Float[Tensor, "2 c"]:
+        """Mean of the raw latents (rows: content, motion), which `encode` has already taken away."""
+        return self._rows(self.config.latents_mean, 0.0)
+
+    @property
+    def latents_std(self) -> Float[Tensor, "2 c"]:
+        """Standard deviation of the raw latents, by which `encode` has already divided."""
+        return self._rows(self.config.latents_std, 1.0)
+
+    def set_latent_statistics(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
+        """Store mean and deviation of the raw latents (rows: content, motion), for `encode` to take out."""
+        self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int = 512,
+        tile_sample_min_width: int = 512,
+        tile_sample_stride_height: int = 448,
+        tile_sample_stride_width: int = 448,
+    ) -> None:
+        """Work on tiles of at most this many pixels from now on; they overlap by size minus stride.
+
+        The names are those of diffusers' video autoencoders; of two overlaps the larger one is used. The
+        noise of a pixel does not depend on the tiles, and they are blended in every step.
+        """
+        overlap = max(
+            tile_sample_min_height - tile_sample_stride_height,
+            tile_sample_min_width - tile_sample_stride_width,
+        )
+        self.tile = Tile(tile_sample_min_height, tile_sample_min_width, overlap)
+
+    def disable_tiling(self) -> None:
+        """Work on the whole picture at once again."""
+        self.tile = None
+
+    def _statistics(self, kinds: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
+        mean, std = self.latents_mean[:kinds], self.latents_std[:kinds]
+        return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
+
+    def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
+        mean, std = self._statistics(latents.shape[2])
+        return (latents.float() * std + mean).to(self.dtype)
+
+    def _rows(self, rows: list[list[float]] | None, default: float) -> Float[Tensor, "2 c"]:
+        """The configuration's numbers in fp32, whatever the precision of the weights."""
+        if rows is None:
+            return torch.full((2, self.config.latent_channels), default, device=self.device)
+        return torch.tensor(rows, device=self.device)

@@ -1,0 +1,72 @@
+"""The command train: one command below it for each recipe."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+from tyro.extras import SubcommandApp
+
+from regen.cli.options import Device
+
+if TYPE_CHECKING:
+    from regen.train.run import Recipe
+
+TRAIN = """Train a model by a recipe.
+
+Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rate 1e-3"""
+
+
+def recipe_commands(name: str) -> SubcommandApp:
+    """One command for each recipe; made only when `train` is asked for, because recipes import torch.
+
+    Raises ValueError when `name`, the argument after `train`, is no recipe and no option.
+    """
+    from regen.recipes import RECIPES
+
+    if name not in RECIPES and not name.startswith("-"):
+        raise ValueError(f"There is no recipe {name!r}; use one of {', '.join(RECIPES)}.")
+    app = SubcommandApp()
+    for name, make_recipe in RECIPES.items():
+        about = make_recipe.__doc__ or f"Train {name}."
+        app.command(name=name, help=about)(_training(make_recipe()))
+    return app
+
+
+def _training(default: "Recipe") -> Callable[..., None]:
+    from regen.train.loop import Interrupted
+    from regen.train.run import Recipe, run_recipe
+
+    def train(
+        data: Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]")],
+        out: Path,
+        recipe: Annotated[Recipe, arg(name="")] = default,
+        device: Device = None,
+        resume: bool = True,
+        cache: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+    ) -> None:
+        """Train.
+
+        Args:
+            data: Folders (or files) of videos and images.
+            out: Folder of the run: checkpoints, log, pictures, and in model/ the finished model.
+            device: cpu, cuda, cuda:1 or mps; by default the best one here.
+            resume: Go on with the run in OUT when there is one; with --no-resume that is an error.
+            cache: Folder to keep decoded frames in; faster for up to some hours of video.
+        """
+        try:
+            folder = run_recipe(recipe, data=data, out=out, device=device, resume=resume, cache=cache)
+        except Interrupted as stop:
+            print(f"regen: {stop}", file=sys.stderr)
+            sys.exit(stop.exit_code)
+        print(f"The model is in {folder}; use it with --model {folder}.")
+
+    return train
+
+
+def unexpanded() -> SubcommandApp:
+    """What stands for the recipes in the help of `regen` itself: its one command is never called."""
+    app = SubcommandApp()
+    app.command(name="recipe")(lambda: None)
+    return app

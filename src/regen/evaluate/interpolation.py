@@ -1,0 +1,265 @@
+"""How good frames are that were never encoded: between those that were, and beyond a chunk (spec A10).
+
+Interpolation: every s-th frame of a clip is kept and coded, and the frames that were left out are compared
+with what the model decodes at their times, with the average of their two kept neighbours, and with what
+FFmpeg's motion-compensated filter makes of the kept frames (the paper sets an external interpolator beside
+the model, too). The rivals get the frames as the model reconstructs them, and the originals besides.
+Extrapolation: the frames before and after each chunk against what the model decodes there, beside the
+chunk's nearest frame. PSNR and SSIM follow `regen.evaluate.metrics`. A clip is in memory as a whole.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+
+import av
+import av.filter
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from regen.codec.chunks import Embedder
+from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
+from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
+from regen.data.pixels import UPRIGHT, RgbConverter, YuvConverter
+from regen.data.video import VideoReader
+from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
+from regen.evaluate.protocol import Size, fit
+
+Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]
+"""Encodes frames and decodes what the timeline asks for."""
+
+# Overlapping blocks of variable size, motion searched both ways: quality before speed.
+MOTION_COMPENSATION = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"
+BLOCK = 16  # pixels: the filter sees whole blocks only, at least two each way
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over `frames` frames: PSNR in dB, and SSIM."""
+
+    frames: int
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Every `factor`-th frame of a clip was kept.
+
+    `kept` is the model's reconstruction of these. `left_out` are the others, by method; `across` is the part
+    of them between two chunks, where the model extrapolates from both (empty when there is but one chunk).
+    """
+
+    factor: int
+    kept: Score
+    left_out: dict[str, Score]
+    across: dict[str, Score]
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """A set's figures: the mean over its clips, whatever their lengths; `frames` adds up."""
+    count = len(scores)
+    return Score(
+        frames=sum(score.frames for score in scores),
+        psnr=sum(score.psnr for score in scores) / count,
+        ssim=sum(score.ssim for score in scores) / count,
+    )
+
+
+def codec_of(model: Embedder, options: DecodeOptions) -> Codec:
+    """`model` as a codec of whole clips of at least one frame."""
+
+    def code(frames: UInt8[Tensor, "t h w 3"], timeline: Timeline) -> UInt8[Tensor, "n h w 3"]:
+        session = EncodeSession(model)
+        chunks = [*session.feed(frames), *session.flush()]
+        chunk_frames = model.temporal_compression_ratio + 1
+        shown, _ = moments([float(i) for i in range(len(frames))], Fraction(1), chunk_frames, timeline)
+        wanted = per_chunk(shown, len(chunks))
+        height, width = frames.shape[1:3]
+        decoder = DecodeSession(model, height=height, width=width, options=options)
+        decoded = [decoder.feed(chunk, at) for chunk, at in zip(chunks, wanted, strict=True)]
+        made = mixed(shown, wanted, [*decoded, decoder.flush()])
+        return torch.stack([image for images in made for image in images])
+
+    return code
+
+
+def read_clip(file: Path, size: Size | None, max_frames: int | None = None) -> UInt8[Tensor, "t h w 3"]:
+    """The first frames of a video at the measuring size, by default all.
+
+    Raises VideoError when none can be read, ValueError when none is wanted.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"{max_frames} frames can't be measured; give a number of 1 or more.")
+    with VideoReader(file) as reader:
+        return torch.stack([fit(frame.image, size) for frame in islice(reader, max_frames)])
+
+
+def evaluate_interpolation(
+    codec: Codec, frames: UInt8[Tensor, "t h w 3"], factor: int, chunk_frames: int
+) -> Interpolation:
+    """Keep every `factor`-th frame, and compare the ones between them by every method.
+
+    Raises ValueError for a factor under 2 or fewer than factor + 1 frames.
+    """
+    if factor < 2:
+        raise ValueError(f"A factor of {factor} leaves no frame out; give 2 or more.")
+    if len(frames) <= factor:
+        raise ValueError(
+            f"{len(frames)} frame(s) are too few to keep two that are {factor} apart; give a longer clip."
+        )
+    kept = frames[::factor]
+    frames = frames[: (len(kept) - 1) * factor + 1]
+    reconstruction = codec(kept, SOURCE_FRAMES)
+    methods = {
+        "model": codec(kept, Timeline(interpolate=factor))[: len(frames)],
+        "average": blend(reconstruction, factor),
+        "average of originals": blend(kept, factor),
+        "motion-compensated": motion_compensated(reconstruction, factor),
+        "motion-compensated originals": motion_compensated(kept, factor),
+    }
+    position = torch.arange(len(frames))
+    between = position % factor > 0
+    across = between & (position // factor % chunk_frames == chunk_frames - 1)
+    return Interpolation(
+        factor=factor,
+        kept=_score(kept, reconstruction),
+        left_out={name: _score(frames[between], made[between]) for name, made in methods.items()},
+        across=_scores_of_part(frames, methods, across),
+    )
+
+
+def evaluate_extrapolation(
+    codec: Codec, frames: UInt8[Tensor, "t h w 3"], chunk_frames: int, reach: int = 2
+) -> dict[int, dict[str, Score]]:
+    """By distance in frames (negative: before the chunk's first frame; positive: after its last) and method.
+
+    "model" decodes the frame from the chunk that it is not in; "repeated" and "repeated original" are that
+    chunk's nearest frame as reconstructed and as it was. Distances go up to `reach`; only whole chunks are
+    used. Raises ValueError when the clip has less than two of them, or a reach beyond the next chunk.
+    """
+    if not 1 <= reach <= chunk_frames:
+        raise ValueError(f"A reach of {reach} frames is not between 1 and the {chunk_frames} of a chunk.")
+    chunks = len(frames) // chunk_frames
+    if chunks < 2:
+        raise ValueError(
+            f"{len(frames)} frames are fewer than two chunks of {chunk_frames}; give a longer clip."
+        )
+    whole = frames[: chunks * chunk_frames]
+    reconstruction = codec(whole, SOURCE_FRAMES)
+    around = codec(whole, Timeline(before=reach, after=reach, every_chunk=True))
+    around = rearrange(around, "(chunk n) h w c -> chunk n h w c", chunk=chunks)
+    starts = torch.arange(chunks) * chunk_frames
+    results = {}
+    for distance in (*range(-reach, 0), *range(1, reach + 1)):
+        nearest = 0 if distance < 0 else chunk_frames - 1
+        places = starts + nearest + distance
+        known = (places >= 0) & (places < len(frames))
+        truth, edge = frames[places[known]], starts[known] + nearest
+        results[distance] = {
+            "model": _score(truth, around[known, reach + nearest + distance]),
+            "repeated": _score(truth, reconstruction[edge]),
+            "repeated original": _score(truth, frames[edge]),
+        }
+    return results
+
+
+def blend(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
+    """n = (t - 1) * factor + 1 frames: those given, and between them the average weighted by time."""
+    assert len(frames) > 0 and factor > 0
+    weights = torch.arange(1, factor) / factor
+    return _fill(frames, (_averages(*pair, weights) for pair in pairwise(frames)))
+
+
+def motion_compensated(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
+    """n = (t - 1) * factor + 1 frames: those given, and between them those of FFmpeg's `minterpolate`.
+
+    The filter finds the motion of blocks of 16 x 16 pixels. It works on YUV with colour at full size and 8
+    bits, so frames that it makes are rounded once more than others. Where it sees a cut, it repeats a frame.
+    Raises ValueError when PyAV's FFmpeg was built without the filter.
+    """
+    assert len(frames) > 0 and factor > 0
+    if "minterpolate" not in av.filter.filters_available:
+        raise ValueError("This FFmpeg has no filter minterpolate; install PyAV's own build of it (pip: av).")
+    if len(frames) == 1:
+        return frames.clone()
+    height, width = frames.shape[1:3]
+    padded = _whole_blocks(frames)
+    # One frame more at the end: the filter needs one to look ahead to.
+    made = _minterpolate(torch.cat([padded, padded[-1:]]), factor)
+    made = made[: (len(frames) - 1) * factor + 1, :height, :width]
+    return _fill(frames, (made[first + 1 : first + factor] for first in range(0, len(made) - 1, factor)))
+
+
+def _minterpolate(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
+    """All that the filter gives, in order of time, from the first frame on without a gap."""
+    height, width = frames.shape[1:3]
+    graph, unit = av.filter.Graph(), Fraction(1, factor)  # a second is the time between two given frames
+    source = graph.add_buffer(width=width, height=height, format="yuv444p", time_base=unit)
+    sink = graph.add("buffersink")
+    graph.link_nodes(source, graph.add("minterpolate", f"fps={factor}:{MOTION_COMPENSATION}"), sink)
+    graph.configure()
+    to_yuv, to_rgb = YuvConverter("yuv444p"), RgbConverter(width, height, UPRIGHT, threads=1)
+    made: list[Tensor] = []
+    for index, image in enumerate(frames):
+        frame = to_yuv(image)
+        frame.pts, frame.time_base = index * factor, unit
+        source.push(frame)
+        for result in _pull(sink):
+            assert result.pts * result.time_base == len(made) * unit, "frames come in order, none is missing"
+            made.append(to_rgb(result))
+    return torch.stack(made)
+
+
+def _pull(sink: av.filter.context.FilterContext) -> Iterator[av.VideoFrame]:
+    """The frames that are ready."""
+    while True:
+        try:
+            yield sink.pull()
+        except av.BlockingIOError:
+            return
+
+
+def _whole_blocks(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h2 w2 3"]:
+    """The right and lower border repeated up to whole blocks, at least two each way."""
+    height, width = frames.shape[1:3]
+    right, below = (max(2 * BLOCK, side + -side % BLOCK) - side for side in (width, height))
+    clip = rearrange(frames, "t h w c -> t c h w")
+    return rearrange(functional.pad(clip, (0, right, 0, below), mode="replicate"), "t c h w -> t h w c")
+
+
+def _averages(
+    before: UInt8[Tensor, "h w 3"], after: UInt8[Tensor, "h w 3"], weights: Float[Tensor, " n"]
+) -> UInt8[Tensor, "n h w 3"]:
+    """Linear between two frames, one result for each weight of the later one."""
+    weight = rearrange(weights, "n -> n 1 1 1")
+    return torch.lerp(before.float()[None], after.float()[None], weight).round().to(torch.uint8)
+
+
+def _fill(
+    frames: UInt8[Tensor, "t h w 3"], gaps: Iterator[UInt8[Tensor, "gap h w 3"]]
+) -> UInt8[Tensor, "n h w 3"]:
+    """Each frame but the last followed by what fills the gap after it."""
+    parts = [part for frame, gap in zip(frames[:-1], gaps, strict=True) for part in (frame[None], gap)]
+    return torch.cat([*parts, frames[-1:]])
+
+
+def _score(reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> Score:
+    psnr, ssim = psnr_of_frames(reference, other), ssim_of_frames(reference, other)
+    return Score(len(reference), psnr.mean().item(), ssim.mean(dtype=torch.float64).item())
+
+
+def _scores_of_part(
+    frames: UInt8[Tensor, "t h w 3"],
+    methods: dict[str, UInt8[Tensor, "t h w 3"]],
+    part: Bool[Tensor, " t"],
+) -> dict[str, Score]:
+    """Scores of the frames where `part` holds; none where it holds nowhere."""
+    if not bool(part.any()):
+        return {}
+    return {name: _score(frames[part], made[part]) for name, made in methods.items()}

@@ -1,0 +1,275 @@
+"""Budgets of memory: how they are read, which tile fits, and what happens when none was enough."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regen.codec import memory
+from regen.codec.chunks import ChunkLatents
+from regen.codec.memory import (
+    OVERLAP,
+    Room,
+    halve,
+    largest_tile,
+    memory_in_use,
+    memory_to_spare,
+    parse_memory,
+)
+from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams, encode_frames
+from regen.embedders.regen import AutoencoderRegen
+from regen.tiling import SMALLEST, Tile
+
+CPU_RAN_OUT = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
+)
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError(CPU_RAN_OUT),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)."),
+]
+WAYS_TO_RUN_OUT = pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "mps"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8GB", 8_000_000_000),
+        ("500 MB", 500_000_000),
+        ("1.5g", 1_500_000_000),
+        (" 64 KiB ", 64_000),
+        ("2e9", 2_000_000_000),
+        ("1TB", 10**12),
+        ("4096", 4096),
+        ("100B", 100),
+    ],
+)
+def test_amounts_of_memory_are_read(text: str, expected: int) -> None:
+    assert parse_memory(text) == expected
+
+
+NO_AMOUNTS = ["", "GB", "-8GB", "8 XB", "0", "0.5", "1.2.3GB", "8GB!", "lots", "1e400", "nan"]
+
+
+@pytest.mark.parametrize("text", NO_AMOUNTS)
+def test_anything_else_is_told_in_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="is no amount of memory; give a number with a unit, such as 8GB"):
+        parse_memory(text)
+
+
+class Needs:
+    """A model that needs 100 bytes for a pixel of a frame."""
+
+    device = torch.device("cpu")
+
+    def activation_bytes(self, frames: int, height: int, width: int) -> int:
+        return 100 * frames * height * width
+
+
+@pytest.fixture
+def nothing_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_in_use", lambda device: 0)
+
+
+def held(frames: int, height: int, width: int) -> int:
+    """What the whole clip takes beside the network, whatever the tiles."""
+    return 3 * frames * height * width * memory.WHOLE_FRAME_BYTES
+
+
+@pytest.mark.usefixtures("nothing_in_use")
+def test_no_tiles_where_the_whole_frame_fits() -> None:
+    needed = Needs().activation_bytes(5, 720, 1280) + held(5, 720, 1280)
+    assert largest_tile(Needs(), 5, 720, 1280, needed) is None
+    tile = largest_tile(Needs(), 5, 720, 1280, needed - 1)
+    assert tile == Tile(720, 640, OVERLAP), "the longer side is halved first"
+
+
+@pytest.mark.usefixtures("nothing_in_use")
+def test_smaller_budgets_have_smaller_tiles_that_fit() -> None:
+    frames, height, width = 5, 700, 1300
+    tiles = []
+    for room in [2 * 10**9 // 2**i for i in range(16)]:
+        tile = largest_tile(Needs(), frames, height, width, room + held(frames, height, width))
+        area = height * width if tile is None else tile.height * tile.width
+        tiles.append(area)
+        assert area == 64 * 64 or Needs().activation_bytes(frames, 1, area) <= room
+    assert tiles[0] == height * width
+    assert tiles[-1] == 64 * 64, "the smallest is tried even where it should not fit"
+    assert all(after <= before for before, after in pairwise(tiles))
+    assert len(set(tiles)) > 6
+
+
+@pytest.mark.usefixtures("nothing_in_use")
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 64), (33, 20)])
+def test_a_tiny_picture_is_never_cut(height: int, width: int) -> None:
+    assert largest_tile(Needs(), 5, height, width, 1) is None
+
+
+def test_the_budget_counts_what_is_in_use_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = Needs().activation_bytes(5, 512, 512) + held(5, 512, 512)
+    monkeypatch.setattr(memory, "memory_in_use", lambda device: 10**9)
+    assert largest_tile(Needs(), 5, 512, 512, needed + 10**9) is None
+    assert largest_tile(Needs(), 5, 512, 512, needed + 10**9 - 1) is not None
+
+
+def test_without_a_budget_most_of_what_is_free_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = Needs().activation_bytes(5, 512, 512) + held(5, 512, 512)
+    monkeypatch.setattr(memory, "memory_to_spare", lambda device: 2 * needed)
+    assert largest_tile(Needs(), 5, 512, 512, None) is None
+    monkeypatch.setattr(memory, "memory_to_spare", lambda device: needed)
+    assert largest_tile(Needs(), 5, 512, 512, None) is not None
+
+
+def test_memory_of_this_process_and_of_this_machine() -> None:
+    before = memory_in_use(torch.device("cpu"))
+    block = torch.ones(64 * 2**20 // 4)
+    assert memory_in_use(torch.device("cpu")) - before > 48 * 2**20
+    assert 10**6 < before < 10**12
+    assert memory_to_spare(torch.device("cpu")) > block.numel()
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_halving_goes_from_the_picture_to_the_smallest_tile(height: int, width: int) -> None:
+    tile, areas = halve(None, height, width), [(height + 64) * (width + 64)]
+    while tile is not None:
+        areas.append(tile.height * tile.width)
+        tile = halve(tile, height, width)
+    assert all(after < before for before, after in pairwise(areas))
+    assert len(areas) == 1 or areas[-1] == 64 * 64
+
+
+def test_a_tile_beyond_the_picture_is_cropped_before_it_is_halved() -> None:
+    """Otherwise the same work would be tried, and fail, several times over."""
+    assert halve(Tile(2048, 2048), 200, 512) == Tile(200, 256, 64)
+    assert halve(Tile(2048, 96, 16), 512, 512) == Tile(256, 96, 16)
+    assert halve(Tile(2048, 2048), 60, 60) is None
+
+
+class Work:
+    """Work that fails as long as the tile has more than `limit` pixels; remembers what was tried."""
+
+    def __init__(self, limit: int, error: Exception) -> None:
+        self.limit, self.error = limit, error
+        self.tried: list[Tile | None] = []
+
+    def __call__(self, tile: Tile | None) -> Tile | None:
+        self.tried.append(tile)
+        if tile is None or tile.height * tile.width > self.limit:
+            raise self.error
+        return tile
+
+
+@WAYS_TO_RUN_OUT
+def test_the_tile_halves_until_the_work_is_done_and_stays(error: Exception) -> None:
+    room, work = Room(None), Work(128 * 128, error)
+    smallest = Tile(128, 128, OVERLAP)
+    assert room.run(work, 512, 256) == smallest
+    assert work.tried == [None, Tile(256, 256, OVERLAP), Tile(256, 128, OVERLAP), smallest]
+    work.tried.clear()
+    assert room.run(work, 512, 256) == room.tile == smallest
+    assert work.tried == [smallest], "it does not try the whole again"
+
+
+def test_it_begins_with_the_tile_it_was_given() -> None:
+    room, work = Room(Tile(256, 512, 32)), Work(256 * 256, ERRORS[0])
+    assert room.run(work, 1024, 1024) == Tile(256, 256, 32)
+    assert work.tried[0] == Tile(256, 512, 32)
+
+
+@WAYS_TO_RUN_OUT
+def test_in_the_end_one_sentence_says_what_to_do(error: Exception) -> None:
+    work = Work(0, error)
+    with pytest.raises(MemoryError, match="256x512 pixels even in small tiles; choose a smaller --size"):
+        Room(None).run(work, 512, 256)
+    assert work.tried[-1] is not None
+    assert (work.tried[-1].height, work.tried[-1].width) == (SMALLEST, SMALLEST)
+
+
+OTHER_ERRORS = [RuntimeError("shapes do not match"), ValueError("wrong"), KeyboardInterrupt()]
+
+
+@pytest.mark.parametrize("error", OTHER_ERRORS)
+def test_other_errors_pass(error: BaseException) -> None:
+    room = Room(None)
+    with pytest.raises(type(error)) as caught:
+        room.run(Work(10**9, error), 512, 256)
+    assert caught.value is error
+    assert room.tile is None
+
+
+@pytest.fixture(scope="module")
+def model() -> AutoencoderRegen:
+    torch.manual_seed(1)
+    tiny = AutoencoderRegen(
+        latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
+        width=24, depth=1, heads=2, siren_width=16,
+    )  # fmt: skip
+    for parameter in tiny.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return tiny.eval()
+
+
+def video(frames: int, height: int, width: int) -> list[torch.Tensor]:
+    return list(torch.randint(0, 256, (frames, height, width, 3), dtype=torch.uint8))
+
+
+def test_encoding_goes_on_with_smaller_tiles(
+    monkeypatch: pytest.MonkeyPatch, model: AutoencoderRegen
+) -> None:
+    frames, encode, tried = video(12, 70, 150), AutoencoderRegen.encode, []
+
+    def fails(self: AutoencoderRegen, clip: torch.Tensor, tile: Tile | None) -> object:
+        tried.append(tile)
+        if tile is None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, clip, tile=tile)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderRegen, "encode", fails)
+        session = EncodeSession(model)
+        found = [*session.feed(frames), *session.flush()]
+    smaller = session.room.tile
+    assert smaller is not None
+    assert tried == [None, *[smaller] * 3], "the whole is tried once"
+    assert [chunk.frames for chunk in found] == [5, 5, 2]
+    for a, b in zip(found, encode_frames(model, frames, smaller), strict=True):
+        assert torch.equal(a.latents, b.latents)
+
+
+@pytest.mark.parametrize("seams", ["extend", "match", "none"])
+def test_decoding_goes_on_in_the_middle_of_a_chunk(
+    monkeypatch: pytest.MonkeyPatch, model: AutoencoderRegen, seams: Seams
+) -> None:
+    """The decoder runs out of memory in the last evaluation of the second chunk; what it has of the chunk is
+    thrown away, and the frames are those of a session that had small tiles from this chunk on."""
+    chunks = [ChunkLatents(i, torch.randn(4, 2, 8, 16), 5) for i in range(3)]
+    smaller = Tile(64, 64, OVERLAP)
+
+    def frames(options: DecodeOptions, switch: bool) -> torch.Tensor:
+        session = DecodeSession(model, height=64, width=128, options=options)
+        parts = []
+        for chunk in chunks:
+            if switch and chunk.index == 1:
+                session.room.tile = smaller
+            parts.append(session.feed(chunk))
+        assert session.room.tile == smaller
+        return torch.cat(parts)
+
+    options = DecodeOptions(steps=3, seams=seams)
+    expected, forward, calls = frames(options, switch=True), model.decoder.forward, []
+
+    def fails(noisy: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        calls.append(noisy.shape[-1])
+        if len(calls) == 6:
+            raise RuntimeError(CPU_RAN_OUT)
+        return forward(noisy, *rest)
+
+    monkeypatch.setattr(model.decoder, "forward", fails)
+    assert torch.equal(frames(options, switch=False), expected)
+    assert calls[:6] == [128] * 6
+    assert set(calls[6:]) == {64}
+    assert expected.float().std() > 1
+    assert expected.shape == (15, 64, 128, 3)

@@ -1,0 +1,375 @@
+"""Which times of which chunk are decoded: counts, order and seconds for any clip and any wish."""
+
+import weakref
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from regen.codec.timeline import Moment, Source, Timeline, mixed, moments, per_chunk
+
+FRAMES = st.integers(2, 23)
+CHUNK = st.integers(2, 9)
+FACTOR = st.integers(1, 5)
+BEYOND = st.integers(0, 3)
+RATES = st.sampled_from([Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(60), Fraction(7, 2)])
+
+
+def constant(frames: int, rate: Fraction) -> list[float]:
+    return [float(index / rate) for index in range(frames)]
+
+
+@st.composite
+def variable(draw: st.DrawFn) -> tuple[list[float], Fraction]:
+    """Times of a variable frame rate in seconds, and their average rate."""
+    steps = draw(st.lists(st.integers(1, 20), min_size=1, max_size=20))
+    times = [sum(steps[:index]) / 100 for index in range(len(steps) + 1)]
+    return times, Fraction(len(steps) * 100, sum(steps))
+
+
+def positions(result: list[Moment], chunk_frames: int) -> list[float]:
+    """Where the moments lie, which is where all of their sources do."""
+    found = []
+    for moment in result:
+        places = [source.chunk * chunk_frames + source.at for source in moment.sources]
+        assert places == pytest.approx([places[0]] * len(places))
+        found.append(places[0])
+    return found
+
+
+def places(result: list[Moment]) -> list[tuple[int, float]]:
+    """The sources of moments that have one each."""
+    assert all(len(moment.sources) == 1 for moment in result)
+    return [moment.sources[0].place for moment in result]
+
+
+def require_order(result: list[Moment]) -> None:
+    for earlier, later in pairwise(result):
+        for end in (0, -1):
+            assert earlier.sources[end].place <= later.sources[end].place
+        assert earlier.seconds < later.seconds
+
+
+def require_mixtures(result: list[Moment], frames: int, chunk_frames: int) -> None:
+    """Two sources exactly where a moment lies between two chunks, the nearer one with more weight."""
+    for moment, position in zip(result, positions(result, chunk_frames), strict=True):
+        assert sum(source.weight for source in moment.sources) == 1
+        earlier, beyond = divmod(position, chunk_frames)
+        between = beyond - (chunk_frames - 1)
+        if between > 1e-9 and earlier >= 0 and (earlier + 1) * chunk_frames < frames:
+            first, second = moment.sources
+            assert (first.chunk, second.chunk) == (earlier, earlier + 1)
+            assert (first.weight, second.weight) == pytest.approx((1 - between, between))
+            assert chunk_frames - 1 < first.at < chunk_frames and -1 < second.at < 0
+        else:
+            assert [source.weight for source in moment.sources] == [1.0]
+
+
+@given(variable(), CHUNK)
+def test_source_frames_at_their_times_by_default(clip: tuple[list[float], Fraction], chunk: int) -> None:
+    times, rate = clip
+    result, output_rate = moments(torch.tensor(times, dtype=torch.float64), rate, chunk)
+    assert output_rate == rate
+    assert result == [
+        Moment((Source(index // chunk, float(index % chunk), 1.0),), time) for index, time in enumerate(times)
+    ]
+
+
+@given(variable(), CHUNK, FACTOR)
+def test_interpolation_keeps_every_source_frame(
+    clip: tuple[list[float], Fraction], chunk: int, factor: int
+) -> None:
+    times, rate = clip
+    result, output_rate = moments(times, rate, chunk, Timeline(interpolate=factor))
+    assert (len(result), output_rate) == (factor * len(times), factor * rate)
+    require_order(result)
+    require_mixtures(result, len(times), chunk)
+    assert result[::factor] == moments(times, rate, chunk)[0]
+    last = len(times) - 1
+    expected = [min(index / factor, last) for index in range(len(result))]
+    assert positions(result, chunk) == pytest.approx(expected)
+    for frame, (start, end) in enumerate(pairwise(times)):
+        between = [moment.seconds for moment in result[frame * factor : (frame + 1) * factor]]
+        assert between == pytest.approx([start + (end - start) * j / factor for j in range(factor)])
+    held = [moment.seconds - times[-1] for moment in result[last * factor :]]
+    assert held == pytest.approx([float(j / output_rate) for j in range(factor)])
+
+
+@given(FRAMES, CHUNK, st.integers(2, 7), RATES)
+def test_chunks_are_asked_for_the_same_times(chunks: int, chunk: int, factor: int, rate: Fraction) -> None:
+    result, _ = moments(constant(chunks * chunk, rate), rate, chunk, Timeline(interpolate=factor))
+    wanted = per_chunk(result, chunks)
+    asked = [float(Fraction(j, factor)) for j in range(1 - factor, chunk * factor)]
+    assert wanted[0] == asked[factor - 1 :]
+    assert wanted[1:-1] == [asked] * (chunks - 2)
+    assert wanted[-1] == asked[: 1 - factor]
+
+
+def test_positions_between_chunks_have_both() -> None:
+    result, _ = moments(constant(4, Fraction(10)), Fraction(10), 2, Timeline(interpolate=4))
+    assert [moment.sources for moment in result[4:9]] == [
+        (Source(0, 1.0),),
+        (Source(0, 1.25, 0.75), Source(1, -0.75, 0.25)),
+        (Source(0, 1.5, 0.5), Source(1, -0.5, 0.5)),
+        (Source(0, 1.75, 0.25), Source(1, -0.25, 0.75)),
+        (Source(1, 0.0),),
+    ]
+
+
+@given(variable(), CHUNK, st.fractions(1, 120, max_denominator=1001))
+def test_constant_rate_fills_the_duration(
+    clip: tuple[list[float], Fraction], chunk: int, fps: Fraction
+) -> None:
+    times, rate = clip
+    result, output_rate = moments(times, rate, chunk, Timeline(fps=fps))
+    assert output_rate == fps
+    require_order(result)
+    require_mixtures(result, len(times), chunk)
+    assert [moment.seconds for moment in result] == constant(len(result), fps)
+    duration = times[-1] + float(1 / rate)
+    assert len(result) == 1 or abs(len(result) / fps - duration) <= 0.5 / fps + 1e-9
+    shown = [min(frame, len(times) - 1) for frame in range(len(times) + 1)]
+    for moment, position in zip(result, positions(result, chunk), strict=True):
+        after = next((frame for frame, time in enumerate(times) if time >= moment.seconds), len(times))
+        if after == 0 or after == len(times):
+            expected = float(shown[after])
+        else:
+            start, end = times[after - 1], times[after]
+            expected = after - (end - moment.seconds) / (end - start)
+        assert position == pytest.approx(expected, abs=1 / 32 + 1e-9)
+
+
+@given(FRAMES, CHUNK, FACTOR, RATES)
+def test_a_multiple_of_a_constant_rate_is_interpolation(
+    frames: int, chunk: int, factor: int, rate: Fraction
+) -> None:
+    times = constant(frames, rate)
+    by_rate, rate_of_first = moments(times, rate, chunk, Timeline(fps=factor * rate))
+    by_factor, rate_of_second = moments(times, rate, chunk, Timeline(interpolate=factor))
+    assert rate_of_first == rate_of_second
+    assert len(by_rate) == len(by_factor)
+    for one, other in zip(by_rate, by_factor, strict=True):
+        assert one.seconds == pytest.approx(other.seconds)
+        for source, same in zip(one.sources, other.sources, strict=True):
+            assert source.chunk == same.chunk
+            assert (source.at, source.weight) == pytest.approx((same.at, same.weight))
+
+
+def test_half_of_the_rate_takes_every_other_frame() -> None:
+    result, _ = moments(constant(6, Fraction(30)), Fraction(30), 4, Timeline(fps=Fraction(15)))
+    assert places(result) == [(0, 0.0), (0, 2.0), (1, 0.0)]
+
+
+@pytest.mark.parametrize("rate", [24, 30, 60])
+def test_times_in_whole_milliseconds_still_meet_the_frames(rate: int) -> None:
+    times = [round(1000 * index / rate) / 1000 for index in range(50)]
+    result, _ = moments(times, Fraction(rate), 5, Timeline(fps=Fraction(rate)))
+    assert places(result) == [(index // 5, float(index % 5)) for index in range(50)]
+
+
+@given(FRAMES, CHUNK, FACTOR, BEYOND, BEYOND, RATES)
+def test_frames_before_and_after(
+    frames: int, chunk: int, factor: int, before: int, after: int, rate: Fraction
+) -> None:
+    timeline = Timeline(interpolate=factor, before=before, after=after)
+    result, output_rate = moments(constant(frames, rate), rate, chunk, timeline)
+    assert len(result) == factor * (before + frames + after)
+    require_order(result)
+    require_mixtures(result, frames, chunk)
+    assert [moment.seconds for moment in result] == pytest.approx(constant(len(result), output_rate))
+    end = frames - 1 + after
+    expected = [min(index / factor - before, end) for index in range(len(result))]
+    assert positions(result, chunk) == pytest.approx(expected)
+    last = (frames - 1) // chunk
+    assert {source.chunk for moment in result for source in moment.sources} == set(range(last + 1))
+    for moment, position in zip(result, expected, strict=True):
+        if position < 0 or position > frames - 1:
+            assert [source.chunk for source in moment.sources] == [0 if position < 0 else last]
+    plain, _ = moments(constant(frames, rate), rate, chunk)
+    delayed = result[factor * before : factor * (before + frames) : factor]
+    for moved, own in zip(delayed, plain, strict=True):
+        assert moved.sources == own.sources
+        assert moved.seconds == pytest.approx(own.seconds + before / rate)
+
+
+def test_a_constant_rate_covers_what_is_extrapolated_too() -> None:
+    rate = Fraction(10)
+    timeline = Timeline(fps=Fraction(20), before=1, after=2)
+    result, _ = moments(constant(3, rate), rate, 5, timeline)
+    assert positions(result, 5) == pytest.approx([min(index / 2 - 1, 4) for index in range(12)])
+    assert [moment.seconds for moment in result] == constant(12, Fraction(20))
+    assert {chunk for chunk, _ in places(result)} == {0}
+
+
+@given(FRAMES, CHUNK, st.integers(1, 3), BEYOND, BEYOND)
+def test_every_chunk_with_its_surroundings(
+    frames: int, chunk: int, factor: int, before: int, after: int
+) -> None:
+    rate = Fraction(25)
+    timeline = Timeline(interpolate=factor, before=before, after=after, every_chunk=True)
+    result, output_rate = moments(constant(frames, rate), rate, chunk, timeline)
+    assert output_rate == factor * rate
+    require_order(result)
+    assert [moment.seconds for moment in result] == constant(len(result), output_rate)
+    shown = iter(places(result))
+    for index in range(-(-frames // chunk)):
+        own = min(chunk, frames - index * chunk)
+        end = own - 1 + after
+        for j in range((before + own + after) * factor):
+            assert next(shown) == (index, pytest.approx(min(j / factor - before, end)))
+    assert list(shown) == []
+
+
+@pytest.mark.parametrize("timeline", [Timeline(interpolate=3), Timeline(fps=Fraction(30))])
+def test_an_image_is_held(timeline: Timeline) -> None:
+    result, _ = moments([0.0], Fraction(10), 5, timeline)
+    assert places(result) == [(0, 0.0)] * 3
+    assert per_chunk(result, 1) == [[0.0]]
+    assert [moment.seconds for moment in result] == pytest.approx([0, 1 / 30, 2 / 30])
+
+
+def test_there_is_always_a_frame() -> None:
+    result, _ = moments([0.0], Fraction(10), 5, Timeline(fps=Fraction(1)))
+    assert result == [Moment((Source(0, 0.0),), 0.0)]
+
+
+@pytest.mark.parametrize(
+    "timeline",
+    [Timeline(before=1), Timeline(after=1, interpolate=2), Timeline(after=2, every_chunk=True)],
+)
+def test_an_image_has_nothing_before_or_after_it(timeline: Timeline) -> None:
+    with pytest.raises(ValueError, match="An image has no frame before or after it"):
+        moments([0.0], Fraction(10), 5, timeline)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fps": Fraction(0)}, "above 0"),
+        ({"fps": Fraction(-3)}, "above 0"),
+        ({"interpolate": 0}, "give 2"),
+        ({"before": -1}, "0 or more"),
+        ({"after": -1}, "0 or more"),
+        ({"fps": Fraction(60), "interpolate": 2}, "one of the two"),
+        ({"fps": Fraction(60), "every_chunk": True}, "no other"),
+    ],
+)
+def test_wishes_that_make_no_sense(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Timeline(**wrong)
+
+
+def test_chunks_may_have_nothing_to_show() -> None:
+    result, _ = moments(constant(10, Fraction(10)), Fraction(10), 2, Timeline(fps=Fraction(2)))
+    assert per_chunk(result, 5) == [[0.0], [], [1.0], [], []]
+
+
+TIMELINES = st.one_of(
+    st.builds(Timeline, interpolate=FACTOR, before=BEYOND, after=BEYOND),
+    st.builds(Timeline, fps=st.fractions(1, 120, max_denominator=9), before=BEYOND, after=BEYOND),
+    st.builds(Timeline, interpolate=FACTOR, before=BEYOND, after=BEYOND, every_chunk=st.just(True)),
+)
+
+
+@given(variable(), CHUNK, TIMELINES)
+def test_every_source_is_asked_for_once(
+    clip: tuple[list[float], Fraction], chunk: int, timeline: Timeline
+) -> None:
+    shown, _ = moments(*clip, chunk, timeline)
+    wanted = per_chunk(shown, -(-len(clip[0]) // chunk))
+    asked = [(chunk, at) for chunk, positions in enumerate(wanted) for at in positions]
+    assert asked == sorted({source.place for moment in shown for source in moment.sources})
+    assert len(asked) == len(set(asked))
+
+
+def flat(value: float) -> Tensor:
+    return torch.full((1, 2, 3), round(value), dtype=torch.uint8)
+
+
+def pieces(frames: list[Tensor], lengths: list[int]) -> Iterator[Tensor]:
+    """The frames, 0, 1 or more at a time."""
+    for length in lengths:
+        yield torch.stack(frames[:length]) if frames[:length] else torch.empty(0, 1, 2, 3).byte()
+        frames = frames[length:]
+    yield torch.stack(frames) if frames else torch.empty(0, 1, 2, 3).byte()
+
+
+@given(variable(), CHUNK, TIMELINES, st.lists(st.integers(0, 9)))
+def test_images_are_those_of_the_moments_however_late_they_come(
+    clip: tuple[list[float], Fraction], chunk: int, timeline: Timeline, lengths: list[int]
+) -> None:
+    """Every frame that is asked for is of another grey, so that an image tells its sources and weights."""
+    shown, _ = moments(*clip, chunk, timeline)
+    wanted = per_chunk(shown, -(-len(clip[0]) // chunk))
+    asked = [(chunk, at) for chunk, positions in enumerate(wanted) for at in positions]
+    greys = {place: 83 * index % 251 for index, place in enumerate(asked)}
+    frames = [flat(grey) for grey in greys.values()]
+    images = [image for ready in mixed(shown, wanted, pieces(frames, lengths)) for image in ready]
+    for image, moment in zip(images, shown, strict=True):
+        expected = sum(source.weight * greys[source.place] for source in moment.sources)
+        assert image.dtype == torch.uint8 and (image - expected).abs().max() <= 0.5 + 1e-4
+
+
+@given(st.integers(2, 5), CHUNK, FACTOR, st.integers(1, 5))
+def test_what_is_linear_in_time_stays_so_across_chunks(
+    chunks: int, chunk: int, factor: int, batch: int
+) -> None:
+    """A codec of the brightness b = factor x time, whole numbers at all times, in batches of chunks."""
+    shown, _ = moments(
+        constant(chunks * chunk, Fraction(5)), Fraction(5), chunk, Timeline(interpolate=factor)
+    )
+    wanted = per_chunk(shown, chunks)
+    answers = [[flat(factor * (c * chunk + at)) for at in wanted[c]] for c in range(chunks)]
+    batches = [answers[start : start + batch] for start in range(0, chunks, batch)]
+    decoded = (torch.stack([frame for frames in several for frame in frames]) for several in batches)
+    images = [image for ready in mixed(shown, wanted, decoded) for image in ready]
+    last = factor * (chunks * chunk - 1)
+    assert [image.unique().tolist() for image in images] == [[min(j, last)] for j in range(len(shown))]
+
+
+def test_the_mixture_moves_from_one_chunk_to_the_other() -> None:
+    """The earlier chunk is 20 darker than the later one: no jump at either end, steps of a tenth between."""
+    shown, _ = moments(constant(4, Fraction(5)), Fraction(5), 2, Timeline(interpolate=10))
+    wanted = per_chunk(shown, 2)
+    decoded = [torch.stack([flat(100 + 20 * c)] * len(positions)) for c, positions in enumerate(wanted)]
+    images = [image for ready in mixed(shown, wanted, decoded) for image in ready]
+    across = [image.unique().item() for image in images[9:22]]
+    assert across == [100, *range(100, 121, 2), 120]
+
+
+def test_only_frames_between_chunks_wait_for_the_later_one() -> None:
+    shown, _ = moments(constant(6, Fraction(5)), Fraction(5), 3, Timeline(interpolate=2))
+    wanted = per_chunk(shown, 2)
+    made = mixed(shown, wanted, (torch.stack([flat(chunk)] * len(wanted[chunk])) for chunk in range(2)))
+    assert [len(ready) for ready in made] == [5, 7]
+
+
+def test_frames_are_let_go_when_the_next_chunk_has_come() -> None:
+    chunks, alive, most = 6, [], 0
+    shown, _ = moments(constant(3 * chunks, Fraction(5)), Fraction(5), 3, Timeline(interpolate=3))
+    wanted = per_chunk(shown, chunks)
+
+    def decoded() -> Iterator[Tensor]:
+        nonlocal most
+        for chunk, positions in enumerate(wanted):
+            piece = np.full((len(positions), 1, 2, 3), chunk, dtype=np.uint8)
+            alive.append(weakref.ref(piece))
+            most = max(most, sum(array() is not None for array in alive))
+            yield torch.from_numpy(piece)
+
+    assert sum(len(ready) for ready in mixed(shown, wanted, decoded())) == len(shown)
+    assert most == 2
+
+
+def test_by_default_images_are_the_decoded_ones() -> None:
+    shown, _ = moments(constant(7, Fraction(5)), Fraction(5), 3)
+    frames = torch.randint(0, 256, (7, 4, 5, 3), dtype=torch.uint8)
+    images = list(mixed(shown, per_chunk(shown, 3), frames.split([3, 3, 1])))
+    assert [len(ready) for ready in images] == [3, 3, 1]
+    assert torch.equal(torch.stack([image for ready in images for image in ready]), frames)
