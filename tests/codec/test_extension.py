@@ -236,6 +236,11 @@ def test_a_chunk_that_does_not_follow_the_last_one_begins_anew(model: Autoencode
     assert not torch.equal(joined, decoded(model, [second], seams, steps=2))
     assert not torch.equal(session.feed(third), alone), "each that follows is joined"
     assert torch.equal(joined, decoded(model, [first, second], seams, steps=2)[5:])
+    for end in (session.reset, session.flush):
+        session.feed(first)
+        end()
+        alone = decoded(model, [second], seams, steps=2)
+        assert torch.equal(session.feed(second), alone), "after the end of a video"
 
 
 @given(st.lists(st.floats(-3, 6), max_size=5), st.integers(1, 2))
