@@ -26,14 +26,21 @@ check: $(READY)  ## lint, formatting, types, import layers, length budgets
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_budgets.py
 
-smoke: $(READY)  ## a whole life in minutes: make clips, train, reconstruct, encode, decode
+smoke: $(READY)  ## a whole life in minutes: make clips, train every model, code a clip, compare them all
 	rm -rf smoke
 	$(BIN)/python -c 'from pathlib import Path; from regen.data.synthetic import write_dataset; \
 		write_dataset(Path("smoke/clips"), videos=8, frames=41, height=96, width=128, seed=0)'
-	$(BIN)/regen train toy --data smoke/clips --out smoke/run --loop.steps 20 --loop.eval-every 10
+	$(BIN)/regen train toy --data smoke/clips --out smoke/run $(SHORT)
+	$(BIN)/regen train toy --data smoke/clips --out smoke/in-context $(SHORT) \
+		--model.conditioning in_context --model.attention-window None
+	$(BIN)/regen train toy-magvit2 --data smoke/clips --out smoke/magvit2 $(SHORT) --losses.adversarial.start 5
+	$(BIN)/python benchmarks/fit_linear.py --data smoke/clips --ratio 4 --short-side 96 --out smoke/linear
 	$(BIN)/regen reconstruct $(CLIP) -o smoke/reconstruction.mp4 --compare --model smoke/run/model
 	$(BIN)/regen encode $(CLIP) -o smoke/latents.safetensors --model smoke/run/model
 	$(BIN)/regen decode smoke/latents.safetensors -o smoke/decoded.mp4 --model smoke/run/model
+	$(BIN)/regen evaluate --model smoke/run --model smoke/in-context --model smoke/magvit2 --model smoke/linear \
+		--data smoke/clips --size 64 --max-frames 17 --report smoke/report
+smoke: SHORT = --loop.steps 10 --loop.eval-every 10
 smoke: CLIP = smoke/clips/shapes_0000.mp4
 
 bench: $(READY)  ## measure quality, speed and memory of the bundled model on this machine

@@ -89,7 +89,7 @@ def measure(
     max_frames: int | None,
 ) -> Results:
     """Every clip, a bar on standard error meanwhile."""
-    codec, chunk_frames = codec_of(model, options), model.temporal_compression_ratio + 1
+    codec, chunk_frames = codec_of(model, options), model.chunk_frames
     results: Results = {}
     with Progress(console=Console(stderr=True)) as progress:
         for file in progress.track(files, description="extrapolating"):

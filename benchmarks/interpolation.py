@@ -103,7 +103,7 @@ def measure(
     max_frames: int | None,
 ) -> Results:
     """Every clip with every factor, a bar on standard error meanwhile."""
-    codec, chunk_frames = codec_of(model, options), model.temporal_compression_ratio + 1
+    codec, chunk_frames = codec_of(model, options), model.chunk_frames
     results: Results = {factor: {} for factor in factors}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("interpolating", total=len(files) * len(factors))

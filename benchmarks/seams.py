@@ -155,7 +155,7 @@ def decode(
 
 def warm_up(model: Embedder, size: Size) -> None:
     """Code one black chunk, so that no clip pays for what a device does only once."""
-    frames = torch.zeros(model.temporal_compression_ratio + 1, size.height, size.width, 3, dtype=torch.uint8)
+    frames = torch.zeros(model.chunk_frames, size.height, size.width, 3, dtype=torch.uint8)
     for _ in decode(model, encode(model, frames), size, DecodeOptions(steps=1)):
         pass
 
@@ -169,7 +169,7 @@ def measure_clip(
 ) -> Iterator[tuple[Variant, ClipSeams]]:
     """Encode a clip once, decode it in every way, and at last write its picture into `folder`."""
     latents, size = encode(model, frames), Size(*frames.shape[1:3])
-    chunk_frames = model.temporal_compression_ratio + 1
+    chunk_frames = model.chunk_frames
     original = SliceCollector()
     original.update(frames)
     slices = {"original": original.picture()}

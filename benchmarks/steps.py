@@ -100,7 +100,7 @@ def measure(
 
 def warm_up(model: Embedder, size: Size) -> None:
     """Code one black chunk, so that no clip pays for what is done only once."""
-    frames = torch.zeros(model.temporal_compression_ratio + 1, size.height, size.width, 3, dtype=torch.uint8)
+    frames = torch.zeros(model.chunk_frames, size.height, size.width, 3, dtype=torch.uint8)
     evaluate_clip(model, frames, "warm-up")
 
 

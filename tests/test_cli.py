@@ -463,8 +463,9 @@ def test_train_takes_recipes_and_dotted_overrides(regen: Regen, monkeypatch: pyt
     assert (options.data, options.out, options.device) == ((Path("a"), Path("b")), Path("run"), "cpu")
     assert options.resume is False
     fails_in_one_sentence(
-        regen("train", "nothing", "--data", "a", "--out", "run"), "no recipe 'nothing'", "toy"
+        regen("train", "nothing", "--data", "a", "--out", "run"), "no recipe 'nothing'", "regen train --help"
     )
+    fails_in_one_sentence(regen("train", "tiny", "--data", "a", "--out", "run"), "try toy")
     assert regen("train", "toy", "--data", "a", "--out", "run", "--optimizer.nonsense", "1").status == 2
 
 
@@ -474,7 +475,7 @@ def test_training_without_data_is_one_sentence(regen: Regen) -> None:
     fails_in_one_sentence(ran, "empty")
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode", "models", "train"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode", "models", "train", "evaluate"])
 def test_every_help_has_an_example(regen: Regen, command: str) -> None:
     ran = regen(command, "--help")
     assert ran.status == 0

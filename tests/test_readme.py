@@ -40,6 +40,8 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     (tmp_path / "examples").mkdir()
     for name in ("in.mp4", "examples/butterfly.mp4"):
         make_video(tmp_path / name, frames=5, height=24, width=32)
+    (tmp_path / "CLIPS").mkdir()
+    make_video(tmp_path / "CLIPS" / "clip.mp4", frames=5, height=24, width=32)
     trained = []
 
     def instead_of_training(recipe, **arguments):
@@ -54,8 +56,9 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
         arguments = ["24x32" if word == "256" else word for word in arguments]
         assert cli.main(arguments) == 0, (arguments, capsys.readouterr().err)
         kinds.add(arguments[0])
-    assert kinds == {"reconstruct", "encode", "decode", "train", "models"}
+    assert kinds == {"reconstruct", "encode", "decode", "train", "models", "evaluate"}
     assert (tmp_path / "out.mp4").exists()
+    assert (tmp_path / "OUT" / "index.html").exists()
     assert trained[0][0] == RECIPES["regen-small-4x-cpu"]()
     assert trained[0][1]["data"] == (Path("VIDEOS"),)
 

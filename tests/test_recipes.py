@@ -3,14 +3,16 @@
 import hashlib
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.embedders.regen import AutoencoderRegen
+from regen.evaluate.products import count_products, operations
 from regen.recipes import RECIPES
-from regen.train.run import Recipe
+from regen.train.run import Recipe, build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
 
@@ -21,7 +23,7 @@ METHOD = (Path(__file__).parents[1] / "docs" / "method.md").read_text(encoding="
 def describe(recipe: Recipe) -> dict[str, int]:
     """Parameters of the model and its parts."""
     with torch.device("meta"):
-        model = AutoencoderRegen(**asdict(recipe.model))
+        model = build_model(recipe.model)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     return {"parameters": sum(parts.values()), **parts}
 
@@ -29,7 +31,7 @@ def describe(recipe: Recipe) -> dict[str, int]:
 def fingerprint(name: str) -> dict[str, int | str]:
     """Count and hash of a preset's parameters, by name and shape."""
     with torch.device("meta"):
-        model = AutoencoderRegen(**asdict(RECIPES[name]().model))
+        model = build_model(RECIPES[name]().model)
     lines = sorted(f"{key} {tuple(value.shape)}" for key, value in model.state_dict().items())
     count = sum(p.numel() for p in model.parameters())
     return {"parameters": count, "names": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]}
@@ -47,7 +49,7 @@ def test_recipes_are_complete(name):
     assert recipe.data.stages[-1].until == 1.0
     assert all(stage.height % 8 == stage.width % 8 == 0 for stage in recipe.data.stages)
     assert json.loads(json.dumps(asdict(recipe)))["loop"]["steps"] == recipe.loop.steps
-    if name.startswith("regen"):
+    if name.startswith(("regen", "magvit2")):
         assert f"{recipe.model.temporal_compression_ratio}x" in name
     assert recipe.model.latent_channels == (16 if "16ch" in name else 8)
 
@@ -74,11 +76,36 @@ def test_batches_of_the_paper_match_in_tokens():
     assert abs(images / clips - 1) < 0.01
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("regen-small")])
+@pytest.mark.parametrize("name", [name for name in RECIPES if "-small-" in name and "wide" not in name])
 def test_small_models_fit_their_places(name):
     """In bf16: 32 MB for the bundled model, 12 MB for those in checkpoints/."""
-    limit = 32e6 if "4x" in name else 12e6
+    limit = 32e6 if name.startswith("regen-small-4x") else 12e6
     assert 2 * describe(RECIPES[name]())["parameters"] < limit
+
+
+@pytest.mark.parametrize("ratio", [4, 8, 16, 32])
+def test_the_small_baseline_has_the_encoder_the_updates_and_the_operations_of_regen(ratio):
+    """Operations of decoding a frame of 64 x 64 pixels; at 32x no more fit into 12 MB."""
+    recipes = [RECIPES[f"{kind}-small-{ratio}x-cpu"]() for kind in ("regen", "magvit2")]
+    costs = []
+    with FakeTensorMode():
+        models = [build_model(recipe.model) for recipe in recipes]
+        for model, latent_frames in zip(models, (2, 1 + (models[1].chunk_frames - 1) // ratio), strict=True):
+            latents = torch.zeros(1, 8, latent_frames, 8, 8)
+            costs.append(operations(count_products(partial(model.decode, latents))) / model.chunk_frames)
+    assert (0.7 if ratio == 32 else 0.95) < costs[1] / costs[0] < 1.05
+    shapes = [[tuple(p.shape) for p in model.encoder.parameters()] for model in models]
+    assert shapes[0] == shapes[1]
+    if ratio > 4:
+        assert recipes[0].loop == recipes[1].loop
+
+
+@pytest.mark.parametrize("ratio", [16, 32])
+def test_the_wide_baseline_has_the_parameters_of_regens_decoder(ratio):
+    wide, regen = (
+        describe(RECIPES[name]())["decoder"] for name in (f"magvit2-{ratio}x-wide", f"regen-{ratio}x")
+    )
+    assert abs(wide / regen - 1) < 0.05
 
 
 @pytest.mark.parametrize("name", RECIPES)

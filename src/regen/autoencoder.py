@@ -2,6 +2,7 @@
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution, IdentityDistribution
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +13,9 @@ from regen.tiling import PLACE, Tile
 class VideoAutoencoder(ModelMixin, ConfigMixin):
     """Ratios, latent statistics and tiling under the names that diffusers' users expect.
 
-    The latents that a caller sees are normalised already: `latents_mean` and `latents_std` (rows: content,
-    motion; columns: channels) are applied inside `encode` and `decode`, and `scaling_factor` is 1.
+    The latents that a caller sees are normalised already: `latents_mean` and `latents_std` (rows: the first
+    latent frame of a chunk, the others; columns: channels) are applied inside `encode` and `decode`, and
+    `scaling_factor` is 1.
     """
 
     tile: Tile | None = None
@@ -37,12 +39,12 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def chunk_frames(self) -> int:
-        """Frames of a chunk, 1 + k."""
+        """Frames of a chunk: 1 + k, where an embedder does not say otherwise."""
         return 1 + self.config.temporal_compression_ratio
 
     @property
     def latents_mean(self) -> Float[Tensor, "2 c"]:
-        """Mean of the raw latents (rows: content, motion), which `encode` has already taken away."""
+        """Mean of the raw latents (rows: first latent frame, others), which `encode` has taken away."""
         return self._rows(self.config.latents_mean, 0.0)
 
     @property
@@ -51,7 +53,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         return self._rows(self.config.latents_std, 1.0)
 
     def set_latent_statistics(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
-        """Store mean and deviation of the raw latents (rows: content, motion), for `encode` to take out."""
+        """Store mean and deviation of the raw latents (rows: first frame, others) for `encode` to take."""
         self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
     def enable_tiling(
@@ -76,9 +78,23 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """Work on the whole picture at once again."""
         self.tile = None
 
-    def _statistics(self, kinds: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
-        mean, std = self.latents_mean[:kinds], self.latents_std[:kinds]
+    def _statistics(self, frames: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
+        """Mean and deviation of a chunk of `frames` latent frames."""
+        rows = [min(i, 1) for i in range(frames)]
+        mean, std = self.latents_mean[rows], self.latents_std[rows]
         return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
+
+    def _distribution(
+        self, moments: Float[Tensor, "b m n y x"], normalised: bool
+    ) -> IdentityDistribution | DiagonalGaussianDistribution:
+        """What the encoder's answer stands for: latents, or their mean and log variance where it has both."""
+        centre, *log_variance = moments.float().split(self.config.latent_channels, dim=1)
+        if normalised:
+            mean, std = self._statistics(moments.shape[2])
+            centre = (centre - mean) / std
+            log_variance = [value - 2 * torch.log(std) for value in log_variance]
+        parameters = torch.cat([centre, *log_variance], dim=1).to(moments.dtype)
+        return DiagonalGaussianDistribution(parameters) if log_variance else IdentityDistribution(parameters)
 
     def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
         mean, std = self._statistics(latents.shape[2])
@@ -89,3 +105,20 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         if rows is None:
             return torch.full((2, self.config.latent_channels), default, device=self.device)
         return torch.tensor(rows, device=self.device)
+
+
+def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:
+    """KL(posterior ‖ N(0, 1)), mean over the values of the latents."""
+    return 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+
+
+def blend_frames(
+    video: Float[Tensor, "b 3 t h w"], positions: Float[Tensor, " n"]
+) -> Float[Tensor, "b 3 n h w"]:
+    """Frames at real-valued `positions` (0 is the first frame): linear in between, clamped at the ends."""
+    last = video.shape[2] - 1
+    positions = positions.to(video.device, torch.float32).clamp(0, last)
+    before = positions.floor().long()
+    after = (before + 1).clamp(max=last)
+    weight = rearrange((positions - before).to(video.dtype), "n -> n 1 1")
+    return torch.lerp(video[:, :, before], video[:, :, after], weight)

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from regen.data.tasks import Stage, TaskConfig
+from regen.embedders.magvit2 import Magvit2Config
 from regen.embedders.regen import RegenConfig
+from regen.losses.adversarial import AdversarialConfig
+from regen.train.further import LossConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.run import DataConfig, Recipe
@@ -27,6 +30,49 @@ def toy() -> Recipe:
         data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
         loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
     )
+
+
+def toy_in_context() -> Recipe:
+    """The toy with latents as further tokens and fixed positions (spec A14).
+
+    regen train toy-in-context --data DIR --out RUN
+    """
+    recipe = toy()
+    return replace(recipe, model=replace(recipe.model, conditioning="in_context", attention_window=None))
+
+
+def toy_16ch() -> Recipe:
+    """The toy with 16 latent channels in place of 8.
+
+    regen train toy-16ch --data DIR --out RUN
+    """
+    recipe = toy()
+    return replace(recipe, model=replace(recipe.model, latent_channels=16))
+
+
+def toy_magvit2() -> Recipe:
+    """The baseline and its discriminator in a minute or two on a CPU, to see it run; with blurred pictures.
+
+    regen train toy-magvit2 --data DIR --out RUN
+    """
+    recipe = magvit2_small_4x_cpu()
+    losses = AdversarialConfig(weight=0.02, start=140, width=8, multipliers=(2, 4))
+    return replace(
+        recipe,
+        model=replace(recipe.model, encoder_widths=(32, 32, 64, 64), decoder_widths=(32, 32, 32, 32)),
+        data=replace(recipe.data, stages=(Stage(32, 32, clips=3, images=16),), statistics_clips=64),
+        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+        losses=LossConfig(losses),
+    )
+
+
+def toy_magvit2_wide() -> Recipe:
+    """The toy baseline with a decoder twice as wide.
+
+    regen train toy-magvit2-wide --data DIR --out RUN
+    """
+    recipe = toy_magvit2()
+    return replace(recipe, model=replace(recipe.model, decoder_widths=(64, 64, 64, 64)))
 
 
 def shapes_4x_cpu() -> Recipe:
@@ -52,7 +98,7 @@ def regen_small_4x_cpu() -> Recipe:
 
     regen train regen-small-4x-cpu --data DIR --cache FRAMES --out RUN
     """
-    return _small_cpu(4, clips=8)
+    return _small_cpu(4, clips=8, steps=3400)
 
 
 def regen_small_8x_cpu() -> Recipe:
@@ -60,7 +106,7 @@ def regen_small_8x_cpu() -> Recipe:
 
     regen train regen-small-8x-cpu --data DIR --cache FRAMES --out RUN
     """
-    return _small_cpu(8, clips=5)
+    return _small_cpu(8, clips=5, steps=1000)
 
 
 def regen_small_16x_cpu() -> Recipe:
@@ -68,7 +114,7 @@ def regen_small_16x_cpu() -> Recipe:
 
     regen train regen-small-16x-cpu --data DIR --cache FRAMES --out RUN
     """
-    return _small_cpu(16, clips=3)
+    return _small_cpu(16, clips=3, steps=1000)
 
 
 def regen_small_32x_cpu() -> Recipe:
@@ -76,7 +122,7 @@ def regen_small_32x_cpu() -> Recipe:
 
     regen train regen-small-32x-cpu --data DIR --cache FRAMES --out RUN
     """
-    return _small_cpu(32, clips=2)
+    return _small_cpu(32, clips=2, steps=400)
 
 
 def regen_small_4x() -> Recipe:
@@ -109,6 +155,24 @@ def regen_small_32x() -> Recipe:
     regen train regen-small-32x --data DIR --cache FRAMES --out RUN
     """
     return _small(32, clips=18)
+
+
+def regen_small_4x_in_context() -> Recipe:
+    """regen-small-4x with latents as further tokens and fixed positions (spec A14). Not run yet.
+
+    regen train regen-small-4x-in-context --data DIR --cache FRAMES --out RUN
+    """
+    recipe = regen_small_4x()
+    return replace(recipe, model=replace(recipe.model, conditioning="in_context", attention_window=None))
+
+
+def regen_small_4x_16ch() -> Recipe:
+    """regen-small-4x with 16 latent channels in place of 8. Not run yet.
+
+    regen train regen-small-4x-16ch --data DIR --cache FRAMES --out RUN
+    """
+    recipe = regen_small_4x()
+    return replace(recipe, model=replace(recipe.model, latent_channels=16))
 
 
 def regen_4x() -> Recipe:
@@ -152,6 +216,139 @@ def regen_4x_16ch() -> Recipe:
     return replace(recipe, model=replace(recipe.model, latent_channels=16))
 
 
+def regen_4x_in_context() -> Recipe:
+    """The ablation of the paper: in-context conditioning (spec A14), for 32 GPUs. Not run here.
+
+    regen train regen-4x-in-context --data DIR --out RUN
+    """
+    recipe = _paper(4, clips=6)
+    return replace(recipe, model=replace(recipe.model, conditioning="in_context"))
+
+
+def magvit2_small_4x_cpu() -> Recipe:
+    """The baseline beside regen-small-4x-cpu: the same encoder, as many operations in the decoder, 64² crops.
+
+    regen train magvit2-small-4x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_baseline(4, _small_cpu(4, clips=3, steps=600))
+
+
+def magvit2_small_8x_cpu() -> Recipe:
+    """The same for ratio 8.
+
+    regen train magvit2-small-8x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_baseline(8, _small_cpu(8, clips=3, steps=1000))
+
+
+def magvit2_small_16x_cpu() -> Recipe:
+    """The same for ratio 16.
+
+    regen train magvit2-small-16x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_baseline(16, _small_cpu(16, clips=3, steps=1000))
+
+
+def magvit2_small_32x_cpu() -> Recipe:
+    """The same for ratio 32; its decoder has fewer operations, more do not fit into 12 MB.
+
+    regen train magvit2-small-32x-cpu --data DIR --cache FRAMES --out RUN
+    """
+    return _small_baseline(32, _small_cpu(32, clips=2, steps=400))
+
+
+def magvit2_small_4x() -> Recipe:
+    """The baseline on one H200, 128² crops. Not run yet.
+
+    regen train magvit2-small-4x --data DIR --cache FRAMES --out RUN
+    """
+    recipe = _small_baseline(4, _small(4, clips=40))
+    return replace(recipe, model=magvit2_small_4x_cpu().model)  # the encoder of regen-small-4x is too large
+
+
+def magvit2_small_8x() -> Recipe:
+    """The same for ratio 8. Not run yet.
+
+    regen train magvit2-small-8x --data DIR --cache FRAMES --out RUN
+    """
+    return _small_baseline(8, _small(8, clips=40))
+
+
+def magvit2_small_16x() -> Recipe:
+    """The same for ratio 16. Not run yet.
+
+    regen train magvit2-small-16x --data DIR --cache FRAMES --out RUN
+    """
+    return _small_baseline(16, _small(16, clips=36))
+
+
+def magvit2_small_32x() -> Recipe:
+    """The same for ratio 32. Not run yet.
+
+    regen train magvit2-small-32x --data DIR --cache FRAMES --out RUN
+    """
+    return _small_baseline(32, _small(32, clips=18))
+
+
+def magvit2_small_16x_wide() -> Recipe:
+    """magvit2-small-16x with a decoder one and a half times as wide. Not run yet.
+
+    regen train magvit2-small-16x-wide --data DIR --cache FRAMES --out RUN
+    """
+    recipe = magvit2_small_16x()
+    return replace(recipe, model=replace(recipe.model, decoder_widths=(168, 120, 84, 84, 84)))
+
+
+def magvit2_4x() -> Recipe:
+    """The baseline at the paper's size (spec A13), for 32 GPUs. Not run here.
+
+    regen train magvit2-4x --data DIR --out RUN
+    """
+    return _paper_baseline(4)
+
+
+def magvit2_8x() -> Recipe:
+    """The same for ratio 8. Not run here.
+
+    regen train magvit2-8x --data DIR --out RUN
+    """
+    return _paper_baseline(8)
+
+
+def magvit2_16x() -> Recipe:
+    """The same for ratio 16. Not run here.
+
+    regen train magvit2-16x --data DIR --out RUN
+    """
+    return _paper_baseline(16)
+
+
+def magvit2_32x() -> Recipe:
+    """The same for ratio 32. Not run here.
+
+    regen train magvit2-32x --data DIR --out RUN
+    """
+    return _paper_baseline(32)
+
+
+def magvit2_16x_wide() -> Recipe:
+    """The width-scaled baseline of the paper's Table 5 at ratio 16: as many parameters as REGEN's decoder.
+
+    regen train magvit2-16x-wide --data DIR --out RUN
+    """
+    recipe = _paper_baseline(16)
+    return replace(recipe, model=replace(recipe.model, decoder_widths=(224, 448, 896, 1344, 1344)))
+
+
+def magvit2_32x_wide() -> Recipe:
+    """The width-scaled baseline of the paper's Table 5 at ratio 32: as many parameters as REGEN's decoder.
+
+    regen train magvit2-32x-wide --data DIR --out RUN
+    """
+    recipe = _paper_baseline(32)
+    return replace(recipe, model=replace(recipe.model, decoder_widths=(256, 512, 1024, 1536, 1536)))
+
+
 def _paper(ratio: int, clips: int) -> Recipe:
     """Clips of 192 x 320 and images of about 256², on each of the paper's GPUs (spec A8)."""
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
@@ -167,7 +364,7 @@ def _small(ratio: int, clips: int) -> Recipe:
     model = RegenConfig(
         ratio, encoder_widths=(64, 64, 128, 128), encoder_blocks=1, encoder_patch_size=4,
         encoder_shortcut=True,
-        width=320, depth=8, heads=5, timestep="adaln_single", attention_window=16,
+        width=320, depth=8, heads=5, timestep="adaln_single", attention_window=8,
         t_min=0.5, share_at_one=0.3, latent_noise=0.05,
     )  # fmt: skip
     if ratio > 4:
@@ -182,7 +379,7 @@ def _small(ratio: int, clips: int) -> Recipe:
     )
 
 
-def _small_cpu(ratio: int, clips: int) -> Recipe:
+def _small_cpu(ratio: int, clips: int, steps: int) -> Recipe:
     """64² crops for two CPU cores. Above ratio 4 the models are small enough for `checkpoints/`."""
     model = RegenConfig(
         ratio, encoder_widths=(48, 64, 96, 128), encoder_blocks=1, encoder_patch_size=4,
@@ -196,18 +393,70 @@ def _small_cpu(ratio: int, clips: int) -> Recipe:
     return Recipe(
         model=model,
         data=DataConfig(stages=stages, short_side=256, statistics_clips=1024),
-        loop=LoopConfig(steps=3400, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        loop=LoopConfig(steps=steps, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
         tasks=TaskConfig(image_share=0.1, hold=0.3, early=0.02, late=0.1),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
+    )
+
+
+# Decoders of the small baseline with as many operations a frame as the REGEN decoder of the ratio, in 12 MB.
+SMALL_WIDTHS = {
+    4: (112, 80, 48, 40),
+    8: (96, 72, 56, 56, 56),
+    16: (112, 80, 56, 56, 56),
+    32: (136, 56, 32, 32, 32),
+}
+
+
+def _small_baseline(ratio: int, beside: Recipe) -> Recipe:
+    """Encoder, crops and updates of the REGEN recipe `beside`; Muon has no matrices here.
+
+    The learning rate comes from a sweep: with REGEN's, 1e-3, the baseline is several dB worse (docs/log.md).
+
+    At 32× the up-samplers stay in their places: at this size they fit into memory. Latents are deterministic
+    like REGEN's; a Gaussian posterior, which begins with a deviation of 1, costs hundreds of updates.
+    """
+    encoder = beside.model
+    assert isinstance(encoder, RegenConfig)
+    model = Magvit2Config(
+        ratio, encoder_widths=encoder.encoder_widths, encoder_blocks=encoder.encoder_blocks,
+        encoder_patch_size=encoder.encoder_patch_size, encoder_shortcut=encoder.encoder_shortcut,
+        decoder_widths=SMALL_WIDTHS[ratio], decoder_blocks=2 if ratio == 32 else 1, late_upsampling=False,
+        kl_weight=0.0,
+    )  # fmt: skip
+    start = beside.loop.steps * 7 // 10
+    return replace(
+        beside,
+        model=model,
+        tasks=replace(beside.tasks, hold=1.0),
+        optimizer=replace(beside.optimizer, learning_rate=3e-3, muon_learning_rate=None, warmup_steps=50),
+        losses=LossConfig(AdversarialConfig(weight=0.02, start=start, width=16, multipliers=(2, 4, 4))),
+    )
+
+
+def _paper_baseline(ratio: int) -> Recipe:
+    """128² crops on each of the paper's GPUs, with perceptual and adversarial losses (spec A8, A13)."""
+    widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
+    return Recipe(
+        model=Magvit2Config(ratio, encoder_widths=widths),
+        data=DataConfig(stages=(Stage(128, 128, clips=2, images=6),)),
+        loop=LoopConfig(steps=200_000, ema_decay=0.999, activation_checkpointing=ratio == 32, workers=8),
+        tasks=TaskConfig(hold=1.0),
+        optimizer=OptimizerConfig(1e-4, decay_fraction=0.5),
+        losses=LossConfig(AdversarialConfig(), perceptual_weight=0.1),
     )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (
-        toy, shapes_4x_cpu,
+        toy, toy_in_context, toy_16ch, toy_magvit2, toy_magvit2_wide, shapes_4x_cpu,
         regen_small_4x_cpu, regen_small_8x_cpu, regen_small_16x_cpu, regen_small_32x_cpu,
         regen_small_4x, regen_small_8x, regen_small_16x, regen_small_32x,
-        regen_4x, regen_8x, regen_16x, regen_32x, regen_4x_16ch,
+        regen_small_4x_in_context, regen_small_4x_16ch,
+        regen_4x, regen_8x, regen_16x, regen_32x, regen_4x_16ch, regen_4x_in_context,
+        magvit2_small_4x_cpu, magvit2_small_8x_cpu, magvit2_small_16x_cpu, magvit2_small_32x_cpu,
+        magvit2_small_4x, magvit2_small_8x, magvit2_small_16x, magvit2_small_32x, magvit2_small_16x_wide,
+        magvit2_4x, magvit2_8x, magvit2_16x, magvit2_32x, magvit2_16x_wide, magvit2_32x_wide,
     )
 }  # fmt: skip

@@ -30,7 +30,7 @@ class CorrelatedFrames:
     """
 
     STD, CORRELATION = 0.3, 0.9
-    temporal_compression_ratio, spatial_compression_ratio = 4, 8
+    temporal_compression_ratio, spatial_compression_ratio, chunk_frames = 4, 8, 5
     device, dtype = torch.device("cpu"), torch.float32
 
     def velocity(self, noisy: Tensor, t: Tensor, frames: Tensor) -> Tensor:
@@ -187,9 +187,9 @@ def test_in_a_session_the_decoder_sees_the_last_frame_of_the_chunk_before(
     """At all steps, bit for bit: the first of 6 frames is what the last of the chunk before was."""
     seen, forward = [], model.decoder.forward
 
-    def recorded(noisy: Tensor, positions: Tensor, t: Tensor) -> Tensor:
+    def recorded(noisy: Tensor, positions: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
         seen.append(noisy.clone())
-        return forward(noisy, positions, t)
+        return forward(noisy, positions, t, context)
 
     monkeypatch.setattr(model.decoder, "forward", recorded)
     decoded(model, chunks_of(13), "extend", steps=4, solver=solver.__name__)

@@ -110,3 +110,41 @@ def test_activation_checkpointing_gives_the_same_gradients(window):
     network.gradient_checkpointing = True
     for a, b in zip(plain, gradients(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_tokens_of_context_act_and_have_their_gradients():
+    network = awake()
+    noisy, positions, t = inputs()
+    context = torch.randn(2, 5, 2, 4, 24, requires_grad=True)
+    out = network(noisy, positions, t, context)
+    assert out.shape == noisy.shape
+    assert not torch.allclose(out, network(noisy, positions, t), atol=1e-3)
+    out.square().sum().backward()
+    assert (context.grad.abs().amax(-1) > 0).all(), "every token reaches the answer"
+
+
+def test_the_order_of_context_is_told_by_its_tokens_alone():
+    network = awake()
+    noisy, positions, t = inputs()
+    context = torch.randn(2, 2, 2, 4, 24)
+    torch.testing.assert_close(
+        network(noisy, positions, t, context), network(noisy, positions, t, context.flip(1, 2, 3))
+    )
+
+
+def test_positions_may_be_shared_by_the_batch():
+    network = awake()
+    noisy, positions, t = inputs()
+    expanded = positions[:1].expand_as(positions)
+    torch.testing.assert_close(network(noisy, positions[:1], t), network(noisy, expanded, t))
+
+
+def test_output_with_context_is_zero_at_initialisation():
+    network = DiT(width=24, depth=2, heads=3, patch_size=8, timestep="adaln_zero")
+    assert not network(*inputs(), torch.randn(2, 2, 2, 4, 24)).any()
+
+
+def test_trunk_matrices_are_the_linear_layers_of_the_blocks():
+    matrices = awake(depth=3).trunk_matrices()
+    assert len(matrices) == 3 * 4
+    assert {tuple(matrix.shape) for matrix in matrices} == {(72, 24), (24, 24), (96, 24), (24, 96)}

@@ -3,6 +3,7 @@
 app.py        all commands put together, and what the user sees when one fails
 video.py      reconstruct, encode, decode, models
 training.py   train
+evaluation.py evaluate
 options.py    what several commands have in common: arguments, options, loading the model
 """
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tyro.conf import OmitSubcommandPrefixes
 from tyro.extras import SubcommandApp
 
+from regen.cli.evaluation import evaluate
 from regen.cli.training import TRAIN, recipe_commands, unexpanded
 from regen.cli.video import decode, encode, models, reconstruct
 
@@ -21,6 +22,7 @@ def build_app(argv: Sequence[str]) -> SubcommandApp:
         app.command(command)
     recipes = recipe_commands([*argv, "--help"][1]) if argv[:1] == ["train"] else unexpanded()
     app.command(recipes, name="train", help=TRAIN)
+    app.command(evaluate)
     app.command(models)
     return app
 

@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 from tyro.extras import SubcommandApp
@@ -26,7 +27,10 @@ def recipe_commands(name: str) -> SubcommandApp:
     from regen.recipes import RECIPES
 
     if name not in RECIPES and not name.startswith("-"):
-        raise ValueError(f"There is no recipe {name!r}; use one of {', '.join(RECIPES)}.")
+        near = get_close_matches(name, RECIPES, n=4, cutoff=0.5) or ["toy"]
+        raise ValueError(
+            f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen train --help."
+        )
     app = SubcommandApp()
     for name, make_recipe in RECIPES.items():
         about = make_recipe.__doc__ or f"Train {name}."
@@ -38,10 +42,12 @@ def _training(default: "Recipe") -> Callable[..., None]:
     from regen.train.loop import Interrupted
     from regen.train.run import Recipe, run_recipe
 
+    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
+
     def train(
         data: Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]")],
         out: Path,
-        recipe: Annotated[Recipe, arg(name="")] = default,
+        recipe: Annotated[kind, arg(name="")] = default,
         device: Device = None,
         resume: bool = True,
         cache: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,

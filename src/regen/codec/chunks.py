@@ -1,4 +1,4 @@
-"""What a chunk of k + 1 frames is to a codec: the model's contract, latents, padding, 8 bits and back.
+"""What a chunk of frames is to a codec: the model's contract, latents, padding, 8 bits and back.
 
 A short last chunk repeats its last frame, sides that are no multiple of 8 repeat their border, and both are
 cut off again after decoding (spec A3). A single frame is an image and has one latent frame instead of two.
@@ -26,6 +26,9 @@ class Embedder(Protocol):
 
     @property
     def spatial_compression_ratio(self) -> int: ...
+
+    @property
+    def chunk_frames(self) -> int: ...
 
     @property
     def device(self) -> torch.device: ...

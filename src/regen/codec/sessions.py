@@ -68,7 +68,7 @@ class DecodeOptions:
 
 
 class EncodeSession:
-    """Frames in, latents out, one chunk of k + 1 frames at a time (spec A3)."""
+    """Frames in, latents out, one chunk at a time (spec A3)."""
 
     def __init__(self, model: Embedder, tile: Tile | None = None) -> None:
         self.model, self.room = model, Room(tile)
@@ -89,7 +89,7 @@ class EncodeSession:
         for frame in frames:
             self._check(frame)
             self._waiting.append(frame)
-            if len(self._waiting) == self.model.temporal_compression_ratio + 1:
+            if len(self._waiting) == self.model.chunk_frames:
                 done.append(self._encode(len(self._waiting)))
         return done
 
@@ -99,7 +99,7 @@ class EncodeSession:
         A short last chunk repeats its last frame; a video of one frame is an image.
         """
         is_image = self._index == 0 and len(self._waiting) == 1
-        length = 1 if is_image else self.model.temporal_compression_ratio + 1
+        length = 1 if is_image else self.model.chunk_frames
         done = [self._encode(length)] if self._waiting else []
         self.reset()
         return done
@@ -160,7 +160,7 @@ class DecodeSession:
         """Take the latents of the next chunk; answer the frames that are ready now, 8-bit RGB on the CPU.
 
         `at`: which frames are wanted, counted from the chunk's first, any real numbers in any order: 0.5 lies
-        between the first two, -1 one frame before the chunk, k + 1 one after it. By default the frames that
+        between the first two, -1 one frame before the chunk. By default the frames that
         were encoded. Those are always decoded along with what is wanted, because they are what the model
         knows best. Raises ValueError when the latents do not fit the size of the frames.
         """
@@ -192,8 +192,8 @@ class DecodeSession:
         return _Request(chunk, wanted, sorted({*own, *wanted, *([-1.0] if joined else [])}))
 
     def _last(self, chunk: ChunkLatents) -> int:
-        """Number of the last frame of a chunk: k, and 0 for an image."""
-        return self.model.temporal_compression_ratio if chunk.latents.shape[1] > 1 else 0
+        """Number of the last frame of a chunk, counted from 0; 0 for an image."""
+        return self.model.chunk_frames - 1 if chunk.latents.shape[1] > 1 else 0
 
     def _decode_waiting(self) -> list[UInt8[Tensor, "h w 3"]]:
         requests, self._waiting = self._waiting, []
@@ -227,6 +227,11 @@ class DecodeSession:
 
         height, width = (side * model.spatial_compression_ratio for side in latents.shape[-2:])
         clip = self.room.run(decode, height, width)
+        if not bool(torch.isfinite(clip).all()):
+            raise ValueError(
+                f"The model's answer for chunk {chunk.index} has values that are not finite (such as NaN); "
+                "try --dtype fp32, or another model."
+            )
         if options.seams == "match" and before is not None and joined:
             clip = match(clip, order, before.frame)
         if options.overlaps:

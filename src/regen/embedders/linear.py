@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from regen.autoencoder import VideoAutoencoder
+from regen.autoencoder import VideoAutoencoder, blend_frames
 from regen.diffusion import Solver, euler
 from regen.tiling import Tile
 
@@ -95,18 +95,6 @@ class PrincipalComponents(nn.Module):
     def decode(self, numbers: Float[Tensor, "b h w n"]) -> Float[Tensor, "b h w d"]:
         """The vector with these coordinates; the nearest such one to what was encoded."""
         return (numbers * self.std) @ self.basis.T + self.mean
-
-
-def blend_frames(
-    video: Float[Tensor, "b 3 t h w"], positions: Float[Tensor, " n"]
-) -> Float[Tensor, "b 3 n h w"]:
-    """Frames at real-valued `positions` (0 is the first frame): linear in between, clamped at the ends."""
-    last = video.shape[2] - 1
-    positions = positions.to(video.device, torch.float32).clamp(0, last)
-    before = positions.floor().long()
-    after = (before + 1).clamp(max=last)
-    weight = rearrange((positions - before).to(video.dtype), "n -> n 1 1")
-    return torch.lerp(video[:, :, before], video[:, :, after], weight)
 
 
 class AutoencoderLinear(VideoAutoencoder):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.models.autoencoders.vae import (
     DecoderOutput,
     DiagonalGaussianDistribution,
@@ -20,9 +20,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.autoencoder import VideoAutoencoder
-from regen.networks.conditioning import FirstFrame, LatentConditioner, Modulation
-from regen.networks.dit import Block, DiT, Timestep
+from regen.autoencoder import VideoAutoencoder, kl_divergence
+from regen.networks.conditioning import (
+    Condition,
+    Conditioning,
+    ContextConditioner,
+    FirstFrame,
+    LatentConditioner,
+    Modulation,
+)
+from regen.networks.dit import DiT, Timestep
 from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.tiling import PLACE as PATCH
 from regen.tiling import Tile, Tiling, cut
@@ -46,6 +53,9 @@ class RegenConfig:
     width: int = 2048
     depth: int = 24
     heads: int = 16
+    conditioning: Conditioning = "content_aware"
+    """How the decoder is told of the latents: as positions made of them, or (the ablation, for which the four
+    fields below mean nothing) as more tokens beside those of the pixels, all with fixed positions."""
     siren_width: int = 256
     siren_layers: int = 3
     modulation: Modulation = "film"
@@ -90,6 +100,7 @@ class AutoencoderRegen(VideoAutoencoder):
         width: int = 2048,
         depth: int = 24,
         heads: int = 16,
+        conditioning: Conditioning = "content_aware",
         siren_width: int = 256,
         siren_layers: int = 3,
         modulation: Modulation = "film",
@@ -108,20 +119,15 @@ class AutoencoderRegen(VideoAutoencoder):
     ):
         super().__init__()
         strides = stride_plan(temporal_compression_ratio, encoder_patch_size)
-        _require(len(encoder_widths) == len(strides), f"{len(strides)} encoder_widths, one for each stage")
-        _require(heads > 0 and width % heads == 0, f"a width that {heads} heads divide, not {width}")
-        _require(min(latent_channels, depth, siren_layers) > 0, "at least 1 channel, block and SIREN layer")
-        _require(
-            attention_window is None or attention_window >= 2, "an attention_window of 2 or more, or none"
-        )
-        _require(0 <= share_at_one <= 1 and 0 < t_min <= 1, "share_at_one from 0 to 1, and t_min above 0")
-        _require((spatial_compression_ratio, scaling_factor) == (PATCH, 1.0), "its fixed ratio 8 and scale 1")
+        _check(self.config, stages=len(strides))
         moments = latent_channels * (2 if kl_weight > 0 else 1)
         self.encoder = CausalEncoder(
             moments, tuple(encoder_widths), strides, encoder_blocks, encoder_patch_size, encoder_shortcut
         )
-        self.conditioner = LatentConditioner(
-            latent_channels, width, siren_width, siren_layers, modulation, first_frame
+        self.conditioner = (
+            ContextConditioner(latent_channels, width, temporal_compression_ratio)
+            if conditioning == "in_context"
+            else LatentConditioner(latent_channels, width, siren_width, siren_layers, modulation, first_frame)
         )
         self.decoder = DiT(width, depth, heads, PATCH, timestep, attention_window)
 
@@ -171,14 +177,17 @@ class AutoencoderRegen(VideoAutoencoder):
         noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=torch.float32)
         tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
         raw = self._raw(latents)
-        positions: Iterable[Tensor] = (self.conditioner(cut(raw, place, 1), times) for place in tiling.places)
+        conditions: Iterable[Condition] = (
+            self._condition(cut(raw, place, 1), times, corner=(place[0][0], place[1][0]))
+            for place in tiling.places
+        )
         if steps > 1:  # computed once; for a single step, tile by tile, which takes less memory
-            positions = list(positions)
+            conditions = list(conditions)
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            pairs = zip(tiling.places, positions, strict=True)
-            parts = ((cut(noisy, place, PATCH).to(self.dtype), position) for place, position in pairs)
-            return tiling.join((self.decoder(*part, t).float() for part in parts), PATCH)
+            pairs = zip(tiling.places, conditions, strict=True)
+            parts = ((cut(noisy, place, PATCH).to(self.dtype), *condition) for place, condition in pairs)
+            return tiling.join((self.decoder(x, at, t, more).float() for x, at, more in parts), PATCH)
 
         sample = solver(diffusion.velocity_of(network, self.config.prediction), noise, grid)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
@@ -203,11 +212,11 @@ class AutoencoderRegen(VideoAutoencoder):
         if self.config.latent_noise > 0:
             noise = torch.randn(latents.shape, generator=generator, device=generator.device)
             latents = latents + self.config.latent_noise * noise.to(latents)
-        positions = self.conditioner(latents, times)
+        positions, context = self._condition(latents, times)
         t = diffusion.draw_noise_levels(len(target), self.config.share_at_one, generator).to(target.device)
         noise = torch.randn(target.shape, generator=generator, device=generator.device).to(target.device)
         losses, guess = diffusion.velocity_loss(
-            lambda noisy, t: self.decoder(noisy, positions, t),
+            lambda noisy, t: self.decoder(noisy, positions, t, context),
             target, noise, t, self.config.prediction, self.config.t_min,
         )  # fmt: skip
         loss = losses.mean()
@@ -215,7 +224,7 @@ class AutoencoderRegen(VideoAutoencoder):
         noisiest = (t == t.max()).float()
         logs = {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
         if self.config.kl_weight > 0:
-            kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+            kl = kl_divergence(posterior)
             loss = loss + self.config.kl_weight * kl
             logs["kl"] = kl.detach()
         return loss, {"loss": loss.detach(), **logs}
@@ -226,19 +235,14 @@ class AutoencoderRegen(VideoAutoencoder):
         Counted: what lies in memory at once around the widest layers; measured peaks stay below it.
         """
         config, item = self.config, self.dtype.itemsize
-        pixels = frames * height * width
-        decoder = pixels / PATCH**2 * (14 * config.width * item + 5 * config.siren_width * 4)
-        encoder = pixels / config.encoder_patch_size**2 * 8 * config.encoder_widths[0] * item
+        tokens = (frames + 2 * (config.conditioning == "in_context")) * height * width / PATCH**2
+        decoder = tokens * (14 * config.width * item + 5 * config.siren_width * 4)
+        encoder = frames * height * width / config.encoder_patch_size**2 * 8 * config.encoder_widths[0] * item
         return int(max(decoder, encoder))
 
     def trunk_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights inside the decoder's blocks, for optimizers that treat matrices as such (Muon)."""
-        matrices: list[nn.Parameter] = []
-        for block in self.decoder.blocks:
-            assert isinstance(block, Block)
-            for part in (block.attention, block.feedforward):
-                matrices += [parameter for parameter in part.parameters() if parameter.ndim == 2]
-        return matrices
+        return self.decoder.trunk_matrices()
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
@@ -246,15 +250,15 @@ class AutoencoderRegen(VideoAutoencoder):
         video = video.to(memory_format=torch.channels_last_3d)
         tiling = Tiling.of(video.shape[3] // PATCH, video.shape[4] // PATCH, tile)
         moments = tiling.join((self.encoder(cut(video, place, PATCH)) for place in tiling.places), 1)
-        centre, *log_variance = moments.float().split(self.config.latent_channels, dim=1)
-        if normalised:
-            mean, std = self._statistics(moments.shape[2])
-            centre = (centre - mean) / std
-            log_variance = [value - 2 * torch.log(std) for value in log_variance]
-        parameters = torch.cat([centre, *log_variance], dim=1).to(moments.dtype)
-        if log_variance:
-            return DiagonalGaussianDistribution(parameters)
-        return IdentityDistribution(parameters)
+        return self._distribution(moments, normalised)
+
+    def _condition(
+        self, raw: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"], corner: tuple[int, int] = (0, 0)
+    ) -> Condition:
+        """What the decoder is told besides the noise; `corner` is the first place of a tile."""
+        if isinstance(self.conditioner, ContextConditioner):
+            return self.conditioner(raw, times, corner)
+        return self.conditioner(raw, times), None
 
     def _times(
         self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"] | None
@@ -272,6 +276,22 @@ class AutoencoderRegen(VideoAutoencoder):
         return times.to(latents.device)
 
 
-def _require(fulfilled: bool, wanted: str) -> None:
-    if not fulfilled:
-        raise ValueError(f"The model's configuration does not fit together: it needs {wanted}.")
+def _check(config: FrozenDict, stages: int) -> None:
+    """Raises ValueError for options that exclude each other."""
+    width, heads, window = config.width, config.heads, config.attention_window
+    in_context = config.conditioning == "in_context"
+    smallest = min(config.latent_channels, config.depth, config.siren_layers)
+    bounded = 0 <= config.share_at_one <= 1 and 0 < config.t_min <= 1
+    wants = {
+        f"{stages} encoder_widths, one for each stage": len(config.encoder_widths) == stages,
+        f"a width that {heads} heads divide, not {width}": heads > 0 and width % heads == 0,
+        "at least 1 channel, block and SIREN layer": smallest > 0,
+        "an attention_window of 2 or more, or none": window is None or window >= 2,
+        "no attention_window with in_context, where all tokens see all": window is None or not in_context,
+        "share_at_one from 0 to 1, and t_min above 0": bounded,
+        "its fixed ratio 8": config.spatial_compression_ratio == PATCH,
+        "its fixed scale 1": config.scaling_factor == 1,
+    }
+    for wanted, fulfilled in wants.items():
+        if not fulfilled:
+            raise ValueError(f"The model's configuration does not fit together: it needs {wanted}.")

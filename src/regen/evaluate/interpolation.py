@@ -77,7 +77,7 @@ def codec_of(model: Embedder, options: DecodeOptions) -> Codec:
     def code(frames: UInt8[Tensor, "t h w 3"], timeline: Timeline) -> UInt8[Tensor, "n h w 3"]:
         session = EncodeSession(model)
         chunks = [*session.feed(frames), *session.flush()]
-        chunk_frames = model.temporal_compression_ratio + 1
+        chunk_frames = model.chunk_frames
         shown, _ = moments([float(i) for i in range(len(frames))], Fraction(1), chunk_frames, timeline)
         wanted = per_chunk(shown, len(chunks))
         height, width = frames.shape[1:3]

@@ -13,11 +13,15 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.data.video import VideoReader
 from regen.evaluate.cost import Stopwatch
+from regen.evaluate.ghosting import BlendedShare, DifferenceError
+from regen.evaluate.lpips import LpipsOfFrames
 from regen.evaluate.metrics import Psnr, Sharpness, Ssim
 from regen.evaluate.protocol import Size, fit
 from regen.evaluate.seams import SeamRatio
+from regen.losses.perceptual import Lpips
 
 DEFAULTS = DecodeOptions()
+Pair = tuple[UInt8[Tensor, "t h w 3"], UInt8[Tensor, "t h w 3"]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class ClipResult:
     `psnr_pooled` is the PSNR of the mean squared error over the whole clip. `sharpness` is 1 where the
     reconstruction has as much fine detail as the original, `seam_ratio` is 1 where the seams between chunks
     can't be seen, and None for a clip of one chunk (`regen.evaluate.metrics` and `regen.evaluate.seams`).
+    `difference_error` (8-bit levels) and `blended_share` tell of ghosts (`regen.evaluate.ghosting`); they are
+    None for a single frame, and the share where nothing moves. `lpips` is None where none was asked for.
     """
 
     name: str
@@ -36,6 +42,9 @@ class ClipResult:
     ssim: float
     sharpness: float
     seam_ratio: float | None
+    difference_error: float | None
+    blended_share: float | None
+    lpips: float | None
     encode_seconds: float
     decode_seconds: float
 
@@ -46,25 +55,77 @@ class ClipResult:
 
 
 class ClipMetrics:
-    """All metrics of one clip; the originals wait here until their reconstructions come."""
+    """All metrics of one clip.
 
-    def __init__(self, chunk_frames: int) -> None:
+    Without `chunk_frames`, for frames of which nobody knows where a chunk ends, there is no `seam_ratio`.
+    """
+
+    def __init__(self, chunk_frames: int | None, lpips: Lpips | None = None) -> None:
         self.psnr, self.ssim, self.sharpness = Psnr(), Ssim(), Sharpness()
-        self.seams = SeamRatio(chunk_frames)
-        self._waiting: list[UInt8[Tensor, "h w 3"]] = []
+        self.difference_error, self.blended_share = DifferenceError(), BlendedShare()
+        self.seams = None if chunk_frames is None else SeamRatio(chunk_frames)
+        self.lpips = None if lpips is None else LpipsOfFrames(lpips)
 
-    def expect(self, frame: UInt8[Tensor, "h w 3"]) -> None:
-        """Take the next original."""
-        self._waiting.append(frame)
-
-    def update(self, frames: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next reconstructions, any number, of originals that are waiting."""
-        if len(frames) == 0:
-            return
-        originals = torch.stack(self._waiting[: len(frames)])
-        del self._waiting[: len(frames)]
-        for metric in (self.psnr, self.ssim, self.sharpness, self.seams):
+    def update(self, originals: UInt8[Tensor, "t h w 3"], frames: UInt8[Tensor, "t h w 3"]) -> None:
+        """Take the next originals and their reconstructions, any number."""
+        fixed = (self.psnr, self.ssim, self.sharpness, self.difference_error, self.blended_share)
+        for metric in (*fixed, *(each for each in (self.seams, self.lpips) if each is not None)):
             metric.update(originals, frames)
+
+    def result(self, name: str, encode_seconds: float, decode_seconds: float) -> ClipResult:
+        """All figures; ValueError when there was no frame."""
+        if self.psnr.frames == 0:
+            raise ValueError(f"There is no frame of {name} to measure; give at least one.")
+        return ClipResult(
+            name=name,
+            frames=self.psnr.frames,
+            psnr=self.psnr.compute(),
+            psnr_pooled=self.psnr.compute_pooled(),
+            ssim=self.ssim.compute(),
+            sharpness=self.sharpness.compute(),
+            seam_ratio=None if self.seams is None else self.seams.compute(),
+            difference_error=self.difference_error.compute(),
+            blended_share=self.blended_share.compute(),
+            lpips=None if self.lpips is None else self.lpips.compute(),
+            encode_seconds=encode_seconds,
+            decode_seconds=decode_seconds,
+        )
+
+
+def reconstructed(
+    model: Embedder,
+    frames: Iterable[UInt8[Tensor, "h w 3"]],
+    options: DecodeOptions,
+    encoding: Stopwatch,
+    decoding: Stopwatch,
+) -> Iterator[Pair]:
+    """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk."""
+    waiting: list[UInt8[Tensor, "h w 3"]] = []
+    encoder, decoder = EncodeSession(model), None
+
+    def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[Pair]:
+        if len(decoded):
+            yield torch.stack(waiting[: len(decoded)]), decoded
+            del waiting[: len(decoded)]
+
+    for frame in frames:
+        if decoder is None:
+            height, width = frame.shape[:2]
+            decoder = DecodeSession(model, height=height, width=width, options=options)
+        waiting.append(frame)
+        with encoding:
+            chunks = encoder.feed([frame])
+        for chunk in chunks:
+            with decoding:
+                decoded = decoder.feed(chunk)
+            yield from pair(decoded)
+    if decoder is None:
+        return
+    with encoding:
+        chunks = encoder.flush()
+    with decoding:
+        rest = torch.cat([*map(decoder.feed, chunks), decoder.flush()])
+    yield from pair(rest)
 
 
 def evaluate_quality(
@@ -94,35 +155,7 @@ def evaluate_clip(
     options: DecodeOptions = DEFAULTS,
 ) -> ClipResult:
     """Reconstruct one clip from its 8-bit RGB frames and compare; ValueError when there is no frame."""
-    metrics = ClipMetrics(model.temporal_compression_ratio + 1)
-    encoding, decoding = Stopwatch(), Stopwatch()
-    encoder, decoder = EncodeSession(model), None
-    for frame in frames:
-        if decoder is None:
-            height, width = frame.shape[:2]
-            decoder = DecodeSession(model, height=height, width=width, options=options)
-        metrics.expect(frame)
-        with encoding:
-            chunks = encoder.feed([frame])
-        for chunk in chunks:
-            with decoding:
-                decoded = decoder.feed(chunk)
-            metrics.update(decoded)
-    if decoder is None:
-        raise ValueError(f"There is no frame of {name} to measure; give at least one.")
-    with encoding:
-        chunks = encoder.flush()
-    with decoding:
-        rest = torch.cat([*map(decoder.feed, chunks), decoder.flush()])
-    metrics.update(rest)
-    return ClipResult(
-        name=name,
-        frames=metrics.psnr.frames,
-        psnr=metrics.psnr.compute(),
-        psnr_pooled=metrics.psnr.compute_pooled(),
-        ssim=metrics.ssim.compute(),
-        sharpness=metrics.sharpness.compute(),
-        seam_ratio=metrics.seams.compute(),
-        encode_seconds=encoding.seconds,
-        decode_seconds=decoding.seconds,
-    )
+    metrics, encoding, decoding = ClipMetrics(model.chunk_frames), Stopwatch(), Stopwatch()
+    for originals, decoded in reconstructed(model, frames, options, encoding, decoding):
+        metrics.update(originals, decoded)
+    return metrics.result(name, encoding.seconds, decoding.seconds)

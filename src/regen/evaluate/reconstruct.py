@@ -82,7 +82,7 @@ def reconstruct_video(
         decoder = DecodeSession(model, height=height, width=width, options=options)
         writer = files.enter_context(stream.writer(output, source))
         write_pair = files.enter_context(comparison_writer(stream, source, compare, name))
-        chunk_frames = model.temporal_compression_ratio + 1
+        chunk_frames = model.chunk_frames
         judge = _Judge(chunk_frames, [lambda _, image, at: writer.write(image, at), write_pair])
         hand_out = files.enter_context(behind(judge.take))
         frames = files.enter_context(ahead(stream, depth=2 * chunk_frames))
@@ -130,7 +130,7 @@ def encode_video(
         stream = FrameStream(reader, size)
         tile = _fitted(model, DEFAULTS, stream.height, stream.width, memory).tile
         session = EncodeSession(model, tile)
-        frames = files.enter_context(ahead(stream, depth=2 * model.temporal_compression_ratio))
+        frames = files.enter_context(ahead(stream, depth=2 * model.chunk_frames))
         for chunk in _encoded(session, frames, encoding, lambda frame: times.append(frame[1])):
             chunks.append(chunk)
             _tell(on_progress, len(times), reader.info.frames)
@@ -174,7 +174,7 @@ def decode_video(
     """
     _check(None, output, None)
     peak, decoding = PeakMemory(model.device), Stopwatch()
-    chunk_frames = model.temporal_compression_ratio + 1
+    chunk_frames = model.chunk_frames
     shown, rate = moments(video.times, video.frame_rate, chunk_frames, timeline)
     wanted = per_chunk(shown, len(video.latents))
     most = max(len({*range(chunk_frames), *at}) for at in wanted) + 1  # and the frame before the chunk
@@ -242,7 +242,7 @@ def _fitted(
     """The options with the largest tile for the budget, unless they name one."""
     if options.tile is not None:
         return options
-    frames = max(frames, model.temporal_compression_ratio + 2) * options.batch
+    frames = max(frames, model.chunk_frames + 1) * options.batch
     return replace(options, tile=largest_tile(model, frames, height, width, memory))
 
 

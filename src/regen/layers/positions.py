@@ -3,6 +3,7 @@
 import math
 
 import torch
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +14,18 @@ def sinusoids(values: Float[Tensor, " n"], width: int, longest: float = 10_000.0
     frequencies = torch.exp(torch.arange(width // 2, device=values.device) * (-2 * math.log(longest) / width))
     angles = values.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def grid_sinusoids(
+    times: Float[Tensor, " t"], rows: Float[Tensor, " y"], columns: Float[Tensor, " x"], width: int
+) -> Float[Tensor, "t y x {width}"]:
+    """Fixed positions of a grid of tokens: one third of the width, or just less, for each coordinate."""
+    third = 2 * (width // 6)
+    t, y, x = len(times), len(rows), len(columns)
+    along_t = repeat(sinusoids(times, third), "t d -> t y x d", y=y, x=x)
+    along_y = repeat(sinusoids(rows, third), "y d -> t y x d", t=t, x=x)
+    along_x = repeat(sinusoids(columns, third), "x d -> t y x d", t=t, y=y)
+    return F.pad(torch.cat([along_t, along_y, along_x], dim=-1), (0, width - 3 * third))
 
 
 class NoiseLevelEmbedding(nn.Module):

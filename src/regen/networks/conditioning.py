@@ -1,4 +1,7 @@
-"""LatentConditioner: a pair of latents and times become content-aware positions (spec A4; REGEN, Eq. 5)."""
+"""A pair of latents and times become what the decoder is told of a clip (spec A4 and A14).
+
+LatentConditioner: content-aware positions (REGEN, Eq. 5). ContextConditioner: the ablation beside it.
+"""
 
 import math
 from typing import Literal
@@ -10,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regen.layers.attention import RMSNorm
+from regen.layers.positions import grid_sinusoids
 
+Condition = tuple[Tensor, Tensor | None]  # positions of the pixels' tokens, and tokens of context or none
+Conditioning = Literal["content_aware", "in_context"]
 FirstFrame = Literal["zc", "none"]
 Modulation = Literal["film", "shift"]
 
@@ -130,3 +136,37 @@ class LatentConditioner(nn.Module):
             return moving
         at_zero = rearrange(times.abs() < 1e-6, "t -> 1 t 1 1 1")
         return torch.where(at_zero, still.to(moving.dtype), moving)
+
+
+class ContextConditioner(nn.Module):
+    """The ablation: latents as tokens beside those of the pixels, all with fixed positions (spec A14).
+
+    Positions are sinusoids of absolute integer coordinates: of frames (k τ; the content latent lies at 0,
+    the motion latent at k) and of latent places. They are computed for each call, for any size and length.
+    """
+
+    def __init__(self, channels: int, width: int, ratio: int):
+        super().__init__()
+        self.ratio = ratio
+        self.embed = nn.Linear(channels, width)
+        # A latent of unit variance weighs about as much as its position; by the usual initialisation less.
+        nn.init.normal_(self.embed.weight, std=channels**-0.5)
+
+    def forward(
+        self,
+        latents: Float[Tensor, "b c n y x"],
+        times: Float[Tensor, " t"],
+        corner: tuple[int, int] = (0, 0),
+    ) -> tuple[Float[Tensor, "1 t y x d"], Float[Tensor, "b n y x d"]]:
+        """The positions of the pixels' tokens, and the tokens of the latents.
+
+        `latents`: content alone (n = 1, an image) or content and motion (n = 2). `corner`: row and column of
+        the first place, for the tile of a larger picture.
+        """
+        (top, left), (n, y, x) = corner, latents.shape[2:]
+        tokens = self.embed(rearrange(latents, "b c n y x -> b n y x c"))
+        rows = torch.arange(top, top + y, device=latents.device, dtype=torch.float32)
+        columns = torch.arange(left, left + x, device=latents.device, dtype=torch.float32)
+        frames = torch.cat([self.ratio * torch.arange(n, device=times.device), self.ratio * times.float()])
+        positions = grid_sinusoids(frames, rows, columns, tokens.shape[-1]).to(tokens.dtype)
+        return positions[None, n:], tokens + positions[:n]

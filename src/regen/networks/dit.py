@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Literal, NamedTuple
 
 import torch
@@ -154,13 +155,19 @@ class DiT(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "b 3 t h w"],
-        positions: Float[Tensor, "b t y x d"],
+        positions: Float[Tensor, "#b t y x d"],
         t: Float[Tensor, " #b"],
+        context: Float[Tensor, "b n y x d"] | None = None,
     ) -> Float[Tensor, "b 3 t h w"]:
+        """`context`: tokens that take part beside those of the clip and are dropped at the end (spec A14)."""
+        assert context is None or self.windows[0] is None, "tokens of context lie in no window"
         grid = positions.shape[1], positions.shape[2], positions.shape[3]
         level = self.noise_level(t)
         x = self.embed(patchify(noisy, self.patch_size))
-        x = x + rearrange(positions, "b t y x d -> b (t y x) d") + level[:, None]
+        x = x + rearrange(positions, "b t y x d -> b (t y x) d")
+        if context is not None:
+            x = torch.cat([x, rearrange(context, "b n y x d -> b (n y x) d")], dim=1)
+        x = x + level[:, None]
         shared = None
         if self.shared is not None:
             shared = rearrange(self.shared(F.silu(level)), "b (p d) -> b p d", p=6)
@@ -171,5 +178,14 @@ class DiT(nn.Module):
             else:
                 x = block(*arguments)
         shift, scale = self.final(level, None)
-        x = self.out(normalise(x, shift, scale))
+        x = self.out(normalise(x[:, : prod(grid)], shift, scale))
         return unpatchify(x, grid, self.patch_size)
+
+    def trunk_matrices(self) -> list[nn.Parameter]:
+        """The 2-D weights inside the blocks."""
+        matrices: list[nn.Parameter] = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for part in (block.attention, block.feedforward):
+                matrices += [parameter for parameter in part.parameters() if parameter.ndim == 2]
+        return matrices

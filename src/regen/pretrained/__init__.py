@@ -20,15 +20,17 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from regen.embedders.linear import AutoencoderLinear
+from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 
 DEFAULT_MODEL = "regen-small-4x"
 BUNDLED = Path(__file__).parent
 CHECKPOINTS = BUNDLED.parents[2] / "checkpoints"  # exists in a source checkout only
 
-Autoencoder = AutoencoderRegen | AutoencoderLinear
+Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderLinear
 CLASSES: dict[str, type[Autoencoder]] = {
     "AutoencoderRegen": AutoencoderRegen,
+    "AutoencoderMagvit2": AutoencoderMagvit2,
     "AutoencoderLinear": AutoencoderLinear,
 }
 
@@ -157,7 +159,7 @@ def _class_of(folder: Path) -> type[Autoencoder]:
     if name not in CLASSES:
         raise ValueError(
             f"The model in {folder} is of the class {name or '(none)'}, which regen can't load; "
-            f"it loads {' and '.join(CLASSES)}."
+            f"it loads {', '.join(CLASSES)}."
         )
     return CLASSES[str(name)]
 

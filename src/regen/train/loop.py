@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from regen.runtime import generator_for, pick_dtype
 from regen.train.log import RunLog, Window
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
-from regen.train.state import Ema, TrainState, open_run, save_checkpoint
+from regen.train.state import Ema, Stateful, TrainState, open_run, save_checkpoint
 
 Batch = dict[str, Tensor]
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
@@ -70,6 +71,13 @@ class Trainable(Protocol):
     def enable_gradient_checkpointing(self) -> None: ...
 
 
+@runtime_checkable
+class FurtherLoss(Stateful, Protocol):
+    """(target, reconstruction) -> a loss besides the model's own, and what to log of it."""
+
+    def __call__(self, target: Tensor, reconstruction: Tensor, /) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal stopped the run, and its state is saved. `exit_code` is 128 + the number of the signal."""
 
@@ -88,6 +96,7 @@ def train(
     evaluate: Evaluate | None,
     resolved_config: dict[str, Any],
     resume: bool = True,
+    further: FurtherLoss | None = None,
 ) -> TrainState:
     """Train `model` on `batches[0]`, `batches[1]`, ... and return the state after `config.steps` updates.
 
@@ -95,7 +104,8 @@ def train(
     in [-1, 1]. The folder `out` receives config.json (`resolved_config`, which JSON can hold), log.jsonl and
     checkpoints/; a run found there goes on from its newest checkpoint as if it had never stopped: bit for bit
     on the CPU with as many threads as before, on a GPU up to kernels that sum in no fixed order.
-    `evaluate(averaged_model, step)` returns numbers for the log.
+    `evaluate(averaged_model, step)` returns numbers for the log. `further` is handed to the model's `loss`;
+    what it learns is part of the checkpoints.
 
     Raises Interrupted after SIGINT or SIGTERM, when all is saved; ValueError when the run in `out` has
     another configuration (or is there at all while `resume` is False), its newest checkpoint is damaged or
@@ -105,11 +115,15 @@ def train(
     model.to(device).train()
     if config.activation_checkpointing:
         cast(Trainable, model).enable_gradient_checkpointing()
-    state = TrainState(model, Ema(model, config.ema_decay), build_optimizers(model, optimizer_config))
+    state = TrainState(
+        model, Ema(model, config.ema_decay), build_optimizers(model, optimizer_config), further=further
+    )
     saved = open_run(out, resolved_config, resume)
     if saved is not None:
         state.load_state_dict(saved)
-    loss_function = cast(Trainable, model).loss
+    loss_function: Callable[..., tuple[Tensor, dict[str, Tensor]]] = cast(Trainable, model).loss
+    if further is not None:
+        loss_function = partial(loss_function, further=further)
 
     with (
         RunLog(out, state.step, config.steps) as log,

@@ -7,16 +7,19 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regen.autoencoder import VideoAutoencoder
 from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
+from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.train.further import FurtherLosses, LossConfig
 from regen.train.loop import LoopConfig, load_batches, train
 from regen.train.optimizer import OptimizerConfig
 from regen.train.preview import save_preview
@@ -49,15 +52,34 @@ class DataConfig:
             )
 
 
+ModelConfig = RegenConfig | Magvit2Config
+M = TypeVar("M", RegenConfig, Magvit2Config, covariant=True)
+
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Generic[M]):
     """A full training configuration; `regen.recipes` has the named ones."""
 
-    model: RegenConfig
+    model: M
     data: DataConfig
     loop: LoopConfig
     tasks: TaskConfig = field(default_factory=TaskConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        wanted = max(self.losses.adversarial.weight, self.losses.perceptual_weight) > 0
+        if isinstance(self.model, RegenConfig) and wanted:
+            raise ValueError("REGEN has one loss, that of diffusion; set the weights of the others to 0.")
+        if isinstance(self.model, Magvit2Config) and self.tasks.hold < 1:
+            raise ValueError("The baseline can only reconstruct; set tasks.hold to 1.")
+
+
+def build_model(config: ModelConfig) -> AutoencoderRegen | AutoencoderMagvit2:
+    """A new model of this size, with the weights that training begins with."""
+    if isinstance(config, Magvit2Config):
+        return AutoencoderMagvit2(**asdict(config))
+    return AutoencoderRegen(**asdict(config))
 
 
 def run_recipe(
@@ -85,12 +107,14 @@ def run_recipe(
     if cache is not None:
         clips.fill_cache()
     training, held_out = clips, clips
+    model = build_model(recipe.model)
     if recipe.data.held_out:
-        training, held_out = clips.split(recipe.data.held_out, recipe.model.temporal_compression_ratio + 1)
-    model = AutoencoderRegen(**asdict(recipe.model))
-    batches = batches_of(training, recipe, recipe.tasks, recipe.data.stages, recipe.loop.steps)
-    measured = statistics_batches(training, recipe)
-    preview = Preview(held_out, recipe, out / "previews", target)
+        training, held_out = clips.split(recipe.data.held_out, model.chunk_frames)
+    further = FurtherLosses(recipe.losses, target) if isinstance(model, AutoencoderMagvit2) else None
+    span = model.chunk_frames - 1
+    batches = batches_of(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
+    measured = statistics_batches(training, recipe, span)
+    preview = Preview(held_out, recipe, model.chunk_frames, out / "previews", target)
     state = train(
         model,
         batches,
@@ -101,6 +125,7 @@ def run_recipe(
         preview,
         resolve(recipe, clips, target),
         resume,
+        further,
     )
     folder = out / "model"
     if not folder.exists():
@@ -128,32 +153,32 @@ def report_skipped(clips: ClipDataset) -> None:
 
 
 def batches_of(
-    clips: ClipDataset, recipe: Recipe, tasks: TaskConfig, stages: tuple[Stage, ...], steps: int
+    clips: ClipDataset, recipe: Recipe, span: int, tasks: TaskConfig, stages: tuple[Stage, ...], steps: int
 ) -> TrainingBatches:
-    """`steps` batches of a recipe's data."""
-    ratio, data = recipe.model.temporal_compression_ratio, recipe.data
-    return TrainingBatches(clips, ratio, tasks, stages, data.scale, steps, recipe.loop.seed, data.frame_rate)
+    """`steps` batches of a recipe's data, for chunks of 1 + `span` frames."""
+    data = recipe.data
+    return TrainingBatches(clips, span, tasks, stages, data.scale, steps, recipe.loop.seed, data.frame_rate)
 
 
-def statistics_batches(clips: ClipDataset, recipe: Recipe) -> TrainingBatches:
+def statistics_batches(clips: ClipDataset, recipe: Recipe, span: int) -> TrainingBatches:
     """Batches of whole chunks at the size with which the training ended."""
     stage = replace(recipe.data.stages[-1], until=1.0)
     tasks = TaskConfig(image_share=0.0, hold=1.0)
-    return batches_of(clips, recipe, tasks, (stage,), -(-recipe.data.statistics_clips // stage.clips))
+    return batches_of(clips, recipe, span, tasks, (stage,), -(-recipe.data.statistics_clips // stage.clips))
 
 
 class Preview:
     """Reconstructs the same held-out clips at each evaluation, in one step: their PSNR and a picture."""
 
-    def __init__(self, clips: ClipDataset, recipe: Recipe, folder: Path, device: torch.device):
-        stage, frames = recipe.data.stages[-1], recipe.model.temporal_compression_ratio + 1
+    def __init__(self, clips: ClipDataset, recipe: Recipe, frames: int, folder: Path, device: torch.device):
+        stage = recipe.data.stages[-1]
         clips.require(frames)
         self.size, self.frames, self.count = (stage.height, stage.width), frames, recipe.data.preview_clips
         self.clips, self.folder, self.device = clips, folder, device
         self.seed, self.dtype = recipe.loop.seed, pick_dtype(recipe.loop.dtype, device)
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
-        assert isinstance(model, AutoencoderRegen)
+        assert isinstance(model, VideoAutoencoder)
         originals, answers, psnr = [], [], []
         for i in range(self.count):
             clip = self.clips.read(i, self.frames, self.size, (1.0, 1.0), self.seed)[None]
@@ -165,7 +190,7 @@ class Preview:
         return {"psnr": sum(psnr) / len(psnr)}
 
     def _reconstruct(
-        self, model: AutoencoderRegen, clip: Float[Tensor, "1 3 t h w"]
+        self, model: VideoAutoencoder, clip: Float[Tensor, "1 3 t h w"]
     ) -> Float[Tensor, "1 3 t h w"]:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             latents = model.encode(clip.to(self.device)).latent_dist.mode()
@@ -175,7 +200,7 @@ class Preview:
 
 def export(model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int, folder: Path) -> None:
     """Measure the latents over `count` clips, store that in the model and save it whole or not at all."""
-    assert isinstance(model, AutoencoderRegen)
+    assert isinstance(model, VideoAutoencoder)
     mean, std = measure_latent_statistics(model, batches, count)
     model.set_latent_statistics(mean.float(), std.float())
     temporary = folder.with_name(".model-incomplete")

@@ -6,7 +6,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +38,32 @@ class Ema:
             torch._foreach_copy_(copies, sources)
 
 
-class TrainState:
-    """All that a run needs in order to go on: model, moving average, optimizers, updates done."""
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of the training that learns or counts beside the model, such as a discriminator."""
 
-    def __init__(self, model: nn.Module, ema: Ema, optimizers: list[Optimizer], step: int = 0) -> None:
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None: ...
+
+
+class TrainState:
+    """All that a run needs in order to go on: model, moving average, optimizers, updates done, and what else
+    learns."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ema: Ema,
+        optimizers: list[Optimizer],
+        step: int = 0,
+        further: Stateful | None = None,
+    ) -> None:
         self.model = model
         self.ema = ema
         self.optimizers = optimizers
         self.step = step
+        self.further = further
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -53,6 +71,7 @@ class TrainState:
             "ema": self.ema.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
+            "further": {} if self.further is None else self.further.state_dict(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -61,6 +80,8 @@ class TrainState:
         for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         self.step = saved["step"]
+        if self.further is not None:
+            self.further.load_state_dict(saved["further"])
 
 
 def save_checkpoint(folder: Path, state: TrainState, resolved_config: dict[str, Any], keep: int) -> Path:

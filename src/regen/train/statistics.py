@@ -38,7 +38,8 @@ class ChannelMoments:
 def measure_latent_statistics(
     model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int
 ) -> tuple[Float64[Tensor, "2 c"], Float64[Tensor, "2 c"]]:
-    """Mean and standard deviation per channel, content and motion apart, over `count` clips or a few more.
+    """Mean and standard deviation per channel over `count` clips or a few more, the first latent frame
+    of a chunk (content) apart from the others (motion).
 
     Each batch has a `clip`, "b 3 t h w" in [-1, 1]; images count for the content alone and not towards
     `count`. The model must not have statistics yet, so that encode() gives the raw latents.
@@ -50,9 +51,9 @@ def measure_latent_statistics(
         clip = batch["clip"].to(device)
         latents = cast(Encoder, model).encode(clip).latent_dist.mode()
         moments = moments or [ChannelMoments(latents.shape[1]) for _ in range(2)]
-        for kind, latent in zip(moments, latents.unbind(2), strict=False):
-            kind.add(latent)
-        clips += clip.shape[0] if latents.shape[2] == 2 else 0
+        for i, latent in enumerate(latents.unbind(2)):
+            moments[min(i, 1)].add(latent)
+        clips += clip.shape[0] if latents.shape[2] > 1 else 0
         if clips >= count:
             break
     means, stds = zip(*(kind.mean_and_std() for kind in moments), strict=True)

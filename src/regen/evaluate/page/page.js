@@ -1,0 +1,72 @@
+// Shared by all parts of the page: the results, how they are written, and colours. Opens the page at the end.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const MODELS = [...new Set(DATA.summary.map((row) => row.model))];
+const SIZES = [...new Set(DATA.summary.map((row) => row.size))];
+
+// Models that differ in their ratio alone (regen-small-4x, regen-small-8x) are one family: one colour, one line.
+const familyOf = (model) => model.replace(/-\d+x$/, "");
+const FAMILIES = [...new Set(MODELS.map(familyOf))];
+const colourOf = (model) => `var(--series-${FAMILIES.indexOf(familyOf(model)) % 6})`;
+
+const byId = (id) => document.getElementById(id);
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+const sizeText = (size) => (size === "native" ? "native size" : size.replace("x", " × "));
+const listed = (words) => words.join(", ").replace(/, ([^,]*)$/, " and $1");
+
+/** An element with properties and children; texts become text nodes, so no name can inject markup. */
+function el(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-")) node.setAttribute(name, value);
+    else node[name] = value;
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+/** A choice among [value, text] pairs. */
+function select(label, pairs, chosen, onChange) {
+  const options = pairs.map(([value, text]) => el("option", { value, textContent: text, selected: value === chosen }));
+  const node = el("select", {}, ...options);
+  node.addEventListener("change", () => onChange(node.value));
+  return el("label", {}, el("span", { textContent: label }), node);
+}
+
+function dot(model) {
+  const node = el("i", { className: "dot", "aria-hidden": "true" });
+  node.style.background = colourOf(model);
+  return node;
+}
+
+function showHeading() {
+  const frames = DATA.clips.reduce((sum, clip) => sum + clip.frames, 0);
+  byId("scope").textContent =
+    `${counted(DATA.clips.length, "clip")}, ${counted(frames, "frame")}, at ${listed(SIZES.map(sizeText))}`;
+}
+
+function showSettings() {
+  for (const [name, value] of Object.entries(DATA.settings)) {
+    const short = JSON.stringify(value);
+    const long = short.length < 80 ? short : JSON.stringify(value, null, 2);
+    const text = typeof value === "string" ? value : value === null ? "none" : long;
+    byId("settings").append(el("dt", { textContent: name.replaceAll("_", " ") }), el("dd", { textContent: text }));
+  }
+  const head = ["Clip", "Frames", "Size", "SHA-256"].map((text) => el("th", { textContent: text, scope: "col" }));
+  const rows = DATA.clips.map((clip) => el("tr", {},
+    el("td", { textContent: clip.name }),
+    el("td", { textContent: clip.frames, className: "number" }),
+    el("td", { textContent: `${clip.height}x${clip.width}`, className: "number" }),
+    el("td", {}, el("code", { textContent: clip.sha256 }))));
+  byId("hashes").append(el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows));
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  showHeading();
+  showSettings();
+  showTable();
+  showPlots();
+  showClips();
+});

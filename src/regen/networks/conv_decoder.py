@@ -1,0 +1,99 @@
+"""CausalDecoder: the mirror of CausalEncoder, as in MAGVIT-v2 (spec A13)."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
+
+
+def spread(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c T H W"]:
+    """Channels become frames and pixels: t × h × w to (s (t - 1) + 1) × p h × q w for the factor (s, p, q).
+
+    Of the s frames that the first one would become, only the last is kept: the first frame of a causal
+    sequence stands for one frame, every later one for s. For s = 2: 2 → 3 → 5 → 9 → 17 → 33 frames.
+    """
+    s, p, q = factor
+    x = rearrange(x, "b (c s p q) t h w -> b c (t s) (h p) (w q)", s=s, p=p, q=q)
+    return x[:, :, s - 1 :]
+
+
+class Upsampler(nn.Module):
+    """A causal convolution whose channels are spread over frames and pixels, by `factor` (t, h, w)."""
+
+    def __init__(self, channels: int, out_channels: int, factor: Triple, kernel: Triple = (3, 3, 3)):
+        super().__init__()
+        self.factor = factor
+        self.conv = CausalConv3d(channels, out_channels * math.prod(factor), kernel)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d T H W"]:
+        return spread(self.conv(x), self.factor)
+
+
+class CausalDecoder(nn.Module):
+    """Latents to frames: n latent frames to s (n - 1) + 1, one to one, space eight-fold larger.
+
+    `widths` and `strides` are those of the encoder's stages, in the encoder's order; here they are gone
+    through backwards, each stage residual blocks and then an up-sampler. `late_upsampling` moves all
+    up-samplers behind the last stage, so that residual blocks never see many frames: what the paper does at
+    32× for want of memory. `patch_size` > 1 leaves the last spatial doublings to the output layer. `shortcut`
+    adds a linear map from a latent and the one before it to the cube of pixels that it stands for, while the
+    pyramid starts at zero, as in `CausalEncoder`. Output frame 0 is a function of latent frame 0 alone.
+    """
+
+    _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
+
+    def __init__(
+        self,
+        channels: int,
+        widths: tuple[int, ...],
+        strides: tuple[Triple, ...],
+        blocks: int,
+        patch_size: int,
+        late_upsampling: bool,
+        shortcut: bool,
+    ):
+        super().__init__()
+        assert len(widths) == len(strides), (widths, strides)
+        self.gradient_checkpointing = False
+        widths, strides = widths[::-1], strides[::-1]
+        self.conv_in = CausalConv3d(channels, widths[0])
+        self.mid = nn.Sequential(*(CausalResBlock(widths[0], widths[0]) for _ in range(blocks)))
+        stages: list[nn.Sequential] = []
+        for width, out_width, stride in zip((widths[0], *widths), widths, strides, strict=False):
+            parts: list[nn.Module] = [
+                CausalResBlock(a, b) for a, b in pairwise([width] + [out_width] * blocks)
+            ]
+            if not late_upsampling:
+                parts.append(Upsampler(out_width, out_width, stride))
+            stages.append(nn.Sequential(*parts))
+        if late_upsampling:
+            stages += [nn.Sequential(Upsampler(widths[-1], widths[-1], stride)) for stride in strides]
+        self.stages = nn.ModuleList(stages)
+        self.norm_out = ChannelNorm(widths[-1])
+        self.out = Upsampler(widths[-1], 3, (1, patch_size, patch_size))
+        self.shortcut = self._cube_map(channels, strides, patch_size) if shortcut else None
+
+    def forward(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t h w"]:
+        x = self.mid(self.conv_in(latents))
+        for stage in self.stages:
+            if self.gradient_checkpointing and self.training:
+                x = self._gradient_checkpointing_func(stage, x)
+            else:
+                x = stage(x)
+        x = self.out(F.silu(self.norm_out(x)))
+        return x if self.shortcut is None else x + self.shortcut(latents)
+
+    def _cube_map(self, channels: int, strides: tuple[Triple, ...], patch_size: int) -> Upsampler:
+        """One linear map from two neighbouring latents to the cube of pixels of the later one."""
+        nn.init.zeros_(self.out.conv.conv.weight)
+        ratio = math.prod(stride[0] for stride in strides)
+        side = patch_size * math.prod(stride[1] for stride in strides)
+        return Upsampler(channels, 3, (ratio, side, side), kernel=(2, 1, 1))

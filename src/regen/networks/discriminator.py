@@ -1,0 +1,66 @@
+"""PatchDiscriminator: is each place of a clip filmed or decoded? (spec A13)."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BlurPool(nn.Module):
+    """Half as many frames and pixels, each the binomial mean [1 2 1]³ / 64 of its surroundings.
+
+    Blurring before every second value is dropped keeps the answer from jumping when the picture shifts by a
+    pixel (Zhang, Making Convolutional Networks Shift-Invariant Again, 2019). One frame stays one frame.
+    """
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c s y x"]:
+        x = F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate")
+        for dim in (2, 3, 4):
+            count = (x.shape[dim] - 1) // 2
+            first, middle, last = (_every_second(x, dim, start, count) for start in range(3))
+            x = (first + 2 * middle + last) / 4
+        return x
+
+
+def _every_second(x: Tensor, dim: int, start: int, count: int) -> Tensor:
+    index = [slice(None)] * x.ndim
+    index[dim] = slice(start, start + 2 * count - 1, 2)
+    return x[tuple(index)]
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two 3³ convolutions and a BlurPool beside a 1³ convolution of the blurred input."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv3d(channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv3d(channels, out_channels, 1, bias=False)
+        self.down = BlurPool()
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d s y x"]:
+        h = F.leaky_relu(self.conv1(x), 0.2)
+        h = F.leaky_relu(self.conv2(self.down(h)), 0.2)
+        return (h + self.shortcut(self.down(x))) * 0.5**0.5
+
+
+class PatchDiscriminator(nn.Module):
+    """Clip to logits, one for each patch of `2 ** len(multipliers)` frames and pixels a side; images too.
+
+    Without normalisation: R1 and LeCAM keep its gradients in bounds.
+    """
+
+    def __init__(self, width: int, multipliers: tuple[int, ...]):
+        super().__init__()
+        widths = [width, *(width * factor for factor in multipliers)]
+        self.conv_in = nn.Conv3d(3, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(DiscriminatorBlock(a, b) for a, b in pairwise(widths)))
+        self.conv_out = nn.Conv3d(widths[-1], widths[-1], 3, padding=1)
+        self.logits = nn.Conv3d(widths[-1], 1, 1)
+
+    def forward(self, clip: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b s y x"]:
+        x = clip.to(memory_format=torch.channels_last_3d)
+        x = self.blocks(F.leaky_relu(self.conv_in(x), 0.2))
+        return self.logits(F.leaky_relu(self.conv_out(x), 0.2))[:, 0]

@@ -1,0 +1,185 @@
+"""The ablation: latents as tokens in the decoder's context, and fixed positions (spec A14)."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.layers.positions import grid_sinusoids, sinusoids
+from regen.networks.conditioning import ContextConditioner
+from regen.tiling import Tile, Tiling
+
+TINY = RegenConfig(
+    latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
+    width=24, depth=2, heads=3, conditioning="in_context",
+)  # fmt: skip
+
+
+def fresh(**options) -> AutoencoderRegen:
+    return AutoencoderRegen(**asdict(TINY) | options)
+
+
+def tiny(**options) -> AutoencoderRegen:
+    """A tiny model whose zero-initialised layers are filled, so that everything acts."""
+    model = fresh(**options)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(frames: int = 5) -> dict[str, torch.Tensor]:
+    clip, target = torch.rand(2, 3, frames, 16, 24) * 2 - 1, torch.rand(2, 3, frames, 16, 24) * 2 - 1
+    return {"clip": clip, "target": target, "times": torch.linspace(0, 1, frames)}
+
+
+@pytest.mark.parametrize("frame", [0, 1])
+def test_every_latent_reaches_every_pixel(frame):
+    model, latents = tiny(), torch.randn(1, 4, 2, 2, 3)
+    moved = latents.clone()
+    moved[:, :, frame, 1, 2] += 1
+    a, b = (model.decode(x, generator=seeded()).sample for x in (latents, moved))
+    assert ((a - b).abs().amax(1) > 0).float().mean() > 0.99
+
+
+def test_the_noise_acts_and_the_generator_decides_it():
+    model, latents = tiny(), torch.randn(1, 4, 2, 2, 3)
+    a, b, again = (model.decode(latents, steps=2, generator=seeded(i)).sample for i in (0, 1, 0))
+    assert torch.equal(a, again)
+    assert not torch.allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_gradient_reaches_every_parameter(frames):
+    model = tiny().train()
+    loss, _ = model.loss(batch(frames), seeded())
+    loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+def test_the_network_answers_zero_at_initialisation():
+    model = fresh(prediction="velocity").eval()
+    latents, noise = torch.randn(1, 4, 2, 2, 3), torch.randn(1, 3, 5, 16, 24, generator=seeded())
+    assert torch.equal(model.decode(latents, generator=seeded()).sample, noise), "x = noise - 0"
+
+
+@pytest.mark.parametrize(("ratio", "stages"), [(4, 4), (8, 5)])
+def test_images_and_the_content_latent(ratio, stages):
+    model = tiny(temporal_compression_ratio=ratio, encoder_widths=(8,) * stages)
+    video = torch.rand(1, 3, ratio + 1, 16, 24) * 2 - 1
+    latents, image = (model.encode(clip).latent_dist.mode() for clip in (video, video[:, :, :1]))
+    assert (latents[:, :, :1] - image).abs().max() < 1e-5
+    assert model.decode(image, generator=seeded()).sample.shape == (1, 3, 1, 16, 24)
+    with pytest.raises(ValueError, match="only time 0"):
+        model.decode(image, torch.tensor([0.5]))
+
+
+def test_sizes_and_times_never_seen_need_no_other_parameters():
+    model = tiny()
+    names = set(model.state_dict())
+    for height, width, times in ((8, 8, [0.0]), (72, 16, [-0.25, 0.0, 0.3, 1.5]), (8, 400, [0.5, 1.0])):
+        clip = torch.rand(1, 3, 5, height, width)
+        latents = model.encode(clip).latent_dist.mode()
+        frames = model.decode(latents, torch.tensor(times), generator=seeded()).sample
+        assert frames.shape == (1, 3, len(times), height, width)
+        assert frames.isfinite().all()
+    assert names == set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+    assert {name for name in names if name.startswith("conditioner")} == {
+        "conditioner.embed.weight",
+        "conditioner.embed.bias",
+    }
+
+
+def test_a_gain_in_tokens_and_nothing_else():
+    """The content-aware model has the same parameters around its conditioner, in the same places."""
+    in_context, content_aware = fresh(), fresh(conditioning="content_aware")
+
+    def around(model: AutoencoderRegen) -> dict[str, torch.Size]:
+        return {k: v.shape for k, v in model.state_dict().items() if not k.startswith("conditioner")}
+
+    assert around(in_context) == around(content_aware)
+    assert in_context.activation_bytes(5, 512, 512) > content_aware.activation_bytes(5, 512, 512)
+
+
+def test_saved_and_loaded_it_is_the_same_model(tmp_path):
+    model, video = tiny(), batch()["clip"]
+    model.save_pretrained(tmp_path)
+    loaded = AutoencoderRegen.from_pretrained(tmp_path)
+    assert loaded.config.conditioning == "in_context"
+    frames = model(video, generator=seeded()).sample
+    torch.testing.assert_close(loaded(video, generator=seeded()).sample, frames, atol=1e-5, rtol=1e-4)
+    half = AutoencoderRegen.from_pretrained(tmp_path, dtype=torch.bfloat16)(video, generator=seeded()).sample
+    assert (half - frames).abs().mean() < 0.1
+
+
+def test_windows_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="no attention_window with in_context"):
+        fresh(attention_window=4)
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    model, data = tiny().train(), batch()
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model.loss(data, seeded())[0].backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    plain = gradients()
+    model.enable_gradient_checkpointing()
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_tokens_lie_at_their_coordinates():
+    """Frames at k τ, the content latent at 0, the motion latent at k; a tile where it lies in the picture."""
+    network, latents = ContextConditioner(4, 24, ratio=8), torch.randn(2, 4, 2, 3, 5)
+    times = torch.tensor([-0.125, 0.0, 0.5, 1.0])
+    positions, tokens = network(latents, times)
+    rows, columns = torch.arange(3.0), torch.arange(5.0)
+    expected = grid_sinusoids(torch.tensor([-1.0, 0.0, 4.0, 8.0]), rows, columns, 24)
+    torch.testing.assert_close(positions[0], expected)
+    plain = network.embed(latents.movedim(1, -1))
+    torch.testing.assert_close(tokens - plain, expected[[1, 3]].expand(2, -1, -1, -1, -1))
+    at, more = network(latents[..., 1:, 2:], times, corner=(1, 2))
+    torch.testing.assert_close(at, positions[:, :, 1:, 2:])
+    torch.testing.assert_close(more, tokens[:, :, 1:, 2:])
+    at, more = network(latents[:, :, :1], torch.zeros(1))
+    torch.testing.assert_close(at, positions[:, 1:2])
+    torch.testing.assert_close(more, tokens[:, :1])
+
+
+@pytest.mark.parametrize("width", [24, 26, 27, 64])
+def test_each_third_of_a_position_tells_of_one_coordinate(width):
+    t, y, x = torch.tensor([0.0, 3.0]), torch.arange(4.0), torch.arange(2.0, 7.0)
+    grid = grid_sinusoids(t, y, x, width)
+    third = 2 * (width // 6)
+    assert grid.shape == (2, 4, 5, width)
+    assert torch.equal(grid[1, 2, 3, :third], sinusoids(t, third)[1])
+    assert torch.equal(grid[1, 2, 3, third : 2 * third], sinusoids(y, third)[2])
+    assert torch.equal(grid[1, 2, 3, 2 * third : 3 * third], sinusoids(x, third)[3])
+    assert not grid[..., 3 * third :].any()
+    assert len(grid.flatten(0, 2).unique(dim=0)) == 2 * 4 * 5
+
+
+def test_tiles_carry_their_place_in_the_picture():
+    model, latents, tile = tiny(), torch.randn(1, 4, 2, 6, 9), Tile(32, 40, 16)
+    asked: list[torch.Tensor] = []
+    hook = model.decoder.register_forward_hook(lambda module, inputs, output: asked.append(inputs[1]))
+    whole = model.decode(latents, generator=seeded()).sample
+    tiled = model.decode(latents, generator=seeded(), tile=tile).sample
+    hook.remove()
+    everywhere, *parts = asked
+    places = Tiling.of(6, 9, tile).places
+    assert len(parts) == len(places) > 1
+    for ((top, bottom), (left, right)), part in zip(places, parts, strict=True):
+        torch.testing.assert_close(part, everywhere[:, :, top:bottom, left:right])
+    assert tiled.shape == whole.shape
+    covered = model.decode(latents, generator=seeded(), tile=Tile(512, 512)).sample
+    assert torch.equal(covered, whole)

@@ -1,0 +1,196 @@
+"""AutoencoderMagvit2: the contract of an embedder, shapes, causality, losses (spec A13)."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from regen.codec.sessions import decode_chunks, encode_frames
+from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
+from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
+from regen.tiling import Tile
+
+LATENT_FRAMES = {4: 5, 8: 3, 16: 2, 32: 2}
+VARIANTS: dict[str, dict] = {
+    "plain": {},
+    "shortcut": {"encoder_shortcut": True},
+    "no posterior": {"kl_weight": 0.0},
+    "no patches": {"encoder_patch_size": 1},
+}
+
+
+def tiny(ratio: int = 4, **options) -> AutoencoderMagvit2:
+    config = Magvit2Config(
+        ratio, latent_channels=4, encoder_widths=(8,) * (4 if ratio == 4 else 5), encoder_blocks=1,
+        encoder_patch_size=4,
+    )  # fmt: skip
+    return AutoencoderMagvit2(**asdict(config) | options).eval()
+
+
+def clip(model: AutoencoderMagvit2, count: int = 1) -> torch.Tensor:
+    return torch.rand(count, 3, model.chunk_frames, 16, 24, generator=seeded()) * 2 - 1
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("ratio", LATENT_FRAMES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_and_the_latent_of_an_image(ratio, variant):
+    model = tiny(ratio, **VARIANTS[variant])
+    video = clip(model)
+    latents = model.encode(video).latent_dist.mode()
+    image = model.encode(video[:, :, :1]).latent_dist.mode()
+    assert model.latent_frames == LATENT_FRAMES[ratio]
+    assert latents.shape == (1, 4, LATENT_FRAMES[ratio], 2, 3)
+    torch.testing.assert_close(latents[:, :, :1], image, atol=1e-5, rtol=1e-5)
+    decoded = model.decode(latents).sample
+    assert decoded.shape == video.shape
+    torch.testing.assert_close(model.decode(image).sample, decoded[:, :, :1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("ratio", LATENT_FRAMES)
+def test_the_decoder_is_causal(ratio, late):
+    """Latent frame i says nothing about frames before its own; frame 0 is that of latent frame 0 alone."""
+    model = tiny(ratio, late_upsampling=late)
+    latents = torch.randn(1, 4, model.latent_frames, 2, 3, generator=seeded())
+    decoded = model.decode(latents).sample
+    for i in range(1, model.latent_frames):
+        changed = latents.clone()
+        changed[:, :, i] += 1
+        other = model.decode(changed).sample
+        before = 1 + (i - 1) * ratio
+        assert torch.equal(decoded[:, :, :before], other[:, :, :before])
+        assert not torch.equal(decoded[:, :, before], other[:, :, before])
+
+
+def test_late_upsampling_is_the_default_at_32_alone():
+    def order(model: AutoencoderMagvit2) -> list[int]:
+        return [len(stage) for stage in model.decoder.stages]
+
+    assert order(tiny(32)) == order(tiny(16, late_upsampling=True)) == [1] * 10
+    assert order(tiny(16)) == order(tiny(32, late_upsampling=False)) == [2] * 5
+
+
+def test_the_width_scaled_variant_widens_the_decoder_alone():
+    plain, wide = tiny(), tiny(decoder_widths=(16, 16, 16, 16), decoder_blocks=2)
+    shapes = [[value.shape for value in model.encoder.parameters()] for model in (plain, wide)]
+    assert shapes[0] == shapes[1]
+    sizes = [sum(p.numel() for p in model.decoder.parameters()) for model in (plain, wide)]
+    assert sizes[1] > 3 * sizes[0]
+
+
+def test_times_between_frames_are_blended_and_beyond_them_stand_still():
+    model = tiny()
+    latents = torch.randn(1, 4, 5, 2, 2, generator=seeded())
+    frames = model.decode(latents).sample
+    some = model.decode(latents, torch.tensor([-1.0, 0.5 / 16, 1.0, 2.0])).sample
+    first, between, last = frames[:, :, 0], frames[:, :, :2].mean(2), frames[:, :, 16]
+    torch.testing.assert_close(some, torch.stack([first, between, last, last], dim=2))
+
+
+def test_latent_statistics_are_those_of_the_first_frame_and_of_the_others():
+    model, video = tiny(), clip(tiny())
+    raw = model.encode(video).latent_dist.mode()
+    mean, std = torch.tensor([[1.0] * 4, [2.0] * 4]), torch.tensor([[2.0] * 4, [4.0] * 4])
+    decoded = model.decode(raw).sample
+    model.set_latent_statistics(mean, std)
+    normalised = model.encode(video).latent_dist.mode()
+    torch.testing.assert_close(normalised[:, :, 0], (raw[:, :, 0] - 1) / 2)
+    torch.testing.assert_close(normalised[:, :, 1:], (raw[:, :, 1:] - 2) / 4)
+    torch.testing.assert_close(model.decode(normalised).sample, decoded, atol=1e-5, rtol=1e-5)
+
+
+def test_save_and_load(tmp_path):
+    model = tiny(8)
+    model.set_latent_statistics(torch.rand(2, 4), torch.rand(2, 4) + 0.5)
+    model.save_pretrained(tmp_path)
+    again = AutoencoderMagvit2.from_pretrained(tmp_path)
+    latents = model.encode(clip(model)).latent_dist.mode()
+    assert torch.equal(latents, again.encode(clip(model)).latent_dist.mode())
+    assert torch.equal(model.decode(latents).sample, again.decode(latents).sample)
+
+
+def test_whole_videos_of_any_length_and_size_go_through_sessions():
+    model = tiny(4)
+    frames = torch.randint(0, 256, (20, 13, 21, 3), dtype=torch.uint8, generator=seeded())
+    chunks = list(encode_frames(model, frames))
+    assert [chunk.latents.shape for chunk in chunks] == [(4, 5, 2, 3)] * 2
+    decoded = torch.stack(list(decode_chunks(model, chunks, height=13, width=21)))
+    assert decoded.shape == frames.shape
+    (image,) = encode_frames(model, frames[:1])
+    assert image.latents.shape == (4, 1, 2, 3)
+
+
+def test_tiles_that_cover_the_picture_are_the_picture():
+    model = tiny(16)
+    video = torch.rand(1, 3, 17, 64, 96, generator=seeded()) * 2 - 1
+    latents = model.encode(video).latent_dist.mode()
+    whole = model.decode(latents).sample
+    assert torch.equal(model.decode(latents, tile=Tile(64, 96, 32)).sample, whole)
+    parts = model.decode(latents, tile=Tile(64, 64, 32)).sample
+    assert parts.shape == whole.shape and not torch.equal(parts, whole)
+
+
+def test_every_parameter_gets_a_gradient_and_the_loss_counts_what_it_logs():
+    model = tiny(8, encoder_shortcut=True, kl_weight=0.5).train()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    loss, logs = model.loss({"clip": clip(model, 2)}, seeded())
+    loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    error = 4 * 10 ** (-logs["psnr"] / 10)
+    torch.testing.assert_close(loss.detach(), 5 * error + 0.5 * logs["kl"])
+
+
+def test_further_losses_are_added():
+    model = tiny()
+    plain, _ = model.loss({"clip": clip(model)}, seeded())
+    further = lambda a, b: (a.new_tensor(2.0), {"x": (a - b).mean()})  # noqa: E731
+    more, logs = model.loss({"clip": clip(model)}, seeded(), further)
+    torch.testing.assert_close(more, plain + 2)
+    assert "x" in logs
+
+
+def test_the_adversarial_loss_reaches_the_decoder():
+    model = tiny().train()
+    adversarial = AdversarialLoss(AdversarialConfig(width=4, multipliers=(2,)), torch.device("cpu"))
+    loss, logs = model.loss({"clip": clip(model)}, seeded(), adversarial)
+    loss.backward()
+    assert {"discriminator", "adversarial", "r1"} <= logs.keys()
+    assert all(p.grad is not None for p in model.parameters())
+    assert all(p.grad is None or p.requires_grad for p in adversarial.discriminator.parameters())
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = tiny().train()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model.loss({"clip": clip(model)}, seeded())[0].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*gradients)
+
+
+MISTAKES = {
+    "ratio": lambda: tiny(5),
+    "encoder widths": lambda: tiny(8, encoder_widths=(8, 8)),
+    "decoder widths": lambda: tiny(4, decoder_widths=(8,) * 5),
+    "channels": lambda: tiny(4, latent_channels=0),
+    "frames": lambda: tiny(4).encode(torch.zeros(1, 3, 5, 16, 16)),
+    "sides": lambda: tiny(4).encode(torch.zeros(1, 3, 17, 16, 17)),
+    "latent frames": lambda: tiny(4).decode(torch.zeros(1, 4, 2, 2, 2)),
+    "latent channels": lambda: tiny(4).decode(torch.zeros(1, 3, 5, 2, 2)),
+    "steps": lambda: tiny(4).decode(torch.zeros(1, 4, 5, 2, 2), steps=0),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_does_not_fit_is_told_in_one_sentence(mistake):
+    with pytest.raises(ValueError, match=r"\.$"):
+        MISTAKES[mistake]()

@@ -1,0 +1,270 @@
+"""The report page in a real browser: videos that keep step, a table that sorts, and not one request."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_report import FRAMES, RATE, make_report_folder
+
+from regen.evaluate.report import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"
+)
+FLAGS = (
+    "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    " disable-component-update disable-sync window-size=1200,1000"
+)
+Driver = Any
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in FLAGS.split():
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(make_report_folder(tmp_path_factory.mktemp("report")))
+
+
+@pytest.fixture
+def opened(browser: Driver, page: Path) -> Iterator[Driver]:
+    """The page, freshly opened; at the end, nothing went wrong in it and nothing was asked of the outside."""
+    with visit(browser, page) as driver:
+        yield driver
+
+
+@contextmanager
+def visit(browser: Driver, page: Path) -> Iterator[Driver]:
+    browser.get("about:blank")
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # empties it
+    browser.get(page.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert asked[0] == page.as_uri()
+    assert [url for url in asked[1:] if not url.startswith("blob:")] == []
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.05)
+
+
+def videos(driver: Driver, what: str) -> list[Any]:
+    """A property of all videos of the first card, read at one moment."""
+    return driver.execute_script(
+        f"return [...document.querySelector('.card').querySelectorAll('video')].map((v) => v.{what})"
+    )
+
+
+def play(driver: Driver) -> None:
+    driver.find_element(By.CSS_SELECTOR, ".card .play").click()
+
+
+def show_players(driver: Driver) -> None:
+    driver.execute_script("document.querySelector('.card').scrollIntoView()")
+    wait_for(lambda: len(ready := videos(driver, "readyState")) == 4 and min(ready) >= 2)
+
+
+def column(driver: Driver, name: str) -> list[str]:
+    heads = driver.execute_script(
+        "return [...document.querySelectorAll('#summary thead th')].map((t) => t.innerText)"
+    )
+    (index,) = [i for i, text in enumerate(heads) if text.split("\n")[0] == name]
+    rows = driver.execute_script(
+        "return [...document.querySelectorAll('#summary tbody tr')]"
+        ".map((r) => [...r.cells].map((c) => c.innerText))"
+    )
+    return [row[index] for row in rows]
+
+
+def head(driver: Driver, name: str) -> Any:
+    return driver.find_element(By.XPATH, f"//table[@id='summary']//th[button[starts-with(., '{name}')]]")
+
+
+def test_table_sorts_both_ways(opened: Driver) -> None:
+    psnr = [float(text) for text in column(opened, "PSNR")]
+    assert psnr == sorted(psnr, reverse=True), "the best stands first to begin with"
+    assert head(opened, "PSNR").get_attribute("aria-sort") == "descending"
+    names = column(opened, "Model")
+    head(opened, "PSNR").find_element(By.TAG_NAME, "button").click()
+    assert [float(text) for text in column(opened, "PSNR")] == psnr[::-1]
+    assert column(opened, "Model") == names[::-1]
+    assert head(opened, "PSNR").get_attribute("aria-sort") == "ascending"
+    head(opened, "Difference").find_element(By.TAG_NAME, "button").click()
+    errors = [float(text) for text in column(opened, "Difference error")]
+    assert errors == sorted(errors), "where less is better, the least stands first"
+    assert head(opened, "PSNR").get_attribute("aria-sort") is None
+    for _ in range(2):
+        head(opened, "Seams").find_element(By.TAG_NAME, "button").click()
+        assert column(opened, "Seams")[-1].startswith("absent"), "what is absent stands last either way"
+
+
+def test_table_marks_the_best_and_explains_what_is_absent(opened: Driver) -> None:
+    best = opened.find_elements(By.CSS_SELECTOR, "#summary tbody tr:first-child b")
+    assert "33.00" in [one.text for one in best]
+    cells = opened.find_elements(By.CSS_SELECTOR, "#summary td.absent")
+    assert cells[0].get_attribute("title") == "LPIPS: no weights were given"
+    notes = opened.find_element(By.ID, "notes").text
+    assert "LPIPS: no weights were given" in notes and "FVD: three clips are too few" in notes
+
+
+def test_plots_have_their_points(opened: Driver) -> None:
+    drawn = (
+        "return [...document.querySelectorAll('#plots svg')].map((s) => s.querySelectorAll('.marker').length)"
+    )
+    wait_for(lambda: len(opened.execute_script(drawn)) == 2)
+    assert opened.execute_script(drawn) == [3, 2], "best steps of three models; two step counts of one"
+    labels = opened.execute_script(
+        "return [...document.querySelectorAll('svg .label')].map((t) => t.textContent)"
+    )
+    assert labels == ["lab/other", "tiny", "tiny-4x"]
+
+
+def test_players_keep_step(opened: Driver) -> None:
+    assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == "hard.mp4", "the worst clip stands first"
+    show_players(opened)
+    play(opened)
+    wait_for(lambda: min(videos(opened, "currentTime")) > 0.5)
+    assert not any(videos(opened, "paused"))
+    times = videos(opened, "currentTime")
+    assert max(times) - min(times) < 2 / RATE
+    play(opened)  # the same button pauses
+    assert all(videos(opened, "paused"))
+    wait_for(lambda: not any(videos(opened, "seeking")))
+    times = videos(opened, "currentTime")
+    assert max(times) - min(times) < 0.01 and times[0] > 0.5
+    time.sleep(0.2)
+    assert videos(opened, "currentTime") == times
+
+
+def test_players_loop_and_slow_down(opened: Driver) -> None:
+    show_players(opened)
+    opened.execute_script("document.querySelectorAll('#choices select')[3].value = '0.5'")
+    opened.execute_script(
+        "document.querySelectorAll('#choices select')[3].dispatchEvent(new Event('change'))"
+    )
+    opened.execute_script("[...cards.values()][0].seek(44)")
+    play(opened)
+    wait_for(lambda: 0.2 < max(videos(opened, "currentTime")) < 1.0)
+    assert not any(videos(opened, "paused"))
+    assert videos(opened, "playbackRate")[0] == 0.5
+    times = videos(opened, "currentTime")
+    assert max(times) - min(times) < 2 / RATE
+    opened.find_element(By.ID, "loop").click()
+    opened.execute_script("[...cards.values()][0].step(44 - [...cards.values()][0].frame)")
+    play(opened)
+    wait_for(lambda: all(videos(opened, "paused")))
+    assert videos(opened, "currentTime") == pytest.approx([(FRAMES - 0.5) / RATE] * 4, abs=0.02)
+
+
+def test_scrubber_and_keys_move_all(opened: Driver) -> None:
+    show_players(opened)
+    scrubber = opened.find_element(By.CSS_SELECTOR, ".card input[type=range]")
+    opened.execute_script("arguments[0].value = 30; arguments[0].dispatchEvent(new Event('input'))", scrubber)
+    wait_for(lambda: not any(videos(opened, "seeking")))
+    assert videos(opened, "currentTime") == pytest.approx([30.5 / RATE] * 4, abs=0.002)
+    card = opened.find_element(By.CSS_SELECTOR, ".card")
+    card.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    wait_for(lambda: not any(videos(opened, "seeking")))
+    assert videos(opened, "currentTime") == pytest.approx([31.5 / RATE] * 4, abs=0.002)
+    assert opened.find_element(By.CSS_SELECTOR, ".card output").text == f"32 / {FRAMES}"
+    card.send_keys(Keys.SPACE)
+    wait_for(lambda: not any(videos(opened, "paused")))
+    card.send_keys(Keys.SPACE)
+    assert all(videos(opened, "paused"))
+
+
+def test_choices_change_what_is_shown(opened: Driver) -> None:
+    captions = (
+        "return [...document.querySelector('.card').querySelectorAll('figcaption strong')]"
+        ".map((c) => c.innerText)"
+    )
+    assert opened.execute_script(captions) == ["original", "tiny-4x, 1 step", "tiny-8x", "lab/other"]
+    opened.find_elements(By.CSS_SELECTOR, "#choices select")[0].send_keys("4")
+    assert opened.execute_script(captions)[1] == "tiny-4x, 4 steps"
+    opened.find_elements(By.CSS_SELECTOR, "#choices select")[1].send_keys("by name")
+    assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == "easy.mp4"
+    opened.find_elements(By.CSS_SELECTOR, "#choices select")[2].send_keys("A over B")
+    assert opened.execute_script(captions) == ["tiny-4x, 4 steps", "tiny-8x"]
+    opened.execute_script("document.querySelector('.card').scrollIntoView()")
+    wait_for(lambda: len(videos(opened, "readyState")) == 2)
+    opened.find_elements(By.CSS_SELECTOR, "#choices fieldset input")[0].click()
+    assert opened.execute_script(captions) == ["lab/other", "tiny-8x"], "A was left out, B stays"
+
+
+def test_click_enlarges_the_same_spot_of_all(opened: Driver) -> None:
+    show_players(opened)
+    opened.find_element(By.CSS_SELECTOR, ".card .frame").click()
+    scales = (
+        "return [...document.querySelector('.card').querySelectorAll('video')]"
+        ".map((v) => getComputedStyle(v).transform)"
+    )
+    assert opened.execute_script(scales) == ["matrix(3, 0, 0, 3, 0, 0)"] * 4
+    opened.find_element(By.CSS_SELECTOR, ".card").send_keys(Keys.ESCAPE)
+    assert set(opened.execute_script(scales)) == {"matrix(1, 0, 0, 1, 0, 0)"}
+
+
+def test_only_players_near_the_screen_hold_videos(browser: Driver, tmp_path: Path) -> None:
+    names = [f"clip{number:02}.mp4" for number in range(20)]
+    page = write_report(make_report_folder(tmp_path, [("a", "48x64", 1, 30.0)], names, frames=2))
+    with visit(browser, page) as opened:
+        opened.execute_script("document.querySelector('.card').scrollIntoView()")
+        wait_for(lambda: videos(opened, "readyState") != [])
+        holding = (
+            "return [...document.querySelectorAll('.card')].map((c) => c.querySelectorAll('video').length)"
+        )
+        assert sum(opened.execute_script(holding)) < 20
+        opened.execute_script("document.querySelectorAll('.card')[19].scrollIntoView()")
+        wait_for(lambda: opened.execute_script(holding)[19] == 2)
+        wait_for(lambda: opened.execute_script(holding)[0] == 0)
+
+
+def test_page_of_one_model_without_videos(browser: Driver, tmp_path: Path) -> None:
+    clip = '<b>&"x.mp4'
+    page = write_report(make_report_folder(tmp_path, [("<i>a</i>", "48x64", 1, 30.0)], [clip], frames=0))
+    with visit(browser, page) as opened:
+        assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == clip
+        assert opened.find_element(By.CSS_SELECTOR, ".card .bar").text == "No videos were kept."
+        assert opened.find_element(By.CSS_SELECTOR, "#title").text == "Reconstruction: <i>a</i>"
+        assert column(opened, "Model") == ["<i>a</i>"]
+
+
+def test_narrow_page_does_not_scroll_sideways(opened: Driver) -> None:
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        wait_for(lambda: opened.execute_script("return innerWidth") == 360)
+        assert opened.execute_script("return document.documentElement.scrollWidth") == 360
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
