@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 import tyro
 from report import one_sentence_errors
 
+from regen.pretrained import resolve
 from regen.recipes import RECIPES
 
 Hardware = Literal["cpu", "gpu", "paper"]
@@ -87,6 +88,9 @@ def main(
     updates: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     cache: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
     max_frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    perceptual_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    fvd_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    lpips_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
 ) -> None:
     """Train the models of a comparison and measure them.
 
@@ -94,34 +98,46 @@ def main(
         comparison: Which one; see above.
         data: Folders of videos to train on.
         eval: Folder of videos to measure on.
-        out: Folder for the training runs and, in report/, the results.
+        out: Folder for the training runs and, in report-COMPARISON/, the results.
         hardware: The recipes for two CPU cores, for one GPU, or those of the paper.
         updates: Train every model with this many updates instead of its recipe's number: the one argument
             that scales a comparison up or down.
         cache: Folder to keep decoded frames in while training.
         max_frames: Measure only the first frames of every clip.
+        perceptual_file: Weights for the perceptual loss of the paper-size baseline.
+        fvd_weights: I3D's weights for the Fréchet video distance.
+        lpips_weights: AlexNet's weights for LPIPS.
     """
     chosen = COMPARISONS[comparison]
     recipes = chosen.recipes[hardware]
+    for present in chosen.present:
+        resolve(present)
+    if perceptual_file is None and any(RECIPES[recipe]().losses.perceptual_weight > 0 for recipe in recipes):
+        raise ValueError("The baseline at this size has a perceptual loss; give --perceptual-file vgg16.pth.")
     for recipe in recipes:
         options = ["--data", *map(str, data), "--out", str(out / recipe)]
         options += [] if cache is None else ["--cache", str(cache)]
         options += [] if updates is None else update_options(recipe, updates)
+        if RECIPES[recipe]().losses.perceptual_weight > 0:
+            options += ["--losses.perceptual-file", str(perceptual_file)]
         regen("train", recipe, *options)
     models = [str(out / recipe) for recipe in recipes] + list(chosen.present)
     options = [part for model in models for part in ("--model", model)]
     options += [part for size in chosen.sizes for part in ("--size", size)]
     options += [part for steps in chosen.steps for part in ("--steps", str(steps))]
     options += [] if max_frames is None else ["--max-frames", str(max_frames)]
+    options += [] if fvd_weights is None else ["--fvd", "i3d", "--fvd-weights", str(fvd_weights)]
+    options += [] if lpips_weights is None else ["--lpips-net", "alex", "--lpips-weights", str(lpips_weights)]
     regen("evaluate", *options, "--data", str(eval), "--report", str(out / f"report-{comparison}"))
 
 
 def update_options(recipe: str, updates: int) -> list[str]:
-    """Options for another number of updates, the discriminator beginning at the same part of the run."""
+    """Options for another number of updates; warm-up and discriminator keep their parts of the run."""
     if updates < 1:
         raise ValueError(f"{updates} updates are no training; give --updates 1 or more.")
     usual = RECIPES[recipe]()
-    options = ["--loop.steps", str(updates)]
+    warmup = usual.optimizer.warmup_steps * updates // usual.loop.steps
+    options = ["--loop.steps", str(updates), "--optimizer.warmup-steps", str(warmup)]
     if usual.losses.adversarial.weight > 0:
         start = usual.losses.adversarial.start * updates // usual.loop.steps
         options += ["--losses.adversarial.start", str(start)]

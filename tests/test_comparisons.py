@@ -9,6 +9,7 @@ import pytest
 
 from regen import cli
 from regen.data.synthetic import write_dataset
+from regen.pretrained import available
 from regen.recipes import RECIPES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -28,15 +29,20 @@ def test_every_recipe_of_every_comparison_exists(comparisons):
         for recipe in recipes
     ]
     assert set(named) <= RECIPES.keys()
+    present = {name for comparison in comparisons.COMPARISONS.values() for name in comparison.present}
+    assert present <= {facts.name for facts in available()}
     assert all(set(one.recipes) == {"cpu", "gpu", "paper"} for one in comparisons.COMPARISONS.values())
 
 
 def test_the_discriminator_begins_at_the_same_part_of_a_longer_training(comparisons):
     usual = RECIPES["magvit2-small-4x-cpu"]()
     options = comparisons.update_options("magvit2-small-4x-cpu", 10 * usual.loop.steps)
+    steps, warmup = 10 * usual.loop.steps, 10 * usual.optimizer.warmup_steps
     start = 10 * usual.losses.adversarial.start
-    assert options == ["--loop.steps", str(10 * usual.loop.steps), "--losses.adversarial.start", str(start)]
-    assert comparisons.update_options("regen-small-4x-cpu", 7) == ["--loop.steps", "7"]
+    wanted = ["--loop.steps", steps, "--optimizer.warmup-steps", warmup, "--losses.adversarial.start", start]
+    assert options == list(map(str, wanted))
+    short = comparisons.update_options("regen-small-4x-cpu", 34)
+    assert short == ["--loop.steps", "34", "--optimizer.warmup-steps", "1"]
     with pytest.raises(ValueError, match="give --updates 1 or more"):
         comparisons.update_options("toy", 0)
 

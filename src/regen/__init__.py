@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regen.embedders.linear import AutoencoderLinear
+    from regen.embedders.magvit2 import AutoencoderMagvit2
     from regen.embedders.regen import AutoencoderRegen
 
 __version__ = "0.1.0"
-__all__ = ["AutoencoderLinear", "AutoencoderRegen", "__version__"]
+__all__ = ["AutoencoderLinear", "AutoencoderMagvit2", "AutoencoderRegen", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -32,6 +33,10 @@ def __getattr__(name: str) -> object:
         from regen.embedders.regen import AutoencoderRegen
 
         return AutoencoderRegen
+    if name == "AutoencoderMagvit2":
+        from regen.embedders.magvit2 import AutoencoderMagvit2
+
+        return AutoencoderMagvit2
     if name == "AutoencoderLinear":
         from regen.embedders.linear import AutoencoderLinear
 

@@ -18,6 +18,8 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     `scaling_factor` is 1.
     """
 
+    extrapolates: bool = False
+    """Whether it decodes frames before and after a chunk that are more than its first and last one."""
     tile: Tile | None = None
     """The largest part of the picture to work on at once; a session's own takes its place."""
 

@@ -425,11 +425,12 @@ def _small_baseline(ratio: int, beside: Recipe) -> Recipe:
         kl_weight=0.0,
     )  # fmt: skip
     start = beside.loop.steps * 7 // 10
+    rate = 1e-3 if ratio == 32 else 3e-3  # at 32× 3e-3 diverges
     return replace(
         beside,
         model=model,
         tasks=replace(beside.tasks, hold=1.0),
-        optimizer=replace(beside.optimizer, learning_rate=3e-3, muon_learning_rate=None, warmup_steps=50),
+        optimizer=replace(beside.optimizer, learning_rate=rate, muon_learning_rate=None, warmup_steps=50),
         losses=LossConfig(AdversarialConfig(weight=0.02, start=start, width=16, multipliers=(2, 4, 4))),
     )
 

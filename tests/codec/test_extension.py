@@ -31,6 +31,7 @@ class CorrelatedFrames:
 
     STD, CORRELATION = 0.3, 0.9
     temporal_compression_ratio, spatial_compression_ratio, chunk_frames = 4, 8, 5
+    extrapolates = True
     device, dtype = torch.device("cpu"), torch.float32
 
     def velocity(self, noisy: Tensor, t: Tensor, frames: Tensor) -> Tensor:

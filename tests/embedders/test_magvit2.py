@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from regen.codec.sessions import decode_chunks, encode_frames
+from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
 from regen.tiling import Tile
@@ -122,6 +122,18 @@ def test_whole_videos_of_any_length_and_size_go_through_sessions():
     assert decoded.shape == frames.shape
     (image,) = encode_frames(model, frames[:1])
     assert image.latents.shape == (4, 1, 2, 3)
+
+
+@pytest.mark.parametrize("seams", ["extend", "match"])
+def test_chunks_are_not_joined_because_there_is_no_frame_before_a_chunk(seams):
+    model = tiny(8)
+    frames = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=seeded())
+    chunks = list(encode_frames(model, frames))
+    plain, joined = (
+        torch.stack(list(decode_chunks(model, chunks, height=16, width=16, options=DecodeOptions(seams=how))))
+        for how in ("none", seams)
+    )
+    assert torch.equal(plain, joined)
 
 
 def test_tiles_that_cover_the_picture_are_the_picture():

@@ -95,7 +95,7 @@ def evaluate(
         data: The folder of the clips: videos (and images), also in folders inside it.
         report: The folder of the results.
         model: A name from `regen models`, a folder, or owner/name on the Hugging Face Hub, also of a video
-            autoencoder of diffusers. Repeat it to compare.
+            autoencoder of diffusers; NAME=FOLDER gives a folder another name. Repeat it to compare.
         reconstructions: What another program made of the same clips: a name for it, and a folder with a file
             of each clip's name, of the size measured and with as many frames. Repeat it for several.
         json: Let the last line of the output be the summary, as one JSON list.
@@ -166,10 +166,12 @@ def _feature_source(weighted: Weighted) -> "FeatureSource | None":
 
     path, sha256, frames = weighted.fvd_weights, weighted.fvd_sha256, weighted.fvd_frames
     match weighted.fvd:
+        case "random" if (path, sha256) == (None, None):
+            return RandomConvolutions(frames=16 if frames is None else frames)
         case "random":
-            return RandomConvolutions(frames=frames or 16)
+            raise ValueError("The random network has no file; leave --fvd-weights and --fvd-sha256 away.")
         case "i3d" if path is not None:
-            return I3d(path, sha256 or I3D_SHA256, frames or 16)
+            return I3d(path, sha256 or I3D_SHA256, 16 if frames is None else frames)
         case "videomae" if path is not None and frames is None:
             return VideoMae(path, sha256)
         case "videomae" if path is not None:

@@ -31,6 +31,9 @@ class Embedder(Protocol):
     def chunk_frames(self) -> int: ...
 
     @property
+    def extrapolates(self) -> bool: ...
+
+    @property
     def device(self) -> torch.device: ...
 
     @property

@@ -6,7 +6,7 @@ chunks (and batches of them) begin at fixed frames, and the noise of chunk i dep
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -142,12 +142,16 @@ class _Ended:
 
 
 class DecodeSession:
-    """Latents in, frames out, `height` x `width` pixels."""
+    """Latents in, frames out, `height` x `width` pixels.
+
+    Chunks of a model that knows no frame before its chunk are not joined, whatever `options.seams` says.
+    """
 
     def __init__(
         self, model: Embedder, *, height: int, width: int, options: DecodeOptions = DecodeOptions()
     ) -> None:
-        self.model, self.height, self.width, self.options = model, height, width, options
+        self.model, self.height, self.width = model, height, width
+        self.options = options if model.extrapolates else replace(options, seams="none")
         self.room = Room(options.tile)
         self.reset()
 

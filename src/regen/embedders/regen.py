@@ -85,6 +85,7 @@ class AutoencoderRegen(VideoAutoencoder):
     parameter depends on the resolution or the number of frames.
     """
 
+    extrapolates = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "Stage")
 

@@ -168,6 +168,10 @@ class RandomConvolutions:
     frames: int = 16
     size: int = 64
 
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"Clips of {self.frames} frames are none; give --fvd-frames 16 or 33.")
+
     def load(self, device: torch.device) -> Extractor:
         """See `FeatureSource`; the weights follow from the seed; the sum tells whether they are equal."""
         network = _RandomFeatures(self.seed)

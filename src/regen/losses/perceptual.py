@@ -72,7 +72,7 @@ class Backbone:
     def advice(self) -> str:
         """How to get the file, to end an error's sentence."""
         return (
-            f"download https://download.pytorch.org/models/{self.file} and give its path "
+            f"download {self.file}, as torchvision publishes it, and give its path "
             "(or, for another file of the same layout, its own sha256 as well)"
         )
 

@@ -102,15 +102,15 @@ def run_recipe(
     keep_freed_memory()
     target = pick_device(device)
     torch.manual_seed(recipe.loop.seed)
+    model = build_model(recipe.model)
+    further = FurtherLosses(recipe.losses, target) if isinstance(model, AutoencoderMagvit2) else None
     clips = ClipDataset(data, cache=cache, short_side=recipe.data.short_side)
     report_skipped(clips)
     if cache is not None:
         clips.fill_cache()
     training, held_out = clips, clips
-    model = build_model(recipe.model)
     if recipe.data.held_out:
         training, held_out = clips.split(recipe.data.held_out, model.chunk_frames)
-    further = FurtherLosses(recipe.losses, target) if isinstance(model, AutoencoderMagvit2) else None
     span = model.chunk_frames - 1
     batches = batches_of(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
     measured = statistics_batches(training, recipe, span)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# These fields change when a run looks and saves, never what it computes.
+# These fields change when a run looks and saves, or where a checked file lies, never what is computed.
 NEUTRAL_FIELDS = frozenset(
-    {"log_every", "eval_every", "save_every_minutes", "keep", "workers", "preview_clips"}
+    {"log_every", "eval_every", "save_every_minutes", "keep", "workers", "preview_clips", "perceptual_file"}
 )
 
 

@@ -67,16 +67,21 @@ class Contest:
         if not names:
             raise ValueError("There is no model to evaluate; name at least one with --model.")
         if len({*names}) < len(names):
-            raise ValueError(f"Two contestants have one name among {', '.join(names)}; name each one once.")
+            raise ValueError(
+                f"Two contestants have one name among {', '.join(names)}; name each one once, or give "
+                "NAME=FOLDER where two folders have one name."
+            )
         if self.max_frames is not None and self.max_frames < 1:
             raise ValueError(f"At most {self.max_frames} frames are none; give --max-frames 1 or more.")
         for steps in self.steps:
             DecodeOptions(steps=steps, seams=self.seams, batch=self.batch)
 
-    def settings(self, tools: Tools) -> dict[str, Any]:
+    def settings(self, tools: Tools, device: torch.device) -> dict[str, Any]:
         """What must be the same for all results of a report."""
         return {
             "regen": __version__,
+            "torch": torch.__version__,
+            "device": device.type,
             "seed": self.seed,
             "seams": self.seams,
             "max_frames": self.max_frames,
@@ -103,7 +108,7 @@ def prepare(
     folder = ReportFolder(contest.report)
     folder.open()
     with folder.alone():
-        settings = contest.settings(contest.measures.load(device))
+        settings = contest.settings(contest.measures.load(device), device)
         clips, rows = _frozen_clips(contest, settings, on_result, on_warning), folder.rows()
         jobs = [Job(None, size, 0, clip) for size in contest.sizes for clip in clips]
         for entry in contest.entries:

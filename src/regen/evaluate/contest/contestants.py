@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -41,7 +41,13 @@ class Entry:
 
     @classmethod
     def of_model(cls, model: str) -> "Entry":
-        """A model by what a user calls it; of a local folder only its own name is told, not where it lies."""
+        """A model by what a user calls it, or NAME=FOLDER.
+
+        Of a local folder only its own name is told, not where it lies.
+        """
+        name, equals, folder = model.partition("=")
+        if equals and name and Path(folder).is_dir():
+            return cls(name, model=folder)
         path = Path(model)
         if not path.is_dir():
             return cls(model)
@@ -111,8 +117,6 @@ class ModelContestant:
         return self._weights
 
     def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, watches: Watches) -> Iterator[Pair]:
-        if isinstance(self.model, Peer):  # decodes no frames but its own, so nothing can be joined
-            options = replace(options, seams="none")
         return reconstructed(self.model, frames, options, watches.encoding, watches.decoding)
 
     def compression(self, height: int, width: int) -> dict[str, Any]:

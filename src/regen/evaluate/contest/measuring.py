@@ -39,6 +39,8 @@ class Measures:
     def __post_init__(self) -> None:
         if (self.lpips is None) != (self.lpips_weights is None):
             raise ValueError("LPIPS needs a network and its weights; give --lpips-net and --lpips-weights.")
+        if self.lpips is None and self.lpips_sha256 is not None:
+            raise ValueError("There is no LPIPS whose weights to check; give --lpips-net, too.")
 
     def load(self, device: torch.device) -> "Tools":
         """ValueError, one sentence, when weights are missing or not those asked for."""

@@ -64,6 +64,7 @@ def summarize(rows: Sequence[Row], fvd: float | None, no_fvd: str) -> Row:
         "clips": len(rows),
         "frames": sum(row["frames"] for row in rows),
         **{name: _mean([row.get(name) for row in rows]) for name in MEANS},
+        "seam_clips": sum(row.get("seam_ratio") is not None for row in rows),
         "fvd": fvd,
         "encode_seconds": sum(row["encode_seconds"] for row in rows),
         "decode_seconds": sum(row["decode_seconds"] for row in rows),

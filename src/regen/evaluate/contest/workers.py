@@ -15,7 +15,7 @@ import torch
 from diffusers.utils import logging
 
 from regen.evaluate.contest.clip_list import OnWarning
-from regen.evaluate.contest.contest import Contest, Job, OnResult, prepare, work
+from regen.evaluate.contest.contest import Contest, Job, OnResult, one_thread, prepare, work
 from regen.evaluate.contest.report_folder import ReportFolder
 from regen.evaluate.contest.summary import Row, write_summary
 from regen.evaluate.report import write_report
@@ -47,7 +47,7 @@ def evaluate(
     else:
         _share(contest, jobs, device, processes, on_result)
     folder = ReportFolder(contest.report)
-    with folder.alone():
+    with folder.alone(), one_thread():
         summary = write_summary(folder)
         write_report(contest.report)
     return summary
@@ -81,6 +81,7 @@ def _share(
             on_result(sum(folder.is_done(job.key) for job in jobs), len(jobs), f"{processes} processes")
             wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=LOOK)
             _raise_what_failed(workers, ears)
+        _raise_what_failed(workers, ears)
     finally:
         for worker in workers:
             worker.terminate()
@@ -110,8 +111,9 @@ def _worker(contest: Contest, jobs: Sequence[Job], device: torch.device, mouth: 
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         work(contest, jobs, device, lambda done, total, what: None)
-    except (ValueError, OSError, MemoryError) as error:
-        mouth.send(error)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, ValueError | OSError | MemoryError)
+        mouth.send(error if known else ValueError(f"A process of the evaluation failed: {error}"))
         sys.exit(1)
 
 

@@ -50,6 +50,10 @@ class Peer:
         return self.vae.spatial_compression_ratio
 
     @property
+    def extrapolates(self) -> bool:
+        return False
+
+    @property
     def frame_step(self) -> int:
         """A window has one frame more than a multiple of this."""
         return self.temporal_compression_ratio
