@@ -230,8 +230,9 @@ def test_what_a_peer_cannot_do_is_said_in_one_sentence(folder: Path) -> None:
         model.encode(torch.zeros(1, 3, 4, 16, 16))
     with pytest.raises(ValueError, match="multiples of 8, not 5 of 12 x 16"):
         model.encode(torch.zeros(1, 3, 5, 12, 16))
+    frames = noise(9, 16, 16)
     results = [
-        evaluate_clip(model, noise(9, 16, 16), "noise", options)
+        evaluate_clip(model, frames, "noise", options)
         for options in (DecodeOptions(seams="none"), DecodeOptions(seams="match"))
     ]
     assert results[0].psnr == results[1].psnr, "there is no frame before a window to join it to"
