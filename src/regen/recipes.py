@@ -102,7 +102,7 @@ def regen_small_4x_cpu() -> Recipe:
 
 
 def regen_small_8x_cpu() -> Recipe:
-    """The same for ratio 8, with 5 M parameters. Not run yet.
+    """The same for ratio 8, 5 M parameters, 1000 updates, 24 minutes on one core; 25.34 dB at 256².
 
     regen train regen-small-8x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -110,7 +110,7 @@ def regen_small_8x_cpu() -> Recipe:
 
 
 def regen_small_16x_cpu() -> Recipe:
-    """The same for ratio 16, with 5 M parameters. Not run yet.
+    """The same for ratio 16, 38 minutes on one core that did other work too; 22.60 dB at 256².
 
     regen train regen-small-16x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -118,7 +118,7 @@ def regen_small_16x_cpu() -> Recipe:
 
 
 def regen_small_32x_cpu() -> Recipe:
-    """The same for ratio 32, with 5 M parameters. Not run yet.
+    """The same for ratio 32, 400 updates, 34 minutes on a busy core, far too few; 15.69 dB at 256².
 
     regen train regen-small-32x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -226,7 +226,7 @@ def regen_4x_in_context() -> Recipe:
 
 
 def magvit2_small_4x_cpu() -> Recipe:
-    """The baseline beside regen-small-4x-cpu: the same encoder, as many operations in the decoder, 64² crops.
+    """The baseline beside regen-small-4x-cpu: its encoder, as costly a decoder, 600 updates; 25.47 dB.
 
     regen train magvit2-small-4x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -234,7 +234,7 @@ def magvit2_small_4x_cpu() -> Recipe:
 
 
 def magvit2_small_8x_cpu() -> Recipe:
-    """The same for ratio 8.
+    """The same for ratio 8, 1000 updates, 21 minutes on a busy core; 25.05 dB at 256².
 
     regen train magvit2-small-8x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -242,7 +242,7 @@ def magvit2_small_8x_cpu() -> Recipe:
 
 
 def magvit2_small_16x_cpu() -> Recipe:
-    """The same for ratio 16.
+    """The same for ratio 16, 1000 updates, 28 minutes on a busy core; 23.52 dB at 256².
 
     regen train magvit2-small-16x-cpu --data DIR --cache FRAMES --out RUN
     """
@@ -250,7 +250,7 @@ def magvit2_small_16x_cpu() -> Recipe:
 
 
 def magvit2_small_32x_cpu() -> Recipe:
-    """The same for ratio 32; its decoder has fewer operations, more do not fit into 12 MB.
+    """The same for ratio 32, 400 updates, far too few; 17.10 dB at 256². Its decoder does less (12 MB).
 
     regen train magvit2-small-32x-cpu --data DIR --cache FRAMES --out RUN
     """
