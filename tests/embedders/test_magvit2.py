@@ -124,6 +124,14 @@ def test_whole_videos_of_any_length_and_size_go_through_sessions():
     assert image.latents.shape == (4, 1, 2, 3)
 
 
+def test_an_answer_that_is_no_number_is_told_in_one_sentence():
+    model = tiny(4)
+    chunks = list(encode_frames(model, torch.zeros(17, 16, 16, 3, dtype=torch.uint8)))
+    torch.nn.init.constant_(model.decoder.out.conv.conv.bias, float("nan"))
+    with pytest.raises(ValueError, match="chunk 0 has values that are not finite .* try --dtype fp32"):
+        list(decode_chunks(model, chunks, height=16, width=16))
+
+
 @pytest.mark.parametrize("seams", ["extend", "match"])
 def test_chunks_are_not_joined_because_there_is_no_frame_before_a_chunk(seams):
     model = tiny(8)

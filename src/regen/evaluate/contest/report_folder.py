@@ -78,6 +78,16 @@ class ReportFolder:
                     shutil.rmtree(place, ignore_errors=True)
                     place.with_suffix(".lock").unlink()
 
+    def tidy(self) -> None:
+        """Remove what processes have left that were killed after their result was there."""
+        for lock in self.work.glob("*.lock"):
+            if lock.name == "report.lock":
+                continue
+            with lock.open("ab") as file:
+                if _lock(file.fileno(), lock):
+                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                    lock.unlink()
+
     def is_done(self, key: str) -> bool:
         """Whether the result `key` is there."""
         return self.result(key).is_file()

@@ -48,6 +48,7 @@ def evaluate(
         _share(contest, jobs, device, processes, on_result)
     folder = ReportFolder(contest.report)
     with folder.alone(), one_thread():
+        folder.tidy()
         summary = write_summary(folder)
         write_report(contest.report)
     return summary
