@@ -3,11 +3,14 @@
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution, IdentityDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from regen.tiling import PLACE, Tile
+from regen.networks.encoder import CausalEncoder
+from regen.tiling import PLACE, Tile, Tiling, cut
 
 
 class VideoAutoencoder(ModelMixin, ConfigMixin):
@@ -107,6 +110,40 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         if rows is None:
             return torch.full((2, self.config.latent_channels), default, device=self.device)
         return torch.tensor(rows, device=self.device)
+
+
+class PyramidAutoencoder(VideoAutoencoder):
+    """An embedder whose latents come from a `CausalEncoder`."""
+
+    encoder: CausalEncoder
+
+    @apply_forward_hook
+    def encode(
+        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
+    ) -> AutoencoderKLOutput | tuple[IdentityDistribution | DiagonalGaussianDistribution]:
+        """One chunk of `chunk_frames` frames, or one image, to normalised latents (spec A2).
+
+        `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
+        `b c n h/8 w/8`: for REGEN n = 2 (content, motion), for the baseline its `latent_frames`; n = 1 for an
+        image (t = 1). For whole videos of any length and size see `regen.codec`. `tile` bounds what is worked
+        on at once; by default what `enable_tiling` set. Raises ValueError for any other shape.
+        """
+        frames, height, width = video.shape[2:]
+        if frames not in (1, self.chunk_frames) or height % PLACE or width % PLACE:
+            raise ValueError(
+                f"A chunk has {self.chunk_frames} frames (or 1, an image) and sides that are multiples of "
+                f"{PLACE}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
+            )
+        distribution = self._posterior(video.to(self.dtype), normalised=True, tile=tile or self.tile)
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+
+    def _posterior(
+        self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
+    ) -> IdentityDistribution | DiagonalGaussianDistribution:
+        video = video.to(memory_format=torch.channels_last_3d)
+        tiling = Tiling.of(video.shape[3] // PLACE, video.shape[4] // PLACE, tile)
+        moments = tiling.join((self.encoder(cut(video, place, PLACE)) for place in tiling.places), 1)
+        return self._distribution(moments, normalised)
 
 
 def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:

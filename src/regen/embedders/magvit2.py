@@ -11,16 +11,13 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import (
     DecoderOutput,
-    DiagonalGaussianDistribution,
-    IdentityDistribution,
 )
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor
 
 from regen import diffusion
-from regen.autoencoder import VideoAutoencoder, blend_frames, kl_divergence
+from regen.autoencoder import PyramidAutoencoder, blend_frames, kl_divergence
 from regen.networks.conv_decoder import CausalDecoder
 from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.tiling import PLACE, Tile, Tiling, cut
@@ -61,7 +58,7 @@ class Magvit2Config:
         return chunk_frames(self.temporal_compression_ratio)
 
 
-class AutoencoderMagvit2(VideoAutoencoder):
+class AutoencoderMagvit2(PyramidAutoencoder):
     """A convolutional video autoencoder with the conventions of a diffusers autoencoder.
 
     A chunk of 17 frames becomes 5, 3 or 2 latent frames at 4×, 8× and 16×, one of 33 becomes 2 at 32×, and an
@@ -122,25 +119,6 @@ class AutoencoderMagvit2(VideoAutoencoder):
     def latent_frames(self) -> int:
         """Latent frames of a chunk: 5, 3, 2 and 2."""
         return 1 + (self.chunk_frames - 1) // self.config.temporal_compression_ratio
-
-    @apply_forward_hook
-    def encode(
-        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
-    ) -> AutoencoderKLOutput | tuple[IdentityDistribution | DiagonalGaussianDistribution]:
-        """One chunk, or one image, to normalised latents.
-
-        `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
-        `b c n h/8 w/8` with n = `latent_frames`, and n = 1 for an image (t = 1). `tile` bounds what is worked
-        on at once; by default what `enable_tiling` set. Raises ValueError for any other shape.
-        """
-        frames, height, width = video.shape[2:]
-        if frames not in (1, self.chunk_frames) or height % PLACE or width % PLACE:
-            raise ValueError(
-                f"A chunk has {self.chunk_frames} frames (or 1, an image) and sides that are multiples of "
-                f"{PLACE}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
-            )
-        distribution = self._posterior(video.to(self.dtype), normalised=True, tile=tile or self.tile)
-        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     @apply_forward_hook
     def decode(
@@ -208,14 +186,6 @@ class AutoencoderMagvit2(VideoAutoencoder):
         widest = max(config.encoder_widths[0], (config.decoder_widths or config.encoder_widths)[0])
         pixels = frames * height * width / config.encoder_patch_size**2
         return int(8 * pixels * widest * self.dtype.itemsize)
-
-    def _posterior(
-        self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
-    ) -> IdentityDistribution | DiagonalGaussianDistribution:
-        video = video.to(memory_format=torch.channels_last_3d)
-        tiling = Tiling.of(video.shape[3] // PLACE, video.shape[4] // PLACE, tile)
-        moments = tiling.join((self.encoder(cut(video, place, PLACE)) for place in tiling.places), 1)
-        return self._distribution(moments, normalised)
 
 
 def chunk_frames(ratio: int) -> int:

@@ -10,17 +10,14 @@ import torch
 from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.models.autoencoders.vae import (
     DecoderOutput,
-    DiagonalGaussianDistribution,
-    IdentityDistribution,
 )
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.autoencoder import VideoAutoencoder, kl_divergence
+from regen.autoencoder import PyramidAutoencoder, kl_divergence
 from regen.networks.conditioning import (
     Condition,
     Conditioning,
@@ -78,7 +75,7 @@ class RegenConfig:
     """Above 0 the latents have a Gaussian posterior, and the loss its divergence from N(0, 1)."""
 
 
-class AutoencoderRegen(VideoAutoencoder):
+class AutoencoderRegen(PyramidAutoencoder):
     """A generative video embedder with the conventions of a diffusers autoencoder.
 
     Latents come and go normalised (see `VideoAutoencoder`). The module keeps no state between calls, and no
@@ -131,26 +128,6 @@ class AutoencoderRegen(VideoAutoencoder):
             else LatentConditioner(latent_channels, width, siren_width, siren_layers, modulation, first_frame)
         )
         self.decoder = DiT(width, depth, heads, PATCH, timestep, attention_window)
-
-    @apply_forward_hook
-    def encode(
-        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
-    ) -> AutoencoderKLOutput | tuple[IdentityDistribution | DiagonalGaussianDistribution]:
-        """One chunk of 1 + k frames, or one image, to normalised latents (spec A2).
-
-        `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
-        `b c 2 h/8 w/8` (content, motion), and `b c 1 h/8 w/8` for an image (t = 1). For whole videos of any
-        length and size see `regen.codec`. `tile` bounds what is worked on at once; by default what
-        `enable_tiling` set. Raises ValueError for any other shape.
-        """
-        frames, height, width = video.shape[2:]
-        if frames not in (1, self.chunk_frames) or height % PATCH or width % PATCH:
-            raise ValueError(
-                f"A chunk has {self.chunk_frames} frames (or 1, an image) and sides that are multiples of "
-                f"{PATCH}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
-            )
-        distribution = self._posterior(video.to(self.dtype), normalised=True, tile=tile or self.tile)
-        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     @apply_forward_hook
     def decode(
@@ -244,14 +221,6 @@ class AutoencoderRegen(VideoAutoencoder):
     def trunk_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights inside the decoder's blocks, for optimizers that treat matrices as such (Muon)."""
         return self.decoder.trunk_matrices()
-
-    def _posterior(
-        self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
-    ) -> IdentityDistribution | DiagonalGaussianDistribution:
-        video = video.to(memory_format=torch.channels_last_3d)
-        tiling = Tiling.of(video.shape[3] // PATCH, video.shape[4] // PATCH, tile)
-        moments = tiling.join((self.encoder(cut(video, place, PATCH)) for place in tiling.places), 1)
-        return self._distribution(moments, normalised)
 
     def _condition(
         self, raw: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"], corner: tuple[int, int] = (0, 0)
