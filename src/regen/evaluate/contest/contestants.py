@@ -187,8 +187,8 @@ def _weights_of(name: str, model: Embedder) -> str:
     if not isinstance(model, Peer):
         return weights_hash(name)
     digest = hashlib.blake2b(digest_size=8)
-    networks = [model.vae, *([model.decoder] if isinstance(model, LTX2DiffusionPeer) else [])]
-    for tensor, values in [pair for network in networks for pair in sorted(network.state_dict().items())]:
+    weights = [pair for network in model.networks for pair in sorted(network.state_dict().items())]
+    for tensor, values in weights:
         digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
         digest.update(values.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
