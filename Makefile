@@ -26,7 +26,7 @@ check: $(READY)  ## lint, formatting, types, import layers, length budgets
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_budgets.py
 
-smoke: $(READY)  ## a whole life in minutes: make clips, train every model, code a clip, compare them all
+smoke: $(READY)  ## a whole life in minutes: make clips, train every model, compare them; shards, two processes, kills, latents
 	rm -rf smoke
 	$(BIN)/python -c 'from pathlib import Path; from regen.data.synthetic import write_dataset; \
 		write_dataset(Path("smoke/clips"), videos=8, frames=41, height=96, width=128, seed=0)'
@@ -40,6 +40,7 @@ smoke: $(READY)  ## a whole life in minutes: make clips, train every model, code
 	$(BIN)/regen decode smoke/latents.safetensors -o smoke/decoded.mp4 --model smoke/run/model
 	$(BIN)/regen evaluate --model smoke/run --model smoke/in-context --model smoke/magvit2 --model smoke/linear \
 		--data smoke/clips --size 64 --max-frames 17 --report smoke/report
+	$(BIN)/python tools/chain.py smoke/clips smoke/scale
 smoke: SHORT = --loop.steps 10 --loop.eval-every 10
 smoke: CLIP = smoke/clips/shapes_0000.mp4
 

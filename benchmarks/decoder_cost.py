@@ -22,11 +22,11 @@ from report import finish, free_bytes, one_sentence_errors, show_table, use_thre
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from regen.data.sizes import Size, parse_size
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.cost import PeakMemory
 from regen.evaluate.products import Products, count_products, operations
-from regen.evaluate.protocol import Size, parse_size
 from regen.recipes import RECIPES
 from regen.runtime import name_of, pick_device, pick_dtype
 from regen.train.run import build_model

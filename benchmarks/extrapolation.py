@@ -18,9 +18,9 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
+from regen.data.sizes import Size, parse_size
 from regen.data.video import find_media
 from regen.evaluate.interpolation import Score, codec_of, evaluate_extrapolation, mean_score, read_clip
-from regen.evaluate.protocol import Size, parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 

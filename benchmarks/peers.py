@@ -22,13 +22,13 @@ from timing import seconds
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from regen.data.sizes import Size, parse_size
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.compression import compression
 from regen.evaluate.cost import PeakMemory
 from regen.evaluate.peers.peer import Peer
 from regen.evaluate.products import count_products, operations
-from regen.evaluate.protocol import Size, parse_size
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
 from regen.train.run import build_model

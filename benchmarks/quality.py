@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.evaluate.protocol import parse_size
+from regen.data.sizes import parse_size
 from regen.evaluate.quality import ClipResult, evaluate_quality
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype

@@ -23,9 +23,9 @@ from rich.progress import Progress
 from steps import warm_up
 
 from regen.codec.sessions import DecodeOptions
+from regen.data.sizes import Size, parse_size, scaled_size
 from regen.data.video import VideoReader
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.protocol import Size, parse_size, scaled_size
 from regen.evaluate.quality import ClipResult, evaluate_quality
 from regen.pretrained import DEFAULT_MODEL, Autoencoder, load, resolve
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype

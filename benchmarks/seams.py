@@ -23,10 +23,10 @@ from torch import Tensor
 from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams
 from regen.data.media import write_image
+from regen.data.sizes import Size, fit, parse_size
 from regen.data.video import VideoReader, find_media
 from regen.evaluate.cost import Stopwatch
 from regen.evaluate.metrics import Psnr, Ssim
-from regen.evaluate.protocol import Size, fit, parse_size
 from regen.evaluate.seams import SeamRatio
 from regen.evaluate.slices import SliceCollector, compare_slices
 from regen.pretrained import DEFAULT_MODEL, load

@@ -20,9 +20,9 @@ from timing import best_rate, products_seconds, seconds, times_by_kind
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from regen.data.sizes import Size, parse_size
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.products import Products, count_products, operations
-from regen.evaluate.protocol import Size, parse_size
 from regen.pretrained import DEFAULT_MODEL, Autoencoder, load
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.evaluate.protocol import Size, parse_size
+from regen.data.sizes import Size, parse_size
 from regen.evaluate.quality import ClipResult, evaluate_clip, evaluate_quality
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype

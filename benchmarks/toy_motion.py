@@ -75,7 +75,7 @@ def train(steps: int, clips: int, seed: int) -> AutoencoderRegen:
         clip, target = video[:, :, list(task.inputs)], video[:, :, list(task.targets)]
         batch = {"clip": clip, "target": target, "times": torch.tensor(task.times)}
         with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = model.loss(batch, generator)
+            loss, _ = model.loss(batch, [generator_for(seed, step, row) for row in range(clips)])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
         set_learning_rate(optimizers, learning_rate_factor(step, steps, OPTIMIZER))

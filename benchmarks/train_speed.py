@@ -19,6 +19,8 @@ from regen.data.tasks import Stage, reconstruction
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.train.distributed import World
+from regen.train.loading import Key
 from regen.train.loop import train
 
 
@@ -29,13 +31,20 @@ class SameBatch(Dataset[dict[str, Tensor]]):
         task = reconstruction(ratio)
         shape = (stage.clips, 3, task.frames, stage.height, stage.width)
         clip = torch.rand(shape, generator=generator_for(0)) * 2 - 1
-        self.batch = {"clip": clip, "target": clip, "times": torch.tensor(task.times)}
+        rows = torch.arange(stage.clips)
+        self.batch = {
+            "clip": clip,
+            "target": clip,
+            "times": torch.tensor(task.times),
+            "rows": rows,
+            "batch_size": torch.tensor(stage.clips),
+        }
         self.steps = steps
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
         return self.batch
 
 
@@ -73,7 +82,7 @@ def main(
     model = AutoencoderRegen(**asdict(chosen.model))
     batches = SameBatch(chosen.model.temporal_compression_ratio, part, loop.steps)
     with tempfile.TemporaryDirectory() as folder:
-        train(model, batches, loop, chosen.optimizer, Path(folder), target, None, {})
+        train(model, batches, loop, chosen.optimizer, Path(folder), World(target), None, {})
         rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     speed = rows[-1]["clips_per_second"]
     size, precision = f"{part.height}x{part.width}", name_of(pick_dtype(dtype, target))

@@ -460,7 +460,8 @@ def test_train_takes_recipes_and_dotted_overrides(regen: Regen, monkeypatch: pyt
     plain = recipes.RECIPES["toy"]()
     assert recipe.optimizer.learning_rate == 0.25 and recipe.loop.steps == 7
     assert recipe.model == plain.model and recipe.data == plain.data
-    assert (options.data, options.out, options.device) == ((Path("a"), Path("b")), Path("run"), "cpu")
+    assert (options.data, options.out) == (("a", "b"), Path("run"))
+    assert (options.world.device.type, options.world.size) == ("cpu", 1)
     assert options.resume is False
     fails_in_one_sentence(
         regen("train", "nothing", "--data", "a", "--out", "run"), "no recipe 'nothing'", "regen train --help"

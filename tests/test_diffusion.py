@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regen import diffusion
+from regen.runtime import generator_for
 
 MEAN, STD = 0.7, 0.3
 
@@ -110,13 +111,15 @@ def test_t_min_bounds_the_weight_of_small_noise_levels():
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 1.0])
 def test_share_at_noise_level_one(share):
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([diffusion.draw_noise_levels(8, share, generator) for _ in range(400)])
-    at_one = (draws == 1).float().sum(1)
-    assert at_one.max() - at_one.min() <= 1
-    assert abs(at_one.mean().item() / 8 - share) < 0.02
-    rest = draws[draws < 1]
-    assert share == 1 or abs(rest.mean().item() - 0.5) < 0.03
+    def generators(first: int) -> list[torch.Generator]:
+        return [generator_for(first + i) for i in range(4000 - first)]
+
+    draws = diffusion.draw_noise_levels(share, generators(0))
+    assert torch.equal(draws[10:], diffusion.draw_noise_levels(share, generators(10))), "each its own"
+    assert abs((draws == 1).float().mean().item() - share) < 0.025
+    rest = draws[draws < 1].sort().values
+    uniform = torch.linspace(0, 1, len(rest))
+    assert (rest - uniform).abs().max() < 0.05 if share < 1 else len(rest) == 0
 
 
 def test_grids():

@@ -40,7 +40,9 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     (tmp_path / "examples").mkdir()
     for name in ("in.mp4", "examples/butterfly.mp4"):
         make_video(tmp_path / name, frames=5, height=24, width=32)
-    (tmp_path / "CLIPS").mkdir()
+    for name in ("CLIPS", "VIDEOS"):
+        (tmp_path / name).mkdir()
+    make_video(tmp_path / "VIDEOS" / "clip.mp4", frames=20, height=128, width=128)
     make_video(tmp_path / "CLIPS" / "clip.mp4", frames=5, height=24, width=32)
     trained = []
 
@@ -53,14 +55,16 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     for arguments in commands():
         if "RUN" in arguments and arguments[0] != "train":
             continue
-        arguments = ["24x32" if word == "256" else word for word in arguments]
+        if "--size" in arguments:
+            arguments[arguments.index("--size") + 1] = "24x32"
         assert cli.main(arguments) == 0, (arguments, capsys.readouterr().err)
         kinds.add(arguments[0])
-    assert kinds == {"reconstruct", "encode", "decode", "train", "models", "evaluate"}
+    assert kinds == {"reconstruct", "encode", "decode", "train", "models", "evaluate"} | {"shards"}
     assert (tmp_path / "out.mp4").exists()
     assert (tmp_path / "OUT" / "index.html").exists()
     assert trained[0][0] == RECIPES["regen-small-4x-cpu"]()
-    assert trained[0][1]["data"] == (Path("VIDEOS"),)
+    assert trained[0][1]["data"] == ("SHARDS",)
+    assert trained[1][0].start.model == "regen-small-4x"
 
 
 @pytest.mark.parametrize("file", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda f: f.name)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tiny_media import make_video, tiny_regen
 
+from regen.data.sizes import Size
 from regen.embedders.linear import AutoencoderLinear
 from regen.evaluate.contest.contest import Contest
 from regen.evaluate.contest.contestants import Entry
@@ -15,7 +16,6 @@ from regen.evaluate.contest.measuring import Measures
 from regen.evaluate.contest.summary import Row
 from regen.evaluate.contest.workers import evaluate
 from regen.evaluate.features import RandomConvolutions
-from regen.evaluate.protocol import Size
 
 CPU = torch.device("cpu")
 SIZE = Size(24, 32)

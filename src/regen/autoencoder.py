@@ -23,6 +23,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     extrapolates: bool = False
     """Whether it decodes frames before and after a chunk that are more than its first and last one."""
+    _forward_methods = ("loss", "encode", "decode")
     tile: Tile | None = None
     """The largest part of the picture to work on at once; a session's own takes its place."""
 
@@ -144,6 +145,19 @@ class PyramidAutoencoder(VideoAutoencoder):
         tiling = Tiling.of(video.shape[3] // PLACE, video.shape[4] // PLACE, tile)
         moments = tiling.join((self.encoder(cut(video, place, PLACE)) for place in tiling.places), 1)
         return self._distribution(moments, normalised)
+
+    def _training_latents(
+        self, batch: dict[str, Tensor], generators: list[torch.Generator]
+    ) -> tuple[Float[Tensor, "b c n y x"], Float[Tensor, ""] | None]:
+        """Raw latents: drawn for `batch["clip"]`, with their KL where they have one, or `batch["latents"]`.
+
+        Given latents have no divergence that anything could learn from.
+        """
+        if "latents" in batch:
+            return self._raw(batch["latents"]), None
+        posterior = self._posterior(batch["clip"], normalised=False)
+        kl = kl_divergence(posterior) if self.config.kl_weight > 0 else None
+        return posterior.sample(generators), kl
 
 
 def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:

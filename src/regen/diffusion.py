@@ -76,15 +76,15 @@ def velocity_of(network: Network, prediction: Prediction) -> Network:
     raise ValueError(f"A network predicts 'sample' or 'velocity', not {prediction!r}.")
 
 
-def draw_noise_levels(count: int, share_at_one: float, generator: torch.Generator) -> Float[Tensor, " count"]:
+def draw_noise_levels(share_at_one: float, generators: list[torch.Generator]) -> Float[Tensor, " b"]:
     """Uniform noise levels, of which a share is exactly 1, where decoding begins (spec A6).
 
-    The share is met in each batch as nearly as whole numbers allow, and exactly in the mean over batches.
+    One level for each generator, from that generator alone, so that a batch may be split in any way: each is
+    1 with probability `share_at_one`, independently, and the share is met in the mean over batches only.
     """
-    device = generator.device
-    t = torch.rand(count, generator=generator, device=device)
-    at_one = torch.floor(share_at_one * count + torch.rand((), generator=generator, device=device))
-    return torch.where(torch.arange(count, device=device) < at_one, 1.0, t)
+    draws = torch.stack([torch.rand(2, generator=each, device=each.device) for each in generators])
+    level, chance = draws.unbind(1)
+    return torch.where(chance < share_at_one, 1.0, level)
 
 
 def velocity_loss(

@@ -178,7 +178,7 @@ def regen_small_4x_16ch() -> Recipe:
 def regen_4x() -> Recipe:
     """The paper's model and training at ratio 4 (spec A2 to A8), for 32 GPUs. Not run here.
 
-    regen train regen-4x --data DIR --out RUN
+    torchrun --nnodes 4 --nproc-per-node 8 ... -m regen train regen-4x --data SHARDS --out RUN
     """
     return _paper(4, clips=6)
 
@@ -350,12 +350,13 @@ def magvit2_32x_wide() -> Recipe:
 
 
 def _paper(ratio: int, clips: int) -> Recipe:
-    """Clips of 192 x 320 and images of about 256², on each of the paper's GPUs (spec A8)."""
+    """Batches for the paper's 32 GPUs, each with `clips` clips of 192 x 320 or 28 images of about 256² (spec
+    A8). Fewer GPUs take as many more passes: --loop.passes."""
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
     return Recipe(
         model=RegenConfig(ratio, encoder_widths=widths),
-        data=DataConfig(stages=(Stage(192, 320, clips=clips, images=28, image_size=(256, 256)),)),
-        loop=LoopConfig(steps=100_000, activation_checkpointing=ratio >= 16, workers=8),
+        data=DataConfig(stages=(Stage(192, 320, clips=32 * clips, images=32 * 28, image_size=(256, 256)),)),
+        loop=LoopConfig(steps=100_000, activation_checkpointing=True, workers=8, fsdp=True),
     )
 
 
@@ -436,11 +437,12 @@ def _small_baseline(ratio: int, beside: Recipe) -> Recipe:
 
 
 def _paper_baseline(ratio: int) -> Recipe:
-    """128² crops on each of the paper's GPUs, with perceptual and adversarial losses (spec A8, A13)."""
+    """Batches for the paper's 32 GPUs, each with 2 clips or 6 images of 128², with perceptual and adversarial
+    losses (spec A8, A13)."""
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
     return Recipe(
         model=Magvit2Config(ratio, encoder_widths=widths),
-        data=DataConfig(stages=(Stage(128, 128, clips=2, images=6),)),
+        data=DataConfig(stages=(Stage(128, 128, clips=32 * 2, images=32 * 6),)),
         loop=LoopConfig(steps=200_000, ema_decay=0.999, activation_checkpointing=ratio == 32, workers=8),
         tasks=TaskConfig(hold=1.0),
         optimizer=OptimizerConfig(1e-4, decay_fraction=0.5),

@@ -3,6 +3,8 @@
 import ctypes
 import hashlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -56,6 +58,17 @@ def fold_seed(seed: int, *indices: int) -> int:
 def generator_for(seed: int, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for `fold_seed(seed, *indices)`; by default the CPU's, whose numbers suit every device."""
     return torch.Generator(device).manual_seed(fold_seed(seed, *indices))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """In the block PyTorch computes on one thread of the CPU: sums over several differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

@@ -40,8 +40,10 @@ def numbers(clip: torch.Tensor) -> list[int]:
 
 def test_media(folder: Path) -> None:
     clips = ClipDataset([folder])
-    assert [one.path.name for one in clips.media] == ["image.png", "long.mkv", "short.mp4"]
-    assert [len(one.times) for one in clips.media] == [1, 30, 12]
+    assert len(clips) == 3
+    assert clips.columns.frames.tolist() == [1, 30, 12]
+    assert clips.columns.is_image.tolist() == [True, False, False]
+    assert clips.columns.width.tolist() == [40, 64, 64]
     assert clips.skipped == {}
 
 
@@ -129,9 +131,9 @@ def test_unreadable_files_are_named_and_skipped(folder: Path) -> None:
     (folder / "text.mp4").write_text("no film")
     (folder / "empty.png").touch()
     clips = ClipDataset([folder])
-    assert len(clips.media) == 3
-    assert {path.name for path in clips.skipped} == {"text.mp4", "empty.png"}
-    assert "empty" in clips.skipped[folder / "empty.png"]
+    assert len(clips) == 3
+    assert clips.skipped.keys() == {f"{folder}/text.mp4", f"{folder}/empty.png"}
+    assert "empty" in clips.skipped[f"{folder}/empty.png"]
 
 
 @pytest.mark.parametrize("name", [None, "text.mp4"])
@@ -157,8 +159,8 @@ def test_damage_that_shows_late_draws_another(tmp_path: Path, cached: bool) -> N
     cache = tmp_path / "cache" if cached else None
     clips = ClipDataset([folder], cache=cache)
     first = [clips.read(index, 5, SIZE, SCALE, seed=0) for index in range(12)]
-    assert list(clips.skipped) == [bad]
-    assert clips.failures[bad] > 0
+    assert list(clips.failures.reasons) == [str(bad)]
+    assert clips.failures.counts.keys() == {"damaged"}
     again = ClipDataset([folder], cache=cache)
     for index in reversed(range(12)):
         assert torch.equal(again.read(index, 5, SIZE, SCALE, seed=0), first[index])
@@ -185,7 +187,7 @@ def test_cache_is_filled_once_and_follows_changes(folder: Path, tmp_path: Path) 
     assert frames.shape == (30, 20, 27, 3)
     assert frames.dtype == np.uint8
     make_movie(folder / "short.mp4", numbered(13))
-    assert len(ClipDataset([folder / "short.mp4"], cache=cache).media) == 1
+    assert len(ClipDataset([folder / "short.mp4"], cache=cache)) == 1
     ClipDataset([folder / "short.mp4"], cache=cache, short_side=20).fill_cache()
     assert len(list(cache.iterdir())) == 8
 
@@ -204,7 +206,7 @@ def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "cache").iterdir()) == []
-    assert clips.skipped == {}
+    assert clips.failures.reasons == {}
 
 
 def test_cached_reads_are_fast(folder: Path, tmp_path: Path) -> None:
@@ -219,12 +221,13 @@ def test_cached_reads_are_fast(folder: Path, tmp_path: Path) -> None:
 def test_split(folder: Path) -> None:
     clips = ClipDataset([folder])
     train, held_out = clips.split(1)
-    assert len(train.media) == 2
-    assert len(held_out.media) == 1
-    assert not held_out.media[0].is_image
-    assert len(clips.media) == 3
+    assert len(train) == 2
+    assert len(held_out) == 1
+    assert not held_out.columns.is_image[0]
+    assert len(clips) == 3
     assert held_out.read(0, 5, SIZE, SCALE, seed=0).shape == (3, 5, *SIZE)
-    assert ClipDataset([folder]).split(1)[1].media[0].path == held_out.media[0].path
+    assert ClipDataset([folder]).split(1)[1].fingerprint() == held_out.fingerprint()
+    assert len({part.fingerprint() for part in (clips, train, held_out)}) == 3
     for count in (0, 3, -1):
         with pytest.raises(ValueError, match="held out"):
             clips.split(count)

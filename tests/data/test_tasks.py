@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from movies import make_movie
 
 from regen.data.clips import ClipDataset
 from regen.data.synthetic import write_dataset
@@ -20,6 +22,7 @@ from regen.data.tasks import (
     interpolation,
     overlap,
     reconstruction,
+    shaped_size,
 )
 
 RATIOS = st.sampled_from([4, 8, 16, 32])
@@ -98,7 +101,8 @@ def batches(clips: ClipDataset, seed: int = 0, tasks: TaskConfig | None = None) 
 
 
 def test_a_batch_is_a_function_of_seed_and_step(clips):
-    first, again, other = batches(clips)[3], batches(clips)[3], batches(clips, seed=1)[3]
+    whole = (3, 0, 1)
+    first, again, other = batches(clips)[whole], batches(clips)[whole], batches(clips, seed=1)[whole]
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert first["clip"].shape != other["clip"].shape or not torch.equal(first["clip"], other["clip"])
     assert len(batches(clips)) == 10
@@ -106,17 +110,17 @@ def test_a_batch_is_a_function_of_seed_and_step(clips):
 
 def test_stages_change_size_and_count(clips):
     data = batches(clips, tasks=TaskConfig(image_share=0.0, hold=1.0))
-    assert data[4]["clip"].shape == (3, 3, 5, 16, 24)
-    assert data[5]["clip"].shape == (1, 3, 5, 32, 32)
-    assert torch.equal(data[4]["clip"], data[4]["target"])
+    assert data[4, 0, 1]["clip"].shape == (3, 3, 5, 16, 24)
+    assert data[5, 0, 1]["clip"].shape == (1, 3, 5, 32, 32)
+    assert torch.equal(data[4, 0, 1]["clip"], data[4, 0, 1]["target"])
     stills = batches(clips, tasks=TaskConfig(image_share=1.0))
-    assert stills[0]["clip"].shape == (5, 3, 1, 16, 24)
-    assert stills[9]["times"].tolist() == [0.0]
+    assert stills[0, 0, 1]["clip"].shape == (5, 3, 1, 16, 24)
+    assert stills[9, 0, 1]["times"].tolist() == [0.0]
 
 
 def test_neighbouring_steps_share_no_sample(clips):
     data = batches(clips, tasks=TaskConfig(image_share=1.0))
-    seen = torch.cat([data[step]["clip"] for step in range(5)]).flatten(1)
+    seen = torch.cat([data[step, 0, 1]["clip"] for step in range(5)]).flatten(1).float()
     assert torch.cdist(seen, seen).fill_diagonal_(1).min() > 0
 
 
@@ -137,17 +141,120 @@ def test_impossible_shares_are_told(shares):
         TaskConfig(**shares)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize("tasks", [TaskConfig(image_share=1.0), TaskConfig(image_share=0.0, hold=0.0)])
+def test_parts_are_the_rows_of_the_whole_batch(clips, parts, tasks):
+    stage = Stage(16, 24, clips=5, images=7)
+    data = TrainingBatches(clips, 4, tasks, (stage,), (0.5, 1.0), 4, 0)
+    whole = data[2, 0, 1]
+    count = int(whole["batch_size"])
+    assert whole["rows"].tolist() == list(range(count))
+    items = [data[2, part, parts] for part in range(parts)]
+    for name in ("clip", "target", "rows"):
+        assert torch.equal(torch.cat([item[name] for item in items]), whole[name])
+    for name in ("times", "batch_size"):
+        assert all(torch.equal(item[name], whole[name]) for item in items)
+    sizes = [len(item["rows"]) for item in items]
+    assert max(sizes) - min(sizes) <= 1
+    assert whole["clip"].dtype == torch.uint8
+    assert whole["replaced"].tolist() == [0, 0, 0]
+
+
+def test_more_parts_than_samples_are_told(clips):
+    data = batches(clips, tasks=TaskConfig(image_share=1.0))
+    with pytest.raises(ValueError, match="A batch of 5 samples can't be divided into 6 parts"):
+        data[0, 0, 6]
+
+
+@pytest.mark.parametrize(
+    ("stage", "ratio", "expected"),
+    [
+        (Stage(192, 320, clips=6, image_size=(256, 256)), 4, 28),
+        (Stage(128, 128, clips=2, image_size=(128, 128)), 16, 34),
+        (Stage(64, 64, clips=1, image_size=(512, 512)), 4, 1),
+        (Stage(16, 24, clips=3), 8, 27),
+        (Stage(16, 24, clips=3, images=5), 8, 5),
+    ],
+    ids=lambda value: None if isinstance(value, int) else f"{value.height}x{value.images}",
+)
+def test_images_have_the_tokens_of_the_clips(stage, ratio, expected):
+    """28 images of 256x256 for 6 clips of 5 frames of 192x320 (spec A8)."""
+    assert stage.count(image(), ratio) == expected
+    assert stage.count(reconstruction(ratio), ratio) == stage.clips
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "expected"),
+    [
+        ((256, 256), 1.0, (256, 256)),
+        ((256, 256), 16 / 9, (192, 344)),
+        ((256, 256), 9 / 16, (344, 192)),
+        ((192, 320), 320 / 192, (192, 320)),
+        ((16, 16), 8.0, (8, 32)),
+    ],
+)
+def test_shapes_keep_the_area(size, shape, expected):
+    assert shaped_size(size, shape) == expected
+
+
+@given(
+    height=st.integers(8, 128),
+    width=st.integers(8, 128),
+    shape=st.floats(0.3, 3.0),
+)
+def test_shaped_sizes_are_near_what_was_asked_for(height, width, shape):
+    found = shaped_size((height * 8, width * 8), shape)
+    assert all(side % 8 == 0 for side in found)
+    area = height * width * 64
+    assert abs(found[0] * found[1] - area) <= 4 * found[0]
+    assert abs(found[0] - (area / shape) ** 0.5) <= 4
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> ClipDataset:
+    """Wide, square and tall media; each has a colour of its own, and the tall ones are short."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for index, (size, frames) in enumerate([((32, 64), 12), ((40, 44), 6), ((64, 32), 3)]):
+        images = [np.full((*size, 3), 60 + 60 * index, np.uint8)] * frames
+        make_movie(folder / f"{index}.mp4", images)
+    return ClipDataset([folder])
+
+
+def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
+    stage = Stage(32, 32, clips=2, images=3, image_size=(48, 48), aspect_ratios=(2.0, 1.0, 0.5))
+    tasks = TaskConfig(image_share=0.5, hold=1.0)
+    data = TrainingBatches(shapes, 4, tasks, (stage,), (1.0, 1.0), 300, 0)
+    drawn = Counter()
+    for step in range(120):
+        video = data[step, 0, 1]["clip"]
+        brightness = video.float().mean(dim=(1, 2, 3, 4))
+        assert brightness.max() - brightness.min() < 4, "all of one bucket"
+        bucket = round((float(brightness.mean()) - 60) / 60)
+        frames = video.shape[2]
+        size = shaped_size((48, 48) if frames == 1 else (32, 32), (2.0, 1.0, 0.5)[bucket])
+        assert video.shape[-2:] == size
+        drawn[frames, bucket] += 1
+    assert drawn.keys() == {(1, 0), (1, 1), (1, 2), (5, 0), (5, 1)}, "the tall video is too short for clips"
+    assert 1.3 < drawn[5, 0] / drawn[5, 1] < 3, "12 frames weigh twice as much as 6"
+
+
+@pytest.mark.parametrize("shape", [0.0, -1.0, 9.0, float("nan")])
+def test_impossible_shapes_are_told(shape):
+    with pytest.raises(ValueError, match=r"widths divided by heights, between 0\.125 and 8"):
+        Stage(16, 16, 1, 1, aspect_ratios=(1.0, shape))
+
+
 def test_images_may_have_a_size_of_their_own(clips):
     stage = Stage(16, 24, clips=1, images=2, image_size=(32, 8))
     data = TrainingBatches(clips, 4, TaskConfig(image_share=1.0), (stage,), (1.0, 1.0), 1, 0)
-    assert data[0]["clip"].shape == (2, 3, 1, 32, 8)
+    assert data[0, 0, 1]["clip"].shape == (2, 3, 1, 32, 8)
 
 
 def test_clips_at_a_frame_rate_of_their_own(clips):
     """At half the rate of the videos, a clip of 5 frames shows what 9 frames of the video show."""
     stage, tasks = Stage(16, 16, clips=1, images=1), TaskConfig(image_share=0.0, hold=1.0)
-    rate = clips.media[0].frame_rate / 2
-    slow = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0, rate)[0]["clip"]
-    fast = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0)[0]["clip"]
+    rate = float(clips.columns.frame_rate[0]) / 2
+    slow = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0, rate)[0, 0, 1]["clip"]
+    fast = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0)[0, 0, 1]["clip"]
     assert slow.shape == fast.shape
     assert not torch.equal(slow, fast)

@@ -33,6 +33,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def seeded_each(count: int, seed: int = 0) -> list[torch.Generator]:
+    """One generator for each of `count` samples, as `loss` takes them."""
+    return [seeded(seed + i) for i in range(count)]
+
+
 def batch(frames: int = 5) -> dict[str, torch.Tensor]:
     clip, target = torch.rand(2, 3, frames, 16, 24) * 2 - 1, torch.rand(2, 3, frames, 16, 24) * 2 - 1
     return {"clip": clip, "target": target, "times": torch.linspace(0, 1, frames)}
@@ -57,7 +62,7 @@ def test_the_noise_acts_and_the_generator_decides_it():
 @pytest.mark.parametrize("frames", [1, 5])
 def test_gradient_reaches_every_parameter(frames):
     model = tiny().train()
-    loss, _ = model.loss(batch(frames), seeded())
+    loss, _ = model.loss(batch(frames), seeded_each(2))
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
@@ -128,7 +133,7 @@ def test_activation_checkpointing_gives_the_same_gradients():
 
     def gradients() -> list[torch.Tensor]:
         model.zero_grad()
-        model.loss(data, seeded())[0].backward()
+        model.loss(data, seeded_each(2))[0].backward()
         return [p.grad.clone() for p in model.parameters()]
 
     plain = gradients()

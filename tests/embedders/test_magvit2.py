@@ -35,6 +35,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def seeded_each(count: int, seed: int = 0) -> list[torch.Generator]:
+    """One generator for each of `count` samples, as `loss` takes them."""
+    return [seeded(seed + i) for i in range(count)]
+
+
 @pytest.mark.parametrize("ratio", LATENT_FRAMES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shapes_and_the_latent_of_an_image(ratio, variant):
@@ -159,18 +164,46 @@ def test_every_parameter_gets_a_gradient_and_the_loss_counts_what_it_logs():
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    loss, logs = model.loss({"clip": clip(model, 2)}, seeded())
+    loss, logs = model.loss({"clip": clip(model, 2)}, seeded_each(2))
     loss.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     error = 4 * 10 ** (-logs["psnr"] / 10)
     torch.testing.assert_close(loss.detach(), 5 * error + 0.5 * logs["kl"])
 
 
+@pytest.mark.parametrize("variant", ["plain", "no posterior"])
+def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples(variant):
+    model = tiny(8, **VARIANTS[variant])
+    video = clip(model, 4)
+    whole, _ = model.loss({"clip": video}, seeded_each(4))
+    alone = [model.loss({"clip": video[i : i + 1]}, seeded_each(1, seed=i))[0] for i in range(4)]
+    torch.testing.assert_close(torch.stack(alone).mean(), whole)
+    other, _ = model.loss({"clip": video}, seeded_each(4, seed=4))
+    assert torch.allclose(other, whole) == (variant == "no posterior")
+
+
+def test_given_latents_train_the_decoder_alone():
+    """The latents of a clip, given, have the loss of that clip; the encoder neither runs nor learns."""
+    model = tiny(8, kl_weight=0.0).train()
+    video = clip(model, 2)
+    model.set_latent_statistics(torch.full((2, 4), 0.5), torch.full((2, 4), 2.0))
+    latents = model.encode(video).latent_dist.mode().detach()
+    encoded, _ = model.loss({"clip": video}, seeded_each(2))
+    ran = []
+    model.encoder.register_forward_hook(lambda *_: ran.append(True))
+    given, _ = model.loss({"latents": latents, "target": video}, seeded_each(2))
+    torch.testing.assert_close(given, encoded)
+    given.backward()
+    assert not ran
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert all(p.grad is not None for p in model.decoder.parameters())
+
+
 def test_further_losses_are_added():
     model = tiny()
-    plain, _ = model.loss({"clip": clip(model)}, seeded())
+    plain, _ = model.loss({"clip": clip(model)}, seeded_each(1))
     further = lambda a, b: (a.new_tensor(2.0), {"x": (a - b).mean()})  # noqa: E731
-    more, logs = model.loss({"clip": clip(model)}, seeded(), further)
+    more, logs = model.loss({"clip": clip(model)}, seeded_each(1), further)
     torch.testing.assert_close(more, plain + 2)
     assert "x" in logs
 
@@ -178,7 +211,7 @@ def test_further_losses_are_added():
 def test_the_adversarial_loss_reaches_the_decoder():
     model = tiny().train()
     adversarial = AdversarialLoss(AdversarialConfig(width=4, multipliers=(2,)), torch.device("cpu"))
-    loss, logs = model.loss({"clip": clip(model)}, seeded(), adversarial)
+    loss, logs = model.loss({"clip": clip(model)}, seeded_each(1), adversarial)
     loss.backward()
     assert {"discriminator", "adversarial", "r1"} <= logs.keys()
     assert all(p.grad is not None for p in model.parameters())
@@ -192,7 +225,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         model = tiny().train()
         if checkpointing:
             model.enable_gradient_checkpointing()
-        model.loss({"clip": clip(model)}, seeded())[0].backward()
+        model.loss({"clip": clip(model)}, seeded_each(1))[0].backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(*gradients)
 

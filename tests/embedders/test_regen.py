@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regen import diffusion
+from regen.data.sizes import fit, parse_size
 from regen.data.video import VideoReader
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.evaluate.protocol import fit, parse_size
 from regen.recipes import toy
 from regen.tiling import Tile, Tiling, cut
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
@@ -38,6 +38,11 @@ def tiny(**options) -> AutoencoderRegen:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def seeded_each(count: int, seed: int = 0) -> list[torch.Generator]:
+    """One generator for each of `count` samples, as `loss` takes them."""
+    return [seeded(seed + i) for i in range(count)]
 
 
 def batch(frames: int = 5, targets: int = 5) -> dict[str, torch.Tensor]:
@@ -176,7 +181,7 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS)
 def test_gradient_reaches_every_parameter(options):
     model = tiny(**options).train()
-    loss, _ = model.loss(batch(), seeded())
+    loss, _ = model.loss(batch(), seeded_each(2))
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
@@ -184,7 +189,7 @@ def test_gradient_reaches_every_parameter(options):
 
 def test_images_train_all_but_the_motion_part():
     model = tiny().train()
-    model.loss(batch(frames=1, targets=1) | {"times": torch.zeros(1)}, seeded())[0].backward()
+    model.loss(batch(frames=1, targets=1) | {"times": torch.zeros(1)}, seeded_each(2))[0].backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent
     assert all(name.startswith("conditioner.siren") for name in silent), silent
@@ -195,7 +200,7 @@ def test_the_loss_is_the_velocity_error():
     data = batch()
     for prediction in ("sample", "velocity"):
         model = AutoencoderRegen(**asdict(TINY) | {"prediction": prediction, "share_at_one": 1.0})
-        loss, logs = model.loss(data, seeded())
+        loss, logs = model.loss(data, seeded_each(2))
         expected = data["target"].square().mean() + (0 if prediction == "sample" else 1)
         assert abs(loss - expected) < 0.02
         if prediction == "sample":
@@ -203,14 +208,61 @@ def test_the_loss_is_the_velocity_error():
             torch.testing.assert_close(logs["psnr"], psnr)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"kl_weight": 0.5, "latent_noise": 0.1}, {"prediction": "velocity", "share_at_one": 0.5}]
+)
+def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples(options):
+    model = tiny(**options)
+    data = {"clip": torch.rand(4, 3, 5, 16, 16) * 2 - 1, "target": torch.rand(4, 3, 2, 16, 16) * 2 - 1}
+    times = {"times": torch.tensor([0.25, 1.5])}
+    whole, logs = model.loss(data | times, seeded_each(4))
+    for size in (1, 2):
+        parts = [
+            model.loss(
+                {name: value[i : i + size] for name, value in data.items()} | times,
+                seeded_each(4)[i : i + size],
+            )
+            for i in range(0, 4, size)
+        ]
+        torch.testing.assert_close(torch.stack([loss for loss, _ in parts]).mean(), whole)
+        for name in logs.keys() - {"psnr"}:
+            torch.testing.assert_close(torch.stack([said[name] for _, said in parts]).mean(), logs[name])
+    other, _ = model.loss(data | times, seeded_each(4, seed=4))
+    assert not torch.allclose(other, whole)
+
+
+@pytest.mark.parametrize("options", [{}, {"kl_weight": 0.5}, {"conditioning": "in_context"}])
+def test_given_latents_train_the_decoder_alone(options):
+    """The latents of a clip, given, have the loss of that clip; the encoder neither runs nor learns."""
+    model, data = tiny(**options).train(), batch()
+    mean, std = torch.full((2, 4), 0.5), torch.full((2, 4), 2.0)
+    model.set_latent_statistics(mean, std)
+    latents = model.encode(data["clip"]).latent_dist.sample(seeded_each(2)).detach()
+    drawn, logs = model.loss(data, seeded_each(2))
+    generators = seeded_each(2)
+    if options.get("kl_weight"):  # the posterior has drawn first
+        for generator in generators:
+            torch.randn(1, *latents.shape[1:], generator=generator)
+        drawn = drawn - 0.5 * logs["kl"]
+    del data["clip"]
+    ran = []
+    model.encoder.register_forward_hook(lambda *_: ran.append(True))
+    given, logs = model.loss(data | {"latents": latents}, generators)
+    torch.testing.assert_close(given, drawn)
+    given.backward()
+    assert not ran and "kl" not in logs
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert all(p.grad is not None for part in (model.conditioner, model.decoder) for p in part.parameters())
+
+
 def test_every_training_option_changes_the_loss():
     data = batch()
     base = tiny()
-    reference = base.loss(data, seeded())[0]
+    reference = base.loss(data, seeded_each(2))[0]
     for option in ({"t_min": 0.5}, {"share_at_one": 0.9}, {"latent_noise": 0.5}, {"prediction": "velocity"}):
         model = tiny(**option)
         model.load_state_dict(base.state_dict())
-        assert not torch.allclose(model.loss(data, seeded())[0], reference), option
+        assert not torch.allclose(model.loss(data, seeded_each(2))[0], reference), option
 
 
 def test_posterior_of_the_gaussian_variant():
@@ -222,7 +274,7 @@ def test_posterior_of_the_gaussian_variant():
     normalised = model.encode(video).latent_dist
     torch.testing.assert_close(normalised.mean, (mean - 1) / 2)
     torch.testing.assert_close(normalised.std, std / 2)
-    loss, logs = model.loss(batch(), seeded())
+    loss, logs = model.loss(batch(), seeded_each(2))
     assert logs["kl"] > 0
     assert loss > 0.5 * logs["kl"]
 
@@ -232,7 +284,7 @@ def test_activation_checkpointing_gives_the_same_loss_and_gradients():
 
     def run() -> list[torch.Tensor]:
         model.zero_grad()
-        loss, _ = model.loss(data, seeded())
+        loss, _ = model.loss(data, seeded_each(2))
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
 
@@ -390,7 +442,7 @@ def test_one_clip_is_learnt_above_30_db_in_one_step():
     optimizers = build_optimizers(model, config)
     for step in range(steps):
         set_learning_rate(optimizers, learning_rate_factor(step, steps, config))
-        model.loss(data, seeded(step))[0].backward()
+        model.loss(data, seeded_each(1, step))[0].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         for optimizer in optimizers:
             optimizer.step()

@@ -11,15 +11,16 @@ import torch
 from tiny_contest import CPU, SIZE, contest, make_clips, make_models, results, run, timeless
 from tiny_media import make_video, tiny_regen
 
+from regen.data.sizes import Size
 from regen.data.video import VideoReader, VideoWriter
 from regen.evaluate.contest.clip_list import read_clips
-from regen.evaluate.contest.contest import Contest, Job, one_thread, prepare, work
+from regen.evaluate.contest.contest import Contest, Job, prepare, work
 from regen.evaluate.contest.contestants import Entry
 from regen.evaluate.contest.measuring import Measures, View
 from regen.evaluate.contest.report_folder import ReportFolder
-from regen.evaluate.protocol import Size
 from regen.evaluate.quality import evaluate_clip
 from regen.pretrained import load
+from regen.runtime import one_thread
 
 CLIPS = ("a.mp4", "b.mkv", "more/a.mp4")
 
@@ -94,7 +95,7 @@ def test_what_is_kept_of_a_clip(finished: Path, models: tuple[str, str]) -> None
             assert (reader.info.width, reader.info.height, reader.info.frames) == (32, 24, 11)
     assert [clip["name"] for clip in json.loads((finished / "clips.json").read_text())["clips"]] == [*CLIPS]
     assert (finished / "index.html").is_file()
-    assert [path.name for path in (finished / ".work").iterdir()] == ["report.lock"]
+    assert [path.name for path in (finished / ".work").iterdir()] == ["all.lock"]
 
 
 def test_odd_sizes_can_be_played(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
@@ -261,13 +262,13 @@ def test_reconstructions_that_are_too_long_or_missing(data: Path, theirs: Path, 
 def test_a_result_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
     folder, other = ReportFolder(tmp_path / "report"), ReportFolder(tmp_path / "report")
     folder.open()
-    with folder.claim("m/native-1/a") as place:
+    with folder.claims.claim("m/native-1/a") as place:
         assert place is not None and list(place.iterdir()) == []
         (place / "half").write_text("done")
-        with other.claim("m/native-1/a") as second, other.claim("m/native-1/b") as third:
+        with other.claims.claim("m/native-1/a") as second, other.claims.claim("m/native-1/b") as third:
             assert second is None and third is not None
     assert not place.exists()
-    with other.claim("m/native-1/a") as again:
+    with other.claims.claim("m/native-1/a") as again:
         assert again is not None
 
 
@@ -278,7 +279,7 @@ def test_what_another_process_holds_is_left_and_waited_for(
     asked = contest(models[1:], data, tmp_path, max_frames=2)
     jobs = prepare(asked, CPU, lambda done, total, what: None, None)
     folder = ReportFolder(tmp_path)
-    claim = folder.claim(jobs[0].key)
+    claim = folder.claims.claim(jobs[0].key)
     claim.__enter__()
     waited = []
 

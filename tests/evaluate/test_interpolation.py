@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions, DecodeSession, encode_frames
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
+from regen.data.sizes import Size
 from regen.data.video import VideoWriter
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.interpolation import (
@@ -28,7 +29,6 @@ from regen.evaluate.interpolation import (
     read_clip,
 )
 from regen.evaluate.metrics import PSNR_LIMIT, psnr_of_frames, ssim_of_frames
-from regen.evaluate.protocol import Size
 
 CHUNK = 3
 SPEED = 3.0  # pixels from one frame to the next

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
 from regen.evaluate.ghosting import BlendedShare, DifferenceError
 from regen.evaluate.metrics import Psnr
-from regen.evaluate.protocol import Size, fit
 from regen.evaluate.seams import SeamRatio
 
 CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoError, VideoReader, VideoWriter
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.metrics import Sharpness, psnr_of_frames, ssim_of_frames
-from regen.evaluate.protocol import Size, fit
 from regen.evaluate.quality import evaluate_clip, evaluate_quality
 from regen.evaluate.seams import SeamRatio
 

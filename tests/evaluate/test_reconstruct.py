@@ -14,13 +14,13 @@ from torch import Tensor
 from regen.codec.latent_file import LatentVideo
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.codec.timeline import Timeline
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate import reconstruct as module
 from regen.evaluate.comparison import STRIP
 from regen.evaluate.interpolation import codec_of
 from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
-from regen.evaluate.protocol import Size, fit
 from regen.evaluate.reconstruct import Report, decode_video, encode_video, reconstruct_video
 
 

@@ -17,9 +17,9 @@ from torch.nn import functional
 from torchmetrics.functional.image import peak_signal_noise_ratio as psnr_of_torchmetrics
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim_of_torchmetrics
 
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
 from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
-from regen.evaluate.protocol import Size, fit
 
 CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
 BORDER = 5  # half of the window of 11 pixels

@@ -45,50 +45,90 @@ def test_an_undecided_discriminator_blames_with_log_2():
     assert logs["adversarial"].item() == pytest.approx(math.log(2), abs=0.1)
 
 
+def step(adversarial: AdversarialLoss) -> dict[str, torch.Tensor]:
+    loss, logs = adversarial(*pair())
+    if loss.requires_grad:
+        loss.backward()
+    adversarial.update(alone)
+    return logs
+
+
+def alone(tensors: list[torch.Tensor]) -> None:
+    """The mean over one process."""
+
+
 def test_the_discriminator_learns_to_tell_them_apart():
     adversarial = loss_of(r1_weight=0.0)
-    target, reconstruction = pair()
-    said = [adversarial(target, reconstruction)[1]["discriminator"].item() for _ in range(30)]
+    said = [step(adversarial)["discriminator"].item() for _ in range(30)]
     assert said[-1] < 0.5 * said[0]
 
 
 def test_blame_moves_the_reconstruction_and_not_the_discriminator():
-    adversarial = loss_of()
+    adversarial = loss_of(weight=0.5)
     target, reconstruction = pair()
     reconstruction.requires_grad_(True)
-    loss, _ = adversarial(target, reconstruction)
-    before = [p.detach().clone() for p in adversarial.discriminator.parameters()]
-    gradients = [None if p.grad is None else p.grad.clone() for p in adversarial.discriminator.parameters()]
+    loss, logs = adversarial(target, reconstruction)
     loss.backward()
+    assert loss.item() == pytest.approx(0.5 * logs["adversarial"].item())
+    gradients = [p.grad.clone() for p in adversarial.discriminator.parameters()]
     assert reconstruction.grad is not None and reconstruction.grad.any()
-    for p, old, gradient in zip(adversarial.discriminator.parameters(), before, gradients, strict=True):
-        assert torch.equal(p, old)
-        assert gradient is None or torch.equal(p.grad, gradient)
+    heavier = loss_of(weight=50.0)
+    heavier(target, reconstruction)[0].backward()
+    for p, gradient in zip(heavier.discriminator.parameters(), gradients, strict=True):
+        assert torch.equal(p.grad, gradient), "the discriminator's own loss has no weight"
+
+
+def test_a_batch_in_parts_teaches_the_same():
+    whole, parts = loss_of(r1_every=2), loss_of(r1_every=2)
+    for _ in range(3):
+        step(whole)
+        for i in range(2):
+            target, reconstruction = (clip[i : i + 1] for clip in pair())
+            (parts(target, reconstruction)[0] / 2).backward()
+        parts.update(alone)
+    torch.testing.assert_close(whole.tensors(), parts.tensors())
+
+
+def test_discarded_calls_teach_nothing():
+    adversarial, other = loss_of(), loss_of()
+    adversarial(*pair())[0].backward()
+    adversarial.discard()
+    step(adversarial)
+    step(other)
+    assert_equal(adversarial, other)
 
 
 def test_it_waits_for_its_start():
     adversarial = loss_of(start=2)
-    target, reconstruction = pair()
-    assert [bool(adversarial(target, reconstruction)[0]) for _ in range(4)] == [False, False, True, True]
+    assert ["discriminator" in step(adversarial) for _ in range(4)] == [False, False, True, True]
 
 
 def test_r1_comes_every_so_often():
     adversarial = loss_of(r1_every=3, start=1)
-    logs = [adversarial(*pair())[1] for _ in range(8)]
+    logs = [step(adversarial) for _ in range(8)]
     assert ["r1" in one for one in logs] == [False, True, False, False, True, False, False, True]
+
+
+def assert_equal(one: AdversarialLoss, other: AdversarialLoss) -> None:
+    left, right = one.tensors(), other.tensors()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_it_goes_on_from_its_state_bit_for_bit():
     straight, halves = loss_of(r1_every=2), loss_of(r1_every=2)
     for _ in range(4):
-        last = straight(*pair())[0]
+        step(straight)
     for _ in range(2):
-        halves(*pair())
-    resumed = loss_of(seed=5, r1_every=2)
-    resumed.load_state_dict(halves.state_dict())
+        step(halves)
+    resumed, saved = loss_of(seed=5, r1_every=2), halves.tensors()
+    resumed.prepare({name: (value.shape, value.dtype) for name, value in saved.items()})
+    with torch.no_grad():
+        for name, value in resumed.tensors().items():
+            value.copy_(saved[name])
     for _ in range(2):
-        again = resumed(*pair())[0]
-    assert torch.equal(last, again)
+        step(resumed)
+    assert_equal(straight, resumed)
 
 
 def test_impossible_settings_are_told():

@@ -15,20 +15,18 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 def test_window_averages_each_value_over_the_steps_that_had_it() -> None:
     window = Window()
-    window.add({"loss": torch.tensor(1.0), "psnr": torch.tensor(10.0)}, clips=4)
-    window.add({"loss": torch.tensor(2.0, dtype=torch.bfloat16)}, clips=4)
+    window.add({"loss": torch.tensor(1.0), "psnr": torch.tensor(10.0)})
+    window.add({"loss": torch.tensor(2.0, dtype=torch.bfloat16)})
     assert window.means() == {"loss": 1.5, "psnr": 10.0}
-    assert window.clips == 8
-    assert window.clips_per_second() > 0
     window.reset()
-    window.add({"loss": torch.tensor(7.0)}, clips=1)
+    window.add({"loss": torch.tensor(7.0)})
     assert window.means() == {"loss": 7.0}
 
 
 def test_window_does_not_change_what_it_is_given() -> None:
     window, first = Window(), torch.tensor(1.0)
-    window.add({"loss": first}, 1)
-    window.add({"loss": torch.tensor(2.0)}, 1)
+    window.add({"loss": first})
+    window.add({"loss": torch.tensor(2.0)})
     assert first == 1
 
 
@@ -46,8 +44,25 @@ def test_rows_are_written_at_once_and_resumed_runs_tell_each_step_once(tmp_path:
     assert rows(tmp_path)[2] == {"step": 20, "evaluation/psnr": 21.0}
 
 
+def test_a_log_knows_whether_its_first_step_was_evaluated(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 0, 30) as log:
+        log.train_row(10, VALUES)
+        log.evaluation_row(10, {"psnr": 21.0})
+    for step, expected in ((10, True), (9, False)):
+        with RunLog(tmp_path, step, 30) as log:
+            assert log.has_evaluation is expected
+
+
+def test_a_silent_log_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path, 0, 30, silent=True) as log:
+        log.train_row(30, VALUES)
+        log.say("nothing")
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
+
+
 def test_dropping_rows_of_a_missing_log_does_nothing(tmp_path: Path) -> None:
-    drop_rows_after(tmp_path / "log.jsonl", 3)
+    assert drop_rows_after(tmp_path / "log.jsonl", 3) == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,9 @@ app.py        all commands put together, and what the user sees when one fails
 video.py      reconstruct, encode, decode, models
 training.py   train
 evaluation.py evaluate
+shards.py     shards: build, index, show
+runs.py       runs show
+latents.py    latents: export, show
 options.py    what several commands have in common: arguments, options, loading the model
 """
 

@@ -9,6 +9,9 @@ from tyro.conf import OmitSubcommandPrefixes
 from tyro.extras import SubcommandApp
 
 from regen.cli.evaluation import evaluate
+from regen.cli.latents import LATENTS, latents_commands
+from regen.cli.runs import RUNS, runs_commands
+from regen.cli.shards import SHARDS, shards_commands
 from regen.cli.training import TRAIN, recipe_commands, unexpanded
 from regen.cli.video import decode, encode, models, reconstruct
 
@@ -23,6 +26,9 @@ def build_app(argv: Sequence[str]) -> SubcommandApp:
     recipes = recipe_commands([*argv, "--help"][1]) if argv[:1] == ["train"] else unexpanded()
     app.command(recipes, name="train", help=TRAIN)
     app.command(evaluate)
+    app.command(shards_commands(), name="shards", help=SHARDS)
+    app.command(runs_commands(), name="runs", help=RUNS)
+    app.command(latents_commands(), name="latents", help=LATENTS)
     app.command(models)
     return app
 
@@ -32,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The parser itself exits: with 0 after `--help`, with 2 when the arguments are wrong.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are for those who write the loop
     argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     try:
         with warnings.catch_warnings():

@@ -127,8 +127,8 @@ def _contest(
     weighted: Weighted,
     device: "torch.device",
 ) -> "Contest":
+    from regen.data.sizes import parse_size
     from regen.evaluate.contest.contest import Contest
-    from regen.evaluate.protocol import parse_size
     from regen.runtime import name_of, pick_dtype
 
     return Contest(

@@ -93,14 +93,10 @@ DEFAULT_FRAMES = Frames()
 
 def load_model(using: Using) -> "Autoencoder":
     """The model to use, in evaluation mode on its device; raises ValueError when there is none."""
-    from diffusers.utils import logging
+    from regen.pretrained import be_quiet, load
+    from regen.runtime import pick_device, pick_dtype
 
-    from regen.pretrained import load
-    from regen.runtime import keep_freed_memory, pick_device, pick_dtype
-
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    keep_freed_memory()
+    be_quiet()
     device = pick_device(using.device)
     model = load(using.model, device, pick_dtype(using.dtype, device))
     if using.compile:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 TRAIN = """Train a model by a recipe.
 
-Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rate 1e-3"""
+Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rate 1e-3
+On 8 GPUs: torchrun --nproc-per-node 8 -m regen train regen-4x --data shards/ --out runs/first"""
 
 
 def recipe_commands(name: str) -> SubcommandApp:
@@ -39,13 +40,14 @@ def recipe_commands(name: str) -> SubcommandApp:
 
 
 def _training(default: "Recipe") -> Callable[..., None]:
-    from regen.train.loop import Interrupted
+    from regen.train.control import Interrupted
+    from regen.train.distributed import join
     from regen.train.run import Recipe, run_recipe
 
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
 
     def train(
-        data: Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]")],
+        data: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")],
         out: Path,
         recipe: Annotated[kind, arg(name="")] = default,
         device: Device = None,
@@ -55,18 +57,21 @@ def _training(default: "Recipe") -> Callable[..., None]:
         """Train.
 
         Args:
-            data: Folders (or files) of videos and images.
+            data: Folders (or files) of videos and images, and shards made by `regen shards build`; those also
+                at an address such as s3://bucket/shards.
             out: Folder of the run: checkpoints, log, pictures, and in model/ the finished model.
             device: cpu, cuda, cuda:1 or mps; by default the best one here.
             resume: Go on with the run in OUT when there is one; with --no-resume that is an error.
             cache: Folder to keep decoded frames in; faster for up to some hours of video.
         """
         try:
-            folder = run_recipe(recipe, data=data, out=out, device=device, resume=resume, cache=cache)
+            with join(device) as world:
+                folder = run_recipe(recipe, data=data, out=out, world=world, resume=resume, cache=cache)
         except Interrupted as stop:
             print(f"regen: {stop}", file=sys.stderr)
             sys.exit(stop.exit_code)
-        print(f"The model is in {folder}; use it with --model {folder}.")
+        if world.is_main:
+            print(f"The model is in {folder}; use it with --model {folder}.")
 
     return train
 

@@ -42,8 +42,8 @@ def reconstruct(
             Without a PATH it stands after INPUT.
         json: Let the last line of the output be one JSON object.
     """
+    from regen.data.sizes import parse_size
     from regen.evaluate.console import progress_bar, show_report
-    from regen.evaluate.protocol import parse_size
     from regen.evaluate.reconstruct import reconstruct_video
 
     target = parse_size(size) if size is not None else None
@@ -80,8 +80,8 @@ def encode(
         json: Let the last line of the output be one JSON object.
     """
     from regen.codec import latent_file
+    from regen.data.sizes import parse_size
     from regen.evaluate.console import progress_bar, show_report
-    from regen.evaluate.protocol import parse_size
     from regen.evaluate.reconstruct import encode_video
     from regen.pretrained import weights_hash
 

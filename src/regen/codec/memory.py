@@ -108,7 +108,7 @@ class Room:
             try:
                 return work(self.tile)
             except RuntimeError as error:
-                if not _ran_out(error):
+                if not ran_out(error):
                     raise
             smaller = halve(self.tile, height, width)  # not inside `except`, which still holds the tensors
             if smaller is None:
@@ -121,7 +121,7 @@ class Room:
                 torch.cuda.empty_cache()
 
 
-def _ran_out(error: RuntimeError) -> bool:
-    """CUDA has an error of its own; the CPU's and MPS's allocators only say so."""
+def ran_out(error: RuntimeError) -> bool:
+    """Whether memory was wanting: CUDA has an error of its own, CPU's and MPS's allocators only say so."""
     said = ("can't allocate memory", "MPS backend out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

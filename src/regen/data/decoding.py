@@ -1,8 +1,8 @@
 """One opening of a video file: packets, decoded frames, seeking, and an account of what could not be read."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 
 import av
@@ -10,17 +10,17 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from regen.data.media import VideoError, reason, require_file
+from regen.data.media import Source, VideoError, open_source, reason
 
 READ_ERRORS = (av.FFmpegError, OSError)
+# Codecs that mark the frames that no other one needs. HEVC's marks hold within a temporal layer only.
+SKIPPING = ("h264",)
 
 
-def open_input(path: Path) -> InputContainer:
+def open_input(path: Source) -> InputContainer:
     """Raises VideoError in one sentence when `path` is no file that FFmpeg can open."""
-    require_file(path)
     try:
-        # An absolute path: FFmpeg takes a name like "a:b.mp4" for a protocol.
-        return av.open(str(path.absolute()), metadata_errors="replace")
+        return av.open(open_source(path), metadata_errors="replace")
     except READ_ERRORS as error:
         raise VideoError(
             f"{path} can't be read as a video ({reason(error)}): it is incomplete, damaged or no video."
@@ -45,7 +45,7 @@ class Decoder:
     decoder flags as damaged, packets that could not be read or decoded.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Source, threads: int) -> None:
         self.container = open_input(path)
         stream = video_stream(self.container)
         if stream is None:
@@ -56,7 +56,8 @@ class Decoder:
         stream.codec_context.thread_count = threads
         self.stream = stream
         self.packets = self.dropped = self.frames = self.corrupt = self.errors = 0
-        self.end = Fraction(0)
+        self.end = 0  # of the last packet, in ticks
+        self._errors_before_key: int | None = None
 
     def __enter__(self) -> "Decoder":
         return self
@@ -68,6 +69,8 @@ class Decoder:
 
     def seek(self, ticks: int) -> bool:
         """Go to the key frame at or before `ticks` (of the stream's time base); False when that fails."""
+        self._errors_before_key = None
+        self.stream.codec_context.skip_frame = "DEFAULT"
         try:
             self.container.seek(ticks, stream=self.stream)
         except READ_ERRORS:
@@ -85,34 +88,83 @@ class Decoder:
             except READ_ERRORS:
                 self.errors += 1
                 return
+            if self._errors_before_key is None and packet.is_keyframe:
+                self._errors_before_key = self.errors
             self.packets += packet.size > 0
             self.dropped += packet.is_discard
             self.errors += packet.is_corrupt
             if packet.pts is not None:
-                self.end = max(self.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                self.end = max(self.end, packet.pts + (packet.duration or 0))
             yield packet
 
     def decode(self) -> Iterator[av.VideoFrame]:
         """All frames that can be decoded, in display order."""
         for packet in self.demux():
-            try:
-                frames = packet.decode()
-            except READ_ERRORS:
-                self.errors += 1
-                continue
-            for frame in frames:
-                self.frames += 1
-                self.corrupt += frame.is_corrupt
-                yield frame
+            yield from self._decoded(packet)
 
-    def decode_soundly(self, after_seek: bool) -> Iterator[av.VideoFrame]:
-        """Frames up to the first damage; after a seek from the first key frame on, for others lack theirs."""
-        errors = None
-        for frame in self.decode():
-            if errors is None and after_seek and not frame.key_frame:
+    def decode_only(self, ticks: Sequence[int], tolerance: int) -> Iterator[av.VideoFrame]:
+        """All frames that have to be decoded for those at the rising `ticks`; the others are left out.
+
+        Stops behind the last one; to be used after a seek, and followed by one.
+        """
+        codec, last = self.stream.codec_context, ticks[-1] + tolerance
+        for packet in self.demux():
+            if packet.dts is not None and packet.dts > last:  # no later packet is shown before that
+                yield from self._decoded(None)
+                return
+            if codec.name in SKIPPING and packet.pts is not None:
+                place = bisect_left(ticks, packet.pts - tolerance)
+                wanted = place < len(ticks) and ticks[place] <= packet.pts + tolerance
+                codec.skip_frame = "DEFAULT" if wanted else "NONREF"
+            yield from self._decoded(packet)
+
+    def _decoded(self, packet: av.Packet | None) -> Iterator[av.VideoFrame]:
+        """The frames that come out when `packet` goes in; None: those that are left inside."""
+        try:
+            frames = self.stream.codec_context.decode(packet)
+        except READ_ERRORS:
+            self.errors += 1
+            return
+        for frame in frames:
+            self.frames += 1
+            self.corrupt += frame.is_corrupt
+            yield frame
+
+    def first_shown(self) -> int | None:
+        """When the first frame is shown, in ticks, read from packets; None where they don't tell for sure.
+
+        That is the first packet's when it is a key frame and no packet after it is shown before it. To be
+        asked before anything is decoded, which has to begin with a seek afterwards.
+        """
+        if "mp4" not in self.container.format.name:
+            return None
+        packets = self.demux()
+        first = next(packets, None)
+        if first is None or first.pts is None or not first.is_keyframe or first.is_discard:
+            return None
+        for packet in packets:
+            if packet.pts is None or packet.dts is None or packet.pts < first.pts:
+                return None
+            if packet.dts >= first.pts:  # none after it is shown before its own decoding time
+                break
+        return int(first.pts)
+
+    def is_in_first_group(self, ticks: int) -> bool:
+        """Whether no key frame but the first one lies before `ticks`; False where the file does not tell."""
+        is_indexed = "mp4" in self.container.format.name  # others learn of their key frames as they go
+        return is_indexed and self.stream.index_entries.search_timestamp(ticks) == 0
+
+    def sound(self, frames: Iterator[av.VideoFrame], after_seek: bool) -> Iterator[av.VideoFrame]:
+        """Frames up to the first damage; after a seek from the first key frame on, for others lack theirs.
+
+        Errors in packets before the first key frame are none: what these need was never there.
+        """
+        begun = not after_seek
+        for frame in frames:
+            begun = begun or frame.key_frame
+            if not begun:
                 continue
-            errors = self.errors if errors is None else errors
-            if frame.is_corrupt or self.errors > errors:
+            if frame.is_corrupt or self.errors > (self._errors_before_key or 0):
                 self.errors += frame.is_corrupt
                 return
             yield frame
@@ -137,4 +189,5 @@ class Decoder:
         """How far the packets end before the declared duration; sound, if any, may be what lasts longer."""
         if self.container.duration is None or self.container.streams.audio:
             return Fraction(0)
-        return max(Fraction(self.container.duration, av.time_base) - self.end, Fraction(0))
+        end = self.end * time_base(self.stream)
+        return max(Fraction(self.container.duration, av.time_base) - end, Fraction(0))

@@ -10,7 +10,7 @@ from uuid import uuid4
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from regen.data.media import VideoError, reason
+from regen.data.media import GoneError, reason
 from regen.data.video import VideoReader
 
 FORMAT = 1  # part of the file names; raise it when what lies in the files changes
@@ -34,7 +34,8 @@ class FrameCache:
     def read(self, path: Path) -> tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]:
         """Frames (mapped from disk) and times in seconds; decodes the file when it is not in the cache.
 
-        Raises VideoError when the video can't be read, ValueError when the cache can't be written.
+        Raises VideoError when the video can't be read, GoneError when it is not there, ValueError when the
+        cache can't be written.
         """
         frames = self._name(path)
         if not frames.exists():
@@ -45,7 +46,7 @@ class FrameCache:
         try:
             facts = path.stat()
         except OSError as error:
-            raise VideoError(f"{path} can't be opened ({reason(error)}) any more.") from None
+            raise GoneError(f"{path} can't be opened ({reason(error)}) any more.") from None
         key = f"{FORMAT}|{path.absolute()}|{facts.st_size}|{facts.st_mtime_ns}|{self.short_side}"
         return self.folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
 

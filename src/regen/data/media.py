@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,28 @@ VIDEO_SUFFIXES = (
 
 class VideoError(ValueError):
     """A file that can't be read or written; the message is one sentence for the user and names the file."""
+
+
+class GoneError(VideoError):
+    """A file that can't be reached, though nothing is known to be wrong with what is in it."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file that lies in memory: its bytes and a name for messages, whose suffix tells what it is."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.name).suffix
+
+
+Source = Path | Blob
 
 
 @dataclass(frozen=True)
@@ -54,22 +77,33 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
+def open_source(source: Source) -> str | BytesIO:
+    """What FFmpeg opens: an absolute path, as it takes a name like "a:b.mp4" for a protocol, or a file.
+
+    Raises VideoError when a path is no readable, non-empty file, GoneError when it can't be opened.
+    """
+    if isinstance(source, Blob):
+        return BytesIO(source.content)
+    require_file(source)
+    return str(source.absolute())
+
+
 def require_file(path: Path) -> None:
-    """Raises VideoError when `path` is no readable, non-empty file."""
+    """Raises VideoError when `path` is no readable, non-empty file, GoneError when it can't be opened."""
     if path.is_dir():
         raise VideoError(f"{path} is a folder; give the path of a video or an image file.")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:
-        raise VideoError(f"There is no file {path}; check the path.") from None
+        raise GoneError(f"There is no file {path}; check the path.") from None
     except OSError as error:
-        raise VideoError(f"{path} can't be opened ({reason(error)}); check its permissions.") from None
+        raise GoneError(f"{path} can't be opened ({reason(error)}); check its permissions.") from None
     if empty:
         raise VideoError(f"{path} is empty; it holds no video, so copy or record it again.")
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: Source) -> bool:
     """Whether the suffix of `path` says that it is a still image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
@@ -88,17 +122,19 @@ def over_black(rgba: np.ndarray) -> np.ndarray:
     return ((colour * alpha + 127) // 255).astype(np.uint8)
 
 
-def read_image(path: Path, short_side: int | None = None) -> tuple[UInt8[Tensor, "h w 3"], VideoInfo]:
+def read_image(path: Source, short_side: int | None = None) -> tuple[UInt8[Tensor, "h w 3"], VideoInfo]:
     """A still image, upright (EXIF orientation), 8-bit RGB, transparent parts over black, and its facts.
 
     It is shrunk so that the short side is at most `short_side`; the facts tell the size in the file.
-    Raises VideoError when the file is no image or is damaged.
+    Raises VideoError when the file is no image or is damaged, GoneError when there is none.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(BytesIO(path.content) if isinstance(path, Blob) else path) as file:
             image = ImageOps.exif_transpose(file)
             width, height = image.size
             pixels = _rgb(image)
+    except FileNotFoundError:
+        raise GoneError(f"There is no image {path}; check the path.") from None
     except UnidentifiedImageError:
         raise VideoError(f"{path} can't be read as an image; expected PNG, JPEG, WebP or BMP.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -1,5 +1,6 @@
 """What a training step asks for: reconstruct, interpolate, extrapolate or a still image (spec A7)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,10 +8,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from regen.data.clips import ClipDataset
+from regen.data.cutting import Cut
 from regen.runtime import generator_for
 
 # No sample has a negative index, so the draw of a task never repeats the numbers that drew a sample.
 TASK_STREAM = -2
+CELL = 8  # pixels on a side that one token of a frame stands for
+WIDEST = 8.0  # aspect ratio
+
+# A part of a batch: the step, which part, of how many.
+Key = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -43,23 +50,55 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: crops of `height` x `width` pixels in batches of this many, up to `until`."""
+    """A part of the training: crops of `height` x `width` pixels in batches of this many, up to `until`.
+
+    A batch is that of all processes together.
+    """
 
     height: int
     width: int
     clips: int
-    images: int
+    images: int | None = None
+    """None takes as many as have the tokens of the clips."""
     image_size: tuple[int, int] | None = None
     """Height and width of the crops of images, where they differ."""
     until: float = 1.0
     """End of the stage as a part of all steps."""
+    aspect_ratios: tuple[float, ...] = ()
+    """Shapes (width / height) of crops, one for each batch, cut out of the media that are nearest to it, all
+    about as large as `height` x `width`; without any, all crops have that one size."""
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width, *(self.image_size or ())):
-            if side < 8 or side % 8:
-                raise ValueError(f"The sides of training crops must be multiples of 8, not {side}.")
-        if min(self.clips, self.images) < 1:
+            if side < CELL or side % CELL:
+                raise ValueError(f"The sides of training crops must be multiples of {CELL}, not {side}.")
+        if min(self.clips, 1 if self.images is None else self.images) < 1:
             raise ValueError("A training stage needs at least 1 clip and 1 image in a batch.")
+        if not all(1 / WIDEST <= ratio <= WIDEST for ratio in self.aspect_ratios):
+            raise ValueError(
+                f"The aspect ratios of training crops are widths divided by heights, between {1 / WIDEST} "
+                f"and {WIDEST:g}, not {self.aspect_ratios}."
+            )
+
+    def size(self, task: "Task") -> tuple[int, int]:
+        """Height and width of the crops, where there is one size for all."""
+        return self.image_size if task.name == "image" and self.image_size else (self.height, self.width)
+
+    def count(self, task: "Task", ratio: int) -> int:
+        """Samples in a batch of `task`, for chunks of 1 + `ratio` frames."""
+        if task.name != "image":
+            return self.clips
+        if self.images is not None:
+            return self.images
+        tokens = self.clips * reconstruction(ratio).frames * self.height * self.width
+        return max(1, round(tokens / math.prod(self.size(task))))
+
+
+def shaped_size(size: tuple[int, int], aspect_ratio: float) -> tuple[int, int]:
+    """Height and width, multiples of 8, with about the area of `size` and this width / height (spec A8)."""
+    area = math.prod(size)
+    height = max(1, round(math.sqrt(area / aspect_ratio) / CELL)) * CELL
+    return height, max(1, round(area / height / CELL)) * CELL
 
 
 def image() -> Task:
@@ -118,9 +157,15 @@ def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.
 
 
 class TrainingBatches(Dataset):
-    """Batch number `step` of a training, as a function of (seed, step) alone.
+    """Part `part` of `parts` of batch number `step` of a training, as a function of (seed, step, row) alone.
 
-    An item has `clip` (b 3 t h w, what the encoder sees), `target` (b 3 T h w) and its `times` (T).
+    Its key is (step, part, parts), and it holds the rows from count * part // parts up to those of the next
+    part. An item has
+        clip        "b 3 t h w", what the encoder sees, and target "b 3 T h w", both in 8 bits
+        times       (T) of the target
+        rows        (b) numbers of its samples in the whole batch
+        batch_size  samples of the whole batch
+        replaced    (3) samples that were drawn anew, as theirs was damaged, too slow or gone
     """
 
     def __init__(
@@ -141,6 +186,8 @@ class TrainingBatches(Dataset):
             )
         self.clips, self.ratio, self.tasks, self.stages = clips, ratio, tasks, stages
         self.scale, self.steps, self.seed, self.frame_rate = scale, steps, seed, frame_rate
+        kinds = image(), reconstruction(ratio)
+        self.stride = max(stage.count(task, ratio) for stage in stages for task in kinds)
         clips.require(self.frames_needed(), frame_rate)
 
     def __len__(self) -> int:
@@ -153,21 +200,42 @@ class TrainingBatches(Dataset):
         other = self.tasks.hold < 1 and max(self.tasks.early, self.tasks.late) > 0
         return (2 if other else 1) * self.ratio + 1
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        step, part, parts = key
+        assert 0 <= step < self.steps and 0 <= part < parts, key
         progress = step / self.steps
-        task = draw_task(self.ratio, progress, self.tasks, generator_for(self.seed, TASK_STREAM, step))
+        generator = generator_for(self.seed, TASK_STREAM, step)
+        task = draw_task(self.ratio, progress, self.tasks, generator)
         stage = next(stage for stage in self.stages if progress < stage.until)
-        count = stage.images if task.name == "image" else stage.clips
-        stride = max(max(stage.clips, stage.images) for stage in self.stages)
-        size = (stage.height, stage.width)
-        if task.name == "image":
-            size = stage.image_size or size
-        video = torch.stack(
-            [
-                self.clips.read(step * stride + i, task.frames, size, self.scale, self.seed, self.frame_rate)
-                for i in range(count)
-            ]
-        )
+        cut = self._cut(task, stage, float(torch.rand((), generator=generator, dtype=torch.float64)))
+        count = stage.count(task, self.ratio)
+        if count < parts:
+            raise ValueError(
+                f"A batch of {count} samples can't be divided into {parts} parts; use fewer processes, fewer "
+                "passes for each update, or larger batches."
+            )
+        rows = range(count * part // parts, count * (part + 1) // parts)
+        samples = [self.clips.sample(step * self.stride + row, cut, self.seed) for row in rows]
+        video = torch.stack([sample.video for sample in samples])
         clip = video if task.inputs == task.targets else video[:, :, list(task.inputs)]
         target = video if task.inputs == task.targets else video[:, :, list(task.targets)]
-        return {"clip": clip, "target": target, "times": torch.tensor(task.times)}
+        return {
+            "clip": clip,
+            "target": target,
+            "times": torch.tensor(task.times),
+            "rows": torch.tensor(rows),
+            "batch_size": torch.tensor(count),
+            "replaced": torch.tensor([sample.replaced for sample in samples]).sum(0),
+        }
+
+    def _cut(self, task: Task, stage: Stage, draw: float) -> Cut:
+        """Size and shape for a whole batch; a shape is drawn as often as its media have weight."""
+        size, shapes = stage.size(task), stage.aspect_ratios
+        if not shapes:
+            return Cut(task.frames, size, self.scale, self.frame_rate)
+        cuts = [
+            Cut(task.frames, shaped_size(size, shape), self.scale, self.frame_rate, shapes, bucket)
+            for bucket, shape in enumerate(shapes)
+        ]
+        total = torch.tensor([self.clips.weight(cut) for cut in cuts], dtype=torch.float64).cumsum(0)
+        return cuts[int(torch.searchsorted(total, draw * total[-1], right=True))]

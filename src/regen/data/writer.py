@@ -29,7 +29,9 @@ class VideoWriter:
     Use it in a `with` block: the file gets its name at the end of the block; after an error or an
     interruption nothing is left. `frame_rate` (frames per second) times the frames that come without a
     time and the last one. The sound of `audio_from`, if it has any, is carried over; the first frame of that
-    file is at `audio_delay` (seconds), which is 0 unless frames are written that come before it.
+    file is at `audio_delay` (seconds), which is 0 unless frames are written that come before it. With
+    `key_every` the file is made for fast random access, with a key frame at least every so many frames, and
+    its bytes do not depend on the number of cores.
 
     Raises VideoError, one sentence that names the file: at the start for a suffix that is not supported, a
     size that is not positive, a delay below 0 or a place that can't be written; later when the disk is full.
@@ -43,6 +45,7 @@ class VideoWriter:
         frame_rate: Fraction,
         audio_from: Path | None = None,
         audio_delay: Fraction = Fraction(0),
+        key_every: int | None = None,
     ) -> None:
         suffix = path.suffix.lower()
         if suffix not in (*CONTAINERS, *IMAGE_SUFFIXES):
@@ -60,6 +63,7 @@ class VideoWriter:
             )
         self.path, self.width, self.height = path, width, height
         self.frame_rate, self.audio_from, self.audio_delay = frame_rate, audio_from, audio_delay
+        self.key_every = key_every
         self._temporary = path.with_name(f".{path.stem[:100]}.{uuid4().hex[:8]}{suffix}")
         self._file: _MovieFile | _ImageFile
 
@@ -99,7 +103,7 @@ class VideoWriter:
     def _open(self) -> "_MovieFile | _ImageFile":
         if is_image(self.path):
             return _ImageFile(self._temporary, self.width, self.height)
-        movie = _MovieFile(self._temporary, self.width, self.height, self.frame_rate)
+        movie = _MovieFile(self._temporary, self.width, self.height, self.frame_rate, self.key_every)
         if self.audio_from is not None and not is_image(self.audio_from):
             movie.carry_over(self.audio_from, self.audio_delay)
         return movie
@@ -142,7 +146,9 @@ class _ImageFile:
 class _MovieFile:
     """H.264 video, and the sound of another file interleaved with it."""
 
-    def __init__(self, path: Path, width: int, height: int, frame_rate: Fraction) -> None:
+    def __init__(
+        self, path: Path, width: int, height: int, frame_rate: Fraction, key_every: int | None
+    ) -> None:
         self.frames = 0
         self.frame_rate = frame_rate.limit_denominator(10_000)
         # A multiple of the rate's numerator, so that a constant frame rate is exact.
@@ -150,7 +156,7 @@ class _MovieFile:
         self._container = av.open(str(path.absolute()), "w", format=CONTAINERS[path.suffix.lower()])
         self._sound: Soundtrack | None = None
         try:
-            self._stream = self._video_stream(width, height)
+            self._stream = self._video_stream(width, height, key_every)
         except BaseException:
             self._container.close()
             raise
@@ -202,14 +208,19 @@ class _MovieFile:
         with suppress(*READ_ERRORS):  # the file is about to be deleted
             self._container.close()
 
-    def _video_stream(self, width: int, height: int) -> av.VideoStream:
+    def _video_stream(self, width: int, height: int, key_every: int | None) -> av.VideoStream:
         odd = bool(width % 2 or height % 2)
         # With colour at full size x264 takes six levels of quality from it; give them back.
         options = {"crf": QUALITY, "x264-params": f"chroma-qp-offset={-6 if odd else 0}"}
+        if key_every is not None:
+            options["tune"] = "fastdecode"  # in 0.6 of the time, with a tenth more bytes
+            options["x264-params"] += ":mbtree=0"  # with it the bytes differ now and then, from call to call
         stream = self._container.add_stream("libx264", rate=self.frame_rate, options=options)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv444p" if odd else "yuv420p"
         coder = stream.codec_context
+        if key_every is not None:
+            coder.gop_size, coder.thread_count = key_every, 1
         stream.time_base = coder.time_base = Fraction(1, self._ticks)
         coder.flags |= Flags.frame_duration
         coder.colorspace = coder.color_primaries = coder.color_trc = BT709

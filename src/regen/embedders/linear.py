@@ -231,11 +231,12 @@ class AutoencoderLinear(VideoAutoencoder):
         return 3 * 4 * frames * height * width * self.dtype.itemsize
 
     def loss(
-        self, batch: dict[str, Tensor], generator: Generator | None = None
+        self, batch: dict[str, Tensor], generators: list[Generator] | None = None
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean squared error of `batch["target"]` at `batch["times"]`, decoded from `batch["clip"]`.
 
         `fit` finds its minimum for reconstruction directly; the loss is here to compare and to fine-tune.
+        `generators` have no effect: there is no randomness.
         """
         latents = self.encode(batch["clip"]).latent_dist.mode()
         decoded = self.decode(latents, batch["times"]).sample

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regen import diffusion
-from regen.autoencoder import PyramidAutoencoder, blend_frames, kl_divergence
+from regen.autoencoder import PyramidAutoencoder, blend_frames
 from regen.networks.conv_decoder import CausalDecoder
 from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.tiling import PLACE, Tile, Tiling, cut
@@ -159,20 +159,23 @@ class AutoencoderMagvit2(PyramidAutoencoder):
         return self.decode(self.encode(video).latent_dist.mode())
 
     def loss(
-        self, batch: dict[str, Tensor], generator: torch.Generator, further: FurtherLoss | None = None
+        self, batch: dict[str, Tensor], generators: list[torch.Generator], further: FurtherLoss | None = None
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Squared error and KL, and what `further` makes of the clip and its reconstruction (spec A13).
 
-        `batch["clip"]` is b 3 t h w in [-1, 1]. Logs `psnr` of the reconstruction.
+        `batch["clip"]` is b 3 t h w in [-1, 1]. With `latents` (b c n h/8 w/8, normalised, as `encode`
+        returns them) and `target` (b 3 t h w, their frames) in its place the decoder alone is trained; the
+        encoder does not run. All that is random about a sample comes from its own one of the `generators`,
+        so the loss without `further` is the mean of those of its samples. Logs `psnr` of the reconstruction.
         """
-        clip = batch["clip"]
-        posterior = self._posterior(clip, normalised=False)
-        reconstruction = self.decoder(posterior.sample(generator)).float()
+        clip = batch["target"] if "latents" in batch else batch["clip"]
+        assert len(generators) == len(clip), "one generator for each sample"
+        latents, kl = self._training_latents(batch, generators)
+        reconstruction = self.decoder(latents).float()
         error = (reconstruction - clip).square().mean()
         loss = self.config.reconstruction_weight * error
         logs = {"psnr": -10 * torch.log10(error.detach() / 4)}  # values span 2, from -1 to 1
-        if self.config.kl_weight > 0:
-            kl = kl_divergence(posterior)
+        if kl is not None:
             loss = loss + self.config.kl_weight * kl
             logs["kl"] = kl.detach()
         if further is not None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.autoencoder import PyramidAutoencoder, kl_divergence
+from regen.autoencoder import PyramidAutoencoder
 from regen.networks.conditioning import (
     Condition,
     Conditioning,
@@ -177,22 +177,25 @@ class AutoencoderRegen(PyramidAutoencoder):
         return self.decode(self.encode(video).latent_dist.mode(), steps=steps, generator=generator)
 
     def loss(
-        self, batch: dict[str, Tensor], generator: torch.Generator
+        self, batch: dict[str, Tensor], generators: list[torch.Generator]
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The diffusion loss of encoder and decoder together (REGEN, Eq. 4; the only loss of the paper).
 
         `batch`: `clip` (b 3 t h w, what is encoded), `target` (b 3 T h w, what is decoded) and its `times`
-        (T). Logs `psnr`, of the clean clip that the network answers at the highest noise levels of the batch.
+        (T). With `latents` (b c n h/8 w/8, normalised, as `encode` returns them) in place of `clip` the
+        decoder alone is trained, on these; the encoder does not run. All that is random about a sample comes
+        from its own one of the `generators`, so the loss is the mean of those of its samples.
+        Logs `psnr`, of the clean clip that the network answers at the highest noise levels of the batch.
         """
-        clip, target, times = batch["clip"], batch["target"], batch["times"]
-        posterior = self._posterior(clip, normalised=False)
-        latents = posterior.sample(generator)
+        target, times = batch["target"], batch["times"]
+        assert len(generators) == len(target), "one generator for each sample"
+        latents, kl = self._training_latents(batch, generators)
         if self.config.latent_noise > 0:
-            noise = torch.randn(latents.shape, generator=generator, device=generator.device)
+            noise = randn_tensor(latents.shape, generators, latents.device, torch.float32)
             latents = latents + self.config.latent_noise * noise.to(latents)
         positions, context = self._condition(latents, times)
-        t = diffusion.draw_noise_levels(len(target), self.config.share_at_one, generator).to(target.device)
-        noise = torch.randn(target.shape, generator=generator, device=generator.device).to(target.device)
+        t = diffusion.draw_noise_levels(self.config.share_at_one, generators).to(target.device)
+        noise = randn_tensor(target.shape, generators, target.device, torch.float32)
         losses, guess = diffusion.velocity_loss(
             lambda noisy, t: self.decoder(noisy, positions, t, context),
             target, noise, t, self.config.prediction, self.config.t_min,
@@ -201,8 +204,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         squared = (guess.detach() - target).square().flatten(1).mean(1)
         noisiest = (t == t.max()).float()
         logs = {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
-        if self.config.kl_weight > 0:
-            kl = kl_divergence(posterior)
+        if kl is not None:
             loss = loss + self.config.kl_weight * kl
             logs["kl"] = kl.detach()
         return loss, {"loss": loss.detach(), **logs}

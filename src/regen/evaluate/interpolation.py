@@ -26,9 +26,9 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
 from regen.data.pixels import UPRIGHT, RgbConverter, YuvConverter
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
 from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
-from regen.evaluate.protocol import Size, fit
 
 Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]
 """Encodes frames and decodes what the timeline asks for."""

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
 from regen.evaluate.cost import Stopwatch
 from regen.evaluate.ghosting import BlendedShare, DifferenceError
 from regen.evaluate.lpips import LpipsOfFrames
 from regen.evaluate.metrics import Psnr, Sharpness, Ssim
-from regen.evaluate.protocol import Size, fit
 from regen.evaluate.seams import SeamRatio
 from regen.losses.perceptual import Lpips
 

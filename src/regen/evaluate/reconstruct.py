@@ -21,11 +21,11 @@ from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
 from regen.data.audio import extract_audio
 from regen.data.overlap import ahead, behind
+from regen.data.sizes import Size
 from regen.data.video import VideoReader, VideoWriter
 from regen.evaluate.account import Report, report_on
 from regen.evaluate.cost import PeakMemory, Stopwatch
 from regen.evaluate.metrics import Psnr, Ssim
-from regen.evaluate.protocol import Size
 from regen.evaluate.seams import SeamRatio
 from regen.evaluate.streams import FrameStream, Image, audio_file, comparison_writer
 from regen.tiling import Tile

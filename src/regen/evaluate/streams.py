@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.data.audio import SUFFIX
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader, VideoWriter
 from regen.evaluate.comparison import STRIP, Comparison
-from regen.evaluate.protocol import Size, fit
 
 Image = UInt8[Tensor, "h w 3"]
 WritePair = Callable[[Image, Image, float], None]

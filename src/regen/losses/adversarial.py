@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from regen.networks.discriminator import PatchDiscriminator
+from regen.optimizer_state import Size, below, make_moments, moments
 
 
 @dataclass(frozen=True)
@@ -44,65 +44,87 @@ class AdversarialConfig:
 class AdversarialLoss:
     """Owns the discriminator, its optimizer and running means; the training loop stays as it is.
 
-    Each call lets the discriminator learn once from the clip and its reconstruction, and answers what the
-    reconstruction should be blamed for: the non-saturating loss softplus(-D(reconstruction)).
+    A call answers what the reconstruction should be blamed for, the non-saturating loss
+    softplus(-D(reconstruction)), with a gradient for the discriminator's own loss as well. `update` then lets
+    the discriminator learn, once for all calls since the one before.
     """
 
     def __init__(self, config: AdversarialConfig, device: torch.device):
         self.config = config
         self.discriminator = PatchDiscriminator(config.width, config.multipliers).to(device)
         self.optimizer = AdamW(
-            self.discriminator.parameters(), config.learning_rate, config.betas, weight_decay=0.0
+            self.discriminator.parameters(), config.learning_rate, config.betas, weight_decay=0.0, fused=True
         )
         self.means = torch.zeros(2, device=device)  # running means of D(real) and D(reconstruction)
-        self.calls = 0
+        self.updates = torch.zeros((), dtype=torch.int64)  # on the CPU, where nothing has to wait for it
+        self.answers = torch.zeros(3, device=device)  # since the last update: both answers, and of how many
 
     def __call__(
         self, target: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The weighted loss of the autoencoder, and what to log; zero before `start` calls."""
-        self.calls += 1
-        if self.calls <= self.config.start:
+        """The weighted loss of the autoencoder, and what to log; zero before `start` updates."""
+        if self.updates < self.config.start:
             return reconstruction.new_zeros(()), {}
-        logs = self._learn(target, reconstruction.detach())
+        learning, logs = self._discriminate(target, reconstruction.detach())
         self.discriminator.requires_grad_(False)
         blame = F.softplus(-self.discriminator(reconstruction).float()).mean()
         self.discriminator.requires_grad_(True)
-        return self.config.weight * blame, logs | {"adversarial": blame.detach()}
+        # The discriminator's loss brings its gradient and no value: it is none of the autoencoder's.
+        loss = self.config.weight * blame + learning - learning.detach()
+        return loss, logs | {"adversarial": blame.detach()}
 
-    def state_dict(self) -> dict[str, Any]:
+    def update(self, average: Callable[[list[Tensor]], None]) -> None:
+        """Let the discriminator learn from the calls since the last update.
+
+        `average` replaces each of its tensors by their mean over all processes.
+        """
+        if self.updates >= self.config.start:
+            gradients = [one.grad for one in self.discriminator.parameters() if one.grad is not None]
+            average([*gradients, self.answers])
+            self.optimizer.step()
+            answers = self.answers[:2] / self.answers[2]
+            first = self.updates == self.config.start
+            self.means.copy_(answers if first else torch.lerp(answers, self.means, self.config.lecam_decay))
+        self.updates += 1
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the calls since the last update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.answers.zero_()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a run needs in order to go on."""
+        parameters = dict(self.discriminator.named_parameters())
+        weights = self.discriminator.state_dict()
         return {
-            "discriminator": self.discriminator.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **{f"discriminator.{name}": value for name, value in weights.items()},
+            **{f"optimizer.{name}": value for name, value in moments([self.optimizer], parameters).items()},
             "means": self.means,
-            "calls": self.calls,
+            "updates": self.updates,
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.discriminator.load_state_dict(saved["discriminator"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.means.copy_(saved["means"])
-        self.calls = saved["calls"]
+    def prepare(self, sizes: dict[str, Size]) -> None:
+        """Make what the optimizer has in a checkpoint with tensors of these shapes and types."""
+        parameters = dict(self.discriminator.named_parameters())
+        make_moments([self.optimizer], parameters, below("optimizer", sizes))
 
-    def _learn(self, target: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
-        """One update of the discriminator: softplus(-D(real)) + softplus(D(reconstruction)), LeCAM, R1."""
+    def _discriminate(self, target: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss: softplus(-D(real)) + softplus(D(reconstruction)), LeCAM, R1."""
         config = self.config
         real = self.discriminator(target).float()
         fake = self.discriminator(reconstruction).float()
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        answers = torch.stack([real.mean(), fake.mean()]).detach()
-        first = self.calls == config.start + 1
-        self.means = answers if first else torch.lerp(answers, self.means, config.lecam_decay)
-        loss = loss + config.lecam_weight * lecam(real, fake, self.means)
+        seen = torch.stack([real.mean(), fake.mean(), torch.ones_like(real.mean())])
+        self.answers += len(target) * seen.detach()
+        if self.updates > config.start:  # before, there are no means yet
+            loss = loss + config.lecam_weight * lecam(real, fake, self.means)
         logs = {"discriminator": loss.detach()}
-        if (self.calls - self.config.start - 1) % config.r1_every == 0:
+        if (self.updates - config.start) % config.r1_every == 0:
             penalty = r1_penalty(self.discriminator, target)
             loss = loss + config.r1_every * config.r1_weight / 2 * penalty
             logs["r1"] = penalty.detach()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return logs
+        return loss, logs
 
 
 def lecam(real: Tensor, fake: Tensor, means: Float[Tensor, "2"]) -> Float[Tensor, ""]:

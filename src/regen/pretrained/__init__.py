@@ -9,19 +9,23 @@ on the Hugging Face Hub ("owner/name"). Each is a folder with `config.json`, `*.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
+from regen.runtime import keep_freed_memory
 
 DEFAULT_MODEL = "regen-small-4x"
 BUNDLED = Path(__file__).parent
@@ -95,20 +99,43 @@ def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
     return model.to(device).eval()
 
 
+def be_quiet() -> None:
+    """Nothing but a command's own words on the terminal, and memory kept from model to model."""
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    keep_freed_memory()
+
+
 def weights_hash(name: str) -> str:
     """16 hexadecimal digits over names, types, shapes and bytes of the stored weights of the model `name`.
 
     It is taken from the files, so it does not depend on the precision that a model is loaded in.
     """
     digest = hashlib.blake2b(digest_size=8)
-    folder = resolve(name)
-    files = {tensor: path for path in _weight_files(folder) for tensor in _shapes(path)}
-    for tensor, path in sorted(files.items()):
-        with safe_open(path, framework="pt") as file:
-            values = file.get_tensor(tensor)
+    for tensor, values in stored_weights(resolve(name)):
         digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
         digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and values of each tensor of the model in `folder`, in the order of the names, one at a time.
+
+    Raises ValueError when the files are damaged.
+    """
+    files = {tensor: path for path in _weight_files(folder) for tensor in _shapes(path)}
+    for tensor, path in sorted(files.items()):
+        with safe_open(path, framework="pt") as file:
+            yield tensor, file.get_tensor(tensor)
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the model in `folder`, with the name of its class as `_class_name`.
+
+    Raises ValueError when it is damaged or of a class that regen can't load.
+    """
+    _class_of(folder)
+    return _config(folder)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Losses besides the model's own, for models that take them: perceptual and adversarial (spec A13)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
 from regen.losses.perceptual import Lpips, Net
+from regen.optimizer_state import Size
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,21 @@ class FurtherLosses:
             total, logs = total + term, logs | said
         return total, logs
 
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.adversarial is None else self.adversarial.state_dict()
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def update(self, average: Callable[[list[Tensor]], None]) -> None:
+        """Let what learns beside the model learn from the calls since the last update."""
         if self.adversarial is not None:
-            self.adversarial.load_state_dict(saved)
+            self.adversarial.update(average)
+
+    def discard(self) -> None:
+        """Forget the calls since the last update."""
+        if self.adversarial is not None:
+            self.adversarial.discard()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a run needs in order to go on."""
+        return {} if self.adversarial is None else self.adversarial.tensors()
+
+    def prepare(self, sizes: dict[str, Size]) -> None:
+        """Make those of its tensors that are in a checkpoint and not there before the first update."""
+        if self.adversarial is not None:
+            self.adversarial.prepare(sizes)

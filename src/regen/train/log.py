@@ -1,6 +1,7 @@
 """What a run tells: a progress bar or plain lines on stderr, log.jsonl, TensorBoard when it is installed."""
 
 import json
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -24,16 +25,9 @@ class Window:
     def reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.restart_clock()
 
-    def restart_clock(self) -> None:
-        """Begin to count clips and seconds anew, so that saving and evaluating don't count as training."""
-        self.clips = 0
-        self.started = time.perf_counter()
-
-    def add(self, values: dict[str, Tensor], clips: int) -> None:
-        """Add the values of one step: detached tensors of one number each."""
-        self.clips += clips
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add the values of one pass: detached tensors of one number each."""
         for name, value in values.items():
             value = value.float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -44,19 +38,22 @@ class Window:
         totals = torch.stack(list(self.sums.values())).tolist()
         return {name: total / self.counts[name] for name, total in zip(self.sums, totals, strict=True)}
 
-    def clips_per_second(self) -> float:
-        return self.clips / (time.perf_counter() - self.started)
-
 
 class RunLog:
-    """The log of the run in folder `out`, from update `step` to update `steps`. A context manager."""
+    """The log of the run in folder `out`, from update `step` to update `steps`. A context manager.
 
-    def __init__(self, out: Path, step: int, steps: int, plain_seconds: float = PLAIN_SECONDS) -> None:
+    `silent`: tells and writes nothing, for all processes but one. `has_evaluation`: whether there is one of
+    update `step`.
+    """
+
+    def __init__(
+        self, out: Path, step: int, steps: int, silent: bool = False, plain_seconds: float = PLAIN_SECONDS
+    ) -> None:
         self.first_step, self.steps = step, steps
         self.started = time.perf_counter()
         self.plain_seconds = plain_seconds
         self.last_plain = float("-inf")
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=silent)
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -64,12 +61,14 @@ class RunLog:
             TextColumn("{task.fields[report]}"),
             console=self.console,
             refresh_per_second=2,
-            disable=not self.console.is_terminal,
+            disable=silent or not self.console.is_terminal,
         )
         self.task = self.progress.add_task("training", total=steps, completed=step, report="")
-        drop_rows_after(out / "log.jsonl", step)
-        self.file = (out / "log.jsonl").open("a")
-        self.tensorboard = open_tensorboard(out, step)
+        path = Path(os.devnull) if silent else out / "log.jsonl"
+        rows = [] if silent else drop_rows_after(path, step)
+        self.has_evaluation = any(row["step"] == step and "evaluation/psnr" in row for row in rows)
+        self.file = path.open("a")
+        self.tensorboard = None if silent else open_tensorboard(out, step)
 
     def __enter__(self) -> "RunLog":
         self.progress.start()
@@ -125,21 +124,26 @@ def describe(values: dict[str, float]) -> str:
     return " · ".join([*parts, f"{values['clips_per_second']:.1f} clips/s"])
 
 
-def drop_rows_after(path: Path, step: int) -> None:
-    """Remove the rows past `step`, and a half-written last one, so that a resumed run tells each once."""
+def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Remove the rows past `step`, and a half-written last one, so that a resumed run tells each once.
+
+    Returns those that stay.
+    """
     if not path.exists():
-        return
-    kept = []
+        return []
+    rows, kept = [], []
     for line in path.read_text().splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
         if row["step"] <= step:
+            rows.append(row)
             kept.append(line + "\n")
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
     temporary.replace(path)
+    return rows
 
 
 def open_tensorboard(out: Path, step: int) -> Any:

@@ -37,11 +37,18 @@ class HasTrunk(Protocol):
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
-    """The optimizers that together step every trainable parameter of `model` exactly once."""
+    """The optimizers that together step every trainable parameter of `model` exactly once.
+
+    Raises ValueError when Muon is asked for and all matrices of the trunk are frozen.
+    """
     if config.muon_learning_rate is None:
         return [build_adamw(model, set(), config)]
-    trunk = cast(HasTrunk, model).trunk_matrices()
-    assert trunk, "Muon was asked for, but the model has no trunk matrices"
+    trunk = [matrix for matrix in cast(HasTrunk, model).trunk_matrices() if matrix.requires_grad]
+    if not trunk:
+        raise ValueError(
+            "Muon has nothing to learn, because the matrices of the trunk are frozen; "
+            "leave them to AdamW by --optimizer.muon-learning-rate None."
+        )
     muon = Muon(
         [{"params": trunk, "initial_lr": config.muon_learning_rate}],
         lr=config.muon_learning_rate,

@@ -1,10 +1,8 @@
 """A whole training from a recipe: data, model, loop, latent statistics, and the model in RUN/model."""
 
-import hashlib
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,12 +16,16 @@ from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
+from regen.train.distributed import World, whole_state
 from regen.train.further import FurtherLosses, LossConfig
-from regen.train.loop import LoopConfig, load_batches, train
+from regen.train.loading import BatchLoader
+from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
 from regen.train.preview import save_preview
+from regen.train.start import StartConfig, StartReport, start_from
 from regen.train.statistics import measure_latent_statistics
+from regen.train.watch import Leave
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class DataConfig:
     """Clips of the held-out videos that an evaluation reconstructs."""
     statistics_clips: int = 10_000
     """Clips over which the latents' mean and deviation are measured at the end."""
+    seconds_per_sample: float = 60.0
+    """Longest time to read one sample; then another is drawn, and the log counts it."""
 
     def __post_init__(self) -> None:
         if min(self.preview_clips, self.statistics_clips) < 1 or self.held_out < 0:
@@ -66,6 +70,7 @@ class Recipe(Generic[M]):
     tasks: TaskConfig = field(default_factory=TaskConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    start: StartConfig = field(default_factory=StartConfig)
 
     def __post_init__(self) -> None:
         wanted = max(self.losses.adversarial.weight, self.losses.perceptual_weight) > 0
@@ -75,72 +80,86 @@ class Recipe(Generic[M]):
             raise ValueError("The baseline can only reconstruct; set tasks.hold to 1.")
 
 
+def class_of(config: ModelConfig) -> type[AutoencoderRegen] | type[AutoencoderMagvit2]:
+    """The class that a configuration is one of."""
+    return AutoencoderMagvit2 if isinstance(config, Magvit2Config) else AutoencoderRegen
+
+
 def build_model(config: ModelConfig) -> AutoencoderRegen | AutoencoderMagvit2:
     """A new model of this size, with the weights that training begins with."""
-    if isinstance(config, Magvit2Config):
-        return AutoencoderMagvit2(**asdict(config))
-    return AutoencoderRegen(**asdict(config))
+    return class_of(config)(**asdict(config))
 
 
 def run_recipe(
     recipe: Recipe,
-    data: Sequence[Path],
+    data: Sequence[str | Path],
     out: Path,
-    device: str | None = None,
+    world: World,
     resume: bool = True,
     cache: Path | None = None,
 ) -> Path:
-    """Train by `recipe` on the videos and images below the folders `data`; return the folder of the model.
+    """Train by `recipe` on the videos and images of the folders and shards `data`; return the model's folder.
 
-    The folder `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each
-    evaluation (original above, reconstruction below), and at the end model/, which `from_pretrained` loads.
-    The same call goes on with a run that was stopped. `cache` is a folder for decoded frames: worthwhile for
-    up to some hours of video, where decoding would take longer than training.
+    All processes of `world` have to call it. The folder `out` receives the run (see
+    `regen.train.loop.train`), previews/ with a picture for each evaluation (original above, reconstruction
+    below), and at the end model/, which `from_pretrained` loads. The same call goes on with a run that was
+    stopped. `cache` is a folder for decoded frames: worthwhile for up to some hours of video, where decoding
+    would take longer than training.
 
-    Raises ValueError when there is nothing to train on, and whatever `train` raises.
+    Raises ValueError when there is nothing to train on or to start from, and whatever `train` raises.
     """
     keep_freed_memory()
-    target = pick_device(device)
     torch.manual_seed(recipe.loop.seed)
     model = build_model(recipe.model)
-    further = FurtherLosses(recipe.losses, target) if isinstance(model, AutoencoderMagvit2) else None
-    clips = ClipDataset(data, cache=cache, short_side=recipe.data.short_side)
-    report_skipped(clips)
-    if cache is not None:
-        clips.fill_cache()
+    further = FurtherLosses(recipe.losses, world.device) if isinstance(model, AutoencoderMagvit2) else None
+    start = start_from(model, recipe.start)
+    clips = ClipDataset(data, cache, recipe.data.short_side, recipe.data.seconds_per_sample)
+    if world.is_main:
+        report_start(start)
+        report_skipped(clips)
+        if cache is not None:
+            clips.fill_cache()
+    world.wait()
     training, held_out = clips, clips
     if recipe.data.held_out:
         training, held_out = clips.split(recipe.data.held_out, model.chunk_frames)
     span = model.chunk_frames - 1
     batches = batches_of(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
-    measured = statistics_batches(training, recipe, span)
-    preview = Preview(held_out, recipe, model.chunk_frames, out / "previews", target)
+    preview = Preview(held_out, recipe, model.chunk_frames, out / "previews", world)
+    statistics = (model.latents_mean, model.latents_std) if start.keeps_latents else None
+    resolved = resolve(recipe, clips, world.device)
     state = train(
-        model,
-        batches,
-        recipe.loop,
-        recipe.optimizer,
-        out,
-        target,
-        preview,
-        resolve(recipe, clips, target),
-        resume,
-        further,
+        model, batches, recipe.loop, recipe.optimizer, out, world, preview, resolved, resume, further
     )
     folder = out / "model"
     if not folder.exists():
-        loop = replace(recipe.loop, steps=len(measured))
-        with closing(load_batches(measured, 0, loop, target)) as loaded:
-            export(state.ema.model, loaded, recipe.data.statistics_clips, folder)
+        weights = whole_state(state.ema.model)
+        if world.is_main:  # the others are done: what is left is little work
+            finished = build_model(recipe.model)
+            finished.load_state_dict(weights)
+            finished.to(world.device).eval()
+            measured = statistics_batches(training, recipe, span)
+            finished.set_latent_statistics(*(statistics or measure(finished, measured, recipe, world.device)))
+            export(finished, folder)
     return folder
 
 
 def resolve(recipe: Recipe, clips: ClipDataset, device: torch.device) -> dict[str, Any]:
     """The recipe as it is run: with the precision in words, and with what the data are, wherever they lie."""
-    names = "\n".join(f"{one.path.name} {len(one.times)} {one.width}x{one.height}" for one in clips.media)
-    fingerprint = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
     loop = replace(recipe.loop, dtype=name_of(pick_dtype(recipe.loop.dtype, device)))
-    return asdict(replace(recipe, loop=loop)) | {"files": len(clips.media), "files_fingerprint": fingerprint}
+    return asdict(replace(recipe, loop=loop)) | {
+        "class": class_of(recipe.model).__name__,
+        "files": len(clips),
+        "files_fingerprint": clips.fingerprint(),
+    }
+
+
+def report_start(start: StartReport) -> None:
+    """Say what came from the start model, what is new and what is frozen."""
+    if text := str(start):
+        print(text, file=sys.stderr)
+    if start.warning:
+        print(f"regen: warning: {start.warning}", file=sys.stderr)
 
 
 def report_skipped(clips: ClipDataset) -> None:
@@ -149,7 +168,7 @@ def report_skipped(clips: ClipDataset) -> None:
     if reasons:
         count = f"{len(reasons)} file{'s are' if len(reasons) > 1 else ' is'} left out"
         lines = "".join(f"\n  {reason}" for reason in reasons[:5])
-        print(f"regen: warning: {count}, {len(clips.media)} remain:{lines}", file=sys.stderr)
+        print(f"regen: warning: {count}, {len(clips)} remain:{lines}", file=sys.stderr)
 
 
 def batches_of(
@@ -170,23 +189,28 @@ def statistics_batches(clips: ClipDataset, recipe: Recipe, span: int) -> Trainin
 class Preview:
     """Reconstructs the same held-out clips at each evaluation, in one step: their PSNR and a picture."""
 
-    def __init__(self, clips: ClipDataset, recipe: Recipe, frames: int, folder: Path, device: torch.device):
+    def __init__(self, clips: ClipDataset, recipe: Recipe, frames: int, folder: Path, world: World):
         stage = recipe.data.stages[-1]
         clips.require(frames)
         self.size, self.frames, self.count = (stage.height, stage.width), frames, recipe.data.preview_clips
-        self.clips, self.folder, self.device = clips, folder, device
-        self.seed, self.dtype = recipe.loop.seed, pick_dtype(recipe.loop.dtype, device)
+        self.clips, self.folder, self.device, self.draws = clips, folder, world.device, world.is_main
+        self.seed, self.dtype = recipe.loop.seed, pick_dtype(recipe.loop.dtype, world.device)
 
-    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+    def __call__(self, model: nn.Module, step: int, leave: Leave) -> dict[str, float] | None:
+        """PSNR in dB, the mean over clips; None when it was left before its end. Every process computes the
+        same, because a model that they share among them needs them all; one draws the picture."""
         assert isinstance(model, VideoAutoencoder)
         originals, answers, psnr = [], [], []
         for i in range(self.count):
+            if leave():
+                return None
             clip = self.clips.read(i, self.frames, self.size, (1.0, 1.0), self.seed)[None]
             answer = self._reconstruct(model, clip)
             psnr.append(-10 * torch.log10((answer - clip).square().mean() / 4).item())
             originals.append(clip)
             answers.append(answer)
-        save_preview(self.folder / f"step-{step:08d}.png", torch.cat(originals), torch.cat(answers))
+        if self.draws:
+            save_preview(self.folder / f"step-{step:08d}.png", torch.cat(originals), torch.cat(answers))
         return {"psnr": sum(psnr) / len(psnr)}
 
     def _reconstruct(
@@ -198,11 +222,18 @@ class Preview:
         return answer.clamp(-1, 1).float().cpu()
 
 
-def export(model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int, folder: Path) -> None:
-    """Measure the latents over `count` clips, store that in the model and save it whole or not at all."""
-    assert isinstance(model, VideoAutoencoder)
-    mean, std = measure_latent_statistics(model, batches, count)
-    model.set_latent_statistics(mean.float(), std.float())
+def measure(
+    model: VideoAutoencoder, batches: TrainingBatches, recipe: Recipe, device: torch.device
+) -> tuple[Float[Tensor, "2 c"], Float[Tensor, "2 c"]]:
+    """Mean and deviation of the latents over the recipe's number of clips."""
+    keys = [(step, 0, 1) for step in range(len(batches))]
+    with BatchLoader(batches, keys, recipe.loop.workers, device) as loader:
+        mean, std = measure_latent_statistics(model, loader, recipe.data.statistics_clips)
+    return mean.float(), std.float()
+
+
+def export(model: VideoAutoencoder, folder: Path) -> None:
+    """Save the model whole or not at all."""
     temporary = folder.with_name(".model-incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)

@@ -1,10 +1,8 @@
-"""What a run is made of, its moving average, and checkpoints that are either whole or absent."""
+"""What a run is made of, its moving average, and the folder that it lies in."""
 
-import copy
+import hashlib
 import json
 import os
-import re
-import zipfile
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,18 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# These fields change when a run looks and saves, or where a checked file lies, never what is computed.
+from regen.optimizer_state import Size, below, make_moments, moments
+
+# These fields change when a run looks and saves, where a checked file lies, on how many processes or in how
+# many passes it computes, or what it does where it would else end: never what is computed.
 NEUTRAL_FIELDS = frozenset(
     {"log_every", "eval_every", "save_every_minutes", "keep", "workers", "preview_clips", "perceptual_file"}
+    | {"passes", "fsdp", "on_divergence", "seconds_per_sample", "seconds_per_batch"}
 )
 
 
 class Ema:
-    """Exponential moving average of the weights, held as a second model that is ready for evaluation."""
+    """Exponential moving average of the weights, held as a second model that is ready for evaluation.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    `average` is a copy of `model` at the start.
+    """
+
+    def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = average.eval().requires_grad_(False)
         self.sources: list[Tensor] = list(model.parameters())
         self.averages: list[Tensor] = list(self.model.parameters())
         self.buffers = list(model.buffers()), list(self.model.buffers())
@@ -42,125 +47,84 @@ class Ema:
 class Stateful(Protocol):
     """A part of the training that learns or counts beside the model, such as a discriminator."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it keeps; loading writes into these."""
+        ...
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None: ...
+    def prepare(self, sizes: dict[str, Size]) -> None:
+        """Make those of its tensors that are in a checkpoint and not there before the first update."""
+        ...
 
 
 class TrainState:
     """All that a run needs in order to go on: model, moving average, optimizers, updates done, and what else
-    learns."""
+    learns. `skipped` counts the updates that were left out because they were no numbers.
+    """
 
     def __init__(
-        self,
-        model: nn.Module,
-        ema: Ema,
-        optimizers: list[Optimizer],
-        step: int = 0,
-        further: Stateful | None = None,
+        self, model: nn.Module, ema: Ema, optimizers: list[Optimizer], further: Stateful | None = None
     ) -> None:
         self.model = model
         self.ema = ema
         self.optimizers = optimizers
-        self.step = step
         self.further = further
+        self.step = 0
+        self.skipped = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under one name; they share memory with the state."""
+        parts = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "step": self.step,
-            "further": {} if self.further is None else self.further.state_dict(),
+            "optimizer": moments(self.optimizers, self._parameters()),
+            "further": {} if self.further is None else self.further.tensors(),
         }
+        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        self.ema.model.load_state_dict(saved["ema"])
-        for optimizer, values in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
-        self.step = saved["step"]
+    def prepare(self, sizes: dict[str, Size]) -> None:
+        """Make the tensors of a checkpoint that come into being with the first update."""
+        make_moments(self.optimizers, self._parameters(), below("optimizer", sizes))
         if self.further is not None:
-            self.further.load_state_dict(saved["further"])
+            self.further.prepare(below("further", sizes))
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.named_parameters())
 
 
-def save_checkpoint(folder: Path, state: TrainState, resolved_config: dict[str, Any], keep: int) -> Path:
-    """Write `folder`/step-00001234.pt in one move and delete all but the newest `keep` checkpoints.
-
-    Raises ValueError when it can't be written; older checkpoints are then untouched.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{state.step:08d}.pt"
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"config": json.dumps(resolved_config), **state.state_dict()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(folder)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(
-            f"Checkpoint {path} could not be written ({first_line(error)}); "
-            "make room there and run the same command again."
-        ) from None
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink()
-    return path
-
-
-def load_latest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint in `folder`, on the CPU, or None; remains of interrupted saves are removed.
-
-    Raises ValueError when the newest checkpoint is damaged.
-    """
-    for remains in folder.glob("step-*.tmp"):
-        remains.unlink()
-    paths = list_checkpoints(folder)
-    return load_checkpoint(paths[-1]) if paths else None
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of one checkpoint, on the CPU. Raises ValueError when it is damaged."""
-    with path.open("rb") as file:
-        try:
-            # torch.load does not compare checksums: a flipped bit in a weight would pass.
-            with zipfile.ZipFile(file) as archive:
-                if archive.testzip() is None:
-                    file.seek(0)
-                    return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # damaged bytes can fail in any way
-            pass
-    raise ValueError(f"Checkpoint {path} is damaged; delete it to continue from the one before.")
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """All finished checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{8,}\.pt", path.name))
-
-
-def open_run(out: Path, resolved_config: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Prepare the run folder and return the checkpoint to go on from (None: start at step 0).
+def open_run(
+    out: Path, resolved_config: dict[str, Any], saved: dict[str, Any] | None, resume: bool, write: bool = True
+) -> None:
+    """Check the run folder, and prepare it where `write` says so; `saved` is the configuration of the
+    checkpoint to go on from, if there is one.
 
     Raises ValueError when a run is there and `resume` is False, or when that run has another configuration.
     """
-    saved = load_latest(out / "checkpoints")
     path = out / "config.json"
     if (saved is not None or path.exists()) and not resume:
         raise ValueError(f"There is already a run in {out}; choose another folder, or resume that run.")
     if saved is not None:
-        compare_configs(json.loads(saved["config"]), resolved_config, out)
-    temporary = path.with_suffix(".tmp")
+        compare_configs(saved, resolved_config, out)
+    if not write:
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(resolved_config, indent=2) + "\n")
-        temporary.replace(path)
+        write_json(path, resolved_config | {"fingerprint": fingerprint(resolved_config)})
     except OSError as error:
         raise ValueError(
             f"The run can't be kept in {out} ({error.strerror}); choose another folder."
         ) from None
-    return saved
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """16 hexadecimal digits for all of a configuration that acts on the result."""
+    flat = {name: value for name, value in flatten(config).items() if counts(name)}
+    text = json.dumps(flat, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def counts(name: str) -> bool:
+    """Whether the field with this dotted name acts on the result."""
+    return NEUTRAL_FIELDS.isdisjoint(name.split("."))
 
 
 def compare_configs(saved: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
@@ -169,8 +133,7 @@ def compare_configs(saved: dict[str, Any], wanted: dict[str, Any], out: Path) ->
     differences = [
         f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name, "absent") != now.get(name, "absent")
-        and NEUTRAL_FIELDS.isdisjoint(name.split("."))
+        if before.get(name, "absent") != now.get(name, "absent") and counts(name)
     ]
     if differences:
         raise ValueError(
@@ -190,6 +153,16 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A file that is whole under its name, or not there."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut (POSIX asks for a sync of the folder itself)."""
     if os.name != "posix":
@@ -199,7 +172,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -8,8 +8,7 @@ process computes on one thread of the CPU, because sums over several differ in t
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -19,12 +18,12 @@ import torch
 
 from regen import __version__
 from regen.codec.sessions import DecodeOptions, Seams
+from regen.data.sizes import Size
 from regen.evaluate.contest.clip_list import Clip, ClipList, OnWarning, check_unchanged, read_clips
 from regen.evaluate.contest.contestants import Contestant, Entry, enter
 from regen.evaluate.contest.measuring import Measures, Tools, View, keep_original, measure
 from regen.evaluate.contest.report_folder import ReportFolder, key_of, label_of
-from regen.evaluate.protocol import Size
-from regen.runtime import DTYPES, fold_seed
+from regen.runtime import DTYPES, fold_seed, one_thread
 
 PATIENCE = 0.5  # seconds between two looks at what other processes are doing
 OnResult = Callable[[int, int, str], None]  # results there, results wanted, what is being worked on
@@ -107,7 +106,7 @@ def prepare(
     """
     folder = ReportFolder(contest.report)
     folder.open()
-    with folder.alone():
+    with folder.claims.alone():
         settings = contest.settings(contest.measures.load(device), device)
         clips, rows = _frozen_clips(contest, settings, on_result, on_warning), folder.rows()
         jobs = [Job(None, size, 0, clip) for size in contest.sizes for clip in clips]
@@ -135,7 +134,7 @@ def work(contest: Contest, jobs: Sequence[Job], device: torch.device, on_result:
             done = before = len(jobs) - len(missing)
             for job in missing:
                 on_result(done, len(jobs), "originals" if job.entry is None else job.entry.name)
-                with folder.claim(job.key) as place:
+                with folder.claims.claim(job.key) as place:
                     if place is not None and not folder.is_done(job.key):
                         folder.publish(job.key, place, bench.make(job, place))
                         done += 1
@@ -186,17 +185,6 @@ class _Bench:
 def size_name(size: Size | None) -> str:
     """A size as reports have it: "256x256", or "native" for each clip's own."""
     return "native" if size is None else str(size)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """In the block PyTorch computes on one thread of the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def free(device: torch.device) -> None:

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions
 from regen.data.overlap import ahead, behind
+from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader, VideoWriter
 from regen.evaluate.contest.clip_list import Clip, hash_file
 from regen.evaluate.contest.contestants import Contestant, Watches
 from regen.evaluate.features import ClipFeatures, Extractor, FeatureSource
-from regen.evaluate.protocol import Size, fit
 from regen.evaluate.quality import ClipMetrics, ClipResult
 from regen.losses.perceptual import Lpips, Net
 

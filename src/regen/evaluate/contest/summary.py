@@ -46,7 +46,7 @@ def write_summary(folder: ReportFolder) -> list[Row]:
         groups[row["model"], row["size"], row["steps"]].append(row)
     whole = [group for group in groups.values() if len(group) == len(clips)]
     lines = [json.dumps(row, allow_nan=False) for group in whole for row in group]
-    folder.write_text(folder.path / "clips.jsonl", "".join(f"{line}\n" for line in lines))
+    folder.claims.write_text(folder.path / "clips.jsonl", "".join(f"{line}\n" for line in lines))
     fvd = _Fvd(folder, settings["fvd"])
     summary = [summarize(group, *fvd.of(group)) for group in whole]
     folder.write_json(folder.path / "summary.json", summary)

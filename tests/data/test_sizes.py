@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from regen.evaluate.protocol import Size, fit, parse_size, scaled_size
+from regen.data.sizes import Size, fit, parse_size, scaled_size
 
 sides = st.integers(8, 200)
 

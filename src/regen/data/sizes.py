@@ -1,4 +1,4 @@
-"""The size at which videos are measured: scale to cover, then cut out the centre (REGEN paper, section 4)."""
+"""Frames at a given size: scale to cover, then cut out the centre (REGEN paper, section 4)."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SMALLEST, LARGEST = 8, 16384  # pixels: one patch of the embedders; far above an
 
 @dataclass(frozen=True)
 class Size:
-    """Height and width in pixels of what is measured."""
+    """Height and width in pixels of the frames that a model sees."""
 
     height: int
     width: int
@@ -54,7 +54,7 @@ def scaled_size(height: int, width: int, size: Size) -> tuple[int, int]:
 
 
 def fit(frame: UInt8[Tensor, "h w 3"], size: Size | None) -> UInt8[Tensor, "h2 w2 3"]:
-    """One frame at the measuring size; `None` leaves it as it is.
+    """One frame at the given size; `None` leaves it as it is.
 
     The frame is scaled by antialiased bicubic interpolation until it covers `size`, and the centre is cut
     out. It is never distorted. For a square N x N that is: short side to N, then centre crop.

@@ -1,0 +1,176 @@
+"""What is known of many videos and images before one is read: columns of numbers, not objects.
+
+A hundred thousand samples take a few megabytes, which processes that are forked share.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from regen.data.failures import time_limit
+from regen.data.media import Source, VideoError, find_media
+from regen.data.shards import ShardSet, is_shard_set
+from regen.data.video import VideoReader
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A value for every sample; `seconds` is the time from the first to the last frame."""
+
+    frames: Int64[np.ndarray, " sample"]
+    frame_rate: Float64[np.ndarray, " sample"]
+    seconds: Float64[np.ndarray, " sample"]
+    width: Int64[np.ndarray, " sample"]
+    height: Int64[np.ndarray, " sample"]
+    is_image: Bool[np.ndarray, " sample"]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def take(self, numbers: Int64[np.ndarray, " taken"]) -> "Columns":
+        """The columns of some samples, in the order of `numbers`."""
+        return Columns(*(getattr(self, field.name)[numbers] for field in fields(self)))
+
+
+@runtime_checkable
+class Catalog(Protocol):
+    """The samples of one place, by number. Holds no open file and may be used in any process."""
+
+    columns: Columns
+
+    def name(self, number: int) -> str:
+        """Where sample `number` lies, for messages; its last part is the name of its file."""
+        ...
+
+    def source(self, number: int) -> Source:
+        """What a reader opens. Raises VideoError when it can't be had any more."""
+        ...
+
+    def times(self, number: int, source: Source) -> Float64[np.ndarray, " t"]:
+        """The times of all frames in seconds, rising. Raises VideoError."""
+        ...
+
+
+class FolderCatalog:
+    """Video and image files, each opened once at the start.
+
+    Those that can't be read, or not in `seconds`, are left out; `skipped` has the reasons. The frame times
+    of all files are kept, exact.
+    """
+
+    def __init__(self, paths: Sequence[Path], seconds: float | None = None) -> None:
+        self.skipped: dict[str, str] = {}
+        names: list[bytes] = []
+        times: list[np.ndarray] = []
+        rows: list[tuple[int, float, float, int, int, bool]] = []
+        for path in find_media(paths):
+            try:
+                with time_limit(seconds, str(path)), VideoReader(path, threads=1) as reader:
+                    moments, info = reader.frame_times(), reader.info
+            except VideoError as error:
+                self.skipped[str(path)] = str(error)
+                continue
+            span = float(moments[-1] - moments[0])
+            rows.append((len(moments), float(info.frame_rate), span, info.width, info.height, info.is_image))
+            names.append(os.fsencode(path))
+            times.append(moments)
+        self.columns = _columns(*(zip(*rows, strict=True) if rows else [()] * 6))
+        self._names = np.frombuffer(b"".join(names), dtype=np.uint8)
+        self._name_ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
+        self._times = np.concatenate([np.empty(0), *times])
+        self._time_ends = np.cumsum([0, *self.columns.frames], dtype=np.int64)
+
+    def name(self, number: int) -> str:
+        return os.fsdecode(self._names[self._name_ends[number] : self._name_ends[number + 1]].tobytes())
+
+    def source(self, number: int) -> Source:
+        return Path(self.name(number))
+
+    def times(self, number: int, source: Source) -> Float64[np.ndarray, " t"]:
+        return self._times[self._time_ends[number] : self._time_ends[number + 1]]
+
+
+class ShardCatalog:
+    """The samples of a shard set, as its index tells; nothing else is read at the start."""
+
+    def __init__(self, address: str) -> None:
+        self.shards = ShardSet(address)
+        names = ("frames", "frame_rate", "seconds", "width", "height", "is_image")
+        self.columns = _columns(*(self.shards.column(name) for name in names))
+
+    def name(self, number: int) -> str:
+        return f"{self.shards.address}/{self.shards.name(number)}"
+
+    def source(self, number: int) -> Source:
+        return self.shards.read(number)
+
+    def times(self, number: int, source: Source) -> Float64[np.ndarray, " t"]:
+        if self.shards.column("is_regular")[number]:
+            return np.arange(self.columns.frames[number]) / self.columns.frame_rate[number]
+        with VideoReader(source, threads=1) as reader:
+            return reader.frame_times()
+
+
+@dataclass(frozen=True)
+class Library:
+    """Several catalogues as one, their samples in a row; `skipped`: files left out, with the reasons."""
+
+    catalogs: tuple[Catalog, ...]
+    skipped: dict[str, str]
+
+    @property
+    def columns(self) -> Columns:
+        parts = [catalog.columns for catalog in self.catalogs]
+        return Columns(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Columns)))
+
+    def find(self, number: int) -> tuple[Catalog, int]:
+        """The catalogue that has sample `number`, and its number there."""
+        for catalog in self.catalogs:
+            if number < len(catalog.columns):
+                return catalog, number
+            number -= len(catalog.columns)
+        raise AssertionError(f"there is no sample {number} behind the last one")
+
+    def file_names(self, numbers: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
+        """The names of the files of some samples, without their places, as the system writes them."""
+        for number in numbers.tolist():
+            catalog, place = self.find(number)
+            yield os.fsencode(os.path.basename(catalog.name(place)))
+
+
+def open_library(paths: Sequence[str | Path], seconds: float | None) -> Library:
+    """All samples of these files, folders and shard sets: those of files first, sorted, each once.
+
+    Files that can't be read in `seconds` are left out.
+
+    Raises ValueError when a place does not exist, or none of them has a sample that can be used.
+    """
+    places = list(dict.fromkeys(str(path) for path in paths))
+    addresses = [place for place in places if is_shard_set(place)]
+    folder = FolderCatalog([Path(place) for place in places if place not in addresses], seconds)
+    catalogs: list[Catalog] = [folder] if len(folder.columns) else []
+    catalogs += [ShardCatalog(address) for address in addresses]
+    if not sum(len(catalog.columns) for catalog in catalogs):
+        raise ValueError(_nothing(places, folder.skipped))
+    return Library(tuple(catalogs), folder.skipped)
+
+
+def _nothing(places: Sequence[str], skipped: dict[str, str]) -> str:
+    where = ", ".join(places)
+    if skipped:
+        first = next(iter(skipped.values()))
+        return f"None of the {len(skipped)} videos and images in {where} can be used, as: {first}"
+    bare = [place for place in places if any(Path(place).glob("*.tar"))]
+    if bare:
+        return f"{bare[0]} has shards without an index; make one by regen shards index {bare[0]}."
+    return f"There is no video or image in {where}; give a folder that holds some."
+
+
+def _columns(*values: Sequence[Any] | np.ndarray) -> Columns:
+    kinds = (np.int64, np.float64, np.float64, np.int64, np.int64, np.bool_)
+    return Columns(*(np.asarray(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)))

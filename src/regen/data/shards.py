@@ -1,0 +1,210 @@
+"""Many videos and images in few tar files (WebDataset's format), with an index for random access.
+
+    DIR/00000.tar  00001.tar ...   members KEY.mp4 (or another suffix), KEY.txt (caption), KEY.cls (class)
+    DIR/index.safetensors          one row per sample: where it lies, and what is known of it
+
+A folder may lie on a local disk or at any address that fsspec knows ("s3://bucket/videos"). Nothing but the
+index is read at the start, and each sample by one read at its place, so order and memory depend neither on
+the number of shards nor on that of the processes.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from regen.data.media import Blob, GoneError, VideoError, reason
+
+INDEX = "index.safetensors"
+METADATA = "regen"
+FORMAT = 1
+TIME_STAMP = 0  # of all members: the same samples make the same bytes
+# Column of the index to its type; texts lie end to end in columns of bytes with their ends beside them.
+COLUMNS = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "size": np.int64,
+    "frames": np.int32,
+    "frame_rate": np.float64,
+    "seconds": np.float64,
+    "width": np.int32,
+    "height": np.int32,
+    "label": np.int32,
+    "is_image": np.bool_,
+    "is_regular": np.bool_,
+}
+TEXTS = ("name", "caption")
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """What the index tells of a sample; `name` is that of its member, KEY.mp4.
+
+    `seconds` is the time from the first to the last frame, `width` and `height` are in pixels as shown
+    (after rotation), `label` is a class or -1. `is_regular`: frame i is shown at i / `frame_rate` seconds,
+    to half a millisecond.
+    """
+
+    name: str
+    frames: int
+    frame_rate: float
+    seconds: float
+    width: int
+    height: int
+    is_image: bool
+    is_regular: bool
+    caption: str = ""
+    label: int = -1
+
+    @property
+    def key(self) -> str:
+        """The name without its suffix."""
+        return self.name.rpartition(".")[0]
+
+
+class ShardWriter:
+    """Writes one shard, a tar file that is whole under its name or absent. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.temporary = path, path.with_suffix(f".{os.getpid()}.part")
+        self.rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "ShardWriter":
+        self.tar = tarfile.open(self.temporary, "w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def add(self, facts: SampleFacts, content: bytes) -> None:
+        """Append a sample: the bytes of its file, and its caption and class as members of their own."""
+        offset = self._member(facts.name, content)
+        if facts.caption:
+            self._member(f"{facts.key}.txt", facts.caption.encode())
+        if facts.label >= 0:
+            self._member(f"{facts.key}.cls", str(facts.label).encode())
+        self.rows.append(asdict(facts) | {"offset": offset, "size": len(content)})
+
+    def _member(self, name: str, content: bytes) -> int:
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = len(content), TIME_STAMP, 0o644
+        start = self.tar.offset
+        self.tar.addfile(info, io.BytesIO(content))
+        return start + len(info.tobuf(tarfile.USTAR_FORMAT))
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.tar.close()
+        if kind is not None:
+            self.temporary.unlink(missing_ok=True)
+            return
+        descriptor = os.open(self.temporary, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        self.temporary.replace(self.path)
+
+
+def index_bytes(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any]]]) -> bytes:
+    """The content of an index file: the names of the shards, and the rows of each, in their order."""
+    flat = [row | {"shard": number} for number, part in enumerate(rows) for row in part]
+    columns: dict[str, np.ndarray] = {
+        name: np.array([row[name] for row in flat], dtype=kind) for name, kind in COLUMNS.items()
+    }
+    for name in TEXTS:
+        encoded = [str(row[name]).encode() for row in flat]
+        columns[name] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        columns[f"{name}_end"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+    # One entry: several would come in another order each time.
+    return save(columns, {METADATA: json.dumps({"format": FORMAT, "shards": list(shards)})})
+
+
+class ShardSet:
+    """The samples of a folder of shards, by number. Holds no open file and may be used in any process.
+
+    Raises ValueError when `address` has no index, or one that can't be read.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        try:
+            content = self._fetch(INDEX)
+        except OSError as error:
+            raise ValueError(
+                f"{self.address} has no {INDEX} that can be read ({reason(error)}); "
+                "make one by regen shards index."
+            ) from None
+        except ImportError as error:
+            raise ValueError(f"{self.address} can't be read without another package: {error}.") from None
+        try:
+            columns = load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            facts = json.loads(header[METADATA])
+            self.shards: list[str] = facts["shards"]
+            self._columns = {name: columns[name] for name in (*COLUMNS, *TEXTS, *(f"{t}_end" for t in TEXTS))}
+        except (SafetensorError, KeyError, ValueError):
+            raise ValueError(
+                f"{self.address}/{INDEX} is damaged; make it again by regen shards index."
+            ) from None
+        if facts["format"] != FORMAT:
+            raise ValueError(
+                f"{self.address}/{INDEX} has format {facts['format']}, this version reads {FORMAT}; "
+                "make it again by regen shards index."
+            )
+
+    def __len__(self) -> int:
+        return len(self._columns["shard"])
+
+    def column(self, name: str) -> np.ndarray:
+        """One of `COLUMNS`, a value for every sample."""
+        return self._columns[name]
+
+    def name(self, number: int) -> str:
+        """The name of the member that holds sample `number`."""
+        return self._text("name", number)
+
+    def facts(self, number: int) -> SampleFacts:
+        """What the index tells of sample `number`."""
+        names = [name for name in COLUMNS if name not in ("shard", "offset", "size")]
+        values = {name: self._columns[name][number].item() for name in names}
+        return SampleFacts(name=self.name(number), caption=self._text("caption", number), **values)
+
+    def of_shard(self, shard: str) -> range:
+        """The numbers of the samples in one shard, in the order in which they lie there."""
+        number = self.shards.index(shard)
+        first, last = np.searchsorted(self._columns["shard"], [number, number + 1])
+        return range(int(first), int(last))
+
+    def read(self, number: int) -> Blob:
+        """The file of sample `number`. Raises GoneError without its shard, VideoError if that is cut off."""
+        shard = self.shards[int(self._columns["shard"][number])]
+        start, size = int(self._columns["offset"][number]), int(self._columns["size"][number])
+        name = f"{self.address}/{shard}/{self.name(number)}"
+        try:
+            content = self._fetch(shard, start, start + size)
+        except VideoError:  # the time for this sample is over
+            raise
+        except Exception as error:  # what a remote place raises is up to the package that reads it
+            raise GoneError(f"{name} can't be read ({reason(error)}); is the shard still there?") from None
+        if len(content) != size:
+            raise VideoError(f"{name} is cut off; copy the shard again.")
+        return Blob(name, content)
+
+    def _fetch(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        # The file system anew each time (fsspec keeps it): some of them can't be used after a fork.
+        files, root = fsspec.core.url_to_fs(self.address)
+        return bytes(files.cat_file(f"{str(root).rstrip('/')}/{name}", start=start, end=end))
+
+    def _text(self, column: str, number: int) -> str:
+        ends = self._columns[f"{column}_end"]
+        start = int(ends[number - 1]) if number else 0
+        return self._columns[column][start : int(ends[number])].tobytes().decode()
+
+
+def is_shard_set(address: str) -> bool:
+    """Whether samples lie in shards there: the address of a remote place, or a folder with an index."""
+    return "://" in address or (Path(address) / INDEX).is_file()

@@ -1,0 +1,187 @@
+"""What can't be read is counted, named once, replaced by another sample, and never ends a training."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from movies import damage, make_movie, noisy, numbered, truncate
+from tiny_shards import make_shards
+
+from regen.data import failures
+from regen.data.clips import ClipDataset
+from regen.data.cutting import Cut
+from regen.data.failures import Failures, SlowError, time_limit
+from regen.data.media import GoneError, VideoError
+from regen.data.tasks import Stage, TaskConfig, TrainingBatches
+from regen.train.loading import BatchLoader
+
+CUT = Cut(5, (16, 24))
+FAST = {"movflags": "faststart"}
+
+
+def test_a_block_may_take_so_long_and_no_longer() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with time_limit(5.0, "a.mp4"):
+        pass
+    start = time.monotonic()
+    with (
+        pytest.raises(SlowError, match=r"^a\.mp4 could not be read in 0\.1 seconds\.$"),
+        time_limit(0.1, "a.mp4"),
+    ):
+        time.sleep(5)
+    assert time.monotonic() - start < 2
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_there_is_no_limit_where_none_can_be_set() -> None:
+    finished = []
+
+    def work() -> None:
+        with time_limit(0.01, "a.mp4"):
+            time.sleep(0.05)
+            finished.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    signal.setitimer(signal.ITIMER_REAL, 30.0)
+    try:
+        work()
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 25, "the other timer runs on"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    with time_limit(None, "a.mp4"):
+        time.sleep(0.02)
+    assert finished == [True, True]
+
+
+def test_records_are_bounded_and_each_sample_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(failures, "NAMED", 3)
+    record = Failures()
+    for number in range(50):
+        record.record(f"{number % 10}.mp4", VideoError(f"{number % 10}.mp4 is broken."))
+    assert record.counts == {"damaged": 50}
+    assert list(record.reasons) == ["0.mp4", "1.mp4", "2.mp4"]
+    assert capsys.readouterr().err.count("is broken") == 3
+    assert record.record("a", SlowError("a is slow.")) == 1
+    assert record.record("a", GoneError("a is gone.")) == 2
+    assert record.slow == set()
+
+
+@pytest.fixture(params=["folder", "shards"])
+def clips(request: pytest.FixtureRequest, tmp_path: Path) -> ClipDataset:
+    """Three videos, of which good.mp4 is drawn once in a while."""
+    files = []
+    for name in ("bad", "good", "other"):
+        files.append(
+            make_movie(tmp_path / f"{name}.mp4", noisy(40), options={"g": "10"}, container_options=FAST)
+        )
+    if request.param == "folder":
+        return ClipDataset(files, seconds_per_sample=0.5)
+    shards = make_shards(tmp_path / "shards", files, per_shard=1)
+    for path in files:
+        path.unlink()
+    return ClipDataset([str(shards)], seconds_per_sample=0.5)
+
+
+def place_of(clips: ClipDataset, tmp_path: Path) -> Path:
+    """The file that holds the bytes of bad.mp4."""
+    shard = tmp_path / "shards" / "00000.tar"
+    return shard if shard.exists() else tmp_path / "bad.mp4"
+
+
+def assert_replaced(clips: ClipDataset, kind: int, capsys: pytest.CaptureFixture[str]) -> None:
+    undamaged = [clips.sample(index, CUT, seed=0) for index in range(12)]
+    lost = torch.tensor([sample.replaced for sample in undamaged])
+    assert 2 <= (lost.sum(1) > 0).sum() <= 9, "some samples had to be drawn anew, others not"
+    assert lost.sum(0).nonzero().flatten().tolist() == [kind]
+    assert clips.failures.counts == {failures.KINDS[kind]: int(lost.sum())}
+    (name,) = clips.failures.reasons
+    assert name.endswith("bad.mp4")
+    warnings = capsys.readouterr().err
+    assert warnings.count("regen: warning:") == 1
+    assert "bad.mp4" in warnings
+    assert warnings.endswith("Another video is drawn instead.\n")
+
+
+def test_a_damaged_sample_is_replaced(
+    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(place_of(clips, tmp_path), 0.2, 0.9)
+    assert_replaced(clips, 0, capsys)
+
+
+def test_a_truncated_sample_is_replaced(
+    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncate(place_of(clips, tmp_path), 0.3)
+    assert_replaced(clips, 0, capsys)
+
+
+def test_a_sample_that_is_gone_is_replaced(
+    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place_of(clips, tmp_path).unlink()
+    assert_replaced(clips, 2, capsys)
+
+
+def test_a_sample_that_hangs_is_replaced_and_waited_for_once(
+    clips: ClipDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = place_of(clips, tmp_path)
+    if path.suffix == ".mp4":
+        path.unlink()
+        os.mkfifo(path)  # opening it waits for a writer
+    else:
+        cat_file = fsspec.get_filesystem_class("file").cat_file
+
+        def hang(self: object, name: str, start: int, end: int) -> bytes:
+            if name.endswith("00000.tar"):
+                time.sleep(30)
+            return cat_file(self, name, start=start, end=end)
+
+        monkeypatch.setattr(fsspec.get_filesystem_class("file"), "cat_file", hang)
+    start = time.monotonic()
+    assert_replaced(clips, 1, capsys)
+    assert time.monotonic() - start < 5
+
+
+def test_files_that_hang_at_the_start_are_left_out(tmp_path: Path) -> None:
+    make_movie(tmp_path / "good.mp4", numbered(12))
+    os.mkfifo(tmp_path / "hangs.mp4")
+    clips = ClipDataset([tmp_path], seconds_per_sample=0.2)
+    assert len(clips) == 1
+    assert "could not be read in 0.2 seconds" in clips.skipped[f"{tmp_path}/hangs.mp4"]
+
+
+def test_a_shard_deleted_while_processes_read_it(tmp_path: Path) -> None:
+    """The batches whose samples are not in it stay as they were, the others are filled up and counted."""
+    files = [make_movie(tmp_path / f"{index}.mp4", numbered(12 + index)) for index in range(4)]
+    shards = make_shards(tmp_path / "shards", files, per_shard=1)
+    tasks, stage = TaskConfig(image_share=0.0, hold=1.0), Stage(16, 24, clips=3, images=1)
+    data = TrainingBatches(ClipDataset([str(shards)]), 4, tasks, (stage,), (1.0, 1.0), 30, 0)
+    keys = [(step, 0, 1) for step in range(30)]
+    undisturbed = [data[key]["clip"] for key in keys]
+    loaded = []
+    with BatchLoader(data, keys, 2, torch.device("cpu")) as loader:
+        for index, batch in enumerate(loader):
+            loaded.append(batch)
+            if index == 5:
+                (shards / "00002.tar").unlink()
+    assert loader.restarts == 0
+    assert loader.counts["gone_samples"] > 3
+    assert loader.counts["damaged_samples"] == loader.counts["slow_samples"] == 0
+    for batch, whole in zip(loaded, undisturbed, strict=True):
+        if batch["replaced"].sum() == 0:
+            assert torch.equal(batch["clip"], whole.float() / 127.5 - 1)

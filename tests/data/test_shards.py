@@ -1,0 +1,144 @@
+"""The shard format: standard tar files, an index that is enough, and every sample by one read."""
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from movies import make_movie, numbered, smooth, truncate
+from PIL import Image
+from tiny_shards import facts_of, make_shards
+
+from regen.data.media import GoneError, VideoError
+from regen.data.shards import INDEX, ShardSet, ShardWriter, is_shard_set
+from regen.data.video import VideoReader
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    Image.fromarray(smooth(30, 40)).save(tmp_path / "c.png")
+    return [
+        make_movie(tmp_path / "a.mp4", numbered(12)),
+        make_movie(tmp_path / "b.mkv", numbered(6), times=[0, 0.04, 0.08, 0.3, 0.4, 0.5]),
+        tmp_path / "c.png",
+    ]
+
+
+@pytest.fixture
+def shards(files: list[Path], tmp_path: Path) -> Path:
+    return make_shards(tmp_path / "shards", files)
+
+
+def test_every_sample_comes_back_with_what_is_known_of_it(files: list[Path], shards: Path) -> None:
+    found = ShardSet(str(shards))
+    assert len(found) == 3
+    assert found.shards == ["00000.tar", "00001.tar"]
+    for number, path in enumerate(files):
+        assert found.read(number).content == path.read_bytes()
+        assert found.read(number).suffix == path.suffix
+        facts = found.facts(number)
+        assert facts == facts_of(path, caption=f"about {path.stem}", label=2 * (number // 2))
+        assert facts.key == path.stem
+    assert [found.facts(number).is_regular for number in range(3)] == [True, False, True]
+    assert [list(found.of_shard(name)) for name in found.shards] == [[0, 1], [2]]
+
+
+def test_the_files_are_what_others_read_and_write(files: list[Path], shards: Path) -> None:
+    with tarfile.open(shards / "00000.tar") as tar:
+        assert tar.getnames() == ["a.mp4", "a.txt", "a.cls", "b.mkv", "b.txt", "b.cls"]
+        member = tar.extractfile("a.txt")
+        assert member is not None
+        assert member.read() == b"about a"
+
+
+def test_the_same_samples_make_the_same_bytes(files: list[Path], shards: Path, tmp_path: Path) -> None:
+    again = make_shards(tmp_path / "again", files)
+    for name in ("00000.tar", "00001.tar", INDEX):
+        assert (again / name).read_bytes() == (shards / name).read_bytes()
+
+
+def test_a_shard_is_whole_or_absent(files: list[Path], tmp_path: Path) -> None:
+    facts = facts_of(files[0])
+
+    def fail() -> None:
+        with ShardWriter(tmp_path / "x.tar") as writer:
+            writer.add(facts, files[0].read_bytes())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_long_and_foreign_names(files: list[Path], tmp_path: Path) -> None:
+    name = f"filme/{'ü' * 40}/{'a' * 60}.mp4"
+    with ShardWriter(tmp_path / "x.tar") as writer:
+        writer.add(facts_of(files[0], name), b"content")
+    row = writer.rows[0]
+    with (tmp_path / "x.tar").open("rb") as file:
+        file.seek(row["offset"])
+        assert file.read(row["size"]) == b"content"
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        assert tar.getnames() == [name]
+
+
+def test_a_video_is_read_from_memory_as_from_its_file(files: list[Path], shards: Path) -> None:
+    blob = ShardSet(str(shards)).read(0)
+    with VideoReader(blob) as one, VideoReader(files[0]) as other:
+        assert one.info == other.info
+        assert np.array_equal(one.frame_times(), other.frame_times())
+        assert np.array_equal(one.read_at([0.1, 0.4]), other.read_at([0.1, 0.4]))
+
+
+def test_any_place_that_fsspec_knows(shards: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{shards}/", "/bucket/", recursive=True)
+    address = "memory://bucket"
+    assert is_shard_set(address)
+    found = pickle.loads(pickle.dumps(ShardSet(address)))
+    assert found.read(2).content == ShardSet(str(shards)).read(2).content
+    memory.rm("/bucket/00001.tar")
+    with pytest.raises(GoneError, match="memory://bucket/00001.tar/c.png can't be read"):
+        found.read(2)
+
+
+def test_what_is_missing_is_told(shards: Path, tmp_path: Path) -> None:
+    found = ShardSet(str(shards))
+    truncate(shards / "00001.tar", 0.05)
+    with pytest.raises(VideoError, match="is cut off; copy the shard again"):
+        found.read(2)
+    (shards / "00001.tar").unlink()
+    with pytest.raises(GoneError, match="is the shard still there"):
+        found.read(2)
+    assert not is_shard_set(str(tmp_path))
+    with pytest.raises(ValueError, match="has no index.safetensors that can be read"):
+        ShardSet(str(tmp_path))
+    with pytest.raises(ValueError, match="needs another package|can't be read|not known"):
+        ShardSet("unknown://bucket")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"\x08\0\0\0\0\0\0\0{}      "], ids=["no", "bad", "bare"]
+)
+def test_a_damaged_index_is_told(shards: Path, content: bytes) -> None:
+    (shards / INDEX).write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged; make it again"):
+        ShardSet(str(shards))
+
+
+def test_an_index_cut_off_anywhere_is_told(shards: Path) -> None:
+    whole = (shards / INDEX).read_bytes()
+    for part in (0.1, 0.5, 0.9):
+        (shards / INDEX).write_bytes(whole[: int(part * len(whole))])
+        with pytest.raises(ValueError, match="is damaged; make it again"):
+            ShardSet(str(shards))
+
+
+def test_a_shard_reads_like_a_stream_too(shards: Path) -> None:
+    """Readers of WebDataset take the members one after the other from a pipe."""
+    stream = io.BytesIO((shards / "00000.tar").read_bytes())
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        assert sum(member.name.endswith((".mp4", ".mkv")) for member in tar) == 2

@@ -1,0 +1,191 @@
+"""Several processes: the same training as in one, and what happens when one is stopped, killed or wrong."""
+
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import finish, run_ranks, said, started
+from tiny_run import STEPS, TinyBatches, assert_same, run_tiny, saved_tensors
+from torch import Tensor, nn
+
+from regen.train.checkpoint import list_checkpoints
+from regen.train.loading import Key
+from regen.train.watch import Leave
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes: sums over another number of threads differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_close(out: Path, other: Path, tolerance: float = 2e-6) -> None:
+    one, two = saved_tensors(out), saved_tensors(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=tolerance, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [(1, {"passes": 4}), (2, {}), (2, {"passes": 2}), (2, {"fsdp": True}), (4, {})],
+    ids=["four-passes", "ddp", "ddp-two-passes", "fsdp", "four-ranks"],
+)
+def test_any_split_of_the_batch_trains_the_same(
+    ranks: int, options: dict[str, object], tmp_path: Path
+) -> None:
+    run = partial(run_tiny, steps=12, muon=False)
+    run(tmp_path / "whole")
+    run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "said")
+    assert_close(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_moves_between_numbers_of_processes_and_ways_to_share(tmp_path: Path) -> None:
+    run_tiny(tmp_path / "whole", steps=12, muon=False)
+    for ranks, stop_after, fsdp in ((2, 3, False), (1, 5, False), (2, 8, True), (1, None, False)):
+        run = partial(run_tiny, steps=12, muon=False, fsdp=fsdp, batches=TinyBatches(stop_after=stop_after))
+        with started(ranks, run, tmp_path / "moved", errors=tmp_path / "said") as processes:
+            codes = finish(processes)
+        assert codes == [143 if stop_after else 0] * ranks, said(tmp_path / "said")
+    assert_close(tmp_path / "whole", tmp_path / "moved")
+
+
+def start_slow(out: Path) -> None:
+    run_tiny(out, batches=TinyBatches(seconds=0.01), save_every_minutes=0.0)
+
+
+def wait_for_checkpoint(out: Path, processes: list[BaseProcess], beyond: int = 0) -> None:
+    while len(list_checkpoints(out / "checkpoints")) == 0 or newest_step(out) <= beyond:
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.002)
+
+
+def newest_step(out: Path) -> int:
+    paths = list_checkpoints(out / "checkpoints")
+    return int(paths[-1].name.removeprefix("step-")) if paths else 0
+
+
+@pytest.mark.parametrize("victims", [(0,), (1,), (0, 1)], ids=["main", "other", "all"])
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
+    victims: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Every step writes a checkpoint, so most kills fall into one."""
+    out, errors, draw = tmp_path / "run", tmp_path / "said", random.Random()
+    for _ in range(2):
+        begun = newest_step(out)
+        with started(2, start_slow, out, errors=errors) as processes:
+            wait_for_checkpoint(out, processes, begun)
+            time.sleep(draw.uniform(0, 0.1))
+            for victim in victims:
+                processes[victim].kill()
+            finish(processes, seconds=30)
+            assert not any(process.is_alive() for process in processes), "the others must not hang"
+    if len(victims) == 1 and newest_step(out) < STEPS:
+        assert "Another process of this training has ended" in said(errors)
+    run_ranks(2, start_slow, out, errors=errors)
+    run_ranks(2, run_tiny, tmp_path / "whole", errors=errors)
+    assert_same(saved_tensors(out), saved_tensors(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["term", "usr1"])
+def test_a_signal_to_one_process_lets_all_save_and_leave(number: signal.Signals, tmp_path: Path) -> None:
+    out, errors = tmp_path / "run", tmp_path / "said"
+    slow = partial(run_tiny, batches=TinyBatches(seconds=0.02), log_every=1)
+    with started(2, slow, out, errors=errors) as processes:
+        while not (out / "log.jsonl").exists() or not (out / "log.jsonl").stat().st_size:
+            assert all(process.is_alive() for process in processes), said(errors)
+            time.sleep(0.002)
+        os.kill(processes[1].pid or 0, number)
+        assert finish(processes) == [128 + number] * 2, said(errors)
+    step = newest_step(out)
+    assert 0 < step < STEPS
+    assert said(errors).count(f"Stopped and saved after step {step}; the same command continues") == 2
+    run_ranks(2, run_tiny, out, errors=errors)
+    run_ranks(2, run_tiny, tmp_path / "whole", errors=errors)
+    assert_same(saved_tensors(out), saved_tensors(tmp_path / "whole"))
+
+
+def evaluate_slowly(begun: Path, model: nn.Module, step: int, leave: Leave) -> dict[str, float] | None:
+    for _ in range(500):
+        begun.touch()
+        if leave():
+            return None
+        time.sleep(0.01)
+    return {"psnr": 20.0}
+
+
+def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path: Path) -> None:
+    out, errors, begun = tmp_path / "run", tmp_path / "said", tmp_path / "begun"
+    run = partial(run_tiny, steps=4, eval_every=2, evaluate=partial(evaluate_slowly, begun))
+    with started(2, run, out, errors=errors) as processes:
+        while not begun.exists():
+            assert all(process.is_alive() for process in processes), said(errors)
+            time.sleep(0.002)
+        os.kill(processes[1].pid or 0, signal.SIGTERM)
+        assert finish(processes) == [143] * 2
+    assert newest_step(out) == 2
+    seen: list[int] = []
+
+    def evaluate(model: nn.Module, step: int, leave: Leave) -> dict[str, float]:
+        seen.append(step)
+        return {"psnr": 20.0}
+
+    run_tiny(out, steps=4, eval_every=2, evaluate=evaluate)
+    assert seen == [2, 4]
+
+
+class BrokenForOne(TinyBatches):
+    """One process's part of update 6 is no number."""
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        item = super().__getitem__(key)
+        if key[:2] == (5, 1):
+            item["clip"] = item["clip"] * float("nan")
+        return item
+
+
+def test_what_is_no_number_in_one_process_stops_all_before_the_update(tmp_path: Path) -> None:
+    out, errors = tmp_path / "run", tmp_path / "said"
+    with started(2, partial(run_tiny, batches=BrokenForOne()), out, errors=errors) as processes:
+        assert finish(processes) == [1, 1]
+    assert said(errors).count("Training diverged: the loss or gradient of update 6 is no number") == 2
+    assert newest_step(out) == 5, "what was good is kept"
+    kept = torch.load(out / "rejected" / "step-00000006-1.pt", weights_only=True)
+    assert kept["step"] == 5
+    assert kept["batches"][0]["clip"].isnan().all()
+    run_ranks(2, partial(run_tiny, on_divergence="skip", batches=BrokenForOne()), out, errors=errors)
+    assert newest_step(out) == STEPS
+    assert all(value.isfinite().all() for value in saved_tensors(out).values())
+
+
+def save_on_a_full_disk(out: Path) -> None:
+    """The second process can't write more than 100 bytes to a file."""
+    if os.environ["RANK"] == "1":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    run_tiny(out, steps=8, save_every_minutes=0.0, fsdp=True)
+
+
+def test_a_disk_that_is_full_for_one_process_stops_all_and_harms_nothing(tmp_path: Path) -> None:
+    out, errors = tmp_path / "run", tmp_path / "said"
+    run = partial(run_tiny, steps=8, fsdp=True, batches=TinyBatches(stop_after=3))
+    with started(2, run, out, errors=errors) as processes:
+        assert finish(processes) == [143, 143]
+    before = saved_tensors(out)
+    with started(2, save_on_a_full_disk, out, errors=errors) as processes:
+        assert finish(processes) == [1, 1]
+    assert "could not be written (File too large); make room there" in said(errors)
+    assert newest_step(out) == 3
+    assert_same(before, saved_tensors(out))
+    run_ranks(2, partial(run_tiny, steps=8, fsdp=True), out, errors=errors)
+    assert newest_step(out) == 8
