@@ -24,6 +24,7 @@ from regen.evaluate import reconstruct as reconstruct_module
 
 KEYS = [
     *("model", "frames", "width", "height", "fps", "latent_shape", "compression"),
+    *("values_per_second", "lengths"),
     *("psnr", "ssim", "seam_ratio", "encode_seconds", "decode_seconds", "tile", "peak_memory_mb"),
 ]
 
@@ -87,7 +88,7 @@ def test_reconstruct_writes_the_video_and_tells_the_figures(regen: Regen) -> Non
     report = json.loads(ran.out[-1])
     assert list(report) == KEYS
     assert (report["model"], report["frames"], report["width"], report["height"]) == ("tiny", 7, 35, 21)
-    assert [key for key in KEYS if report[key] is None] == ["tile"]  # the picture fits as a whole
+    assert [key for key in KEYS if report[key] is None] == ["lengths", "tile"]  # the picture fits as a whole
     with VideoReader(Path("in.mp4")) as before, VideoReader(Path("out.mp4")) as after:
         for fact in ("width", "height", "frames", "frame_rate", "has_audio"):
             assert getattr(after.info, fact) == getattr(before.info, fact)

@@ -129,3 +129,72 @@ def test_grids():
         with pytest.raises(ValueError, match="at least 1 step"):
             diffusion.noise_grid(steps)
     assert math.isclose(sum(diffusion.noise_grid(7)), 4.0)
+
+
+def levels(share: float, *density: str, count: int = 4000) -> torch.Tensor:
+    return diffusion.draw_noise_levels(share, [generator_for(i) for i in range(count)], *density)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_logit_normal_levels_with_a_share_at_one(share):
+    draws = levels(share, "logit_normal")
+    assert abs((draws == 1).float().mean().item() - share) < 0.015
+    rest = draws[draws < 1]
+    assert len(rest) > 0 or share == 1
+    if share < 1:
+        normal = torch.logit(rest)
+        assert abs(normal.mean()) < 0.06 and abs(normal.std() - 1) < 0.05
+        assert abs(rest.mean() - 0.5) < 0.02 and abs(rest.median() - 0.5) < 0.02
+        expected = torch.special.ndtri((torch.arange(len(rest)) + 0.5) / len(rest)).sigmoid()
+        assert (rest.sort().values - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_mixed_levels_have_a_uniform_share_and_none_at_one(share):
+    draws = levels(share, "mixed")
+    assert (draws < 1).all() and (draws >= 0).all()
+    assert abs(draws.mean() - 0.5) < 0.02
+    outer = ((draws < 0.05) | (draws > 0.95)).float().mean().item()
+    assert abs(outer - (0.1 * share + 0.0032 * (1 - share))) < 0.015, "of the logit-normal next to none"
+    if share == 1:
+        assert (draws.sort().values - torch.linspace(0, 1, len(draws))).abs().max() < 0.03
+    if share == 0:
+        assert torch.equal(draws, levels(0.0, "logit_normal"))
+
+
+def test_levels_are_uniform_by_default():
+    """With the numbers that they had before there was a choice."""
+    draws = levels(0.1, count=50)
+    assert torch.equal(draws, levels(0.1, "uniform", count=50))
+    pairs = torch.stack([torch.rand(2, generator=generator_for(i)) for i in range(50)])
+    assert torch.equal(draws, torch.where(pairs[:, 1] < 0.1, 1.0, pairs[:, 0]))
+
+
+@pytest.mark.parametrize("density", ["uniform", "logit_normal", "mixed"])
+def test_each_level_comes_from_its_own_generator(density):
+    whole = levels(0.3, density, count=40)
+    alone = [diffusion.draw_noise_levels(0.3, [generator_for(i)], density) for i in range(40)]
+    torch.testing.assert_close(whole, torch.cat(alone))
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "sample"])
+def test_only_what_is_counted_enters_the_loss(prediction):
+    clean, noise, t = torch.randn(3, 2, 8), torch.randn(3, 2, 8), torch.tensor([0.1, 0.5, 1.0])
+    network = gaussian_velocity if prediction == "velocity" else gaussian_clean
+
+    def loss(counted=None, spoil: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        def spoiled(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            answer = network(noisy, t).clone()
+            answer[..., 5:] += spoil
+            return answer
+
+        return diffusion.velocity_loss(spoiled, clean, noise, t, prediction, 0.05, counted)
+
+    plain, guess = loss()
+    torch.testing.assert_close(loss(lambda error: error)[0], plain)
+    counted, whole = loss(lambda error: error[..., :5])
+    assert torch.equal(whole, guess), "the guess keeps its padding"
+    torch.testing.assert_close(loss(lambda error: error[..., :5], spoil=100.0)[0], counted)
+    assert (loss(spoil=100.0)[0] > plain + 1).all()
+    rest = loss(lambda error: error[..., 5:])[0]
+    torch.testing.assert_close((5 * counted + 3 * rest) / 8, plain)

@@ -51,7 +51,8 @@ def test_recipes_are_complete(name):
     assert json.loads(json.dumps(asdict(recipe)))["loop"]["steps"] == recipe.loop.steps
     if name.startswith(("regen", "magvit2")):
         assert f"{recipe.model.temporal_compression_ratio}x" in name
-    assert recipe.model.latent_channels == (16 if "16ch" in name else 8)
+    channels = {"toy-onedva": 16}.get(name, 32 if "onedva" in name else 8)
+    assert recipe.model.latent_channels == (16 if "16ch" in name else channels)
 
 
 def test_the_papers_size_follows_from_its_arithmetic():
@@ -61,7 +62,10 @@ def test_the_papers_size_follows_from_its_arithmetic():
     assert blocks < parts["decoder"] < 1.02 * blocks
 
 
-@pytest.mark.parametrize("name", ["regen-4x", "regen-8x", "regen-32x", "regen-4x-16ch", "regen-small-4x-cpu"])
+TOLD = ["regen-4x", "regen-8x", "regen-32x", "regen-4x-16ch", "regen-small-4x-cpu"]
+
+
+@pytest.mark.parametrize("name", [*TOLD, "onedva-base", "onedva-large", "onedva-small-cpu"])
 def test_docs_tell_the_parameter_counts(name):
     for count in describe(RECIPES[name]()).values():
         assert f"{count:,}" in METHOD

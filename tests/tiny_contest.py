@@ -1,4 +1,4 @@
-"""A folder with three short clips and two tiny models, and evaluations of them."""
+"""A folder with three short clips, tiny models, and evaluations of them."""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from tiny_media import make_video, tiny_regen
 
 from regen.data.sizes import Size
 from regen.embedders.linear import AutoencoderLinear
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.evaluate.contest.contest import Contest
 from regen.evaluate.contest.contestants import Entry
 from regen.evaluate.contest.measuring import Measures
@@ -37,6 +38,17 @@ def make_models(folder: Path) -> tuple[str, str]:
     tiny_regen().save_pretrained(folder / "tiny")
     AutoencoderLinear(4, 4).save_pretrained(folder / "linear")
     return str(folder / "tiny"), str(folder / "linear")
+
+
+def tiny_one_dva() -> AutoencoderOneDVA:
+    """Random weights. A chunk of 24 x 32 pixels has 4 x 20 structural numbers, and up to 4 x 20 others."""
+    model = AutoencoderOneDVA(
+        latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
+        features=2, queries=20, region=2, length_step=4, query_positions="spread", chunk_frames=17,
+    )  # fmt: skip
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return model.eval()
 
 
 def contest(models: Sequence[str], data: Path, report: Path, **changes: Any) -> Contest:

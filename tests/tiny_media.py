@@ -1,5 +1,6 @@
-"""A tiny model and small media files, for the tests of everything that works on whole files."""
+"""Tiny models and small media files, for the tests of everything that works on whole files."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,9 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from regen.codec.chunks import ChunkLatents
 from regen.data.video import VideoWriter
+from regen.embedders.magvit2 import AutoencoderMagvit2
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
+from regen.latents import HybridLatents
+from regen.pretrained import Autoencoder
 
 RATE = 44100
 
@@ -29,6 +36,63 @@ def tiny_regen(latent_channels: int = 4) -> AutoencoderRegen:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
+
+
+def tiny_magvit2() -> AutoencoderMagvit2:
+    """The baseline: chunks of 17 frames, 5 latent frames, no noise."""
+    return AutoencoderMagvit2(
+        latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4
+    ).eval()
+
+
+def tiny_onedva() -> AutoencoderOneDVA:
+    """Chunks of 5 frames, 2 latent frames, up to 8 1D latents for each region of 32 x 32 pixels.
+
+    Its layers that begin at zero are filled, so that each latent acts on the frames.
+    """
+    model = AutoencoderOneDVA(
+        latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
+        features=2, queries=20, region=2, length_step=1, query_positions="anchored", chunk_frames=5,
+        motion_range=(0.01, 0.1),
+    )  # fmt: skip
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+EMBEDDERS: dict[str, Callable[[], Autoencoder]] = {
+    "regen": tiny_regen,
+    "magvit2": tiny_magvit2,
+    "onedva": tiny_onedva,
+}
+
+
+def random_chunks(model: Autoencoder, frames: int, places: tuple[int, int]) -> list[ChunkLatents]:
+    """Random latents of a video of `frames` frames, of `places` (rows, columns); 1D latents of any number."""
+    chunk = model.chunk_frames
+    counts = [min(chunk, frames - start) for start in range(0, frames, chunk)]
+    length = 1 if frames == 1 else chunk
+    height, width = (side * model.spatial_compression_ratio for side in places)
+    with torch.inference_mode():
+        like = model.encode(torch.zeros(1, 3, length, height, width)).latent_dist.mode()[0]
+    chunks = []
+    for index, count in enumerate(counts):
+        latents = torch.randn(like.shape)
+        if isinstance(model, AutoencoderOneDVA):
+            budgets = torch.tensor(model.budgets(length, height, width))
+            lengths = (torch.rand(len(budgets)) * (budgets + 1)).long()
+            latents = HybridLatents(latents, torch.randn(len(latents), int(lengths.sum())), lengths)
+        chunks.append(ChunkLatents(index, latents, count))
+    return chunks
+
+
+def same_latents(one: Tensor | HybridLatents, other: Tensor | HybridLatents) -> bool:
+    """Whether two are the same, bit for bit."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return torch.equal(one, other)
+    parts = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(torch.equal(a, b) for a, b in parts)
 
 
 def record_frames(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Tensor]]:

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regen.embedders.linear import AutoencoderLinear
     from regen.embedders.magvit2 import AutoencoderMagvit2
+    from regen.embedders.one_dva import AutoencoderOneDVA
     from regen.embedders.regen import AutoencoderRegen
 
 __version__ = "0.1.0"
-__all__ = ["AutoencoderLinear", "AutoencoderMagvit2", "AutoencoderRegen", "__version__"]
+__all__ = ["AutoencoderLinear", "AutoencoderMagvit2", "AutoencoderOneDVA", "AutoencoderRegen", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -37,6 +38,10 @@ def __getattr__(name: str) -> object:
         from regen.embedders.magvit2 import AutoencoderMagvit2
 
         return AutoencoderMagvit2
+    if name == "AutoencoderOneDVA":
+        from regen.embedders.one_dva import AutoencoderOneDVA
+
+        return AutoencoderOneDVA
     if name == "AutoencoderLinear":
         from regen.embedders.linear import AutoencoderLinear
 

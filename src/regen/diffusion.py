@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Prediction = Literal["sample", "velocity"]
+Density = Literal["uniform", "logit_normal", "mixed"]
 Network = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> its prediction
 Solver = Callable[[Network, Tensor, list[float]], Tensor]  # (velocity, noise, grid) -> clean
 
@@ -76,15 +77,32 @@ def velocity_of(network: Network, prediction: Prediction) -> Network:
     raise ValueError(f"A network predicts 'sample' or 'velocity', not {prediction!r}.")
 
 
-def draw_noise_levels(share_at_one: float, generators: list[torch.Generator]) -> Float[Tensor, " b"]:
-    """Uniform noise levels, of which a share is exactly 1, where decoding begins (spec A6).
+def draw_noise_levels(
+    share_at_one: float, generators: list[torch.Generator], density: Density = "uniform"
+) -> Float[Tensor, " b"]:
+    """Noise levels of which a share is exactly 1, where decoding begins (spec A6, B5); the others uniform.
 
-    One level for each generator, from that generator alone, so that a batch may be split in any way: each is
-    1 with probability `share_at_one`, independently, and the share is met in the mean over batches only.
+    `"logit_normal"`: the others are sigmoid(N(0, 1)), which with a share at 1 is the thick-tailed density of
+    One-DVA; without one next to no level comes near 1, and decoding begins where nothing was learned.
+    `"mixed"`: the share is uniform in place of 1, and the others logit-normal (FlowMo, arXiv 2503.11056).
+
+    One level for each generator, from that generator alone, so that a batch may be split in any way: each
+    belongs to the share by chance, independently, and the share is met in the mean over batches only.
     """
-    draws = torch.stack([torch.rand(2, generator=each, device=each.device) for each in generators])
-    level, chance = draws.unbind(1)
-    return torch.where(chance < share_at_one, 1.0, level)
+    if density == "uniform":
+        draws = torch.stack([torch.rand(2, generator=each, device=each.device) for each in generators])
+        level, chance = draws.unbind(1)
+        return torch.where(chance < share_at_one, 1.0, level)
+    pairs = [
+        (
+            torch.rand(2, generator=each, device=each.device),
+            torch.randn((), generator=each, device=each.device),
+        )
+        for each in generators
+    ]
+    level, chance = torch.stack([pair[0] for pair in pairs]).unbind(1)
+    middle = torch.sigmoid(torch.stack([pair[1] for pair in pairs]))
+    return torch.where(chance < share_at_one, level if density == "mixed" else 1.0, middle)
 
 
 def velocity_loss(
@@ -94,11 +112,13 @@ def velocity_loss(
     t: Float[Tensor, " b"],
     prediction: Prediction,
     t_min: float,
+    counted: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b ..."]]:
     """‖v - v̂‖² averaged over each entry, and the clean clip that the network sees in x_t (REGEN, Eq. 4).
 
     With `"sample"` the difference of the velocities is that of the clean clips over max(t, t_min), so an
-    error at a small noise level counts more; `t_min` bounds how much.
+    error at a small noise level counts more; `t_min` bounds how much. `counted` cuts out of the error what
+    is no padding.
     """
     noisy = add_noise(clean, noise, t)
     answer = network(noisy, t).float()
@@ -110,6 +130,8 @@ def velocity_loss(
         error = (clean - answer) / per_entry(t.clamp_min(t_min), clean)
     else:
         raise ValueError(f"A network predicts 'sample' or 'velocity', not {prediction!r}.")
+    if counted is not None:
+        error = counted(error)
     return error.square().flatten(1).mean(1), guess
 
 

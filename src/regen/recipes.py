@@ -8,12 +8,17 @@ from dataclasses import replace
 
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.magvit2 import Magvit2Config
+from regen.embedders.one_dva import OneDVAConfig
 from regen.embedders.regen import RegenConfig
 from regen.losses.adversarial import AdversarialConfig
+from regen.losses.objective import OneDVAObjective
+from regen.losses.predicted import PredictionConfig
+from regen.losses.representation import RepresentationConfig
 from regen.train.further import LossConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.run import DataConfig, Recipe
+from regen.train.start import StartConfig
 
 
 def toy() -> Recipe:
@@ -349,6 +354,200 @@ def magvit2_32x_wide() -> Recipe:
     return replace(recipe, model=replace(recipe.model, decoder_widths=(256, 512, 1024, 1536, 1536)))
 
 
+def toy_onedva() -> Recipe[OneDVAConfig]:
+    """One-DVA in a minute or two on a CPU, to see it run; its pictures are blurred.
+
+    regen train toy-onedva --data DIR --out RUN
+    """
+    recipe = onedva_small_cpu()
+    model = replace(
+        recipe.model, encoder_width=96, encoder_depth=2, encoder_heads=3, width=96, depth=3, heads=3,
+        latent_channels=16, queries=20, region=2,
+    )  # fmt: skip
+    return replace(
+        recipe,
+        model=model,
+        data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
+        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+    )
+
+
+def onedva_small_stage1_cpu() -> Recipe[OneDVAConfig]:
+    """Stage 1 of onedva-small-cpu: all 1D latents, half of the clips at noise level 1, and an L1 loss.
+
+    regen train onedva-small-stage1-cpu --data DIR --cache FRAMES --out STAGE1
+    """
+    recipe = onedva_small_cpu()
+    objective = OneDVAObjective(
+        lengths="full", share_at_one=0.5, t_min=0.5, l1_weight=0.5, latent_noise=0.05, alignment_weight=0.0
+    )
+    stages = (
+        Stage(48, 64, clips=16, images=64, until=0.15),
+        Stage(64, 48, clips=16, images=64, until=0.3),
+        Stage(64, 64, clips=12, images=48),
+    )
+    return replace(
+        recipe,
+        model=replace(recipe.model, objective=objective),
+        data=replace(recipe.data, stages=stages, statistics_clips=64),
+        loop=replace(recipe.loop, steps=2400),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100),
+        start=StartConfig(freeze=("linear",), components=700),
+    )
+
+
+def onedva_small_cpu() -> Recipe[OneDVAConfig]:
+    """One-DVA for two CPU cores, stage 2: 64² crops of 17 frames, tail dropout. Not run yet.
+
+    regen train onedva-small-cpu --data DIR --cache FRAMES --out RUN --start.model STAGE1
+    """
+    objective = OneDVAObjective(share_at_one=0.3, t_min=0.5, latent_noise=0.05, alignment_weight=0.01)
+    model = OneDVAConfig(
+        encoder_width=176, encoder_depth=3, encoder_heads=4, encoder_shortcut=True,
+        width=176, depth=5, heads=4, features=3, queries=80, region=4, query_positions="anchored",
+        timestep="adaln_single", length_step=4, motion_range=(0.00004, 0.037), kl_weight=0.0,
+        objective=objective,
+    )  # fmt: skip
+    return Recipe(
+        model=model,
+        data=DataConfig(stages=(Stage(64, 64, clips=12, images=48),), short_side=256, statistics_clips=1024),
+        loop=LoopConfig(steps=3600, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        tasks=TaskConfig(image_share=0.1, hold=1.0),
+        optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.4),
+        start=StartConfig(freeze=("linear",)),
+    )
+
+
+def onedva_small_post_cpu() -> Recipe:
+    """Post-training of onedva-small-cpu: its decoder learns from latents as they will be predicted (spec B9).
+
+    regen train onedva-small-post-cpu --data DIR --cache FRAMES --out RUN --start.model onedva-small
+    """
+    recipe = onedva_small_cpu()
+    return replace(
+        recipe,
+        loop=replace(recipe.loop, steps=400, eval_every=200),
+        losses=LossConfig(prediction=PredictionConfig(share=0.5)),
+        optimizer=OptimizerConfig(1e-4, warmup_steps=50, decay_fraction=0.4),
+        start=StartConfig(freeze=("encoder",)),
+    )
+
+
+def onedva_small_stage1() -> Recipe:
+    """Stage 1 of onedva-small, for about 10 minutes of one H200. Not run yet.
+
+    regen train onedva-small-stage1 --data DIR --cache FRAMES --out STAGE1
+    """
+    recipe = onedva_small_stage1_cpu()
+    stages = (
+        Stage(96, 128, clips=96, images=384, until=0.15),
+        Stage(128, 96, clips=96, images=384, until=0.3),
+        Stage(128, 128, clips=72, images=288),
+    )
+    return replace(_onedva_gpu(recipe, steps=4000), data=replace(recipe.data, stages=stages))
+
+
+def onedva_small() -> Recipe:
+    """One-DVA for about 15 minutes of one H200, stage 2: 128² crops of 17 frames. Not run yet.
+
+    regen train onedva-small --data DIR --cache FRAMES --out RUN --start.model STAGE1
+    """
+    recipe = onedva_small_cpu()
+    stages = (Stage(128, 128, clips=72, images=288),)
+    return replace(_onedva_gpu(recipe, steps=6000), data=replace(recipe.data, stages=stages))
+
+
+def onedva_base_stage1() -> Recipe:
+    """Stage 1 of onedva-base (spec B7): all 1D latents, half of the clips at noise level 1, L1 and LPIPS.
+
+    regen train onedva-base-stage1 --data SHARDS --out STAGE1 --losses.perceptual-file FILE
+    """
+    return _onedva_stage1(onedva_base())
+
+
+def onedva_base() -> Recipe[OneDVAConfig]:
+    """One-DVA at its base size, stage 2 (spec B2 to B7): 17 frames at 24 per second. Not run here.
+
+    regen train onedva-base --data SHARDS --out RUN --start.model STAGE1 --losses.representation.model SIGLIP
+    """
+    objective = OneDVAObjective()
+    stage = Stage(256, 256, clips=256, images=1024, aspect_ratios=(1.0, 16 / 9))
+    return Recipe(
+        model=OneDVAConfig(objective=objective),
+        data=DataConfig(stages=(stage,), frame_rate=24.0),
+        loop=LoopConfig(steps=200_000, activation_checkpointing=True, workers=8, fsdp=True),
+        tasks=TaskConfig(hold=1.0),
+        optimizer=OptimizerConfig(5e-5),
+        losses=LossConfig(representation=RepresentationConfig(weight=0.5)),
+    )
+
+
+def onedva_base_post() -> Recipe:
+    """Post-training of onedva-base on latents as a latent diffusion model predicts them (spec B9).
+
+    regen train onedva-base-post --data SHARDS --out RUN --start.model STAGE2
+    """
+    return _onedva_post(onedva_base())
+
+
+def onedva_large_stage1() -> Recipe:
+    """Stage 1 of onedva-large.
+
+    regen train onedva-large-stage1 --data SHARDS --out STAGE1 --losses.perceptual-file FILE
+    """
+    return _onedva_stage1(onedva_large())
+
+
+def onedva_large() -> Recipe[OneDVAConfig]:
+    """onedva-base with an encoder of 24 blocks and width 1024 (spec B2). Not run here.
+
+    regen train onedva-large --data SHARDS --out RUN --start.model STAGE1 --losses.representation.model SIGLIP
+    """
+    recipe = onedva_base()
+    return replace(
+        recipe, model=replace(recipe.model, encoder_width=1024, encoder_depth=24, encoder_heads=16)
+    )
+
+
+def onedva_large_post() -> Recipe:
+    """Post-training of onedva-large.
+
+    regen train onedva-large-post --data SHARDS --out RUN --start.model STAGE2
+    """
+    return _onedva_post(onedva_large())
+
+
+def _onedva_gpu(recipe: Recipe[OneDVAConfig], steps: int) -> Recipe[OneDVAConfig]:
+    """The model of two CPU cores with regions of 128² pixels in place of 64²."""
+    return replace(
+        recipe,
+        model=replace(recipe.model, queries=320, region=8),
+        loop=replace(recipe.loop, steps=steps, workers=14),
+    )
+
+
+def _onedva_stage1(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
+    """What comes before stage 2 (spec B7): the encoder learns to tell all that it can."""
+    objective = OneDVAObjective(lengths="full", share_at_one=0.5, l1_weight=1.0, alignment_weight=0.0)
+    return replace(
+        recipe,
+        model=replace(recipe.model, objective=objective),
+        optimizer=OptimizerConfig(1e-4),
+        losses=LossConfig(perceptual_weight=0.1),
+    )
+
+
+def _onedva_post(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
+    """What comes after stage 2 (spec B9): the decoder alone, half of the clips by predicted latents."""
+    return replace(
+        recipe,
+        loop=replace(recipe.loop, steps=20_000),
+        optimizer=OptimizerConfig(2e-5),
+        losses=LossConfig(prediction=PredictionConfig(share=0.5)),
+        start=StartConfig(freeze=("encoder",)),
+    )
+
+
 def _paper(ratio: int, clips: int) -> Recipe:
     """Batches for the paper's 32 GPUs, each with `clips` clips of 192 x 320 or 28 images of about 256² (spec
     A8). Fewer GPUs take as many more passes: --loop.passes."""
@@ -453,7 +652,10 @@ def _paper_baseline(ratio: int) -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (
-        toy, toy_in_context, toy_16ch, toy_magvit2, toy_magvit2_wide, shapes_4x_cpu,
+        toy, toy_in_context, toy_16ch, toy_magvit2, toy_magvit2_wide, toy_onedva, shapes_4x_cpu,
+        onedva_small_stage1_cpu, onedva_small_cpu, onedva_small_post_cpu, onedva_small_stage1, onedva_small,
+        onedva_base_stage1, onedva_base, onedva_base_post,
+        onedva_large_stage1, onedva_large, onedva_large_post,
         regen_small_4x_cpu, regen_small_8x_cpu, regen_small_16x_cpu, regen_small_32x_cpu,
         regen_small_4x, regen_small_8x, regen_small_16x, regen_small_32x,
         regen_small_4x_in_context, regen_small_4x_16ch,

@@ -1,8 +1,8 @@
 """Pictures cut into overlapping tiles, and results joined again without seams.
 
-Tiles are counted in latent places (8 x 8 pixels). Where two tiles overlap, one fades into the other linearly;
-the two weights add up to one, so what both agree on comes back unchanged. A tile that covers the picture is
-the picture: nothing is cut and nothing blended.
+Tiles are counted in latent places (of 8 x 8 pixels, where an embedder has no other size of its own). Where
+two tiles overlap, one fades into the other linearly; the two weights add up to one, so what both agree on
+comes back unchanged. A tile that covers the picture is the picture: nothing is cut and nothing blended.
 """
 
 from collections.abc import Iterable
@@ -71,6 +71,22 @@ class Tiling:
         overlap = tile.overlap // PLACE
         rows = spans(height, tile.height // PLACE, overlap)
         return cls(rows, spans(width, tile.width // PLACE, overlap))
+
+    @classmethod
+    def apart(cls, height: int, width: int, side: int) -> "Tiling":
+        """About equal tiles of at most `side` x `side` places that do not overlap."""
+        return cls(spans(height, side, 0), spans(width, side, 0))
+
+    def alike(self, most: int) -> list[list[int]]:
+        """The numbers of the tiles, those of one shape together, at most `most` at a time."""
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for number, ((top, bottom), (left, right)) in enumerate(self.places):
+            shapes.setdefault((bottom - top, right - left), []).append(number)
+        return [
+            numbers[start : start + most]
+            for numbers in shapes.values()
+            for start in range(0, len(numbers), most)
+        ]
 
     @property
     def places(self) -> list[tuple[Span, Span]]:

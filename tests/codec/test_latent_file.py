@@ -1,21 +1,45 @@
 """The latent file: what is written is read back, and what is wrong with a file is told in a sentence."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_media import same_latents
 
 from regen.codec import latent_file
 from regen.codec.latent_file import LatentVideo, check_model, check_target, read, write
+from regen.latents import HybridLatents, Latents, batch_of
+
+
+def grid() -> Latents:
+    return torch.randn(2, 4, 2, 3, 5)
+
+
+def hybrid(*lengths: list[int]) -> Latents:
+    """As many chunks as there are lengths, those of their regions."""
+    kept = [torch.tensor(row) for row in lengths]
+    return batch_of(
+        [HybridLatents(torch.randn(4, 2, 3, 5), torch.randn(4, int(row.sum())), row) for row in kept]
+    )
+
+
+LATENTS: dict[str, Callable[[], Latents]] = {
+    "grid": grid,
+    "hybrid": lambda: hybrid([3, 0], [1, 6]),
+    "hybrid of length 0": lambda: hybrid([0, 0], [0, 0]),
+}
+PER_LATENTS = pytest.mark.parametrize("build", LATENTS.values(), ids=LATENTS)
 
 
 def example(**changes: object) -> LatentVideo:
     video = LatentVideo(
-        latents=torch.randn(2, 4, 2, 3, 5),
+        latents=grid(),
         times=torch.tensor([0, 1 / 3, 0.7, 1.1, 2.0, 1e6 / 3], dtype=torch.float64),
         height=20,
         width=40,
@@ -28,13 +52,18 @@ def example(**changes: object) -> LatentVideo:
     return replace(video, **changes)
 
 
+@PER_LATENTS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("audio", [None, b"sound"])
-def test_everything_comes_back(tmp_path: Path, dtype: torch.dtype, audio: bytes | None) -> None:
-    video = example(latents=torch.randn(2, 4, 2, 3, 5).to(dtype), audio=audio)
+def test_everything_comes_back(
+    tmp_path: Path, build: Callable[[], Latents], dtype: torch.dtype, audio: bytes | None
+) -> None:
+    video = example(latents=build().to(dtype=dtype), audio=audio)
     write(tmp_path / "x.safetensors", video)
     back = read(tmp_path / "x.safetensors")
-    assert torch.equal(back.latents, video.latents) and back.latents.dtype == dtype
+    assert same_latents(back.latents, video.latents)
+    parts = [back.latents] if isinstance(back.latents, torch.Tensor) else vars(back.latents).values()
+    assert [part.dtype for part in parts] == [dtype, dtype, torch.int64][: len(parts)]
     assert torch.equal(back.times, video.times)
     assert replace(back, latents=video.latents, times=video.times) == video
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
@@ -83,9 +112,10 @@ def test_files_that_are_no_latent_files(tmp_path: Path) -> None:
         read(path)
 
 
-def test_truncated_file_is_damaged(tmp_path: Path) -> None:
+@PER_LATENTS
+def test_truncated_file_is_damaged(tmp_path: Path, build: Callable[[], Latents]) -> None:
     path = tmp_path / "x.safetensors"
-    write(path, example())
+    write(path, example(latents=build()))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged"):
         read(path)
@@ -107,6 +137,66 @@ def test_wrong_description(tmp_path: Path, facts: object, message: str) -> None:
     save_file(tensors, path, metadata={latent_file.KEY: json.dumps(facts)})
     with pytest.raises(ValueError, match=message):
         read(path)
+
+
+def test_an_image_comes_back_without_what_filled_up_its_batch(tmp_path: Path) -> None:
+    """Chunks of other lengths stand side by side in the file, without the zeros between them."""
+    path = tmp_path / "x.safetensors"
+    write(path, example(latents=hybrid([2, 1]), times=torch.zeros(1, dtype=torch.float64)))
+    (image,) = read(path).chunks(5)
+    assert (image.frames, image.latents.length, image.latents.sequence.shape) == (1, 3, (4, 3))
+    latents = hybrid([3, 0], [1, 6], [0, 0])
+    write(path, example(latents=latents, times=torch.arange(12).double()))
+    assert load_file(path)["sequence"].shape == (4, 10)
+    chunks = list(read(path).chunks(5))
+    assert [chunk.latents.length for chunk in chunks] == [3, 7, 0]
+    assert all(same_latents(chunk.latents, latents[i]) for i, chunk in enumerate(chunks))
+
+
+DAMAGE: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
+    "one more": lambda t: {"lengths": t["lengths"] + torch.tensor([[0, 1], [0, 0]])},
+    "one fewer": lambda t: {"sequence": torch.randn(4, 11)},
+    "negative": lambda t: {"lengths": torch.tensor([[-1, 4], [1, 6]])},
+    "not whole": lambda t: {"lengths": t["lengths"].float()},
+    "of 32 bits": lambda t: {"lengths": t["lengths"].int()},
+    "of other chunks": lambda t: {"lengths": t["lengths"].sum(0, keepdim=True)},
+    "in a row": lambda t: {"lengths": t["lengths"].flatten()},
+    "of other channels": lambda t: {"sequence": torch.randn(3, 10)},
+    "of whole numbers": lambda t: {"sequence": t["sequence"].int()},
+    "with a sum beyond 64 bits": lambda t: {"lengths": torch.tensor([[3, *[0] * 4], [7, *[2**62] * 4]])},
+    "with a grid of whole numbers": lambda t: {"latents": t["latents"].int()},
+    "with a batch": lambda t: {"sequence": t["sequence"][None]},
+    "of a flat grid": lambda t: {"latents": t["latents"][:, :, 0].contiguous()},
+    "of no chunk": lambda t: {
+        "latents": t["latents"][:0], "lengths": t["lengths"][:0], "sequence": torch.randn(4, 0)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_1d_latents_that_do_not_fit_are_damage(
+    tmp_path: Path, damage: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> None:
+    path, tensors, facts = stored(tmp_path)
+    save_file(tensors | damage(tensors), path, metadata=facts)
+    with pytest.raises(ValueError, match="x.safetensors is damaged: .*; encode the video again"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["sequence", "lengths"])
+def test_half_of_the_1d_latents_is_damage(tmp_path: Path, name: str) -> None:
+    path, tensors, facts = stored(tmp_path)
+    save_file({key: value for key, value in tensors.items() if key != name}, path, metadata=facts)
+    with pytest.raises(ValueError, match="x.safetensors is damaged: .*; encode the video again"):
+        read(path)
+
+
+def stored(folder: Path) -> tuple[Path, dict[str, torch.Tensor], dict[str, str]]:
+    """A file with 1D latents, its tensors and its metadata."""
+    path = folder / "x.safetensors"
+    write(path, example(latents=hybrid([3, 0], [1, 6])))
+    with safe_open(path, framework="pt") as file:
+        return path, load_file(path), file.metadata()
 
 
 def test_another_model_is_told(tmp_path: Path) -> None:

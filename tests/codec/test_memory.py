@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_media import EMBEDDERS, random_chunks, same_latents
 
 from regen.codec import memory
-from regen.codec.chunks import ChunkLatents
 from regen.codec.memory import (
     OVERLAP,
     Room,
@@ -19,7 +19,7 @@ from regen.codec.memory import (
     parse_memory,
 )
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams, encode_frames
-from regen.embedders.regen import AutoencoderRegen
+from regen.pretrained import Autoencoder
 from regen.tiling import SMALLEST, Tile
 
 CPU_RAN_OUT = (
@@ -201,51 +201,50 @@ def test_other_errors_pass(error: BaseException) -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> AutoencoderRegen:
+def model(request: pytest.FixtureRequest) -> Autoencoder:
     torch.manual_seed(1)
-    tiny = AutoencoderRegen(
-        latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
-        width=24, depth=1, heads=2, siren_width=16,
-    )  # fmt: skip
-    for parameter in tiny.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return tiny.eval()
+    return EMBEDDERS[request.param]()
 
 
 def video(frames: int, height: int, width: int) -> list[torch.Tensor]:
     return list(torch.randint(0, 256, (frames, height, width, 3), dtype=torch.uint8))
 
 
-def test_encoding_goes_on_with_smaller_tiles(
-    monkeypatch: pytest.MonkeyPatch, model: AutoencoderRegen
-) -> None:
-    frames, encode, tried = video(12, 70, 150), AutoencoderRegen.encode, []
+@pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
+def test_encoding_goes_on_with_smaller_tiles(monkeypatch: pytest.MonkeyPatch, model: Autoencoder) -> None:
+    length, encode, tried = model.chunk_frames, type(model).encode, []
+    frames = video(2 * length + 2, 70, 150)
 
-    def fails(self: AutoencoderRegen, clip: torch.Tensor, tile: Tile | None) -> object:
+    def fails(self: Autoencoder, clip: torch.Tensor, tile: Tile | None) -> object:
         tried.append(tile)
         if tile is None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return encode(self, clip, tile=tile)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AutoencoderRegen, "encode", fails)
+        patch.setattr(type(model), "encode", fails)
         session = EncodeSession(model)
         found = [*session.feed(frames), *session.flush()]
     smaller = session.room.tile
     assert smaller is not None
     assert tried == [None, *[smaller] * 3], "the whole is tried once"
-    assert [chunk.frames for chunk in found] == [5, 5, 2]
+    assert [chunk.frames for chunk in found] == [length, length, 2]
     for a, b in zip(found, encode_frames(model, frames, smaller), strict=True):
-        assert torch.equal(a.latents, b.latents)
+        assert same_latents(a.latents, b.latents)
 
 
-@pytest.mark.parametrize("seams", ["extend", "match", "none"])
+@pytest.mark.parametrize(
+    ("model", "seams"),
+    [("regen", "extend"), ("regen", "match"), ("regen", "none"), ("onedva", "none")],
+    indirect=["model"],
+)
 def test_decoding_goes_on_in_the_middle_of_a_chunk(
-    monkeypatch: pytest.MonkeyPatch, model: AutoencoderRegen, seams: Seams
+    monkeypatch: pytest.MonkeyPatch, model: Autoencoder, seams: Seams
 ) -> None:
     """The decoder runs out of memory in the last evaluation of the second chunk; what it has of the chunk is
     thrown away, and the frames are those of a session that had small tiles from this chunk on."""
-    chunks = [ChunkLatents(i, torch.randn(4, 2, 8, 16), 5) for i in range(3)]
+    side = model.spatial_compression_ratio
+    chunks = random_chunks(model, 15, (64 // side, 128 // side))
     smaller = Tile(64, 64, OVERLAP)
 
     def frames(options: DecodeOptions, switch: bool) -> torch.Tensor:
@@ -262,14 +261,14 @@ def test_decoding_goes_on_in_the_middle_of_a_chunk(
     expected, forward, calls = frames(options, switch=True), model.decoder.forward, []
 
     def fails(noisy: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        calls.append(noisy.shape[-1])
+        calls.append(len(noisy) * noisy.shape[-2] * noisy.shape[-1])  # pixels worked on together
         if len(calls) == 6:
             raise RuntimeError(CPU_RAN_OUT)
         return forward(noisy, *rest)
 
     monkeypatch.setattr(model.decoder, "forward", fails)
     assert torch.equal(frames(options, switch=False), expected)
-    assert calls[:6] == [128] * 6
-    assert set(calls[6:]) == {64}
+    assert calls[:6] == [64 * 128] * 6
+    assert set(calls[6:]) == {64 * 64}
     assert expected.float().std() > 1
     assert expected.shape == (15, 64, 128, 3)

@@ -1,13 +1,14 @@
 """Sessions: length and size come back, and only frames and options decide what comes out, never the calls."""
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_media import EMBEDDERS, random_chunks, same_latents
 from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents
@@ -22,7 +23,8 @@ from regen.codec.sessions import (
     encode_frames,
 )
 from regen.embedders.linear import AutoencoderLinear
-from regen.embedders.regen import AutoencoderRegen
+from regen.latents import HybridLatents, Latents, batch_of
+from regen.pretrained import Autoencoder
 from regen.runtime import generator_for
 from regen.tiling import Tile
 
@@ -32,38 +34,48 @@ PER_SEAMS = pytest.mark.parametrize("seams", SEAMS)
 NUMBERS = st.one_of(st.integers(-3, 8).map(float), st.floats(-3, 8))  # of a frame within its chunk
 
 
+PLACES = (1, 4)  # rows and columns of latents: two regions of One-DVA's
+PER_EMBEDDER = pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
+DENOISING = pytest.mark.parametrize("model", ["regen", "onedva"], indirect=True)
+KNOWING_MORE = pytest.mark.parametrize("model", ["regen"], indirect=True)
+KNOWING_THEIR_CHUNK = pytest.mark.parametrize("model", ["magvit2", "onedva"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def model() -> AutoencoderRegen:
+def model(request: pytest.FixtureRequest) -> Autoencoder:
     torch.manual_seed(1)
-    tiny = AutoencoderRegen(
-        latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
-        width=24, depth=1, heads=2, siren_width=16,
-    )  # fmt: skip
-    for parameter in tiny.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return tiny.eval()
+    return EMBEDDERS[request.param]()
+
+
+def size_of(model: Autoencoder) -> tuple[int, int]:
+    """Height and width in pixels of a small picture."""
+    side = model.spatial_compression_ratio
+    return PLACES[0] * side, PLACES[1] * side
 
 
 def video(frames: int, height: int, width: int) -> list[Tensor]:
-    return list(torch.randint(0, 256, (frames, height, width, 3), dtype=torch.uint8))
+    """Noise whose contrast, and so its motion, differs from frame to frame."""
+    noise = torch.randint(0, 256, (frames, height, width, 3))
+    return list((noise * torch.rand(frames, 1, 1, 1)).to(torch.uint8))
 
 
-def chunks_of(frames: int, places: tuple[int, int] = (1, 2)) -> list[ChunkLatents]:
+def chunks_of(model: Autoencoder, frames: int) -> list[ChunkLatents]:
     """Random latents of a video."""
-    lengths = [min(5, frames - start) for start in range(0, frames, 5)]
-    shape = (4, 1 if frames == 1 else 2, *places)
-    return [ChunkLatents(i, torch.randn(shape), length) for i, length in enumerate(lengths)]
+    return random_chunks(model, frames, PLACES)
 
 
-def decoded(
-    model: AutoencoderRegen, chunks: Iterable[ChunkLatents], options: DecodeOptions = DEFAULTS
-) -> Tensor:
-    """All frames of 16 x 8 pixels that come of some chunks in a session of their own."""
-    session = DecodeSession(model, height=8, width=16, options=options)
+def decoded(model: Autoencoder, chunks: Iterable[ChunkLatents], options: DecodeOptions = DEFAULTS) -> Tensor:
+    """All frames that come of some chunks in a session of their own."""
+    session = session_of(model, options)
     return torch.cat([*(session.feed(chunk) for chunk in chunks), session.flush()])
 
 
-def round_trip(model: AutoencoderRegen, frames: list[Tensor], options: DecodeOptions) -> Tensor:
+def session_of(model: Autoencoder, options: DecodeOptions = DEFAULTS) -> DecodeSession:
+    height, width = size_of(model)
+    return DecodeSession(model, height=height, width=width, options=options)
+
+
+def round_trip(model: Autoencoder, frames: list[Tensor], options: DecodeOptions) -> Tensor:
     height, width = frames[0].shape[:2]
     chunks = encode_frames(model, frames)
     return torch.stack(list(decode_chunks(model, chunks, height=height, width=width, options=options)))
@@ -77,21 +89,23 @@ def pieces(frames: Sequence[Tensor], lengths: Iterable[int]) -> Iterator[Sequenc
     yield frames
 
 
-@given(st.integers(1, 12), st.integers(1, 18), st.integers(1, 18), st.sampled_from(SEAMS), st.integers(1, 2))
+@PER_EMBEDDER
+@given(st.integers(1, 18), st.integers(1, 36), st.integers(1, 36), st.sampled_from(SEAMS), st.integers(1, 2))
 def test_any_length_and_size_comes_back(
-    model: AutoencoderRegen, frames: int, height: int, width: int, seams: Seams, steps: int
+    model: Autoencoder, frames: int, height: int, width: int, seams: Seams, steps: int
 ) -> None:
     out = round_trip(model, video(frames, height, width), DecodeOptions(steps=steps, seams=seams))
     assert out.shape == (frames, height, width, 3)
     assert out.dtype == torch.uint8
 
 
-@given(st.integers(1, 17), st.lists(st.integers(0, 7), max_size=6), st.sampled_from(SEAMS))
+@PER_EMBEDDER
+@given(st.integers(1, 20), st.lists(st.integers(0, 7), max_size=6), st.sampled_from(SEAMS))
 def test_any_way_to_split_a_video_into_calls_gives_the_same_bits(
-    model: AutoencoderRegen, length: int, lengths: list[int], seams: Seams
+    model: Autoencoder, length: int, lengths: list[int], seams: Seams
 ) -> None:
-    frames, options = video(length, 8, 16), DecodeOptions(steps=2, seams=seams)
-    encoder, decoder = EncodeSession(model), DecodeSession(model, height=8, width=16, options=options)
+    frames, options = video(length, *size_of(model)), DecodeOptions(steps=2, seams=seams)
+    encoder, decoder = EncodeSession(model), session_of(model, options)
     parts = []
     for piece in pieces(frames, lengths):
         parts += [decoder.feed(chunk) for chunk in encoder.feed(piece)]
@@ -101,11 +115,13 @@ def test_any_way_to_split_a_video_into_calls_gives_the_same_bits(
     assert len(found.unique()) > 10
 
 
+@PER_EMBEDDER
 @given(st.integers(1, 12), st.integers(1, 12), st.lists(st.booleans(), max_size=24), st.sampled_from(SEAMS))
 def test_two_sessions_on_one_model_do_not_touch_each_other(
-    model: AutoencoderRegen, first: int, second: int, turns: list[bool], seams: Seams
+    model: Autoencoder, first: int, second: int, turns: list[bool], seams: Seams
 ) -> None:
-    videos = [video(first, 8, 16), video(second, 16, 8)]
+    height, width = size_of(model)
+    videos = [video(first, height, width), video(second, width, height)]
     options = [DecodeOptions(steps=2, seams=seams), DecodeOptions(steps=3, seed=5, batch=2, seams="extend")]
     encoders = [EncodeSession(model) for _ in videos]
     decoders = [
@@ -124,23 +140,21 @@ def test_two_sessions_on_one_model_do_not_touch_each_other(
         assert torch.equal(torch.cat(parts[turn]), alone)
 
 
-@given(st.integers(2, 20), st.integers(1, 4), st.integers(1, 3))
-def test_without_seams_a_chunk_is_what_it_is_alone(
-    model: AutoencoderRegen, length: int, batch: int, steps: int
-) -> None:
+@PER_EMBEDDER
+@given(st.integers(2, 20), st.integers(1, 3))
+def test_without_seams_a_chunk_is_what_it_is_alone(model: Autoencoder, length: int, steps: int) -> None:
     options = DecodeOptions(steps=steps, seams="none")
-    chunks = chunks_of(length)
+    chunks = chunks_of(model, length)
     whole = decoded(model, chunks, options)
     assert torch.equal(whole, torch.cat([decoded(model, [chunk], options) for chunk in chunks]))
     assert torch.equal(whole, torch.cat([decoded(model, [c], options) for c in reversed(chunks)][::-1]))
 
 
+@PER_EMBEDDER
 @given(st.integers(1, 34), st.integers(2, 4))
-def test_batches_give_the_same_frames_in_their_order(
-    model: AutoencoderRegen, length: int, batch: int
-) -> None:
-    chunks = chunks_of(length)
-    session = DecodeSession(model, height=8, width=16, options=DecodeOptions(batch=batch))
+def test_batches_give_the_same_frames_in_their_order(model: Autoencoder, length: int, batch: int) -> None:
+    chunks = chunks_of(model, length)
+    session = session_of(model, DecodeOptions(batch=batch))
     parts = [session.feed(chunk) for chunk in chunks]
     for number, part in enumerate(parts, start=1):
         ready = sum(chunk.frames for chunk in chunks[number - batch : number]) if number % batch == 0 else 0
@@ -148,46 +162,62 @@ def test_batches_give_the_same_frames_in_their_order(
     whole = torch.cat([*parts, session.flush()])
     assert torch.equal(whole, decoded(model, chunks, DecodeOptions(batch=batch)))
     alone = decoded(model, chunks)
-    assert whole.shape == alone.shape == (length, 8, 16, 3)
+    assert whole.shape == alone.shape == (length, *size_of(model), 3)
     assert (whole.int() - alone.int()).abs().max() <= 1, "rounding to 8 bits may tip over"
     assert (whole != alone).float().mean() < 0.01
 
 
-def test_chunks_that_cannot_share_a_batch_do_not(
-    model: AutoencoderRegen, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@PER_EMBEDDER
+def test_chunks_that_cannot_share_a_batch_do_not(model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images among chunks and chunks asked for other frames go alone; those alike go through together."""
-    decode, sizes = AutoencoderRegen.decode, []
+    decode, sizes, length = type(model).decode, [], model.chunk_frames
+    plain, (image,) = chunks_of(model, 7 * length), chunks_of(model, 1)
+    session = session_of(model, DecodeOptions(batch=3))
 
-    def counted(self: AutoencoderRegen, latents: Tensor, times: Tensor, **options: object) -> object:
+    def counted(self: Autoencoder, latents: Latents, times: Tensor, **options: object) -> object:
         sizes.append((len(latents), len(times)))
         return decode(self, latents, times, **options)
 
-    monkeypatch.setattr(AutoencoderRegen, "decode", counted)
-    plain, image = chunks_of(35), ChunkLatents(9, torch.randn(4, 1, 1, 2), 1)
-    session = DecodeSession(model, height=8, width=16, options=DecodeOptions(batch=3))
+    monkeypatch.setattr(type(model), "decode", counted)
     out = [session.feed(chunk) for chunk in [*plain[:3], plain[3], image, image]]
     out += [session.feed(plain[4], at=[0.5]), session.feed(plain[5], at=[2.0, 0.5]), session.feed(plain[6])]
     out.append(session.flush())
-    assert sizes == [(3, 5), (1, 5), (2, 1), (2, 6), (1, 5)]
-    assert [len(part) for part in out] == [0, 0, 15, 0, 5, 0, 2, 0, 3, 5]
+    assert sizes == [(3, length), (1, length), (2, 1), (2, length + 1), (1, length)]
+    assert [len(part) for part in out] == [0, 0, 3 * length, 0, length, 0, 2, 0, 3, length]
 
 
-def test_a_batch_waits_for_nothing_where_chunks_are_joined(model: AutoencoderRegen) -> None:
-    chunks = chunks_of(15)
+@KNOWING_MORE
+def test_a_batch_waits_for_nothing_where_chunks_are_joined(model: Autoencoder) -> None:
+    chunks = chunks_of(model, 15)
     for seams in ("extend", "match"):
         joined = DecodeOptions(steps=2, seams=seams, batch=3)
-        session = DecodeSession(model, height=8, width=16, options=joined)
+        session = session_of(model, joined)
         assert [len(session.feed(chunk)) for chunk in chunks] == [5, 5, 5]
         alone = DecodeOptions(steps=2, seams=seams)
         assert torch.equal(decoded(model, chunks, joined), decoded(model, chunks, alone))
 
 
+@KNOWING_THEIR_CHUNK
+@pytest.mark.parametrize("seams", ["extend", "match"])
+def test_what_knows_its_chunk_alone_is_not_joined(model: Autoencoder, seams: Seams) -> None:
+    """Whatever is asked for, chunks are what they are alone, share batches, and stand still beyond it."""
+    length = model.chunk_frames
+    chunks = chunks_of(model, 3 * length)
+    options = DecodeOptions(steps=2, seams=seams)
+    apart = decoded(model, chunks, DecodeOptions(steps=2, seams="none"))
+    assert torch.equal(decoded(model, chunks, options), apart)
+    session = session_of(model, DecodeOptions(seams=seams, batch=3))
+    assert [len(session.feed(chunk)) for chunk in chunks] == [0, 0, 3 * length]
+    beyond = session_of(model, options).feed(chunks[0], [-7.5, -1.0, length + 0.0, length + 0.5])
+    assert torch.equal(beyond, apart[[0, 0, length - 1, length - 1]])
+
+
+@PER_EMBEDDER
 @PER_SEAMS
-def test_reset_and_flush_make_a_session_new(model: AutoencoderRegen, seams: Seams) -> None:
-    chunks, options = chunks_of(12), DecodeOptions(steps=2, seams=seams, batch=2)
+def test_reset_and_flush_make_a_session_new(model: Autoencoder, seams: Seams) -> None:
+    chunks, options = chunks_of(model, 18), DecodeOptions(steps=2, seams=seams, batch=2)
     expected = decoded(model, chunks, options)
-    session = DecodeSession(model, height=8, width=16, options=options)
+    session = session_of(model, options)
     for chunk in chunks:
         session.feed(chunk)
     session.reset()
@@ -195,7 +225,7 @@ def test_reset_and_flush_make_a_session_new(model: AutoencoderRegen, seams: Seam
     assert torch.equal(torch.cat([*(session.feed(chunk) for chunk in chunks), session.flush()]), expected)
     assert torch.equal(torch.cat([*(session.feed(chunk) for chunk in chunks), session.flush()]), expected)
 
-    frames = video(7, 8, 16)
+    frames = video(model.chunk_frames + 2, *size_of(model))
     encoder = EncodeSession(model)
     encoder.feed(video(3, 24, 8))
     encoder.reset()
@@ -203,10 +233,11 @@ def test_reset_and_flush_make_a_session_new(model: AutoencoderRegen, seams: Seam
         found = [*encoder.feed(frames), *encoder.flush()]
         for a, b in zip(found, encode_frames(model, frames), strict=True):
             assert (a.index, a.frames) == (b.index, b.frames)
-            assert torch.equal(a.latents, b.latents)
+            assert same_latents(a.latents, b.latents)
     assert encoder.flush() == []
 
 
+@PER_EMBEDDER
 @settings(max_examples=25)
 @given(
     st.lists(NUMBERS, min_size=1, max_size=7),
@@ -215,18 +246,17 @@ def test_reset_and_flush_make_a_session_new(model: AutoencoderRegen, seams: Seam
     st.sampled_from(list(SOLVERS)),
 )
 def test_frames_at_any_times_are_those_of_the_model(
-    model: AutoencoderRegen, at: list[float], index: int, steps: int, solver: SolverName
+    model: Autoencoder, at: list[float], index: int, steps: int, solver: SolverName
 ) -> None:
     """The model decodes the chunk's own frames and those that are wanted, each once, in the order of time."""
-    chunk = ChunkLatents(index, torch.randn(4, 2, 1, 2), 3)
-    options = DecodeOptions(steps=steps, seed=4, solver=solver)
-    session = DecodeSession(model, height=8, width=16, options=options)
-    found = session.feed(chunk, at)
-    order = sorted({0.0, 1.0, 2.0, 3.0, 4.0, *at})
+    last = model.chunk_frames - 1
+    chunk = ChunkLatents(index, chunks_of(model, last + 1)[0].latents, 3)
+    found = session_of(model, DecodeOptions(steps=steps, seed=4, solver=solver)).feed(chunk, at)
+    order = sorted({*map(float, range(last + 1)), *at})
     with torch.no_grad():
         clip = model.decode(
-            chunk.latents[None],
-            torch.tensor(order) / 4,
+            batch_of([chunk.latents]),
+            torch.tensor(order) / last,
             steps,
             generator_for(4, index),
             solver=SOLVERS[solver],
@@ -236,47 +266,57 @@ def test_frames_at_any_times_are_those_of_the_model(
     assert torch.equal(found, expected)
 
 
-def test_asking_for_nothing_or_for_own_frames_only(model: AutoencoderRegen) -> None:
-    (chunk,) = chunks_of(5)
+@PER_EMBEDDER
+def test_asking_for_nothing_or_for_own_frames_only(model: Autoencoder) -> None:
+    (chunk,) = chunks_of(model, model.chunk_frames)
     own = decoded(model, [chunk])
-    session = DecodeSession(model, height=8, width=16)
-    assert session.feed(chunk, []).shape == (0, 8, 16, 3)
-    assert torch.equal(session.feed(chunk, [0.0, 1.0, 2.0, 3.0, 4.0]), own)
+    session = session_of(model)
+    assert session.feed(chunk, []).shape == (0, *size_of(model), 3)
+    assert torch.equal(session.feed(chunk, [float(i) for i in range(model.chunk_frames)]), own)
     assert torch.equal(session.feed(chunk, [4.0, 0.0, 0.0, 2.0]), own[[4, 0, 0, 2]])
     short = ChunkLatents(0, chunk.latents, 2)
     assert torch.equal(session.feed(short), own[:2])
-    assert torch.equal(session.feed(short, [4.0]), own[4:]), "what was padded can be asked for"
+    assert torch.equal(session.feed(short, [4.0]), own[4:5]), "what was padded can be asked for"
 
 
-def test_single_frame_is_an_image_and_a_lone_last_frame_is_not(model: AutoencoderRegen) -> None:
-    (image,) = encode_frames(model, video(1, 8, 8))
+@PER_EMBEDDER
+def test_single_frame_is_an_image_and_a_lone_last_frame_is_not(model: Autoencoder) -> None:
+    side, length = model.spatial_compression_ratio, model.chunk_frames
+    (image,) = encode_frames(model, video(1, side, side))
     assert image.latents.shape == (4, 1, 1, 1)
-    first, last = encode_frames(model, video(6, 8, 8))
-    assert (first.frames, last.frames) == (5, 1)
-    assert last.latents.shape == (4, 2, 1, 1)
+    first, last = encode_frames(model, video(length + 1, side, side))
+    assert (first.frames, last.frames) == (length, 1)
+    assert last.latents.shape == first.latents.shape == (4, 5 if length == 17 else 2, 1, 1)
 
 
+@PER_EMBEDDER
 @PER_SEAMS
-def test_an_image_has_one_frame_that_can_be_repeated(model: AutoencoderRegen, seams: Seams) -> None:
-    (image,) = chunks_of(1)
+def test_an_image_has_one_frame_that_can_be_repeated(model: Autoencoder, seams: Seams) -> None:
+    (image,) = chunks_of(model, 1)
     options = DecodeOptions(steps=2, seams=seams)
     (frame,) = decoded(model, [image], options)
-    session = DecodeSession(model, height=8, width=16, options=options)
+    session = session_of(model, options)
     assert torch.equal(session.feed(image, at=[0.0, 0.0]), torch.stack([frame, frame]))
-    with pytest.raises(ValueError, match="only time 0"):
-        session.feed(image, at=[0.5])
+    if model.extrapolates:
+        with pytest.raises(ValueError, match="only time 0"):
+            session.feed(image, at=[0.5])
+    else:
+        assert torch.equal(session.feed(image, at=[0.5])[0], frame), "it stands still"
 
 
-def test_padding_repeats_the_last_frame_and_the_border(model: AutoencoderRegen) -> None:
-    (frame,) = video(1, 8, 11)
-    wide = torch.cat([frame, frame[:, -1:].expand(8, 5, 3)], dim=1)
+@PER_EMBEDDER
+def test_padding_repeats_the_last_frame_and_the_border(model: Autoencoder) -> None:
+    side = model.spatial_compression_ratio
+    (frame,) = video(1, side, side + 3)
+    wide = torch.cat([frame, frame[:, -1:].expand(side, side - 3, 3)], dim=1)
     (short,) = encode_frames(model, [frame, frame])
-    (whole,) = encode_frames(model, [wide] * 5)
-    assert torch.equal(short.latents, whole.latents)
+    (whole,) = encode_frames(model, [wide] * model.chunk_frames)
+    assert same_latents(short.latents, whole.latents)
 
 
-def test_frames_depend_on_seed_and_number_of_the_chunk(model: AutoencoderRegen) -> None:
-    (chunk,) = chunks_of(5)
+@DENOISING
+def test_frames_depend_on_seed_and_number_of_the_chunk(model: Autoencoder) -> None:
+    (chunk,) = chunks_of(model, 5)
     frames = decoded(model, [chunk])
     assert not torch.equal(decoded(model, [ChunkLatents(1, chunk.latents, 5)]), frames)
     assert not torch.equal(decoded(model, [chunk], DecodeOptions(seed=1)), frames)
@@ -284,47 +324,75 @@ def test_frames_depend_on_seed_and_number_of_the_chunk(model: AutoencoderRegen) 
     assert torch.equal(decoded(model, [chunk]), frames), "the global random state does not matter"
 
 
-def test_steps_solver_and_tile_reach_the_decoder(model: AutoencoderRegen) -> None:
-    (chunk,) = chunks_of(5)
-    options = [
-        DecodeOptions(),
-        DecodeOptions(steps=3),
-        DecodeOptions(steps=3, solver="heun"),
-        DecodeOptions(steps=3, tile=Tile(8, 8, 0)),
-    ]
+@DENOISING
+def test_steps_and_solver_reach_the_decoder(model: Autoencoder) -> None:
+    (chunk,) = chunks_of(model, 5)
+    options = [DecodeOptions(), DecodeOptions(steps=3), DecodeOptions(steps=3, solver="heun")]
     frames = [decoded(model, [chunk], each) for each in options]
     assert not any(torch.equal(a, b) for i, a in enumerate(frames) for b in frames[:i])
 
 
-def test_a_tile_reaches_the_encoder(model: AutoencoderRegen) -> None:
-    frames, tile = video(5, 16, 32), Tile(16, 16, 8)
+@pytest.mark.parametrize("model", ["regen", "magvit2"], indirect=True)
+def test_a_tile_reaches_encoder_and_decoder(model: Autoencoder) -> None:
+    length = model.chunk_frames
+    frames, tile = video(length, 16, 32), Tile(16, 16, 8)
     whole, tiled = (next(encode_frames(model, frames, each)).latents for each in (None, tile))
     assert not torch.equal(whole, tiled)
     (chunk,) = EncodeSession(model, tile).feed(frames)
     assert torch.equal(chunk.latents, tiled)
+    (chunk,) = chunks_of(model, length)
+    whole, tiled = (decoded(model, [chunk], DecodeOptions(tile=each)) for each in (None, Tile(8, 8, 0)))
+    assert not torch.equal(whole, tiled)
 
 
-def test_frames_are_read_one_chunk_ahead_at_most(model: AutoencoderRegen) -> None:
+@pytest.mark.parametrize("model", ["onedva"], indirect=True)
+def test_a_tile_changes_how_many_regions_are_worked_on_at_once_and_no_value(
+    model: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four regions of 32 x 32 pixels: all together, or one at a time."""
+    frames, tiles, counts = video(5, 64, 64), (None, Tile(32, 32, 0)), []
+    for network in (model.encoder, model.decoder):
+
+        def counted(first: Tensor, *rest: Tensor, forward: object = network.forward) -> object:
+            counts.append(len(first))
+            return forward(first, *rest)
+
+        monkeypatch.setattr(network, "forward", counted)
+    whole, tiled = (next(encode_frames(model, frames, tile)) for tile in tiles)
+    assert counts == [4, 1, 1, 1, 1]
+    assert torch.equal(whole.latents.lengths, tiled.latents.lengths)
+    torch.testing.assert_close(whole.latents.structural, tiled.latents.structural)
+    torch.testing.assert_close(whole.latents.sequence, tiled.latents.sequence)
+    counts.clear()
+    options = [DecodeOptions(tile=tile) for tile in tiles]
+    one, other = (DecodeSession(model, height=64, width=64, options=each).feed(whole) for each in options)
+    assert (one.int() - other.int()).abs().max() <= 1
+    assert counts == [4, 1, 1, 1, 1]
+
+
+@PER_EMBEDDER
+def test_frames_are_read_one_chunk_ahead_at_most(model: Autoencoder) -> None:
     taken = 0
 
     def frames() -> Iterator[Tensor]:
         nonlocal taken
-        for frame in video(20, 8, 8):
+        for frame in video(4 * model.chunk_frames, 8, 8):
             taken += 1
             yield frame
 
     chunks = decode_chunks(model, encode_frames(model, frames()), height=8, width=8)
     next(chunks)
-    assert taken == 5
+    assert taken == model.chunk_frames
 
 
-def test_feed_keeps_a_chunk_of_frames_at_most(model: AutoencoderRegen) -> None:
+@PER_EMBEDDER
+def test_feed_keeps_a_chunk_of_frames_at_most(model: Autoencoder) -> None:
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
 
     def frames() -> Iterator[Tensor]:
         nonlocal most
-        for _ in range(23):
+        for _ in range(4 * model.chunk_frames + 3):
             frame = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8)
             alive.add(frame)
             most = max(most, len(alive))
@@ -333,7 +401,7 @@ def test_feed_keeps_a_chunk_of_frames_at_most(model: AutoencoderRegen) -> None:
 
     session = EncodeSession(model)
     assert len(session.feed(frames())) == 4
-    assert most <= 6, "a chunk, and the frame that comes next"
+    assert most <= model.chunk_frames + 1, "a chunk, and the frame that comes next"
     assert len(alive) == 3
     session.flush()
     assert len(alive) == 0
@@ -355,14 +423,18 @@ def test_values_out_of_range_are_clamped() -> None:
         assert frame.unique().tolist() == [byte]
 
 
-def test_latents_have_the_precision_of_the_model() -> None:
-    model = AutoencoderLinear(temporal_compression_ratio=4).bfloat16()
+@pytest.mark.parametrize("build", [*EMBEDDERS.values(), AutoencoderLinear])
+def test_latents_have_the_precision_of_the_model(build: Callable[[], Autoencoder]) -> None:
+    model = build().bfloat16()
     (chunk,) = encode_frames(model, video(5, 8, 8))
-    assert chunk.latents.dtype == torch.bfloat16
+    latents = chunk.latents
+    parts = [latents.structural, latents.sequence] if isinstance(latents, HybridLatents) else [latents]
+    assert {part.dtype for part in parts} == {torch.bfloat16}
     assert len(list(decode_chunks(model, [chunk], height=8, width=8))) == 5
 
 
-def test_change_of_size_within_a_video_is_an_error(model: AutoencoderRegen) -> None:
+@PER_EMBEDDER
+def test_change_of_size_within_a_video_is_an_error(model: Autoencoder) -> None:
     with pytest.raises(ValueError, match="changes from 8x16 to 24x8 pixels within the video"):
         EncodeSession(model).feed([*video(2, 16, 8), *video(1, 8, 24)])
     session = EncodeSession(model)
@@ -373,19 +445,21 @@ def test_change_of_size_within_a_video_is_an_error(model: AutoencoderRegen) -> N
     session.feed(video(1, 8, 24))
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 24), (16, 16), (8, 8)])
-def test_latents_of_another_size_are_told_in_a_sentence(
-    model: AutoencoderRegen, height: int, width: int
-) -> None:
-    first, second = chunks_of(10)
+@PER_EMBEDDER
+@pytest.mark.parametrize("places", [(1, 5), (3, 4), (1, 1)])
+def test_latents_of_another_size_are_told_in_a_sentence(model: Autoencoder, places: tuple[int, int]) -> None:
+    first, second = chunks_of(model, 2 * model.chunk_frames)
+    side = model.spatial_compression_ratio
+    height, width = places[0] * side, places[1] * side
     session = DecodeSession(model, height=height, width=width)
-    with pytest.raises(ValueError, match=f"Frames of {width}x{height} pixels have .* not 2x1; give the size"):
+    with pytest.raises(ValueError, match=f"Frames of {width}x{height} pixels have .* not 4x1; give the size"):
         session.feed(first)
-    fitting = DecodeSession(model, height=7, width=9)
+    fitting = DecodeSession(model, height=side - 1, width=3 * side + 1)
     fitting.feed(first)
-    with pytest.raises(ValueError, match="have 2x1 latents, not 3x1"):
-        fitting.feed(ChunkLatents(1, torch.randn(4, 2, 1, 3), 5))
-    assert fitting.feed(second).shape == (5, 7, 9, 3), "the session goes on"
+    (other,) = random_chunks(model, model.chunk_frames, (1, 2))
+    with pytest.raises(ValueError, match="have 4x1 latents, not 2x1"):
+        fitting.feed(ChunkLatents(1, other.latents, 5))
+    assert fitting.feed(second).shape == (model.chunk_frames, side - 1, 3 * side + 1, 3), "it goes on"
 
 
 @pytest.mark.parametrize(

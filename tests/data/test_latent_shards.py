@@ -22,6 +22,7 @@ from regen.data.latent_shards import (
     LatentShardWriter,
     ShardRows,
 )
+from regen.latents import HybridLatents
 
 KEYS = ("a", "größer/b", 'with "quotes"', "d", "e")
 CHUNKS = (3, 1, 7, 2, 4)
@@ -141,6 +142,83 @@ def test_it_can_be_sent_after_it_was_read(folder: Path) -> None:
     dataset.latents(0)
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy.latents(2), latents_of(2)) and copy.facts(3) == dataset.facts(3)
+
+
+def hybrid_of(number: int, regions: int = 2) -> HybridLatents:
+    """As many chunks as `latents_of`, with 0 to 4 1D latents in each region; the last sample has none."""
+    structural, generator = latents_of(number), torch.Generator().manual_seed(number)
+    shape = len(structural), regions
+    lengths = torch.randint(0, 5, shape, generator=generator) if number < 4 else torch.zeros(shape).long()
+    longest = int(lengths.sum(1).max())
+    sequence = torch.randn(len(structural), 3, longest, generator=generator).bfloat16()
+    there = torch.arange(longest) < lengths.sum(1)[:, None]
+    return HybridLatents(structural, sequence * there[:, None], lengths)
+
+
+def hybrid_folder(folder: Path) -> Path:
+    """Five samples of three tensors each, after one that was left out."""
+    if not folder.exists():
+        folder.mkdir()
+        with LatentShardWriter(folder, "0", [*KEYS, "bad"], hybrid=True) as writer:
+            writer.leave_out("bad", "It is damaged.")
+            for number, key in enumerate(KEYS):
+                latents = hybrid_of(number)
+                facts = replace(facts_of(key, latents.structural), tokens=latents.length)
+                writer.add(facts, latents)
+        (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 6, "00")]).text())
+    return folder
+
+
+def test_hybrid_latents_are_three_tensors_without_padding(tmp_path: Path) -> None:
+    tensors = load_file(hybrid_folder(tmp_path / "out") / "0.safetensors")
+    assert {*tensors} == {key + part for key in KEYS for part in ("", "#sequence", "#lengths")}
+    for number, key in enumerate(KEYS):
+        latents = hybrid_of(number)
+        assert torch.equal(tensors[key], latents.structural)
+        assert torch.equal(tensors[key + "#lengths"], latents.lengths)
+        kept = [latents[chunk].sequence.T for chunk in range(len(latents))]
+        assert torch.equal(tensors[key + "#sequence"], torch.cat(kept))
+    dataset = LatentDataset(tmp_path / "out")
+    assert dataset.column("tokens").tolist() == [hybrid_of(number).length for number in range(5)]
+    assert isinstance(dataset[3]["latents"], HybridLatents) and dataset[4]["tokens"] == 0
+
+
+@given(number=st.integers(0, 4), first=st.integers(-8, 8), count=st.integers(0, 8))
+def test_hybrid_chunks_are_those_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, number: int, first: int, count: int
+) -> None:
+    folder = hybrid_folder(tmp_path_factory.getbasetemp() / "hybrids")
+    first = max(-CHUNKS[number], min(first, CHUNKS[number]))
+    chunks = slice(first, min(first + count, CHUNKS[number]) if first >= 0 else first + count or None)
+    whole, found = hybrid_of(number), LatentDataset(folder).latents(number, chunks)
+    assert isinstance(found, HybridLatents)
+    assert torch.equal(found.structural, whole.structural[chunks])
+    assert torch.equal(found.lengths, whole.lengths[chunks])
+    longest = max(found.lengths.sum(1).tolist(), default=0)
+    assert torch.equal(found.sequence, whole.sequence[chunks, :, :longest])
+
+
+def test_only_the_1d_latents_that_are_needed_are_read(tmp_path: Path) -> None:
+    """Those of other chunks may be damaged."""
+    path = hybrid_folder(tmp_path / "out") / "0.safetensors"
+    content = bytearray(path.read_bytes())
+    whole, size = hybrid_of(2), int.from_bytes(content[:8], "little")
+    begin, end = json.loads(content[8 : 8 + size])[KEYS[2] + "#sequence"]["data_offsets"]
+    cut = 3 * 2 * int(whole.lengths[:2].sum())  # bytes of two chunks, of 3 channels in bf16
+    for place in (*range(begin, begin + cut), *range(begin + 3 * 2 * int(whole.lengths[:4].sum()), end)):
+        content[8 + size + place] = 255
+    path.write_bytes(content)
+    found = LatentDataset(tmp_path / "out").latents(2, slice(2, 4))
+    assert isinstance(found, HybridLatents)
+    assert all(torch.equal(found[i].sequence, whole[2 + i].sequence) for i in (0, 1))
+
+
+def test_lost_1d_latents_are_damage(tmp_path: Path) -> None:
+    path = hybrid_folder(tmp_path / "out") / "0.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"d#sequence"', b'"d#sequenze"'))
+    dataset = LatentDataset(tmp_path / "out")
+    with pytest.raises(ValueError, match="0.safetensors: .*; delete 0.json there"):
+        dataset.latents(3)
 
 
 def test_another_model_is_refused(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_report import FRAMES, RATE, make_report_folder
+from tiny_report import CLIPS, FRAMES, LENGTHS, RATE, make_report_folder
 
 from regen.evaluate.report import write_report
 
@@ -151,6 +151,34 @@ def test_plots_have_their_points(opened: Driver) -> None:
     assert labels == ["lab/other", "tiny", "tiny-4x"]
 
 
+def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_is_apart(
+    browser: Driver, tmp_path: Path
+) -> None:
+    folder = make_report_folder(tmp_path, LENGTHS, CLIPS[:1], frames=0)
+    with visit(browser, write_report(folder)) as opened:
+        wait_for(lambda: opened.find_elements(By.CSS_SELECTOR, "#plots svg") != [])
+        lines = opened.execute_script(
+            "return [...document.querySelectorAll('#plots .line')]"
+            ".map((l) => l.getAttribute('points').split(' '))"
+        )
+        assert [len(points) for points in lines] == [1, 3, 2, 1, 2], "adaptive, fixed, target, other, tiny"
+        labels = opened.execute_script(
+            "return [...document.querySelectorAll('svg .label')].map((t) => t.textContent)"
+        )
+        of_one = ["dva-4x, adaptive", "dva-4x, fixed length", "dva-4x, target PSNR"]
+        assert sorted(labels) == [*of_one, "other@25%", "tiny"]
+        markers = opened.execute_script(
+            "return [...document.querySelectorAll('.marker')].map((m) =>"
+            " [m.textContent.split(',')[0], m.style.fill, m.getAttribute('d').split('L').length])"
+        )
+        colours = {
+            name.split("@")[0].removesuffix("-4x").removesuffix("-8x"): fill for name, fill, _ in markers
+        }
+        assert len({*colours.values()}) == len(colours) == 3
+        assert {fill for name, fill, _ in markers if name.startswith("dva")} == {colours["dva"]}
+        assert [name for name, _, corners in markers if corners == 10] == ["dva-4x"], "it alone is a star"
+
+
 def test_players_keep_step(opened: Driver) -> None:
     assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == "hard.mp4", "the worst clip stands first"
     show_players(opened)
@@ -203,6 +231,18 @@ def test_scrubber_and_keys_move_all(opened: Driver) -> None:
     wait_for(lambda: not any(videos(opened, "paused")))
     card.send_keys(Keys.SPACE)
     assert all(videos(opened, "paused"))
+
+
+def test_captions_tell_what_a_clip_takes(opened: Driver) -> None:
+    captions = (
+        "return [...document.querySelector('.card').querySelectorAll('figcaption')].map((c) => c.innerText)"
+    )
+    first, tiny, *_ = opened.execute_script(captions)
+    assert first == "original"
+    assert tiny.splitlines() == [
+        "tiny-4x, 1 step",
+        "28.00 dB · SSIM 0.700 · seams 1.10 · 54.0 values per value",
+    ]
 
 
 def test_choices_change_what_is_shown(opened: Driver) -> None:

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from tiny_contest import tiny_one_dva
 from tiny_media import tiny_regen
 from tiny_peers import cogvideox, ltx, mochi
 
 from regen.codec.chunks import Embedder
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
-from regen.evaluate.compression import compression
+from regen.evaluate.account import Tally
+from regen.evaluate.compression import Compression, compression, compression_of_clip
 from regen.evaluate.peers.classes import CogVideoXPeer, LTXPeer, MochiPeer
 
 
@@ -67,3 +69,40 @@ def test_nothing_is_computed_and_nothing_stays() -> None:
     before = model.encode(clip).latent_dist.mode()
     assert compression(model, 65536, 65536).values_per_value == compression(model, 16, 16).values_per_value
     assert torch.equal(model.encode(clip).latent_dist.mode(), before)
+
+
+def of_lengths(frames: int, *lengths: int) -> Compression:
+    """Of a clip of 32 x 48 pixels whose chunks keep so many 1D latents."""
+    model, tally = tiny_one_dva(), Tally()
+    for length in lengths:
+        clip = torch.zeros(1, 3, 17 if frames > 1 else 1, 32, 48)
+        tally.add(model.encode(clip, length=length).latent_dist.mode()[0])
+    return compression_of_clip(model, tally, frames, 32, 48)
+
+
+@torch.inference_mode()
+def test_an_adaptive_length_is_that_of_the_chunks() -> None:
+    pixels, grid = 3 * 17 * 32 * 48, 4 * 5 * 2 * 3
+    alone, all_of_it = of_lengths(34, 0, 0), of_lengths(34, 30, 30)
+    assert alone.values_per_value == pytest.approx(pixels / grid)
+    assert all_of_it.values_per_value == pytest.approx(pixels / (2 * grid))
+    assert of_lengths(34, 30, 0).values_per_value == pytest.approx(2 * pixels / (3 * grid))
+    for forms in (alone, all_of_it):
+        assert (forms.ratio, forms.frames_per_latent) == (4, 17 / 5)
+        assert forms.latent_frames_per_frame == pytest.approx(5 / 17)
+    assert of_lengths(1, 3).values_per_value == pytest.approx(3 * 32 * 48 / (4 * (6 + 3)))
+    assert of_lengths(1, 3).frames_per_latent == 1
+
+
+@torch.inference_mode()
+def test_what_fills_the_last_chunk_is_not_counted() -> None:
+    """Frames are charged their part of their own chunk, so a short last one weighs little."""
+    assert of_lengths(20, 8, 8).values_per_value == pytest.approx(of_lengths(17, 8).values_per_value)
+    shorter = of_lengths(18, 30, 0).values_per_value
+    assert of_lengths(17, 30).values_per_value < shorter < of_lengths(34, 30, 0).values_per_value
+    assert shorter == pytest.approx(3 * 18 * 32 * 48 / (4 * (30 + 30) + 4 * 30 / 17))
+
+
+def test_no_figure_of_a_model_of_adaptive_length() -> None:
+    with pytest.raises(AssertionError, match="depends on the clip"):
+        compression(tiny_one_dva(), 32, 32)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_contest import make_clips, make_models, results, timeless
+from tiny_contest import make_clips, make_models, results, timeless, tiny_one_dva
 from tiny_media import make_video
 
 from regen import cli
@@ -66,6 +66,22 @@ def test_table_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(line) == json.loads(Path("out/summary.json").read_text())
 
 
+def test_lengths_of_one_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_one_dva().save_pretrained(folder / "one")
+    models = ("one", "one@0%", "one@100%", "linear", "mine=one@10")
+    arguments = [part for model in models for part in ("--model", model)]
+    assert evaluate(*arguments, "--max-frames", "3", "--processes", "2") == 0
+    out = capsys.readouterr().out
+    assert all(model in out for model in ("one@0%", "one@100%", "linear", "mine@10"))
+    summary = {row["model"]: row for row in json.loads(Path("out/summary.json").read_text())}
+    rates = [summary[model]["values_per_value"] for model in ("one@0%", "one", "one@100%")]
+    assert rates[0] > rates[1] > rates[2] and f"{rates[0]:.1f}" in out
+    assert rates[0] == pytest.approx(2 * rates[2])
+    before = results(folder / "out")
+    assert evaluate(*arguments[:4], "--max-frames", "3") == 0
+    assert results(folder / "out") == before
+
+
 def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layers = Lpips.random_for_tests("vgg").layers.state_dict()
     torch.save({f"features.{name}": value for name, value in layers.items()}, "weights.pth")
@@ -86,6 +102,10 @@ def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
         (("--model", "nothing"), ("no model nothing",)),
         (("--model", "tiny", "--steps", "0"), ("step",)),
         (("--model", "tiny", "--size", "7"), ("7 pixels",)),
+        (("--model", "tiny@25%"), ("tiny have one length", "@25%")),
+        (("--model", "linear=tiny@"), ("no length ''", "@30dB")),
+        (("--model", "tiny@a lot"), ("no length 'a lot'", "@320")),
+        (("--model", "nothing@25%"), ("no model nothing",)),
         (("--model", "tiny", "--data", "empty"), ("no video below empty",)),
         (("--model", "tiny", "--data", "gone"), ("gone does not exist",)),
         (("--model", "tiny", "--reconstructions", "empty"), ("NAME=FOLDER",)),

@@ -8,26 +8,31 @@ import av
 import numpy as np
 import pytest
 import torch
-from tiny_media import make_image, make_video, picture, record_frames, tiny_regen
+from tiny_media import EMBEDDERS, make_image, make_video, picture, record_frames
 from torch import Tensor
 
 from regen.codec.latent_file import LatentVideo
+from regen.codec.lengths import Budget, FixedLength
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.codec.timeline import Timeline
 from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
-from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate import reconstruct as module
 from regen.evaluate.comparison import STRIP
 from regen.evaluate.interpolation import codec_of
 from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
 from regen.evaluate.reconstruct import Report, decode_video, encode_video, reconstruct_video
+from regen.latents import Latents
+from regen.pretrained import Autoencoder
+
+PER_EMBEDDER = pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
+ONE_DVA = pytest.mark.parametrize("model", ["onedva"], indirect=True)
 
 
-@pytest.fixture(scope="module")
-def model() -> AutoencoderRegen:
+@pytest.fixture(scope="module", params=["regen", "onedva"])
+def model(request: pytest.FixtureRequest) -> Autoencoder:
     torch.manual_seed(0)
-    return tiny_regen()
+    return EMBEDDERS[request.param]()
 
 
 def read(path: Path) -> tuple[Tensor, list[float]]:
@@ -36,17 +41,18 @@ def read(path: Path) -> tuple[Tensor, list[float]]:
     return torch.stack([frame.image for frame in frames]), [frame.time for frame in frames]
 
 
-def reconstruct(model: AutoencoderRegen, source: Path, output: Path, **options: object) -> Report:
+def reconstruct(model: Autoencoder, source: Path, output: Path, **options: object) -> Report:
     return reconstruct_video(model, source, output, name="tiny", **options)
 
 
-def encode(model: AutoencoderRegen, source: Path, size: Size | None = None) -> tuple[LatentVideo, Report]:
+def encode(model: Autoencoder, source: Path, size: Size | None = None) -> tuple[LatentVideo, Report]:
     return encode_video(model, source, name="tiny", weights="abc", size=size)
 
 
+@PER_EMBEDDER
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 24), (3, 24, 40), (7, 21, 35), (11, 24, 24)])
 def test_length_size_rate_and_sound_come_back(
-    tmp_path: Path, model: AutoencoderRegen, frames: int, height: int, width: int
+    tmp_path: Path, model: Autoencoder, frames: int, height: int, width: int
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames, height, width, sound="aac")
     report = reconstruct(model, source, tmp_path / "out.mp4")
@@ -58,7 +64,7 @@ def test_length_size_rate_and_sound_come_back(
     assert report.fps == pytest.approx(30000 / 1001)
 
 
-def test_variable_rate_keeps_its_times(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_variable_rate_keeps_its_times(tmp_path: Path, model: Autoencoder) -> None:
     times = [0, 0.04, 0.2, 0.21, 0.5, 0.9]
     source = make_video(tmp_path / "in.mp4", 6, rate=Fraction(25), times=times)
     reconstruct(model, source, tmp_path / "out.mp4")
@@ -68,29 +74,75 @@ def test_variable_rate_keeps_its_times(tmp_path: Path, model: AutoencoderRegen) 
     assert read(tmp_path / "decoded.mp4")[1] == pytest.approx(times, abs=1e-3)
 
 
-def test_report_tells_what_happened(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_report_tells_what_happened(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", 7, 24, 40)
     report = reconstruct(model, source, tmp_path / "out.mp4")
     frames, _ = read(source)
-    decoded = torch.stack(list(decode_chunks(model, encode_frames(model, frames), height=24, width=40)))
-    assert report.latent_shape == [2, 4, 2, 3, 5]
-    assert report.compression == pytest.approx((7 * 24 * 40 * 3) / (2 * 4 * 2 * 3 * 5))
+    chunks = list(encode_frames(model, frames))
+    decoded = torch.stack(list(decode_chunks(model, chunks, height=24, width=40)))
+    side = model.spatial_compression_ratio
+    assert report.latent_shape == [2, 4, 2, -(-24 // side), -(-40 // side)]
+    values = sum(chunk.latents.numel() for chunk in chunks)
+    assert report.compression == pytest.approx((7 * 24 * 40 * 3) / values)
+    assert report.values_per_second == pytest.approx(values * 30000 / 1001 / 7)
+    if side == 8:
+        assert values == 2 * 4 * 2 * 3 * 5 and report.lengths is None
+    else:
+        assert report.lengths == [chunk.latents.length for chunk in chunks]
+        assert values == 4 * (2 * 2 * 2 * 3 + sum(report.lengths)) and 0 < sum(report.lengths) < 24
     assert report.psnr == pytest.approx(psnr_of_frames(frames, decoded).mean().item())
     assert report.ssim == pytest.approx(ssim_of_frames(frames, decoded).mean().item(), abs=1e-6)
     assert report.encode_seconds > 0 and report.decode_seconds > 0
     assert 50 < report.peak_memory_mb < 100_000
 
 
-def test_whole_chunks_have_the_compression_of_the_model(tmp_path: Path, model: AutoencoderRegen) -> None:
+@pytest.mark.parametrize("model", ["regen"], indirect=True)
+def test_whole_chunks_have_the_compression_of_the_model(tmp_path: Path, model: Autoencoder) -> None:
     report = reconstruct(model, make_video(tmp_path / "in.mp4", 5, 24, 40), tmp_path / "out.mp4")
     assert report.compression == 5 * 3 * 64 / (2 * 4)
 
 
+@ONE_DVA
+@pytest.mark.parametrize("length", [0, 5, 12])
+def test_1d_latents_are_counted(tmp_path: Path, model: Autoencoder, length: int) -> None:
+    source = make_video(tmp_path / "in.mp4", 10, 32, 48)
+    report = reconstruct(model, source, tmp_path / "out.mp4", lengths=FixedLength(length))
+    assert report.lengths == [length, length]
+    assert report.compression == 5 * 3 * 32 * 48 / (4 * (2 * 2 * 3 + length))
+    assert report.values_per_second == pytest.approx(4 * (2 * 2 * 3 + length) * 6000 / 1001)
+
+
+@ONE_DVA
+def test_a_budget_is_shared_out_before_the_frames_are_encoded(tmp_path: Path, model: Autoencoder) -> None:
+    """For the frames as they are coded: of the size that is asked for."""
+    source = make_video(tmp_path / "in.mp4", 12, 40, 64)
+    budget, size = Budget(500.0), Size(28, 44)
+    report = reconstruct(model, source, tmp_path / "out.mp4", size=size, lengths=budget)
+    assert 500 - 4 * 30 / 12 < report.values_per_second <= 500
+    video, encoded = encode_video(model, source, name="tiny", weights="abc", size=size, lengths=budget)
+    decoded = decode_video(model, video, tmp_path / "two.mp4")
+    assert report.lengths == encoded.lengths == decoded.lengths
+    assert report.values_per_second == encoded.values_per_second == decoded.values_per_second
+
+
+@ONE_DVA
+def test_before_and_after_the_chunks_it_stands_still(
+    tmp_path: Path, model: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, _ = encode(model, make_video(tmp_path / "in.mp4", 10, 16, 24))
+    written = record_frames(monkeypatch)
+    decode_video(model, video, tmp_path / "out.mp4", timeline=Timeline(before=2, after=1))
+    decode_video(model, video, tmp_path / "out.mp4")
+    around, own = (torch.stack(frames) for frames in written)
+    assert torch.equal(around, own[[0, 0, *range(10), 9]])
+
+
+@PER_EMBEDDER
 @pytest.mark.parametrize("size", [None, Size(16, 16), Size(19, 33)])
 @pytest.mark.parametrize("name", ["in.mp4", "in.png"])
 def test_encoding_and_decoding_is_reconstructing(
     tmp_path: Path,
-    model: AutoencoderRegen,
+    model: Autoencoder,
     size: Size | None,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -110,20 +162,20 @@ def test_encoding_and_decoding_is_reconstructing(
     assert (decoded.frames, decoded.width, decoded.height) == (report.frames, report.width, report.height)
 
 
-def test_latents_carry_the_size_before_and_after(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_latents_carry_the_size_before_and_after(tmp_path: Path, model: Autoencoder) -> None:
     video, _ = encode(model, make_video(tmp_path / "in.mp4", 3, 24, 40), Size(16, 19))
     assert (video.source_height, video.source_width, video.height, video.width) == (24, 40, 16, 19)
     assert (video.model, video.weights) == ("tiny", "abc")
 
 
-def test_image_is_one_content_latent(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_image_is_one_content_latent(tmp_path: Path, model: Autoencoder) -> None:
     report = reconstruct(model, make_image(tmp_path / "in.png"), tmp_path / "out.png")
-    assert report.latent_shape == [1, 4, 1, 3, 4]
+    assert report.latent_shape == [1, 4, 1, *((3, 4) if model.spatial_compression_ratio == 8 else (2, 2))]
     with VideoReader(tmp_path / "out.png") as reader:
         assert reader.info.is_image and (reader.info.height, reader.info.width) == (20, 28)
 
 
-def test_comparison_has_the_original_above(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_comparison_has_the_original_above(tmp_path: Path, model: Autoencoder) -> None:
     source = make_image(tmp_path / "in.png", 20, 28)
     reconstruct(model, source, tmp_path / "out.png", compare=tmp_path / "both.png")
     (both,), (out,) = read(tmp_path / "both.png")[0], read(tmp_path / "out.png")[0]
@@ -132,7 +184,7 @@ def test_comparison_has_the_original_above(tmp_path: Path, model: AutoencoderReg
     assert torch.equal(both[-20:], out)
 
 
-def test_comparison_of_a_video_has_its_frames_and_sound(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_comparison_of_a_video_has_its_frames_and_sound(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", sound="aac")
     reconstruct(model, source, tmp_path / "out.mp4", compare=tmp_path / "both.mp4")
     with VideoReader(tmp_path / "both.mp4") as reader:
@@ -140,7 +192,7 @@ def test_comparison_of_a_video_has_its_frames_and_sound(tmp_path: Path, model: A
         assert len(list(reader)) == 7
 
 
-def test_size_is_the_measuring_protocol(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_size_is_the_measuring_protocol(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", 2, 24, 40)
     report = reconstruct(model, source, tmp_path / "out.mp4", size=Size(16, 16))
     frames = [fit(frame, Size(16, 16)) for frame in read(source)[0]]
@@ -148,7 +200,7 @@ def test_size_is_the_measuring_protocol(tmp_path: Path, model: AutoencoderRegen)
     assert report.psnr == pytest.approx(psnr_of_frames(torch.stack(frames), decoded).mean().item())
 
 
-def test_progress_counts_frames(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_progress_counts_frames(tmp_path: Path, model: Autoencoder) -> None:
     source, seen = make_video(tmp_path / "in.mp4"), []
     reconstruct(
         model, source, tmp_path / "out.mp4", on_progress=lambda done, total: seen.append((done, total))
@@ -162,9 +214,7 @@ def test_progress_counts_frames(tmp_path: Path, model: AutoencoderRegen) -> None
     assert seen == [(5, 7), (7, 7)]
 
 
-def test_damage_is_passed_on(
-    tmp_path: Path, model: AutoencoderRegen, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damage_is_passed_on(tmp_path: Path, model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
     source, told = make_video(tmp_path / "in.mp4"), []
     monkeypatch.setattr(
         VideoReader, "damage", property(lambda self: "much", lambda self, value: None), raising=False
@@ -174,7 +224,7 @@ def test_damage_is_passed_on(
     assert told == [f"{source}: much."] * 2
 
 
-def test_interruption_leaves_nothing(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_interruption_leaves_nothing(tmp_path: Path, model: Autoencoder) -> None:
     def interrupt(done: int, total: int | None) -> None:
         raise KeyboardInterrupt
 
@@ -184,7 +234,7 @@ def test_interruption_leaves_nothing(tmp_path: Path, model: AutoencoderRegen) ->
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_steps_and_places_are_checked(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_steps_and_places_are_checked(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", 1)
     with pytest.raises(ValueError, match="at least 1 step, not 0"):
         reconstruct(model, source, tmp_path / "out.mp4", options=DecodeOptions(steps=0))
@@ -193,7 +243,7 @@ def test_steps_and_places_are_checked(tmp_path: Path, model: AutoencoderRegen) -
             reconstruct(model, source, tmp_path / output, compare=compare and tmp_path / compare)
 
 
-def test_sound_of_the_output_is_that_of_the_input(tmp_path: Path, model: AutoencoderRegen) -> None:
+def test_sound_of_the_output_is_that_of_the_input(tmp_path: Path, model: Autoencoder) -> None:
     def packets(path: Path) -> list[bytes]:
         with av.open(str(path)) as container:
             return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
@@ -209,7 +259,7 @@ def test_sound_of_the_output_is_that_of_the_input(tmp_path: Path, model: Autoenc
 )
 def test_frames_between_are_written_as_they_are_measured(
     tmp_path: Path,
-    model: AutoencoderRegen,
+    model: Autoencoder,
     options: DecodeOptions,
     timeline: Timeline,
     monkeypatch: pytest.MonkeyPatch,
@@ -236,7 +286,7 @@ def test_frames_between_are_written_as_they_are_measured(
 @pytest.mark.parametrize("options", [DecodeOptions(batch=2, seams="none"), DecodeOptions(seams="match")])
 def test_the_tile_is_chosen_for_all_frames_that_are_decoded_together(
     tmp_path: Path,
-    model: AutoencoderRegen,
+    model: Autoencoder,
     options: DecodeOptions,
     timeline: Timeline,
     monkeypatch: pytest.MonkeyPatch,
@@ -244,10 +294,10 @@ def test_the_tile_is_chosen_for_all_frames_that_are_decoded_together(
     video, _ = encode(model, make_video(tmp_path / "in.mp4", 17, 16, 24))
     planned, together, decode = [], [], model.decode
 
-    def plan(model: AutoencoderRegen, frames: int, *rest: object) -> None:
+    def plan(model: Autoencoder, frames: int, *rest: object) -> None:
         planned.append(frames)
 
-    def recorded(latents: Tensor, times: Tensor, **rest: object) -> object:
+    def recorded(latents: Latents, times: Tensor, **rest: object) -> object:
         together.append((len(latents), len(times)))
         return decode(latents, times, **rest)
 

@@ -1,6 +1,7 @@
 """A folder as `regen evaluate` leaves it, with made-up figures and small videos."""
 
 import json
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,17 @@ RUNS: tuple[Run, ...] = (
     ("tiny-4x", "48x64", 4, 30.5),
     ("tiny-8x", "48x64", 1, 28.0),
     ("lab/other", "48x64", 1, 33.0),
+)
+LENGTHS: tuple[Run, ...] = (
+    ("dva-4x", "48x64", 1, 32.5),
+    ("dva-4x@0%", "48x64", 1, 28.0),
+    ("dva-4x@50%", "48x64", 1, 31.0),
+    ("dva-4x@100%", "48x64", 1, 33.0),
+    ("dva-4x@30dB", "48x64", 1, 30.0),
+    ("dva-4x@32dB", "48x64", 1, 32.0),
+    ("other@25%", "48x64", 1, 29.0),
+    ("tiny-4x", "48x64", 1, 31.5),
+    ("tiny-8x", "48x64", 1, 29.5),
 )
 CLIPS = ("easy.mp4", "hard.mp4", "middle.mp4")
 HARDNESS = {"easy.mp4": 3.0, "hard.mp4": -3.0}  # dB above the mean
@@ -44,6 +56,16 @@ def make_report_folder(
     return folder
 
 
+def ratio_of(model: str) -> int:
+    return 8 if model.endswith("8x") else 4
+
+
+def values_per_value(model: str) -> float:
+    """Less for "one@50%" than for "one@0%"."""
+    found = re.search(r"@(\d+)", model)
+    return 13.5 * ratio_of(model) / (1 + (int(found[1]) / 100 if found else 0))
+
+
 def _video(path: Path, frames: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -55,6 +77,8 @@ def _row(run: Run, clip: str) -> dict[str, Any]:
     psnr += HARDNESS.get(clip, 0.0)
     return {
         "model": model,
+        "ratio": ratio_of(model),
+        "values_per_value": values_per_value(model),
         "size": size,
         "steps": steps,
         "seed": 0,
@@ -79,7 +103,7 @@ def _means(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     mine = [row for row in rows if (row["model"], row["size"], row["steps"]) == (model, size, steps)]
     metrics = ("psnr", "psnr_pooled", "ssim", "sharpness", "difference_error", "blended_share")
     means = {name: sum(row[name] for row in mine) / len(mine) for name in metrics}
-    ratio = 8 if model.endswith("8x") else 4
+    ratio = ratio_of(model)
     return {
         "model": model,
         "ratio": ratio,
@@ -91,7 +115,7 @@ def _means(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seam_ratio": mine[0]["seam_ratio"],
         "lpips": None,
         "fvd": None,
-        "values_per_value": 13.5 * ratio,
+        "values_per_value": values_per_value(model),
         "frames_per_latent": ratio / 2,
         "latent_frames_per_frame": 2 / ratio,
         "encode_seconds": 2.0,

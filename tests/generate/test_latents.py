@@ -8,11 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_latents import CPU, contents, export, make_corpus, make_model, make_shards, times, wanted, work_left
+from tiny_latents import (
+    CPU,
+    contents,
+    export,
+    make_corpus,
+    make_hybrid_model,
+    make_lively_corpus,
+    make_model,
+    make_shards,
+    times,
+    wanted,
+    work_left,
+)
 from tiny_media import make_video
 from torch import Tensor
 
-from regen.codec.sessions import encode_frames
+from regen.codec.lengths import parse_length
+from regen.codec.sessions import EncodeSession, encode_frames
 from regen.data.latent_dataset import LatentDataset
 from regen.data.media import GoneError
 from regen.data.sizes import Size, fit
@@ -20,7 +33,9 @@ from regen.data.video import VideoReader
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.generate.latents import decoders, export_latents, work
+from regen.generate.overview import overview
 from regen.generate.plan import prepare
+from regen.latents import HybridLatents, is_finite
 from regen.pretrained import load, weights_hash
 from regen.runtime import one_thread
 from regen.tiling import Tile
@@ -45,6 +60,22 @@ def exported(corpus: Path, model: str, tmp_path_factory: pytest.TempPathFactory)
     return export(model, corpus, tmp_path_factory.mktemp("latents") / "whole", group=2, batch=1)
 
 
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_lively_corpus(tmp_path_factory.mktemp("lively") / "clips")
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_hybrid_model(tmp_path_factory.mktemp("hybrids") / "tiny-1d")
+
+
+@pytest.fixture(scope="module")
+def exported_hybrid(lively: Path, hybrid: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In a shard of 2 files and one of 1."""
+    return export(hybrid, lively, tmp_path_factory.mktemp("latents") / "hybrid", group=2, batch=1)
+
+
 def by_hand(path: Path, model: str, size: Size | None, frames: int | None = None) -> Tensor:
     with one_thread(), VideoReader(path) as reader:
         images = [frame.image for frame in islice(reader, frames)]
@@ -55,6 +86,25 @@ def by_hand(path: Path, model: str, size: Size | None, frames: int | None = None
         images = [fit(image, size) for image in images]
         chunks = encode_frames(load(model, CPU, torch.float32), images)
         return torch.stack([chunk.latents for chunk in chunks])
+
+
+def chunks_of(path: Path, model: str, length: str | None = None) -> list[HybridLatents]:
+    """What the codec gives for each chunk."""
+    with one_thread(), VideoReader(path) as reader:
+        kept = None if length is None else parse_length(length)
+        session = EncodeSession(load(model, CPU, torch.float32), None, kept)
+        return [chunk.latents for chunk in session.feed(frame.image for frame in reader) + session.flush()]
+
+
+def assert_same(ours: HybridLatents, theirs: HybridLatents) -> None:
+    assert torch.equal(ours.structural, theirs.structural) and torch.equal(ours.lengths, theirs.lengths)
+    assert torch.equal(ours.sequence, theirs.sequence)
+
+
+def read(dataset: LatentDataset, number: int, chunks: slice = slice(None)) -> HybridLatents:
+    latents = dataset.latents(number, chunks)
+    assert isinstance(latents, HybridLatents)
+    return latents
 
 
 def files_of(corpus: Path) -> list[Path]:
@@ -242,6 +292,100 @@ def test_several_places(corpus: Path, model: str, tmp_path: Path) -> None:
     (other / "classes.json").write_text('{"cat": 2}')
     with pytest.raises(ValueError, match="class 'cat' has another number"):
         export(model, [shards, other], tmp_path / "third")
+
+
+def test_hybrid_latents_are_those_of_the_codec(exported_hybrid: Path, lively: Path, hybrid: str) -> None:
+    dataset, tokens, most = LatentDataset(exported_hybrid), 0, 0
+    assert dataset.manifest.model_class == "AutoencoderOneDVA"
+    for number, path in enumerate(files_of(lively)):
+        expected, whole = chunks_of(path, hybrid), read(dataset, number)
+        assert len(whole) == len(expected) == (3, 2, 1)[number]
+        for chunk, theirs in enumerate(expected):
+            assert_same(whole[chunk], theirs)
+            assert_same(read(dataset, number, slice(chunk, chunk + 1))[0], theirs)
+            assert_same(read(dataset, number, slice(chunk, None))[0], theirs)
+        assert dataset.facts(number).tokens == whole.length
+        tokens, most = tokens + whole.length, most + whole.structural[:, 0].numel()
+    first = read(dataset, 0)
+    assert first.lengths[0].sum() > first.lengths[2].sum() > 0, (
+        "they differ, so that there is something to test"
+    )
+    found = overview(exported_hybrid)
+    assert (found.length, found.length_share) == (tokens / 6, tokens / most)
+    assert [*found.shapes] == ["3x4x5x2x3", "2x4x5x3x4", "1x4x1x2x3"]
+
+
+def test_a_batch_moves_the_last_bits_of_hybrid_latents_alone(
+    exported_hybrid: Path, lively: Path, hybrid: str, tmp_path: Path
+) -> None:
+    alone, together = LatentDataset(exported_hybrid), LatentDataset(export(hybrid, lively, tmp_path / "out"))
+    for number in range(3):
+        ours, theirs = read(together, number), read(alone, number)
+        assert torch.equal(ours.lengths, theirs.lengths)
+        torch.testing.assert_close(ours.structural, theirs.structural, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.sequence, theirs.sequence, rtol=1e-4, atol=1e-4)
+
+
+def test_a_shorter_length_is_the_beginning_of_a_longer_one(lively: Path, hybrid: str, tmp_path: Path) -> None:
+    parts = {
+        length: LatentDataset(export(hybrid, lively, tmp_path / length, batch=1, length=length))
+        for length in ("0%", "12", "50%", "100%")
+    }
+    for number, path in enumerate(files_of(lively)):
+        full, none = read(parts["100%"], number), read(parts["0%"], number)
+        most = full.structural[0, 0].numel()
+        assert none.sequence.shape == (len(full), 4, 0) and full.lengths.sum(1).tolist() == [most] * len(full)
+        for length, count in (("0%", 0), ("12", min(most, 12)), ("50%", most // 2), ("100%", most)):
+            latents = read(parts[length], number)
+            assert latents.lengths.sum(1).tolist() == [count] * len(full)
+            assert_same(latents, full.shortened(latents.lengths))
+            for chunk, theirs in enumerate(chunks_of(path, hybrid, length)):
+                assert_same(latents[chunk], theirs)
+    assert parts["12"].manifest.settings["length"] == "12"
+    assert "--length 12" in parts["12"].manifest.command(tmp_path)
+
+
+def test_a_length_is_a_setting_where_there_is_one(
+    exported: Path, exported_hybrid: Path, corpus: Path, lively: Path, model: str, hybrid: str, tmp_path: Path
+) -> None:
+    for folder in (exported, exported_hybrid):
+        assert "length" not in LatentDataset(folder).manifest.settings
+    with pytest.raises(ValueError, match=r"other settings \(length was None and is now 50%\)"):
+        export(hybrid, lively, exported_hybrid, group=2, batch=1, length="50%")
+    with pytest.raises(ValueError, match="have one length; leave --length"):
+        export(model, corpus, tmp_path / "out", length="50%")
+    with pytest.raises(ValueError, match="'half' is no length"):
+        wanted(hybrid, lively, tmp_path / "out", length="half")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="of 48x32 pixels has 30 1D latents, fewer .* or one --size for all"):
+        export(hybrid, lively, tmp_path / "out", length="31")
+
+
+def test_only_what_is_missing_is_made_of_hybrid_latents(
+    exported_hybrid: Path, lively: Path, hybrid: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported_hybrid, out)
+    (out / "00000.json").unlink()
+    (out / "00000.safetensors").write_bytes(b"half done")
+    export(hybrid, lively, out, group=2, batch=1)
+    assert contents(out) == contents(exported_hybrid)
+    again = export(hybrid, lively, tmp_path / "again", processes=2, group=2, batch=1)
+    assert contents(again) == contents(exported_hybrid)
+
+
+def test_hybrid_precisions_and_sizes(
+    exported_hybrid: Path, lively: Path, hybrid: str, tmp_path: Path
+) -> None:
+    """A picture that does not divide into patches is padded; the overview counts the patches there are."""
+    size = Size(24, 40)
+    whole = LatentDataset(export(hybrid, lively, tmp_path / "fp32", batch=1, size=size))
+    other = LatentDataset(export(hybrid, lively, tmp_path / "bf16", batch=1, size=size, store="bf16"))
+    for number in range(3):
+        expected = read(whole, number)
+        assert_same(read(other, number), expected.to(dtype=torch.bfloat16))
+        assert expected.shape[-2:] == (2, 3) and is_finite(expected)
+    assert "3x4x5x2x3" in overview(tmp_path / "fp32").shapes
 
 
 def test_what_differs_is_refused(exported: Path, corpus: Path, model: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tiny_latents import (
     export,
     long_corpus,
     make_corpus,
+    make_hybrid_model,
     make_model,
     make_shards,
     work_left,
@@ -93,6 +94,7 @@ def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["latents", "show", "out", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["samples"], found["missing"], found["command"]) == (6, 0, None)
+    assert found["length"] is None and "1D" not in out
     (folder / "out" / "00001.json").unlink()
     assert cli.main(["latents", "show", "out"]) == 0
     told = capsys.readouterr().out
@@ -100,6 +102,16 @@ def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     command = told.strip().rpartition(": ")[2].split()
     assert cli.main([*command[1:], "--device", "cpu"]) == 0
     assert len(LatentDataset(folder / "out")) == 6
+
+
+def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert latents("--size", "32", "--model", make_hybrid_model(folder / "hybrid"), "--length", "50%") == 0
+    told = capsys.readouterr().out
+    for words in ("length 50%", "3 of 1x4x5x2x2, 3 of 1x4x1x2x2", "6.0 a chunk, 50% of the most"):
+        assert words in told
+    assert cli.main(["latents", "show", "out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["length"], found["length_share"]) == (6, 0.5)  # 10 of videos, 2 of images
 
 
 def test_shards_of_a_remote_place(folder: Path) -> None:
@@ -120,6 +132,8 @@ def test_shards_of_a_remote_place(folder: Path) -> None:
         (("--data", "empty"), ("no video or image in empty",)),
         (("--model", "nothing"), ("no model nothing",)),
         (("--tile", "8"), ("8x8 pixels can't overlap",)),
+        (("--length", "half"), ("'half' is no length",)),
+        (("--length", "50%"), ("have one length", "leave --length")),
         (("--out", "tiny/config.json/out"), ("can't be kept in", "--out")),
     ],
     ids=lambda value: value[0][2:] if value[0].startswith("--") else None,
@@ -146,9 +160,13 @@ def test_show_of_what_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) 
     fails(capsys, "clips holds no latents")
 
 
-def test_two_compete_one_is_killed_and_nothing_is_lost(folder: Path, processes: list[Process]) -> None:
+@pytest.mark.parametrize(("maker", "videos"), [(make_model, 12), (make_hybrid_model, 80)])
+def test_two_compete_one_is_killed_and_nothing_is_lost(
+    folder: Path, processes: list[Process], maker: Callable[[Path], str], videos: int
+) -> None:
     """At any moment; what the other one makes is the same, byte by byte, as without a disturbance."""
-    long_corpus(folder / "long", 12)
+    maker(folder / "tiny")
+    long_corpus(folder / "long", videos)
     victim, other = start("--group", "1"), start("--group", "1")
     processes += [victim, other]
     wait_for_shards(folder / "out", 1, victim)

@@ -11,6 +11,7 @@ from tiny_media import make_image, make_video, tiny_regen
 from regen.data.curation.sources import list_sources, read_sidecars
 from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
 from regen.data.video import VideoReader
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.latents import export_latents
 from regen.generate.plan import Export, Settings
 
@@ -37,6 +38,40 @@ def make_model(folder: Path, seed: int = 0) -> str:
     torch.manual_seed(seed)
     tiny_regen().save_pretrained(folder)
     return str(folder)
+
+
+def make_hybrid_model(folder: Path) -> str:
+    """A One-DVA with random weights, saved: patches of 4 frames and 16 x 16 pixels, regions of 2 x 2."""
+    torch.manual_seed(1)
+    model = AutoencoderOneDVA(
+        latent_channels=4,
+        encoder_width=24,
+        encoder_depth=1,
+        encoder_heads=2,
+        width=24,
+        depth=1,
+        heads=2,
+        features=2,
+        queries=20,
+        region=2,
+        length_step=4,
+        query_positions="spread",
+        chunk_frames=17,
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.set_latent_statistics(torch.randn(2, 4), torch.rand(2, 4) + 0.5)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def make_lively_corpus(folder: Path) -> Path:
+    """Videos of 37 and 20 frames, whose last chunks move less than the others, and an image."""
+    folder.mkdir()
+    make_video(folder / "a.mp4", 37, 32, 48)
+    make_video(folder / "b.mp4", 20, 48, 64)
+    make_image(folder / "c.png", 32, 48)
+    return folder
 
 
 def make_shards(corpus: Path, folder: Path, each: int) -> Path:

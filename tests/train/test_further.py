@@ -60,8 +60,8 @@ def test_four_steps_are_two_and_two_more_with_a_discriminator(tmp_path):
         run(tmp_path / "halves", stop_after=2)
     resumed = run(tmp_path / "halves").tensors()
     assert_same(straight, resumed)
-    assert straight["further.updates"] == 4
-    assert straight["further.means"].any()
+    assert straight["further.adversarial.updates"] == 4
+    assert straight["further.adversarial.means"].any()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_discriminator_learns_and_is_not_part_of_the_model(tmp_path):
     torch.manual_seed(0)
     AutoencoderMagvit2(**asdict(MODEL))
     fresh, learned = FurtherLosses(LOSSES, CPU).tensors(), state.tensors()
-    weights = [name for name in fresh if name.startswith("discriminator.")]
+    weights = [name for name in fresh if name.startswith("adversarial.discriminator.")]
     assert any(not torch.equal(fresh[name], learned[f"further.{name}"]) for name in weights)
     assert not any("discriminator" in name for name in state.model.state_dict())
 

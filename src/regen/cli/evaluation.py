@@ -95,7 +95,9 @@ def evaluate(
         data: The folder of the clips: videos (and images), also in folders inside it.
         report: The folder of the results.
         model: A name from `regen models`, a folder, or owner/name on the Hugging Face Hub, also of a video
-            autoencoder of diffusers; NAME=FOLDER gives a folder another name. Repeat it to compare.
+            autoencoder of diffusers; NAME=FOLDER gives a folder another name. Repeat it to compare. A One-DVA
+            model finds its length by itself; NAME@25% keeps that share of its 1D latents, NAME@320 so many
+            in every chunk, and NAME@30dB as few as give this PSNR.
         reconstructions: What another program made of the same clips: a name for it, and a folder with a file
             of each clip's name, of the size measured and with as many frames. Repeat it for several.
         json: Let the last line of the output be the summary, as one JSON list.

@@ -44,6 +44,9 @@ class Form:
     """Work on tiles of at most this many pixels, for large pictures and little memory."""
     group: Annotated[int, arg(metavar="N")] = 64
     """Files in a shard, where the input is a folder of files."""
+    length: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
+    """How many 1D latents every chunk keeps, by a model that has such (One-DVA): N, or a share of those that
+    it can have, such as 25%; by default what its motion asks for."""
 
 
 DEFAULT_FORM = Form()
@@ -146,6 +149,7 @@ def _settings(form: Form, dtype: str) -> "Settings":
         batch=form.batch,
         tile=None if tile is None else Tile(tile.height, tile.width, OVERLAP),
         group=form.group,
+        length=form.length,
     )
 
 

@@ -10,6 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 if TYPE_CHECKING:
+    from regen.codec.lengths import Budget, Lengths
     from regen.codec.sessions import DecodeOptions
     from regen.codec.timeline import Timeline
     from regen.pretrained import Autoencoder
@@ -52,6 +53,19 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """How many 1D latents are kept, by a model that has such (One-DVA); by default what the motion asks for.
+    One of these at most."""
+
+    length: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
+    """N for every chunk, or a share of those that it can have: 320, 25%."""
+    budget: Annotated[float | None, arg(metavar="VALUES", help_behavior_hint="")] = None
+    """Numbers in the latents for each second of the video, more for busy chunks; the video is read twice."""
+    target_psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
+    """As few as give this PSNR, region by region; takes about eight times as long."""
+
+
+@dataclass(frozen=True)
 class Frames:
     """Which frames to decode; by default those that were encoded."""
 
@@ -83,12 +97,14 @@ SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
 Model = Annotated[Using, arg(name="")]
 Sampling = Annotated[Decoding, arg(name="")]
 Which = Annotated[Frames, arg(name="")]
+HowMany = Annotated[Amount, arg(name="")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")]
 Compare = Annotated[Path | None, _path_or_nothing(), arg(help_behavior_hint="")]
 
 DEFAULT_USING = Using()
 DEFAULT_DECODING = Decoding()
 DEFAULT_FRAMES = Frames()
+DEFAULT_AMOUNT = Amount()
 
 
 def load_model(using: Using) -> "Autoencoder":
@@ -117,6 +133,24 @@ def decode_options(sampling: Decoding) -> "DecodeOptions":
     from regen.codec.sessions import DecodeOptions
 
     return DecodeOptions(**asdict(sampling))
+
+
+def kept_lengths(amount: Amount, options: "DecodeOptions") -> "Lengths | Budget | None":
+    """How many 1D latents to keep; raises ValueError for impossible values, and for two of them at once."""
+    from regen.codec.lengths import Budget, TargetPsnr, parse_length
+    from regen.codec.sessions import SOLVERS
+
+    if sum(value is not None for value in asdict(amount).values()) > 1:
+        raise ValueError(
+            "Only one of --length, --budget and --target-psnr can be met; leave the others away."
+        )
+    if amount.length is not None:
+        return parse_length(amount.length)
+    if amount.budget is not None:
+        return Budget(amount.budget)
+    if amount.target_psnr is None:
+        return None
+    return TargetPsnr(amount.target_psnr, options.steps, options.seed, SOLVERS[options.solver])
 
 
 def timeline(frames: Frames) -> "Timeline":

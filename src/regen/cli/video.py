@@ -1,11 +1,13 @@
 """The commands that use a model: reconstruct, encode, decode; and models, which lists those there are."""
 
 from regen.cli.options import (
+    DEFAULT_AMOUNT,
     DEFAULT_DECODING,
     DEFAULT_FRAMES,
     DEFAULT_USING,
     SOME_PATH,
     Compare,
+    HowMany,
     Input,
     Json,
     Model,
@@ -14,6 +16,7 @@ from regen.cli.options import (
     SizeText,
     Which,
     decode_options,
+    kept_lengths,
     load_model,
     memory_budget,
     timeline,
@@ -26,6 +29,7 @@ def reconstruct(
     output: Output,
     using: Model = DEFAULT_USING,
     sampling: Sampling = DEFAULT_DECODING,
+    amount: HowMany = DEFAULT_AMOUNT,
     size: SizeText = None,
     compare: Compare = None,
     json: Json = False,
@@ -48,6 +52,7 @@ def reconstruct(
 
     target = parse_size(size) if size is not None else None
     options, memory = decode_options(sampling), memory_budget(using)
+    lengths = kept_lengths(amount, options)
     if compare == SOME_PATH:
         compare = output.with_stem(output.stem + "_compare")
     with progress_bar("reconstruct") as on_progress:
@@ -59,6 +64,7 @@ def reconstruct(
             size=target,
             options=options,
             memory=memory,
+            lengths=lengths,
             compare=compare,
             on_progress=on_progress,
             on_warning=warn,
@@ -67,7 +73,12 @@ def reconstruct(
 
 
 def encode(
-    input: Input, output: Output, using: Model = DEFAULT_USING, size: SizeText = None, json: Json = False
+    input: Input,
+    output: Output,
+    using: Model = DEFAULT_USING,
+    amount: HowMany = DEFAULT_AMOUNT,
+    size: SizeText = None,
+    json: Json = False,
 ) -> None:
     """Write the latents of a video or image, with all that decoding needs, to a safetensors file.
 
@@ -86,7 +97,7 @@ def encode(
     from regen.pretrained import weights_hash
 
     target = parse_size(size) if size is not None else None
-    memory = memory_budget(using)
+    memory, lengths = memory_budget(using), kept_lengths(amount, decode_options(DEFAULT_DECODING))
     latent_file.check_target(output)
     model = load_model(using)
     with progress_bar("encode") as on_progress:
@@ -97,6 +108,7 @@ def encode(
             weights=weights_hash(using.model),
             size=target,
             memory=memory,
+            lengths=lengths,
             on_progress=on_progress,
             on_warning=warn,
         )

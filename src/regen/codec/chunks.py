@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from regen.diffusion import Solver
+from regen.latents import Latents
 from regen.tiling import Tile
 
 
@@ -43,7 +44,7 @@ class Embedder(Protocol):
 
     def decode(
         self,
-        latents: Tensor,
+        latents: Any,
         times: Tensor,
         *,
         steps: int,
@@ -57,10 +58,13 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class ChunkLatents:
-    """The normalised latents (on the CPU) that stand for the next `frames` frames of a video."""
+    """The normalised latents (on the CPU) that stand for the next `frames` frames of a video.
+
+    A tensor "c n h w", or `HybridLatents` whose structural part has that shape.
+    """
 
     index: int
-    latents: Float[Tensor, "c n h w"]
+    latents: Latents
     frames: int
 
 

@@ -1,7 +1,9 @@
 """The latent file: a whole video as latents, with all that decoding needs, in one safetensors file.
 
 Tensors: `latents` "chunks c n h w" in the precision of the model, `times` "frames" (float64, seconds) and,
-when the video has sound, `audio` (the bytes of an audio-only MP4 file). Metadata: one JSON object under the
+when the video has sound, `audio` (the bytes of an audio-only MP4 file). Where the model has 1D latents, too,
+`sequence` "c s" has those that each chunk keeps, one chunk after the other, and `lengths` "chunks r" how many
+of them belong to each region of each chunk. Metadata: one JSON object under the
 key `regen_latents` with the version of the format, the model and a hash of its weights, sizes, frame rate.
 The latents of a whole video are kept in memory; at 4x with 8 channels they have 1/60 of its values.
 """
@@ -15,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents
+from regen.latents import HybridLatents, Latents, batch_of
 
 KEY = "regen_latents"
 VERSION = 1
@@ -30,11 +33,12 @@ VERSION = 1
 class LatentVideo:
     """A video as latents. `model` and `weights` (a hash) name the one model that can decode it.
 
+    `latents` are those of all chunks as a batch: a tensor "chunks c n h w", or `HybridLatents`.
     `height` and `width` are those of the decoded frames, in pixels; the latents cover them padded to a
     multiple of the patch. `source_height` and `source_width` are those of the video that was encoded.
     """
 
-    latents: Float[Tensor, "chunks c n h w"]
+    latents: Latents
     times: Float64[Tensor, " frames"]
     height: int
     width: int
@@ -52,8 +56,8 @@ class LatentVideo:
             raise ValueError(
                 f"{len(self.times)} frames do not fit {count} chunks of {length}; encode the video again."
             )
-        for index, latents in enumerate(self.latents):
-            yield ChunkLatents(index, latents, min(length, len(self.times) - index * length))
+        for index in range(count):
+            yield ChunkLatents(index, self.latents[index], min(length, len(self.times) - index * length))
 
 
 def write(path: Path, video: LatentVideo) -> None:
@@ -66,7 +70,7 @@ def write(path: Path, video: LatentVideo) -> None:
         "source_size": [video.source_height, video.source_width],
         "frame_rate": str(video.frame_rate),
     }
-    tensors = {"latents": video.latents.contiguous(), "times": video.times}
+    tensors = {**_tensors(video.latents), "times": video.times}
     if video.audio is not None:
         tensors["audio"] = torch.frombuffer(bytearray(video.audio), dtype=torch.uint8)
     data = save(tensors, metadata={KEY: json.dumps(facts)})
@@ -139,13 +143,15 @@ def _parse(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Lat
         raise TypeError("facts of another form") from error
     if (
         latents.ndim != 5
+        or not latents.is_floating_point()
         or times.ndim != 1
         or times.dtype != torch.float64
         or 0 in (len(times), len(latents))
     ):
-        raise TypeError("tensors of another shape")
+        raise TypeError("tensors of another form")
+    hybrid = "sequence" in tensors or "lengths" in tensors
     return LatentVideo(
-        latents=latents,
+        latents=_hybrid(latents, tensors["sequence"], tensors["lengths"]) if hybrid else latents,
         times=times,
         height=int(height),
         width=int(width),
@@ -156,6 +162,30 @@ def _parse(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Lat
         weights=str(facts["weights"]),
         audio=tensors["audio"].numpy().tobytes() if "audio" in tensors else None,
     )
+
+
+def _tensors(latents: Latents) -> dict[str, Tensor]:
+    if isinstance(latents, Tensor):
+        return {"latents": latents.contiguous()}
+    kept = [latents[index].sequence for index in range(len(latents))]
+    return {
+        "latents": latents.structural.contiguous(),
+        "sequence": torch.cat(kept, dim=1).contiguous(),
+        "lengths": latents.lengths.contiguous(),
+    }
+
+
+def _hybrid(structural: Tensor, sequence: Tensor, lengths: Tensor) -> Latents:
+    """Raises TypeError when the parts do not fit together."""
+    fits = sequence.ndim == 2 and lengths.ndim == 2 and lengths.dtype == torch.int64
+    if not fits or len(lengths) != len(structural) or sequence.dtype != structural.dtype:
+        raise TypeError("1D latents of another form")
+    counts = lengths.sum(1).tolist()
+    wrong = (lengths < 0).any() or (lengths > sequence.shape[1]).any()
+    if wrong or sequence.shape[0] != structural.shape[1] or sequence.shape[1] != sum(counts):
+        raise TypeError("1D latents of another number")
+    parts = zip(structural, sequence.split(counts, dim=1), lengths, strict=True)
+    return batch_of([HybridLatents(*part) for part in parts])
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip, to_image
 from regen.codec.extension import Extension, Trajectory, match
+from regen.codec.lengths import Lengths, check_lengths, cut_to
 from regen.codec.memory import Room
 from regen.diffusion import Solver, euler, heun
+from regen.latents import Latents, batch_of
 from regen.runtime import generator_for
 from regen.tiling import Tile
 
@@ -68,10 +70,15 @@ class DecodeOptions:
 
 
 class EncodeSession:
-    """Frames in, latents out, one chunk at a time (spec A3)."""
+    """Frames in, latents out, one chunk at a time (spec A3).
 
-    def __init__(self, model: Embedder, tile: Tile | None = None) -> None:
-        self.model, self.room = model, Room(tile)
+    `lengths` says how many 1D latents chunks keep, of a model that has such; by default what the model finds
+    by itself. Raises ValueError when the model's latents have one length.
+    """
+
+    def __init__(self, model: Embedder, tile: Tile | None = None, lengths: Lengths | None = None) -> None:
+        check_lengths(model, lengths)
+        self.model, self.room, self.lengths = model, Room(tile), lengths
         self.reset()
 
     def reset(self) -> None:
@@ -110,8 +117,13 @@ class EncodeSession:
         self._waiting, self._index = [], index + 1
         clip = pad(to_clip(frames, model.device, model.dtype), length, model.spatial_compression_ratio)
         height, width = clip.shape[-2:]
-        posterior = self.room.run(lambda tile: model.encode(clip, tile=tile).latent_dist, height, width)
-        return ChunkLatents(index, posterior.mode()[0].cpu(), len(frames))
+        latents = self.room.run(lambda tile: self._latents(clip, index, tile), height, width)
+        return ChunkLatents(index, latents[0].cpu(), len(frames))
+
+    def _latents(self, clip: Float[Tensor, "1 3 t h w"], index: int, tile: Tile | None) -> Latents:
+        if self.lengths is None:
+            return self.model.encode(clip, tile=tile).latent_dist.mode()
+        return cut_to(self.lengths, self.model, clip, index, tile)
 
     def _check(self, frame: UInt8[Tensor, "h w 3"]) -> None:
         self._shape = self._shape or frame.shape
@@ -214,7 +226,7 @@ class DecodeSession:
     def _decode(self, requests: list[_Request]) -> Float[Tensor, "b 3 t h w"]:
         model, options, order = self.model, self.options, requests[0].order
         chunk, last = requests[0].chunk, self._last(requests[0].chunk)
-        latents = torch.stack([request.chunk.latents for request in requests]).to(model.device, model.dtype)
+        latents = batch_of([request.chunk.latents for request in requests]).to(model.device, model.dtype)
         solver, before = SOLVERS[options.solver], self._before
         joined = before is not None and before.index + 1 == chunk.index
         if options.extends:
@@ -249,10 +261,13 @@ class DecodeSession:
 
 
 def encode_frames(
-    model: Embedder, frames: Iterable[UInt8[Tensor, "h w 3"]], tile: Tile | None = None
+    model: Embedder,
+    frames: Iterable[UInt8[Tensor, "h w 3"]],
+    tile: Tile | None = None,
+    lengths: Lengths | None = None,
 ) -> Iterator[ChunkLatents]:
     """Latents of a whole video, chunk by chunk, read from `frames` as they are needed."""
-    session = EncodeSession(model, tile)
+    session = EncodeSession(model, tile, lengths)
     for frame in frames:
         yield from session.feed([frame])
     yield from session.flush()

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data.latent_shards import LatentFacts, LatentManifest, ShardRows, damaged
+from regen.data.latent_shards import LENGTHS, SEQUENCE, LatentFacts, LatentManifest, ShardRows, damaged
+from regen.latents import HybridLatents
 
 WHOLE = slice(None)
 TEXTS = ("key", "caption")
@@ -25,6 +27,7 @@ NUMBERS = {
     "latent_frames": np.int32,
     "last_frames": np.int32,
     "label": np.int32,
+    "tokens": np.int32,
 }
 
 
@@ -59,7 +62,7 @@ class LatentDataset(Dataset):
         return len(self._shards)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Sample `number`: `latents` (chunks c n h w), and all of `LatentFacts` by name."""
+        """Sample `number`: `latents` (chunks c n h w, or hybrid), and all of `LatentFacts` by name."""
         return vars(self.facts(number)) | {"latents": self.latents(number)}
 
     def facts(self, number: int) -> LatentFacts:
@@ -73,16 +76,20 @@ class LatentDataset(Dataset):
         """A number of `LatentFacts`, such as `chunks` or `label`, of every sample."""
         return self._numbers[name]
 
-    def latents(self, number: int, chunks: slice = WHOLE) -> Float[Tensor, "chunks c n h w"]:
+    def latents(self, number: int, chunks: slice = WHOLE) -> Float[Tensor, "chunks c n h w"] | HybridLatents:
         """The latents of sample `number`; of these consecutive `chunks` alone where some are named.
 
-        Raises ValueError when the file is damaged or gone.
+        Of a model that has 1D latents, too, they are `HybridLatents`, a batch of chunks. Raises ValueError
+        when the file is damaged or gone.
         """
         assert chunks.step in (None, 1), chunks
         name = self._names[self._shards[number]]
         try:
             with safe_open(self.folder / f"{name}.safetensors", framework="pt") as file:
-                return file.get_slice(self._text("key", number))[chunks]
+                key = self._text("key", number)
+                if self._numbers["tokens"][number] >= 0:
+                    return _hybrid(file, key, chunks)
+                return file.get_slice(key)[chunks]
         except (SafetensorError, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise ValueError(damaged(self.folder, name, f"{name}.safetensors: {reason}")) from None
@@ -112,6 +119,19 @@ class _Columns:
         encoded = {name: [getattr(row, name).encode() for row in rows] for name in TEXTS}
         self.texts = {name: np.frombuffer(b"".join(texts), np.uint8) for name, texts in encoded.items()}
         self.lengths = {name: np.array([*map(len, texts)], np.int64) for name, texts in encoded.items()}
+
+
+def _hybrid(file: safe_open, key: str, chunks: slice) -> HybridLatents:
+    """These chunks of a sample; no other 1D latents are read."""
+    lengths = file.get_tensor(key + LENGTHS)
+    start = int(lengths[: chunks.indices(len(lengths))[0]].sum())
+    lengths = lengths[chunks].clone()
+    counts = lengths.sum(1)
+    tokens = file.get_slice(key + SEQUENCE)[start : start + int(counts.sum())]
+    there = torch.arange(max(counts.tolist(), default=0)) < counts[:, None]
+    sequence = tokens.new_zeros(*there.shape, tokens.shape[1])
+    sequence[there] = tokens
+    return HybridLatents(file.get_slice(key)[chunks], sequence.transpose(1, 2).contiguous(), lengths)
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:

@@ -7,6 +7,14 @@
 A tensor has the shape "chunks channels frames height width": chunk by chunk what the model's `encode` gives,
 normalised, with as many latent frames as a chunk has (2 for REGEN; 1 for an image, which is one chunk). A
 short last chunk repeats its last frame. NAME.json is written last: where it is, the shard is whole.
+
+Of a model that has 1D latents, too (One-DVA), the tensor KEY has the structural ones, and beside it are
+
+    KEY#sequence       "tokens channels": the 1D latents that are kept, chunk after chunk and in each region
+                       after region, without padding
+    KEY#lengths        "chunks regions": how many of them belong to each region of each chunk (int64)
+
+A key that `regen` makes has letters, digits, - and _ only, so no sample can be called KEY#lengths.
 """
 
 import json
@@ -22,9 +30,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regen.latents import HybridLatents
+
 FORMAT = 1
 MANIFEST = "manifest.json"
-TYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+SEQUENCE, LENGTHS = "#sequence", "#lengths"  # behind a key: the further tensors of hybrid latents
+TYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
 ENTRY_BYTES = 256  # of the header for one tensor, beside its name: more than it can need
 
 
@@ -34,7 +45,7 @@ class LatentFacts:
 
     `chunks` of `latent_frames` each stand for them, the last chunk for `last_frames` frames. The source had
     `source_height` x `source_width` pixels. `label` is a class or -1. An image has one frame, one chunk
-    and one latent frame.
+    and one latent frame. `tokens` 1D latents are kept of all chunks together, -1 where the model has none.
     """
 
     key: str
@@ -49,6 +60,14 @@ class LatentFacts:
     last_frames: int
     caption: str = ""
     label: int = -1
+    tokens: int = -1
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in NAME.json."""
+        row = asdict(self)
+        if self.tokens < 0:
+            del row["tokens"]
+        return row
 
 
 @dataclass(frozen=True)
@@ -70,8 +89,9 @@ class LatentManifest:
 
     `weights` is the hash of the model's weights, `model` the name by which it was asked for, `model_class`
     its class. The latents are normalised: (raw - `latents_mean`) / `latents_std`, whose rows are the first
-    latent frame of a chunk and the others. `arguments` are those of `regen latents export`, without --out;
-    `classes` are the numbers of the classes by name, as far as they have names.
+    latent frame of a chunk and the others; for One-DVA the structural and the 1D latents. `arguments` are
+    those of `regen latents export`, without --out; `classes` are the numbers of the classes by name, as far
+    as they have names.
     """
 
     model: str
@@ -167,12 +187,16 @@ class LatentShardWriter:
     """Writes NAME.safetensors and NAME.json into a folder, sample by sample. A context manager.
 
     Only what is added is in memory, not the shard. `keys` are those of all samples that may come: they
-    tell how much room the header needs. Both files are whole when the block ends without an error.
+    tell how much room the header needs. `hybrid`: the samples are `HybridLatents`, of three tensors each.
+    Both files are whole when the block ends without an error.
     """
 
-    def __init__(self, folder: Path, name: str, keys: Sequence[str]) -> None:
+    def __init__(self, folder: Path, name: str, keys: Sequence[str], hybrid: bool = False) -> None:
         self.latents, self.rows = folder / f"{name}.safetensors", folder / f"{name}.json"
-        room = sum(ENTRY_BYTES + len(json.dumps(key)) for key in keys) + ENTRY_BYTES
+        parts = ("", SEQUENCE, LENGTHS) if hybrid else ("",)
+        names = [key + part for key in keys for part in parts]
+        room = sum(ENTRY_BYTES + len(json.dumps(name)) for name in names) + ENTRY_BYTES
+        self._hybrid = hybrid
         self._room = -(-room // 8) * 8  # the values begin at a multiple of 8 bytes
         self._header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._samples: list[LatentFacts] = []
@@ -184,23 +208,33 @@ class LatentShardWriter:
         self._file.seek(8 + self._room)
         return self
 
-    def add(self, facts: LatentFacts, latents: Float[Tensor, "chunks c n h w"]) -> None:
-        """Append a sample, in the precision that `latents` has."""
+    def add(self, facts: LatentFacts, latents: Float[Tensor, "chunks c n h w"] | HybridLatents) -> None:
+        """Append a sample, in the precision that `latents` has; hybrid ones are a batch of all its chunks."""
         assert latents.shape[0] == facts.chunks and latents.shape[2] == facts.latent_frames
-        assert facts.key not in self._header, facts.key
-        content = latents.contiguous().flatten().view(torch.uint8).numpy()
-        self._file.write(content.data)
-        self._header[facts.key] = {
-            "dtype": TYPES[latents.dtype],
-            "shape": list(latents.shape),
-            "data_offsets": [self._bytes, self._bytes + content.nbytes],
-        }
-        self._bytes += content.nbytes
+        assert isinstance(latents, HybridLatents) == self._hybrid == (facts.tokens >= 0), facts.key
+        if isinstance(latents, HybridLatents):
+            kept = [latents[chunk].sequence.T for chunk in range(facts.chunks)]
+            self._append(facts.key, latents.structural)
+            self._append(facts.key + SEQUENCE, torch.cat(kept))
+            self._append(facts.key + LENGTHS, latents.lengths)
+        else:
+            self._append(facts.key, latents)
         self._samples.append(facts)
 
     def leave_out(self, key: str, reason: str) -> None:
         """Note that a sample could not be read."""
         self._left_out[key] = reason
+
+    def _append(self, name: str, tensor: Tensor) -> None:
+        assert name not in self._header, name
+        content = tensor.contiguous().flatten().view(torch.uint8).numpy()
+        self._file.write(content.data)
+        self._header[name] = {
+            "dtype": TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [self._bytes, self._bytes + content.nbytes],
+        }
+        self._bytes += content.nbytes
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -214,7 +248,7 @@ class LatentShardWriter:
             self._file.write(len(header).to_bytes(8, "little") + header)
             self._file.flush()
             os.fsync(self._file.fileno())
-        samples = ",\n".join(json.dumps(asdict(facts), allow_nan=False) for facts in self._samples)
+        samples = ",\n".join(json.dumps(facts.row(), allow_nan=False) for facts in self._samples)
         rest = json.dumps({"left_out": self._left_out, "bytes": 8 + self._room + self._bytes}, indent=1)
         with self.rows.open("w", encoding="utf-8") as file:
             file.write(f'{{"samples": [\n{samples}\n],\n{rest[1:].lstrip()}\n')

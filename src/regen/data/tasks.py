@@ -165,6 +165,7 @@ class TrainingBatches(Dataset):
         times       (T) of the target
         rows        (b) numbers of its samples in the whole batch
         batch_size  samples of the whole batch
+        progress    part of the training that is over, from 0
         replaced    (3) samples that were drawn anew, as theirs was damaged, too slow or gone
     """
 
@@ -225,6 +226,7 @@ class TrainingBatches(Dataset):
             "times": torch.tensor(task.times),
             "rows": torch.tensor(rows),
             "batch_size": torch.tensor(count),
+            "progress": torch.tensor(progress),
             "replaced": torch.tensor([sample.replaced for sample in samples]).sum(0),
         }
 

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+
+from regen.latents import HybridLatents, Latents
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What was done and how well; None for what a run did not measure.
 
-    `compression` is values in the video per value in the latents. PSNR (dB) and SSIM are means over the
-    frames of 8-bit original against 8-bit reconstruction, before video coding. `seam_ratio` is the jump
+    `compression` is values in the video per value in the latents, of which there are `values_per_second`.
+    `lengths` are the 1D latents of each chunk, where the model has such. PSNR (dB) and SSIM are means over
+    the frames of 8-bit original against 8-bit reconstruction, before video coding. `seam_ratio` is the jump
     between chunks over that inside them, over the same of the original: 1 is seamless (`evaluate.seams`).
     The seconds are those inside the model. `peak_memory_mb` (10^6 bytes) is that of the GPU when one is used,
     else of the process. `tile` (height, width in pixels) is None when the picture was worked on as a whole.
@@ -23,6 +25,8 @@ class Report:
     fps: float
     latent_shape: list[int]
     compression: float
+    values_per_second: float
+    lengths: list[int] | None = None
     psnr: float | None = None
     ssim: float | None = None
     seam_ratio: float | None = None
@@ -32,16 +36,35 @@ class Report:
     peak_memory_mb: float | None = None
 
 
+class Tally:
+    """Counts the latents of a video, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.values, self.chunks = 0, 0
+        self.shape: list[int] = []
+        self.lengths: list[int] = []
+
+    def add(self, latents: Latents) -> None:
+        """Take the latents of the next chunk, without an axis for the batch."""
+        self.values += latents.numel()
+        self.chunks += 1
+        self.shape = list(latents.shape)
+        if isinstance(latents, HybridLatents):
+            self.lengths.append(latents.length)
+
+
 def report_on(
-    model: str, frames: int, height: int, width: int, frame_rate: Fraction, latent_shape: list[int]
+    model: str, frames: int, height: int, width: int, frame_rate: Fraction, latents: Tally
 ) -> Report:
-    """What is known without measuring; `latent_shape` is that of all latents of the video."""
+    """What is known without measuring, of a video with these latents."""
     return Report(
         model=model,
         frames=frames,
         width=width,
         height=height,
         fps=float(frame_rate),
-        latent_shape=latent_shape,
-        compression=frames * height * width * 3 / prod(latent_shape),
+        latent_shape=[latents.chunks, *latents.shape],
+        compression=frames * height * width * 3 / latents.values,
+        values_per_second=latents.values * float(frame_rate) / frames,
+        lengths=latents.lengths or None,
     )

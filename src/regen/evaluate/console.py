@@ -39,6 +39,9 @@ def show_report(report: Report, files: Sequence[Path], as_json: bool) -> None:
             f"{'x'.join(map(str, report.latent_shape))}, {report.compression:.1f} times fewer values",
         ),
     ]
+    if report.lengths is not None:
+        least, most = min(report.lengths), max(report.lengths)
+        facts.append(("1D latents", f"{least} to {most} in a chunk, {report.values_per_second:.0f} values/s"))
     if report.psnr is not None:
         facts.append(("PSNR", f"{report.psnr:.2f} dB"))
     if report.ssim is not None:

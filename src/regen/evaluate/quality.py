@@ -10,9 +10,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder
+from regen.codec.lengths import Lengths
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
+from regen.evaluate.account import Tally
 from regen.evaluate.cost import Stopwatch
 from regen.evaluate.ghosting import BlendedShare, DifferenceError
 from regen.evaluate.lpips import LpipsOfFrames
@@ -98,10 +100,17 @@ def reconstructed(
     options: DecodeOptions,
     encoding: Stopwatch,
     decoding: Stopwatch,
+    latents: Tally | None = None,
+    lengths: Lengths | None = None,
 ) -> Iterator[Pair]:
-    """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk."""
+    """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk.
+
+    `latents` counts what was encoded, with `lengths` as `EncodeSession` takes them. It is complete when the
+    pairs are.
+    """
     waiting: list[UInt8[Tensor, "h w 3"]] = []
-    encoder, decoder = EncodeSession(model), None
+    encoder, decoder = EncodeSession(model, lengths=lengths), None
+    tally = Tally() if latents is None else latents
 
     def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[Pair]:
         if len(decoded):
@@ -116,6 +125,7 @@ def reconstructed(
         with encoding:
             chunks = encoder.feed([frame])
         for chunk in chunks:
+            tally.add(chunk.latents)
             with decoding:
                 decoded = decoder.feed(chunk)
             yield from pair(decoded)
@@ -123,6 +133,8 @@ def reconstructed(
         return
     with encoding:
         chunks = encoder.flush()
+    for chunk in chunks:
+        tally.add(chunk.latents)
     with decoding:
         rest = torch.cat([*map(decoder.feed, chunks), decoder.flush()])
     yield from pair(rest)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.latent_file import LatentVideo
+from regen.codec.lengths import Budget, Lengths, check_lengths, plan
 from regen.codec.memory import largest_tile
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
@@ -23,11 +24,12 @@ from regen.data.audio import extract_audio
 from regen.data.overlap import ahead, behind
 from regen.data.sizes import Size
 from regen.data.video import VideoReader, VideoWriter
-from regen.evaluate.account import Report, report_on
+from regen.evaluate.account import Report, Tally, report_on
 from regen.evaluate.cost import PeakMemory, Stopwatch
 from regen.evaluate.metrics import Psnr, Ssim
 from regen.evaluate.seams import SeamRatio
 from regen.evaluate.streams import FrameStream, Image, audio_file, comparison_writer
+from regen.latents import batch_of
 from regen.tiling import Tile
 
 OnProgress = Callable[[int, int | None], None]  # frames done; frames in all, when the file says so
@@ -60,6 +62,7 @@ def reconstruct_video(
     size: Size | None = None,
     options: DecodeOptions = DEFAULTS,
     memory: int | None = None,
+    lengths: Lengths | Budget | None = None,
     compare: Path | None = None,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
@@ -68,17 +71,18 @@ def reconstruct_video(
 
     Frames are fitted to `size` first (see `protocol.fit`) when one is given. `compare` also writes a video
     with the original above and the reconstruction below. `name` is what the report calls the model. `memory`
-    is a budget in bytes (see `codec.memory`). Raises ValueError or OSError in one sentence, and then leaves
-    no partial file.
+    is a budget in bytes (see `codec.memory`). `lengths` says how many 1D latents are kept (see
+    `codec.lengths`); for a `Budget` the video is read twice. Raises ValueError or OSError in one sentence,
+    and then leaves no partial file.
     """
     _check(source, output, compare)
     peak, encoding, decoding = PeakMemory(model.device), Stopwatch(), Stopwatch()
-    latent_shape, done = [0], 0
+    tally, done = Tally(), 0
     with VideoReader(source) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
         height, width = stream.height, stream.width
         options = _fitted(model, options, height, width, memory)
-        encoder = EncodeSession(model, options.tile)
+        encoder = EncodeSession(model, options.tile, _planned(lengths, model, source, size))
         decoder = DecodeSession(model, height=height, width=width, options=options)
         writer = files.enter_context(stream.writer(output, source))
         write_pair = files.enter_context(comparison_writer(stream, source, compare, name))
@@ -90,7 +94,7 @@ def reconstruct_video(
 
         def requests() -> Iterator[tuple[ChunkLatents, None]]:
             for chunk in _encoded(encoder, frames, encoding, waiting.append):
-                latent_shape[:] = [chunk.index + 1, *chunk.latents.shape]
+                tally.add(chunk.latents)
                 yield chunk, None
 
         for images in _decoded(decoder, requests(), decoding):
@@ -98,7 +102,7 @@ def reconstruct_video(
             hand_out([waiting.popleft() for _ in images], images)
             _tell(on_progress, done, reader.info.frames)
         _pass_on_damage(reader, on_warning)
-    report = report_on(name, done, height, width, stream.frame_rate, latent_shape)
+    report = report_on(name, done, height, width, stream.frame_rate, tally)
     return replace(
         report,
         psnr=judge.psnr.compute(),
@@ -119,24 +123,28 @@ def encode_video(
     weights: str,
     size: Size | None = None,
     memory: int | None = None,
+    lengths: Lengths | Budget | None = None,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
 ) -> tuple[LatentVideo, Report]:
-    """The latents of `source`, ready for `latent_file.write`; `weights` is the hash of the weights."""
+    """The latents of `source`, ready for `latent_file.write`; `weights` is the hash of the weights.
+
+    `lengths` as for `reconstruct_video`.
+    """
     peak, encoding = PeakMemory(model.device), Stopwatch()
     chunks: list[ChunkLatents] = []
     times: list[float] = []
     with VideoReader(source) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
         tile = _fitted(model, DEFAULTS, stream.height, stream.width, memory).tile
-        session = EncodeSession(model, tile)
+        session = EncodeSession(model, tile, _planned(lengths, model, source, size))
         frames = files.enter_context(ahead(stream, depth=2 * model.chunk_frames))
         for chunk in _encoded(session, frames, encoding, lambda frame: times.append(frame[1])):
             chunks.append(chunk)
             _tell(on_progress, len(times), reader.info.frames)
         _pass_on_damage(reader, on_warning)
     video = LatentVideo(
-        latents=torch.stack([chunk.latents for chunk in chunks]),
+        latents=batch_of([chunk.latents for chunk in chunks]),
         times=torch.tensor(times, dtype=torch.float64),
         height=stream.height,
         width=stream.width,
@@ -204,6 +212,18 @@ def decode_video(
     )
 
 
+def _planned(
+    lengths: Lengths | Budget | None, model: Embedder, source: Path, size: Size | None
+) -> Lengths | None:
+    """The lengths themselves; a budget is shared out among the chunks of the video, which is read for it."""
+    if not isinstance(lengths, Budget):
+        return lengths
+    check_lengths(model, lengths)
+    with VideoReader(source) as reader:
+        stream = FrameStream(reader, size)
+        return plan(model, (image for image, _ in stream), stream.frame_rate, lengths)
+
+
 def _encoded(
     session: EncodeSession,
     frames: Iterable[tuple[Image, float]],
@@ -267,5 +287,7 @@ def _pass_on_damage(reader: VideoReader, on_warning: OnWarning | None) -> None:
 
 
 def _report_of(video: LatentVideo) -> Report:
-    shape = list(video.latents.shape)
-    return report_on(video.model, len(video.times), video.height, video.width, video.frame_rate, shape)
+    tally = Tally()
+    for index in range(len(video.latents)):
+        tally.add(video.latents[index])
+    return report_on(video.model, len(video.times), video.height, video.width, video.frame_rate, tally)

@@ -10,19 +10,22 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder, pad, to_clip
+from regen.codec.lengths import FixedLength
 from regen.codec.memory import ran_out
 from regen.data.latent_shards import LatentFacts
 from regen.generate.clip_stream import Chunk, Decoded, LeftOut
 from regen.generate.corpus import Sample
+from regen.hybrid_autoencoder import HybridAutoencoder
+from regen.latents import HybridLatents, Latents, batch_of, is_finite
 from regen.tiling import Tile
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A whole sample: normalised latents on the CPU, and what is known of it."""
+    """A whole sample: normalised latents on the CPU, a batch of all its chunks, and what is known of it."""
 
     facts: LatentFacts
-    latents: Float[Tensor, "chunks c n h w"]
+    latents: Latents
 
 
 @dataclass
@@ -31,7 +34,7 @@ class _Slot:
 
     sample: Sample
     counts: list[int] = field(default_factory=list)  # real frames of each chunk
-    latents: list[Tensor] = field(default_factory=list)
+    latents: list[Latents] = field(default_factory=list)  # of each chunk
     last: Chunk | None = None
     left_out: LeftOut | None = None
     closed: bool = False
@@ -44,7 +47,8 @@ class _Slot:
         if self.left_out is not None:
             return self.left_out
         assert self.last is not None, "a video without a frame is damaged, and said to be"
-        latents, last = torch.stack(self.latents), self.last
+        latents: Latents = batch_of(self.latents)
+        last = self.last
         facts = LatentFacts(
             key=self.sample.key,
             frames=sum(self.counts),
@@ -58,6 +62,7 @@ class _Slot:
             last_frames=self.counts[-1],
             caption=last.caption,
             label=last.label,
+            tokens=latents.length if isinstance(latents, HybridLatents) else -1,
         )
         return Embedded(facts, latents)
 
@@ -66,11 +71,20 @@ class Embedding:
     """Embeds with `model`, up to `batch` chunks together, and keeps latents in `dtype`.
 
     Chunks of one shape that follow each other go together, also those of different videos. So what is
-    computed with what depends on the samples alone, and the same samples give the same bits.
+    computed with what depends on the samples alone, and the same samples give the same bits. `length`: how
+    many 1D latents each chunk keeps, of a model that has such; by default what its motion asks for.
     """
 
-    def __init__(self, model: Embedder, *, batch: int, tile: Tile | None, dtype: torch.dtype) -> None:
-        self.model, self.batch, self.tile, self.dtype = model, batch, tile, dtype
+    def __init__(
+        self,
+        model: Embedder,
+        *,
+        batch: int,
+        tile: Tile | None,
+        dtype: torch.dtype,
+        length: FixedLength | None = None,
+    ) -> None:
+        self.model, self.batch, self.tile, self.dtype, self.length = model, batch, tile, dtype, length
         self._slots: deque[_Slot] = deque()
         self._waiting: list[tuple[_Slot, np.ndarray, int]] = []  # frames, and how many the model shall see
 
@@ -79,7 +93,8 @@ class Embedding:
     ) -> Iterator[tuple[Sample, Embedded | LeftOut]]:
         """Each sample with its latents, or why there are none, in their order.
 
-        Raises ValueError when latents are no numbers, MemoryError when a batch does not fit.
+        Raises ValueError when latents are no numbers or a chunk has not so many as it shall keep,
+        MemoryError when a batch does not fit.
         """
         for sample, pieces in streams:
             self._slots.append(slot := _Slot(sample))
@@ -119,8 +134,9 @@ class Embedding:
         if not waiting:
             return
         latents = self._encode([frames for _, frames, _ in waiting], waiting[0][2])
-        for (slot, _, _), one in zip(waiting, latents, strict=True):
-            if slot.left_out is None and not bool(torch.isfinite(one).all()):
+        for number, (slot, _, _) in enumerate(waiting):
+            one = latents[number]
+            if slot.left_out is None and not is_finite(one):
                 raise ValueError(
                     f"The latents of {slot.sample.key} have values that are not finite (such as NaN); try "
                     "--dtype fp32, or another model."
@@ -128,7 +144,8 @@ class Embedding:
             slot.latents.append(one)
 
     @torch.inference_mode()
-    def _encode(self, parts: list[UInt8[np.ndarray, "_ h w 3"]], length: int) -> Float[Tensor, "b c n h8 w8"]:
+    def _encode(self, parts: list[UInt8[np.ndarray, "_ h w 3"]], length: int) -> Latents:
+        """A batch of chunks, each padded to `length` frames."""
         model = self.model
         clips = [
             pad(
@@ -139,8 +156,7 @@ class Embedding:
             for frames in parts
         ]
         try:
-            latents = model.encode(torch.cat(clips), tile=self.tile).latent_dist.mode()
-            return latents.to(self.dtype).cpu()
+            return self._latents(torch.cat(clips)).to(dtype=self.dtype).cpu()
         except RuntimeError as error:
             if not ran_out(error):
                 raise
@@ -149,3 +165,21 @@ class Embedding:
             f"Not enough memory for {len(clips)} chunks of {width}x{height} pixels; choose a smaller "
             "--batch, a --tile such as 512, a smaller --size, or a device with more memory."
         )
+
+    def _latents(self, clips: Float[Tensor, "b 3 t h w"]) -> Latents:
+        """As in `EncodeSession`: with a length all that there are, cut to it."""
+        model = self.model
+        if self.length is None:
+            return model.encode(clips, tile=self.tile).latent_dist.mode()
+        assert isinstance(model, HybridAutoencoder)
+        frames, height, width = clips.shape[2:]
+        most = sum(model.budgets(frames, height, width))
+        full = model.encode(clips, tile=self.tile, length=most).latent_dist.mode()
+        try:
+            kept = self.length.choose(model, clips[:1], full[0], 0, self.tile)
+        except ValueError:
+            raise ValueError(
+                f"A chunk of {width}x{height} pixels has {most} 1D latents, fewer than --length asks for; "
+                "give a smaller number, a share such as 50%, or one --size for all."
+            ) from None
+        return full.shortened(kept.expand(len(clips), -1))

@@ -19,6 +19,7 @@ from regen.generate.clip_stream import Decoded, LeftOut, decoded, side_by_side
 from regen.generate.corpus import Sample
 from regen.generate.embedding import Embedding
 from regen.generate.plan import Export, LoadModel, Plan, prepare
+from regen.hybrid_autoencoder import HybridAutoencoder
 from regen.pretrained import Autoencoder, be_quiet
 from regen.runtime import DTYPES, one_thread
 
@@ -86,8 +87,10 @@ def make(
         with plan.claims.claim(name) as place:
             if place is None or is_done(out, name):
                 return False
-            with one_thread(), LatentShardWriter(place, name, [sample.key for sample in samples]) as writer:
-                _embed(plan, samples, load_model(), decode, writer, on_sample)
+            model, keys = load_model(), [sample.key for sample in samples]
+            hybrid = isinstance(model, HybridAutoencoder)
+            with one_thread(), LatentShardWriter(place, name, keys, hybrid) as writer:
+                _embed(plan, samples, model, decode, writer, on_sample)
             writer.publish(out)
     except OSError as error:
         raise OSError(
@@ -128,7 +131,8 @@ def _embed(
     on_sample: Callable[[int], object],
 ) -> None:
     settings = plan.export.settings
-    embedding = Embedding(model, batch=settings.batch, tile=settings.tile, dtype=DTYPES[settings.store])
+    dtype, length = DTYPES[settings.store], settings.kept
+    embedding = Embedding(model, batch=settings.batch, tile=settings.tile, dtype=dtype, length=length)
     with decode(plan, samples) as streams:
         results = embedding.run(zip(samples, streams, strict=True))
         for done, (sample, result) in enumerate(results, 1):

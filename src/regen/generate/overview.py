@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,10 @@ REASONS = 5  # samples that were left out, as far as they are told of
 class Overview:
     """Figures of a folder of latents; `command` finishes it, where shards are missing.
 
-    `shapes` counts the samples of the most frequent shapes ("chunks x channels x frames x height x width").
+    `shapes` counts the samples of the most frequent shapes ("chunks x channels x frames x height x width"),
+    for One-DVA those of the structural latents. `length` is the mean number of 1D latents of a chunk and
+    `length_share` how much that is of what all chunks could have, which is as many as structural ones; None
+    for other models.
     """
 
     folder: str
@@ -34,6 +38,8 @@ class Overview:
     captions: int
     classes: int
     shapes: dict[str, int]
+    length: float | None
+    length_share: float | None
     left_out: dict[str, str]
     command: str | None
 
@@ -46,10 +52,12 @@ def overview(folder: Path) -> Overview:
     parts = [ShardRows.read(folder, name) for name in names]
     rows = [row for part in parts for row in part.samples]
     channels, side = manifest.latent_channels, manifest.spatial_compression_ratio
+    grids = [(row.latent_frames, -(-row.height // side), -(-row.width // side)) for row in rows]
     shapes = Counter(
-        f"{row.chunks}x{channels}x{row.latent_frames}x{row.height // side}x{row.width // side}"
-        for row in rows
+        f"{row.chunks}x{channels}x{n}x{y}x{x}" for row, (n, y, x) in zip(rows, grids, strict=True)
     )
+    hybrid = [(row, prod(grid)) for row, grid in zip(rows, grids, strict=True) if row.tokens >= 0]
+    tokens, chunks = sum(row.tokens for row, _ in hybrid), sum(row.chunks for row, _ in hybrid)
     return Overview(
         folder=str(folder),
         model=manifest.model,
@@ -65,6 +73,8 @@ def overview(folder: Path) -> Overview:
         captions=sum(bool(row.caption) for row in rows),
         classes=len({row.label for row in rows} - {-1}),
         shapes=dict(shapes.most_common(3)),
+        length=tokens / chunks if hybrid else None,
+        length_share=tokens / sum(row.chunks * places for row, places in hybrid) if hybrid else None,
         left_out={key: reason for part in parts for key, reason in part.left_out.items()},
         command=manifest.command(folder) if missing else None,
     )
@@ -77,6 +87,10 @@ def show(found: Overview, as_json: bool) -> None:
         return
     settings = ", ".join(f"{name} {value}" for name, value in found.settings.items() if value is not None)
     shapes = ", ".join(f"{count} of {shape}" for shape, count in found.shapes.items())
+    more = found.length is not None and found.length_share is not None
+    sequences = (
+        f"{found.length:.1f} a chunk, {found.length_share:.0%} of the most there can be" if more else ""
+    )
     table = Table("", "", show_header=False, box=None)
     for row in (
         ("model", f"{found.model} (hash {found.weights})"),
@@ -85,6 +99,7 @@ def show(found: Overview, as_json: bool) -> None:
         ("samples", f"{found.samples}, of which {found.images} images; {len(found.left_out)} left out"),
         ("frames", f"{found.frames}, {found.hours:.2f} hours of video"),
         ("latents", f"{shapes or 'none'}; {found.megabytes:.1f} MB"),
+        *([("1D latents", sequences)] if sequences else []),
         ("captions", f"{found.captions} samples have one; {found.classes} classes"),
     ):
         table.add_row(*row)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from regen.codec.lengths import FixedLength, check_lengths, parse_length
 from regen.data.claims import Claims
 from regen.data.latent_shards import MANIFEST, InputShard, LatentManifest, is_done
 from regen.data.sizes import Size
@@ -26,7 +27,9 @@ class Settings:
 
     `dtype` is the precision in which the model computes and `store` that of the latents, both names of
     `regen.runtime.DTYPES`. `batch` chunks go through the model together, in tiles of at most `tile` pixels.
-    A folder of the input is taken in shards of `group` files.
+    A folder of the input is taken in shards of `group` files. `length` is that of the 1D latents of every
+    chunk, a number such as "320" or a share such as "25%", for a model that has such (One-DVA); None: what
+    its motion asks for.
     """
 
     dtype: str
@@ -37,6 +40,7 @@ class Settings:
     batch: int = 8
     tile: Tile | None = None
     group: int = 64
+    length: str | None = None
 
     def __post_init__(self) -> None:
         for name in (self.dtype, self.store):
@@ -52,11 +56,21 @@ class Settings:
         for option, value in (("--frames", self.frames), ("--batch", self.batch), ("--group", self.group)):
             if value is not None and value < 1:
                 raise ValueError(f"{value} are none; give {option} 1 or more.")
+        if self.length is not None:
+            parse_length(self.length)  # it tells of one that is none
+
+    @property
+    def kept(self) -> FixedLength | None:
+        """`length`, read."""
+        return None if self.length is None else parse_length(self.length)
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as the manifest has them."""
+        """The settings as the manifest has them; a length only where there is one."""
         texts = {"size": self.size and str(self.size), "fps": self.fps and str(self.fps)}
-        return asdict(self) | texts | {"tile": self.tile and f"{self.tile.height}x{self.tile.width}"}
+        found = asdict(self) | texts | {"tile": self.tile and f"{self.tile.height}x{self.tile.width}"}
+        if self.length is None:
+            del found["length"]
+        return found
 
     def arguments(self) -> list[str]:
         """The settings as options of the command."""
@@ -112,6 +126,8 @@ def prepare(export: Export, load_model: LoadModel) -> Plan:
     Raises ValueError, one sentence, when the data, the model or the settings are not those of the folder.
     """
     corpus, weights = Corpus(export.data, export.settings.group), weights_hash(export.model)
+    if export.settings.length is not None and not (export.out / MANIFEST).is_file():
+        check_lengths(load_model(), export.settings.kept)
     claims = Claims(export.out / ".work")
     try:
         claims.open()

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from regen.layers.positions import Rotation, rotate
 
 Grid = tuple[int, int, int]  # tokens along t, y, x
 
@@ -37,7 +39,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Attention(nn.Module):
-    """Self-attention without any position; RMSNorm on q and k (spec A5).
+    """Self-attention; RMSNorm on q and k (spec A5). Without a rotation tokens have no position in it.
 
     Without a window all tokens see all tokens. With one, a token sees those of all frames in its own window;
     blocks with different offsets in turn let neighbouring windows see each other.
@@ -52,13 +54,22 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], grid: Grid | None = None, window: Window | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        grid: Grid | None = None,
+        window: Window | None = None,
+        turn: Rotation | None = None,
+        keep: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """`grid` tells how the n tokens lie, t slowest; it is needed with a `window` only."""
+        """`grid` tells how the n tokens lie, t slowest; it is needed with a `window` only.
+
+        `turn` gives tokens their positions. Tokens that `keep` leaves out are seen by none.
+        """
         qkv = self.qkv(x)
         if window is None:
-            return self.out(self._attend(qkv))
+            return self.out(self._attend(qkv, turn, keep))
         assert grid is not None, "windows need the grid of the tokens"
+        assert turn is None and keep is None, "within windows tokens have no positions, and all are seen"
         qkv = rearrange(qkv, "b (t y x) d -> b t y x d", t=grid[0], y=grid[1], x=grid[2])
         columns = runs(grid[2], window)
         rows = []
@@ -74,10 +85,34 @@ class Attention(nn.Module):
         x = self._attend(rearrange(qkv, "b t (r p) (c q) e -> (b r c) (t p q) e", **sizes))
         return rearrange(x, "(b r c) (t p q) d -> b t (r p) (c q) d", **sizes)
 
-    def _attend(self, qkv: Float[Tensor, "b n e"]) -> Float[Tensor, "b n d"]:
+    def _attend(
+        self,
+        qkv: Float[Tensor, "b n e"],
+        turn: Rotation | None = None,
+        keep: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
         q, k, v = rearrange(qkv, "b n (three h e) -> three b h n e", three=3, h=self.heads)
-        x = F.scaled_dot_product_attention(self.norm_q(q), self.norm_k(k), v)
+        q, k = self.norm_q(q), self.norm_k(k)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
+        mask = None if keep is None else keep[:, None, None]
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return rearrange(x, "b h n e -> b n (h e)")
+
+
+@torch.no_grad()
+def start_nearby(network: nn.Module) -> None:
+    """Let the tokens of all attention in a network see those near them most at first.
+
+    Queries and keys begin with the same constant part; turned by their positions, its product falls with the
+    distance. Training may change it like any other bias.
+    """
+    for attention in network.modules():
+        if isinstance(attention, Attention):
+            width = attention.out.in_features
+            pattern = torch.zeros(attention.heads, width // attention.heads)
+            pattern[:, : pattern.shape[1] // 2] = 1
+            attention.qkv.bias[: 2 * width] = pattern.flatten().repeat(2)
 
 
 def runs(length: int, window: Window) -> list[Run]:

@@ -1,6 +1,7 @@
-"""Sinusoidal features of continuous coordinates."""
+"""Sinusoidal features of continuous coordinates, and rotations by them."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from einops import repeat
@@ -26,6 +27,43 @@ def grid_sinusoids(
     along_y = repeat(sinusoids(rows, third), "y d -> t y x d", t=t, x=x)
     along_x = repeat(sinusoids(columns, third), "x d -> t y x d", t=t, y=y)
     return F.pad(torch.cat([along_t, along_y, along_x], dim=-1), (0, width - 3 * third))
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of the angles by which tokens turn their queries and keys."""
+
+    cos: Float[Tensor, "#b n e"]
+    sin: Float[Tensor, "#b n e"]
+
+
+def rotation(positions: Float[Tensor, "n 3"], head_width: int) -> Rotation:
+    """Rotary angles of tokens at (t, y, x), for heads of this width (RoFormer, arXiv 2104.09864; spec B2).
+
+    A third of the pairs of channels, or just less, turns with y, as many with x, the rest with t, at
+    frequencies from 2 down to 1 / 20: positions are counted in patches, of which a picture has tens.
+    What a token sees of another one then depends on the distance between them alone, so any grid will do.
+    """
+    pairs = head_width // 2
+    third = pairs // 3
+    parts = []
+    for axis, count in enumerate((pairs - 2 * third, third, third)):
+        steps = torch.arange(count, device=positions.device, dtype=torch.float32)
+        parts.append(positions[:, axis, None].float() * 2 * 40 ** (-steps / max(1, count - 1)))
+    angles = torch.cat(parts, dim=-1)[None]
+    return Rotation(angles.cos(), angles.sin())
+
+
+def rotate(x: Float[Tensor, "b h n e"], by: Rotation) -> Float[Tensor, "b h n e"]:
+    """Turn the pairs (i, i + e / 2) of channels."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = by.cos[:, None].to(x.dtype), by.sin[:, None].to(x.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def grid_positions(grid: tuple[int, int, int], device: torch.device) -> Float[Tensor, "n 3"]:
+    """The places (t, y, x) of a grid of tokens, in their order, t slowest."""
+    axes = [torch.arange(length, device=device, dtype=torch.float32) for length in grid]
+    return torch.cartesian_prod(*axes)
 
 
 class NoiseLevelEmbedding(nn.Module):

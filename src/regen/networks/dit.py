@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from regen.layers.attention import Attention, Grid, Window
-from regen.layers.positions import NoiseLevelEmbedding
+from regen.layers.positions import NoiseLevelEmbedding, Rotation
 
 Timestep = Literal["add", "adaln_single", "adaln_zero"]
 
@@ -112,13 +112,15 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         level: Float[Tensor, "#b d"],
         shared: Float[Tensor, "#b 6 d"] | None,
-        grid: Grid,
-        window: Window | None,
+        grid: Grid | None = None,
+        window: Window | None = None,
+        turn: Rotation | None = None,
+        keep: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         rows = self.modulator(level, shared)
         first, second = Modulation(*rows[:3]), Modulation(*rows[3:])
         y = normalise(x, first.shift, first.scale)
-        x = torch.addcmul(x, first.gate, self.attention(y, grid, window))
+        x = torch.addcmul(x, first.gate, self.attention(y, grid, window, turn, keep))
         return torch.addcmul(x, second.gate, self.feedforward(normalise(x, second.shift, second.scale)))
 
 
@@ -183,9 +185,12 @@ class DiT(nn.Module):
 
     def trunk_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights inside the blocks."""
-        matrices: list[nn.Parameter] = []
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            for part in (block.attention, block.feedforward):
-                matrices += [parameter for parameter in part.parameters() if parameter.ndim == 2]
-        return matrices
+        return matrices_of(self.blocks)
+
+
+def matrices_of(blocks: nn.ModuleList) -> list[nn.Parameter]:
+    """The 2-D weights of attention and feed-forward layers."""
+    parts = [
+        part for block in blocks for part in block.modules() if isinstance(part, Attention | Feedforward)
+    ]
+    return [parameter for part in parts for parameter in part.parameters() if parameter.ndim == 2]

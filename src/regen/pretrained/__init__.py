@@ -24,6 +24,7 @@ from torch import Tensor
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.runtime import keep_freed_memory
 
@@ -31,10 +32,11 @@ DEFAULT_MODEL = "regen-small-4x"
 BUNDLED = Path(__file__).parent
 CHECKPOINTS = BUNDLED.parents[2] / "checkpoints"  # exists in a source checkout only
 
-Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderLinear
+Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA | AutoencoderLinear
 CLASSES: dict[str, type[Autoencoder]] = {
     "AutoencoderRegen": AutoencoderRegen,
     "AutoencoderMagvit2": AutoencoderMagvit2,
+    "AutoencoderOneDVA": AutoencoderOneDVA,
     "AutoencoderLinear": AutoencoderLinear,
 }
 

@@ -1,4 +1,7 @@
-"""Losses besides the model's own, for models that take them: perceptual and adversarial (spec A13)."""
+"""What a model may be trained with besides its own losses (spec A13, B5, B9).
+
+Perceptual and adversarial losses, alignment with an image model, and latents as they will be predicted.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,9 +12,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from regen.latents import HybridLatents
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
 from regen.losses.perceptual import Lpips, Net
-from regen.optimizer_state import Size
+from regen.losses.predicted import PredictedLatents, PredictionConfig, Predictor
+from regen.losses.representation import RepresentationConfig, RepresentationLoss
+from regen.networks.patches import Patches
+from regen.optimizer_state import Size, below
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,37 @@ class LossConfig:
     perceptual_net: Net = "vgg"
     perceptual_file: str | None = None
     """The network's weights, a file that you have downloaded; wanted where `perceptual_weight` is above 0."""
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    """Alignment of the decoder's features with a frozen image model (One-DVA)."""
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    """Post-training of the decoder on latents as a latent diffusion model predicts them (One-DVA)."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What a decoder's features are: their channels, and the patches that they stand for."""
+
+    channels: int
+    patches: Patches
 
 
 class FurtherLosses:
-    """What is made of a clip and its reconstruction, with all state that it has."""
+    """What is made of a clip and its reconstruction, with all state that it has.
 
-    def __init__(self, config: LossConfig, device: torch.device) -> None:
+    `tap`: the features that are to be aligned, of a model that has such. `predictor`: what predicts latents,
+    for post-training.
+    """
+
+    def __init__(
+        self,
+        config: LossConfig,
+        device: torch.device,
+        tap: Tap | None = None,
+        predictor: Predictor | None = None,
+    ) -> None:
         self.config = config
+        self.representation: RepresentationLoss | None = None
+        self.prediction: PredictedLatents | None = None
         self.lpips: Lpips | None = None
         self.adversarial: AdversarialLoss | None = None
         if config.perceptual_weight > 0:
@@ -42,6 +73,12 @@ class FurtherLosses:
             self.lpips = Lpips.from_file(Path(config.perceptual_file), config.perceptual_net).to(device)
         if config.adversarial.weight > 0:
             self.adversarial = AdversarialLoss(config.adversarial, device)
+        if config.representation.weight > 0:
+            assert tap is not None, "a model with features"
+            self.representation = RepresentationLoss(config.representation, tap.channels, tap.patches, device)
+        if config.prediction.share > 0:
+            assert predictor is not None, "something that predicts"
+            self.prediction = PredictedLatents(config.prediction, predictor)
 
     def __call__(
         self, target: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
@@ -57,21 +94,48 @@ class FurtherLosses:
             total, logs = total + term, logs | said
         return total, logs
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the decoder is trained on predicted latents."""
+        return self.prediction is not None
+
+    def represent(
+        self, features: Float[Tensor, "b d n y x"], target: Float[Tensor, "b 3 t h w"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The weighted loss of the alignment of features with an image model, and what to log."""
+        if self.representation is None:
+            return features.new_zeros((), dtype=torch.float32), {}
+        return self.representation(features, target)
+
+    def predicted(self, latents: HybridLatents, generators: list[torch.Generator]) -> HybridLatents:
+        """Latents as they will be predicted, in the place of these."""
+        assert self.prediction is not None
+        return self.prediction(latents, generators)
+
     def update(self, average: Callable[[list[Tensor]], None]) -> None:
         """Let what learns beside the model learn from the calls since the last update."""
-        if self.adversarial is not None:
-            self.adversarial.update(average)
+        for part in self._parts().values():
+            part.update(average)
 
     def discard(self) -> None:
         """Forget the calls since the last update."""
-        if self.adversarial is not None:
-            self.adversarial.discard()
+        for part in self._parts().values():
+            part.discard()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a run needs in order to go on."""
-        return {} if self.adversarial is None else self.adversarial.tensors()
+        return {
+            f"{name}.{key}": value
+            for name, part in self._parts().items()
+            for key, value in part.tensors().items()
+        }
 
     def prepare(self, sizes: dict[str, Size]) -> None:
         """Make those of its tensors that are in a checkpoint and not there before the first update."""
-        if self.adversarial is not None:
-            self.adversarial.prepare(sizes)
+        for name, part in self._parts().items():
+            part.prepare(below(name, sizes))
+
+    def _parts(self) -> dict[str, AdversarialLoss | RepresentationLoss]:
+        """What learns."""
+        parts = {"adversarial": self.adversarial, "representation": self.representation}
+        return {name: part for name, part in parts.items() if part is not None}

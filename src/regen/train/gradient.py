@@ -17,7 +17,8 @@ Batch = dict[str, Tensor]
 
 # No sample has a negative index, so the noise of the loss never repeats the numbers that drew the data.
 LOSS_STREAM = -1
-ON_THE_CPU = frozenset({"rows", "batch_size", "replaced"})  # what the loop itself reads of a batch
+# What the loop itself reads of a batch, and numbers that act as such on any device.
+ON_THE_CPU = frozenset({"rows", "batch_size", "replaced", "progress"})
 
 
 @runtime_checkable

@@ -15,10 +15,14 @@ from regen.autoencoder import VideoAutoencoder
 from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
+from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.losses.predicted import Predictor, denoised, unit_gaussian_velocity
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
+from regen.train.checkpoint import list_checkpoints
+from regen.train.components import start_at_components
 from regen.train.distributed import World, whole_state
-from regen.train.further import FurtherLosses, LossConfig
+from regen.train.further import FurtherLosses, LossConfig, Tap
 from regen.train.loading import BatchLoader
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
@@ -56,8 +60,9 @@ class DataConfig:
             )
 
 
-ModelConfig = RegenConfig | Magvit2Config
-M = TypeVar("M", RegenConfig, Magvit2Config, covariant=True)
+ModelConfig = RegenConfig | Magvit2Config | OneDVAConfig
+Trained = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA
+M = TypeVar("M", RegenConfig, Magvit2Config, OneDVAConfig, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,24 @@ class Recipe(Generic[M]):
         wanted = max(self.losses.adversarial.weight, self.losses.perceptual_weight) > 0
         if isinstance(self.model, RegenConfig) and wanted:
             raise ValueError("REGEN has one loss, that of diffusion; set the weights of the others to 0.")
-        if isinstance(self.model, Magvit2Config) and self.tasks.hold < 1:
-            raise ValueError("The baseline can only reconstruct; set tasks.hold to 1.")
+        if not isinstance(self.model, RegenConfig) and self.tasks.hold < 1:
+            raise ValueError("Only REGEN decodes other frames than it encodes; set tasks.hold to 1.")
+        own = max(self.losses.representation.weight, self.losses.prediction.share, self.start.components) > 0
+        if not isinstance(self.model, OneDVAConfig) and own:
+            raise ValueError(
+                "Representation alignment, predicted latents and a start at components are One-DVA's; leave "
+                "them out."
+            )
 
 
-def class_of(config: ModelConfig) -> type[AutoencoderRegen] | type[AutoencoderMagvit2]:
+def class_of(config: ModelConfig) -> type[Trained]:
     """The class that a configuration is one of."""
+    if isinstance(config, OneDVAConfig):
+        return AutoencoderOneDVA
     return AutoencoderMagvit2 if isinstance(config, Magvit2Config) else AutoencoderRegen
 
 
-def build_model(config: ModelConfig) -> AutoencoderRegen | AutoencoderMagvit2:
+def build_model(config: ModelConfig) -> Trained:
     """A new model of this size, with the weights that training begins with."""
     return class_of(config)(**asdict(config))
 
@@ -97,6 +110,7 @@ def run_recipe(
     world: World,
     resume: bool = True,
     cache: Path | None = None,
+    predictor: Predictor | None = None,
 ) -> Path:
     """Train by `recipe` on the videos and images of the folders and shards `data`; return the model's folder.
 
@@ -104,14 +118,15 @@ def run_recipe(
     `regen.train.loop.train`), previews/ with a picture for each evaluation (original above, reconstruction
     below), and at the end model/, which `from_pretrained` loads. The same call goes on with a run that was
     stopped. `cache` is a folder for decoded frames: worthwhile for up to some hours of video, where decoding
-    would take longer than training.
+    would take longer than training. `predictor` is what post-training predicts latents with; by default one
+    that knows of them that they are normalised, and nothing else.
 
     Raises ValueError when there is nothing to train on or to start from, and whatever `train` raises.
     """
     keep_freed_memory()
     torch.manual_seed(recipe.loop.seed)
     model = build_model(recipe.model)
-    further = FurtherLosses(recipe.losses, world.device) if isinstance(model, AutoencoderMagvit2) else None
+    further = further_losses(recipe, model, world.device, predictor)
     start = start_from(model, recipe.start)
     clips = ClipDataset(data, cache, recipe.data.short_side, recipe.data.seconds_per_sample)
     if world.is_main:
@@ -125,6 +140,8 @@ def run_recipe(
         training, held_out = clips.split(recipe.data.held_out, model.chunk_frames)
     span = model.chunk_frames - 1
     batches = batches_of(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
+    if recipe.start.components and not list_checkpoints(out / "checkpoints"):
+        start_linear(model, whole_chunks(training, recipe, span, recipe.start.components), recipe)
     preview = Preview(held_out, recipe, model.chunk_frames, out / "previews", world)
     statistics = (model.latents_mean, model.latents_std) if start.keeps_latents else None
     resolved = resolve(recipe, clips, world.device)
@@ -138,10 +155,20 @@ def run_recipe(
             finished = build_model(recipe.model)
             finished.load_state_dict(weights)
             finished.to(world.device).eval()
-            measured = statistics_batches(training, recipe, span)
+            measured = whole_chunks(training, recipe, span, recipe.data.statistics_clips)
             finished.set_latent_statistics(*(statistics or measure(finished, measured, recipe, world.device)))
             export(finished, folder)
     return folder
+
+
+def further_losses(
+    recipe: Recipe, model: Trained, device: torch.device, predictor: Predictor | None = None
+) -> FurtherLosses | None:
+    """What this model is trained with besides its own losses; None for one that takes nothing."""
+    if isinstance(model, AutoencoderRegen):
+        return None
+    tap = Tap(model.config.width, model.patches) if isinstance(model, AutoencoderOneDVA) else None
+    return FurtherLosses(recipe.losses, device, tap, predictor or denoised(unit_gaussian_velocity))
 
 
 def resolve(recipe: Recipe, clips: ClipDataset, device: torch.device) -> dict[str, Any]:
@@ -179,11 +206,19 @@ def batches_of(
     return TrainingBatches(clips, span, tasks, stages, data.scale, steps, recipe.loop.seed, data.frame_rate)
 
 
-def statistics_batches(clips: ClipDataset, recipe: Recipe, span: int) -> TrainingBatches:
-    """Batches of whole chunks at the size with which the training ended."""
+def whole_chunks(clips: ClipDataset, recipe: Recipe, span: int, count: int) -> TrainingBatches:
+    """`count` whole chunks or a few more, in batches, at the size with which the training ends."""
     stage = replace(recipe.data.stages[-1], until=1.0)
     tasks = TaskConfig(image_share=0.0, hold=1.0)
-    return batches_of(clips, recipe, span, tasks, (stage,), -(-recipe.data.statistics_clips // stage.clips))
+    return batches_of(clips, recipe, span, tasks, (stage,), -(-count // stage.clips))
+
+
+def start_linear(model: Trained, batches: TrainingBatches, recipe: Recipe) -> None:
+    """Let a One-DVA model begin as the best linear embedder, fitted to `batches`."""
+    assert isinstance(model, AutoencoderOneDVA), "the recipe has seen to it"
+    keys = [(step, 0, 1) for step in range(len(batches))]
+    with BatchLoader(batches, keys, recipe.loop.workers, torch.device("cpu")) as loader:
+        start_at_components(model, loader, recipe.start.components)
 
 
 class Preview:
@@ -219,7 +254,7 @@ class Preview:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             latents = model.encode(clip.to(self.device)).latent_dist.mode()
             answer = model.decode(latents, generator=generator_for(self.seed)).sample
-        return answer.clamp(-1, 1).float().cpu()
+        return answer[..., : clip.shape[3], : clip.shape[4]].clamp(-1, 1).float().cpu()
 
 
 def measure(

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from regen.embedders.magvit2 import AutoencoderMagvit2
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.pretrained import resolve, stored_config, stored_weights
 from regen.train.checkpoint import averaged_weights, list_checkpoints, read_facts
 
-Half = Literal["encoder", "decoder"]
+Half = Literal["encoder", "decoder", "linear"]
 
+LINEAR_MAPS = ("encoder.shortcut.", "decoder.shortcut.")
 NAMED = 3  # tensors of each part that a report names before it only counts them
 
 
@@ -26,10 +28,17 @@ class StartConfig:
     folder of a run (its moving average, where it is not finished), or owner/name on the Hugging Face Hub. It
     may have another ratio, other channels or another size; what was kept is told."""
     freeze: tuple[Half, ...] = ()
-    """Leave this half as it is: the encoder, or the decoder with all that tells it of the latents."""
+    """Leave this half as it is: the encoder, or the decoder with all that tells it of the latents; or the
+    linear maps beside both (linear)."""
+    components: int = 0
+    """One-DVA: let the linear maps beside its transformers begin with the principal components of the patches
+    of so many clips; 0: at random. Not with a start model, which brings them. Freeze them then: with the
+    learning rates of a training from nothing they would be lost again."""
 
     def __post_init__(self) -> None:
-        if set(self.freeze) == {"encoder", "decoder"}:
+        if self.components < 0 or (self.components and self.model is not None):
+            raise ValueError("Start at the components of 1 clip or more, or from a model, not at both.")
+        if {"encoder", "decoder"} <= set(self.freeze):
             raise ValueError("With encoder and decoder frozen nothing learns; freeze one of them.")
 
 
@@ -89,12 +98,15 @@ class StartReport:
             count = f"{kept} of {tensors} tensors kept, {_millions(*numbers)}"
             lines = [f"Starting from {self.config.model}: {count}", *map(str, self.parts)]
         for half in set(self.config.freeze):
-            latents = ", and the latents stay those of the start model" if self.keeps_latents else ""
-            lines.append(f"  frozen: the {half}{latents}")
+            kept = self.keeps_latents and half != "linear"
+            latents = ", and the latents stay those of the start model" if kept else ""
+            lines.append(f"  frozen: the {half}{' maps' if half == 'linear' else ''}{latents}")
         return "\n".join(lines)
 
 
-def start_from(model: AutoencoderRegen | AutoencoderMagvit2, config: StartConfig) -> StartReport:
+def start_from(
+    model: AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA, config: StartConfig
+) -> StartReport:
     """Put the weights of `config.model` into `model`, tensor by tensor where name and shape fit, and freeze.
 
     Call it before optimizers and averages are made of the model. The start model may be of another class.
@@ -105,6 +117,9 @@ def start_from(model: AutoencoderRegen | AutoencoderMagvit2, config: StartConfig
     for name, part in model.named_children():
         if ("encoder" if name == "encoder" else "decoder") in config.freeze:
             part.requires_grad_(False)
+    for name, weight in model.named_parameters() if "linear" in config.freeze else ():
+        if name.startswith(LINEAR_MAPS):
+            weight.requires_grad_(False)
     if config.model is None:
         return StartReport(config)
     source, weights = _source(config.model)
@@ -171,7 +186,10 @@ def _kept(part: str, target: dict[str, Tensor], here: dict[str, str], there: dic
 
 def _encoder_facts(config: Mapping[str, Any]) -> list[object]:
     """What an encoder's latents depend on and the shapes of its weights don't show."""
-    fields = ("temporal_compression_ratio", "latent_channels", "encoder_patch_size")
+    fields = (
+        *("temporal_compression_ratio", "latent_channels", "encoder_patch_size", "chunk_frames"),
+        *("spatial_compression_ratio", "query_positions", "region"),
+    )
     return [*(config.get(name) for name in fields), config.get("kl_weight", 0.0) > 0]
 
 

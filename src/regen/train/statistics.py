@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from regen.latents import Latents
+
 
 class Encoder(Protocol):
     """A model with the encode() of an embedder."""
@@ -22,10 +24,10 @@ class ChannelMoments:
         self.sums = torch.zeros(2, channels, dtype=torch.float64)
 
     def add(self, latent: Tensor) -> None:
-        """Add one latent frame, "b c h w"."""
-        values = latent.cpu().double()  # in this order: not every device has float64
+        """Add latents, "b c ..."."""
+        values = latent.cpu().double().flatten(2)  # in this order: not every device has float64
         self.count += values.numel() // values.shape[1]
-        self.sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+        self.sums += torch.stack([values.sum((0, 2)), values.square().sum((0, 2))])
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         mean, square = self.sums / self.count
@@ -39,7 +41,7 @@ def measure_latent_statistics(
     model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int
 ) -> tuple[Float64[Tensor, "2 c"], Float64[Tensor, "2 c"]]:
     """Mean and standard deviation per channel over `count` clips or a few more, the first latent frame
-    of a chunk (content) apart from the others (motion).
+    of a chunk (content) apart from the others (motion), or structural latents apart from 1D latents.
 
     Each batch has a `clip`, "b 3 t h w" in [-1, 1]; images count for the content alone and not towards
     `count`. The model must not have statistics yet, so that encode() gives the raw latents.
@@ -51,10 +53,18 @@ def measure_latent_statistics(
         clip = batch["clip"].to(device)
         latents = cast(Encoder, model).encode(clip).latent_dist.mode()
         moments = moments or [ChannelMoments(latents.shape[1]) for _ in range(2)]
-        for i, latent in enumerate(latents.unbind(2)):
+        for i, latent in enumerate(_kinds(latents)):
             moments[min(i, 1)].add(latent)
         clips += clip.shape[0] if latents.shape[2] > 1 else 0
         if clips >= count:
             break
     means, stds = zip(*(kind.mean_and_std() for kind in moments), strict=True)
     return torch.stack(means), torch.stack(stds)
+
+
+def _kinds(latents: Latents) -> list[Tensor]:
+    """Latents whose statistics may differ: the frames of a chunk, or the two kinds of hybrid latents."""
+    if isinstance(latents, Tensor):
+        return list(latents.unbind(2))
+    there = [part.transpose(1, 2)[keep].T[None] for part, keep in latents.regions()]
+    return [latents.structural, torch.cat(there, dim=2)]

@@ -114,6 +114,9 @@ def prepare(
             on_result(0, 0, f"loading {entry.name}")
             contestant = contest.enter(entry, clips, device)
             _check_weights(contest, entry, {clip.name: contestant.weights(clip) for clip in clips}, rows)
+            for size, clip in product(contest.sizes, clips):
+                sides = (clip.height, clip.width) if size is None else (size.height, size.width)
+                contestant.check(clip, *sides)
             steps = dict.fromkeys(contest.steps if contestant.takes_steps else (1,))
             ways = product(contest.sizes, steps)
             jobs += [Job(entry, size, number, clip) for size, number in ways for clip in clips]
@@ -160,8 +163,7 @@ class _Bench:
             keep_original(view, self.tools, place)
             return {"clip": clip.name, "sha256": clip.sha256}
         contestant, options = self._enter(job.entry), contest.options(job)
-        about = contestant.compression(view.height, view.width)
-        found = measure(contestant, view, options, self.tools, place)
+        found, about = measure(contestant, view, options, self.tools, place)
         return {
             "model": job.entry.name,
             "size": size_name(job.size),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,10 +12,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder
-from regen.codec.sessions import DecodeOptions
+from regen.codec.lengths import FixedLength, Lengths, TargetPsnr, parse_length
+from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.data.video import VideoReader, find_media
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.compression import compression
+from regen.evaluate.account import Tally
+from regen.evaluate.compression import Compression, compression, compression_of_clip
 from regen.evaluate.contest.clip_list import Clip, clip_label, hash_file
 from regen.evaluate.contest.report_folder import ORIGINAL, label_of
 from regen.evaluate.cost import Stopwatch
@@ -23,36 +26,44 @@ from regen.evaluate.peers import load_contestant
 from regen.evaluate.peers.classes import LTX2DiffusionPeer
 from regen.evaluate.peers.peer import Peer
 from regen.evaluate.quality import Pair, reconstructed
-from regen.pretrained import weights_hash
+from regen.hybrid_autoencoder import HybridAutoencoder
+from regen.pretrained import BUNDLED, CHECKPOINTS, weights_hash
 
 Frames = Iterable[UInt8[Tensor, "h w 3"]]
+Asked = FixedLength | TargetPsnr
 
 
 @dataclass(frozen=True)
 class Entry:
     """A contestant by its name: a model, or finished reconstructions where there is a `folder`.
 
-    `model` is what loads it, where that is not the name.
+    `model` is what loads it, where that is not the name. `lengths`: how many 1D latents it keeps, where it is
+    not to find that by itself.
     """
 
     name: str
     folder: Path | None = None
     model: str | None = None
+    lengths: Asked | None = None
 
     @classmethod
-    def of_model(cls, model: str) -> "Entry":
-        """A model by what a user calls it, or NAME=FOLDER.
+    def of_model(cls, text: str) -> "Entry":
+        """A model by what a user calls it, or NAME=FOLDER; with @LENGTH behind it one that keeps so much.
 
-        Of a local folder only its own name is told, not where it lies.
+        Of a local folder only its own name is told, not where it lies. Raises ValueError, one sentence, when
+        what stands behind the @ is no length.
         """
+        model, lengths = _split_length(text)
+        end = "" if lengths is None else f"@{_length_name(lengths)}"
         name, equals, folder = model.partition("=")
         if equals and name and Path(folder).is_dir():
-            return cls(name, model=folder)
+            return cls(name + end, model=folder, lengths=lengths)
         path = Path(model)
         if not path.is_dir():
-            return cls(model)
+            return cls(model + end, model=model, lengths=lengths)
         path = path.resolve()
-        return cls(path.parent.name if path.name == "model" else path.name, model=model)
+        own = path.parent.name if path.name == "model" else path.name
+        return cls(own + end, model=model, lengths=lengths)
 
     def __post_init__(self) -> None:
         if self.label == ORIGINAL or not self.label.strip("."):
@@ -66,11 +77,11 @@ class Entry:
         return label_of(self.name)
 
 
-class Watches:
-    """Seconds inside a model."""
+class Meters:
+    """What a reconstruction takes: seconds inside a model, and numbers in its latents."""
 
     def __init__(self) -> None:
-        self.encoding, self.decoding = Stopwatch(), Stopwatch()
+        self.encoding, self.decoding, self.latents = Stopwatch(), Stopwatch(), Tally()
 
 
 @runtime_checkable
@@ -94,35 +105,69 @@ class Contestant(Protocol):
         """A hash of what the reconstruction of a clip follows from."""
         ...
 
-    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, watches: Watches) -> Iterator[Pair]:
+    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, meters: Meters) -> Iterator[Pair]:
         """The `frames` of a clip with their reconstructions, in order, any number at a time."""
         ...
 
-    def compression(self, height: int, width: int) -> dict[str, Any]:
-        """The fields of `regen.evaluate.compression.Compression`; none where nobody knows."""
+    def check(self, clip: Clip, height: int, width: int) -> None:
+        """Raises ValueError when it can't answer the clip at this size in pixels as it was asked to."""
+        ...
+
+    def compression(self, clip: Clip, height: int, width: int, latents: Tally) -> dict[str, Any]:
+        """How much smaller the latents of a clip are than its frames; nothing where nobody knows.
+
+        These are the fields of `regen.evaluate.compression.Compression`, `values_per_second` (numbers in all
+        latents, for each second of the video), and the `lengths` of the chunks where they have 1D latents.
+        """
         ...
 
 
 class ModelContestant:
-    """A model that encodes and decodes."""
+    """A model that encodes and decodes.
 
-    def __init__(self, name: str, model: Embedder) -> None:
-        self.model = model
+    Raises ValueError when `lengths` are given to a model whose latents have one length.
+    """
+
+    def __init__(self, name: str, model: Embedder, lengths: Asked | None = None) -> None:
+        if lengths is not None and not isinstance(model, HybridAutoencoder):
+            raise ValueError(
+                f"The latents of {name} have one length; leave @{_length_name(lengths)} away, or give a "
+                "One-DVA model."
+            )
+        self.model, self.lengths = model, lengths
         self.ratio, self.chunk_frames = model.temporal_compression_ratio, model.chunk_frames
-        self.takes_steps = isinstance(model, AutoencoderRegen | LTX2DiffusionPeer)
+        self.takes_steps = isinstance(model, AutoencoderRegen | AutoencoderOneDVA | LTX2DiffusionPeer)
         self._weights = _weights_of(name, model)
-        self._compression: dict[tuple[int, int], dict[str, Any]] = {}
+        self._compression: dict[tuple[int, int], Compression] = {}
 
     def weights(self, clip: Clip) -> str:
         return self._weights
 
-    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, watches: Watches) -> Iterator[Pair]:
-        return reconstructed(self.model, frames, options, watches.encoding, watches.decoding)
+    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, meters: Meters) -> Iterator[Pair]:
+        lengths: Lengths | None = self.lengths
+        if isinstance(lengths, TargetPsnr):
+            lengths = replace(lengths, steps=options.steps, seed=options.seed, solver=SOLVERS[options.solver])
+        watches = meters.encoding, meters.decoding
+        return reconstructed(self.model, frames, options, *watches, meters.latents, lengths)
 
-    def compression(self, height: int, width: int) -> dict[str, Any]:
+    def check(self, clip: Clip, height: int, width: int) -> None:
+        if not isinstance(self.model, HybridAutoencoder) or not isinstance(self.lengths, FixedLength):
+            return
+        most = sum(self.model.budgets(self.model.chunk_frames, height, width))
+        if clip.frames > 1 and (self.lengths.count or 0) > most:
+            raise ValueError(
+                f"A chunk of {clip.name} at {height}x{width} has 0 to {most} 1D latents, not "
+                f"{self.lengths.count}; give a smaller number behind the @, or a share such as @25%."
+            )
+
+    def compression(self, clip: Clip, height: int, width: int, latents: Tally) -> dict[str, Any]:
+        per_second = {"values_per_second": latents.values * float(clip.rate) / clip.frames}
+        if isinstance(self.model, HybridAutoencoder):
+            forms = compression_of_clip(self.model, latents, clip.frames, height, width)
+            return asdict(forms) | per_second | {"lengths": latents.lengths}
         if (height, width) not in self._compression:
-            self._compression[height, width] = asdict(compression(self.model, height, width))
-        return self._compression[height, width]
+            self._compression[height, width] = compression(self.model, height, width)
+        return asdict(self._compression[height, width]) | per_second
 
 
 class FinishedContestant:
@@ -148,7 +193,7 @@ class FinishedContestant:
     def weights(self, clip: Clip) -> str:
         return hash_file(self._paths[clip.name])
 
-    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, watches: Watches) -> Iterator[Pair]:
+    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, meters: Meters) -> Iterator[Pair]:
         """Raises ValueError when the number or the size of the frames differs."""
         path, number = self._paths[clip.name], 0
         with VideoReader(path) as reader:
@@ -168,7 +213,10 @@ class FinishedContestant:
             if more := sum(1 for _ in others):
                 raise _unequal(path, number + more, clip)
 
-    def compression(self, height: int, width: int) -> dict[str, Any]:
+    def check(self, clip: Clip, height: int, width: int) -> None:
+        """The frames themselves are compared when they are read."""
+
+    def compression(self, clip: Clip, height: int, width: int, latents: Tally) -> dict[str, Any]:
         return {}
 
 
@@ -178,8 +226,33 @@ def enter(
     """Make ready what an entry stands for; ValueError, one sentence, when it is not there."""
     if entry.folder is None:
         model = entry.model or entry.name
-        return ModelContestant(model, load_contestant(model, device, dtype))
+        return ModelContestant(model, load_contestant(model, device, dtype), entry.lengths)
     return FinishedContestant(entry.folder, clips, max_frames)
+
+
+def _split_length(text: str) -> tuple[str, Asked | None]:
+    """The name of a model, and the length behind its last @; an @ in the name of a folder is no such."""
+    whole = text.partition("=")[2] or text
+    if any((place / name).is_dir() for place in (Path(), BUNDLED, CHECKPOINTS) for name in {text, whole}):
+        return text, None
+    model, at, length = text.rpartition("@")
+    if not (model and at) or "/" in length or "=" in length:
+        return text, None
+    decibels = length.lower().removesuffix("db")
+    try:
+        return model, parse_length(length) if decibels == length.lower() else TargetPsnr(float(decibels))
+    except ValueError:
+        raise ValueError(
+            f"There is no length {length!r} for {model}; give a number such as @320, a share such as @25%, "
+            "or a PSNR such as @30dB."
+        ) from None
+
+
+def _length_name(lengths: Asked) -> str:
+    """The text that stands for it, always the same: "320", "25%" or "30dB"."""
+    if isinstance(lengths, TargetPsnr):
+        return f"{lengths.decibels:.10g}dB"
+    return str(lengths.count) if lengths.share is None else f"{100 * lengths.share:.10g}%"
 
 
 def _weights_of(name: str, model: Embedder) -> str:

@@ -19,7 +19,7 @@ from regen.data.overlap import ahead, behind
 from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader, VideoWriter
 from regen.evaluate.contest.clip_list import Clip, hash_file
-from regen.evaluate.contest.contestants import Contestant, Watches
+from regen.evaluate.contest.contestants import Contestant, Meters
 from regen.evaluate.features import ClipFeatures, Extractor, FeatureSource
 from regen.evaluate.quality import ClipMetrics, ClipResult
 from regen.losses.perceptual import Lpips, Net
@@ -119,13 +119,13 @@ class Keeper:
 
 def measure(
     contestant: Contestant, view: View, options: DecodeOptions, tools: Tools, place: Path
-) -> ClipResult:
+) -> tuple[ClipResult, dict[str, Any]]:
     """Reconstruct a clip and compare; the reconstruction is kept in the folder `place`.
 
-    Reading, computing and measuring go on at the same time. Raises ValueError when the reconstruction can't
-    be measured.
+    Answers how good it is, and how much was compressed (see `Contestant.compression`). Reading, computing and
+    measuring go on at the same time. Raises ValueError when the reconstruction can't be measured.
     """
-    watches, metrics = Watches(), ClipMetrics(contestant.chunk_frames, tools.lpips)
+    meters, metrics = Meters(), ClipMetrics(contestant.chunk_frames, tools.lpips)
     with ExitStack() as files:
         reader = files.enter_context(VideoReader(view.path))
         frames = files.enter_context(ahead(view.frames(reader), AHEAD))
@@ -136,9 +136,10 @@ def measure(
             keeper.keep(decoded)
 
         hand_out = files.enter_context(behind(take))
-        for originals, decoded in contestant.pairs(view.clip, frames, options, watches):
+        for originals, decoded in contestant.pairs(view.clip, frames, options, meters):
             hand_out(originals, decoded)
-    return metrics.result(view.clip.name, watches.encoding.seconds, watches.decoding.seconds)
+    found = metrics.result(view.clip.name, meters.encoding.seconds, meters.decoding.seconds)
+    return found, contestant.compression(view.clip, view.height, view.width, meters.latents)
 
 
 def keep_original(view: View, tools: Tools, place: Path) -> None:

@@ -5,6 +5,7 @@ and `absent` says why. What is not complete, because another process is still at
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from math import prod
@@ -21,7 +22,7 @@ from regen.evaluate.frechet import GaussianStatistics, frechet_distance
 Row = dict[str, Any]
 MEANS = (
     *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "difference_error", "blended_share", "lpips"),
-    *("values_per_value", "latent_frames_per_frame", "frames_per_latent"),
+    *("values_per_value", "values_per_second", "latent_frames_per_frame", "frames_per_latent"),
 )
 UNKNOWN = "how finished reconstructions were made is not known"
 REASONS = {
@@ -70,7 +71,8 @@ def summarize(rows: Sequence[Row], fvd: float | None, no_fvd: str) -> Row:
         "decode_seconds": sum(row["decode_seconds"] for row in rows),
     }
     seams = UNKNOWN if found["ratio"] is None else "no clip has two chunks"
-    reasons = REASONS | {"seam_ratio": seams, "fvd": no_fvd}
+    counted = UNKNOWN if found["ratio"] is None else "its results were made before it was counted"
+    reasons = REASONS | {"values_per_second": counted, "seam_ratio": seams, "fvd": no_fvd}
     return found | {"absent": {name: why for name, why in reasons.items() if found[name] is None}}
 
 
@@ -107,7 +109,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _order(row: Row) -> tuple[int, str, int, str, int, str]:
-    """By ratio, name, size, steps, clip; contestants without a ratio and each clip's own size come first."""
+def _order(row: Row) -> tuple[int, str, str, float, int, str, int, str]:
+    """By ratio, name, size, steps, clip; contestants without a ratio and each clip's own size come first.
+
+    Of the lengths of one model, as in "small@25%", the smaller come first.
+    """
     sides = [0] if row["size"] == "native" else [int(side) for side in row["size"].split("x")]
-    return row.get("ratio") or 0, row["model"], prod(sides), row["size"], row["steps"], row["clip"]
+    found = re.fullmatch(r"(.*)@(\d+(?:\.\d+)?)(%|dB|)", row["model"])
+    name = (found[1], found[3], float(found[2])) if found else (row["model"], "", -1.0)
+    return row.get("ratio") or 0, *name, prod(sides), row["size"], row["steps"], row["clip"]

@@ -4,8 +4,13 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const MODELS = [...new Set(DATA.summary.map((row) => row.model))];
 const SIZES = [...new Set(DATA.summary.map((row) => row.size))];
 
+// A model that keeps so much, as it was asked to: small@25%, small@320, small@30dB.
+const LENGTH = /@\d+(\.\d+)?(%|dB)?$/;
+const withoutLength = (model) => model.replace(LENGTH, "");
+
 // Models that differ in their ratio alone (regen-small-4x, regen-small-8x) are one family: one colour, one line.
-const familyOf = (model) => model.replace(/-\d+x$/, "");
+// So are the lengths of a model.
+const familyOf = (model) => withoutLength(model).replace(/-\d+x$/, "");
 const FAMILIES = [...new Set(MODELS.map(familyOf))];
 const colourOf = (model) => `var(--series-${FAMILIES.indexOf(familyOf(model)) % 6})`;
 

@@ -5,12 +5,27 @@ const HEIGHT = 320;
 const MARGIN = { top: 14, right: 14, bottom: 42, left: 40 };
 const LETTER = 6.4; // pixels of one letter of a label, on average
 const LABEL_HEIGHT = 14;
+const STAR = 4; // the number of a marker's shape; the ones before it are for families
 
 function svg(tag, attributes, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
+}
+
+/** How the length of a model's latents came about; null for a model that was measured at no other length. */
+function lengthKind(model) {
+  if (LENGTH.test(model)) return model.endsWith("dB") ? "target PSNR" : "fixed length";
+  return MODELS.some((other) => other !== model && withoutLength(other) === model) ? "adaptive" : null;
+}
+
+const isAdaptive = (model) => lengthKind(model) === "adaptive";
+
+/** What is one line in the plot of compression, but for the size: a family, or one kind of lengths of a model. */
+function lineOf(model) {
+  const kind = lengthKind(model);
+  return kind === null ? familyOf(model) : `${withoutLength(model)}, ${kind}`;
 }
 
 /** Rows in groups that share `keyOf`, as series of points sorted by x. */
@@ -20,7 +35,7 @@ function seriesOf(rows, keyOf, nameOf, x) {
   return [...groups.values()].map((group) => ({
     name: nameOf(group[0]) + (SIZES.length > 1 ? ` ${group[0].size}` : ""),
     colour: colourOf(group[0].model),
-    shape: FAMILIES.indexOf(familyOf(group[0].model)) % 4,
+    shape: isAdaptive(group[0].model) ? STAR : FAMILIES.indexOf(familyOf(group[0].model)) % STAR,
     dash: ["", "6 4", "2 3"][SIZES.indexOf(group[0].size) % 3],
     points: group.map((row) => ({ x: row[x], y: row.psnr, row })).sort((a, b) => a.x - b.x),
   }));
@@ -53,6 +68,15 @@ function linearTicks(low, high, count) {
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, index) => (first + index) * step);
 }
 
+/** The outline of a star with five points. */
+function star(x, y, r) {
+  const corners = Array.from({ length: 10 }, (_, index) => {
+    const [turn, reach] = [Math.PI * (index / 5 - 0.5), index % 2 ? r * 0.45 : r];
+    return `${x + reach * Math.cos(turn)},${y + reach * Math.sin(turn)}`;
+  });
+  return `M${corners.join("L")}z`;
+}
+
 function marker(shape, x, y, colour, text) {
   const r = 4.5;
   const outlines = [
@@ -60,6 +84,7 @@ function marker(shape, x, y, colour, text) {
     `M${x - r},${y - r}h${2 * r}v${2 * r}h${-2 * r}z`,
     `M${x},${y - r * 1.25}l${r * 1.2},${r * 2.1}h${-r * 2.4}z`,
     `M${x},${y - r * 1.35}l${r * 1.35},${r * 1.35}l${-r * 1.35},${r * 1.35}l${-r * 1.35},${-r * 1.35}z`,
+    star(x, y, r * 1.9),
   ];
   const title = svg("title", {}, text);
   return svg("path", { d: outlines[shape], class: "marker", style: `fill:${colour}` }, title);
@@ -150,9 +175,9 @@ function showPlots() {
   const place = document.querySelector("#plots .plots");
   const measured = DATA.summary.filter((row) => row.psnr !== null);
   const rated = bestSteps(measured.filter((row) => row.values_per_value > 0));
-  const byFamily = seriesOf(rated, (row) => JSON.stringify([familyOf(row.model), row.size]),
-    (row) => (rated.some((other) => other.model !== row.model && familyOf(other.model) === familyOf(row.model))
-      ? familyOf(row.model) : row.model), "values_per_value");
+  const alone = (row) => rated.every((other) => other.model === row.model || lineOf(other.model) !== lineOf(row.model));
+  const byFamily = seriesOf(rated, (row) => JSON.stringify([lineOf(row.model), row.size]),
+    (row) => (alone(row) && !isAdaptive(row.model) ? row.model : lineOf(row.model)), "values_per_value");
   if (byFamily.length) {
     place.append(plot(byFamily, {
       title: "PSNR (dB) against compression",

@@ -1,0 +1,388 @@
+"""AutoencoderOneDVA: the contract of an embedder, lengths, losses, post-training (spec B11)."""
+
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
+from regen.latents import HybridLatents
+from regen.losses.objective import OneDVAObjective
+from regen.losses.predicted import PredictionConfig, denoised, unit_gaussian_velocity
+from regen.runtime import generator_for
+from regen.tiling import Tile
+from regen.train.further import FurtherLosses, LossConfig
+
+CPU = torch.device("cpu")
+CONFIG = OneDVAConfig(
+    latent_channels=4, encoder_width=24, encoder_depth=2, encoder_heads=2, width=24, depth=3, heads=2,
+    features=2, queries=60, length_step=4,
+)  # fmt: skip
+VARIANTS: dict[str, dict] = {
+    "plain": {},
+    "regions": {"region": 2, "queries": 20},
+    "few queries": {"queries": 20},
+    "positions": {"query_positions": "spread"},
+    "anchored": {"query_positions": "anchored"},
+    "mask token": {"tail": "mask_token"},
+    "no skip": {"skip": False},
+    "shortcut": {"encoder_shortcut": True},
+    "no posterior": {"kl_weight": 0.0},
+    "velocity": {"prediction": "velocity"},
+    "one modulation": {"timestep": "adaln_single"},
+    "added noise level": {"timestep": "add"},
+    "other patches": {"temporal_compression_ratio": 2, "spatial_compression_ratio": 8, "chunk_frames": 5},
+}
+
+
+def tiny(awake: bool = True, objective: OneDVAObjective | None = None, **options) -> AutoencoderOneDVA:
+    """With random weights everywhere where it is to be `awake`: zero-initialised layers hide what acts."""
+    torch.manual_seed(0)
+    model = AutoencoderOneDVA(**asdict(replace(CONFIG, objective=objective or CONFIG.objective, **options)))
+    for parameter in model.parameters() if awake else ():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return model.eval()
+
+
+def clip(frames: int = 17, height: int = 32, width: int = 48, count: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(count, 3, frames, height, width, generator=generator) * 2 - 1
+
+
+def each(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [generator_for(seed, i) for i in range(count)]
+
+
+def budget(model: AutoencoderOneDVA, video: torch.Tensor) -> int:
+    return sum(model.budgets(*video.shape[2:]))
+
+
+@pytest.mark.parametrize(
+    ("size", "patches"),
+    [((17, 256, 256), 1280), ((17, 256, 456), 2320), ((1, 256, 256), 256), ((9, 100, 33), 3 * 7 * 3)],
+)
+def test_there_is_a_structural_latent_for_each_patch(size, patches):
+    model = tiny(queries=2560)
+    n, y, x = model.patches.grid(*size)
+    assert n * y * x == patches
+    assert sum(model.budgets(*size)) == patches
+
+
+@given(st.integers(1, 17), st.integers(1, 50), st.integers(1, 50), st.sampled_from(sorted(VARIANTS)))
+def test_any_size_comes_back(frames, height, width, variant):
+    model = tiny(**VARIANTS[variant])
+    video = clip(min(frames, model.chunk_frames), height, width)
+    assert model(video, generator=generator_for(0)).sample.shape == video.shape
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
+    """Exactly, whatever is asked for at encoding (B11.2)."""
+    model = tiny(**VARIANTS[variant])
+    video = clip(model.chunk_frames, count=2)
+    most = budget(model, video)
+    full = model.encode(video, length=most).latent_dist.mode()
+    for length in (0, 1, most // 3, most):
+        short = model.encode(video, length=length).latent_dist.mode()
+        assert short.lengths.sum(1).tolist() == [length, length]
+        assert torch.equal(short.structural, full.structural)
+        assert torch.equal(short.sequence, full.shortened(short.lengths).sequence)
+        starts = torch.tensor(model.budgets(*video.shape[2:])).cumsum(0).roll(1)
+        starts[0] = 0
+        spans = zip(starts.tolist(), short.lengths[0].tolist(), strict=True)
+        kept = [full.sequence[:, :, start : start + count] for start, count in spans]
+        assert torch.equal(short.sequence, torch.cat(kept, dim=2))
+
+
+@pytest.mark.parametrize("variant", ["plain", "regions", "positions"])
+def test_what_is_masked_does_not_act(variant):
+    """A clip beside a longer one in a batch, where its sequence is filled up, decodes as alone (B11.2)."""
+    model = tiny(**VARIANTS[variant])
+    video = clip(count=2)
+    full = model.encode(video, length=budget(model, video)).latent_dist.mode()
+    lengths = full.lengths.clone()
+    lengths[0] = lengths[0] // 3
+    both = full.shortened(lengths)
+    spoiled = HybridLatents(both.structural, both.sequence.clone(), both.lengths)
+    spoiled.sequence[0, :, int(lengths[0].sum()) :] = 100.0
+    alone = HybridLatents(*(part[None] for part in (both[0].structural, both[0].sequence, both[0].lengths)))
+    expected = model.decode(alone, generator=each(1)).sample
+    for latents in (both, spoiled):
+        found = model.decode(latents, generator=each(2)).sample[:1]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_structural_latent_alone_decodes():
+    model = tiny()
+    latents = model.encode(clip(), length=0).latent_dist.mode()
+    assert latents.sequence.shape == (1, 4, 0)
+    assert bool(torch.isfinite(model.decode(latents, steps=2).sample).all())
+
+
+def test_regions_are_encoded_apart():
+    model = tiny(**VARIANTS["regions"])
+    video = clip()
+    changed = video.clone()
+    changed[..., 32:] = 0.5  # the second region
+    before, after = (model.encode(v, length=budget(model, v)).latent_dist.mode() for v in (video, changed))
+    first = int(before.lengths[0, 0])
+    assert before.lengths.shape == (1, 2)
+    assert torch.equal(before.sequence[..., :first], after.sequence[..., :first])
+    assert not torch.equal(before.sequence[..., first:], after.sequence[..., first:])
+
+
+def test_tiles_change_how_many_regions_are_worked_on_at_once_and_no_value():
+    model = tiny(**VARIANTS["regions"])
+    video, tile = clip(17, 80, 100), Tile(32, 32, 0)
+    whole, tiled = (model.encode(video, tile=t).latent_dist.mode() for t in (None, tile))
+    torch.testing.assert_close(whole.sequence, tiled.sequence, atol=1e-5, rtol=1e-4)
+    decoded = [model.decode(whole, steps=2, generator=generator_for(0), tile=t).sample for t in (None, tile)]
+    torch.testing.assert_close(*decoded, atol=1e-4, rtol=1e-4)
+
+
+def test_steps_seeds_and_times():
+    model = tiny()
+    latents = model.encode(clip()).latent_dist.mode()
+    one, same, other = (model.decode(latents, steps=3, generator=generator_for(s)).sample for s in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    between = model.decode(latents, times=torch.tensor([0.0, 0.5, 1.0]), steps=3, generator=generator_for(0))
+    torch.testing.assert_close(between.sample, one[:, :, [0, 8, 16]])
+
+
+def test_latents_come_normalised_and_decode_alike():
+    model, scaled = tiny(kl_weight=1e-6), tiny(kl_weight=1e-6)
+    scaled.set_latent_statistics(torch.rand(2, 4), 0.5 + torch.rand(2, 4))
+    video = clip()
+    (a, b), mean, std = (
+        (m.encode(video).latent_dist for m in (model, scaled)),
+        scaled.latents_mean,
+        scaled.latents_std,
+    )
+    for kind, (raw, normal) in enumerate(
+        zip((a.structural, *a.parts), (b.structural, *b.parts), strict=True)
+    ):
+        kind, axes = min(kind, 1), [1] * (raw.ndim - 2)
+        centre = (raw[:, :4] - mean[kind].reshape(-1, *axes)) / std[kind].reshape(-1, *axes)
+        torch.testing.assert_close(normal[:, :4], centre, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(normal[:, 4:], raw[:, 4:] - 2 * std[kind].log().reshape(-1, *axes))
+    decoded = [m.decode(d.mode(), generator=generator_for(0)).sample for m, d in ((model, a), (scaled, b))]
+    torch.testing.assert_close(*decoded, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(a.sample(generator_for(0)).sequence, a.mode().sequence)
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in ("mask token", "shortcut")])
+def test_the_answer_is_zero_at_initialisation(variant):
+    model = tiny(awake=False, **VARIANTS[variant])
+    assert not model._answer(*_noisy(model))[0].any()
+
+
+def _noisy(model: AutoencoderOneDVA) -> tuple:
+    video = clip(model.chunk_frames)
+    structural, parts = model._raw_parts(model.encode(video).latent_dist.mode())
+    return model.patches.pad(video), torch.ones(1), structural, parts, model.regions(*video.shape[2:])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("frames", ["chunk", "image"])
+def test_gradient_reaches_every_parameter(variant, frames):
+    objective = OneDVAObjective(full_share=0.0, l1_weight=0.1, latent_noise=0.1, lengths="uniform")
+    model = tiny(objective=objective, **VARIANTS[variant]).train()
+    video = clip(model.chunk_frames if frames == "chunk" else 1, 24, 40, count=4)
+    loss, logs = model.loss({"clip": video, "target": video}, each(4))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert {"psnr", "length", "rank", "alignment", "loss"} <= logs.keys()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_the_loss_is_the_mean_of_its_samples_and_does_not_see_padding():
+    objective = OneDVAObjective(alignment_weight=0.0)
+    model = tiny(objective=objective, kl_weight=0.0)
+    video = clip(17, 40, 20, count=3)
+    whole, _ = model.loss({"clip": video, "target": video}, each(3))
+    parts = [
+        model.loss({"clip": v[None], "target": v[None]}, [generator])[0]
+        for v, generator in zip(video, each(3), strict=True)
+    ]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    perfect = tiny(objective=OneDVAObjective(alignment_weight=0.0, share_at_one=1.0), kl_weight=0.0)
+    perfect._answer = lambda noisy, *_: (perfect.patches.pad(video) + 7 * _padding(perfect, video), noisy)
+    assert float(perfect.loss({"clip": video, "target": video}, each(3))[0]) == 0.0
+
+
+def _padding(model: AutoencoderOneDVA, video: torch.Tensor) -> torch.Tensor:
+    """1 where a padded clip has no pixel of its own."""
+    size = video.shape[2:]
+    inside = model.patches.pad(torch.zeros_like(video)) + 1
+    model.patches.crop(inside, *size)[...] = 0
+    return inside
+
+
+@pytest.mark.parametrize("prediction", ["sample", "velocity"])
+def test_the_loss_is_finite_at_full_noise_and_without_1d_latents(prediction):
+    """B11.4 and B11.5."""
+    objective = OneDVAObjective(share_at_one=1.0, full_share=0.0)
+    model = tiny(objective=objective, prediction=prediction, least_length=0.0, image_length=0.0)
+    for still in (torch.zeros(2, 3, 17, 32, 32), torch.zeros(2, 3, 1, 32, 32)):
+        loss, logs = model.loss({"clip": still, "target": still}, each(2))
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(value).all() for value in logs.values())
+        assert logs["length"] == 0
+
+
+def test_alignment_is_ramped_in():
+    model = tiny(
+        objective=OneDVAObjective(alignment_weight=1.0, alignment_margin=0.0, alignment_ramp=0.5),
+        kl_weight=0.0,
+    )
+    batch = {"clip": clip(count=2), "target": clip(count=2)}
+    losses, logs = zip(
+        *(model.loss(batch | {"progress": torch.tensor(part)}, each(2)) for part in (0.0, 0.25, 0.5, 1.0)),
+        strict=True,
+    )
+    steps = [(loss - losses[0]).item() for loss in losses]
+    alignment = logs[0]["alignment"].item()
+    assert alignment > 0
+    assert steps == pytest.approx([0, alignment / 2, alignment, alignment], rel=1e-4)
+
+
+def test_post_training_changes_the_decoder_alone():
+    """B11.6: on predicted latents, with the encoder frozen; half of the clips keep their own."""
+    model = tiny().train()
+    model.encoder.requires_grad_(False)
+    config = LossConfig(prediction=PredictionConfig(share=0.5))
+    seen: list[HybridLatents] = []
+
+    def predict(clean, t, generators):
+        assert bool((t >= 0.05).all() & (t <= 0.6).all())
+        seen.append(denoised(unit_gaussian_velocity)(clean, t, generators))
+        return seen[-1]
+
+    further = FurtherLosses(config, CPU, predictor=predict)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    video = clip(count=8)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    loss, _ = model.loss({"clip": video, "target": video}, each(8), further)
+    loss.backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("decoder.") for name in changed)
+    assert len(seen) == 1
+    told = further.prediction(seen[0], each(8))
+    own = [bool(torch.equal(told.structural[i], seen[0].structural[i])) for i in range(8)]
+    assert 0 < sum(own) < 8
+
+
+def test_given_latents_train_the_decoder_as_the_encoder_s_own_do():
+    model = tiny(objective=OneDVAObjective(alignment_weight=0.0, lengths="full"), kl_weight=0.0)
+    model.set_latent_statistics(torch.rand(2, 4), 0.5 + torch.rand(2, 4))
+    video = clip(count=2)
+    latents = model.encode(video, length=budget(model, video)).latent_dist.mode()
+    given = {"latents": latents.structural, "sequence": latents.sequence, "lengths": latents.lengths}
+    expected, _ = model.loss({"clip": video, "target": video}, each(2))
+    found, _ = model.loss({"target": video, **given}, each(2))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    model = tiny(region=2, queries=20, objective=OneDVAObjective(lengths="pow2"))
+    model.save_pretrained(tmp_path)
+    again = AutoencoderOneDVA.from_pretrained(tmp_path).eval()
+    assert again.objective == model.objective
+    assert torch.equal(
+        again(clip(), generator=generator_for(0)).sample, model(clip(), generator=generator_for(0)).sample
+    )
+    assert (again.temporal_compression_ratio, again.spatial_compression_ratio, again.chunk_frames) == (
+        4,
+        16,
+        17,
+    )
+
+
+def test_bf16_and_gradient_checkpointing():
+    model = tiny().train()
+    batch = {"clip": clip(count=2), "target": clip(count=2)}
+    gradients = []
+    for checkpointing in (False, True):
+        model.zero_grad()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model.loss(batch, each(2))[0].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*gradients)
+    half = tiny().to(torch.bfloat16)
+    assert half(clip(), generator=generator_for(0)).sample.shape == clip().shape
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"heads": 5}, "heads"),
+        ({"latent_channels": 0}, "at least 1"),
+        ({"chunk_frames": 16}, "whole patches"),
+        ({"queries": 4}, "a query for each patch"),
+        ({"least_length": 1.5}, "shares"),
+        ({"motion_range": (0.2, 0.1)}, "rising"),
+        ({"scaling_factor": 2.0}, "scale"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(options, words):
+    with pytest.raises(ValueError, match=words):
+        AutoencoderOneDVA(**asdict(CONFIG) | options)
+
+
+def test_calls_that_do_not_fit_are_told():
+    model = tiny()
+    with pytest.raises(ValueError, match="up to 17 frames"):
+        model.encode(clip(18))
+    with pytest.raises(ValueError, match="0 to 30"):
+        model.encode(clip(), length=31)
+    latents = model.encode(clip()).latent_dist.mode()
+    with pytest.raises(ValueError, match="at least 1 step"):
+        model.decode(latents, steps=0)
+    other = tiny(region=1, queries=5)
+    with pytest.raises(ValueError, match="regions"):
+        other.decode(latents)
+
+
+def test_a_toy_learns_to_use_what_is_kept():
+    """PSNR rises with the length (B11.7): moving squares, whose structural latents have a single channel."""
+    torch.manual_seed(0)
+    objective = OneDVAObjective(
+        lengths="uniform", full_share=0.3, share_at_one=0.5, t_min=0.5, alignment_weight=0.0
+    )
+    options = replace(
+        CONFIG, latent_channels=1, width=48, depth=2, encoder_width=48, chunk_frames=5, queries=48,
+        temporal_compression_ratio=2, spatial_compression_ratio=4, query_positions="anchored",
+        encoder_shortcut=True, length_step=1, kl_weight=0.0, objective=objective,
+    )  # fmt: skip
+    model = AutoencoderOneDVA(**asdict(options))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    video = torch.stack([_square(i) for i in range(8)])
+    for step in range(300):
+        optimizer.zero_grad()
+        model.loss({"clip": video, "target": video}, each(8, step))[0].backward()
+        optimizer.step()
+    model.eval()
+    psnr = []
+    for length in (0, 12, 48):
+        latents = model.encode(video, length=length).latent_dist.mode()
+        answer = model.decode(latents, generator=each(8)).sample
+        psnr.append(-10 * math.log10((answer - video).square().mean().item() / 4))
+    assert psnr[0] + 0.3 < psnr[1] < psnr[2] + 0.05
+
+
+def _square(number: int) -> torch.Tensor:
+    """A bright square that moves over 16 x 16 dark pixels."""
+    draw = torch.rand(5, generator=generator_for(number)).tolist()
+    video = torch.full((3, 5, 16, 16), -0.5)
+    for frame in range(5):
+        top, left = int(draw[0] * 6 + frame * draw[1]), int(draw[2] * 6 + frame * draw[3])
+        video[:, frame, top : top + 6, left : left + 6] = draw[4]
+    return video

@@ -1,0 +1,289 @@
+"""REPA against a small randomly initialised model of the real class (spec B5.5)."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from transformers.utils import logging
+
+from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.losses.representation import RepresentationConfig, RepresentationLoss
+from regen.networks.patches import Patches
+from regen.runtime import generator_for
+from regen.train.further import FurtherLosses, LossConfig, Tap
+
+CPU = torch.device("cpu")
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    model = SiglipVisionModel(SiglipVisionConfig(**SIZES, image_size=32, patch_size=8))
+    model.save_pretrained(tmp_path_factory.mktemp("siglip"))
+    return str(next(tmp_path_factory.getbasetemp().glob("siglip*")))
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory) -> str:
+    """A model with a class token and registers in front of its patches."""
+    torch.manual_seed(0)
+    sizes = {name: value for name, value in SIZES.items() if name != "intermediate_size"}
+    path = tmp_path_factory.mktemp("dino")
+    Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**sizes, mlp_ratio=2, image_size=28, patch_size=7, num_register_tokens=3)
+    ).save_pretrained(path)
+    return str(path)
+
+
+def loss_of(folder: str | None, side: int = 16, **options) -> RepresentationLoss:
+    torch.manual_seed(1)
+    config = RepresentationConfig(
+        **{"weight": 0.5, "model": folder, "width": 24, "learning_rate": 1e-2} | options
+    )
+    return RepresentationLoss(config, 12, Patches(4, side), CPU)
+
+
+def sample(frames: int = 9, groups: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(2)
+    return torch.randn(2, 12, groups, 2, 3, requires_grad=True), torch.rand(2, 3, frames, 32, 48) * 2 - 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "dino"])
+def test_the_two_grids_are_one(kind, request):
+    """What changes in one patch of the decoder changes what is seen there most."""
+    loss, (_, target) = loss_of(request.getfixturevalue(kind)), sample()
+    before = loss.seen(target, (3, 2, 3))
+    for y in range(2):
+        for x in range(3):
+            other = target.clone()
+            other[:, :, :, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16] += 1
+            changed = (loss.seen(other, (3, 2, 3)) - before).norm(dim=-1)
+            assert changed.shape == (2, 3, 2, 3)
+            assert changed.mean((0, 1)).argmax() == y * 3 + x
+
+
+def test_what_is_seen_is_what_the_model_says_itself(folder):
+    """Pictures of the model's own size, whose grid is the decoder's, go in as they are."""
+    loss = loss_of(folder, side=8)
+    images = torch.rand(2, 3, 1, 32, 32) * 2 - 1
+    said = SiglipVisionModel.from_pretrained(folder).eval()(images[:, :, 0]).last_hidden_state
+    torch.testing.assert_close(loss.seen(images, (1, 4, 4)).flatten(1, 3), said)
+
+
+def test_the_half_for_images_of_a_model_of_images_and_texts(tmp_path):
+    text = SIZES | {"vocab_size": 9, "max_position_embeddings": 4, "bos_token_id": 1, "eos_token_id": 2}
+    images = SIZES | {"image_size": 32, "patch_size": 8}
+    both = SiglipModel(SiglipConfig(text_config=text, vision_config=images)).eval()
+    both.save_pretrained(tmp_path)
+    loss = loss_of(str(tmp_path), side=8)
+    images = torch.rand(2, 3, 1, 32, 32) * 2 - 1
+    said = both.vision_model(images[:, :, 0]).last_hidden_state
+    torch.testing.assert_close(loss.seen(images, (1, 4, 4)).flatten(1, 3), said)
+
+
+def test_a_model_in_half_precision_answers_in_fp32(folder, tmp_path):
+    SiglipVisionModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path)
+    (_, target), half, whole = sample(), loss_of(str(tmp_path)), loss_of(folder)
+    seen = half.seen(target, (3, 2, 3))
+    assert seen.dtype == torch.float32
+    torch.testing.assert_close(seen, whole.seen(target, (3, 2, 3)), atol=0.1, rtol=0.05)
+
+
+def test_pixels_are_as_the_image_model_expects_them(folder, tmp_path):
+    """Mean and deviation are those of its preprocessor_config.json; without, SigLIP's."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "preprocessor_config.json"
+    mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    (_, target), plain = sample(), loss_of(folder)
+    file.write_text(json.dumps({"image_mean": mean, "image_std": deviation}))
+    seen = loss_of(str(tmp_path)).seen(target, (3, 2, 3))
+    as_is = [torch.tensor(value).reshape(3, 1, 1, 1) for value in (mean, deviation)]
+    normalised = ((target + 1) / 2 - as_is[0]) / as_is[1]
+    torch.testing.assert_close(seen, plain.seen(normalised, (3, 2, 3)), atol=1e-5, rtol=1e-4)
+    file.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    assert torch.equal(loss_of(str(tmp_path)).seen(target, (3, 2, 3)), plain.seen(target, (3, 2, 3)))
+    for content in ("{", "[]", '{"image_mean": 0.5}', '{"image_mean": [0.5], "image_std": [0.5]}'):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="does not tell image_mean and image_std; give the folder"):
+            loss_of(str(tmp_path))
+
+
+def test_the_first_frame_stands_alone_and_the_others_are_averaged(folder):
+    loss, (_, target) = loss_of(folder), sample()
+    seen = loss.seen(target, (3, 2, 3))
+    alone = [loss.seen(target[:, :, i : i + 1], (1, 2, 3)) for i in range(9)]
+    torch.testing.assert_close(seen[:, :1], alone[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(seen[:, 1:2], torch.stack(alone[1:5]).mean(0), atol=1e-5, rtol=1e-4)
+    short = loss.seen(target[:, :, :7], (3, 2, 3))  # the last group has two frames
+    torch.testing.assert_close(short[:, 2:], torch.stack(alone[5:7]).mean(0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("frames", "groups", "size"), [(1, 1, (32, 48)), (5, 2, (30, 41)), (2, 2, (17, 33))])
+def test_images_and_sizes_that_do_not_divide(folder, frames, groups, size):
+    loss, (features, _) = loss_of(folder), sample(groups=groups)
+    value, logs = loss(features, torch.rand(2, 3, frames, *size) * 2 - 1)
+    assert -0.5 <= value.item() <= 0.5
+    assert value.item() == pytest.approx(0.5 * logs["representation"].item())
+
+
+def test_it_learns_and_the_image_model_does_not(folder):
+    loss, (features, target) = loss_of(folder), sample()
+    frozen = {name: value.clone() for name, value in loss.images.state_dict().items()}
+    values = []
+    for _ in range(30):
+        value, _ = loss(features, target)
+        value.backward()
+        loss.update(lambda tensors: None)
+        values.append(value.item())
+    assert features.grad is not None
+    assert features.grad.any()
+    assert values[-1] < values[0] - 0.1
+    assert all(torch.equal(value, frozen[name]) for name, value in loss.images.state_dict().items())
+    assert not any("images" in name for name in loss.tensors())
+    assert all(weight.grad is None for weight in loss.images.parameters())
+
+
+def test_features_are_drawn_to_what_is_seen(folder):
+    loss, (features, target) = loss_of(folder), sample()
+    descent = torch.optim.Adam([features], lr=0.05)
+    values = []
+    for _ in range(30):
+        descent.zero_grad()
+        value, _ = loss(features, target)
+        value.backward()
+        descent.step()
+        loss.discard()  # the projector stays as it is
+        values.append(value.item())
+    assert values[-1] < values[0] - 0.1
+
+
+def test_a_batch_in_parts_teaches_the_same(folder):
+    whole, parts, (features, target) = loss_of(folder), loss_of(folder), sample()
+    for _ in range(2):
+        whole(features, target)[0].backward()
+        whole.update(lambda tensors: None)
+        for i in range(2):
+            (parts(features[i : i + 1], target[i : i + 1])[0] / 2).backward()
+        parts.update(lambda tensors: None)
+    torch.testing.assert_close(whole.tensors(), parts.tensors(), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_are_averaged_before_the_projector_learns(folder):
+    """An average of nothing leaves the projector as it is: it takes in every gradient, and in time."""
+
+    def nothing(tensors: list[torch.Tensor]) -> None:
+        for tensor in tensors:
+            tensor.zero_()
+
+    loss, (features, target) = loss_of(folder), sample()
+    before = {name: value.clone() for name, value in loss.projector.state_dict().items()}
+    loss(features, target)[0].backward()
+    loss.update(nothing)
+    assert all(torch.equal(value, before[name]) for name, value in loss.projector.state_dict().items())
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(folder):
+    features, target = sample()
+
+    def step(loss: RepresentationLoss) -> None:
+        loss(features, target)[0].backward()
+        loss.update(lambda tensors: None)
+
+    straight, first, second = (loss_of(folder) for _ in range(3))
+    step(straight)
+    step(first)
+    saved = {name: value.clone() for name, value in first.tensors().items()}
+    second.prepare({name: (value.shape, value.dtype) for name, value in saved.items()})
+    for name, value in second.tensors().items():
+        value.copy_(saved[name])
+    step(straight)
+    step(second)
+    ends = [loss.tensors() for loss in (straight, second)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_discard_forgets(folder):
+    loss, (features, target) = loss_of(folder), sample()
+    before = {name: value.clone() for name, value in loss.tensors().items()}
+    loss(features, target)[0].backward()
+    loss.discard()
+    assert all(weight.grad is None for weight in loss.projector.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in loss.tensors().items())
+
+
+def test_it_reaches_the_first_third_of_a_decoder_and_the_encoder(folder):
+    """Through the loss of One-DVA, whose features it takes, and nothing behind them."""
+    torch.manual_seed(0)
+    model = AutoencoderOneDVA(
+        latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=3, heads=2,
+        features=2, queries=20, kl_weight=0.0, objective={"alignment_weight": 0.0}, region=2,
+    ).train()  # fmt: skip
+    config = LossConfig(representation=RepresentationConfig(0.5, folder, 24))
+    further = FurtherLosses(config, CPU, tap=Tap(24, model.patches))
+    video = torch.rand(2, 3, 9, 32, 48) * 2 - 1
+    gradients = []
+    for extra in (None, further):
+        model.zero_grad()
+        loss, logs = model.loss(
+            {"clip": video, "target": video}, [generator_for(0, i) for i in range(2)], extra
+        )
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert "representation" in logs
+    touched = {name for name, value in gradients[1].items() if not torch.equal(value, gradients[0][name])}
+    assert any(name.startswith("decoder.blocks.0.") for name in touched)
+    assert any(name.startswith("encoder.") for name in touched)
+    assert not any(
+        name.startswith(("decoder.blocks.1", "decoder.blocks.2", "decoder.conv")) for name in touched
+    )
+
+
+def test_what_is_missing_is_told(folder, tmp_path, monkeypatch):
+    for model, words in ((None, "needs an image model"), (str(tmp_path), "no image model in")):
+        with pytest.raises(ValueError, match=words) as caught:
+            loss_of(model)
+        assert "--losses.representation.model" in str(caught.value)
+    for kind in ("bert", "siglip2"):  # SigLIP 2 for pictures of any size is given patches and no pictures
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(ValueError, match=f"of the kind {kind}, not siglip or dinov2; give the folder"):
+            loss_of(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"package transformers; install it .*representation.weight 0\."):
+        loss_of(folder)
+
+
+def test_a_damaged_or_another_model_is_told(folder, tmp_path):
+    """A deeper config than the weights: transformers would fill in random ones."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for content in (None, b"no weights"):
+        if content is not None:
+            (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged .*give the folder"):
+            loss_of(str(tmp_path))
+    shutil.copy(Path(folder) / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    with pytest.raises(ValueError, match="is another, without .*give the folder"):
+        loss_of(str(tmp_path))
+    logging.set_verbosity(level)
+
+
+@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"width": 0}, {"learning_rate": 0.0}])
+def test_impossible_settings_are_told(wrong):
+    with pytest.raises(ValueError, match="weight of 0 or more"):
+        RepresentationConfig(**wrong)

@@ -1,0 +1,230 @@
+"""The encoder of grid and sequence: shapes, resolution tokens, places of queries, shortcut (spec B2)."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regen.layers.positions import grid_positions, rotation
+from regen.networks.patches import Patches
+from regen.networks.query_encoder import (
+    QueryEncoder,
+    ResolutionTokens,
+    anchors,
+    spread_positions,
+    token_rotation,
+)
+
+CPU = torch.device("cpu")
+PATCHES = Patches(2, 4)
+POSITIONS = ["none", "spread", "anchored"]
+GRIDS = st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12))
+SMALL = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+
+
+def tiny(positions: str = "none", shortcut: bool = False, moments: int = 6, bank: int = 50) -> QueryEncoder:
+    return QueryEncoder(
+        channels=3, moments=moments, patches=PATCHES, width=24, depth=2, heads=2, bank=bank,
+        positions=positions, shortcut=shortcut,
+    )  # fmt: skip
+
+
+def awake(*arguments, **options) -> QueryEncoder:
+    """With noise on all weights: those that begin with zero would hide what acts."""
+    network = tiny(*arguments, **options)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return network
+
+
+def padded(t: int = 2, y: int = 2, x: int = 3, b: int = 2) -> torch.Tensor:
+    return torch.randn(b, 3, t * PATCHES.frames, y * PATCHES.side, x * PATCHES.side)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@given(grid=SMALL, moments=st.sampled_from([3, 6]))
+def test_one_set_of_weights_answers_any_size(positions, grid, moments):
+    structural, sequence = tiny(positions, moments=moments)(padded(*grid))
+    assert structural.shape == (2, moments, *grid)
+    assert sequence.shape == (2, moments, math.prod(grid))
+    assert structural.isfinite().all() and sequence.isfinite().all()
+
+
+def test_too_few_queries_are_told():
+    encoder = tiny(bank=11)
+    with pytest.raises(ValueError, match=r"region of 2 x 2 x 3 patches needs 12 queries and there are 11"):
+        encoder(padded(2, 2, 3))
+    assert encoder(padded(1, 1, 11))[1].shape[2] == 11
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_clips_of_a_batch_do_not_see_each_other(positions):
+    encoder, clips = awake(positions), padded(b=3)
+    together = encoder(clips)
+    for index in range(3):
+        for whole, one in zip(together, encoder(clips[index : index + 1]), strict=True):
+            torch.testing.assert_close(whole[index], one[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_clip_takes_the_first_queries_of_the_bank(positions):
+    encoder, clips = awake(positions), padded(2, 2, 3)
+    before = encoder(clips)
+    torch.nn.init.normal_(encoder.queries[12:])
+    for a, b in zip(before, encoder(clips), strict=True):
+        assert torch.equal(a, b)
+    torch.nn.init.normal_(encoder.queries[11])
+    assert not torch.allclose(before[1], encoder(clips)[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("moments", [3, 6])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_gradient_reaches_every_parameter(positions, moments):
+    encoder = awake(positions, shortcut=True, moments=moments)
+    structural, sequence = encoder(padded())
+    (structural.square().sum() + sequence.square().sum()).backward()
+    assert [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert encoder.queries.grad[:12].any(-1).all() and not encoder.queries.grad[12:].any()
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_gradient_checkpointing_gives_the_same_gradients(positions):
+    encoder, clips = awake(positions, shortcut=True).train(), padded()
+
+    def gradients() -> list[torch.Tensor]:
+        encoder.zero_grad()
+        structural, sequence = encoder(clips)
+        (structural.square().mean() + sequence.square().mean()).backward()
+        return [p.grad.clone() for p in encoder.parameters()]
+
+    plain = gradients()
+    encoder.gradient_checkpointing = True
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_deviation_is_small_at_first():
+    for moments in tiny()(padded()):
+        assert torch.equal(moments[:, 3:], torch.full_like(moments[:, 3:], -6.0))
+        assert moments[:, :3].std() > 0.05
+
+
+@given(GRIDS, GRIDS)
+def test_resolution_tokens_tell_sizes_apart(one, other):
+    tokens = ResolutionTokens(24)
+    a, b = tokens(one, PATCHES)[0], tokens(other, PATCHES)[0]
+    assert a.shape == (3, 24)
+    alike = torch.isclose(a, b, atol=1e-6).all(1).tolist()
+    assert alike == [x == y for x, y in zip(one, other, strict=True)]
+
+
+def test_resolution_tokens_act_on_both_kinds_of_latents():
+    encoder, clips = awake(), padded(2, 2, 3)
+    before = encoder(clips)
+    hook = encoder.resolution.register_forward_hook(lambda module, *_: module.forward((2, 20, 30), PATCHES))
+    after = encoder(clips)
+    hook.remove()
+    for a, b in zip(before, after, strict=True):
+        assert not torch.allclose(a, b, atol=1e-3)
+
+
+def test_the_grid_knows_its_places():
+    """Patches that change places do not just change places in the answer."""
+    encoder, clips = awake(), padded(1, 1, 4)
+    out, turned = encoder(clips)[0], encoder(clips.roll(PATCHES.side, 4))[0]
+    assert not torch.allclose(out.roll(1, 4), turned, atol=1e-3)
+
+
+@pytest.mark.parametrize("moments", [3, 6])
+def test_the_shortcut_acts_on_means_of_structural_latents_alone(moments):
+    encoder, clips = awake(shortcut=True, moments=moments), padded()
+    (with_it, sequence), linear = encoder(clips), encoder.shortcut(PATCHES.cut(clips))
+    torch.nn.init.zeros_(encoder.shortcut.weight)
+    torch.nn.init.zeros_(encoder.shortcut.bias)
+    without, same = encoder(clips)
+    assert torch.equal(sequence, same)
+    assert torch.equal(with_it[:, 3:], without[:, 3:])
+    added = (with_it - without)[:, :3].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(added, linear, atol=1e-5, rtol=1e-4)
+
+
+def test_anchored_queries_begin_with_their_patches():
+    """With blocks that add nothing a query is its own vector and what the patch of its anchor embeds."""
+    encoder, clips = awake("anchored"), padded(2, 2, 3)
+    for block in encoder.blocks:
+        for layer in (block.attention.out, block.feedforward.project):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    patches = encoder.embed(PATCHES.cut(clips)) + encoder.kind
+    expected = encoder.sequence(encoder.queries[:12] + patches[:, anchors((2, 2, 3), CPU)])
+    torch.testing.assert_close(encoder(clips)[1].transpose(1, 2), expected, atol=1e-5, rtol=1e-4)
+
+
+@given(GRIDS)
+def test_anchors_are_every_patch_once(grid):
+    assert sorted(anchors(grid, CPU).tolist()) == list(range(math.prod(grid)))
+
+
+@given(GRIDS, st.sampled_from([1 / 2, 1 / 3, 3 / 4]))
+def test_the_first_anchors_cover_every_row_column_and_time_about_equally(grid, share):
+    count = int(math.prod(grid) * share)
+    places = grid_positions(grid, CPU)[anchors(grid, CPU)[:count]].long()
+    for axis, length in enumerate(grid):
+        found, fair = torch.bincount(places[:, axis], minlength=length), count / length
+        assert (found - fair).abs().max() <= max(3, fair / 5)
+
+
+def spacing(places: torch.Tensor) -> float:
+    """Mean distance from each place to the nearest other one."""
+    return torch.cdist(places, places).fill_diagonal_(torch.inf).amin(1).mean().item()
+
+
+@pytest.mark.parametrize("count", [12, 24, 48])
+@pytest.mark.parametrize("grid", [(4, 8, 8), (5, 8, 8), (5, 9, 16)])
+def test_the_first_queries_lie_farther_apart_than_chance_would_have_it(grid, count):
+    every = grid_positions(grid, CPU)
+    by_chance = sum(spacing(every[torch.randperm(len(every))[:count]]) for _ in range(100)) / 100
+    assert spacing(every[anchors(grid, CPU)[:count]]) > 1.1 * by_chance
+    anywhere = sum(spacing(torch.rand(count, 3) * torch.tensor(grid)) for _ in range(100)) / 100
+    assert spacing(spread_positions(count, grid, CPU)) > 1.1 * anywhere
+
+
+@given(GRIDS, st.integers(1, 400), st.integers(0, 50))
+def test_spread_positions_lie_in_the_grid_and_begin_alike_whatever_their_number(grid, count, more):
+    places = spread_positions(count, grid, CPU)
+    assert (places >= -0.5).all() and (places <= torch.tensor(grid) - 0.5).all()
+    assert torch.equal(spread_positions(count + more, grid, CPU)[:count], places)
+
+
+@given(GRIDS, st.integers(200, 2560))
+def test_spread_positions_fill_each_axis_evenly(grid, count):
+    """No beginning of an axis holds more or fewer of them than its length asks for, but for a few."""
+    for places, length in zip(spread_positions(count, grid, CPU).T, grid, strict=True):
+        level = ((places + 0.5) / length).sort().values
+        even = (torch.arange(count) + 0.5) / count
+        assert (level - even).abs().max() * count <= 12
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@given(grid=SMALL, data=st.data())
+def test_queries_turn_as_their_places_say(positions, grid, data):
+    count = math.prod(grid)
+    queries = data.draw(st.integers(0, count))
+    found = token_rotation(grid, queries, 3, positions, 12, CPU)
+    every = grid_positions(grid, CPU)
+    places = {
+        "none": torch.zeros(queries, 3),
+        "spread": spread_positions(queries, grid, CPU),
+        "anchored": every[anchors(grid, CPU)[:queries]],
+    }[positions]
+    for a, b in zip(found, rotation(torch.cat([every, places, torch.zeros(3, 3)]), 12), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_trunk_matrices_are_the_linear_layers_of_the_blocks():
+    shapes = [tuple(matrix.shape) for matrix in tiny().trunk_matrices()]
+    assert len(shapes) == 2 * 4
+    assert set(shapes) == {(72, 24), (24, 24), (96, 24), (24, 96)}

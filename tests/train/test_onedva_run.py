@@ -1,0 +1,112 @@
+"""One-DVA from nothing to post-training: stages, exact resuming, several processes (spec B7, B9)."""
+
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from regen.data.synthetic import write_dataset
+from regen.data.tasks import Key, Stage, TrainingBatches
+from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.losses.predicted import PredictionConfig
+from regen.recipes import onedva_small_stage1_cpu, toy, toy_onedva
+from regen.train.checkpoint import averaged_weights, list_checkpoints
+from regen.train.control import Interrupted
+from regen.train.distributed import World, join
+from regen.train.further import LossConfig
+from regen.train.run import Recipe, run_recipe
+from regen.train.start import StartConfig
+
+CPU = World(torch.device("cpu"))
+
+
+def tiny(steps: int = 2, **changes) -> Recipe:
+    recipe = toy_onedva()
+    model = replace(
+        recipe.model, latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2,
+        width=24, depth=1, heads=2, features=2, queries=8, region=2, chunk_frames=5, length_step=1,
+    )  # fmt: skip
+    data = replace(
+        recipe.data,
+        stages=(Stage(24, 32, clips=2, images=4),),
+        held_out=1,
+        preview_clips=1,
+        statistics_clips=4,
+    )
+    loop = replace(recipe.loop, steps=steps, eval_every=steps, dtype="fp32")
+    return replace(recipe, model=model, data=data, loop=loop, **changes)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_dataset(folder, videos=3, frames=12, height=32, width=40, seed=0)
+    return folder
+
+
+def test_two_stages_and_post_training(videos, tmp_path, capsys):
+    stage1 = tiny(start=StartConfig(freeze=("linear",), components=4))
+    stage1 = replace(stage1, model=replace(stage1.model, objective=onedva_small_stage1_cpu().model.objective))
+    run_recipe(stage1, [videos], tmp_path / "stage1", CPU)
+    stage2 = tiny(start=StartConfig(str(tmp_path / "stage1"), freeze=("linear",)))
+    before = AutoencoderOneDVA.from_pretrained(run_recipe(stage2, [videos], tmp_path / "stage2", CPU))
+    first = AutoencoderOneDVA.from_pretrained(tmp_path / "stage1" / "model")
+    for half in ("encoder", "decoder"):  # which were fitted, not learned
+        ours, theirs = (getattr(model, half).shortcut.weight for model in (before, first))
+        assert torch.equal(ours, theirs)
+    assert first.objective.lengths == "full" and before.objective.lengths == "motion"
+    post = tiny(
+        start=StartConfig(str(tmp_path / "stage2"), freeze=("encoder",)),
+        losses=LossConfig(prediction=PredictionConfig(share=0.5)),
+    )
+    after = AutoencoderOneDVA.from_pretrained(run_recipe(post, [videos], tmp_path / "post", CPU))
+    for name, weight in after.encoder.state_dict().items():
+        assert torch.equal(weight, before.encoder.state_dict()[name]), name
+    assert not torch.equal(after.decoder.spread.weight, before.decoder.spread.weight)
+    assert torch.equal(after.latents_std, before.latents_std)
+    assert "frozen: the encoder, and the latents stay" in capsys.readouterr().err
+
+
+def test_four_updates_are_two_and_two_more(videos, tmp_path, monkeypatch):
+    run_recipe(tiny(4), [videos], tmp_path / "straight", CPU)
+    read = TrainingBatches.__getitem__
+
+    def stopping(batches: TrainingBatches, key: Key) -> dict[str, torch.Tensor]:
+        if key[0] == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return read(batches, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBatches, "__getitem__", stopping)
+        with pytest.raises(Interrupted, match="after step 2"):
+            run_recipe(tiny(4), [videos], tmp_path / "halves", CPU)
+    run_recipe(tiny(4), [videos], tmp_path / "halves", CPU)
+    straight, halves = (
+        averaged_weights(list_checkpoints(tmp_path / name / "checkpoints")[-1])
+        for name in ("straight", "halves")
+    )
+    assert all(torch.equal(value, halves[name]) for name, value in straight.items())
+
+
+def _train(videos: Path, out: Path) -> None:
+    with join("cpu") as world:
+        run_recipe(tiny(3), [videos], out, world)
+
+
+def test_two_processes_train_the_same_model(videos, tmp_path):
+    run_recipe(tiny(3), [videos], tmp_path / "one", CPU)
+    run_ranks(2, partial(_train, videos), tmp_path / "two", errors=tmp_path / "said")
+    one, two = (AutoencoderOneDVA.from_pretrained(tmp_path / name / "model") for name in ("one", "two"))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_what_belongs_to_another_method_is_told():
+    with pytest.raises(ValueError, match="Only REGEN decodes other frames"):
+        tiny(tasks=replace(tiny().tasks, hold=0.5))
+    with pytest.raises(ValueError, match="are One-DVA's"):
+        replace(toy(), start=StartConfig(components=3))
