@@ -16,7 +16,15 @@ import av
 import pytest
 import torch
 from PIL import Image
-from tiny_media import make_image, make_sound, make_video, record_frames, tiny_regen
+from tiny_media import (
+    make_image,
+    make_sound,
+    make_video,
+    record_frames,
+    tiny_magvit2,
+    tiny_onedva,
+    tiny_regen,
+)
 
 from regen import cli, pretrained
 from regen.data.video import VideoReader
@@ -62,9 +70,10 @@ class Regen:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("tiny", "other")):
+    models = {"tiny": tiny_regen, "other": tiny_regen, "magvit2": tiny_magvit2, "onedva": tiny_onedva}
+    for seed, (name, build) in enumerate(models.items()):
         torch.manual_seed(seed)
-        tiny_regen().save_pretrained(folder / name)
+        build().save_pretrained(folder / name)
     return folder
 
 
@@ -78,30 +87,40 @@ def regen(
     return Regen(tmp_path, capsys)
 
 
-TINY = ("--model", "tiny", "--device", "cpu", "--dtype", "fp32")
+def using(name: str) -> tuple[str, ...]:
+    return "--model", name, "--device", "cpu", "--dtype", "fp32"
 
 
-def test_reconstruct_writes_the_video_and_tells_the_figures(regen: Regen) -> None:
+TINY, ONE_DVA = using("tiny"), using("onedva")
+PER_MODEL = pytest.mark.parametrize("name", ["tiny", "onedva"])
+
+
+@PER_MODEL
+def test_reconstruct_writes_the_video_and_tells_the_figures(regen: Regen, name: str) -> None:
     make_video(Path("in.mp4"), 7, 21, 35, sound="aac")
-    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--json")
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--json")
     assert (ran.status, ran.err, ran.files) == (0, [], {"out.mp4"})
     report = json.loads(ran.out[-1])
     assert list(report) == KEYS
-    assert (report["model"], report["frames"], report["width"], report["height"]) == ("tiny", 7, 35, 21)
-    assert [key for key in KEYS if report[key] is None] == ["lengths", "tile"]  # the picture fits as a whole
+    assert (report["model"], report["frames"], report["width"], report["height"]) == (name, 7, 35, 21)
+    without = {"tiny": ["lengths", "tile"], "onedva": ["tile"]}  # the picture fits as a whole
+    assert [key for key in KEYS if report[key] is None] == without[name]
     with VideoReader(Path("in.mp4")) as before, VideoReader(Path("out.mp4")) as after:
         for fact in ("width", "height", "frames", "frame_rate", "has_audio"):
             assert getattr(after.info, fact) == getattr(before.info, fact)
 
 
-def test_without_json_there_is_a_table(regen: Regen) -> None:
+@pytest.mark.parametrize(
+    ("name", "latents"), [("tiny", ["1x4x2x3x5"]), ("onedva", ["1x4x2x2x3", "1D latents", "values/s"])]
+)
+def test_without_json_there_is_a_table(regen: Regen, name: str, latents: list[str]) -> None:
     make_video(Path("in.mp4"), 2)
-    text = "\n".join(regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY).out)
+    text = "\n".join(regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name)).out)
     for part in (
-        "tiny",
+        name,
         "2, at 29.97 per second",
         "40 wide, 24 high",
-        "1x4x2x3x5",
+        *latents,
         "PSNR",
         "SSIM",
         "MB",
@@ -110,19 +129,31 @@ def test_without_json_there_is_a_table(regen: Regen) -> None:
         assert part in text
 
 
-@pytest.mark.parametrize("name", ["in.mp4", "in.png"])
+@pytest.mark.parametrize("file", ["in.mp4", "in.png"])
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [
+        ("tiny", ()),
+        ("magvit2", ()),
+        ("onedva", ()),
+        ("onedva", ("--length", "3")),
+        ("onedva", ("--target-psnr", "12")),
+        ("onedva", ("--budget", "1000")),
+    ],
+)
 def test_encode_then_decode_equals_reconstruct(
-    regen: Regen, name: str, monkeypatch: pytest.MonkeyPatch
+    regen: Regen, name: str, amount: tuple[str, ...], file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = record_frames(monkeypatch)
-    source = Path(name)
-    make_image(source) if name == "in.png" else make_video(source, sound="aac")
+    source = Path(file)
+    make_image(source) if file == "in.png" else make_video(source, sound="aac")
     one, two = f"one{source.suffix}", f"two{source.suffix}"
-    sampling = ("--steps", "2", "--seed", "5")
-    assert regen("reconstruct", name, "-o", one, "--size", "16x24", *sampling, *TINY).status == 0
-    encoded = regen("encode", name, "--output", "z.safetensors", "--size", "16x24", *TINY, "--json")
+    sized = ("--size", "16x24", *amount, *using(name))
+    sampling = () if "--target-psnr" in amount else ("--steps", "2", "--seed", "5")  # what encode aims with
+    assert regen("reconstruct", file, "-o", one, *sampling, *sized).status == 0
+    encoded = regen("encode", file, "--output", "z.safetensors", *sized, "--json")
     assert (encoded.status, encoded.err, encoded.files) == (0, [], {"z.safetensors"})
-    decoded = regen("decode", "z.safetensors", "-o", two, *sampling, *TINY, "--json")
+    decoded = regen("decode", "z.safetensors", "-o", two, *sampling, *using(name), "--json")
     assert (decoded.status, decoded.err, decoded.files) == (0, [], {two})
     assert len(written) == 2 and torch.equal(torch.stack(written[0]), torch.stack(written[1]))
     assert list(json.loads(encoded.out[-1])) == list(json.loads(decoded.out[-1])) == KEYS
@@ -137,12 +168,13 @@ def test_encode_then_decode_equals_reconstruct(
         (("--before", "2", "--after", "1"), 10, 30000 / 1001, 2 * 1001 / 30000),
     ],
 )
+@PER_MODEL
 def test_frames_between_and_beyond(
-    regen: Regen, options: tuple[str, ...], frames: int, rate: float, delay: float
+    regen: Regen, name: str, options: tuple[str, ...], frames: int, rate: float, delay: float
 ) -> None:
     make_video(Path("in.mp4"), 7, sound="aac")
-    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
-    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *options, *TINY, "--json")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *options, *using(name), "--json")
     assert (ran.status, ran.err) == (0, [])
     report = json.loads(ran.out[-1])
     assert report["frames"] == frames and report["fps"] == pytest.approx(rate)
@@ -154,11 +186,12 @@ def test_frames_between_and_beyond(
         assert float(sound.start_time * sound.time_base) == pytest.approx(delay, abs=0.03)
 
 
-def test_every_chunk_with_its_surroundings(regen: Regen) -> None:
+@PER_MODEL
+def test_every_chunk_with_its_surroundings(regen: Regen, name: str) -> None:
     make_video(Path("in.mp4"), 7, sound="aac")
-    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
     around = ("--every-chunk", "--before", "1", "--after", "2")
-    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *around, *TINY, "--json")
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *around, *using(name), "--json")
     assert json.loads(ran.out[-1])["frames"] == (1 + 5 + 2) + (1 + 2 + 2)
     with VideoReader(Path("out.mp4")) as video:
         assert not video.info.has_audio
@@ -184,9 +217,10 @@ def test_impossible_frames_are_told_before_the_work(
     fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *options, *TINY), word)
 
 
-def test_little_memory_means_tiles(regen: Regen) -> None:
+@PER_MODEL
+def test_little_memory_means_tiles(regen: Regen, name: str) -> None:
     make_video(Path("in.mp4"), 5, 80, 144)
-    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--memory", "1MB", "--json")
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--memory", "1MB", "--json")
     assert ran.status == 0 and json.loads(ran.out[-1])["tile"] == [64, 64]
 
 
@@ -205,9 +239,22 @@ def test_the_ways_to_join_chunks_and_to_solve_reach_the_frames(
     assert torch.equal(results[0][:5], results[1][:5])  # the first chunk has nothing to be joined to
 
 
-def test_latents_of_one_precision_decode_in_another(regen: Regen) -> None:
+def test_a_model_that_knows_its_chunk_alone_joins_none(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = record_frames(monkeypatch)
+    make_video(Path("in.mp4"), 10)
+    written.clear()
+    ways = [("--seams", way) for way in ("none", "extend", "match")] + [("--solver", "heun")]
+    for way in ways:
+        assert regen("reconstruct", "in.mp4", "-o", "out.mp4", "--steps", "2", *way, *ONE_DVA).status == 0
+    apart, extended, matched, heun = (torch.stack(frames) for frames in written)
+    assert torch.equal(extended, apart) and torch.equal(matched, apart)
+    assert not torch.equal(heun, apart)
+
+
+@PER_MODEL
+def test_latents_of_one_precision_decode_in_another(regen: Regen, name: str) -> None:
     make_video(Path("in.mp4"), 2)
-    model = ("--model", "tiny", "--device", "cpu")
+    model = ("--model", name, "--device", "cpu")
     assert regen("encode", "in.mp4", "-o", "z.safetensors", *model, "--dtype", "bf16").status == 0
     assert regen("decode", "z.safetensors", "-o", "out.mp4", *model, "--dtype", "fp32").status == 0
 
@@ -222,19 +269,21 @@ def test_compare_with_and_without_a_name(regen: Regen, arguments: tuple[str, ...
     assert name in "".join(ran.out)
 
 
+@PER_MODEL
 @pytest.mark.parametrize(("size", "shape"), [("16", (16, 16)), ("9x24", (9, 24))])
-def test_size(regen: Regen, size: str, shape: tuple[int, int]) -> None:
+def test_size(regen: Regen, name: str, size: str, shape: tuple[int, int]) -> None:
     make_video(Path("in.mp4"), 2)
     report = json.loads(
-        regen("reconstruct", "in.mp4", "-o", "o.mp4", "--size", size, *TINY, "--json").out[-1]
+        regen("reconstruct", "in.mp4", "-o", "o.mp4", "--size", size, *using(name), "--json").out[-1]
     )
     assert (report["height"], report["width"]) == shape
 
 
+@PER_MODEL
 @pytest.mark.parametrize("frames", [1, 3])
-def test_short_videos(regen: Regen, frames: int) -> None:
+def test_short_videos(regen: Regen, name: str, frames: int) -> None:
     make_video(Path("in.mp4"), frames)
-    report = json.loads(regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--json").out[-1])
+    report = json.loads(regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--json").out[-1])
     assert report["frames"] == frames
     with VideoReader(Path("out.mp4")) as reader:
         assert len(list(reader)) == frames
@@ -365,24 +414,29 @@ def test_full_disk(regen: Regen, command: str) -> None:
     fails_in_one_sentence(ran, output)
 
 
-@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "config.json"])
+@PER_MODEL
+@pytest.mark.parametrize("file", ["diffusion_pytorch_model.safetensors", "config.json"])
 @pytest.mark.parametrize("command", ["reconstruct", "encode", "decode"])
-def test_damaged_checkpoint(regen: Regen, models: Path, command: str, name: str) -> None:
+def test_damaged_checkpoint(regen: Regen, models: Path, command: str, file: str, name: str) -> None:
     make_video(Path("in.mp4"), 2)
-    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
-    shutil.copytree(models / "tiny", "damaged")
-    content = Path("damaged", name).read_bytes()
-    Path("damaged", name).write_bytes(content[: len(content) // 2])
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
+    shutil.copytree(models / name, "damaged")
+    content = Path("damaged", file).read_bytes()
+    Path("damaged", file).write_bytes(content[: len(content) // 2])
     source = "z.safetensors" if command == "decode" else "in.mp4"
     output = "out.safetensors" if command == "encode" else "out.mp4"
     fails_in_one_sentence(regen(command, source, "-o", output, "--model", "damaged"), "damaged")
 
 
-def test_latents_of_another_model(regen: Regen) -> None:
+@pytest.mark.parametrize(
+    ("name", "other"), [("tiny", "other"), ("tiny", "onedva"), ("onedva", "tiny"), ("onedva", "magvit2")]
+)
+def test_latents_of_another_model(regen: Regen, name: str, other: str) -> None:
     make_video(Path("in.mp4"), 2)
-    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
-    ran = regen("decode", "z.safetensors", "-o", "out.mp4", "--model", "other")
-    fails_in_one_sentence(ran, "z.safetensors was encoded with tiny", "not with other", "pass --model tiny")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", "--model", other)
+    told = f"z.safetensors was encoded with {name}", f"not with {other}", f"pass --model {name}"
+    fails_in_one_sentence(ran, *told)
 
 
 def test_latent_file_that_is_none(regen: Regen) -> None:
@@ -437,10 +491,11 @@ def test_interruption(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_models_lists_what_is_there(regen: Regen) -> None:
     text = "\n".join(regen("models").out)
-    assert "tiny" in text and "other" in text and "4x" in text
+    assert all(name in text for name in ("magvit2", "onedva", "other", "tiny", "4x"))
     listed = json.loads(regen("models", "--json").out[-1])["models"]
-    assert [model["name"] for model in listed] == ["other", "tiny"]
-    assert listed[0]["parameters"] == sum(value.numel() for value in tiny_regen().state_dict().values())
+    assert [model["name"] for model in listed] == ["magvit2", "onedva", "other", "tiny"]
+    for facts, build in zip(listed, (tiny_magvit2, tiny_onedva, tiny_regen, tiny_regen), strict=True):
+        assert facts["parameters"] == sum(value.numel() for value in build().state_dict().values())
 
 
 def test_train_takes_recipes_and_dotted_overrides(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,11 +550,105 @@ def test_help_answers_at_once() -> None:
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
 
 
-def test_png_output_holds_the_reconstruction(regen: Regen) -> None:
+@PER_MODEL
+def test_png_output_holds_the_reconstruction(regen: Regen, name: str) -> None:
     make_image(Path("in.png"), 20, 28)
-    assert regen("reconstruct", "in.png", "-o", "out.png", *TINY).status == 0
+    assert regen("reconstruct", "in.png", "-o", "out.png", *using(name)).status == 0
     with Image.open("out.png") as image:
         assert image.size == (28, 20) and image.mode == "RGB"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize(("length", "kept"), [("0", 0), ("25%", 3), ("5", 5), ("100%", 12)])
+def test_length(regen: Regen, command: str, length: str, kept: int) -> None:
+    """40 x 24 pixels are 2 x 3 patches, in a chunk twice as many; there are up to as many 1D latents."""
+    make_video(Path("in.mp4"), 10)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, "--length", length, *ONE_DVA, "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {output})
+    report = json.loads(ran.out[-1])
+    assert report["lengths"] == [kept, kept]
+    assert report["latent_shape"] == [2, 4, 2, 2, 3]
+    assert report["values_per_second"] == pytest.approx(4 * (12 + kept) * 2 / 10 * 30000 / 1001)
+
+
+def test_an_image_keeps_at_most_what_it_can_have(regen: Regen) -> None:
+    make_image(Path("in.png"), 20, 28)
+    ran = regen("reconstruct", "in.png", "-o", "out.png", "--length", "100", *ONE_DVA, "--json")
+    assert json.loads(ran.out[-1])["lengths"] == [4]
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_budget(regen: Regen, command: str) -> None:
+    make_video(Path("in.mp4"), 12)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, "--budget", "500", *ONE_DVA, "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {output})
+    report = json.loads(ran.out[-1])
+    assert 500 - 4 * 30 / 12 < report["values_per_second"] <= 500
+    assert len(report["lengths"]) == 3 and max(report["lengths"]) <= 12
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize(("decibels", "kept"), [("1", 0), ("99", 12)])
+def test_target_psnr(regen: Regen, command: str, decibels: str, kept: int) -> None:
+    """What any answer reaches takes no 1D latent, and what none reaches takes all."""
+    make_video(Path("in.mp4"), 6)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, "--target-psnr", decibels, *ONE_DVA, "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {output})
+    assert json.loads(ran.out[-1])["lengths"] == [kept, kept]
+
+
+AMOUNTS = [("--length", "0"), ("--length", "25%"), ("--budget", "500"), ("--target-psnr", "20")]
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_amounts_exclude_each_other(regen: Regen, command: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    for one, other in [*combinations(AMOUNTS[1:], 2), (AMOUNTS[0], AMOUNTS[2])]:
+        ran = regen(command, "in.mp4", "-o", output, *one, *other, *ONE_DVA)
+        fails_in_one_sentence(
+            ran, "Only one of --length, --budget and --target-psnr", "leave the others away"
+        )
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize("amount", AMOUNTS[1:])
+def test_amounts_are_for_one_dva(regen: Regen, command: str, amount: tuple[str, str]) -> None:
+    make_video(Path("in.mp4"), 2)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, *amount, *TINY)
+    fails_in_one_sentence(ran, "have one length", "leave --length", "give a One-DVA model")
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        (("--length", "much"), ("'much' is no length", "such as 25%")),
+        (("--length", "-1"), ("'-1' is no length",)),
+        (("--length", "120%"), ("'120%' is no length",)),
+        (("--length", "13"), ("0 to 12 1D latents, not 13",)),
+        (("--budget", "0"), ("0.0 values per second", "give a number above 0")),
+        (("--budget", "inf"), ("inf values per second",)),
+        (("--budget", "700"), ("720 values per second", "give a --budget of at least", "smaller --size")),
+        (("--target-psnr", "0"), ("0.0 dB can't be aimed at", "such as 30")),
+        (("--target-psnr", "nan"), ("nan dB can't be aimed at",)),
+    ],
+)
+def test_amounts_out_of_range(regen: Regen, amount: tuple[str, str], words: tuple[str, ...]) -> None:
+    make_video(Path("in.mp4"), 2)
+    fails_in_one_sentence(regen("encode", "in.mp4", "-o", "z.safetensors", *amount, *ONE_DVA), *words)
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize("name", ["missing", "text", "zero frames", "broken image"])
+def test_a_budget_for_bad_input(regen: Regen, command: str, name: str) -> None:
+    """It is read before anything else."""
+    source = make_bad(name)
+    output = "out.mp4" if command == "reconstruct" else "out.safetensors"
+    fails_in_one_sentence(regen(command, source, "-o", output, "--budget", "500", *ONE_DVA), source)
 
 
 def test_without_arguments_there_is_the_help(regen: Regen) -> None:

@@ -54,7 +54,7 @@ class LengthRule:
     def rounded(self, length: Float[Tensor, "..."], budget: int) -> Int64[Tensor, "..."]:
         """The nearest multiple of `step` from 0 to the budget; the budget itself may be none."""
         steps = torch.round(length / self.step) * self.step
-        full = length > budget - self.step / 2
+        full = length > max(budget - self.step / 2, budget / 2)
         return torch.where(full, budget, steps.clamp(0, budget)).long()
 
     def longest(self, clip: Float[Tensor, "b 3 t h w"], budget: int) -> Int64[Tensor, " b"]:
@@ -74,7 +74,7 @@ class LengthRule:
         """Lengths for training: of L_max with a probability of `full_share`, else shorter (tail dropout).
 
         `"motion"`: L_max follows the motion, and a shorter length is uniform from 0 to it. `"uniform"`: the
-        same with the budget in place of L_max. `"pow2"`: the budget, divided by 1, 2, 4 and so on.
+        same with the budget in place of L_max. `"pow2"`: the budget, divided by 1, 2, 4 and so on, rounded.
         `"full"`: always the budget. One draw for each clip, from its own generator.
         """
         if how == "full":

@@ -7,6 +7,9 @@ from regen.layers.attention import Attention, Window
 from regen.networks.conditioning import LatentConditioner
 from regen.networks.dit import DiT
 from regen.networks.encoder import CausalEncoder, stride_plan
+from regen.networks.hybrid_decoder import HybridDecoder, Tail
+from regen.networks.patches import Patches
+from regen.networks.query_encoder import QueryEncoder, QueryPositions
 
 
 @pytest.mark.parametrize("ratio", [4, 32])
@@ -18,12 +21,16 @@ def test_encoder_compiles(ratio):
     torch.testing.assert_close(compiled(video), encoder(video), atol=1e-4, rtol=1e-3)
 
 
-def awake(window: int | None = None) -> DiT:
-    """A decoder whose zero-initialised layers are filled, so that everything acts."""
-    decoder = DiT(24, depth=2, heads=3, patch_size=8, timestep="adaln_zero", window=window)
-    for parameter in decoder.parameters():
+def fill(network: torch.nn.Module) -> None:
+    """Fill zero-initialised layers, so that everything acts."""
+    for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
+
+
+def awake(window: int | None = None) -> DiT:
+    decoder = DiT(24, depth=2, heads=3, patch_size=8, timestep="adaln_zero", window=window)
+    fill(decoder)
     return decoder
 
 
@@ -67,3 +74,41 @@ def test_attention_within_windows_compiles_for_sizes_that_change():
     for grid in ((2, 4, 4), (3, 6, 2)):
         tokens = torch.randn(1, *grid, 8)
         torch.testing.assert_close(compiled(tokens), attend(tokens), atol=1e-4, rtol=1e-3)
+
+
+PATCHES, GRIDS = Patches(2, 4), ((3, 2, 2), (1, 3, 4))
+POSITIONS = pytest.mark.parametrize("positions", ["none", "spread", "anchored"])
+
+
+@torch.no_grad()
+@POSITIONS
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, shortcut: bool):
+    encoder = QueryEncoder(4, 8, PATCHES, 24, 2, 2, 12, positions, shortcut)
+    fill(encoder)
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    for n, y, x in GRIDS:
+        clip = torch.randn(2, 3, 2 * n, 4 * y, 4 * x)
+        for found, expected in zip(compiled(clip), encoder(clip), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+@POSITIONS
+@pytest.mark.parametrize("tail", ["mask", "mask_token"])
+@pytest.mark.parametrize("longest", [0, 5])
+def test_hybrid_decoder_compiles_and_takes_any_size(positions: QueryPositions, tail: Tail, longest: int):
+    """Of 1D latents there are none, or as many as 5 and 2 in a batch of two."""
+    decoder = HybridDecoder(4, PATCHES, 24, 2, 2, 2, "adaln_zero", 12, positions, tail, True, True)
+    fill(decoder)
+    compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
+    finish = torch.compile(decoder.finish, fullgraph=True, backend="aot_eager")
+    for n, y, x in GRIDS:
+        structural, sequence = torch.randn(2, 4, n, y, x), torch.randn(2, 4, longest)
+        keep = torch.arange(longest) < torch.tensor([[longest], [longest // 2]])
+        arguments = torch.randn(2, 3, 2 * n, 4 * y, 4 * x), structural, sequence, keep, torch.rand(2)
+        both = compiled(*arguments), decoder(*arguments)
+        for found, expected in zip(*both, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+        answers = finish(both[0][0], structural), decoder.finish(both[1][0], structural)
+        torch.testing.assert_close(*answers, atol=1e-4, rtol=1e-3)

@@ -137,8 +137,15 @@ def test_before_and_after_the_chunks_it_stands_still(
     assert torch.equal(around, own[[0, 0, *range(10), 9]])
 
 
-@PER_EMBEDDER
-@pytest.mark.parametrize("size", [None, Size(16, 16), Size(19, 33)])
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        *(("regen", size) for size in (None, Size(16, 16), Size(19, 33))),
+        *(("onedva", size) for size in (None, Size(19, 33))),
+        ("magvit2", Size(19, 33)),
+    ],
+    indirect=["model"],
+)
 @pytest.mark.parametrize("name", ["in.mp4", "in.png"])
 def test_encoding_and_decoding_is_reconstructing(
     tmp_path: Path,
@@ -281,7 +288,15 @@ def test_frames_between_are_written_as_they_are_measured(
 
 
 @pytest.mark.parametrize(
-    "timeline", [Timeline(), Timeline(interpolate=2), Timeline(fps=Fraction(40)), Timeline(fps=Fraction(7))]
+    ("model", "timeline"),
+    [
+        ("regen", Timeline()),
+        ("regen", Timeline(interpolate=2)),
+        ("regen", Timeline(fps=Fraction(40))),
+        ("regen", Timeline(fps=Fraction(7))),
+        ("onedva", Timeline(interpolate=2)),
+    ],
+    indirect=["model"],
 )
 @pytest.mark.parametrize("options", [DecodeOptions(batch=2, seams="none"), DecodeOptions(seams="match")])
 def test_the_tile_is_chosen_for_all_frames_that_are_decoded_together(

@@ -114,6 +114,19 @@ def test_levels_are_uniform_between_the_two(one, other):
     assert (t.sort().values - even).abs().max() <= 0.1 * (high - low) + 1e-6
 
 
+def test_the_level_does_not_tell_which_clips_are_chosen():
+    """A predictor that answers with its levels: those of the clips that take them span the whole range."""
+
+    def predict(clean: HybridLatents, t: torch.Tensor, generators: list[torch.Generator]) -> HybridLatents:
+        structural = diffusion.per_entry(t, clean.structural).expand_as(clean.structural)
+        return HybridLatents(structural, clean.sequence, clean.lengths)
+
+    clean = latents(1000)
+    told = PredictedLatents(PredictionConfig(0.4, (0.2, 0.6)), predict)(clean, each(1000)).structural
+    chosen = told[(told != clean.structural).flatten(1).all(1)][:, 0, 0, 0, 0].sort().values
+    assert (chosen - torch.linspace(0.2, 0.6, len(chosen))).abs().max() < 0.04
+
+
 def test_nothing_of_it_learns():
     gain = torch.nn.Parameter(torch.tensor(0.5))
 
@@ -144,10 +157,11 @@ def test_each_clip_is_predicted_from_its_own_generator(predictor):
     assert not torch.equal(put(clean, each(6, seed=1)).structural, whole.structural)
 
 
-def test_a_clip_is_predicted_alike_beside_a_longer_one():
+@pytest.mark.parametrize(("short", "longer"), [(3, 5), (16, 48), (7, 12), (15, 17)])
+def test_a_clip_is_predicted_alike_beside_a_longer_one(short, longer):
     put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
-    clean = latents(2, [3, 5])
-    alone = HybridLatents(clean.structural[:1], clean.sequence[:1, :, :3], clean.lengths[:1])
+    clean = latents(2, [short, longer])
+    alone = HybridLatents(clean.structural[:1], clean.sequence[:1, :, :short], clean.lengths[:1])
     torch.testing.assert_close(put(alone, each(1))[0].sequence, put(clean, each(2))[0].sequence)
 
 

@@ -116,6 +116,10 @@ def load_model(using: Using) -> "Autoencoder":
     device = pick_device(using.device)
     model = load(using.model, device, pick_dtype(using.dtype, device))
     if using.compile:
+        import torch._dynamo.config
+
+        # Lengths and batches of 0, of 1 and of more, and regions of each shape, are compiled apart.
+        torch._dynamo.config.recompile_limit = 64
         for network in model.children():
             network.compile(fullgraph=True)
     return model

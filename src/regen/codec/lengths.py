@@ -122,7 +122,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not 0 < self.values_per_second < inf:
-            raise ValueError(f"A budget of {self.values_per_second} values per second is none; give more.")
+            raise ValueError(
+                f"A budget of {self.values_per_second} values per second is none; give a number above 0, "
+                "such as 50000."
+            )
 
 
 def parse_length(text: str) -> FixedLength:

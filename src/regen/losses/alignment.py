@@ -38,7 +38,9 @@ def effective_rank(sequence: Float[Tensor, "b c s"], keep: Bool[Tensor, "b s"]) 
     count = weight.sum().clamp(min=1)
     centred = (sequence.float() - (sequence.float() * weight).sum((0, 2), keepdim=True) / count) * weight
     covariance = torch.einsum("bcs,bds->cd", centred, centred) / count
-    return covariance.diagonal().sum().square() / covariance.square().sum().clamp(min=1e-12)
+    total = covariance.diagonal().sum()
+    shares = covariance / total.clamp(min=1e-30)
+    return torch.where(total > 0, 1 / shares.square().sum().clamp(min=1e-12), 0.0)
 
 
 def _mean(values: Float[Tensor, "b s"], keep: Bool[Tensor, "b s"]) -> Float[Tensor, ""]:

@@ -53,7 +53,9 @@ class PredictedLatents:
             torch.where(own.reshape(-1, *[1] * (a.ndim - 1)), a, b.to(a))
             for a, b in ((clean.structural, told.structural), (clean.sequence, told.sequence))
         )
-        return HybridLatents(structural, sequence, clean.lengths)
+        steps = torch.arange(sequence.shape[2], device=sequence.device)
+        there = steps < clean.lengths.sum(1, keepdim=True)  # what fills up stays zero
+        return HybridLatents(structural, torch.where(there[:, None], sequence, 0.0), clean.lengths)
 
 
 def denoised(velocity: Velocity) -> Predictor:
@@ -61,9 +63,11 @@ def denoised(velocity: Velocity) -> Predictor:
 
     def predict(clean: HybridLatents, t: Float[Tensor, " b"], generators: list[Generator]) -> HybridLatents:
         parts = clean.structural, clean.sequence
-        shapes = clean.structural.shape, clean.sequence.mT.shape  # latent by latent, so that what fills up
-        noise = [randn_tensor(shape, generators, t.device, torch.float32) for shape in shapes]  # comes last
-        noise[1] = noise[1].mT
+        b, c, s = clean.sequence.shape
+        # Latent by latent, and 16 at a time, as torch draws: a clip's noise is the same in any batch.
+        shapes = clean.structural.shape, (b, -(-s // 16) * 16, c)
+        noise = [randn_tensor(shape, generators, t.device, torch.float32) for shape in shapes]
+        noise[1] = noise[1][:, :s].mT
         noisy = [diffusion.add_noise(part.float(), e, t) for part, e in zip(parts, noise, strict=True)]
         answer = velocity(HybridLatents(noisy[0], noisy[1], clean.lengths), t)
         structural, sequence = (
