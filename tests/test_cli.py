@@ -1,6 +1,7 @@
 """The command line on good and on bad input: what it writes, what it says, and what it leaves behind."""
 
 import errno
+import importlib
 import json
 import resource
 import shutil
@@ -267,6 +268,21 @@ def test_compare_with_and_without_a_name(regen: Regen, arguments: tuple[str, ...
     ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, *arguments)
     assert (ran.status, ran.files) == (0, {"out.mp4", name})
     assert name in "".join(ran.out)
+
+
+@PER_MODEL
+def test_compiling_is_for_all_lengths_and_shapes(
+    regen: Regen, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a compilation of its own, and with 8 of them, the default, PyTorch would give up."""
+    config, compiled = importlib.import_module("torch._dynamo.config"), []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network, **how: compiled.append(how))
+    make_video(Path("in.mp4"), 2)
+    with config.patch(recompile_limit=8):
+        ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", "--compile", *using(name))
+        assert config.recompile_limit == 64
+    assert ran.status == 0 and len(compiled) >= 2
+    assert all(how == {"fullgraph": True} for how in compiled)
 
 
 @PER_MODEL

@@ -38,7 +38,7 @@ def tiny(steps: int = 2, **changes) -> Recipe:
         statistics_clips=4,
     )
     loop = replace(recipe.loop, steps=steps, eval_every=steps, dtype="fp32")
-    return replace(recipe, model=model, data=data, loop=loop, **changes)
+    return replace(recipe, **{"model": model, "data": data, "loop": loop, "start": StartConfig()} | changes)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ class OneDVAConfig:
     picture is one, as far as there are queries for it. Regions as large as the training's crops keep small
     models good at any size."""
     query_positions: QueryPositions = "none"
-    """Whether 1D latents have rotary positions: none, or places spread over the clip."""
+    """Where 1D latents lie: nowhere (none), at places spread over the clip, or each at a patch (anchored)."""
     timestep: Timestep = "adaln_zero"
     tail: Tail = "mask"
     """What stands for dropped 1D latents: nothing (mask), or a learned token each (mask_token)."""
@@ -199,11 +199,10 @@ class AutoencoderOneDVA(HybridAutoencoder):
         objective, target = self.objective, batch["target"]
         assert len(generators) == len(target), "one generator for each sample"
         size = target.shape[2:]
-        told = self._told(batch, generators, further)
-        logs = told.logs
         t = diffusion.draw_noise_levels(objective.share_at_one, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
         noise = randn_tensor(clean.shape, generators, target.device, torch.float32)
+        told = self._told(batch, generators, further)
         tapped: list[Tensor] = []
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
@@ -218,7 +217,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         loss, guess = losses.mean() + told.loss, self.patches.crop(guess, *size)
         squared = (guess.detach() - target).square().flatten(1).mean(1)
         noisiest = (t == t.max()).float()
-        logs["psnr"] = -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)
+        logs = told.logs | {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
         if objective.l1_weight > 0:
             loss = loss + objective.l1_weight * (guess - target).abs().mean()
         if further is not None:
@@ -293,6 +292,7 @@ def _check(config: FrozenDict) -> None:
         "shares of the budget from 0 to 1": min(config.least_length, config.image_length) >= 0
         and max(config.least_length, config.image_length) <= 1,
         "a motion_range of two rising numbers above 0": 0 < low < high,
+        "no linear maps beside a velocity": not (config.encoder_shortcut and config.prediction == "velocity"),
         "its fixed scale 1": config.scaling_factor == 1,
     }
     for wanted, fulfilled in wants.items():

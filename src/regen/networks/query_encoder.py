@@ -41,17 +41,19 @@ class ResolutionTokens(nn.Module):
 
 def spread_positions(count: int, grid: Grid, device: torch.device) -> Float[Tensor, "n 3"]:
     """Places in the grid for queries, of which any first few lie evenly all over it."""
-    steps = torch.arange(1, count + 1, device=device, dtype=torch.float64)[:, None]
-    powers = torch.tensor([GOLDEN**-1, GOLDEN**-2, GOLDEN**-3], device=device, dtype=torch.float64)
-    sizes = torch.tensor(grid, device=device, dtype=torch.float64)
-    return ((0.5 + steps * powers) % 1 * sizes - 0.5).float()
+    steps = torch.arange(1, count + 1, dtype=torch.float64)[
+        :, None
+    ]  # on the CPU: not every device has float64
+    powers = torch.tensor([GOLDEN**-1, GOLDEN**-2, GOLDEN**-3], dtype=torch.float64)
+    sizes = torch.tensor(grid, dtype=torch.float64)
+    return ((0.5 + steps * powers) % 1 * sizes - 0.5).float().to(device)
 
 
 def anchors(grid: Grid, device: torch.device) -> Int64[Tensor, " n"]:
     """The patches of a grid in an order of which any first few lie evenly all over it."""
-    places = grid_positions(grid, device).double() + 1
-    powers = torch.tensor([GOLDEN**-1, GOLDEN**-2, GOLDEN**-3], device=device, dtype=torch.float64)
-    return torch.argsort((places @ powers) % 1, stable=True)
+    places = grid_positions(grid, torch.device("cpu")).double() + 1
+    powers = torch.tensor([GOLDEN**-1, GOLDEN**-2, GOLDEN**-3], dtype=torch.float64)
+    return torch.argsort((places @ powers) % 1, stable=True).to(device)
 
 
 def token_rotation(

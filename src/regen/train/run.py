@@ -128,6 +128,7 @@ def run_recipe(
     model = build_model(recipe.model)
     further = further_losses(recipe, model, world.device, predictor)
     start = start_from(model, recipe.start)
+    check_post_training(recipe, start)
     clips = ClipDataset(data, cache, recipe.data.short_side, recipe.data.seconds_per_sample)
     if world.is_main:
         report_start(start)
@@ -159,6 +160,15 @@ def run_recipe(
             finished.set_latent_statistics(*(statistics or measure(finished, measured, recipe, world.device)))
             export(finished, folder)
     return folder
+
+
+def check_post_training(recipe: Recipe, start: StartReport) -> None:
+    """Raise ValueError when latents are to be predicted that are not normalised, or still change."""
+    if recipe.losses.prediction.share > 0 and not start.keeps_latents:
+        raise ValueError(
+            "Post-training needs a finished model whose encoder stays as it is: give --start.model and "
+            "--start.freeze encoder."
+        )
 
 
 def further_losses(

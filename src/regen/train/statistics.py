@@ -30,7 +30,7 @@ class ChannelMoments:
         self.sums += torch.stack([values.sum((0, 2)), values.square().sum((0, 2))])
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        mean, square = self.sums / self.count
+        mean, square = self.sums / max(1, self.count)
         std = (square - mean.square()).clamp(min=0).sqrt()
         # A channel that never changes has no scale: leave it as it is.
         return mean, torch.where(std > 1e-6, std, 1.0)
