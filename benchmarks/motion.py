@@ -50,6 +50,7 @@ def main(
     chunks: int = 2,
     picture: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
     crops: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
+    side: int | None = None,
     samples: int = 1000,
     threads: int = 1,
 ) -> None:
@@ -63,7 +64,8 @@ def main(
         size: N (N x N) or HEIGHTxWIDTH, in pixels.
         chunks: The first chunks of each clip that are looked at.
         picture: Where to draw.
-        crops: Training videos of whose crops, as large as a region of the model, quantiles are wanted.
+        crops: Training videos of whose crops quantiles are wanted.
+        side: Pixels along those crops; by default those of a region of the model.
         samples: How many of them.
         threads: Threads of PyTorch; 0 is one per core.
     """
@@ -82,7 +84,7 @@ def main(
             one.name: {"motion": one.motion, "share": one.share, "values_per_second": one.values_per_second}
             for one in found
         },
-        "quantiles": None if crops is None else quantiles(embedder, crops, samples),
+        "quantiles": None if crops is None else quantiles(embedder, crops, side, samples),
     }
     rows = [
         [one.name, f"{one.motion:.4f}", f"{one.share:.2f}", f"{one.values_per_second:.0f}"] for one in found
@@ -98,7 +100,8 @@ def look(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> Look:
         rate = float(reader.info.frame_rate)
     for start in range(0, len(frames), model.chunk_frames):
         part = torch.stack(frames[start : start + model.chunk_frames])
-        clip = pad(to_clip(part, CPU, torch.float32), model.chunk_frames, model.spatial_compression_ratio)
+        length = 1 if len(frames) == 1 else model.chunk_frames
+        clip = pad(to_clip(part, CPU, torch.float32), length, model.spatial_compression_ratio)
         budgets, lengths = torch.tensor(model.budgets(*clip.shape[2:])), model.lengths(clip)[0]
         shares.append(lengths / budgets)
         moved.append(float(motion(clip)))
@@ -116,9 +119,9 @@ def look(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> Look:
     )  # fmt: skip
 
 
-def quantiles(model: HybridAutoencoder, folder: Path, samples: int) -> dict[str, float]:
-    """Of the motion of training crops as large as a region, or as 256 x 256 pixels."""
-    side = 256 if model.config.region is None else model.config.region * model.patches.side
+def quantiles(model: HybridAutoencoder, folder: Path, side: int | None, samples: int) -> dict[str, float]:
+    """Of the motion of square training crops."""
+    side = side or (model.config.region or 16) * model.patches.side
     clips = ClipDataset([folder], None, 256)
     values: Float[Tensor, " n"] = torch.cat(
         [motion(clips.read(i, model.chunk_frames, (side, side), (0.5, 1.0), 0)[None]) for i in range(samples)]

@@ -5,6 +5,9 @@ Words, used everywhere in the package
     chunk           the k + 1 frames that one pair of latents stands for
     content latent  z_c, what the first frame of a chunk looks like
     motion latent   z_m, what changes in the rest of it
+    structural      latents of One-DVA that lie in a grid, one for each patch of frames and pixels
+    1D latents      those of One-DVA that are an ordered sequence, as many as a clip needs
+    region          a part of the picture with 1D latents of its own
     ratio           k, the frames of a chunk after its first one: 4, 8, 16 or 32
     times           τ, positions of frames in units of a chunk: 0 the first frame, 1 the last, any real number
     noise level     t, 0 is data and 1 is noise
@@ -13,6 +16,7 @@ Words, used everywhere in the package
 Letters of the shapes
     b  clips in a batch      t  frames             h w  height and width, in pixels or in latents
     c  channels              n  latents or tokens  d    width of a token
+    s  1D latents            r  regions            m    moments: means, and log variances where there are any
 
 The public classes load on first use, so that `import regen` takes no time.
 """

@@ -1,5 +1,6 @@
 """HybridAutoencoder: latents of two kinds, the second of adaptive length (One-DVA; spec B2 to B4)."""
 
+from collections.abc import Callable
 from math import isqrt
 
 import torch
@@ -123,13 +124,12 @@ class HybridAutoencoder(VideoAutoencoder):
         tile: Tile | None = None,
     ) -> HybridPosterior:
         tiling, padded = self.regions(*video.shape[2:]), self.patches.pad(video)
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for group in tiling.alike(self._at_once(tile)):
-            clips = torch.cat([cut(padded, tiling.places[number], self.patches.side) for number in group])
-            both = (moments.chunk(len(group)) for moments in self.encoder(clips))
-            found |= dict(zip(group, zip(*both, strict=True), strict=True))
-        order = [found[number] for number in range(len(tiling.places))]
-        structural, parts = tiling.join((one[0] for one in order), 1), [one[1] for one in order]
+
+        def encode(group: list[int]) -> tuple[Tensor, Tensor]:
+            return self.encoder(_stacked(padded, tiling, group, self.patches.side))
+
+        grids, parts = _by_region(encode, tiling, self._at_once(tile, tiling))
+        structural = tiling.join(grids, 1)
         if normalised:
             structural, parts = self._normal(structural, 0), [self._normal(part, 1) for part in parts]
         return HybridPosterior(structural, parts, lengths, self.latent_channels)
@@ -141,27 +141,21 @@ class HybridAutoencoder(VideoAutoencoder):
         structural: Float[Tensor, "b c n y x"],
         parts: list[Part],
         tiling: Tiling,
-        most: int = 1 << 30,
+        most: int,
     ) -> tuple[Float[Tensor, "b 3 T H W"], Float[Tensor, "b d n y x"]]:
         """What the decoder answers for the whole picture, and its features, from `most` regions at a time."""
-        side, found = self.patches.side, dict[int, tuple[Tensor, Tensor]]()
-        for group in tiling.alike(most):
-            places = [tiling.places[number] for number in group]
-            noise, grid = (
-                torch.cat([cut(whole, place, unit) for place in places])
-                for whole, unit in ((noisy, side), (structural, 1))
-            )
+        side = self.patches.side
+
+        def decode(group: list[int]) -> tuple[Tensor, Tensor]:
+            noise, grid = _stacked(noisy, tiling, group, side), _stacked(structural, tiling, group, 1)
             longest = max(parts[number][0].shape[2] for number in group)
-            missing = [longest - parts[number][0].shape[2] for number in group]
-            filled = zip(group, missing, strict=True)
-            sequences = [[F.pad(one, (0, lack)) for one in parts[number]] for number, lack in filled]
-            sequence, keep = (torch.cat(list(one)) for one in zip(*sequences, strict=True))
+            filled = [[F.pad(one, (0, longest - one.shape[-1])) for one in parts[number]] for number in group]
+            sequence, keep = (torch.cat(list(one)) for one in zip(*filled, strict=True))
             level = t if len(t) == 1 else t.repeat(len(group))
-            both = (one.chunk(len(group)) for one in self.decoder(noise, grid, sequence, keep, level))
-            found |= dict(zip(group, zip(*both, strict=True), strict=True))
-        order = [found[number] for number in range(len(tiling.places))]
-        features = tiling.join((one[0] for one in order), side)
-        return self.decoder.finish(features, structural), tiling.join((one[1] for one in order), 1)
+            return self.decoder(noise, grid, sequence, keep, level)
+
+        features, tapped = _by_region(decode, tiling, most)
+        return self.decoder.finish(tiling.join(features, side), structural), tiling.join(tapped, 1)
 
     def _check_latents(self, latents: HybridLatents) -> None:
         n, y, x = latents.shape[2:]
@@ -198,8 +192,26 @@ class HybridAutoencoder(VideoAutoencoder):
         shape = (-1, *[1] * (like.ndim - 2))
         return self.latents_mean[kind].reshape(shape), self.latents_std[kind].reshape(shape)
 
-    def _at_once(self, tile: Tile | None) -> int:
+    def _at_once(self, tile: Tile | None, tiling: Tiling) -> int:
         """How many regions to work on together: as many as have the area of the tile, or all."""
-        if tile is None or self.config.region is None:
-            return 1 << 30
-        return max(1, tile.height * tile.width // (self.config.region * self.patches.side) ** 2)
+        if tile is None:
+            return len(tiling.places)
+        largest = max((bottom - top) * (right - left) for (top, bottom), (left, right) in tiling.places)
+        return max(1, tile.height * tile.width // (largest * self.patches.side**2))
+
+
+def _stacked(whole: Float[Tensor, "b ..."], tiling: Tiling, group: list[int], unit: int) -> Tensor:
+    """Regions of a batch of pictures as a larger batch, region after region."""
+    return torch.cat([cut(whole, tiling.places[number], unit) for number in group])
+
+
+def _by_region(
+    work: Callable[[list[int]], tuple[Tensor, Tensor]], tiling: Tiling, most: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Both answers of `work` for each region, in their order; it is asked for up to `most` of one shape."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for group in tiling.alike(most):
+        both = (answer.chunk(len(group)) for answer in work(group))
+        found |= dict(zip(group, zip(*both, strict=True), strict=True))
+    order = [found[number] for number in range(len(tiling.places))]
+    return [one[0] for one in order], [one[1] for one in order]

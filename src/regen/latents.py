@@ -67,9 +67,8 @@ class HybridLatents:
         filled = F.pad(self.sequence, (0, 1))  # so that an index may point behind the end
         parts = []
         for region, count in enumerate(longest):
-            steps = torch.arange(count, device=self.lengths.device)
-            keep = steps < self.lengths[:, region, None]
-            places = (ends[:, region] - self.lengths[:, region])[:, None] + steps
+            keep = _first(self.lengths[:, region], count)
+            places = (ends - self.lengths)[:, region, None] + torch.arange(count, device=ends.device)
             places = torch.where(keep, places, filled.shape[-1] - 1)
             index = places[:, None].expand(-1, filled.shape[1], -1)
             parts.append((filled.gather(2, index), keep))
@@ -112,15 +111,16 @@ class HybridPosterior:
         """Structural latents, then the complete 1D latents of each region, drawn at random."""
         return [self._drawn(moments, generator) for moments in (self.structural, *self.parts)]
 
+    def keeps(self) -> list[Bool[Tensor, "b _"]]:
+        """Which 1D latents of each region are kept."""
+        return [_first(self.lengths[:, i], part.shape[2]) for i, part in enumerate(self.parts)]
+
     def kl(self) -> Float[Tensor, ""]:
-        """KL(posterior ‖ N(0, I)): the sum over channels, the mean over latents that are kept (spec B5.3)."""
-        total = _kl(self.structural).sum()
-        count = torch.full_like(total, self.structural[:, 0].numel())
-        for region, moments in enumerate(self.parts):
-            keep = torch.arange(moments.shape[2], device=moments.device) < self.lengths[:, region, None]
-            total = total + (_kl(moments) * keep).sum()
-            count = count + keep.sum()
-        return total / count
+        """KL(posterior ‖ N(0, I)): the sum over channels, the mean over latents that are kept, then the mean
+        over clips (spec B5.3)."""
+        structural, keep = _kl(self.structural).flatten(1), torch.cat(self.keeps(), dim=1)
+        total = structural.sum(1) + (_kl(torch.cat(self.parts, dim=2)) * keep).sum(1)
+        return (total / (structural.shape[1] + keep.sum(1))).mean()
 
     def _drawn(self, moments: Tensor, generator: Generator | list[Generator] | None) -> Tensor:
         if moments.shape[1] == self.channels:
@@ -136,6 +136,11 @@ def _kl(moments: Float[Tensor, "b m ..."]) -> Float[Tensor, "b ..."]:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
+def _first(lengths: Int64[Tensor, " b"], count: int) -> Bool[Tensor, "b s"]:
+    """Of `count` latents the first `lengths`."""
+    return torch.arange(count, device=lengths.device) < lengths[:, None]
+
+
 Latents = Tensor | HybridLatents
 
 
@@ -146,8 +151,7 @@ def joined(
 ) -> HybridLatents:
     """Latents whose region i keeps the first `lengths[:, i]` of `parts[i]`."""
     assert lengths.shape == (len(structural), len(parts)), lengths.shape
-    kept = [torch.arange(part.shape[2], device=lengths.device) for part in parts]
-    keep = torch.cat([steps < lengths[:, i, None] for i, steps in enumerate(kept)], dim=1)
+    keep = torch.cat([_first(lengths[:, i], part.shape[2]) for i, part in enumerate(parts)], dim=1)
     everything = torch.cat(list(parts), dim=2)
     longest = int(keep.sum(1).max()) if keep.shape[1] else 0
     order = torch.argsort(~keep, dim=1, stable=True)[:, :longest]  # those that are kept first, in their order

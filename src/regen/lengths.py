@@ -85,7 +85,7 @@ class LengthRule:
         if how == "motion":
             most = self.longest(clip, budget).float()
         if how == "pow2":
-            halvings = torch.tensor(float(max(1, budget))).log2().floor()
+            halvings = math.floor(math.log2(max(1, budget)))
             shorter = budget / 2 ** (part * (halvings + 1)).floor()
         else:
             shorter = part * (most + self.step) // self.step * self.step

@@ -134,11 +134,15 @@ def test_regions_are_encoded_apart():
     assert not torch.equal(before.sequence[..., first:], after.sequence[..., first:])
 
 
-def test_tiles_change_how_many_regions_are_worked_on_at_once_and_no_value():
-    model = tiny(**VARIANTS["regions"])
+@pytest.mark.parametrize("variant", ["regions", "few queries"])
+def test_tiles_change_how_many_regions_are_worked_on_at_once_and_no_value(variant):
+    """Also of regions that there are for want of queries."""
+    model = tiny(**VARIANTS[variant])
     video, tile = clip(17, 80, 100), Tile(32, 32, 0)
     whole, tiled = (model.encode(video, tile=t).latent_dist.mode() for t in (None, tile))
     torch.testing.assert_close(whole.sequence, tiled.sequence, atol=1e-5, rtol=1e-4)
+    most = [model._at_once(t, model.regions(17, 80, 100)) for t in (None, tile)]
+    assert most[0] == len(model.budgets(17, 80, 100)) > most[1] == 1
     decoded = [model.decode(whole, steps=2, generator=generator_for(0), tile=t).sample for t in (None, tile)]
     torch.testing.assert_close(*decoded, atol=1e-4, rtol=1e-4)
 
@@ -183,7 +187,8 @@ def test_the_answer_is_zero_at_initialisation(variant):
 def _noisy(model: AutoencoderOneDVA) -> tuple:
     video = clip(model.chunk_frames)
     structural, parts = model._raw_parts(model.encode(video).latent_dist.mode())
-    return model.patches.pad(video), torch.ones(1), structural, parts, model.regions(*video.shape[2:])
+    tiling = model.regions(*video.shape[2:])
+    return model.patches.pad(video), torch.ones(1), structural, parts, tiling, len(tiling.places)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -200,16 +205,27 @@ def test_gradient_reaches_every_parameter(variant, frames):
     assert silent == []
 
 
-def test_the_loss_is_the_mean_of_its_samples_and_does_not_see_padding():
-    objective = OneDVAObjective(alignment_weight=0.0)
-    model = tiny(objective=objective, kl_weight=0.0)
-    video = clip(17, 40, 20, count=3)
-    whole, _ = model.loss({"clip": video, "target": video}, each(3))
+@pytest.mark.parametrize("variant", ["plain", "regions"])
+@pytest.mark.parametrize("lengths", ["motion", "uniform"])
+def test_the_loss_is_the_mean_of_its_samples(variant, lengths):
+    """Whatever each of them keeps, and with all terms; so a batch may be divided in any way."""
+    objective = OneDVAObjective(
+        lengths=lengths, full_share=0.3, latent_noise=0.1, alignment_weight=1.0, alignment_margin=0.0
+    )
+    model = tiny(objective=objective, kl_weight=1.0, **VARIANTS[variant])
+    video = clip(17, 40, 20, count=4)
+    video[0] = video[0, :, :1]
+    whole, logs = model.loss({"clip": video, "target": video}, each(4))
     parts = [
         model.loss({"clip": v[None], "target": v[None]}, [generator])[0]
-        for v, generator in zip(video, each(3), strict=True)
+        for v, generator in zip(video, each(4), strict=True)
     ]
-    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    assert logs["kl"] > 0 and logs["alignment"] > 0
+    torch.testing.assert_close(whole, torch.stack(parts).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_does_not_see_padding():
+    video = clip(17, 40, 20, count=3)
     perfect = tiny(objective=OneDVAObjective(alignment_weight=0.0, share_at_one=1.0), kl_weight=0.0)
     perfect._answer = lambda noisy, *_: (perfect.patches.pad(video) + 7 * _padding(perfect, video), noisy)
     assert float(perfect.loss({"clip": video, "target": video}, each(3))[0]) == 0.0
@@ -279,17 +295,6 @@ def test_post_training_changes_the_decoder_alone():
     assert 0 < sum(own) < 8
 
 
-def test_given_latents_train_the_decoder_as_the_encoder_s_own_do():
-    model = tiny(objective=OneDVAObjective(alignment_weight=0.0, lengths="full"), kl_weight=0.0)
-    model.set_latent_statistics(torch.rand(2, 4), 0.5 + torch.rand(2, 4))
-    video = clip(count=2)
-    latents = model.encode(video, length=budget(model, video)).latent_dist.mode()
-    given = {"latents": latents.structural, "sequence": latents.sequence, "lengths": latents.lengths}
-    expected, _ = model.loss({"clip": video, "target": video}, each(2))
-    found, _ = model.loss({"target": video, **given}, each(2))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
-
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     model = tiny(region=2, queries=20, objective=OneDVAObjective(lengths="pow2"))
     model.save_pretrained(tmp_path)
@@ -325,6 +330,8 @@ def test_bf16_and_gradient_checkpointing():
     [
         ({"heads": 5}, "heads"),
         ({"latent_channels": 0}, "at least 1"),
+        ({"region": 0}, "at least 1"),
+        ({"encoder_shortcut": True, "prediction": "velocity"}, "beside a velocity"),
         ({"chunk_frames": 16}, "whole patches"),
         ({"queries": 4}, "a query for each patch"),
         ({"least_length": 1.5}, "shares"),

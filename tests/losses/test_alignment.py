@@ -20,15 +20,17 @@ def cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, fl
 
 
 def by_loops(u: torch.Tensor, s: torch.Tensor, keep: torch.Tensor, margin: float) -> float:
-    matching, smooth = [], []
+    total = 0.0
     for clip in range(len(u)):
+        matching, smooth = [], []
         kept = [u[clip, :, i] for i in range(u.shape[2]) if keep[clip, i]]
         for i, one in enumerate(kept):
             best = max(F.cosine_similarity(one, s[clip, :, j], dim=0) for j in range(s.shape[2]))
             matching.append(max(0, 1 - margin - best.item()))
             if i + 1 < len(kept):
                 smooth.append(max(0, 1 - margin - F.cosine_similarity(one, kept[i + 1], dim=0).item()))
-    return sum(sum(terms) / len(terms) for terms in (matching, smooth) if terms)
+        total += sum(sum(terms) / len(terms) for terms in (matching, smooth) if terms)
+    return total / len(u)
 
 
 @given(cases())

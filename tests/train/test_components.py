@@ -60,3 +60,11 @@ def test_what_does_not_fit_is_told(tmp_path):
     for options in ({"components": -1}, {"components": 4, "model": "other"}):
         with pytest.raises(ValueError, match="not at both"):
             StartConfig(**options)
+
+
+def test_linear_maps_are_not_frozen_before_something_has_fitted_them():
+    with pytest.raises(ValueError, match="have to come from somewhere"):
+        start_from(AutoencoderOneDVA(**asdict(CONFIG)), StartConfig(freeze=("linear",)))
+    without = AutoencoderOneDVA(**asdict(CONFIG) | {"encoder_shortcut": False})
+    with pytest.raises(ValueError, match="no linear maps to freeze"):
+        start_from(without, StartConfig(freeze=("linear",), components=4))

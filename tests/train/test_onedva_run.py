@@ -105,6 +105,12 @@ def test_two_processes_train_the_same_model(videos, tmp_path):
         torch.testing.assert_close(two.state_dict()[name], value, atol=2e-4, rtol=1e-3, msg=name)
 
 
+def test_post_training_wants_a_finished_model_and_a_frozen_encoder(videos, tmp_path):
+    recipe = tiny(losses=LossConfig(prediction=PredictionConfig(share=0.5)))
+    with pytest.raises(ValueError, match="give --start.model and --start.freeze encoder"):
+        run_recipe(recipe, [videos], tmp_path / "run", CPU)
+
+
 def test_what_belongs_to_another_method_is_told():
     with pytest.raises(ValueError, match="Only REGEN decodes other frames"):
         tiny(tasks=replace(tiny().tasks, hold=0.5))

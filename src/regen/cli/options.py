@@ -62,7 +62,8 @@ class Amount:
     budget: Annotated[float | None, arg(metavar="VALUES", help_behavior_hint="")] = None
     """Numbers in the latents for each second of the video, more for busy chunks; the video is read twice."""
     target_psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
-    """As few as give this PSNR, region by region; takes about eight times as long."""
+    """As few as give this PSNR, region by region; decodes about ten times for it. `encode` aims at decoding
+    in one step with seed 0."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What a chunk of frames is to a codec: the model's contract, latents, padding, 8 bits and back.
 
-A short last chunk repeats its last frame, sides that are no multiple of 8 repeat their border, and both are
-cut off again after decoding (spec A3). A single frame is an image and has one latent frame instead of two.
+A short last chunk repeats its last frame, sides that are no multiple of the model's places (8 or 16 pixels)
+repeat their border, and both are cut off again after decoding (spec A3). A single frame is an image and has
+one latent frame.
 """
 
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ class FixedLength:
         self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
         """Regions share by their size. Raises ValueError when a chunk can't have so many."""
-        most = full.length
+        most = sum(model.budgets(*clip.shape[2:]))
         count = round((self.share or 0) * most) if self.count is None else self.count
         if count > most and clip.shape[2] == 1:  # what is too long for an image may fit the video's chunks
             count = most
@@ -153,9 +153,14 @@ def check_lengths(model: Embedder, lengths: Lengths | Budget | None) -> None:
 def cut_to(lengths: Lengths, model: Embedder, clip: Clip, index: int, tile: Tile | None) -> HybridLatents:
     """The latents of chunk number `index`, as long as `lengths` has it."""
     assert isinstance(model, HybridAutoencoder)
-    most = sum(model.budgets(*clip.shape[2:]))
-    full = model.encode(clip, tile=tile, length=most).latent_dist.mode()
+    full = in_full(model, clip, tile)
     return full.shortened(lengths.choose(model, clip, full, index, tile)[None])
+
+
+def in_full(model: HybridAutoencoder, clips: Float[Tensor, "b 3 t h w"], tile: Tile | None) -> HybridLatents:
+    """Clips with all 1D latents that they can have."""
+    most = sum(model.budgets(*clips.shape[2:]))
+    return model.encode(clips, tile=tile, length=most).latent_dist.mode()
 
 
 def plan(

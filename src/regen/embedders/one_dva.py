@@ -70,7 +70,8 @@ class OneDVAConfig:
     image_length: float = 0.5
     """Share of the budget for an image."""
     motion_range: tuple[float, float] = (0.0005, 0.03)
-    """5 % and 95 % quantiles of the motion of training clips (benchmarks/motion.py)."""
+    """5 % and 95 % quantiles of the motion of training clips; these are of 256 x 256 crops of the clips that
+    the small models were trained on (benchmarks/motion.py)."""
     kl_weight: float = 1e-6
     """Weight of the divergence of the latents' Gaussian posterior from N(0, I); 0: latents without one."""
     objective: OneDVAObjective = field(default_factory=OneDVAObjective)
@@ -162,7 +163,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
             shape, generator=generator, device=latents.structural.device, dtype=torch.float32
         )
         structural, parts = self._raw_parts(latents)
-        most = self._at_once(tile or self.tile)
+        most = self._at_once(tile or self.tile, tiling)
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
             return self._answer(noisy.to(self.dtype), t, structural, parts, tiling, most)[0].float()
@@ -189,12 +190,12 @@ class AutoencoderOneDVA(HybridAutoencoder):
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The velocity loss of encoder and decoder, KL, self-alignment, and what `further` adds (spec B5).
 
-        `batch["clip"]` (b 3 t h w in [-1, 1]) is encoded and decoded again. With `latents`, `sequence` and
-        `lengths` (the parts of normalised `HybridLatents`) beside `target` the decoder alone is trained, on
-        these. `progress` is the part of the run that is over, for the ramp of the alignment. All that is
-        random about a sample comes from its own one of the `generators`. Padding counts nowhere.
-        Logs `psnr`, of the clean clip that the network answers at the highest noise levels of the batch, and
-        the mean `length` of the sequences as a share of the budget.
+        `batch["clip"]` (b 3 t h w in [-1, 1]) is encoded and decoded again; where `further` predicts latents
+        the decoder learns from those, and the losses of the latents are left out. `progress` is the part of
+        the run that is over, for the ramp of the alignment. All that is random about a sample comes from its
+        own one of the `generators`, so the loss without `further` is the mean of those of its samples.
+        Padding counts nowhere. Logs `psnr`, of the clean clip that the network answers at the highest noise
+        levels of the batch, and what `latent_losses` tells.
         """
         objective, target = self.objective, batch["target"]
         assert len(generators) == len(target), "one generator for each sample"
@@ -202,11 +203,12 @@ class AutoencoderOneDVA(HybridAutoencoder):
         t = diffusion.draw_noise_levels(objective.share_at_one, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
         noise = randn_tensor(clean.shape, generators, target.device, torch.float32)
-        told = self._told(batch, generators, further)
+        told, tiling = self._told(batch, generators, further), self.regions(*size)
         tapped: list[Tensor] = []
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            answer, features = self._answer(noisy, t, told.structural, told.parts, self.regions(*size))
+            all_regions = len(tiling.places)
+            answer, features = self._answer(noisy, t, told.structural, told.parts, tiling, all_regions)
             tapped.append(features)
             return answer
 
@@ -241,9 +243,6 @@ class AutoencoderOneDVA(HybridAutoencoder):
         self, batch: dict[str, Tensor], generators: list[torch.Generator], further: FurtherLoss | None
     ) -> "_Told":
         """The raw latents that the decoder is trained on, and what they cost."""
-        if "latents" in batch:
-            given = HybridLatents(batch["latents"], batch["sequence"], batch["lengths"])
-            return _Told(*self._raw_parts(given), given.structural.new_zeros(()), {})
         clip, objective = batch["clip"], self.objective
         lengths = self.drawn_lengths(clip, generators, objective.lengths, objective.full_share)
         if further is not None and further.predicts:
@@ -252,12 +251,8 @@ class AutoencoderOneDVA(HybridAutoencoder):
             return _Told(*self._raw_parts(predicted), clip.new_zeros(()), {})
         posterior, progress = self._posterior(clip, lengths, False), batch.get("progress", torch.ones(()))
         structural, *parts = [self._noised(part, generators) for part in posterior.draw(generators)]
-        keeps = [
-            torch.arange(part.shape[2], device=clip.device) < lengths[:, i, None]
-            for i, part in enumerate(parts)
-        ]
-        loss, logs = latent_losses(posterior, keeps, objective, self.config.kl_weight, progress)
-        return _Told(structural, list(zip(parts, keeps, strict=True)), loss, logs)
+        loss, logs = latent_losses(posterior, objective, self.config.kl_weight, progress)
+        return _Told(structural, list(zip(parts, posterior.keeps(), strict=True)), loss, logs)
 
     def _noised(self, latents: Tensor, generators: list[torch.Generator]) -> Tensor:
         if self.objective.latent_noise == 0:
@@ -280,7 +275,8 @@ def _check(config: FrozenDict) -> None:
     widths = (config.width, config.heads), (config.encoder_width, config.encoder_heads)
     smallest = min(
         config.latent_channels, config.depth, config.encoder_depth, config.features, config.length_step,
-        config.temporal_compression_ratio, config.spatial_compression_ratio, config.region or 1,
+        config.temporal_compression_ratio, config.spatial_compression_ratio,
+        1 if config.region is None else config.region,
     )  # fmt: skip
     low, high = config.motion_range
     groups, rest = divmod(config.chunk_frames - 1, max(1, config.temporal_compression_ratio))

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder, pad, to_clip
-from regen.codec.lengths import FixedLength
+from regen.codec.lengths import FixedLength, in_full
 from regen.codec.memory import ran_out
 from regen.data.latent_shards import LatentFacts
 from regen.generate.clip_stream import Chunk, Decoded, LeftOut
@@ -172,14 +172,13 @@ class Embedding:
         if self.length is None:
             return model.encode(clips, tile=self.tile).latent_dist.mode()
         assert isinstance(model, HybridAutoencoder)
-        frames, height, width = clips.shape[2:]
-        most = sum(model.budgets(frames, height, width))
-        full = model.encode(clips, tile=self.tile, length=most).latent_dist.mode()
+        full = in_full(model, clips, self.tile)
         try:
             kept = self.length.choose(model, clips[:1], full[0], 0, self.tile)
         except ValueError:
+            height, width = clips.shape[3:]
             raise ValueError(
-                f"A chunk of {width}x{height} pixels has {most} 1D latents, fewer than --length asks for; "
-                "give a smaller number, a share such as 50%, or one --size for all."
+                f"A chunk of {width}x{height} pixels has {full[0].length} 1D latents, fewer than --length "
+                "asks for; give a smaller number, a share such as 50%, or one --size for all."
             ) from None
         return full.shortened(kept.expand(len(clips), -1))

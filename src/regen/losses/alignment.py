@@ -17,7 +17,9 @@ def self_alignment(
     L_m = mean relu(1 - δ - cos(u_i, s_j*)), j* the structural latent of the largest cosine, which gets no
     gradient: the structure is the anchor. L_c = mean relu(1 - δ - cos(u_i, u_i+1)). What is within the
     margin δ costs nothing: without one the best would be to copy the structure and tell nothing else. 1D
-    latents that `keep` leaves out do not count; with none or one left the terms that need more are 0.
+    latents that `keep` leaves out do not count; with none or one left the terms that need more are 0. Means
+    are over the latents of a clip, then over clips, so that a batch may be split in any way. Where a clip has
+    several regions they stand one after the other, in both.
     """
     u = F.normalize(sequence.float(), dim=1, eps=1e-6)
     anchor = F.normalize(structural.detach().float(), dim=1, eps=1e-6)
@@ -44,5 +46,5 @@ def effective_rank(sequence: Float[Tensor, "b c s"], keep: Bool[Tensor, "b s"]) 
 
 
 def _mean(values: Float[Tensor, "b s"], keep: Bool[Tensor, "b s"]) -> Float[Tensor, ""]:
-    """Over those that are kept; 0 where there is none."""
-    return (values * keep).sum() / keep.sum().clamp(min=1)
+    """Over those of a clip that are kept, 0 where there is none; then over clips."""
+    return ((values * keep).sum(1) / keep.sum(1).clamp(min=1)).mean()

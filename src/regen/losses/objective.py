@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from regen.diffusion import Density
@@ -61,17 +61,16 @@ class FurtherLoss(Protocol):
 
 def latent_losses(
     posterior: HybridPosterior,
-    keeps: list[Bool[Tensor, "b _"]],
     objective: OneDVAObjective,
     kl_weight: float,
     progress: Float[Tensor, ""],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """KL on both latents and self-alignment of their means, weighted (spec B5.3, B5.4), and what to log.
 
-    `keeps` are the 1D latents of each region that are kept; `progress` is the part of the run that is over.
-    Logs the share of the 1D latents that is kept (`length`) and in how many directions they spread (`rank`).
+    `progress` is the part of the run that is over. Logs the share of the 1D latents that is kept (`length`)
+    and in how many directions they spread (`rank`).
     """
-    channels, keep = posterior.channels, torch.cat(keeps, dim=1)
+    channels, keep = posterior.channels, torch.cat(posterior.keeps(), dim=1)
     loss = posterior.structural.new_zeros((), dtype=torch.float32)
     means = torch.cat([part[:, :channels] for part in posterior.parts], dim=2)
     logs = {"length": keep.float().mean(), "rank": effective_rank(means, keep)}
@@ -81,6 +80,6 @@ def latent_losses(
     if objective.alignment_weight > 0:
         structural = posterior.structural[:, :channels].flatten(2)
         alignment = self_alignment(means, structural, keep, objective.alignment_margin)
-        ramp = (progress / max(objective.alignment_ramp, 1e-9)).clamp(max=1).to(alignment.device)
+        ramp = (progress / max(objective.alignment_ramp, 1e-9)).clamp(max=1)  # a number on the CPU
         loss, logs["alignment"] = loss + ramp * objective.alignment_weight * alignment, alignment.detach()
     return loss, logs

@@ -18,8 +18,9 @@ from regen.networks.dit import Feedforward, matrices_of
 from regen.networks.patches import Patches
 
 QueryPositions = Literal["none", "spread", "anchored"]
-# Powers of 1 / g, where g⁴ = g + 1: their multiples fill a cube evenly, whatever their number.
-GOLDEN = 1.2207440846057596
+# Powers of 1 / g, where g⁴ = g + 1, of which multiples fill a cube evenly, whatever their number; in units of
+# 2⁻³², so that the order that follows from them is the same on every device.
+TURNS = tuple(round(2**32 * 1.2207440846057596**-power) for power in (1, 2, 3))
 
 
 class ResolutionTokens(nn.Module):
@@ -34,26 +35,29 @@ class ResolutionTokens(nn.Module):
     def forward(self, grid: Grid, patches: Patches) -> Float[Tensor, "1 3 d"]:
         t, y, x = grid
         sizes = [1 + (t - 1) * patches.frames, y * patches.side, x * patches.side]
-        values = torch.tensor(sizes, device=self.kind.device, dtype=torch.float32)
-        features = sinusoids(values, 64).to(self.kind.dtype)
+        values = [
+            torch.full((1,), float(size), device=self.kind.device) for size in sizes
+        ]  # no copy, no wait
+        features = sinusoids(torch.cat(values), 64).to(self.kind.dtype)
         return (self.project(F.silu(self.expand(features))) + self.kind)[None]
 
 
 def spread_positions(count: int, grid: Grid, device: torch.device) -> Float[Tensor, "n 3"]:
-    """Places in the grid for queries, of which any first few lie evenly all over it."""
-    steps = torch.arange(1, count + 1, dtype=torch.float64)[
-        :, None
-    ]  # on the CPU: not every device has float64
-    powers = torch.tensor([GOLDEN**-1, GOLDEN**-2, GOLDEN**-3], dtype=torch.float64)
-    sizes = torch.tensor(grid, dtype=torch.float64)
-    return ((0.5 + steps * powers) % 1 * sizes - 0.5).float().to(device)
+    """Places in the grid for queries, spread all over it from the first few on."""
+    steps = torch.arange(1, count + 1, device=device)
+    parts = [
+        ((2**31 + steps * turn) % 2**32).float() / 2**32 * length - 0.5
+        for turn, length in zip(TURNS, grid, strict=True)
+    ]
+    return torch.stack(parts, dim=1)
 
 
 def anchors(grid: Grid, device: torch.device) -> Int64[Tensor, " n"]:
-    """The patches of a grid in an order of which any first few lie evenly all over it."""
-    places = grid_positions(grid, torch.device("cpu")).double() + 1
-    powers = torch.tensor([GOLDEN**-1, GOLDEN**-2, GOLDEN**-3], dtype=torch.float64)
-    return torch.argsort((places @ powers) % 1, stable=True).to(device)
+    """The patches of a grid in an order in which the first few are spread all over it already."""
+    t, y, x = (
+        torch.arange(1, length + 1, device=device) * turn for length, turn in zip(grid, TURNS, strict=True)
+    )
+    return torch.argsort(((t[:, None, None] + y[:, None] + x) % 2**32).flatten(), stable=True)
 
 
 def token_rotation(

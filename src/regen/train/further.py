@@ -23,7 +23,7 @@ from regen.optimizer_state import Size, below
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Losses that a convolutional decoder needs and a diffusion decoder does not; weight 0: without."""
+    """What may be added to a model's own losses, of which each takes some; weight or share 0: without."""
 
     adversarial: AdversarialConfig = field(default_factory=lambda: AdversarialConfig(weight=0.0))
     perceptual_weight: float = 0.0
@@ -34,7 +34,8 @@ class LossConfig:
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """Alignment of the decoder's features with a frozen image model (One-DVA)."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
-    """Post-training of the decoder on latents as a latent diffusion model predicts them (One-DVA)."""
+    """Post-training of the decoder on predicted latents (One-DVA); shrunken ones, until a generator is given
+    from Python (`run_recipe`)."""
 
 
 @dataclass(frozen=True)

@@ -112,14 +112,14 @@ def start_from(
     Call it before optimizers and averages are made of the model. The start model may be of another class.
     Where its encoder comes over whole and is frozen, the statistics of its latents come with it.
 
-    Raises ValueError when there is no such model, it is damaged, or none of its tensors fits.
+    Raises ValueError when there is no such model, it is damaged, none of its tensors fits, or linear maps are
+    to be frozen that are not there or that nothing has fitted.
     """
     for name, part in model.named_children():
         if ("encoder" if name == "encoder" else "decoder") in config.freeze:
             part.requires_grad_(False)
-    for name, weight in model.named_parameters() if "linear" in config.freeze else ():
-        if name.startswith(LINEAR_MAPS):
-            weight.requires_grad_(False)
+    if "linear" in config.freeze:
+        _freeze_linear_maps(model, config)
     if config.model is None:
         return StartReport(config)
     source, weights = _source(config.model)
@@ -138,6 +138,19 @@ def start_from(
     if keeps_latents:
         model.set_latent_statistics(torch.tensor(mean), torch.tensor(std))
     return StartReport(config, parts, whole, keeps_latents)
+
+
+def _freeze_linear_maps(model: nn.Module, config: StartConfig) -> None:
+    weights = [weight for name, weight in model.named_parameters() if name.startswith(LINEAR_MAPS)]
+    if not weights:
+        raise ValueError("This model has no linear maps to freeze; leave linear out of --start.freeze.")
+    if config.model is None and not config.components:
+        raise ValueError(
+            "Frozen linear maps have to come from somewhere: give --start.model, such as a finished stage 1, "
+            "or --start.components, or leave linear out of --start.freeze."
+        )
+    for weight in weights:
+        weight.requires_grad_(False)
 
 
 def _source(name: str) -> tuple[Mapping[str, Any], Iterable[tuple[str, Tensor]]]:
