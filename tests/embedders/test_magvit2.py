@@ -43,8 +43,8 @@ def seeded_each(count: int, seed: int = 0) -> list[torch.Generator]:
 @pytest.mark.parametrize("ratio", LATENT_FRAMES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shapes_and_the_latent_of_an_image(ratio, variant):
-    model = tiny(ratio, **VARIANTS[variant])
-    video = clip(model)
+    model = tiny(ratio, **VARIANTS[variant]).double()  # sums in fp32 differ by more on some processors
+    video = clip(model).double()
     latents = model.encode(video).latent_dist.mode()
     image = model.encode(video[:, :, :1]).latent_dist.mode()
     assert model.latent_frames == LATENT_FRAMES[ratio]
