@@ -1,6 +1,7 @@
 """What a step of training asks for, and that it depends on (seed, step) alone (spec A7)."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from regen.data.tasks import (
     overlap,
     reconstruction,
     shaped_size,
+    some_of,
 )
 
 RATIOS = st.sampled_from([4, 8, 16, 32])
@@ -258,3 +260,32 @@ def test_clips_at_a_frame_rate_of_their_own(clips):
     fast = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0)[0, 0, 1]["clip"]
     assert slow.shape == fast.shape
     assert not torch.equal(slow, fast)
+
+
+def test_some_frames_of_a_chunk_are_decoded(clips):
+    """The encoder sees the whole chunk; the targets are some of it at their times, others in other steps."""
+    config = TaskConfig(image_share=0.0, hold=1.0)
+    few, whole = (batches(clips, tasks=replace(config, decoded=count)) for count in (2, None))
+    drawn = set()
+    for step in range(10):
+        some, everything = few[step, 0, 1], whole[step, 0, 1]
+        assert torch.equal(some["clip"], everything["clip"])
+        chosen = (4 * some["times"]).long().tolist()
+        assert chosen == sorted({*chosen}) and len(chosen) == 2
+        assert torch.equal(some["target"], everything["target"][:, :, chosen])
+        drawn.add(tuple(chosen))
+    assert len(drawn) > 3
+    assert {frame for chosen in drawn for frame in chosen} == {0, 1, 2, 3, 4}
+
+
+def test_of_fewer_frames_than_asked_for_all_are_decoded(clips):
+    stills = batches(clips, tasks=TaskConfig(image_share=1.0, decoded=2))
+    assert stills[0, 0, 1]["target"].shape[2] == 1
+    task = interpolation(4, 1)
+    generator = torch.Generator()
+    assert some_of(task, 99, generator) == task
+    part = some_of(task, 3, generator)
+    assert {*zip(part.targets, part.times, strict=True)} < {*zip(task.targets, task.times, strict=True)}
+    assert part.inputs == task.inputs
+    with pytest.raises(ValueError, match="At least 1 frame is decoded, not 0"):
+        TaskConfig(decoded=0)

@@ -11,7 +11,7 @@ from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.train.optimizer import OptimizerConfig, build_optimizers
-from regen.train.start import StartConfig, start_from
+from regen.train.start import StartConfig, start_from, stretched
 
 TINY = RegenConfig(
     latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
@@ -216,3 +216,34 @@ def test_nothing_is_told_and_changed_without_a_start(start: tuple[str, Autoencod
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())
     with pytest.raises(ValueError, match="nothing learns; freeze one of them"):
         StartConfig(start[0], ("encoder", "decoder"))
+
+
+@pytest.mark.parametrize(("taps", "wanted"), [(5, 9), (9, 5), (1, 3), (5, 5)])
+def test_a_longer_kernel_has_the_same_sum(taps: int, wanted: int) -> None:
+    kernel = torch.randn(3, 2, taps, 4, 5)
+    longer = stretched(kernel, torch.Size((3, 2, wanted, 4, 5)))
+    assert longer.shape == (3, 2, wanted, 4, 5)
+    torch.testing.assert_close(longer.sum(2), kernel.sum(2))
+    line = torch.linspace(0, 1, taps)[:, None, None].expand(1, 1, taps, 4, 5)
+    steps = stretched(line, torch.Size((1, 1, wanted, 4, 5)))[0, 0, :, 0, 0].diff()
+    assert torch.allclose(steps, steps[:1], atol=1e-6) and (steps[0] > 0 or taps == 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 9, 4, 6), (4, 2, 9, 4, 5), (3, 2, 9, 4), (3, 2, 5, 4, 5)])
+def test_what_differs_in_more_than_time_is_left_as_it_is(shape: tuple[int, ...]) -> None:
+    kernel = torch.randn(3, 2, 5, 4, 5)
+    assert stretched(kernel, torch.Size(shape)) is kernel
+
+
+def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path: Path) -> None:
+    """As far as the shortcut of the encoder tells: its cube of pixels is longer, and as bright."""
+    four = fresh(seed=0, encoder_shortcut=True)
+    four.save_pretrained(tmp_path / "four")
+    eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, encoder_shortcut=True)
+    before = eight.encoder.shortcut.conv.weight.clone()
+    start_from(eight, StartConfig(str(tmp_path / "four")))
+    assert eight.encoder.shortcut.conv.weight.shape == before.shape
+    still = torch.randn(1, 3, 1, 16, 16)
+    short, long = still.expand(-1, -1, 5, -1, -1), still.expand(-1, -1, 9, -1, -1)
+    latents = four.encoder.shortcut(short)
+    torch.testing.assert_close(eight.encoder.shortcut(long), latents, atol=1e-4, rtol=1e-4)

@@ -1,7 +1,7 @@
 """What a training step asks for: reconstruct, interpolate, extrapolate or a still image (spec A7)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,10 +42,15 @@ class TaskConfig:
     early: float = 0.05
     late: float = 0.25
     """Share of the video steps for interpolation, and again for extrapolation; the rest reconstruct."""
+    decoded: int | None = None
+    """Frames that are decoded of a chunk, drawn at each step; None: all. The encoder sees all, and the
+    decoder, to which times are given, learns as much from a few at a fraction of the cost."""
 
     def __post_init__(self) -> None:
         if not all(0 <= share <= 1 for share in (self.image_share, self.hold, 2 * self.early, 2 * self.late)):
             raise ValueError("Shares of tasks lie between 0 and 1, those that count twice between 0 and 0.5.")
+        if self.decoded is not None and self.decoded < 1:
+            raise ValueError(f"At least 1 frame is decoded, not {self.decoded}.")
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,13 @@ def overlap(ratio: int) -> Task:
     return Task("extrapolation", ratio + 2, tuple(range(1, ratio + 2)), tuple(range(ratio + 2)), times)
 
 
+def some_of(task: Task, count: int, generator: torch.Generator) -> Task:
+    """The same task with `count` of its targets, drawn at random, in their order."""
+    chosen = sorted(torch.randperm(len(task.targets), generator=generator)[:count].tolist())
+    targets, times = (tuple(values[i] for i in chosen) for values in (task.targets, task.times))
+    return replace(task, targets=targets, times=times)
+
+
 def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.Generator) -> Task:
     """The task of one step, for the whole batch; `progress` runs from 0 to 1 over the training."""
 
@@ -207,6 +219,8 @@ class TrainingBatches(Dataset):
         progress = step / self.steps
         generator = generator_for(self.seed, TASK_STREAM, step)
         task = draw_task(self.ratio, progress, self.tasks, generator)
+        if self.tasks.decoded is not None:
+            task = some_of(task, self.tasks.decoded, generator)
         stage = next(stage for stage in self.stages if progress < stage.until)
         cut = self._cut(task, stage, float(torch.rand((), generator=generator, dtype=torch.float64)))
         count = stage.count(task, self.ratio)

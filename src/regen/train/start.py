@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -168,12 +170,35 @@ def _copy(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> tuple[Kept
     """Copy the tensors that fit, and tell of each part of `model` what it has now."""
     target, there = model.state_dict(), dict[str, str]()
     for name, values in weights:
+        if name in target:
+            values = stretched(values, target[name].shape)
         there[name] = _shape(values)
         if name in target and target[name].shape == values.shape:
             target[name].copy_(values)
     here = {name: _shape(values) for name, values in target.items()}
     names = [name.partition(".")[0] for name in (*here, *there)]
     return tuple(_kept(part, target, here, there) for part in dict.fromkeys(names))
+
+
+def stretched(values: Tensor, shape: torch.Size) -> Tensor:
+    """The kernel of a 3D convolution with as many taps along time as `shape`, where only those differ.
+
+    Its sum stays, so what a still clip becomes is the same at another ratio. Other tensors are left as they
+    are.
+    """
+    if (
+        values.ndim != 5
+        or values.shape == shape
+        or values[:, :, 0].shape != torch.Size((*shape[:2], *shape[3:]))
+    ):
+        return values
+    taps, wanted = values.shape[2], shape[2]
+    along = rearrange(values.float(), "o i t h w -> 1 (o i h w) t")
+    longer = F.interpolate(along, wanted, mode="linear", align_corners=True)
+    longer = longer * taps / wanted
+    longer = longer + (along.sum(2, keepdim=True) - longer.sum(2, keepdim=True)) / wanted
+    sizes = {"o": shape[0], "i": shape[1], "h": shape[3]}
+    return rearrange(longer, "1 (o i h w) t -> o i t h w", **sizes).to(values.dtype)
 
 
 def _kept(part: str, target: dict[str, Tensor], here: dict[str, str], there: dict[str, str]) -> Kept:
