@@ -4,16 +4,22 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check smoke bench format clean
+.PHONY: help demo demo-generate test check smoke bench format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## encode the example clip and generate it again with the bundled model
 	@mkdir -p demo
 	$(BIN)/regen reconstruct examples/butterfly.mp4 -o demo/reconstruction.mp4 --compare demo/comparison.mp4
 	@echo "The reconstruction: demo/reconstruction.mp4"
 	@echo "The original above the reconstruction: demo/comparison.mp4"
+
+demo-generate: $(READY)  ## make a video from a sentence with the bundled generator
+	@mkdir -p demo
+	$(BIN)/regen generate --prompt $(PROMPT) --frames 66 -o demo/generated.mp4 --grid demo/generated.png
+	@echo "The video: demo/generated.mp4, and some of its frames: demo/generated.png"
+demo-generate: PROMPT = "two large plain purple triangles move right quickly on a dark background while the camera stays still"
 
 test: $(READY)  ## run the tests
 	$(BIN)/pytest

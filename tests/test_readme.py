@@ -8,7 +8,8 @@ import pytest
 from tiny_media import make_video
 
 from regen import cli
-from regen.recipes import RECIPES
+from regen.generate import training
+from regen.recipes import GENERATORS, RECIPES
 from regen.train import run
 
 ROOT = Path(__file__).parents[1]
@@ -44,27 +45,36 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
         (tmp_path / name).mkdir()
     make_video(tmp_path / "VIDEOS" / "clip.mp4", frames=20, height=128, width=128)
     make_video(tmp_path / "CLIPS" / "clip.mp4", frames=5, height=24, width=32)
-    trained = []
+    trained, generators = [], []
 
     def instead_of_training(recipe, **arguments):
         trained.append((recipe, arguments))
         return Path("RUN")
 
+    def instead_of_a_generator(recipe, *arguments):
+        generators.append((recipe, arguments))
+        return Path("GENERATOR")
+
     monkeypatch.setattr(run, "run_recipe", instead_of_training)
+    monkeypatch.setattr(training, "run_generator", instead_of_a_generator)
     kinds = set()
     for arguments in commands():
-        if "RUN" in arguments and arguments[0] != "train":
+        if {"RUN", "GENERATOR"} & set(arguments) and arguments[0] != "train":
             continue
-        if "--size" in arguments:
+        if arguments[0] == "generate":
+            arguments += ["--steps", "2", "--size", "32x32"]
+        elif "--size" in arguments:
             arguments[arguments.index("--size") + 1] = "24x32"
         assert cli.main(arguments) == 0, (arguments, capsys.readouterr().err)
         kinds.add(arguments[0])
-    assert kinds == {"reconstruct", "encode", "decode", "train", "models", "evaluate"} | {"shards"}
+    assert kinds == {"reconstruct", "encode", "decode", "train", "models", "evaluate", "generate", "shards"}
     assert (tmp_path / "out.mp4").exists()
     assert (tmp_path / "OUT" / "index.html").exists()
     assert trained[0][0] == RECIPES["regen-small-4x-cpu"]()
     assert trained[0][1]["data"] == ("SHARDS",)
     assert trained[1][0].start.model == "regen-small-4x"
+    assert generators[0][0] == GENERATORS["t2v-small"]() and generators[0][1][0] == Path("LATENTS")
+    assert (tmp_path / "generated.mp4").exists()
 
 
 @pytest.mark.parametrize("file", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda f: f.name)

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from regen.evaluate.products import count_products, operations
-from regen.recipes import RECIPES
+from regen.generate.conditions import Condition
+from regen.generate.generator import LatentGenerator
+from regen.generate.training import GeneratorRecipe
+from regen.recipes import GENERATORS, RECIPES
 from regen.train.run import Recipe, build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
@@ -109,6 +114,49 @@ def test_the_wide_baseline_has_the_parameters_of_regens_decoder(ratio):
         describe(RECIPES[name]())["decoder"] for name in (f"magvit2-{ratio}x-wide", f"regen-{ratio}x")
     )
     assert abs(wide / regen - 1) < 0.05
+
+
+def generator_of(name: str) -> LatentGenerator:
+    """On the latents of a 32× REGEN; texts from minilm, or for the large ones from a T5 of width 4096."""
+    recipe = GENERATORS[name]()
+    text = recipe.data.condition == "text"
+    width = 4096 if name in ("t2v-base", "t2v-5b") else 384
+    return LatentGenerator(
+        **asdict(recipe.model),
+        source={"channels": 8, "chunk_frames": 33, "chunk_latents": 2},
+        classes=None if text else [str(number) for number in range(101)],
+        text_width=width if text else None,
+    )
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generator_recipes_are_complete(name):
+    recipe = GENERATORS[name]()
+    assert isinstance(recipe, GeneratorRecipe) and recipe.data.stages[-1].until == 1.0
+    assert (recipe.model.joint_depth > 0) == (recipe.data.condition == "text")
+    assert json.loads(json.dumps(asdict(recipe)))["loop"]["steps"] == recipe.loop.steps
+    assert f"regen train {name} --data" in (GENERATORS[name].__doc__ or "")
+
+
+@pytest.mark.parametrize("name", ["t2v-world-cpu", "t2v-small", "t2v-base", "t2v-5b", "latte-l2"])
+def test_docs_tell_parameters_and_operations_of_generators(name):
+    """Operations of one evaluation for 132 frames of 192 x 320: 8 latent frames, 128 tokens of text."""
+    with torch.device("meta"):
+        model = generator_of(name)
+        text = torch.zeros(1, 128, model.config.text_width or 1)
+        condition = Condition(label=torch.zeros(1, dtype=torch.long))
+        if model.config.text_width:
+            condition = Condition(text=text, keep=torch.ones(1, 128, dtype=torch.bool))
+        latents, level = torch.zeros(1, 8, 8, 24, 40), torch.zeros(1)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.velocity(latents, level, condition)
+    count = sum(p.numel() for p in model.parameters())
+    assert f"| {name} | {count:,} | {counter.get_total_flops() / 1e12:.3g} |" in METHOD
+
+
+def test_the_published_generator_fits_its_place():
+    with torch.device("meta"):
+        assert 2 * sum(p.numel() for p in generator_of("t2v-world-cpu").parameters()) < 12e6
 
 
 @pytest.mark.parametrize("name", RECIPES)

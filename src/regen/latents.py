@@ -174,6 +174,33 @@ def batch_of(latents: Sequence[Latents]) -> Latents:
     )
 
 
+def parts_of(latents: Latents) -> list[Tensor]:
+    """The tensors of latents: one, or the structural and the 1D ones."""
+    return [latents] if isinstance(latents, Tensor) else [latents.structural, latents.sequence]
+
+
+def of_parts(parts: Sequence[Tensor], like: Latents) -> Latents:
+    """The inverse of `parts_of`, with as many 1D latents as `like` has."""
+    if isinstance(like, Tensor):
+        return parts[0]
+    return HybridLatents(parts[0], parts[1], like.lengths)
+
+
+def noise_like(latents: Latents, generators: list[Generator]) -> list[Tensor]:
+    """Noise for each of `parts_of(latents)` in fp32; that of a clip comes from its own generator.
+
+    1D latents draw latent by latent, and 16 at a time, as torch draws: so a clip's noise is the same in any
+    batch.
+    """
+    structural, *rest = parts_of(latents)
+    noise = [randn_tensor(structural.shape, generators, structural.device, torch.float32)]
+    for sequence in rest:
+        b, c, s = sequence.shape
+        drawn = randn_tensor((b, -(-s // 16) * 16, c), generators, sequence.device, torch.float32)
+        noise.append(drawn[:, :s].mT)
+    return noise
+
+
 def is_finite(latents: Latents) -> bool:
     """Whether all numbers are finite."""
     return bool(torch.isfinite(latents).all()) if isinstance(latents, Tensor) else latents.isfinite()

@@ -10,6 +10,9 @@ from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.magvit2 import Magvit2Config
 from regen.embedders.one_dva import OneDVAConfig
 from regen.embedders.regen import RegenConfig
+from regen.generate.generator import GeneratorConfig
+from regen.generate.latent_batches import LatentStage
+from regen.generate.training import GeneratorRecipe, LatentDataConfig
 from regen.losses.adversarial import AdversarialConfig
 from regen.losses.objective import OneDVAObjective
 from regen.losses.predicted import PredictionConfig
@@ -518,6 +521,218 @@ def onedva_large_post() -> Recipe:
     return _onedva_post(onedva_large())
 
 
+def world_32x_cpu() -> Recipe:
+    """REGEN at 32× on the world of moving shapes, from the weights of regen-small-8x, 38 minutes on one core.
+
+    python benchmarks/world.py --out WORLD --videos 480 --frames 66 --size 192 320 --seed 100
+    regen train world-32x-cpu --data WORLD --out RUN --start.model regen-small-8x
+    """
+    recipe = _world(regen_small_32x_cpu(), clips=8, steps=2400, decoded=5)
+    rates = OptimizerConfig(4e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.5)
+    return replace(recipe, optimizer=rates)
+
+
+def world_32x() -> Recipe:
+    """The same for about 25 minutes of one H200: crops of 96 x 160. Not run yet.
+
+    regen train world-32x --data WORLD --out RUN --start.model regen-small-8x
+    """
+    recipe = world_32x_cpu()
+    return replace(
+        recipe,
+        data=replace(recipe.data, stages=(Stage(96, 160, clips=32, images=256),)),
+        tasks=replace(recipe.tasks, decoded=12),
+        loop=replace(recipe.loop, steps=5000, workers=14),
+    )
+
+
+def world_32x_magvit2_cpu() -> Recipe:
+    """The baseline beside world-32x-cpu, from the weights of magvit2-small-8x; no discriminator.
+
+    regen train world-32x-magvit2-cpu --data WORLD --out RUN --start.model magvit2-small-8x
+    """
+    recipe = magvit2_small_32x_cpu()
+    model = replace(recipe.model, decoder_widths=SMALL_WIDTHS[8], decoder_blocks=1)
+    return _world(replace(recipe, model=model, losses=LossConfig()), clips=4, steps=1500)
+
+
+def toy_t2v() -> GeneratorRecipe:
+    """Text to video in a minute or two on a CPU, to see it run.
+
+    regen train toy-t2v --data LATENTS --out RUN
+    """
+    recipe = t2v_world_cpu()
+    return replace(
+        recipe,
+        model=replace(recipe.model, width=96, depth=3, heads=3, joint_depth=1),
+        data=LatentDataConfig((LatentStage(tokens=8000),), held_out=4, preview_steps=10),
+        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+    )
+
+
+def toy_c2v() -> GeneratorRecipe:
+    """The same for classes.
+
+    regen train toy-c2v --data LATENTS --out RUN
+    """
+    recipe = toy_t2v()
+    return replace(
+        recipe,
+        model=replace(recipe.model, joint_depth=0),
+        data=replace(recipe.data, condition="class"),
+    )
+
+
+def t2v_world_cpu() -> GeneratorRecipe:
+    """Text to video in the world of moving shapes, 5.6 M parameters, on one core: one chunk of 33 frames.
+
+    regen train t2v-world-cpu --data LATENTS --out RUN
+    """
+    stages = (
+        LatentStage(tokens=48 * 240, image_share=1.0, until=0.08),
+        LatentStage(tokens=48 * 480, image_share=0.1),
+    )
+    return GeneratorRecipe(
+        model=GeneratorConfig(width=224, depth=6, heads=4, joint_depth=2, timestep="adaln_single", shift=2.0),
+        data=LatentDataConfig(stages),
+        loop=LoopConfig(steps=1200, eval_every=300, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=50, decay_fraction=0.5),
+    )
+
+
+def t2v_world_long_cpu() -> GeneratorRecipe:
+    """What comes after t2v-world-cpu: up to four chunks in a row, and the size of 192 x 320 as well.
+
+    regen train t2v-world-long-cpu --data LATENTS --out RUN --start STAGE1
+    """
+    recipe = t2v_world_cpu()
+    stages = (LatentStage(tokens=40 * 480, image_share=0.05, chunks=(1, 1, 4)),)
+    return replace(
+        recipe,
+        data=LatentDataConfig(stages),
+        loop=replace(recipe.loop, steps=300, eval_every=100),
+        optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=20, decay_fraction=0.7),
+    )
+
+
+def t2v_world() -> GeneratorRecipe:
+    """The same model for about 25 minutes of one H200. Not run yet.
+
+    regen train t2v-world --data LATENTS --out RUN
+    """
+    recipe = t2v_world_cpu()
+    stages = tuple(replace(stage, tokens=8 * stage.tokens) for stage in recipe.data.stages)
+    return replace(
+        recipe,
+        data=replace(recipe.data, stages=stages),
+        loop=replace(recipe.loop, steps=12_000, eval_every=2000, ema_decay=0.999, workers=14),
+        optimizer=replace(recipe.optimizer, warmup_steps=500),
+    )
+
+
+def c2v_world_cpu() -> GeneratorRecipe:
+    """Class to video in the world of moving shapes, for the comparison of embedders (spec A15), on one core.
+
+    regen train c2v-world-cpu --data LATENTS --out RUN
+    """
+    recipe = t2v_world_cpu()
+    stages = (LatentStage(tokens=48 * 480, image_share=0.1),)
+    return replace(
+        recipe,
+        model=replace(recipe.model, joint_depth=0),
+        data=LatentDataConfig(stages, condition="class"),
+        loop=replace(recipe.loop, steps=800),
+    )
+
+
+def c2v_onedva_world_cpu() -> GeneratorRecipe:
+    """Class to video on the hybrid latents of onedva-small, 17 frames of 64 x 64, on one core (spec B8).
+
+    regen train c2v-onedva-world-cpu --data LATENTS --out RUN
+    """
+    recipe = c2v_world_cpu()
+    stages = (LatentStage(tokens=48 * 80, image_share=0.0),)
+    return replace(
+        recipe,
+        model=replace(recipe.model, width=192, patch_size=1, given_share=0.0),
+        data=LatentDataConfig(stages, condition="class"),
+        loop=replace(recipe.loop, steps=500, eval_every=250),
+    )
+
+
+def t2v_small() -> GeneratorRecipe:
+    """Text to video on any latents, 0.12 B parameters, for about 25 minutes of one H200. Not run yet.
+
+    regen train t2v-small --data LATENTS --out RUN
+    """
+    stages = (
+        LatentStage(tokens=256 * 240, image_share=1.0, until=0.3),
+        LatentStage(tokens=256 * 480, image_share=0.2),
+    )
+    return GeneratorRecipe(
+        model=GeneratorConfig(width=512, depth=12, heads=8, joint_depth=12, shift=2.0),
+        data=LatentDataConfig(stages),
+        loop=LoopConfig(steps=10_000, ema_decay=0.999, workers=14),
+        optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=500, decay_fraction=0.3),
+    )
+
+
+def t2v_base() -> GeneratorRecipe:
+    """Text to video, 0.9 B parameters, for 8 GPUs. Not run here.
+
+    torchrun --nproc-per-node 8 -m regen train t2v-base --data LATENTS --out RUN --data.text TEXT_ENCODER
+    """
+    return _t2v_paper(GeneratorConfig(width=1024, depth=24, heads=16, joint_depth=24, shift=3.0), 64)
+
+
+def t2v_5b() -> GeneratorRecipe:
+    """The paper's size of text-to-video model on 32× latents (spec A15), for 64 GPUs. Not run here.
+
+    torchrun --nnodes 8 --nproc-per-node 8 ... -m regen train t2v-5b --data LATENTS --out RUN
+    """
+    return _t2v_paper(GeneratorConfig(width=2048, depth=33, heads=16, joint_depth=33, shift=3.0), 256)
+
+
+def latte_l2() -> GeneratorRecipe:
+    """Class to video with the size of Latte-L/2, on latents of UCF-101 (spec A15). Not run here.
+
+    regen latents export --data UCF101_SHARDS --out LATENTS --model EMBEDDER --size 256 --frames 33
+    torchrun --nproc-per-node 8 -m regen train latte-l2 --data LATENTS --out RUN
+    """
+    stages = (LatentStage(tokens=64 * 2 * 32 * 32, image_share=0.0),)
+    return GeneratorRecipe(
+        model=GeneratorConfig(),
+        data=LatentDataConfig(stages, condition="class"),
+        loop=LoopConfig(steps=300_000, ema_decay=0.9999, activation_checkpointing=True, workers=8),
+        optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
+    )
+
+
+def _world(recipe: Recipe, clips: int, steps: int, decoded: int | None = None) -> Recipe:
+    """64² crops at the scales at which the world is generated; reconstruction alone."""
+    return replace(
+        recipe,
+        data=DataConfig((Stage(64, 64, clips=clips, images=32),), scale=(0.45, 1.0), statistics_clips=512),
+        tasks=TaskConfig(image_share=0.15, hold=1.0, decoded=decoded),
+        loop=replace(recipe.loop, steps=steps, eval_every=200),
+        optimizer=replace(recipe.optimizer, decay_fraction=0.4),
+    )
+
+
+def _t2v_paper(model: GeneratorConfig, batch: int) -> GeneratorRecipe:
+    """260 K updates on images, then 80 K on images and videos of up to 4 chunks at 192 x 320 (spec A15)."""
+    stages = (
+        LatentStage(tokens=4 * batch * 960, image_share=1.0, until=260 / 340),
+        LatentStage(tokens=batch * 8 * 960, image_share=0.3, chunks=(4,)),
+    )
+    return GeneratorRecipe(
+        model=model,
+        data=LatentDataConfig(stages, text_tokens=128),
+        loop=LoopConfig(steps=340_000, activation_checkpointing=True, workers=8, fsdp=True),
+        optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
+    )
+
+
 def _onedva_gpu(recipe: Recipe[OneDVAConfig], steps: int) -> Recipe[OneDVAConfig]:
     """The model of two CPU cores with regions of 128² pixels in place of 64²."""
     return replace(
@@ -664,5 +879,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         magvit2_small_4x_cpu, magvit2_small_8x_cpu, magvit2_small_16x_cpu, magvit2_small_32x_cpu,
         magvit2_small_4x, magvit2_small_8x, magvit2_small_16x, magvit2_small_32x, magvit2_small_16x_wide,
         magvit2_4x, magvit2_8x, magvit2_16x, magvit2_32x, magvit2_16x_wide, magvit2_32x_wide,
+        world_32x_cpu, world_32x, world_32x_magvit2_cpu,
+    )
+}  # fmt: skip
+
+GENERATORS: dict[str, Callable[[], GeneratorRecipe]] = {
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (
+        toy_t2v, toy_c2v, t2v_world_cpu, t2v_world_long_cpu, t2v_world, c2v_world_cpu,
+        c2v_onedva_world_cpu,
+        t2v_small, t2v_base, t2v_5b, latte_l2,
     )
 }  # fmt: skip

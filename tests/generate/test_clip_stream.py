@@ -14,7 +14,7 @@ from tiny_media import make_video
 
 from regen.data.media import Frame
 from regen.data.video import VideoReader
-from regen.generate.clip_stream import DEPTH, at_rate, side_by_side
+from regen.generate.export.clip_stream import DEPTH, at_rate, side_by_side
 
 
 def numbered(frames: int, rate: Fraction) -> list[Frame]:

@@ -32,9 +32,9 @@ from regen.data.sizes import Size, fit
 from regen.data.video import VideoReader
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
-from regen.generate.latents import decoders, export_latents, work
-from regen.generate.overview import overview
-from regen.generate.plan import prepare
+from regen.generate.export.latents import decoders, export_latents, work
+from regen.generate.export.overview import overview
+from regen.generate.export.plan import prepare
 from regen.latents import HybridLatents, is_finite
 from regen.pretrained import load, weights_hash
 from regen.runtime import one_thread
@@ -200,7 +200,9 @@ def test_a_rerun_does_nothing(
     exported: Path, corpus: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = times(exported)
-    monkeypatch.setattr("regen.generate.plan.load", lambda *given: pytest.fail("the model is not needed"))
+    monkeypatch.setattr(
+        "regen.generate.export.plan.load", lambda *given: pytest.fail("the model is not needed")
+    )
     export(model, corpus, exported, group=2, batch=1)
     export(model, corpus, exported, processes=2, group=2, batch=1)
     assert times(exported) == before and work_left(exported) == []
@@ -244,7 +246,7 @@ def test_what_another_process_holds_is_waited_for(
         waited.append(plan.missing())
         claim.__exit__(None, None, None)
 
-    monkeypatch.setattr("regen.generate.latents.time.sleep", end_the_other)
+    monkeypatch.setattr("regen.generate.export.latents.time.sleep", end_the_other)
     work(plan, lambda: asked.load(CPU), decoders(1), lambda done, total: None)
     assert waited == [[1]] and plan.missing() == []
 
@@ -469,3 +471,18 @@ def test_impossible_places(corpus: Path, model: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 or more"):
         export(model, corpus, tmp_path / "out", processes=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_files_may_name_its_classes(corpus: Path, model: str, tmp_path: Path) -> None:
+    folder = tmp_path / "named"
+    folder.mkdir()
+    for name in ("c.mp4", "e.png"):
+        (folder / name).write_bytes((corpus / name).read_bytes())
+    (folder / "c.cls").write_text("2")
+    (folder / "classes.json").write_text('{"still": 0, "moving": 2}')
+    dataset = LatentDataset(export(model, folder, tmp_path / "out"))
+    assert dataset.manifest.classes == {"still": 0, "moving": 2}
+    assert len(dataset) == 2 and dataset.column("label").tolist() == [2, -1]
+    (folder / "classes.json").write_text('["still"]')
+    with pytest.raises(ValueError, match="classes.json is damaged; it holds the number of each class"):
+        export(model, folder, tmp_path / "again")

@@ -15,7 +15,7 @@ from tiny_latents import a_moment, contents, export, long_corpus, make_corpus, m
 
 from regen import cli
 from regen.data.latent_dataset import LatentDataset
-from regen.generate.ray_engine import Cluster, connected, export_latents_with_ray
+from regen.generate.export.ray_engine import Cluster, connected, export_latents_with_ray
 
 # Ray uses options of its own that it has deprecated (ray 2.60).
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")

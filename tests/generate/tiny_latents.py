@@ -12,8 +12,8 @@ from regen.data.curation.sources import list_sources, read_sidecars
 from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
 from regen.data.video import VideoReader
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.generate.latents import export_latents
-from regen.generate.plan import Export, Settings
+from regen.generate.export.latents import export_latents
+from regen.generate.export.plan import Export, Settings
 
 CPU = torch.device("cpu")
 CHUNK = 5  # frames

@@ -11,7 +11,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from regen import pretrained
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
-from regen.pretrained import available, load, resolve, weights_hash
+from regen.generate.generator import LatentGenerator
+from regen.pretrained import available, available_generators, load, resolve, weights_hash
 
 CPU = torch.device("cpu")
 
@@ -189,3 +190,29 @@ def test_a_run_is_found_by_an_absolute_path_and_told_when_it_is_not_finished(tmp
         load(str(tmp_path / "run"), torch.device("cpu"), torch.float32)
     tiny().save_pretrained(tmp_path / "run" / "model")
     assert resolve(str(tmp_path / "run")) == tmp_path / "run" / "model"
+
+
+def test_generators_are_described_apart_from_embedders(tmp_path: Path) -> None:
+    """Which load no videos: their names are told of as such."""
+    before = available()
+    source = {"embedder": "linear-4x", "channels": 4}
+    for name, place, condition in (
+        ("of-classes", "bundled", {"classes": ["cat", "dog"]}),
+        ("of-text", "checkpoints", {"text_width": 6}),
+        ("of-nothing", "checkpoints", {}),
+    ):
+        model = LatentGenerator(8, 1, 1, source=source, **condition)
+        model.save_pretrained(tmp_path / place / name)
+    assert available() == before
+    found = {facts.name: facts for facts in available_generators()}
+    assert {name: (facts.where, facts.condition) for name, facts in found.items()} == {
+        "of-classes": ("in the package", "2 classes"),
+        "of-text": ("checkpoints/", "text"),
+        "of-nothing": ("checkpoints/", "nothing"),
+    }
+    last = found["of-nothing"]
+    assert last.embedder == "linear-4x" and last.parameters == sum(p.numel() for p in model.parameters())
+    assert last.megabytes == pytest.approx(4e-6 * last.parameters, rel=0.2)
+    with pytest.raises(ValueError, match="of-text is a generator, which embeds no videos"):
+        load("of-text", CPU, torch.float32)
+    assert len(weights_hash("of-text")) == 16

@@ -159,10 +159,10 @@ def _measures(weighted: Weighted) -> "Measures":
     from regen.evaluate.contest.measuring import Measures
 
     lpips = weighted.lpips_net, weighted.lpips_weights, weighted.lpips_sha256
-    return Measures(*lpips, _feature_source(weighted))
+    return Measures(*lpips, feature_source(weighted))
 
 
-def _feature_source(weighted: Weighted) -> "FeatureSource | None":
+def feature_source(weighted: Weighted) -> "FeatureSource | None":
     """Which features the Fréchet video distance is to be measured with."""
     from regen.evaluate.features import I3D_SHA256, I3d, RandomConvolutions, VideoMae
 

@@ -16,7 +16,7 @@ from tyro.extras import SubcommandApp
 from regen.cli.options import Device, Json, SizeText
 
 if TYPE_CHECKING:
-    from regen.generate.plan import Settings
+    from regen.generate.export.plan import Settings
 
 LATENTS = """The latents of a corpus, computed once: export, show.
 
@@ -94,10 +94,10 @@ def export(
         json: Let the last line of the output be one JSON object.
     """
     from regen.evaluate.console import progress_bar
-    from regen.generate import overview
-    from regen.generate.latents import export_latents
-    from regen.generate.plan import Export
-    from regen.generate.ray_engine import connected, export_latents_with_ray, usual_dtype
+    from regen.generate.export import overview
+    from regen.generate.export.latents import export_latents
+    from regen.generate.export.plan import Export
+    from regen.generate.export.ray_engine import connected, export_latents_with_ray, usual_dtype
     from regen.runtime import name_of, pick_device, pick_dtype
 
     with _leaving_cleanly(out), progress_bar("export") as on_progress:
@@ -122,7 +122,7 @@ def show(folder: Annotated[Positional[Path], arg(metavar="FOLDER")], json: Json 
         folder: A folder made by `regen latents export`.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.generate import overview
+    from regen.generate.export import overview
 
     overview.show(overview.overview(folder), json)
 
@@ -130,7 +130,7 @@ def show(folder: Annotated[Positional[Path], arg(metavar="FOLDER")], json: Json 
 def _settings(form: Form, dtype: str) -> "Settings":
     from regen.codec.memory import OVERLAP
     from regen.data.sizes import parse_size
-    from regen.generate.plan import Settings
+    from regen.generate.export.plan import Settings
     from regen.tiling import Tile
 
     try:

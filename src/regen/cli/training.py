@@ -12,11 +12,14 @@ from tyro.extras import SubcommandApp
 from regen.cli.options import Device
 
 if TYPE_CHECKING:
+    from regen.generate.training import GeneratorRecipe
+    from regen.train.distributed import World
     from regen.train.run import Recipe
 
 TRAIN = """Train a model by a recipe.
 
 Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rate 1e-3
+A generator on the latents: regen train toy-t2v --data latents/ --out runs/t2v
 On 8 GPUs: torchrun --nproc-per-node 8 -m regen train regen-4x --data shards/ --out runs/first"""
 
 
@@ -25,23 +28,24 @@ def recipe_commands(name: str) -> SubcommandApp:
 
     Raises ValueError when `name`, the argument after `train`, is no recipe and no option.
     """
-    from regen.recipes import RECIPES
+    from regen.recipes import GENERATORS, RECIPES
 
-    if name not in RECIPES and not name.startswith("-"):
-        near = get_close_matches(name, RECIPES, n=4, cutoff=0.5) or ["toy"]
+    every = {**RECIPES, **GENERATORS}
+    if name not in every and not name.startswith("-"):
+        near = get_close_matches(name, every, n=4, cutoff=0.5) or ["toy"]
         raise ValueError(
             f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen train --help."
         )
     app = SubcommandApp()
     for name, make_recipe in RECIPES.items():
-        about = make_recipe.__doc__ or f"Train {name}."
-        app.command(name=name, help=about)(_training(make_recipe()))
+        app.command(name=name, help=make_recipe.__doc__ or name)(_embedder_training(make_recipe()))
+    for name, make_generator in GENERATORS.items():
+        app.command(name=name, help=make_generator.__doc__ or name)(_generator_training(make_generator()))
     return app
 
 
-def _training(default: "Recipe") -> Callable[..., None]:
-    from regen.train.control import Interrupted
-    from regen.train.distributed import join
+def _embedder_training(default: "Recipe") -> Callable[..., None]:
+    from regen.generate.predictor import predictor_of
     from regen.train.run import Recipe, run_recipe
 
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
@@ -64,16 +68,63 @@ def _training(default: "Recipe") -> Callable[..., None]:
             resume: Go on with the run in OUT when there is one; with --no-resume that is an error.
             cache: Folder to keep decoded frames in; faster for up to some hours of video.
         """
-        try:
-            with join(device) as world:
-                folder = run_recipe(recipe, data=data, out=out, world=world, resume=resume, cache=cache)
-        except Interrupted as stop:
-            print(f"regen: {stop}", file=sys.stderr)
-            sys.exit(stop.exit_code)
-        if world.is_main:
-            print(f"The model is in {folder}; use it with --model {folder}.")
+
+        def run(world: "World") -> Path:
+            generator = recipe.losses.prediction.generator
+            predictor = None
+            if generator is not None:
+                predictor = predictor_of(generator, recipe.start.model, world.device)
+            return run_recipe(
+                recipe, data=data, out=out, world=world, resume=resume, cache=cache, predictor=predictor
+            )
+
+        _run(device, run, "use it with --model")
 
     return train
+
+
+def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
+    from regen.generate.training import GeneratorRecipe, run_generator
+
+    kind: Any = GeneratorRecipe
+
+    def train(
+        data: Annotated[Path, arg(metavar="LATENTS")],
+        out: Path,
+        recipe: Annotated[kind, arg(name="")] = default,
+        device: Device = None,
+        resume: bool = True,
+    ) -> None:
+        """Train.
+
+        Args:
+            data: Folder of latents made by `regen latents export`; captions are embedded once, beside them.
+            out: Folder of the run: checkpoints, log, pictures, and in model/ the finished model.
+            device: cpu, cuda, cuda:1 or mps; by default the best one here.
+            resume: Go on with the run in OUT when there is one; with --no-resume that is an error.
+        """
+        _run(
+            device,
+            lambda world: run_generator(recipe, data, out, world, resume),
+            "use it with regen generate --model",
+        )
+
+    return train
+
+
+def _run(device: str | None, train: "Callable[[World], Path]", use: str) -> None:
+    """Train, and say where the model is; leave with the signal's exit code when interrupted."""
+    from regen.train.control import Interrupted
+    from regen.train.distributed import join
+
+    try:
+        with join(device) as world:
+            folder = train(world)
+    except Interrupted as stop:
+        print(f"regen: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
+    if world.is_main:
+        print(f"The model is in {folder}; {use} {folder}.")
 
 
 def unexpanded() -> SubcommandApp:

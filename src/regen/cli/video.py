@@ -155,7 +155,7 @@ def decode(
 
 
 def models(json: Json = False) -> None:
-    """List the models that are here.
+    """List the models that are here: embedders, and generators on their latents.
 
     Example: regen models
 
@@ -163,6 +163,6 @@ def models(json: Json = False) -> None:
         json: Let the last line of the output be one JSON object.
     """
     from regen.evaluate.console import show_models
-    from regen.pretrained import available
+    from regen.pretrained import available, available_generators
 
-    show_models(available(), json)
+    show_models(available(), available_generators(), json)

@@ -76,6 +76,11 @@ class LatentDataset(Dataset):
         """A number of `LatentFacts`, such as `chunks` or `label`, of every sample."""
         return self._numbers[name]
 
+    def captions(self, shard: int) -> list[str]:
+        """The captions of all samples of `manifest.shards[shard]` in their order; one without has ""."""
+        first, end = np.searchsorted(self._shards, (shard, shard + 1))
+        return [self._text("caption", number) for number in range(first, end)]
+
     def latents(self, number: int, chunks: slice = WHOLE) -> Float[Tensor, "chunks c n h w"] | HybridLatents:
         """The latents of sample `number`; of these consecutive `chunks` alone where some are named.
 

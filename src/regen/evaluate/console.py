@@ -12,7 +12,7 @@ from rich.table import Table
 
 from regen.evaluate.account import Report
 from regen.evaluate.reconstruct import OnProgress
-from regen.pretrained import ModelFacts
+from regen.pretrained import GeneratorFacts, ModelFacts
 
 
 @contextmanager
@@ -60,12 +60,13 @@ def show_report(report: Report, files: Sequence[Path], as_json: bool) -> None:
     _print(Table("", "", show_header=False, box=None), facts)
 
 
-def show_models(models: Sequence[ModelFacts], as_json: bool) -> None:
-    """The models on standard output: a table, or one line of JSON."""
+def show_models(models: Sequence[ModelFacts], generators: Sequence[GeneratorFacts], as_json: bool) -> None:
+    """Embedders and generators on standard output: two tables, or one line of JSON."""
     if as_json:
-        print(json.dumps({"models": [asdict(facts) for facts in models]}))
+        found = {"models": [*map(asdict, models)], "generators": [*map(asdict, generators)]}
+        print(json.dumps(found))
         return
-    table = Table("model", "ratio", "latent channels", "parameters", "size", "where", box=None)
+    table = Table("embedder", "ratio", "latent channels", "parameters", "size", "where", box=None)
     _print(
         table,
         [
@@ -76,6 +77,18 @@ def show_models(models: Sequence[ModelFacts], as_json: bool) -> None:
             for facts in models
         ],
     )
+    if generators:
+        table = Table("generator", "of the latents of", "from", "parameters", "size", "where", box=None)
+        _print(
+            table,
+            [
+                (
+                    *(facts.name, facts.embedder, facts.condition),
+                    *(f"{facts.parameters:,}", f"{facts.megabytes:.1f} MB", facts.where),
+                )
+                for facts in generators
+            ],
+        )
 
 
 def _speed(frames: int, seconds: float) -> str:

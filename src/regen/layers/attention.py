@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from regen.layers.positions import Rotation, rotate
 
 Grid = tuple[int, int, int]  # tokens along t, y, x
+Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys and values, each "b h n e"
 
 
 class Window(NamedTuple):
@@ -91,13 +92,27 @@ class Attention(nn.Module):
         turn: Rotation | None = None,
         keep: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
+        return attend(*self._heads(qkv, turn), keep)
+
+    def heads_of(self, x: Float[Tensor, "b n d"], turn: Rotation | None = None) -> Heads:
+        """Normalised queries and keys, and values, for an attention over several such groups of tokens."""
+        return self._heads(self.qkv(x), turn)
+
+    def _heads(self, qkv: Float[Tensor, "b n e"], turn: Rotation | None) -> Heads:
         q, k, v = rearrange(qkv, "b n (three h e) -> three b h n e", three=3, h=self.heads)
         q, k = self.norm_q(q), self.norm_k(k)
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        mask = None if keep is None else keep[:, None, None]
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return rearrange(x, "b h n e -> b n (h e)")
+        return (q, k, v) if turn is None else (rotate(q, turn), rotate(k, turn), v)
+
+
+def attend(
+    q: Float[Tensor, "b h n e"],
+    k: Float[Tensor, "b h m e"],
+    v: Float[Tensor, "b h m e"],
+    keep: Bool[Tensor, "b m"] | None = None,
+) -> Float[Tensor, "b n d"]:
+    """n tokens see those of m that `keep` does not leave out; d holds the heads side by side."""
+    mask = None if keep is None else keep[:, None, None]
+    return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n e -> b n (h e)")
 
 
 @torch.no_grad()

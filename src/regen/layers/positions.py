@@ -36,8 +36,10 @@ class Rotation(NamedTuple):
     sin: Float[Tensor, "#b n e"]
 
 
-def rotation(positions: Float[Tensor, "n 3"], head_width: int) -> Rotation:
+def rotation(positions: Float[Tensor, "*b n 3"], head_width: int) -> Rotation:
     """Rotary angles of tokens at (t, y, x), for heads of this width (RoFormer, arXiv 2104.09864; spec B2).
+
+    Positions are those of all clips, or of each of a batch.
 
     A third of the pairs of channels, or just less, turns with y, as many with x, the rest with t, at
     frequencies from 2 down to 1 / 20: positions are counted in patches, of which a picture has tens.
@@ -48,9 +50,17 @@ def rotation(positions: Float[Tensor, "n 3"], head_width: int) -> Rotation:
     parts = []
     for axis, count in enumerate((pairs - 2 * third, third, third)):
         steps = torch.arange(count, device=positions.device, dtype=torch.float32)
-        parts.append(positions[:, axis, None].float() * 2 * 40 ** (-steps / max(1, count - 1)))
-    angles = torch.cat(parts, dim=-1)[None]
+        parts.append(positions[..., axis, None].float() * 2 * 40 ** (-steps / max(1, count - 1)))
+    angles = torch.cat(parts, dim=-1)
+    angles = angles[None] if positions.ndim == 2 else angles
     return Rotation(angles.cos(), angles.sin())
+
+
+def joined(first: Rotation, second: Rotation) -> Rotation:
+    """That of two groups of tokens, one behind the other."""
+    size = max(len(first.cos), len(second.cos))
+    pairs = zip(first, second, strict=True)
+    return Rotation(*(torch.cat([part.expand(size, -1, -1) for part in pair], dim=1) for pair in pairs))
 
 
 def rotate(x: Float[Tensor, "b h n e"], by: Rotation) -> Float[Tensor, "b h n e"]:

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from regen import diffusion
-from regen.latents import HybridLatents
+from regen.latents import HybridLatents, noise_like, parts_of
 
 # (clean latents, a noise level for each clip, generators) -> what is predicted from their noised form. All
 # latents are normalised. A latent diffusion model becomes one by `denoised`.
@@ -25,6 +24,9 @@ class PredictionConfig:
     """Share of the clips whose latents are predicted; the others keep their own. 0: no post-training."""
     levels: tuple[float, float] = (0.05, 0.6)
     """Noise levels are uniform between these two."""
+    generator: str | None = None
+    """What predicts: a generator that was trained on the latents of the start model (a name, a folder or
+    owner/name), told neither class nor text; None: what is known of latents by their normalisation alone."""
 
     def __post_init__(self) -> None:
         low, high = self.levels
@@ -62,17 +64,13 @@ def denoised(velocity: Velocity) -> Predictor:
     """The predictor of a latent diffusion model: noise the latents, and answer ẑ_0 = z_t - t v(z_t, t)."""
 
     def predict(clean: HybridLatents, t: Float[Tensor, " b"], generators: list[Generator]) -> HybridLatents:
-        parts = clean.structural, clean.sequence
-        b, c, s = clean.sequence.shape
-        # Latent by latent, and 16 at a time, as torch draws: a clip's noise is the same in any batch.
-        shapes = clean.structural.shape, (b, -(-s // 16) * 16, c)
-        noise = [randn_tensor(shape, generators, t.device, torch.float32) for shape in shapes]
-        noise[1] = noise[1][:, :s].mT
-        noisy = [diffusion.add_noise(part.float(), e, t) for part, e in zip(parts, noise, strict=True)]
+        noise = noise_like(clean, generators)
+        noisy = [
+            diffusion.add_noise(part.float(), e, t) for part, e in zip(parts_of(clean), noise, strict=True)
+        ]
         answer = velocity(HybridLatents(noisy[0], noisy[1], clean.lengths), t)
         structural, sequence = (
-            diffusion.clean_from_velocity(x, v, t)
-            for x, v in zip(noisy, (answer.structural, answer.sequence), strict=True)
+            diffusion.clean_from_velocity(x, v, t) for x, v in zip(noisy, parts_of(answer), strict=True)
         )
         return HybridLatents(structural, sequence, clean.lengths)
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from diffusers import ModelMixin
 from diffusers.utils import logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -41,6 +42,10 @@ CLASSES: dict[str, type[Autoencoder]] = {
 }
 
 
+M = TypeVar("M", bound=ModelMixin)
+GENERATOR = "LatentGenerator"  # of `regen.generate`, which lies above: its weights are found here as well
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What `regen models` tells about a model; `megabytes` on disk, `where` in words."""
@@ -53,10 +58,31 @@ class ModelFacts:
     megabytes: float
 
 
+@dataclass(frozen=True)
+class GeneratorFacts:
+    """What `regen models` tells about a generator, which makes latents of `embedder` from text or classes."""
+
+    name: str
+    where: str
+    embedder: str
+    condition: str
+    parameters: int
+    megabytes: float
+
+
 def available() -> list[ModelFacts]:
-    """The models that need no download, described without loading them: bundled, then in `checkpoints/`."""
-    places = ((BUNDLED, "in the package"), (CHECKPOINTS, "checkpoints/"))
-    return [_facts(folder, where) for place, where in places for folder in _model_folders(place)]
+    """The embedders that need no download, described without loading them: bundled, then `checkpoints/`."""
+    return [_facts(folder, where) for folder, where in _folders() if not is_generator(folder)]
+
+
+def available_generators() -> list[GeneratorFacts]:
+    """The generators that need no download, described without loading them."""
+    return [_generator_facts(folder, where) for folder, where in _folders() if is_generator(folder)]
+
+
+def is_generator(folder: Path) -> bool:
+    """Whether the model in `folder` makes latents from a text or a class, instead of embedding videos."""
+    return _config(folder).get("_class_name") == GENERATOR
 
 
 def resolve(name: str) -> Path:
@@ -81,12 +107,22 @@ def resolve(name: str) -> Path:
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
-    """The model called `name` in evaluation mode, on `device` and in `dtype`.
+    """The embedder called `name` in evaluation mode, on `device` and in `dtype`.
 
-    Raises ValueError in one sentence when it does not exist, can't be downloaded or is damaged.
+    Raises ValueError in one sentence when it does not exist, can't be downloaded or is damaged, or is a
+    generator.
     """
     folder = resolve(name)
-    model_class = _class_of(folder)
+    if is_generator(folder):
+        raise ValueError(
+            f"{name} is a generator, which embeds no videos; use it with regen generate --model, or give an "
+            "embedder."
+        )
+    return load_as(_class_of(folder), folder, device, dtype)
+
+
+def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: torch.dtype) -> M:
+    """The model in `folder`, of this class. Raises ValueError in one sentence when it is damaged."""
     try:
         model, loading = model_class.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
@@ -113,10 +149,24 @@ def weights_hash(name: str) -> str:
 
     It is taken from the files, so it does not depend on the precision that a model is loaded in.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor, values in stored_weights(resolve(name)):
-        digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return _hash_of(resolve(name), prefix="", told="")
+
+
+def encoder_hash(name: str) -> str:
+    """The same of the encoder alone, and of the mean and deviation of its latents: models that differ in
+    their decoders, such as one and what its post-training made of it, have the same latents."""
+    folder = resolve(name)
+    config = _config(folder)
+    told = json.dumps([config.get("latents_mean"), config.get("latents_std")])
+    return _hash_of(folder, prefix="encoder.", told=told)
+
+
+def _hash_of(folder: Path, prefix: str, told: str) -> str:
+    digest = hashlib.blake2b(told.encode(), digest_size=8)
+    for tensor, values in stored_weights(folder):
+        if tensor.startswith(prefix):
+            digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
+            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -136,7 +186,8 @@ def stored_config(folder: Path) -> dict[str, Any]:
 
     Raises ValueError when it is damaged or of a class that regen can't load.
     """
-    _class_of(folder)
+    if not is_generator(folder):
+        _class_of(folder)
     return _config(folder)
 
 
@@ -153,6 +204,11 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         raise _damaged(path.parent, _first_line(error)) from None
 
 
+def _folders() -> list[tuple[Path, str]]:
+    places = ((BUNDLED, "in the package"), (CHECKPOINTS, "checkpoints/"))
+    return [(folder, where) for place, where in places for folder in _model_folders(place)]
+
+
 def _model_folders(place: Path) -> list[Path]:
     return sorted(config.parent for config in place.glob("*/config.json"))
 
@@ -163,10 +219,21 @@ def _facts(folder: Path, where: str) -> ModelFacts:
         ratio, channels = int(config["temporal_compression_ratio"]), int(config["latent_channels"])
     except KeyError as error:
         raise _damaged(folder, f"its config.json has no {error}") from None
+    return ModelFacts(folder.name, where, ratio, channels, *_sizes(folder))
+
+
+def _generator_facts(folder: Path, where: str) -> GeneratorFacts:
+    config = _config(folder)
+    classes, source = config.get("classes"), config.get("source") or {}
+    condition = f"{len(classes)} classes" if classes else "text" if config.get("text_width") else "nothing"
+    return GeneratorFacts(folder.name, where, str(source.get("embedder", "?")), condition, *_sizes(folder))
+
+
+def _sizes(folder: Path) -> tuple[int, float]:
+    """Parameters, and megabytes on disk."""
     files = _weight_files(folder)
     parameters = sum(prod(shape) for path in files for shape in _shapes(path).values())
-    size = sum(path.stat().st_size for path in files)
-    return ModelFacts(folder.name, where, ratio, channels, parameters, size / 1e6)
+    return parameters, sum(path.stat().st_size for path in files) / 1e6
 
 
 def _config(folder: Path) -> dict[str, Any]:

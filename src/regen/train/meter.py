@@ -36,7 +36,9 @@ PEAKS = {
 # The same chip with less power, or a part of it: no data sheet says what it can do.
 OTHER_CHIPS = re.compile(r"Laptop|Max-Q|MIG|RTX \d+ D\b")
 
-SAMPLES = ("clip", "target", "latents")  # what has one entry for each sample; `times` are those of all
+# What has one entry for each sample; `times` are those of all.
+SAMPLES = ("clip", "target", "latents", "sequence", "lengths", "label", "text", "text_keep")
+SEQUENCE_STEP = 64  # 1D latents up to whose next multiple is counted, because every batch has another number
 Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]  # of one sample
 
 
@@ -71,17 +73,20 @@ class Meter:
 
     def add(self, batch: dict[str, Tensor], waited_seconds: float) -> None:
         """Count one forward and backward pass, for whose batch this process has waited."""
-        target = batch["target"] if "target" in batch else batch["clip"]
+        target, side = batch.get("target", batch.get("clip")), PLACE
+        if target is None:
+            target, side = batch["latents"], 1
         clips, _, frames, height, width = target.shape
         self.clips += clips
-        self.tokens += clips * frames * (height // PLACE) * (width // PLACE)
+        self.tokens += clips * frames * (height // side) * (width // side)
         self.passes[_shapes(batch)] += clips
         self.waited += waited_seconds
 
     def report(self) -> dict[str, float]:
         """All processes together since the last report, for the log; call it when the device has caught up.
 
-        tokens_per_second (8 x 8 pixels of a frame that is decoded), clips_per_second (images count as clips),
+        tokens_per_second (8 x 8 pixels of a frame that is decoded, or places of latents that are generated),
+        clips_per_second (images count as clips),
         tflops_per_second, mfu (of the peak in bf16, whatever the precision; only where that is known),
         memory_gb (the largest so far, of this process alone: on a GPU what tensors take), waiting_share (of
         the time, for data; of this process alone).
@@ -132,6 +137,9 @@ def peak_memory(device: torch.device) -> int:
 def _shapes(batch: dict[str, Tensor]) -> Shapes:
     """The shapes of a batch of one of its samples."""
     sizes = {name: torch.Size((1, *batch[name].shape[1:])) for name in SAMPLES if name in batch}
+    if "sequence" in sizes:
+        *others, length = sizes["sequence"]
+        sizes["sequence"] = torch.Size((*others, -(-length // SEQUENCE_STEP) * SEQUENCE_STEP))
     if "times" in batch:
         sizes["times"] = batch["times"].shape
     return tuple((name, size, batch[name].dtype) for name, size in sizes.items())

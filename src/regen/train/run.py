@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from diffusers import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -277,7 +278,7 @@ def measure(
     return mean.float(), std.float()
 
 
-def export(model: VideoAutoencoder, folder: Path) -> None:
+def export(model: ModelMixin, folder: Path) -> None:
     """Save the model whole or not at all."""
     temporary = folder.with_name(".model-incomplete")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -17,7 +17,7 @@ from regen.data.media import Frame, GoneError, VideoError
 from regen.data.overlap import ahead
 from regen.data.sizes import Size, fit
 from regen.data.video import TIME_TOLERANCE, VideoReader
-from regen.generate.corpus import Corpus, Sample
+from regen.generate.export.corpus import Corpus, Sample
 
 Item = TypeVar("Item")
 DEPTH = 2  # chunks of each video that are decoded before they are asked for

@@ -15,7 +15,7 @@ from regen.data.latent_shards import InputShard
 from regen.data.media import GoneError, Source, VideoError
 from regen.data.shards import ShardSet, is_shard_set
 
-CLASSES = "classes.json"  # in a folder of shards: the numbers of its classes by their names
+CLASSES = "classes.json"  # in a folder of shards or files: the numbers of its classes by their names
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _FolderPlace:
     """Files, some after the other."""
 
     def __init__(self, folder: Path, group: int) -> None:
-        self.classes: dict[str, int] = {}
+        self.classes = _classes_of(str(folder))
         self._files: list[SourceFile] = list_sources([folder])
         self._group = group
 
@@ -148,7 +148,7 @@ def _classes_of(address: str) -> dict[str, int]:
     files, _ = fsspec.core.url_to_fs(address)
     try:
         return {str(name): int(label) for name, label in json.loads(files.cat_file(path)).items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the address of one file has none
         return {}
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f"{path} is damaged; it holds the number of each class by its name.") from None

@@ -13,8 +13,8 @@ from regen.codec.chunks import Embedder, pad, to_clip
 from regen.codec.lengths import FixedLength, in_full
 from regen.codec.memory import ran_out
 from regen.data.latent_shards import LatentFacts
-from regen.generate.clip_stream import Chunk, Decoded, LeftOut
-from regen.generate.corpus import Sample
+from regen.generate.export.clip_stream import Chunk, Decoded, LeftOut
+from regen.generate.export.corpus import Sample
 from regen.hybrid_autoencoder import HybridAutoencoder
 from regen.latents import HybridLatents, Latents, batch_of, is_finite
 from regen.tiling import Tile

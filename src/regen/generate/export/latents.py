@@ -15,10 +15,10 @@ import torch
 
 from regen.data.latent_shards import LatentManifest, LatentShardWriter, is_done
 from regen.data.processes import device_of, share
-from regen.generate.clip_stream import Decoded, LeftOut, decoded, side_by_side
-from regen.generate.corpus import Sample
-from regen.generate.embedding import Embedding
-from regen.generate.plan import Export, LoadModel, Plan, prepare
+from regen.generate.export.clip_stream import Decoded, LeftOut, decoded, side_by_side
+from regen.generate.export.corpus import Sample
+from regen.generate.export.embedding import Embedding
+from regen.generate.export.plan import Export, LoadModel, Plan, prepare
 from regen.hybrid_autoencoder import HybridAutoencoder
 from regen.pretrained import Autoencoder, be_quiet
 from regen.runtime import DTYPES, one_thread

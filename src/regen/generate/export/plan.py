@@ -12,8 +12,8 @@ from regen.codec.lengths import FixedLength, check_lengths, parse_length
 from regen.data.claims import Claims
 from regen.data.latent_shards import MANIFEST, InputShard, LatentManifest, is_done
 from regen.data.sizes import Size
-from regen.generate.clip_stream import View
-from regen.generate.corpus import Corpus
+from regen.generate.export.clip_stream import View
+from regen.generate.export.corpus import Corpus
 from regen.pretrained import Autoencoder, load, weights_hash
 from regen.runtime import DTYPES
 from regen.tiling import PLACE, Tile

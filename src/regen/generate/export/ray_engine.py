@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from regen.data.latent_shards import LatentManifest, is_done
-from regen.generate.clip_stream import Decoded, decoded_run
-from regen.generate.corpus import Sample
-from regen.generate.latents import PATIENCE, Decode, OnProgress, finish, make
-from regen.generate.plan import Export, Plan, prepare
+from regen.generate.export.clip_stream import Decoded, decoded_run
+from regen.generate.export.corpus import Sample
+from regen.generate.export.latents import PATIENCE, Decode, OnProgress, finish, make
+from regen.generate.export.plan import Export, Plan, prepare
 from regen.pretrained import be_quiet, resolve
 from regen.runtime import name_of, pick_device, pick_dtype
 

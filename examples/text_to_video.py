@@ -1,0 +1,26 @@
+"""A video from a sentence: `python examples/text_to_video.py "a red circle moves to the left" OUT.mp4`.
+
+The same as `regen generate`, through a pipeline in the conventions of diffusers.
+"""
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from regen.data.video import VideoWriter
+from regen.generate.loading import DEFAULT_GENERATOR
+from regen.generate.pipeline import pipeline_of
+from regen.runtime import pick_device, pick_dtype
+
+device = pick_device()
+pipeline = pipeline_of(DEFAULT_GENERATOR, device, pick_dtype(None, device))
+seeded = torch.Generator().manual_seed(0)
+frames = pipeline(sys.argv[1], num_inference_steps=30, guidance_scale=4.0, generator=seeded).frames[0]
+
+rate = Fraction(pipeline.generator.source.frame_rate)
+with VideoWriter(Path(sys.argv[2]), *frames[0].size, rate) as writer:
+    for image in frames:  # PIL images; output_type "np", "pt" and "latent" give arrays, tensors and latents
+        writer.write(torch.from_numpy(np.array(image)))

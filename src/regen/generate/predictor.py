@@ -1,0 +1,51 @@
+"""A generator as what predicts latents in the post-training of a decoder (One-DVA; spec B9)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regen.generate.conditions import Condition
+from regen.generate.generator import LatentGenerator
+from regen.latents import HybridLatents
+from regen.losses.predicted import Predictor, denoised
+from regen.pretrained import is_generator, load_as, resolve, weights_hash
+
+
+def predictor_of(name: str, start: str | None, device: torch.device) -> Predictor:
+    """What the generator called `name` makes of noised latents, told neither class nor text.
+
+    `start` names the model that is post-trained. Raises ValueError when there is no such generator, or it
+    makes the latents of another model.
+    """
+    folder = resolve(name)
+    if not is_generator(folder):
+        raise ValueError(f"{name} is no generator; give one that was trained on the latents of this model.")
+    model = load_as(LatentGenerator, folder, device, torch.float32)
+    if start is None or model.source.weights != weights_hash(start):
+        raise ValueError(
+            f"The generator {name} makes latents of {model.source.embedder} (hash {model.source.weights}), "
+            "not of the model that is post-trained; start from that one by --start.model."
+        )
+    return predictor(model)
+
+
+def predictor(model: LatentGenerator) -> Predictor:
+    """The predictor of a generator of hybrid latents."""
+
+    def velocity(noisy: HybridLatents, t: Float[Tensor, " b"]) -> HybridLatents:
+        answer = model.velocity(noisy, t, without_condition(model, len(t)))
+        assert isinstance(answer, HybridLatents)
+        return answer
+
+    return denoised(velocity)
+
+
+def without_condition(model: LatentGenerator, count: int) -> Condition:
+    """So many samples of which nothing is known."""
+    device = model.device
+    if model.config.classes:
+        return Condition(label=torch.full((count,), -1, device=device))
+    if model.config.text_width:
+        text = torch.zeros(count, 1, model.config.text_width, device=device)
+        return Condition(text=text, keep=torch.zeros(count, 1, dtype=torch.bool, device=device))
+    return Condition()

@@ -1,0 +1,65 @@
+"""A picture of generated videos, for the evaluations of a training: a row of frames for each."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+
+from regen.generate.conditions import Condition
+from regen.generate.decoding import Sampled, decode
+from regen.generate.generator import LatentGenerator
+from regen.generate.latent_batches import LatentBatches
+from regen.generate.sampling import SampleOptions, sample
+from regen.latents import HybridLatents, Latents
+from regen.pretrained import load, weights_hash
+from regen.runtime import generator_for
+from regen.train.distributed import World
+
+FRAMES = 5  # of each video
+
+
+class SamplePreview:
+    """Generates the videos of the same held-out captions or classes at each evaluation.
+
+    Raises ValueError when the embedder is not at hand, or is another one by now.
+    """
+
+    def __init__(
+        self,
+        batches: LatentBatches,
+        count: int,
+        options: SampleOptions,
+        folder: Path,
+        world: World,
+    ):
+        manifest = batches.dataset.manifest
+        batches.dataset.require_model(weights_hash(manifest.model))
+        self.embedder = load(manifest.model, world.device, torch.float32)
+        self.options, self.folder, self.draws = options, folder, world.is_main
+        stage = batches.stages[-1]
+        bucket = batches.buckets[stage, max(stage.chunks) if stage.image_share < 1 else 0][0]
+        batch = batches._items(bucket, 0, range(count))
+        self.size = bucket.height, bucket.width
+        self.condition = Condition.of(batch).to(world.device)
+        self.blank: Latents = batch["latents"]
+        if "sequence" in batch:
+            self.blank = HybridLatents(batch["latents"], batch["sequence"], batch["lengths"])
+
+    def __call__(self, model: LatentGenerator, step: int) -> None:
+        """Every process samples the same, because a model that they share needs them all; one draws."""
+        count = len(self.blank)
+        generators = [generator_for(0, number) for number in range(count)]
+        latents = sample(model, self.condition, self.blank, generators, self.options)
+        if not self.draws:
+            return
+        rows = []
+        for number in range(count):
+            one = Sampled([latents[number]], *self.size, model.source)
+            frames = torch.stack(list(decode(self.embedder, one)))
+            picked = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+            rows.append(frames[picked])
+        picture = rearrange(torch.stack(rows), "b t h w c -> (b h) (t w) c")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.numpy()).save(self.folder / f"step-{step:08d}.png")

@@ -1,0 +1,229 @@
+"""Latents from noise: classifier-free guidance, given frames, videos longer than those of the training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Generator, Tensor
+
+from regen.diffusion import noise_grid
+from regen.generate.conditions import Condition
+from regen.generate.generator import LatentGenerator
+from regen.latents import HybridLatents, Latents, joined, noise_like, of_parts, parts_of
+
+OnStep = Callable[[int, Latents], Latents]  # (number of the step, latents) -> latents to go on with
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How latents are sampled."""
+
+    steps: int = 30
+    guidance: float = 4.0
+    """v = v₀ + g (v₁ - v₀) with the velocities without (v₀) and with (v₁) the condition; 1: no guidance,
+    which takes half of the time (arXiv 2207.12598)."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels between which there is guidance (arXiv 2404.07724)."""
+    solver: Literal["euler", "heun"] = "euler"
+
+    def __post_init__(self) -> None:
+        low, high = self.guidance_interval
+        if self.steps < 1:
+            raise ValueError(f"Sampling takes at least 1 step, not {self.steps}; 30 is the default.")
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"Guidance acts between two noise levels from 0 to 1, not {low} and {high}.")
+        if self.solver not in ("euler", "heun"):
+            raise ValueError(f"There are the solvers euler and heun, not {self.solver!r}.")
+
+    def guides(self, t: float) -> bool:
+        """Whether there is guidance at noise level t."""
+        low, high = self.guidance_interval
+        return self.guidance != 1 and low <= t <= high
+
+
+@dataclass(frozen=True)
+class Known:
+    """Frames that are given: clean latents "b c g y x" (or hybrid ones of whole chunks), first in a row."""
+
+    latents: Latents
+    frames: int
+
+
+@torch.no_grad()
+def sample(
+    model: LatentGenerator,
+    condition: Condition,
+    blank: Latents,
+    generators: list[Generator],
+    options: SampleOptions = SampleOptions(),
+    known: Known | None = None,
+    without: Condition | None = None,
+    on_step: OnStep = lambda step, latents: latents,
+    noise: Latents | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Latents:
+    """Latents of the shape of `blank` (its values mean nothing), in fp32, one of a batch for each generator.
+
+    `without` takes the place of no condition in guidance (a negative prompt). `on_step` sees and may change
+    the latents after each step; `stopped` is asked then whether to leave it at that. `noise` is what to begin
+    with, in place of the generators' own.
+    """
+    grid, blank = noise_levels(options.steps, model.config.shift), blank.to(model.device)
+    drawn = noise_like(blank, generators) if noise is None else parts_of(noise)
+    x = [part.to(model.device, torch.float32) for part in drawn]
+    clean, mask = _given(model, blank, known)
+
+    def velocity(x: list[Tensor], t: float) -> list[Tensor]:
+        level = torch.full((1,), t, device=model.device)
+        noisy, given = of_parts(x, blank), None if known is None else mask[0][:, 0, :, 0, 0]
+        if not options.guides(t):
+            answer = model.velocity(noisy, level, condition, given)
+            return [part.float() for part in parts_of(answer)]
+        both = condition.beside(without or condition.absent())
+        twice = of_parts([torch.cat([part, part]) for part in x], _twice(blank))
+        answer = model.velocity(twice, level, both, None if given is None else torch.cat([given, given]))
+        told, free = zip(*(part.float().chunk(2) for part in parts_of(answer)), strict=True)
+        return [torch.lerp(b, a, options.guidance) for a, b in zip(told, free, strict=True)]
+
+    def keep(x: list[Tensor]) -> list[Tensor]:
+        if known is None:
+            return x
+        return [torch.where(m, c, part) for m, c, part in zip(mask, clean, x, strict=True)]
+
+    x = keep(x)
+    for step, (now, after) in enumerate(pairwise(grid)):
+        slope = velocity(x, now)
+        if options.solver == "heun" and after > 0:
+            ahead = keep(_moved(x, slope, now - after))
+            slope = [(a + b) / 2 for a, b in zip(slope, velocity(ahead, after), strict=True)]
+        x = keep(_moved(x, slope, now - after))
+        x = parts_of(on_step(step, of_parts(x, blank)))
+        if stopped():
+            break
+    return of_parts(x, blank)
+
+
+def sample_video(
+    model: LatentGenerator,
+    condition: Condition,
+    blank: Callable[[int], Latents],
+    chunks: int,
+    generators: list[Generator],
+    options: SampleOptions = SampleOptions(),
+    known: Known | None = None,
+    without: Condition | None = None,
+    on_step: OnStep = lambda step, latents: latents,
+    noise: Latents | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Latents]:
+    """The latents of a video of so many chunks, one batch after another in the order of the chunks.
+
+    `blank(chunks)` makes latents of the right shape. Up to as many chunks as the training had are made at
+    once; from then on each part is given the last chunk of the one before it and goes on from there. `noise`
+    is what the first part begins with; see `sample` for the rest. Raises ValueError when more are needed
+    and the training had only one chunk in a row.
+    """
+    most, n = max(1, model.source.chunks), model.source.chunk_latents
+    if chunks > most and most < 2:
+        raise ValueError(
+            f"This generator was trained on one chunk of {model.source.chunk_frames} frames at a time and "
+            f"can't go on from it; give at most {model.source.chunk_frames} frames."
+        )
+    count = min(chunks, most)
+    first = blank(count)
+    if known is not None and known.frames == n:
+        first = _after(known.latents, first)
+    x = sample(model, condition, first, generators, options, known, without, on_step, noise, stopped)
+    parts, done = [x], count
+    while done < chunks and not stopped():
+        more = min(chunks - done, most - 1)
+        last = last_chunk(parts[-1], n)
+        x = sample(
+            model, condition, _after(last, blank(1 + more)), generators, options, Known(last, n),
+            without, on_step, None, stopped,
+        )  # fmt: skip
+        parts.append(without_first(x, n))
+        done += more
+    return parts
+
+
+def noise_levels(steps: int, shift: float) -> list[float]:
+    """`steps` + 1 noise levels from 1 to 0, equally far apart before they are shifted (see `shifted`)."""
+    return [shift * t / (1 + (shift - 1) * t) for t in noise_grid(steps)]
+
+
+def evaluations(options: SampleOptions, shift: float = 1.0) -> int:
+    """How often the network sees one sample for a video: with guidance twice a step, inside its interval.
+
+    `shift` is the generator's.
+    """
+    asked: list[float] = []
+    for now, after in pairwise(noise_levels(options.steps, shift)):
+        asked += [now, after] if options.solver == "heun" and after > 0 else [now]
+    return sum(2 if options.guides(t) else 1 for t in asked)
+
+
+def _moved(x: Sequence[Tensor], slope: Sequence[Tensor], by: float) -> list[Tensor]:
+    return [part - by * v for part, v in zip(x, slope, strict=True)]
+
+
+def _twice(latents: Latents) -> Latents:
+    if isinstance(latents, Tensor):
+        return latents
+    return HybridLatents(
+        torch.cat([latents.structural] * 2),
+        torch.cat([latents.sequence] * 2),
+        torch.cat([latents.lengths] * 2),
+    )
+
+
+def _given(
+    model: LatentGenerator, blank: Latents, known: Known | None
+) -> tuple[list[Tensor], list[Bool[Tensor, "b ..."]]]:
+    """Clean latents of the shape of `blank`, as far as they are known, and which of them are."""
+    empty = [torch.zeros_like(part, dtype=torch.float32, device=model.device) for part in parts_of(blank)]
+    structural = empty[0]
+    frames = 0 if known is None else known.frames
+    given = torch.arange(structural.shape[2], device=model.device) < frames
+    mask = [~part for part in model.layout.counted(blank.to(model.device), given.expand(len(structural), -1))]
+    if known is not None:
+        structural[:, :, :frames] = parts_of(known.latents)[0][:, :, :frames].to(structural)
+        for part, values in zip(empty[1:], parts_of(known.latents)[1:], strict=True):
+            part[:, :, : values.shape[2]] = values.to(part)
+    return empty, mask
+
+
+def last_chunk(latents: Latents, n: int) -> Latents:
+    """Of a batch of latents in a row, those of the last chunk of n latent frames."""
+    if isinstance(latents, Tensor):
+        return latents[:, :, -n:]
+    rows = latents.lengths.shape[1] * n // latents.shape[2]
+    return _cut_hybrid(latents, latents.structural[:, :, -n:], latents.lengths.shape[1] - rows, None)
+
+
+def without_first(latents: Latents, n: int) -> Latents:
+    """Of a batch of latents in a row, all but those of the first chunk of n latent frames."""
+    if isinstance(latents, Tensor):
+        return latents[:, :, n:]
+    rows = latents.lengths.shape[1] * n // latents.shape[2]
+    return _cut_hybrid(latents, latents.structural[:, :, n:], rows, None)
+
+
+def _cut_hybrid(latents: HybridLatents, structural: Tensor, start: int, stop: int | None) -> HybridLatents:
+    """`structural` with the 1D latents of the regions from `start` to `stop`."""
+    parts = [sequence for sequence, _ in latents.regions()][start:stop]
+    return joined(structural, parts, latents.lengths[:, start:stop])
+
+
+def _after(first: Latents, blank: Latents) -> Latents:
+    """`blank` latents whose first chunk has as many 1D latents as `first`."""
+    if isinstance(first, Tensor) or isinstance(blank, Tensor):
+        return blank
+    lengths = blank.lengths.to(first.lengths.device).clone()
+    lengths[:, : first.lengths.shape[1]] = first.lengths
+    channels, longest = blank.sequence.shape[1], int(lengths.sum(1).max())
+    sequence = blank.sequence.new_zeros(len(lengths), channels, longest)
+    return HybridLatents(blank.structural, sequence, lengths)

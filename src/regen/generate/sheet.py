@@ -1,0 +1,52 @@
+"""A picture of some videos: a row of frames for each, and beneath it what was said of it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+FRAMES = 5  # of each video, equally far apart
+MANY = 6  # videos; more stand in two columns
+GAP, GREY = 6, (235, 235, 235)
+
+
+def write_sheet(path: Path, videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:
+    """Write the picture of videos of one size, each with its caption."""
+    strips = [(_strip(video), caption) for video, caption in videos]
+    width, height = strips[0][0].size
+    texts = [_folded(caption, width) for _, caption in strips]
+    font = ImageFont.load_default()
+    lines = max(len(text) for text in texts)
+    line = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else 11
+    columns = 2 if len(strips) > MANY else 1
+    rows = -(-len(strips) // columns)
+    step = width + GAP, height + lines * line + GAP
+    sheet = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), GREY)
+    draw = ImageDraw.Draw(sheet)
+    for number, ((strip, _), text) in enumerate(zip(strips, texts, strict=True)):
+        left, top = GAP + number // rows * step[0], GAP + number % rows * step[1]
+        sheet.paste(strip, (left, top))
+        for index, words in enumerate(text):
+            draw.text((left, top + height + index * line), words, (0, 0, 0), font)
+    sheet.save(path)
+
+
+def _strip(video: UInt8[Tensor, "t h w 3"]) -> Image.Image:
+    picked = np.linspace(0, len(video) - 1, FRAMES).round().astype(int)
+    return Image.fromarray(rearrange(video[picked], "t h w c -> h (t w) c").contiguous().numpy())
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels; words are whole."""
+    font, lines = ImageFont.load_default(), [""]
+    for word in text.encode("latin-1", errors="replace").decode("latin-1").split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,133 @@
+"""Latents as a row of tokens: where each lies, of what kind it is, and what is known of it beforehand."""
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from regen.latents import HybridLatents, Latents
+from regen.layers.attention import Grid
+from regen.tiling import Tiling
+
+FIRST, OTHERS, SEQUENCE, LENGTH = range(4)  # kinds of tokens; the last two only where there are 1D latents
+
+
+class SequenceTokens(NamedTuple):
+    """What is known of each 1D latent of a batch besides its values."""
+
+    positions: Float[Tensor, "b s 3"]
+    number: Int64[Tensor, "b s"]  # in its region, from 0
+    chunk: Int64[Tensor, "b s"]
+    there: Bool[Tensor, "b s"]  # False for what fills up
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How latents of several chunks in a row lie in time and in the picture.
+
+    Positions are (t, y, x): t counts chunks, with the latent frames of a chunk at equal parts of it; y and x
+    count tokens, of `patch` x `patch` places.
+    """
+
+    chunk_latents: int
+    patch: int
+    region: int | None
+    queries: int | None = None
+
+    def grid(self, frames: int, height: int, width: int) -> Grid:
+        """Tokens along t, y, x. Raises ValueError when the patches don't divide the places."""
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"Latents of {height} x {width} places don't divide into patches of {self.patch}; give a "
+                "size in pixels that does."
+            )
+        return frames, height // self.patch, width // self.patch
+
+    def kinds(self, grid: Grid, device: torch.device) -> Int64[Tensor, " n"]:
+        """The kind of each token of the grid: of a chunk's first latent frame (content), or of another."""
+        frames = torch.arange(grid[0], device=device) % self.chunk_latents
+        return frames.clamp(max=OTHERS).repeat_interleave(grid[1] * grid[2])
+
+    def positions(self, grid: Grid, device: torch.device) -> Float[Tensor, "n 3"]:
+        """Of the tokens of the grid, t slowest."""
+        times = torch.arange(grid[0], device=device, dtype=torch.float32) / self.chunk_latents
+        axes = [times, *(torch.arange(size, device=device, dtype=torch.float32) for size in grid[1:])]
+        return torch.cartesian_prod(*axes)
+
+    def regions(self, frames: int, height: int, width: int) -> Tiling:
+        """The regions of one chunk with 1D latents of their own, as `HybridAutoencoder.regions` has them.
+
+        `frames` latent frames of chunks in a row, or one of an image; `height` and `width` in places.
+        """
+        n, side = min(frames, self.chunk_latents), self.region or max(height, width)
+        if self.queries is not None and n * min(height, side) * min(width, side) > self.queries:
+            side = max(1, isqrt(self.queries // n))
+        return Tiling.apart(height, width, side)
+
+    def centres(self, grid: Grid, device: torch.device) -> Float[Tensor, "r 3"]:
+        """The middles of the regions of all chunks, chunk after chunk: where their 1D latents lie."""
+        places = self.regions(grid[0], grid[1] * self.patch, grid[2] * self.patch).places
+        middles = [[(top + bottom) / 2, (left + right) / 2] for (top, bottom), (left, right) in places]
+        inside = (torch.tensor(middles, device=device) - self.patch / 2) / self.patch
+        chunks = -(-grid[0] // self.chunk_latents)
+        times = torch.arange(chunks, device=device, dtype=torch.float32)
+        return torch.cat(
+            [
+                repeat(times, "k -> (k r) 1", r=len(inside)),
+                repeat(inside, "r two -> (k r) two", k=chunks),
+            ],
+            dim=1,
+        )
+
+    def sequence(self, latents: HybridLatents) -> SequenceTokens:
+        """The 1D latents of a batch; `lengths` has the regions of all chunks, chunk after chunk."""
+        frames, height, width = latents.shape[2:]
+        centres = self.centres(self.grid(frames, height, width), latents.lengths.device)
+        assert latents.lengths.shape[1] == len(centres), "one length for each region of each chunk"
+        ends = latents.lengths.cumsum(1)
+        steps = torch.arange(latents.sequence.shape[2], device=ends.device).expand(len(ends), -1)
+        region = torch.searchsorted(ends, steps.contiguous(), right=True).clamp(max=len(centres) - 1)
+        index = steps - (ends - latents.lengths).gather(1, region)
+        chunk = region // (len(centres) // -(-frames // self.chunk_latents))
+        return SequenceTokens(centres[region], index, chunk, steps < ends[:, -1:])
+
+    def counted(self, latents: Latents, given: Bool[Tensor, "b f"]) -> list[Bool[Tensor, "b ..."]]:
+        """For each tensor of the latents which values are there and not given, to be multiplied with it.
+
+        The 1D latents of a chunk are given with its last latent frame.
+        """
+        unknown = [~given[:, None, :, None, None]]
+        if isinstance(latents, HybridLatents):
+            tokens = self.sequence(latents)
+            last = given[:, self.chunk_latents - 1 :: self.chunk_latents]
+            known = (
+                last.gather(1, tokens.chunk.clamp(max=max(0, last.shape[1] - 1))) if last.shape[1] else None
+            )
+            there = tokens.there if known is None else tokens.there & ~known
+            unknown.append(there[:, None])
+        return unknown
+
+
+def in_a_row(chunks: Latents) -> Latents:
+    """The chunks of a video, "k c n y x" or hybrid, as latents in a row without an axis for a batch."""
+    if isinstance(chunks, Tensor):
+        return rearrange(chunks, "k c n y x -> c (k n) y x")
+    ones = [chunks[i] for i in range(len(chunks))]
+    structural = rearrange(chunks.structural, "k c n y x -> c (k n) y x")
+    return HybridLatents(
+        structural, torch.cat([one.sequence for one in ones], dim=-1), chunks.lengths.flatten()
+    )
+
+
+def as_chunks(latents: Latents, chunk_latents: int) -> list[Latents]:
+    """The inverse of `in_a_row`: the latents of each chunk."""
+    if isinstance(latents, Tensor):
+        return list(latents.split(chunk_latents, dim=1))
+    grids = latents.structural.split(chunk_latents, dim=1)
+    lengths = latents.lengths.chunk(len(grids))
+    sequences = latents.sequence.split([int(one.sum()) for one in lengths], dim=-1)
+    return [HybridLatents(*parts) for parts in zip(grids, sequences, lengths, strict=True)]

@@ -1,0 +1,243 @@
+"""A whole training of a generator: exported latents, their captions, the loop, and the model in RUN/model."""
+
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from regen.data.latent_dataset import LatentDataset
+from regen.data.tasks import Key
+from regen.evaluate.console import progress_bar
+from regen.generate.captions import CaptionStates, embed_captions
+from regen.generate.generator import GeneratorConfig, LatentGenerator
+from regen.generate.latent_batches import LatentBatches, LatentStage
+from regen.generate.preview import SamplePreview
+from regen.generate.sampling import SampleOptions
+from regen.generate.source import class_names, source_of
+from regen.generate.text import DEFAULT_TEXT, TextSource, find_text_encoder
+from regen.pretrained import be_quiet, resolve, stored_weights
+from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
+from regen.train.distributed import World, whole_state
+from regen.train.gradient import ON_THE_CPU
+from regen.train.loop import LoopConfig, train
+from regen.train.optimizer import OptimizerConfig
+from regen.train.run import export
+from regen.train.watch import Leave
+
+VALIDATION_STREAM = -5
+
+
+@dataclass(frozen=True)
+class LatentDataConfig:
+    """What is taken of the exported latents, and what the generator is told of it."""
+
+    stages: tuple[LatentStage, ...]
+    condition: Literal["text", "class", "none"] = "text"
+    text: str = DEFAULT_TEXT
+    """The text encoder: minilm, which is small and comes inside a package, or a folder or a name on the
+    Hugging Face Hub of a T5, CLIP, Gemma or such."""
+    text_tokens: int | None = None
+    """The most tokens of a caption; None: what the encoder reads, up to 256."""
+    held_out: int = 64
+    """Samples kept out of the training for the loss on them, and for the pictures of the evaluations."""
+    preview_samples: int = 4
+    """Videos that an evaluation generates, from held-out captions or classes; 0: no pictures."""
+    preview_steps: int = 20
+    preview_guidance: float = 3.0
+
+    def __post_init__(self) -> None:
+        if min(self.held_out, self.preview_samples + 1, self.preview_steps) < 1:
+            raise ValueError("Hold out 1 sample or more, and draw 0 or more pictures in 1 step or more.")
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """A full configuration of a generator's training; `regen.recipes` has the named ones."""
+
+    model: GeneratorConfig
+    data: LatentDataConfig
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    start: str | None = None
+    """Begin with the weights of this generator (a name, a folder or owner/name), which must fit."""
+
+
+def run_generator(
+    recipe: GeneratorRecipe, latents: Path, out: Path, world: World, resume: bool = True
+) -> Path:
+    """Train a generator on the folder `latents` of `regen latents export`; return the model's folder.
+
+    All processes of `world` have to call it. `out` receives the run (see `regen.train.loop.train`), previews/
+    with a picture for each evaluation (where the embedder is at hand), and at the end model/. The same call
+    goes on with a run that was stopped. Raises ValueError for latents that are not there or don't fit the
+    recipe, a text encoder that is not there, and whatever `train` raises.
+    """
+    keep_freed_memory()
+    be_quiet()
+    dataset = LatentDataset(latents)
+    text = find_text_encoder(recipe.data.text, recipe.data.text_tokens) if needs_text(recipe) else None
+    states = None if text is None else caption_states(dataset, text, world)
+    torch.manual_seed(recipe.loop.seed)
+    model = build_generator(recipe, dataset, text, states)
+    if recipe.start is not None:
+        start_with(model, recipe.start)
+    numbers, held_out = divided(dataset, recipe.data.held_out)
+    stages, has_classes = recipe.data.stages, recipe.data.condition == "class"
+    batches = LatentBatches(
+        dataset, numbers, stages, recipe.loop.steps, recipe.loop.seed, states, has_classes
+    )
+    check_sizes(model, batches)
+    dtype = pick_dtype(recipe.loop.dtype, world.device)
+    evaluate = Validation(
+        validation_batches(dataset, held_out, recipe, states), world, dtype, recipe, out / "previews"
+    )
+    loop = replace(recipe.loop, dtype=name_of(dtype))
+    resolved = asdict(replace(recipe, loop=loop)) | {
+        "class": "LatentGenerator",
+        "latents": {"weights": dataset.manifest.weights, "samples": len(dataset)},
+        "text_fingerprint": None if text is None else text.fingerprint,
+    }
+    state = train(model, batches, recipe.loop, recipe.optimizer, out, world, evaluate, resolved, resume)
+    folder = out / "model"
+    if not folder.exists():
+        weights = whole_state(state.ema.model)
+        if world.is_main:
+            finished = build_generator(recipe, dataset, text, states)
+            finished.load_state_dict(weights)
+            export(finished.eval(), folder)
+    return folder
+
+
+def check_sizes(model: LatentGenerator, batches: LatentBatches) -> None:
+    """Raise ValueError for a size in the batches that does not divide into the model's patches."""
+    for bucket in (bucket for buckets in batches.buckets.values() for bucket in buckets):
+        height, width = (-(-side // model.source.place) for side in (bucket.height, bucket.width))
+        model.layout.grid(1, height, width)
+
+
+def needs_text(recipe: GeneratorRecipe) -> bool:
+    return recipe.data.condition == "text"
+
+
+def caption_states(dataset: LatentDataset, text: TextSource, world: World) -> CaptionStates:
+    """The embedded captions; the main process embeds what is missing, the others wait."""
+    if not any(any(dataset.captions(shard)) for shard in range(len(dataset.manifest.shards))):
+        raise ValueError(
+            f"None of the latents in {dataset.folder} has a caption; put NAME.txt beside the videos and "
+            "export again, or train with --data.condition class or none."
+        )
+    if world.is_main:
+        with progress_bar("captions") as on_progress:
+            embed_captions(dataset, text, world.device, on_progress=on_progress)
+    world.wait()
+    return CaptionStates(dataset, text.fingerprint)
+
+
+def build_generator(
+    recipe: GeneratorRecipe, dataset: LatentDataset, text: TextSource | None, states: CaptionStates | None
+) -> LatentGenerator:
+    """A new generator for these latents. Raises ValueError when they have no classes and it needs some."""
+    classes = class_names(dataset) if recipe.data.condition == "class" else None
+    about = None
+    if text is not None:
+        about = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
+    return LatentGenerator(
+        **asdict(recipe.model),
+        source=asdict(source_of(dataset, recipe.data.stages, recipe.data.condition == "class")),
+        classes=classes,
+        text_width=None if states is None else states.width,
+        text=about,
+    )
+
+
+def start_with(model: LatentGenerator, name: str) -> None:
+    """Put the weights of another generator into `model`. Raises ValueError when they don't fit."""
+    weights = dict(stored_weights(resolve(name)))
+    own = model.state_dict()
+    shapes, theirs = ({key: value.shape for key, value in part.items()} for part in (own, weights))
+    wrong = [key for key in sorted({*shapes, *theirs}) if shapes.get(key) != theirs.get(key)]
+    if wrong:
+        raise ValueError(
+            f"The generator {name} does not fit this recipe ({wrong[0]} and {len(wrong) - 1} more differ); "
+            "start from one of the same size, condition and embedder."
+        )
+    model.load_state_dict(weights)
+
+
+def divided(dataset: LatentDataset, held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the samples to train on, and of those kept out: equally far apart in the data set."""
+    if held_out >= len(dataset):
+        raise ValueError(
+            f"{held_out} of {len(dataset)} samples can't be kept out of the training; export more, or lower "
+            "--data.held-out."
+        )
+    kept = np.unique(np.linspace(0, len(dataset) - 1, held_out).round().astype(int))
+    return np.setdiff1d(np.arange(len(dataset)), kept), kept
+
+
+def validation_batches(
+    dataset: LatentDataset, held_out: np.ndarray, recipe: GeneratorRecipe, states: CaptionStates | None
+) -> LatentBatches:
+    """Batches of the held-out samples, as the training ends; of all where those are of other sizes."""
+    stage = replace(recipe.data.stages[-1], until=1.0)
+    has_classes = recipe.data.condition == "class"
+    try:
+        return LatentBatches(dataset, held_out, (stage,), 4, recipe.loop.seed, states, has_classes)
+    except ValueError:
+        everything = np.arange(len(dataset))
+        return LatentBatches(dataset, everything, (stage,), 4, recipe.loop.seed, states, has_classes)
+
+
+class Validation:
+    """An evaluation of a training: the loss on held-out samples, and a picture of generated videos."""
+
+    def __init__(
+        self,
+        batches: LatentBatches,
+        world: World,
+        dtype: torch.dtype,
+        recipe: GeneratorRecipe,
+        folder: Path,
+    ):
+        self.batches, self.world, self.dtype, self.seed = batches, world, dtype, recipe.loop.seed
+        self.passes, data = recipe.loop.passes, recipe.data
+        self.preview: SamplePreview | None = None
+        if data.preview_samples:
+            try:
+                self.preview = SamplePreview(
+                    batches,
+                    data.preview_samples,
+                    SampleOptions(data.preview_steps, data.preview_guidance),
+                    folder,
+                    world,
+                )
+            except ValueError as error:
+                print(f"regen: warning: no pictures of this training: {error}", file=sys.stderr)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, step: int, leave: Leave) -> dict[str, float] | None:
+        """The mean loss over samples; each process works on its parts of the batches, as in the training."""
+        assert isinstance(model, LatentGenerator)
+        world, total = self.world, 0.0
+        for index in range(len(self.batches)):
+            for part in range(world.rank * self.passes, (world.rank + 1) * self.passes):
+                if leave():
+                    return None
+                total += self._loss(model, (index, part, world.size * self.passes))
+        if self.preview is not None and not leave():
+            with torch.autocast(world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                self.preview(model, step)
+        return world.mean_of({"validation_loss": world.size * total / len(self.batches)})
+
+    def _loss(self, model: LatentGenerator, key: Key) -> float:
+        """That of a part of a batch, as its share of the whole one's mean."""
+        batch, device = self.batches[key], self.world.device
+        there = {name: x if name in ON_THE_CPU else x.to(device) for name, x in batch.items()}
+        rows = batch["rows"].tolist()
+        noise = [generator_for(self.seed, VALIDATION_STREAM, key[0], row, device=device) for row in rows]
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return float(model.loss(there, noise)[0]) * len(rows) / int(batch["batch_size"])

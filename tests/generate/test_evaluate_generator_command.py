@@ -1,0 +1,67 @@
+"""`regen evaluate-generator`: what it says to people and to programs, and what it leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_evaluation import make_generator, make_world
+
+from regen import cli
+
+COMMON = ("--videos", "5", "--frames", "12", "--steps", "2", "--device", "cpu", "--dtype", "fp32")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: real videos, and a generator of classes."""
+    make_world(tmp_path / "world")
+    make_generator(tmp_path, "class")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def evaluate(*arguments: str, data: str = "world") -> int:
+    words = ["evaluate-generator", "--model", "generator", "--data", data, "--out", "out"]
+    return cli.main([*words, *COMMON, *arguments])
+
+
+def test_tables_for_people_and_json_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fvd = ("--fvd", "random", "--fvd-frames", "6", "12")
+    assert evaluate(*fvd) == 0
+    out, err = capsys.readouterr()
+    for words in (
+        *("5 videos of 12 frames, 48x64, from generator in 2 steps", "generated (5)", "real (5)", "chance"),
+        *("shape+direction", "6.2 %", "clips of 6 frames", "(10/10)", "clips of 12 frames", "(5/5)"),
+        *("(2/2)", "written: out/result.json, out/videos.png"),
+    ):
+        assert words in out
+    assert "compare it with distances of as many clips alone" in err and "Traceback" not in err
+    made = sorted(folder.glob("out/*"))
+    assert evaluate(*fvd, "--json", "--batch", "3") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told == json.loads((folder / "out" / "result.json").read_text())
+    assert (told["model"], told["videos"], told["seed"], len(told["distances"])) == ("generator", 5, 0, 2)
+    assert sorted(folder.glob("out/*")) == made, "nothing is made twice"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--fvd", "i3d"), "needs its weights"),
+        (("--fvd-frames", "16"), "give --fvd i3d or videomae"),
+        (("--fvd", "random", "--fvd-frames", "16"), "give --frames 16 or more"),
+        (("--steps", "0"), "at least 1 step"),
+        (("--size", "big"), "is not a size"),
+    ],
+)
+def test_errors_are_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    assert evaluate(*arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("regen: ") and error.endswith(".") and words in error
+
+
+def test_an_embedder_is_no_generator(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("--model", "embedder") == 1
+    assert "embedder" in capsys.readouterr().err

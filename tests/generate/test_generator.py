@@ -1,0 +1,307 @@
+"""The generator: any size, samples apart from each other, its loss in closed form, its configuration."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_generator import (
+    CLASSES,
+    KINDS,
+    awake,
+    batch_of,
+    condition_of,
+    fresh,
+    generators,
+    latents_of,
+    rows,
+)
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from regen.generate.conditions import Condition
+from regen.generate.generator import GeneratorConfig, LatentGenerator, LatentSource, shifted
+from regen.latents import HybridLatents, Latents, noise_like, of_parts, parts_of
+from regen.pretrained import load_as
+
+Changes = dict[str, Any]
+
+
+def close(one: Latents, other: Latents, atol: float = 1e-5) -> None:
+    for a, b in zip(parts_of(one), parts_of(other), strict=True):
+        torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("chunks", "frames", "size"), [(1, None, (2, 2)), (3, None, (6, 4)), (1, 1, (4, 8))])
+def test_the_answer_has_the_form_of_the_question_and_is_zero_at_first(kind, chunks, frames, size):
+    """Chunks in a row, or an image; no size is square."""
+    noisy = latents_of(kind, 2, chunks, *size, frames)
+    answer = fresh(kind).velocity(noisy, torch.rand(2), condition_of(kind))
+    assert type(answer) is type(noisy)
+    assert [part.shape for part in parts_of(answer)] == [part.shape for part in parts_of(noisy)]
+    assert not any(part.any() for part in parts_of(answer))
+    answer = awake(kind)(noisy, torch.rand(1), condition_of(kind))
+    assert all(part.isfinite().all() and part.any() for part in parts_of(answer))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_reaches_every_parameter(kind):
+    model = awake(kind, given_share=1.0, condition_dropout=0.5).train()
+    batch = batch_of(latents_of(kind, 8, 3), condition_of(kind, 8))
+    if "label" in batch:
+        batch["label"] = torch.arange(8) % len(CLASSES)
+    model.loss(batch, generators(8))[0].backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_is_answered_as_if_it_were_alone(kind):
+    model, noisy, condition, t = awake(kind), latents_of(kind, 3), condition_of(kind, 3), torch.rand(3)
+    given = torch.arange(4) < torch.tensor([[0], [1], [2]])
+    together = model.velocity(noisy, t, condition, given)
+    for i in range(3):
+        part = slice(i, i + 1)
+        alone = noisy[part] if isinstance(noisy, Tensor) else batch_of_one(noisy[i])
+        answer = model.velocity(alone, t[part], rows(condition, part), given[part])
+        ours = together[part] if isinstance(together, Tensor) else batch_of_one(together[i])
+        close(ours, answer)
+
+
+def batch_of_one(latents: HybridLatents) -> HybridLatents:
+    return HybridLatents(latents.structural[None], latents.sequence[None], latents.lengths[None])
+
+
+@pytest.mark.parametrize("kind", ["hybrid text", "hybrid class"])
+def test_what_fills_up_a_sequence_changes_nothing(kind):
+    model, latents, condition = awake(kind, given_share=1.0), latents_of(kind, 3), condition_of(kind, 3)
+    filler = torch.full((3, latents.sequence.shape[1], 4), 9.0)
+    longer = replace(latents, sequence=torch.cat([latents.sequence, filler], dim=2))
+    t = torch.rand(3)
+    answer, wanted = (model.velocity(one, t, condition) for one in (longer, latents))
+    assert answer.sequence.shape == longer.sequence.shape
+    cut = HybridLatents(answer.structural, answer.sequence[..., : latents.sequence.shape[2]], answer.lengths)
+    for i in range(3):
+        close(cut[i], wanted[i])
+    losses = [model.loss(batch_of(one, condition), generators(3))[0] for one in (longer, latents)]
+    torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("kind", ["text", "hybrid class"])
+def test_what_a_generator_is_told_acts(kind):
+    model, noisy, t = awake(kind), latents_of(kind), torch.tensor([0.3, 0.6])
+    condition, given = condition_of(kind), torch.zeros(2, 4, dtype=torch.bool)
+    out = parts_of(model.velocity(noisy, t, condition, given))
+    others = (
+        model.velocity(noisy, t, condition.absent(), given),
+        model.velocity(noisy, 1 - t, condition, given),
+        model.velocity(noisy, t, condition, given | (torch.arange(4) < 2)),
+    )
+    for other in others:
+        assert all(not torch.allclose(a, b, atol=1e-4) for a, b in zip(out, parts_of(other), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_the_mean_of_that_of_its_samples(kind):
+    """With all that is random about a sample coming from its own generator."""
+    model = awake(kind, given_share=0.5, condition_dropout=0.5)
+    latents, condition = latents_of(kind, 4), condition_of(kind, 4)
+    batch = batch_of(latents, condition)
+    whole, _ = model.loss(batch, generators(4))
+    parts = [
+        model.loss({name: value[i : i + 1] for name, value in batch.items()}, generators(1, i))[0]
+        for i in range(4)
+    ]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    assert len({round(part.item(), 4) for part in parts}) == 4
+
+
+@pytest.mark.parametrize("kind", ["text", "hybrid class"])
+def test_the_loss_of_no_answer_is_that_of_noise_less_data(kind):
+    """E (ε - x₀)² = 2 for data of deviation 1, for each kind of latents."""
+    model = fresh(kind, given_share=0.0)
+    loss, logs = model.loss(batch_of(latents_of(kind, 64), condition_of(kind, 64)), generators(64))
+    names = ["velocity", "velocity_1d"][: 1 + kind.startswith("hybrid")]
+    assert {*logs} == {"loss", *names}
+    for name in names:
+        assert logs[name] == pytest.approx(2, abs=0.15)
+    torch.testing.assert_close(loss, sum(logs[name] for name in names))
+
+
+class Recorder(LatentGenerator):
+    """Keeps what it is asked, and answers nothing."""
+
+    def velocity(
+        self, noisy: Latents, t: Tensor, condition: Condition, given: Tensor | None = None
+    ) -> Latents:
+        self.asked = noisy, t, condition, given
+        return of_parts([torch.zeros_like(part) for part in parts_of(noisy)], noisy)
+
+
+def asked(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[str, Tensor]]:
+    model = Recorder(**KINDS[kind] | changes)
+    count = len(latents)
+    _, logs = model.loss(batch_of(latents, condition_of(kind, count)), generators(count))
+    return model, logs
+
+
+@pytest.mark.parametrize("kind", ["none", "hybrid class"])
+def test_given_frames_carry_no_noise_and_are_not_counted(kind):
+    """What the model sees of them is the data; the loss is that of the others alone."""
+    latents = latents_of(kind, 40, 3)
+    model, logs = asked(kind, latents, given_share=1.0)
+    noisy, _, _, given = model.asked
+    counts = given.sum(1)
+    assert {*counts.tolist()} == {1, 2, 4}, "the first latent frame, one chunk, or two of three"
+    assert all(row[:count].all() for row, count in zip(given, counts, strict=True))
+    unknown = model.layout.counted(latents, given)
+    own, total = generators(40), []
+    for each in own:  # the draws before the noise: its level, the condition, what is given
+        torch.rand(2, generator=each), torch.randn((), generator=each)
+        torch.rand((), generator=each), torch.rand(3, generator=each)
+    noise = noise_like(latents, own)
+    for part, seen, mask, e in zip(parts_of(latents), parts_of(noisy), unknown, noise, strict=True):
+        mask = mask.expand_as(part)
+        assert torch.equal(seen[~mask], part[~mask])
+        assert not torch.isclose(seen[mask], part[mask]).all()
+        error = (e - part).square() * mask
+        total.append((error.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)).mean())
+    torch.testing.assert_close(logs["loss"], torch.stack(total).sum())
+
+
+def test_of_a_single_chunk_the_content_latent_is_given_and_of_an_image_nothing():
+    model, _ = asked("none", latents_of("none", 30, 1), given_share=0.5)
+    counts = model.asked[3].sum(1)
+    assert {*counts.tolist()} == {0, 1} and 5 < counts.sum() < 25
+    model, _ = asked("none", latents_of("none", 3, frames=1), given_share=1.0)
+    assert not model.asked[3].any()
+
+
+def test_noise_levels_are_shifted():
+    latents = latents_of("none", 200, 1, 2, 2)
+    plain, high = (asked("none", latents, shift=shift)[0].asked[1] for shift in (1.0, 3.0))
+    torch.testing.assert_close(high, 3 * plain / (1 + 2 * plain))
+    assert high.mean() > plain.mean() + 0.15
+    assert torch.equal(shifted(torch.tensor([0.0, 1.0]), 3.0), torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("kind", ["text", "class"])
+def test_dropout_makes_the_condition_irrelevant(kind):
+    latents, one, two = latents_of(kind, 3), condition_of(kind, 3), condition_of(kind, 3)
+    if kind == "class":
+        one, two = Condition(torch.tensor([0, 1, 2])), Condition(torch.tensor([1, 2, 0]))
+    for share, same in ((1.0, True), (0.0, False)):
+        model = awake(kind, condition_dropout=share)
+        losses = [model.loss(batch_of(latents, each), generators(3))[0] for each in (one, two, one.absent())]
+        assert torch.equal(losses[0], losses[1]) == same
+        assert torch.equal(losses[0], losses[2]) == same
+
+
+def test_conditions_beside_each_other():
+    one, two = condition_of("text", 2, 5), condition_of("text", 1, 3)
+    both = one.beside(two)
+    assert both.text.shape == (3, 5, 10)
+    model, noisy = awake("text"), latents_of("text", 3)
+    together = model.velocity(noisy, torch.full((1,), 0.4), both)
+    torch.testing.assert_close(
+        together[2:], model.velocity(noisy[2:], torch.full((1,), 0.4), two), atol=1e-5, rtol=1e-4
+    )
+    labels = Condition(torch.tensor([1, 2])).beside(Condition(torch.tensor([-1])))
+    assert labels.label.tolist() == [1, 2, -1]
+
+
+def test_classes_by_their_names():
+    model = fresh("class")
+    assert model.labels(["dolphin", "cat"]).tolist() == [2, 0]
+    with pytest.raises(ValueError, match="no class 'dolfin' among 3; the nearest are 'dolphin'"):
+        model.labels(["dolfin"])
+    with pytest.raises(ValueError, match="knows no classes; give it a prompt"):
+        fresh("text").labels(["cat"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"heads": 5}, "5 heads divide into even parts, not 24"),
+        ({"heads": 8}, "8 heads divide into even parts"),
+        ({"joint_depth": 3, "text_width": 8}, "from 0 to depth"),
+        ({"joint_depth": 1}, "no joint blocks without text"),
+        ({"classes": CLASSES, "text_width": 8}, "not both"),
+        ({"condition_dropout": 1.5}, "shares from 0 to 1"),
+        ({"given_share": -0.1}, "shares from 0 to 1"),
+        ({"shift": 0.0}, "shift above 0"),
+        ({"patch_size": 0}, "a patch of 1"),
+    ],
+)
+def test_options_that_exclude_each_other_are_told(changes: Changes, wanted: str):
+    with pytest.raises(ValueError, match=f"does not fit together: it needs .*{wanted}"):
+        fresh("none", **changes)
+
+
+@pytest.mark.parametrize("kind", ["hybrid text", "class"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path: Path):
+    source = KINDS[kind]["source"] | {"sizes": ((32, 48),), "length_counts": ((3, 1), (0, 2)), "place": 16}
+    model = awake(kind, source=source, shift=2.0).to(dtype)
+    model.save_pretrained(tmp_path / "model")
+    again = load_as(LatentGenerator, tmp_path / "model", torch.device("cpu"), dtype)
+    assert again.source == model.source == LatentSource.of(source)
+    assert again.source.sizes == ((32, 48),) and again.config.shift == 2.0
+    noisy, condition, t = latents_of(kind), condition_of(kind), torch.rand(2)
+    answer, wanted = (one.velocity(noisy, t, condition) for one in (again, model))
+    for a, b in zip(parts_of(answer), parts_of(wanted), strict=True):
+        assert a.dtype == dtype and torch.equal(a, b)
+    if kind == "class":
+        assert again.labels(["dog"]).tolist() == [1]
+
+
+def latte() -> LatentGenerator:
+    """Latte-L/2 for UCF-101 on latents of REGEN."""
+    return build(GeneratorConfig(), classes=[str(number) for number in range(101)])
+
+
+def paper() -> LatentGenerator:
+    """An MMDiT of the paper's 5 B parameters with the states of T5-XXL."""
+    return build(GeneratorConfig(width=2048, depth=33, heads=16, joint_depth=33, shift=3.0), text_width=4096)
+
+
+def build(config: GeneratorConfig, **condition: Any) -> LatentGenerator:
+    with torch.device("meta"):
+        return LatentGenerator(**vars(config), **condition)
+
+
+def names_of(model: LatentGenerator) -> str:
+    lines = sorted(f"{key} {tuple(value.shape)}" for key, value in model.state_dict().items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+PRESETS = {"latte": latte, "paper": paper}
+SIZES = {
+    "latte": (456942624, 1522589499392),
+    "paper": (4960377248, 8490564190208),
+}  # parameters, operations of one forward pass
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_papers_sizes(name):
+    """Parameters, and operations (two for a product) at 8 latent frames of 24 x 40 places."""
+    model = PRESETS[name]()
+    condition = Condition(label=torch.zeros(1, dtype=torch.int64, device="meta"))
+    if model.config.text_width:
+        keep = torch.ones(1, 256, dtype=torch.bool, device="meta")
+        condition = Condition(text=torch.empty(1, 256, 4096, device="meta"), keep=keep)
+    noisy, t = torch.empty(1, 8, 8, 24, 40, device="meta"), torch.empty(1, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.velocity(noisy, t, condition)
+    assert (sum(p.numel() for p in model.parameters()), counter.get_total_flops()) == SIZES[name]
+
+
+GOLDEN = {"text": "2d108348421177e6", "hybrid class": "0820a84be83f607d"}
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_parameter_names_and_shapes_are_frozen(kind):
+    """So that trained generators keep loading."""
+    assert names_of(fresh(kind)) == GOLDEN[kind]

@@ -1,0 +1,296 @@
+"""A training of a generator from exported latents to a finished model: exact resuming, processes, errors."""
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import run_ranks
+from tiny_generator import awake, batch_of, condition_of, latents_of
+from tiny_latents import export, make_hybrid_model, make_model
+from tiny_media import make_image, make_video
+from tiny_text import make_t5
+
+from regen.data.latent_dataset import LatentDataset
+from regen.data.tasks import Key
+from regen.generate.generator import GeneratorConfig, LatentGenerator
+from regen.generate.latent_batches import LatentBatches, LatentStage
+from regen.generate.source import class_names, source_of
+from regen.generate.training import (
+    GeneratorRecipe,
+    LatentDataConfig,
+    divided,
+    run_generator,
+)
+from regen.pretrained import load_as
+from regen.train.checkpoint import averaged_weights, list_checkpoints
+from regen.train.control import Interrupted
+from regen.train.distributed import World, join
+from regen.train.loop import LoopConfig
+from regen.train.meter import Meter
+from regen.train.optimizer import OptimizerConfig
+
+CPU = torch.device("cpu")
+ALONE = World(CPU)
+STAGE = LatentStage(tokens=400, image_share=0.3, chunks=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generator") / "corpus"
+    folder.mkdir()
+    for number in range(6):
+        path = folder / str(number)
+        if number == 2:
+            make_image(path.with_suffix(".png"), 32, 64)
+        else:
+            make_video(path.with_suffix(".mp4"), 34 if number % 2 else 20, 32, 64)
+        path.with_suffix(".txt").write_text(("the cat sits", "a red ball rolls")[number % 2])
+        path.with_suffix(".cls").write_text(str(number % 3))
+    (folder / "classes.json").write_text('{"cat": 0, "dog": 2}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latents(corpus: Path) -> Path:
+    return export(make_model(corpus.parent / "model"), corpus, corpus.parent / "latents")
+
+
+@pytest.fixture(scope="module")
+def hybrid(corpus: Path) -> Path:
+    return export(make_hybrid_model(corpus.parent / "hybrid"), corpus, corpus.parent / "hybrid-latents")
+
+
+@pytest.fixture(scope="module")
+def text(corpus: Path) -> str:
+    return make_t5(corpus.parent / "t5")
+
+
+def tiny(condition: str = "class", steps: int = 2, text: str = "", **changes: Any) -> GeneratorRecipe:
+    model = {"width": 24, "depth": 2, "heads": 2, "joint_depth": 1 if condition == "text" else 0}
+    data = {"stages": (STAGE,), "held_out": 2, "preview_samples": 0, "text": text}
+    loop = {"dtype": "fp32", "workers": 0, "eval_every": steps, "ema_decay": 0.5}
+    groups = [
+        {name: changes.pop(name) for name in [*changes] if name in kind.__annotations__}
+        for kind in (GeneratorConfig, LatentDataConfig, LoopConfig)
+    ]
+    return GeneratorRecipe(
+        GeneratorConfig(**model | groups[0]),
+        LatentDataConfig(**{"condition": condition} | data | groups[1]),
+        LoopConfig(steps, **loop | groups[2]),
+        OptimizerConfig(1e-3, warmup_steps=0),
+        **changes,
+    )
+
+
+def load(folder: Path) -> LatentGenerator:
+    return load_as(LatentGenerator, folder, CPU, torch.float32)
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "condition"), [("latents", "text"), ("latents", "none"), ("hybrid", "class")]
+)
+def test_from_latents_to_a_finished_model(kind, condition, text, tmp_path, request, capfd):
+    latents = request.getfixturevalue(kind)
+    recipe = tiny(condition, text=text, preview_samples=2, preview_steps=2)
+    folder = run_generator(recipe, latents, tmp_path / "run", ALONE)
+    assert folder == tmp_path / "run" / "model"
+    model, dataset = load(folder), LatentDataset(latents)
+    own = model.source
+    assert (own.embedder, own.weights) == (dataset.manifest.model, dataset.manifest.weights)
+    assert own.sizes == ((32, 64),) and own.chunks == 2 and own.frame_rate == pytest.approx(30000 / 1001)
+    assert (own.chunk_frames, own.chunk_latents) == ((5, 2) if kind == "latents" else (17, 5))
+    if kind == "hybrid":
+        assert (own.place, own.has_sequence, own.region, own.queries) == (16, True, 2, 20)
+        regions = sum(dataset.latents(number).lengths.numel() for number in range(len(dataset)))
+        assert sum(map(sum, own.length_counts)) == regions and len(own.length_counts) == 3
+    if condition == "text":
+        assert model.config.text["name"] == text and model.config.text_width == 32
+        assert model.config.text["max_tokens"] == 24
+    assert model.config.classes == (["cat", "1", "dog"] if condition == "class" else None)
+    assert len([*(tmp_path / "run" / "previews").glob("*.png")]) == 1
+    found = [
+        row["evaluation/validation_loss"]
+        for row in rows_of(tmp_path / "run")
+        if "evaluation/validation_loss" in row
+    ]
+    assert len(found) == 1 and found[0] > 0
+    speeds = [row for row in rows_of(tmp_path / "run") if "tokens_per_second" in row]
+    assert speeds and all(row["tflops_per_second"] > 0 for row in speeds)
+    assert "warning" not in capfd.readouterr().err
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(("kind", "condition"), [("latents", "text"), ("hybrid", "class")])
+def test_four_updates_are_two_and_two_more(kind, condition, text, tmp_path, monkeypatch, request):
+    latents, recipe = request.getfixturevalue(kind), tiny(condition, 4, text)
+    run_generator(recipe, latents, tmp_path / "straight", ALONE)
+    read = LatentBatches.__getitem__
+
+    def stopping(batches: LatentBatches, key: Key) -> dict[str, torch.Tensor]:
+        if key[0] == 1 and len(batches.numbers) > 2:
+            signal.raise_signal(signal.SIGTERM)
+        return read(batches, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentBatches, "__getitem__", stopping)
+        with pytest.raises(Interrupted, match="after step 2"):
+            run_generator(recipe, latents, tmp_path / "halves", ALONE)
+    run_generator(recipe, latents, tmp_path / "halves", ALONE)
+    straight, halves = (
+        averaged_weights(list_checkpoints(tmp_path / name / "checkpoints")[-1])
+        for name in ("straight", "halves")
+    )
+    assert same(straight, halves)
+    assert same(
+        load(tmp_path / "straight" / "model").state_dict(), load(tmp_path / "halves" / "model").state_dict()
+    )
+
+
+def _train(recipe: GeneratorRecipe, latents: Path, out: Path) -> None:
+    with join("cpu") as world:
+        run_generator(recipe, latents, out, world)
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_two_processes_train_the_same_model(fsdp, hybrid, tmp_path):
+    """Also with pictures, which take both where they share the weights; and in two passes."""
+    recipe = tiny(steps=3, preview_samples=1, preview_steps=1)
+    run_generator(recipe, hybrid, tmp_path / "one", ALONE)
+    two = replace(recipe, loop=replace(recipe.loop, passes=1 if fsdp else 2, fsdp=fsdp))
+    run_ranks(2, partial(_train, two, hybrid), tmp_path / "two", errors=tmp_path / "said")
+    wanted = load(tmp_path / "one" / "model").state_dict()
+    for name, value in load(tmp_path / "two" / "model").state_dict().items():
+        torch.testing.assert_close(value, wanted[name], atol=2e-4, rtol=1e-3, msg=name)
+    losses = [
+        [
+            row["evaluation/validation_loss"]
+            for row in rows_of(tmp_path / name)
+            if "evaluation/validation_loss" in row
+        ]
+        for name in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert len([*(tmp_path / "two" / "previews").glob("*.png")]) == 1
+
+
+def test_two_passes_are_one(latents, text, tmp_path):
+    recipe = tiny("text", 3, text)
+    run_generator(recipe, latents, tmp_path / "one", ALONE)
+    run_generator(replace(recipe, loop=replace(recipe.loop, passes=2)), latents, tmp_path / "two", ALONE)
+    wanted = load(tmp_path / "one" / "model").state_dict()
+    for name, value in load(tmp_path / "two" / "model").state_dict().items():
+        torch.testing.assert_close(value, wanted[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_loss_falls_and_a_training_starts_from_another(latents, tmp_path):
+    stage = replace(STAGE, tokens=400, chunks=(1,))
+    recipe = tiny(steps=60, stages=(stage,), log_every=1, given_share=0.0)
+    run_generator(recipe, latents, tmp_path / "first", ALONE)
+    losses = [row["loss"] for row in rows_of(tmp_path / "first") if "loss" in row]
+    assert len(losses) == 60 and sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    further = tiny(steps=1, stages=(stage,), start=str(tmp_path / "first"), log_every=1)
+    further = replace(further, optimizer=OptimizerConfig(1e-12, warmup_steps=0))
+    run_generator(further, latents, tmp_path / "second", ALONE)
+    wanted = load(tmp_path / "first" / "model").state_dict()
+    for name, value in load(tmp_path / "second" / "model").state_dict().items():
+        torch.testing.assert_close(value, wanted[name], atol=1e-9, rtol=1e-6)
+    for changes in ({"width": 32}, {"depth": 1}, {"depth": 3}, {"condition": "none"}):
+        with pytest.raises(ValueError, match=r"does not fit this recipe \(.* more differ\); start from one"):
+            run_generator(
+                tiny(**{"start": str(tmp_path / "first")} | changes), latents, tmp_path / "third", ALONE
+            )
+
+
+def test_what_is_missing_is_told(corpus, latents, text, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(corpus / "1.mp4", bare)
+    shutil.copy(corpus / "4.mp4", bare)
+    out, nothing = tmp_path / "run", export(str(corpus.parent / "model"), bare, tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"None of the latents .* has a caption; put NAME.txt"):
+        run_generator(tiny("text", text=text, held_out=1), nothing, out, ALONE)
+    with pytest.raises(ValueError, match="have no classes; put NAME.cls"):
+        run_generator(tiny("class", held_out=1), nothing, out, ALONE)
+    with pytest.raises(ValueError, match="2 of 2 samples can't be kept out"):
+        run_generator(tiny("none"), nothing, out, ALONE)
+    with pytest.raises(ValueError, match="4 x 8 places don't divide into patches of 3"):
+        run_generator(tiny(patch_size=3), latents, out, ALONE)
+    with pytest.raises(ValueError, match="Hold out 1 sample"):
+        tiny(held_out=0)
+    for path in nothing.glob("00000.*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="shards of latents .* are missing"):
+        run_generator(tiny("none", held_out=1), nothing, out, ALONE)
+    with pytest.raises(ValueError, match="latents"):
+        run_generator(tiny("none"), tmp_path / "nowhere", out, ALONE)
+    assert not out.exists()
+
+
+def test_without_its_embedder_a_training_has_no_pictures(corpus, latents, tmp_path, capfd):
+    copied = shutil.copytree(latents, tmp_path / "latents")
+    manifest = next(path for path in copied.glob("*.json") if '"weights"' in path.read_text())
+    weights = LatentDataset(latents).manifest.weights
+    manifest.write_text(manifest.read_text().replace(weights, weights[::-1]))
+    run_generator(tiny(preview_samples=1, steps=1), copied, tmp_path / "run", ALONE)
+    assert "no pictures of this training: The latents in" in capfd.readouterr().err
+    assert (tmp_path / "run" / "model").is_dir() and not (tmp_path / "run" / "previews").exists()
+
+
+def test_samples_are_kept_out_at_equal_distances(latents):
+    dataset = LatentDataset(latents)
+    numbers, kept = divided(dataset, 3)
+    assert kept.tolist() == [0, 2, 5] and sorted([*numbers, *kept]) == [*range(6)]
+
+
+def test_classes_without_samples_keep_their_names(latents, tmp_path):
+    copied = shutil.copytree(latents, tmp_path / "latents")
+    manifest = next(path for path in copied.glob("*.json") if '"weights"' in path.read_text())
+    content = json.loads(manifest.read_text())
+    content["classes"] = {"cat": 0, "owl": 4}
+    manifest.write_text(json.dumps(content))
+    assert class_names(LatentDataset(copied)) == ["cat", "1", "2", "3", "owl"]
+
+
+def test_of_images_alone_a_chunk_is_an_image(corpus, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    make_image(images / "a.png", 32, 64)
+    dataset = LatentDataset(export(str(corpus.parent / "model"), images, tmp_path / "latents"))
+    source = source_of(dataset, tiny("none").data.stages, by_class=False)
+    assert (source.chunk_frames, source.chunk_latents) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["text", "hybrid class"])
+def test_operations_of_a_generator_are_counted(kind):
+    """About three times the forward pass of `velocity`; in proportion to the samples."""
+    model = awake(kind).train()
+
+    def flops(batch: dict[str, torch.Tensor]) -> float:
+        meter = Meter(model, CPU, 1)
+        meter.started -= 1e6
+        meter.add(batch, 0.0)
+        assert meter.tokens == batch["latents"][:, 0].numel()
+        return meter.report()["tflops_per_second"]
+
+    batch = batch_of(latents_of(kind, 3), condition_of(kind, 3))
+    one = {name: value[:1] for name, value in batch.items()}
+    assert flops(batch) == pytest.approx(3 * flops(one), rel=1e-3)
+    if "sequence" in batch:  # every batch has another number of them, and is not counted anew
+        longer = batch | {"sequence": torch.cat([batch["sequence"], torch.zeros(3, 4, 1)], dim=2)}
+        assert flops(longer) == pytest.approx(flops(batch), rel=1e-3)
+        assert flops(batch | {"sequence": torch.zeros(3, 4, 64 + 1)}) > 1.1 * flops(batch)
+    smaller = batch_of(latents_of(kind, 3, height=2), condition_of(kind, 3))
+    assert 0 < flops(smaller) < flops(batch)

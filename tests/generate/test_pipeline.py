@@ -1,0 +1,206 @@
+"""The pipeline: diffusers' conventions, the same videos by the same generators, and modules left out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tiny_evaluation import HEIGHT, WIDTH, make_generator
+from tiny_media import make_image
+
+from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput, pipeline_of
+from regen.latents import HybridLatents
+
+CPU, FP32 = torch.device("cpu"), torch.float32
+KINDS = ("text", "class", "nothing", "hybrid class")
+TOLD: dict[str, dict[str, Any]] = {
+    "text": {"prompt": "a red ball"},
+    "class": {"class_labels": "circle moving left"},
+    "nothing": {},
+    "hybrid class": {"class_labels": "circle moving left"},
+}
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {kind: make_generator(tmp_path_factory.mktemp("models"), kind) for kind in KINDS}
+
+
+@pytest.fixture
+def pipelines(names: dict[str, str]) -> dict[str, RegenTextToVideoPipeline]:
+    made = {kind: pipeline_of(name, CPU, FP32) for kind, name in names.items()}
+    for pipeline in made.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return made
+
+
+def seed(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def make(pipeline: RegenTextToVideoPipeline, kind: str, **options: Any) -> Any:
+    """What comes of a call with two steps."""
+    settings = {"num_inference_steps": 2, "generator": seed(1), "output_type": "pt"} | TOLD[kind] | options
+    return pipeline(**settings).frames
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_it_is_the_same(
+    pipelines: dict[str, RegenTextToVideoPipeline], kind: str, tmp_path: Path
+) -> None:
+    pipelines[kind].save_pretrained(tmp_path / "saved")
+    loaded = RegenTextToVideoPipeline.from_pretrained(tmp_path / "saved")
+    loaded.set_progress_bar_config(disable=True)
+    assert (loaded.text_encoder is not None) == (loaded.tokenizer is not None) == (kind == "text")
+    assert torch.equal(make(loaded, kind), make(pipelines[kind], kind))
+
+
+def test_the_forms_of_the_output(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    pipeline = pipelines["text"]
+    options: dict[str, Any] = {"num_frames": 7, "height": 41, "width": 50, "num_videos_per_prompt": 2}
+    found = {
+        form: make(pipeline, "text", output_type=form, **options) for form in ("pil", "np", "pt", "latent")
+    }
+    assert found["pt"].shape == (2, 7, 3, 41, 50) and found["np"].shape == (2, 7, 41, 50, 3)
+    assert found["pt"].min() >= 0 and found["pt"].max() <= 1 and found["pt"].dtype == torch.float32
+    assert np.array_equal(found["np"], found["pt"].permute(0, 1, 3, 4, 2).numpy())
+    assert [len(video) for video in found["pil"]] == [7, 7]
+    assert isinstance(found["pil"][0][0], PIL.Image.Image) and found["pil"][0][0].size == (50, 41)
+    assert np.array_equal(np.array(found["pil"][1][6]), (found["np"][1, 6] * 255).round().astype(np.uint8))
+    assert found["latent"].shape == (2, 4, 4, 6, 8)
+    (frames,) = pipeline("a red ball", num_inference_steps=2, return_dict=False)
+    assert len(frames[0]) == 5
+    assert isinstance(pipeline("a red ball", num_inference_steps=1), VideoPipelineOutput)
+
+
+def test_long_videos_as_latents_and_frames(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    assert make(pipelines["class"], "class", num_frames=18, output_type="latent").shape == (1, 4, 8, 6, 8)
+    hybrid = make(pipelines["hybrid class"], "hybrid class", num_frames=18, output_type="latent")
+    assert isinstance(hybrid, HybridLatents) and hybrid.shape == (1, 4, 8, 3, 4)
+    assert make(pipelines["hybrid class"], "hybrid class", num_frames=18).shape == (1, 18, 3, HEIGHT, WIDTH)
+
+
+def test_generators(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    pipeline = pipelines["class"]
+    two = make(pipeline, "class", num_videos_per_prompt=2, generator=[seed(1), seed(2)])
+    assert torch.equal(make(pipeline, "class", num_videos_per_prompt=2, generator=[seed(1), seed(2)]), two)
+    assert (make(pipeline, "class", generator=seed(2))[0] - two[1]).abs().max() <= 1 / 255
+    assert not torch.equal(two[0], two[1])
+    torch.manual_seed(5)
+    free = make(pipeline, "class", generator=None)
+    assert not torch.equal(make(pipeline, "class", generator=None), free)
+    torch.manual_seed(5)
+    assert torch.equal(make(pipeline, "class", generator=None), free)
+
+
+def test_several_prompts(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    generators = [seed(1), seed(2), seed(1), seed(2)]
+    prompts = ["a red ball", "a cat"]
+    frames = make(
+        pipelines["text"], "text", prompt=prompts, num_videos_per_prompt=2, generator=generators,
+        negative_prompt=["a cat", "a mat"],
+    )  # fmt: skip
+    assert len(frames) == 4
+    one = make(pipelines["text"], "text", prompt="a cat", negative_prompt="a mat", generator=seed(2))
+    assert (one[0] - frames[3]).abs().max() <= 1 / 255
+
+
+def test_noise_that_is_given(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    pipeline, noise = pipelines["nothing"], torch.randn(1, 4, 2, 6, 8)
+    found = make(pipeline, "nothing", latents=noise, output_type="latent")
+    assert torch.equal(
+        make(pipeline, "nothing", latents=noise, output_type="latent", generator=seed(9)), found
+    )
+    assert not torch.equal(make(pipeline, "nothing", latents=-noise, output_type="latent"), found)
+    with pytest.raises(ValueError, match=r"of the shape \(1, 4, 4, 6, 8\)"):
+        make(pipeline, "nothing", latents=noise, num_frames=10)
+
+
+def test_the_callback_is_called_once_a_step(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def callback(pipe: Any, step: int, timestep: torch.Tensor, values: dict[str, Any]) -> dict[str, Any]:
+        assert list(values) == ["latents"] and pipe.guidance_scale == 4.0 and pipe.num_timesteps == 4
+        seen.append((step, float(timestep)))
+        return {"latents": torch.zeros_like(values["latents"])} if step == 3 else {}
+
+    options: dict[str, Any] = {"num_inference_steps": 4, "callback_on_step_end": callback}
+    latents = make(pipelines["nothing"], "nothing", output_type="latent", **options)
+    assert not latents.any()
+    assert seen == [(0, 1000), (1, 750), (2, 500), (3, 250)]
+
+
+def test_a_callback_can_interrupt(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    steps: list[int] = []
+
+    def callback(pipe: Any, step: int, timestep: torch.Tensor, values: dict[str, Any]) -> None:
+        steps.append(step)
+        pipe._interrupt = step == 1
+
+    pipeline = pipelines["nothing"]
+    options: dict[str, Any] = {"num_inference_steps": 5, "callback_on_step_end": callback}
+    latents = make(pipeline, "nothing", output_type="latent", **options)
+    assert (steps, pipeline.interrupt, latents.shape) == ([0, 1], True, (1, 4, 2, 6, 8))
+    assert not torch.equal(make(pipeline, "nothing", output_type="latent", num_inference_steps=5), latents)
+
+
+def test_images_in_all_forms(pipelines: dict[str, RegenTextToVideoPipeline], tmp_path: Path) -> None:
+    path, pipeline = tmp_path / "first.png", pipelines["text"]
+    make_image(path, 60, 90)
+    image = PIL.Image.open(path)
+    tensor = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+    first, *others = (make(pipeline, "text", image=one) for one in (path, str(path), image, tensor, [image]))
+    assert all(torch.equal(first, other) for other in others)
+    assert not torch.equal(make(pipeline, "text"), first)
+    frames = make(pipeline, "text", prompt=["a", "b"], image=[image, path], generator=[seed(1), seed(1)])
+    assert len(frames) == 2
+
+
+def test_more_steps_of_the_decoder(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    assert not torch.equal(*(make(pipelines["class"], "class", decoder_steps=steps) for steps in (1, 2)))
+
+
+def test_notes_are_logged(
+    pipelines: dict[str, RegenTextToVideoPipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regen.generate import pipeline as module
+
+    notes: list[str] = []
+    monkeypatch.setattr(module.logger, "warning", notes.append)
+    make(pipelines["text"], "text", height=41, width=50, prompt="a cat and a ball " * 9)
+    assert "cuts them to 41x50" in notes[0] and "left out (the text encoder reads 24)" in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("text", {"output_type": "png"}, "output types"),
+        ("text", {"height": 48}, "height and width, or neither"),
+        ("text", {"generator": [seed(1), seed(2)]}, "one for each of 1 videos, not 2"),
+        ("text", {"prompt": None}, "needs a prompt"),
+        ("class", {"prompt": "a"}, "reads no prompts"),
+        ("text", {"image": torch.zeros(48, 64)}, "3 channels"),
+        ("text", {"image": [Path("a"), Path("b")]}, "one for each of 1 prompts, not 2"),
+    ],
+)
+def test_what_can_not_be(
+    pipelines: dict[str, RegenTextToVideoPipeline], kind: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(pipelines[kind], kind, **options)
+
+
+def test_callbacks_get_latents_alone(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    with pytest.raises(ValueError, match="latents and nothing else, not prompt_embeds"):
+        make(
+            pipelines["text"], "text", callback_on_step_end=lambda *arguments: {},
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )  # fmt: skip
+
+
+def test_a_generator_of_texts_needs_its_text_encoder(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    whole = pipelines["text"]
+    with pytest.raises(ValueError, match="text_encoder and the tokenizer"):
+        make(RegenTextToVideoPipeline(whole.generator, whole.vae), "text")

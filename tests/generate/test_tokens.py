@@ -1,0 +1,125 @@
+"""Latents as tokens: where each lies, and rows of chunks that fall apart into the same chunks."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_media import same_latents
+
+from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.generate.tokens import FIRST, OTHERS, TokenLayout, as_chunks, in_a_row
+from regen.latents import HybridLatents, batch_of
+
+CPU = torch.device("cpu")
+
+
+def hybrid_chunks(lengths: list[list[int]]) -> HybridLatents:
+    """A batch of chunks of 2 x 2 x 4 places; what is filled up is spoiled."""
+    counts = torch.tensor(lengths)
+    k = len(lengths)
+    return HybridLatents(torch.randn(k, 3, 2, 2, 4), torch.randn(k, 3, int(counts.sum(1).max())), counts)
+
+
+LENGTHS = st.integers(1, 3).flatmap(
+    lambda r: st.lists(st.lists(st.integers(0, 4), min_size=r, max_size=r), min_size=1, max_size=4)
+)
+
+
+@given(LENGTHS)
+def test_rows_of_hybrid_chunks_fall_apart_into_the_same(lengths):
+    chunks = hybrid_chunks(lengths)
+    row = in_a_row(chunks)
+    assert isinstance(row, HybridLatents)
+    assert row.structural.shape == (3, 2 * len(lengths), 2, 4)
+    assert row.sequence.shape == (3, sum(map(sum, lengths))), "nothing is filled up within a row"
+    again = as_chunks(row, 2)
+    assert len(again) == len(lengths)
+    assert all(same_latents(one, chunks[i]) for i, one in enumerate(again))
+    assert same_latents(in_a_row(batch_of(again)), row)
+
+
+@given(chunks=st.integers(1, 4), n=st.integers(1, 3))
+def test_rows_of_chunks_fall_apart_into_the_same(chunks, n):
+    latents = torch.randn(chunks, 3, n, 2, 4)
+    row = in_a_row(latents)
+    assert torch.equal(row[:, n * (chunks - 1)], latents[-1, :, 0])
+    assert torch.equal(torch.stack(as_chunks(row, n)), latents)
+
+
+def test_an_image_is_a_chunk_of_its_own():
+    image = torch.randn(3, 1, 2, 4)
+    assert [one.shape for one in as_chunks(image, 2)] == [image.shape]
+
+
+def test_content_motion_and_chunks_have_their_kinds_and_positions():
+    layout = TokenLayout(3, 2, None)
+    grid = layout.grid(6, 4, 6)
+    assert grid == (6, 2, 3)
+    kinds = layout.kinds(grid, CPU).reshape(grid)
+    content = torch.tensor([True, False, False] * 2)[:, None, None].expand(grid)
+    assert torch.equal(kinds == FIRST, content) and torch.equal(kinds == OTHERS, ~content)
+    t, y, x = layout.positions(grid, CPU).reshape(*grid, 3).unbind(-1)
+    assert torch.allclose(t[:, 0, 0], torch.tensor([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]))
+    assert torch.equal(y[0, :, 0], torch.arange(2.0)) and torch.equal(x[0, 0], torch.arange(3.0))
+
+
+def test_sizes_that_do_not_divide_into_patches_are_told():
+    with pytest.raises(ValueError, match="4 x 5 places don't divide into patches of 2"):
+        TokenLayout(2, 2, None).grid(2, 4, 5)
+    assert TokenLayout(2, 1, None).grid(2, 4, 5) == (2, 4, 5)
+
+
+@pytest.mark.parametrize(("region", "queries"), [(2, 20), (None, 20), (3, 20), (4, 320)])
+@pytest.mark.parametrize("places", [(2, 2), (4, 6), (6, 10)])
+@pytest.mark.parametrize("frames", [1, 17])
+def test_regions_are_those_of_the_embedder(region, queries, places, frames):
+    """Also where it has too few queries for regions as large as asked for."""
+    model = AutoencoderOneDVA(
+        latent_channels=4, encoder_width=8, encoder_depth=1, encoder_heads=1, width=8, depth=1, heads=1,
+        features=1, queries=queries, region=region, chunk_frames=17,
+    )  # fmt: skip
+    height, width = places
+    side = model.spatial_compression_ratio
+    wanted = model.regions(frames, side * height, side * width).places
+    n, chunks = model.patches.grid(frames, side, side)[0], 1 if frames == 1 else 3
+    layout = TokenLayout(5, 2, region, queries)
+    assert layout.regions(n * chunks, height, width).places == wanted
+    centres = layout.centres(layout.grid(n * chunks, height, width), CPU).reshape(chunks, len(wanted), 3)
+    assert torch.equal(centres[:, 0, 0], torch.arange(float(chunks)))
+    for ((top, bottom), (left, right)), (_, y, x) in zip(wanted, centres[-1].tolist(), strict=True):
+        assert (y, x) == pytest.approx(((top + bottom - 2) / 4, (left + right - 2) / 4))
+
+
+def test_the_middle_of_a_region_of_one_patch_is_the_position_of_its_token():
+    layout = TokenLayout(2, 2, 2)
+    grid = layout.grid(1, 4, 6)
+    assert torch.equal(layout.centres(grid, CPU), layout.positions(grid, CPU))
+
+
+def test_1d_latents_are_numbered_in_their_regions():
+    lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])  # two regions in each of two chunks
+    latents = HybridLatents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 6), lengths)
+    tokens = TokenLayout(2, 2, 2).sequence(latents)
+    assert tokens.number[0].tolist() == [0, 1, 0, 1, 2, 0]
+    assert tokens.chunk[0].tolist() == [0, 0, 1, 1, 1, 1]
+    assert tokens.there.tolist() == [[True] * 6, [True] * 2 + [False] * 4]
+    assert tokens.positions[0].tolist() == [[0, 0, 0]] * 2 + [[1, 0, 0]] * 3 + [[1, 0, 1]]
+    assert tokens.number[1, :2].tolist() == [0, 1] and tokens.chunk[1, :2].tolist() == [1, 1]
+    assert tokens.positions[1, :2].tolist() == [[1, 0, 1]] * 2
+
+
+@pytest.mark.parametrize(("known", "unknown_1d"), [(0, 6), (1, 6), (2, 4), (3, 4), (4, 0)])
+def test_1d_latents_are_given_with_the_last_latent_frame_of_their_chunk(known, unknown_1d):
+    lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])
+    latents = HybridLatents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 7), lengths)
+    given = torch.stack([torch.arange(4) < known, torch.zeros(4, dtype=torch.bool)])
+    structural, sequence = TokenLayout(2, 2, 2).counted(latents, given)
+    assert structural.expand(-1, 3, -1, 2, 4)[0, 0, :, 0, 0].tolist() == (torch.arange(4) >= known).tolist()
+    assert sequence[0, 0].tolist() == [6 - unknown_1d <= i < 6 for i in range(7)]
+    assert structural[1].all() and sequence[1, 0].tolist() == [True] * 2 + [False] * 5
+
+
+def test_an_image_has_no_given_1d_latents():
+    latents = HybridLatents(torch.zeros(1, 3, 1, 2, 4), torch.zeros(1, 3, 3), torch.tensor([[2, 0]]))
+    _, sequence = TokenLayout(2, 2, 2).counted(latents, torch.zeros(1, 1, dtype=torch.bool))
+    assert sequence[0, 0].tolist() == [True, True, False]

@@ -1,0 +1,86 @@
+"""Small generators whose layers that begin at zero are filled, and latents and conditions for them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regen.generate.conditions import Condition
+from regen.generate.generator import LatentGenerator
+from regen.generate.tokens import TokenLayout
+from regen.latents import HybridLatents, Latents
+
+CHANNELS, TEXT_WIDTH, CLASSES = 4, 10, ["cat", "dog", "dolphin"]
+PLAIN = {"channels": CHANNELS, "chunks": 3}
+HYBRID = PLAIN | {"has_sequence": True, "region": 2, "queries": 8}
+SIZES: dict[str, Any] = {"width": 24, "depth": 2, "heads": 2}
+KINDS: dict[str, dict[str, Any]] = {
+    "text": SIZES | {"source": PLAIN, "text_width": TEXT_WIDTH, "joint_depth": 1},
+    "class": SIZES | {"source": PLAIN, "classes": CLASSES, "timestep": "adaln_single"},
+    "none": SIZES | {"source": PLAIN},
+    "hybrid text": SIZES | {"source": HYBRID, "text_width": TEXT_WIDTH, "joint_depth": 2},
+    "hybrid class": SIZES | {"source": HYBRID, "classes": CLASSES},
+}
+
+
+def fresh(kind: str, **changes: Any) -> LatentGenerator:
+    """As it is at initialisation."""
+    return LatentGenerator(**KINDS[kind] | changes).eval()
+
+
+def awake(kind: str, **changes: Any) -> LatentGenerator:
+    model = fresh(kind, **changes)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def latents_of(
+    kind: str, b: int = 2, chunks: int = 2, height: int = 4, width: int = 6, frames: int | None = None
+) -> Latents:
+    """Random ones of so many chunks, or of `frames` latent frames; 1D latents of any number."""
+    frames = 2 * chunks if frames is None else frames
+    structural = torch.randn(b, CHANNELS, frames, height, width)
+    if not kind.startswith("hybrid"):
+        return structural
+    regions = len(layout().regions(frames, height, width).places) * -(-frames // 2)
+    lengths = torch.randint(0, 4, (b, regions))
+    lengths[:, 0] += 1
+    longest = int(lengths.sum(1).max())
+    there = torch.arange(longest) < lengths.sum(1, keepdim=True)
+    return HybridLatents(structural, torch.randn(b, CHANNELS, longest) * there[:, None], lengths)
+
+
+def layout() -> TokenLayout:
+    return TokenLayout(2, 2, 2, 8)
+
+
+def condition_of(kind: str, b: int = 2, words: int = 5) -> Condition:
+    if kind.endswith("class"):
+        return Condition(label=torch.randint(0, len(CLASSES), (b,)))
+    if kind.endswith("text"):
+        keep = torch.arange(words) < torch.randint(1, words + 1, (b, 1))
+        return Condition(text=torch.randn(b, words, TEXT_WIDTH), keep=keep)
+    return Condition()
+
+
+def batch_of(latents: Latents, condition: Condition) -> dict[str, Tensor]:
+    """As `LatentBatches` gives them."""
+    values = {"label": condition.label, "text": condition.text, "text_keep": condition.keep}
+    batch = {name: value for name, value in values.items() if value is not None}
+    if isinstance(latents, Tensor):
+        return batch | {"latents": latents}
+    return batch | {
+        "latents": latents.structural, "sequence": latents.sequence, "lengths": latents.lengths,
+    }  # fmt: skip
+
+
+def rows(condition: Condition, index: slice) -> Condition:
+    """Some samples of a batch of conditions."""
+    parts = (condition.label, condition.text, condition.keep)
+    return Condition(*(None if part is None else part[index] for part in parts))
+
+
+def generators(count: int, first: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + number) for number in range(count)]
