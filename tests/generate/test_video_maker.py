@@ -231,7 +231,7 @@ def test_a_video_is_gone_on_with(makers: dict[str, VideoMaker], kind: str) -> No
 
 
 def test_132_frames_from_8_latent_frames() -> None:
-    sizes: dict[str, Any] = {"encoder_widths": (8, 8, 8, 8), "encoder_blocks": 1, "width": 16, "depth": 1}
+    sizes: dict[str, Any] = {"encoder_widths": (8, 8, 8, 8, 8), "encoder_blocks": 1, "width": 16, "depth": 1}
     embedder = AutoencoderRegen(
         latent_channels=4, temporal_compression_ratio=32, heads=1, siren_width=8, **sizes
     ).eval()

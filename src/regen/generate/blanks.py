@@ -53,11 +53,13 @@ class Blanks:
                 round((self.length.share or 0) * total) if self.length.count is None else self.length.count
             )
             return embedder.shared_length(min(count, total) if frames == 1 else count, *size).repeat(chunks)
-        table = torch.tensor(self.source.length_counts, dtype=torch.float32)
-        if table.numel() == 0:
+        rows = self.source.length_counts
+        if not any(map(any, rows)):
             raise ValueError(
                 "This generator does not tell how many 1D latents videos have; give a length, such as 50%."
             )
+        longest = max(map(len, rows))
+        table = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.float32)
         label = self.labels[number]
         row = table[label] if 0 <= label < len(table) else table[0]
         row = row if row.any() else table.sum(0)

@@ -15,6 +15,7 @@ from regen.pretrained import (
     load,
     load_as,
     resolve,
+    stored_config,
     weights_hash,
 )
 
@@ -56,6 +57,7 @@ def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> Laten
             f"There is no generator {name}; use one of those here ({known}), the folder of one that you "
             "trained by regen train, or a repository on the Hub as owner/name."
         ) from None
+    stored_config(folder)  # which tells of a run that is not finished
     if not is_generator(folder):
         raise ValueError(
             f"{name} makes no videos from a text or a class: it is an embedder, for regen reconstruct; give "

@@ -21,7 +21,6 @@ from regen.generate.loading import load_maker
 from regen.generate.pipeline_inputs import (
     Callback,
     Image,
-    OutputType,
     check_noise,
     check_output,
     generators_of,
@@ -112,7 +111,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         num_videos_per_prompt: int = 1,
         generator: Generator | list[Generator] | None = None,
         latents: Latents | None = None,
-        output_type: OutputType = "pil",
+        output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -217,7 +216,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         maker: VideoMaker,
         sampled: list[Sampled],
         generators: list[Generator],
-        output_type: OutputType,
+        output_type: str,
         steps: int,
     ) -> Any:
         """Sampled videos in the form that was asked for; their generators give the decoder its seeds."""

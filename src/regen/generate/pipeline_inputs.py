@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,7 +18,6 @@ from regen.generate.shape import VideoShape
 from regen.generate.video import VideoMaker
 from regen.latents import Latents
 
-OutputType = Literal["pil", "np", "pt", "latent"]
 Image = PIL.Image.Image | Tensor | Path | str
 Callback = Callable[..., dict[str, Any] | None]  # also a PipelineCallback of diffusers
 

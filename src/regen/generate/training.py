@@ -19,7 +19,7 @@ from regen.generate.preview import SamplePreview
 from regen.generate.sampling import SampleOptions
 from regen.generate.source import class_names, source_of
 from regen.generate.text import DEFAULT_TEXT, TextSource, find_text_encoder
-from regen.pretrained import be_quiet, resolve, stored_weights
+from regen.pretrained import be_quiet, is_generator, resolve, stored_config, stored_weights
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
 from regen.train.distributed import World, whole_state
 from regen.train.gradient import ON_THE_CPU
@@ -156,7 +156,11 @@ def build_generator(
 
 def start_with(model: LatentGenerator, name: str) -> None:
     """Put the weights of another generator into `model`. Raises ValueError when they don't fit."""
-    weights = dict(stored_weights(resolve(name)))
+    folder = resolve(name)
+    stored_config(folder)  # which tells of a run that is not finished
+    if not is_generator(folder):
+        raise ValueError(f"{name} is an embedder; start from a generator.")
+    weights = dict(stored_weights(folder))
     own = model.state_dict()
     shapes, theirs = ({key: value.shape for key, value in part.items()} for part in (own, weights))
     wrong = [key for key in sorted({*shapes, *theirs}) if shapes.get(key) != theirs.get(key)]
