@@ -91,7 +91,7 @@ def excerpts_of(batches: TrainingBatches, keys: Sequence[Key]) -> list[Excerpt]:
     found = []
     for row in range(len(keys) * stage.clips):
         draw = clips.draw(row, cut, batches.seed)
-        catalog, place = clips.library.find(draw.number)
+        catalog, place = clips.collection.find(draw.number)
         times = catalog.times(place, catalog.source(place))
         shown = pick_frames(times, float(catalog.columns.frame_rate[place]), cut, draw)
         height, width = int(catalog.columns.height[place]), int(catalog.columns.width[place])

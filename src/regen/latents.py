@@ -174,6 +174,13 @@ def batch_of(latents: Sequence[Latents]) -> Latents:
     )
 
 
+def latents_in(batch: dict[str, Tensor]) -> Latents:
+    """The latents of a training batch: `latents`, with `sequence` and `lengths` where there are 1D ones."""
+    if "sequence" not in batch:
+        return batch["latents"]
+    return HybridLatents(batch["latents"], batch["sequence"], batch["lengths"])
+
+
 def parts_of(latents: Latents) -> list[Tensor]:
     """The tensors of latents: one, or the structural and the 1D ones."""
     return [latents] if isinstance(latents, Tensor) else [latents.structural, latents.sequence]

@@ -8,7 +8,7 @@ from movies import make_movie, numbered, smooth
 from PIL import Image
 from tiny_shards import make_shards
 
-from regen.data.catalog import FolderCatalog, ShardCatalog, open_library
+from regen.data.catalog import FolderCatalog, ShardCatalog, open_collection
 from regen.data.clips import ClipDataset
 from regen.data.cutting import Cut
 
@@ -52,9 +52,9 @@ def test_times_are_exact_even_where_they_are_uneven(files: list[Path], tmp_path:
 def test_files_folders_and_shards_mixed(files: list[Path], tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", files[:3])
     more = make_movie(tmp_path / "more.mp4", numbered(5))
-    library = open_library([shards, str(more), files[0].parent, more, f"{shards}"], None)
-    assert library.columns.frames.tolist() == [12, 6, 9, 1, 5, 12, 6, 9]
-    names = list(library.file_names(np.arange(8)))
+    collection = open_collection([shards, str(more), files[0].parent, more, f"{shards}"], None)
+    assert collection.columns.frames.tolist() == [12, 6, 9, 1, 5, 12, 6, 9]
+    names = list(collection.file_names(np.arange(8)))
     assert names == [b"a.mp4", b"b.mkv", b"c.mp4", b"d.png", b"more.mp4", b"a.mp4", b"b.mkv", b"c.mp4"]
     assert ClipDataset([shards, more]).sample(0, Cut(5, (16, 16)), 0).video.shape == (3, 5, 16, 16)
 

@@ -117,7 +117,7 @@ class ShardCatalog:
 
 
 @dataclass(frozen=True)
-class Library:
+class Collection:
     """Several catalogues as one, their samples in a row; `skipped`: files left out, with the reasons."""
 
     catalogs: tuple[Catalog, ...]
@@ -143,7 +143,7 @@ class Library:
             yield os.fsencode(os.path.basename(catalog.name(place)))
 
 
-def open_library(paths: Sequence[str | Path], seconds: float | None) -> Library:
+def open_collection(paths: Sequence[str | Path], seconds: float | None) -> Collection:
     """All samples of these files, folders and shard sets: those of files first, sorted, each once.
 
     Files that can't be read in `seconds` are left out.
@@ -157,7 +157,7 @@ def open_library(paths: Sequence[str | Path], seconds: float | None) -> Library:
     catalogs += [ShardCatalog(address) for address in addresses]
     if not sum(len(catalog.columns) for catalog in catalogs):
         raise ValueError(_nothing(places, folder.skipped))
-    return Library(tuple(catalogs), folder.skipped)
+    return Collection(tuple(catalogs), folder.skipped)
 
 
 def _nothing(places: Sequence[str], skipped: dict[str, str]) -> str:

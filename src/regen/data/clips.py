@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from rich.progress import track
 from torch import Tensor
 
-from regen.data.catalog import Catalog, FolderCatalog, open_library
+from regen.data.catalog import Catalog, FolderCatalog, open_collection
 from regen.data.cutting import Cut, Draw, pick_frames, place_window, resize
 from regen.data.failures import KINDS, Failures, SlowError, time_limit
 from regen.data.frame_cache import FrameCache
@@ -58,14 +58,14 @@ class ClipDataset:
     ) -> None:
         self.short_side, self.seconds_per_sample = short_side, seconds_per_sample
         self.failures = Failures()
-        self.library = open_library(paths, seconds_per_sample)
-        self.skipped = self.library.skipped
+        self.collection = open_collection(paths, seconds_per_sample)
+        self.skipped = self.collection.skipped
         self._cache = None if cache is None else FrameCache(cache, short_side)
-        self._use(np.arange(len(self.library.columns)))
+        self._use(np.arange(len(self.collection.columns)))
 
     def _use(self, numbers: np.ndarray) -> None:
         self._numbers = numbers  # of the samples in the library
-        self.columns = self.library.columns.take(numbers)
+        self.columns = self.collection.columns.take(numbers)
         seconds = self.columns.frames / self.columns.frame_rate
         self._weights = np.where(self.columns.is_image, IMAGE_SECONDS, np.minimum(seconds, LONGEST))
         self._sums: dict[tuple, Float64[np.ndarray, " sample"]] = {}
@@ -76,7 +76,7 @@ class ClipDataset:
     def fingerprint(self) -> str:
         """Changes with the names, the lengths and the sizes of the media, wherever they lie."""
         digest = hashlib.blake2b(digest_size=8)
-        names = self.library.file_names(self._numbers)
+        names = self.collection.file_names(self._numbers)
         facts = (self.columns.frames.tolist(), self.columns.width.tolist(), self.columns.height.tolist())
         for index, (name, frames, width, height) in enumerate(zip(names, *facts, strict=True)):
             digest.update(b"\n" * (index > 0) + name + f" {frames} {width}x{height}".encode())
@@ -97,7 +97,7 @@ class ClipDataset:
                 f"{holdout} videos can't be held out of {len(self)} files, of which {len(candidates)} "
                 f"have {frames} frames; add longer videos, or hold out fewer (--data.held-out)."
             )
-        names = self.library.file_names(self._numbers[candidates])
+        names = self.collection.file_names(self._numbers[candidates])
         hashes = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
         order = np.argsort(np.frombuffer(hashes, dtype=">u8"), kind="stable")
         chosen = np.zeros(len(self), dtype=bool)
@@ -111,7 +111,7 @@ class ClipDataset:
         """Decode what is not in the cache yet, with a progress bar; needs the `cache` folder."""
         assert self._cache is not None, "a ClipDataset without a cache has none to fill"
         for number in track(range(len(self)), description="decoding videos"):
-            catalog, place = self.library.find(int(self._numbers[number]))
+            catalog, place = self.collection.find(int(self._numbers[number]))
             if not isinstance(catalog, FolderCatalog):
                 continue
             name = catalog.name(place)
@@ -147,7 +147,7 @@ class ClipDataset:
         replaced = [0] * len(KINDS)
         for attempt in range(ATTEMPTS):
             draw = self.draw(sample_index, cut, seed, attempt)
-            catalog, place = self.library.find(draw.number)
+            catalog, place = self.collection.find(draw.number)
             name = catalog.name(place)
             try:
                 if name in self.failures.slow:  # not to wait for it again

@@ -7,7 +7,7 @@ an embedder that has 1D latents as well, both kinds are made together.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from regen import diffusion
 from regen.generate.conditions import Condition, ConditionEmbedding
 from regen.generate.tokens import LENGTH, SEQUENCE, TokenLayout
-from regen.latents import HybridLatents, Latents, noise_like, of_parts, parts_of
+from regen.latents import HybridLatents, Latents, latents_in, noise_like, of_parts, parts_of
 from regen.layers.attention import Grid
 from regen.layers.positions import NoiseLevelEmbedding, sinusoids
 from regen.networks.dit import patchify, unpatchify, zero_linear
 from regen.networks.latent_transformer import LatentTransformer, Level
 
+T = TypeVar("T", float, Tensor)
 INDEX_WIDTH = 64  # sinusoids of the number of a 1D latent in its region, and of how many there are
 
 
@@ -202,9 +203,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         `lengths`, b r), and `label` (b), or `text` (b m e) and `text_keep` (b m). All that is random about a
         sample comes from its own one of the `generators`.
         """
-        clean: Latents = batch["latents"]
-        if "sequence" in batch:
-            clean = HybridLatents(batch["latents"], batch["sequence"], batch["lengths"])
+        clean = latents_in(batch)
         parts = [part.float() for part in parts_of(clean)]
         t = diffusion.draw_noise_levels(0.0, generators, "logit_normal").to(parts[0].device)
         t = shifted(t, self.config.shift)
@@ -261,8 +260,8 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         return torch.arange(frames, device=device) < count[:, None]
 
 
-def shifted(t: Float[Tensor, " b"], shift: float) -> Float[Tensor, " b"]:
-    """s t / (1 + (s - 1) t)."""
+def shifted(t: T, shift: float) -> T:
+    """Noise levels, a number or a tensor of them, moved up: s t / (1 + (s - 1) t)."""
     return shift * t / (1 + (shift - 1) * t)
 
 

@@ -111,13 +111,14 @@ class LatentBatches(Dataset):
                 "passes for each update, or more tokens in a batch."
             )
         rows = range(count * part // parts, count * (part + 1) // parts)
-        return self._items(bucket, step, rows) | {
+        return self.items(bucket, step, rows) | {
             "rows": torch.tensor(rows),
             "batch_size": torch.tensor(count),
             "progress": torch.tensor(progress),
         }
 
-    def _items(self, bucket: Bucket, step: int, rows: range) -> dict[str, Tensor]:
+    def items(self, bucket: Bucket, step: int, rows: range) -> dict[str, Tensor]:
+        """The samples of these rows of a batch, drawn from a bucket: latents with their conditions."""
         latents: list[Latents] = []
         chosen: list[int] = []
         for row in rows:

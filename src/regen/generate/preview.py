@@ -2,22 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from einops import rearrange
-from PIL import Image
 
 from regen.generate.conditions import Condition
 from regen.generate.decoding import Sampled, decode
 from regen.generate.generator import LatentGenerator
 from regen.generate.latent_batches import LatentBatches
 from regen.generate.sampling import SampleOptions, sample
-from regen.latents import HybridLatents, Latents
+from regen.generate.sheet import write_sheet
+from regen.latents import latents_in
 from regen.pretrained import load, weights_hash
 from regen.runtime import generator_for
 from regen.train.distributed import World
-
-FRAMES = 5  # of each video
 
 
 class SamplePreview:
@@ -40,12 +36,10 @@ class SamplePreview:
         self.options, self.folder, self.draws = options, folder, world.is_main
         stage = batches.stages[-1]
         bucket = batches.buckets[stage, max(stage.chunks) if stage.image_share < 1 else 0][0]
-        batch = batches._items(bucket, 0, range(count))
+        batch = batches.items(bucket, 0, range(count))
         self.size = bucket.height, bucket.width
         self.condition = Condition.of(batch).to(world.device)
-        self.blank: Latents = batch["latents"]
-        if "sequence" in batch:
-            self.blank = HybridLatents(batch["latents"], batch["sequence"], batch["lengths"])
+        self.blank = latents_in(batch)
 
     def __call__(self, model: LatentGenerator, step: int) -> None:
         """Every process samples the same, because a model that they share needs them all; one draws."""
@@ -54,12 +48,9 @@ class SamplePreview:
         latents = sample(model, self.condition, self.blank, generators, self.options)
         if not self.draws:
             return
-        rows = []
+        videos = []
         for number in range(count):
             one = Sampled([latents[number]], *self.size, model.source)
-            frames = torch.stack(list(decode(self.embedder, one)))
-            picked = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-            rows.append(frames[picked])
-        picture = rearrange(torch.stack(rows), "b t h w c -> (b h) (t w) c")
+            videos.append((torch.stack(list(decode(self.embedder, one))), ""))
         self.folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.numpy()).save(self.folder / f"step-{step:08d}.png")
+        write_sheet(self.folder / f"step-{step:08d}.png", videos)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from regen.diffusion import noise_grid
 from regen.generate.conditions import Condition
-from regen.generate.generator import LatentGenerator
+from regen.generate.generator import LatentGenerator, shifted
 from regen.latents import HybridLatents, Latents, joined, noise_like, of_parts, parts_of
 
 OnStep = Callable[[int, Latents], Latents]  # (number of the step, latents) -> latents to go on with
@@ -75,6 +75,7 @@ def sample(
     drawn = noise_like(blank, generators) if noise is None else parts_of(noise)
     x = [part.to(model.device, torch.float32) for part in drawn]
     clean, mask = _given(model, blank, known)
+    both = condition.beside(without or condition.absent())
 
     def velocity(x: list[Tensor], t: float) -> list[Tensor]:
         level = torch.full((1,), t, device=model.device)
@@ -82,7 +83,6 @@ def sample(
         if not options.guides(t):
             answer = model.velocity(noisy, level, condition, given)
             return [part.float() for part in parts_of(answer)]
-        both = condition.beside(without or condition.absent())
         twice = of_parts([torch.cat([part, part]) for part in x], _twice(blank))
         answer = model.velocity(twice, level, both, None if given is None else torch.cat([given, given]))
         told, free = zip(*(part.float().chunk(2) for part in parts_of(answer)), strict=True)
@@ -152,7 +152,7 @@ def sample_video(
 
 def noise_levels(steps: int, shift: float) -> list[float]:
     """`steps` + 1 noise levels from 1 to 0, equally far apart before they are shifted (see `shifted`)."""
-    return [shift * t / (1 + (shift - 1) * t) for t in noise_grid(steps)]
+    return [shifted(t, shift) for t in noise_grid(steps)]
 
 
 def evaluations(options: SampleOptions, shift: float = 1.0) -> int:

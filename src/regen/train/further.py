@@ -34,8 +34,8 @@ class LossConfig:
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """Alignment of the decoder's features with a frozen image model (One-DVA)."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
-    """Post-training of the decoder on predicted latents (One-DVA); shrunken ones, until a generator is given
-    from Python (`run_recipe`)."""
+    """Post-training of the decoder on predicted latents (One-DVA); shrunken ones, where no generator is
+    given."""
 
 
 @dataclass(frozen=True)
