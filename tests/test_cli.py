@@ -548,7 +548,13 @@ def test_training_without_data_is_one_sentence(regen: Regen) -> None:
     fails_in_one_sentence(ran, "empty")
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode", "models", "train", "evaluate"])
+COMMANDS = (
+    *("reconstruct", "encode", "decode", "models", "train", "evaluate"),
+    *("generate", "evaluate-generator"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_an_example(regen: Regen, command: str) -> None:
     ran = regen(command, "--help")
     assert ran.status == 0

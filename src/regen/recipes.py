@@ -636,12 +636,12 @@ def c2v_world_cpu() -> GeneratorRecipe:
     regen train c2v-world-cpu --data LATENTS --out RUN
     """
     recipe = t2v_world_cpu()
-    stages = (LatentStage(tokens=48 * 480, image_share=0.1),)
+    stages = (LatentStage(tokens=32 * 480, image_share=0.1),)
     return replace(
         recipe,
         model=replace(recipe.model, joint_depth=0),
         data=LatentDataConfig(stages, condition="class"),
-        loop=replace(recipe.loop, steps=800),
+        loop=replace(recipe.loop, steps=1100),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_generator import (
+    CHANNELS,
     CLASSES,
     KINDS,
     awake,
@@ -45,6 +46,22 @@ def test_the_answer_has_the_form_of_the_question_and_is_zero_at_first(kind, chun
     assert not any(part.any() for part in parts_of(answer))
     answer = awake(kind)(noisy, torch.rand(1), condition_of(kind))
     assert all(part.isfinite().all() and part.any() for part in parts_of(answer))
+
+
+@pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
+def test_a_class_is_learnt_as_soon_as_the_noise_level(timestep):
+    """Two classes of constant latents, +1 and -1: their velocities at pure noise are 2 apart."""
+    model = fresh("class", timestep=timestep, condition_dropout=0.0, given_share=0.0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    label = torch.arange(16) % 2
+    clean = (2.0 * label - 1).reshape(-1, 1, 1, 1, 1).expand(16, CHANNELS, 1, 4, 4)
+    for _ in range(60):
+        model.loss({"latents": clean, "label": label}, generators(16))[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    noise = torch.randn(1, CHANNELS, 1, 4, 4).expand(2, -1, -1, -1, -1)
+    first, second = model.velocity(noise, torch.ones(1), Condition(label=torch.arange(2))).detach()
+    assert (first - second).mean() > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -249,6 +249,13 @@ def test_without_its_embedder_a_training_has_no_pictures(corpus, latents, tmp_pa
     assert (tmp_path / "run" / "model").is_dir() and not (tmp_path / "run" / "previews").exists()
 
 
+def test_that_nothing_is_kept_out_of_the_last_stage_is_told(latents, tmp_path, capfd):
+    """The first sample is kept out, which has 20 frames; others have 34, 7 chunks."""
+    stage = LatentStage(tokens=400, image_share=0.0, chunks=(7,))
+    run_generator(tiny(stages=(stage,), steps=1, held_out=1), latents, tmp_path / "run", ALONE)
+    assert "validation sees those of the training; raise --data.held-out." in capfd.readouterr().err
+
+
 def test_samples_are_kept_out_at_equal_distances(latents):
     dataset = LatentDataset(latents)
     numbers, kept = divided(dataset, 3)

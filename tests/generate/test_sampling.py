@@ -30,8 +30,8 @@ class Gaussian(LatentGenerator):
     E[v | x_t] = (t - (1 - t) s²) / σ² (x_t - (1 - t) m) - m, with σ² = (1 - t)² s² + t².
     """
 
-    def __init__(self, shift: float = 1.0, chunks: int = 1):
-        super().__init__(8, 1, 1, shift=shift, source=HYBRID | {"chunks": chunks})
+    def __init__(self, shift: float = 1.0, chunks: int = 1, classes: tuple[str, ...] = ("one", "two")):
+        super().__init__(8, 1, 1, shift=shift, source=HYBRID | {"chunks": chunks}, classes=list(classes))
         self.asked: list[tuple[float, int, Tensor | None]] = []
         self.seen: list[Latents] = []
 
@@ -65,6 +65,13 @@ def test_samples_are_those_of_the_data(kind, solver, steps, shift):
     for part in found:
         assert part.mean() == pytest.approx(MEAN, abs=0.03)
         assert part.std() == pytest.approx(DEVIATION, abs=0.02)
+
+
+def test_without_classes_and_texts_nothing_is_made_twice_for_guidance():
+    model = Gaussian(classes=())
+    blank = latents_of("plain", 2)
+    guided, plain = (draw(model, blank, NOBODY, steps=3, guidance=g) for g in (4.0, 1.0))
+    assert torch.equal(guided, plain) and {count for _, count, _ in model.asked} == {2}
 
 
 def test_heun_is_of_second_order():

@@ -68,7 +68,7 @@ class ConditionEmbedding(nn.Module):
         self.classes = classes
         self.label = nn.Embedding(classes + 1, width) if classes else None
         if self.label is not None:
-            nn.init.normal_(self.label.weight, std=0.02)
+            nn.init.normal_(self.label.weight)  # much below 1, the noise level drowns it and it is not learnt
         self.text_norm = nn.LayerNorm(text_width) if text_width else None
         if text_width:
             self.text_in = nn.Linear(text_width, width)

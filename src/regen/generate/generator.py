@@ -139,6 +139,11 @@ class LatentGenerator(ModelMixin, ConfigMixin):
             self.length = nn.Linear(INDEX_WIDTH, width)
             self.out_sequence = zero_linear(width, self.source.channels)
 
+    @property
+    def is_told_something(self) -> bool:
+        """Whether there are classes or texts; without them there is nothing to guide it by."""
+        return bool(self.config.classes or self.config.text_width)
+
     def labels(self, names: Sequence[str]) -> Int64[Tensor, " b"]:
         """The numbers of classes by their names. Raises ValueError, which offers the nearest names."""
         known = list(self.config.classes or ())

@@ -1,7 +1,7 @@
 """Latents from noise: classifier-free guidance, given frames, videos longer than those of the training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -69,8 +69,10 @@ def sample(
 
     `without` takes the place of no condition in guidance (a negative prompt). `on_step` sees and may change
     the latents after each step; `stopped` is asked then whether to leave it at that. `noise` is what to begin
-    with, in place of the generators' own.
+    with, in place of the generators' own. A model without condition has no guidance.
     """
+    if not model.is_told_something:
+        options = replace(options, guidance=1.0)  # both velocities would be the same
     grid, blank = noise_levels(options.steps, model.config.shift), blank.to(model.device)
     drawn = noise_like(blank, generators) if noise is None else parts_of(noise)
     x = [part.to(model.device, torch.float32) for part in drawn]

@@ -192,6 +192,11 @@ def validation_batches(
     try:
         return LatentBatches(dataset, held_out, (stage,), 4, recipe.loop.seed, states, has_classes)
     except ValueError:
+        print(
+            "regen: warning: none of the samples that are kept out of the training fits its last stage, so "
+            "validation sees those of the training; raise --data.held-out.",
+            file=sys.stderr,
+        )
         everything = np.arange(len(dataset))
         return LatentBatches(dataset, everything, (stage,), 4, recipe.loop.seed, states, has_classes)
 
