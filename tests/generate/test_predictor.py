@@ -97,3 +97,12 @@ def test_a_post_trained_decoder_goes_with_the_generator_and_another_encoder_does
     blind = awake("hybrid class", source=SOURCE | {"weights": "0" * 16})
     with pytest.raises(ValueError, match="--embedder"):
         load_embedder(blind, "mine", CPU, torch.float32, decoder)
+
+
+def test_the_type_in_which_an_encoder_is_stored_does_not_count(tmp_path: Path) -> None:
+    """A training begins with what is stored in bf16 and stores fp32: the same values."""
+    embedder = make_hybrid_model(tmp_path / "embedder")
+    AutoencoderOneDVA.from_pretrained(embedder).bfloat16().save_pretrained(tmp_path / "small")
+    AutoencoderOneDVA.from_pretrained(tmp_path / "small").float().save_pretrained(tmp_path / "large")
+    small, large = (encoder_hash(str(tmp_path / name)) for name in ("small", "large"))
+    assert small == large != encoder_hash(embedder)

@@ -154,17 +154,20 @@ def weights_hash(name: str) -> str:
 
 def encoder_hash(name: str) -> str:
     """The same of the encoder alone, and of the mean and deviation of its latents: models that differ in
-    their decoders, such as one and what its post-training made of it, have the same latents."""
+    their decoders, such as one and what its post-training made of it, have the same latents. The values
+    count, not the type they are stored in: a training stores fp32 and may begin with what is stored in bf16.
+    """
     folder = resolve(name)
     config = _config(folder)
     told = json.dumps([config.get("latents_mean"), config.get("latents_std")])
-    return _hash_of(folder, prefix="encoder.", told=told)
+    return _hash_of(folder, prefix="encoder.", told=told, only_values=True)
 
 
-def _hash_of(folder: Path, prefix: str, told: str) -> str:
+def _hash_of(folder: Path, prefix: str, told: str, only_values: bool = False) -> str:
     digest = hashlib.blake2b(told.encode(), digest_size=8)
     for tensor, values in stored_weights(folder):
         if tensor.startswith(prefix):
+            values = values.float() if only_values else values
             digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
             digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""What decoders make of latents that a generator predicts, beside the encoder's own (One-DVA; spec B9).
+
+Post-training teaches a decoder to draw from latents that are not quite right. Here those of real videos are
+noised to some levels and predicted back by the generator, which is told neither class nor text, and each
+decoder answers both. All see the same latents and the same noise, so they differ by themselves alone.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from einops import rearrange
+from report import find_clips, finish, one_sentence_errors, use_threads
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from regen.codec.chunks import to_clip
+from regen.data.sizes import Size, fit, parse_size
+from regen.data.video import VideoReader
+from regen.evaluate.metrics import psnr_of_frames
+from regen.generate.predictor import predictor_of
+from regen.hybrid_autoencoder import HybridAutoencoder
+from regen.latents import HybridLatents
+from regen.pretrained import encoder_hash, load
+from regen.runtime import generator_for, name_of, pick_device, pick_dtype
+
+BATCH = 16
+
+
+def main(
+    data: tuple[Path, ...],
+    generator: str,
+    model: tuple[str, ...] = ("onedva-small",),
+    levels: tuple[float, ...] = (0.1, 0.3, 0.6),
+    size: str = "64",
+    videos: int = 96,
+    decode_steps: int = 1,
+    seed: int = 0,
+    threads: int = 0,
+    device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    dtype: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+) -> None:
+    """Measure the PSNR of decoders by clean and by predicted latents.
+
+    Example: python benchmarks/predicted_latents.py --data WORLD --generator GEN --model onedva-small POST
+
+    Args:
+        data: Videos; the first chunk of each is taken.
+        generator: It was trained on the latents of the first model.
+        model: Models with the same encoder; the first one encodes.
+        levels: Noise levels from which latents are predicted, from 0 to 1.
+        size: N (N x N) or HEIGHTxWIDTH, in pixels.
+        videos: At most so many.
+        decode_steps: Denoising steps of the decoders.
+        seed: All noise follows from it and the number of the video.
+        threads: Threads of PyTorch; 0 is one per core.
+        device: cpu, cuda or mps; by default the best one here.
+        dtype: Of the decoders: bf16, fp16 or fp32; by default bf16 where the hardware has it.
+    """
+    use_threads(threads)
+    target = pick_device(device)
+    if not levels or not all(0 < level <= 1 for level in levels):
+        raise ValueError("Give noise levels above 0 and up to 1 as --levels.")
+    if len({encoder_hash(name) for name in model}) > 1:
+        raise ValueError(
+            "The models have different encoders; give those that differ in their decoders alone."
+        )
+    kind = pick_dtype(dtype, target)
+    decoders = [hybrid(name, target, kind) for name in model]
+    predict = predictor_of(generator, model[0], target)
+    files = find_clips(data, None)[:videos]
+    sums = {name: dict.fromkeys((0.0, *levels), 0.0) for name in model}
+    for start in track(range(0, len(files), BATCH), "videos", console=Console(stderr=True)):
+        group = files[start : start + BATCH]
+        clips = torch.cat([first_chunk(file, decoders[0], parse_size(size)) for file in group])
+        with torch.inference_mode():
+            clean = decoders[0].encode(clips).latent_dist.mode()
+            assert isinstance(clean, HybridLatents)
+            clean = HybridLatents(clean.structural.float(), clean.sequence.float(), clean.lengths)
+            for level in sums[model[0]]:
+                latents = clean
+                if level:
+                    noise = [generator_for(seed, start + i, device=target) for i in range(len(group))]
+                    latents = predict(clean, torch.full((len(group),), level, device=target), noise)
+                for name, decoder in zip(model, decoders, strict=True):
+                    noise = [generator_for(seed, start + i, 1, device=target) for i in range(len(group))]
+                    made = decoder.decode(latents, steps=decode_steps, generator=noise).sample
+                    sums[name][level] += float(psnr(clips, made).sum())
+    figures = {
+        Path(name).name: {str(level): total / len(files) for level, total in row.items()}
+        for name, row in sums.items()
+    }
+    rows = [[name, *(f"{value:.2f}" for value in row.values())] for name, row in figures.items()]
+    header = ["PSNR (dB)", "clean", *(f"from {level}" for level in levels)]
+    facts = {"size": size, "videos": len(files), "decode_steps": decode_steps, "seed": seed}
+    result = {"benchmark": "predicted_latents", **facts, "dtype": name_of(kind), "psnr": figures}
+    finish(f"{len(files)} videos", header, rows, result, target)
+
+
+def hybrid(name: str, device: torch.device, dtype: torch.dtype) -> HybridAutoencoder:
+    """The model of that name. Raises ValueError for one without 1D latents."""
+    model = load(name, device, dtype)
+    if not isinstance(model, HybridAutoencoder):
+        raise ValueError(f"{name} has no 1D latents; give a One-DVA model.")
+    return model
+
+
+def first_chunk(file: Path, model: HybridAutoencoder, size: Size) -> Tensor:
+    """Its frames at this size, "1 3 t h w" in [-1, 1]; ValueError for a video that is shorter."""
+    with VideoReader(file) as reader:
+        frames = [fit(frame.image, size) for frame in islice(reader, model.chunk_frames)]
+    if len(frames) < model.chunk_frames:
+        raise ValueError(f"{file.name} has fewer than {model.chunk_frames} frames; give longer videos.")
+    return to_clip(torch.stack(frames), model.device, torch.float32)
+
+
+def psnr(clips: Tensor, made: Tensor) -> Tensor:
+    """Of each clip "3 t h w" of a batch, the mean over its frames in 8 bits."""
+    first, second = (((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for x in (clips, made))
+    return torch.stack([
+        psnr_of_frames(rearrange(one, "c t h w -> t h w c"), rearrange(other, "c t h w -> t h w c")).mean()
+        for one, other in zip(first, second, strict=True)
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        tyro.cli(main)
