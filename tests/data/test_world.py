@@ -186,11 +186,24 @@ def test_templates_cover_what_the_shape_does(shape: str) -> None:
     assert float(picture.mean()) * 4 == pytest.approx(area, rel=0.02)
 
 
+def test_three_large_shapes_need_room() -> None:
+    scene = replace(draw_scene(0), count="three", size="large")
+    assert len(render(scene, 1, 64, 64, 0)) == 1
+    with pytest.raises(ValueError, match="make it wider"):
+        render(scene, 1, 64, 24, 0)
+
+
+def test_another_world_needs_another_folder(tmp_path: Path) -> None:
+    write_world(tmp_path, 1, 5, 32, 48, seed=12)
+    with pytest.raises(ValueError, match="give another folder"):
+        write_world(tmp_path, 2, 5, 32, 48, seed=13)
+
+
 def test_written_worlds_are_the_same_and_left_as_they_are(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_world(tmp_path / name, 3, 5, 32, 48, seed=12)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["classes.json"] + [
+    assert files == ["classes.json", "world.json"] + [
         f"world_0000{i}.{end}" for i in range(3) for end in ("cls", "mp4", "txt")
     ]
     for file in files:

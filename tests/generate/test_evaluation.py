@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny_evaluation import FRAMES, HEIGHT, VIDEOS, WIDTH, make_generator, make_world
 
+from regen import AutoencoderRegen
 from regen.data.world import CLASSES, VALUES, draw_scene, parse, render
 from regen.evaluate.features import RandomConvolutions
 from regen.evaluate.reading import CHANCE
@@ -111,6 +112,38 @@ def test_the_size_of_the_batch_does_not_matter(
     assert (videos[0] - videos[1]).abs().max() <= 1, "rounding to 8 bits alone"
     assert results[0].agreement == results[1].agreement
     assert not torch.equal(videos[0][0], videos[0][1])
+
+
+def test_videos_in_parts_do_not_depend_on_those_beside_them(
+    models: dict[str, str], world: Path, tmp_path: Path
+) -> None:
+    """1D latents draw as much noise as the longest clip of the batch needs: the next part must not notice."""
+    found = []
+    for batch in (1, 3):
+        run(models["hybrid class"], world, tmp_path / str(batch), videos=3, frames=18, batch=batch)
+        store = VideoStore(tmp_path / str(batch), "generated")
+        found.append(torch.stack([store[number] for number in range(3)]).int())
+    assert (found[0] - found[1]).abs().max() <= 1, "rounding to 8 bits alone"
+
+
+def test_another_decoder_and_other_videos_are_noticed(
+    models: dict[str, str], world: Path, tmp_path: Path
+) -> None:
+    """The decoder that was used is in the result; neither it nor the real videos may change on the way."""
+    generator = models["class"]
+    first = run(generator, world, tmp_path / "out", videos=2)
+    stored = json.loads(Path(generator, "config.json").read_text())["source"]["embedder"]
+    model = AutoencoderRegen.from_pretrained(stored)
+    for parameter in model.decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "post")
+    with pytest.raises(ValueError, match="made with embedder_weights"):
+        run(generator, world, tmp_path / "out", videos=2, embedder=str(tmp_path / "post"))
+    other = run(generator, world, tmp_path / "other", videos=2, embedder=str(tmp_path / "post"))
+    assert other.embedder == str(tmp_path / "post") and other.embedder_weights != first.embedder_weights
+    again = make_world(tmp_path / "world", seed=99)
+    with pytest.raises(ValueError, match="made with the real videos"):
+        run(generator, again, tmp_path / "out", videos=2)
 
 
 def test_the_rest_may_be_made_in_other_batches(models: dict[str, str], world: Path, tmp_path: Path) -> None:

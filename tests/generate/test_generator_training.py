@@ -249,9 +249,22 @@ def test_without_its_embedder_a_training_has_no_pictures(corpus, latents, tmp_pa
     assert (tmp_path / "run" / "model").is_dir() and not (tmp_path / "run" / "previews").exists()
 
 
+def test_a_batch_too_small_for_its_parts_is_told_before_the_training(latents, tmp_path):
+    stages = (LatentStage(tokens=400), LatentStage(tokens=8))
+    stages = (replace(stages[0], until=0.5), stages[1])
+    with pytest.raises(ValueError, match="smallest batch has 1 samples and can't be divided into 2 parts"):
+        run_generator(tiny(stages=stages, passes=2), latents, tmp_path / "run", ALONE)
+
+
+def test_sizes_are_those_of_the_videos_in_training(latents):
+    dataset = LatentDataset(latents)
+    assert source_of(dataset, (STAGE,), True).sizes == ((32, 64),)
+    assert source_of(dataset, (replace(STAGE, sizes=((16, 16),)),), True).sizes == ()
+
+
 def test_that_nothing_is_kept_out_of_the_last_stage_is_told(latents, tmp_path, capfd):
-    """The first sample is kept out, which has 20 frames; others have 34, 7 chunks."""
-    stage = LatentStage(tokens=400, image_share=0.0, chunks=(7,))
+    """The first sample is kept out, which has 20 frames; others have 34, 6 whole chunks."""
+    stage = LatentStage(tokens=400, image_share=0.0, chunks=(6,))
     run_generator(tiny(stages=(stage,), steps=1, held_out=1), latents, tmp_path / "run", ALONE)
     assert "validation sees those of the training; raise --data.held-out." in capfd.readouterr().err
 

@@ -28,8 +28,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
     for name, frames, height, width in (
         ("a", 15, 32, 48),
         ("b", 10, 32, 48),
-        ("c", 4, 32, 48),
-        ("d", 4, 24, 32),
+        ("c", 5, 32, 48),
+        ("d", 5, 24, 32),
     ):
         make_video(corpus / f"{name}.mp4", frames, height, width)
     make_image(corpus / "e.png", 32, 48)
@@ -141,6 +141,24 @@ def test_videos_are_whole_chunks_and_images_first_latent_frames(dataset):
     assert starts[1] == starts[2] | {(4, 0), (5, 0)}
 
 
+def test_a_last_chunk_that_stands_still_is_no_video(tmp_path):
+    """7 frames are one chunk of 5 and one that repeats its last frame; its first latent frame is an image."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    make_video(corpus / "a.mp4", 7, 32, 48)
+    make_video(corpus / "b.mp4", 4, 32, 48)
+    data = LatentDataset(export(make_model(tmp_path / "model"), corpus, tmp_path / "latents"))
+    videos = batches(data, replace(VIDEOS, image_share=0.0))
+    first = data.latents(0)[0].float()
+    for step in range(20):
+        assert all(torch.equal(row, first) for row in videos[step, 0, 1]["latents"])
+    images = batches(data, replace(VIDEOS, image_share=1.0))
+    seen = {float(row.sum()) for step in range(20) for row in images[step, 0, 1]["latents"]}
+    assert len(seen) == 3
+    with pytest.raises(ValueError, match="videos with 2 whole chunks"):
+        batches(data, replace(VIDEOS, chunks=(2,)))
+
+
 def test_images_of_other_embedders_are_images(hybrid):
     made = batches(hybrid, LatentStage(tokens=100, image_share=1.0))
     images = hybrid.latents(2)
@@ -179,7 +197,7 @@ def test_padding_of_texts():
 
 
 def test_what_is_not_there_is_told(dataset, hybrid):
-    with pytest.raises(ValueError, match="no latents of videos with 4 chunks .* change --data.stages"):
+    with pytest.raises(ValueError, match="no latents of videos with 4 whole chunks .* change --data.stages"):
         batches(dataset, replace(VIDEOS, chunks=(1, 4)))
     with pytest.raises(ValueError, match="no latents of images"):
         LatentBatches(hybrid, np.array([0, 1]), (LatentStage(10, image_share=0.1),), 2, 0)

@@ -146,12 +146,38 @@ def test_a_callback_can_interrupt(pipelines: dict[str, RegenTextToVideoPipeline]
     assert not torch.equal(make(pipeline, "nothing", output_type="latent", num_inference_steps=5), latents)
 
 
+def test_guidance_acts_above_one(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
+    """As in diffusers, 0 and 1 both follow the prompt without guidance."""
+    pipeline = pipelines["text"]
+    zero, one, two = (make(pipeline, "text", guidance_scale=scale) for scale in (0.0, 1.0, 2.0))
+    assert torch.equal(zero, one) and not torch.equal(one, two)
+    make(pipeline, "text", guidance_scale=0.0)
+    assert not pipeline.do_classifier_free_guidance
+
+
+def test_a_callback_that_asks_for_nothing_gets_nothing(
+    pipelines: dict[str, RegenTextToVideoPipeline],
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def callback(pipe: Any, step: int, timestep: torch.Tensor, values: dict[str, Any]) -> dict[str, Any]:
+        given.append(values)
+        return {}
+
+    make(
+        pipelines["text"], "text", callback_on_step_end=callback, callback_on_step_end_tensor_inputs=[]
+    )  # fmt: skip
+    assert given == [{}, {}]
+
+
 def test_images_in_all_forms(pipelines: dict[str, RegenTextToVideoPipeline], tmp_path: Path) -> None:
     path, pipeline = tmp_path / "first.png", pipelines["text"]
     make_image(path, 60, 90)
     image = PIL.Image.open(path)
     tensor = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-    first, *others = (make(pipeline, "text", image=one) for one in (path, str(path), image, tensor, [image]))
+    array = np.array(image.convert("RGB"))
+    forms = (path, str(path), image, tensor, array, array / 255, [image])
+    first, *others = (make(pipeline, "text", image=one) for one in forms)
     assert all(torch.equal(first, other) for other in others)
     assert not torch.equal(make(pipeline, "text"), first)
     frames = make(pipeline, "text", prompt=["a", "b"], image=[image, path], generator=[seed(1), seed(1)])
@@ -182,6 +208,9 @@ def test_notes_are_logged(
         ("text", {"prompt": None}, "needs a prompt"),
         ("class", {"prompt": "a"}, "reads no prompts"),
         ("text", {"image": torch.zeros(48, 64)}, "3 channels"),
+        ("text", {"image": np.zeros((48, 64))}, "3 channels"),
+        ("text", {"guidance_interval": (0.5, 0.2)}, "two noise levels"),
+        ("hybrid class", {"latents": torch.zeros(1, 4, 5, 3, 4)}, "leave latents away"),
         ("text", {"image": [Path("a"), Path("b")]}, "one for each of 1 prompts, not 2"),
     ],
 )

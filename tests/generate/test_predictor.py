@@ -84,6 +84,12 @@ def test_only_a_generator_of_the_start_models_latents_predicts(tmp_path: Path) -
         predictor_of(embedder, embedder, CPU)
 
 
+def test_a_post_trained_decoder_may_be_trained_further(tmp_path: Path) -> None:
+    embedder = make_hybrid_model(tmp_path / "embedder")
+    generator = generator_for_model(tmp_path / "generator", embedder)
+    predictor_of(generator, post_trained(embedder, tmp_path / "post", "decoder"), CPU)
+
+
 def test_a_post_trained_decoder_goes_with_the_generator_and_another_encoder_does_not(tmp_path: Path) -> None:
     embedder = make_hybrid_model(tmp_path / "embedder")
     decoder = post_trained(embedder, tmp_path / "decoder", "decoder")

@@ -74,6 +74,11 @@ def test_without_classes_and_texts_nothing_is_made_twice_for_guidance():
     assert torch.equal(guided, plain) and {count for _, count, _ in model.asked} == {2}
 
 
+def test_guidance_is_not_negative():
+    with pytest.raises(ValueError, match="0 or more, not -1"):
+        SampleOptions(guidance=-1.0)
+
+
 def test_heun_is_of_second_order():
     """Against the exact answer: x = m + s ε for the noise ε."""
     blank = latents_of("plain", 4)
@@ -95,11 +100,11 @@ def test_evaluations_are_counted(interval, solver, guidance, shift):
     model = Gaussian(shift)
     options = SampleOptions(10, guidance, interval, solver)
     sample(model, Condition(torch.tensor([0, 0])), latents_of("plain"), generators(2), options)
-    assert sum(count for _, count, _ in model.asked) == 2 * evaluations(options, shift)
+    assert sum(count for _, count, _ in model.asked) == 2 * evaluations(options, model)
     per_step = [count for _, count, _ in model.asked]
     if guidance == 1 or interval == (0.0, 1.0):
         assert {*per_step} == {2 if guidance == 1 else 4}
-        assert evaluations(options, shift) == (1 if guidance == 1 else 2) * (10 if solver == "euler" else 19)
+        assert evaluations(options, model) == (1 if guidance == 1 else 2) * (10 if solver == "euler" else 19)
     else:
         assert {*per_step} == {2, 4}
         inside = [interval[0] <= t <= interval[1] for t, _, _ in model.asked]

@@ -141,8 +141,6 @@ def test_negative_prompts_that_do_not_fit(makers: dict[str, VideoMaker]) -> None
         makers["class"].without(["a cat"], 1)
     with pytest.raises(ValueError, match="one for each of 3 videos, not 2"):
         makers["text"].without(["a cat", "a ball"], 3)
-    with pytest.raises(ValueError, match="2 videos need a prompt or a class each, not 1"):
-        makers["text"].condition(["a cat"], [], 2)
 
 
 def test_the_lengths_of_1d_latents(makers: dict[str, VideoMaker]) -> None:
@@ -269,6 +267,14 @@ def test_the_embedder_is_the_one_of_the_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can't be loaded; say where it is by --embedder. There is no model"):
         load_maker(name, CPU, FP32)
     assert load_maker(name, CPU, FP32, embedder=str(moved)).embedder is not None
+
+
+def test_an_embedder_with_other_latents_is_refused(makers: dict[str, VideoMaker]) -> None:
+    """A pipeline is put together from any modules."""
+    text, hybrid = makers["text"], makers["hybrid class"]
+    for maker, embedder in ((text, hybrid.embedder), (hybrid, text.embedder)):
+        with pytest.raises(ValueError, match="give the one that it was trained with"):
+            VideoMaker(maker.model, embedder, maker.text)
 
 
 def test_the_text_encoder_is_the_one_of_the_training(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from tiny_text import make_t5
 from regen.data.world import CLASSES, write_world
 from regen.generate.generator import LatentGenerator, LatentSource
 from regen.generate.text import find_text_encoder
-from regen.pretrained import weights_hash
+from regen.pretrained import encoder_hash, weights_hash
 
 VIDEOS, FRAMES, HEIGHT, WIDTH = 6, 12, 48, 64
 
 
-def make_world(folder: Path, videos: int = VIDEOS) -> Path:
+def make_world(folder: Path, videos: int = VIDEOS, seed: int = 1) -> Path:
     """Six videos of 12 frames with captions and classes."""
-    write_world(folder, videos, FRAMES, HEIGHT, WIDTH, seed=1)
+    write_world(folder, videos, FRAMES, HEIGHT, WIDTH, seed)
     return folder
 
 
@@ -34,6 +34,7 @@ def make_generator(folder: Path, kind: str) -> str:
     source = LatentSource(
         embedder=str(folder / "embedder"),
         weights=weights_hash(str(folder / "embedder")),
+        encoder=encoder_hash(str(folder / "embedder")),
         channels=4,
         place=place,
         has_sequence=hybrid,

@@ -42,6 +42,7 @@ BACKGROUNDS = {"dark": 0.2, "light": 0.72}
 WAVES = 3  # of the background
 STRIPES = 0.62  # of half a shape's height, from one dark stripe to the next
 APART = 2.5  # half heights between the centres of shapes
+TRIES = 10_000  # to find room for them
 
 Split = Literal["train", "unseen"]
 
@@ -175,19 +176,25 @@ def write_world(
     """Write videos world_00000.mp4 ... with caption (.txt) and class (.cls), and classes.json, into `folder`.
 
     Video i depends on (seed, i) and the sizes alone; those that are there already are left as they are.
-    Raises VideoError when the folder can't be written.
+    Raises VideoError when the folder can't be written, and ValueError when it has videos of another world, or
+    the picture has no room for three shapes.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    about = {"frames": frames, "height": height, "width": width, "seed": seed, "split": split}
+    agreed = folder / "world.json"
+    if agreed.exists() and json.loads(agreed.read_text()) != about:
+        raise ValueError(f"The videos in {folder} are of another size, seed or split; give another folder.")
+    agreed.write_text(json.dumps(about) + "\n")
     names = {name: number for number, name in enumerate(CLASSES)}
     (folder / "classes.json").write_text(json.dumps(names, indent=1) + "\n")
     for index, (scene, caption) in enumerate(scenes(videos, seed, split)):
         path = folder / f"world_{index:05d}.mp4"
         if not path.exists():
+            path.with_suffix(".txt").write_text(caption + "\n")
+            path.with_suffix(".cls").write_text(f"{scene.label}\n")
             with VideoWriter(path, width, height, FRAME_RATE) as writer:
                 for image in render(scene, frames, height, width, fold_seed(seed, index, 1)):
                     writer.write(image)
-            path.with_suffix(".txt").write_text(caption + "\n")
-            path.with_suffix(".cls").write_text(f"{scene.label}\n")
         on_progress(index + 1, videos)
 
 
@@ -218,12 +225,18 @@ def _centres(
 ) -> list[tuple[float, float]]:
     """Centres (y, x) in heights that lie apart on the torus."""
     centres: list[tuple[float, float]] = []
-    while len(centres) < count:
+    for attempt in range(TRIES):
+        if attempt % (TRIES // 10) == TRIES // 10 - 1:
+            centres = []  # the first ones leave no room
         y, x = _uniform(generator), aspect * _uniform(generator)
         gaps = [math.hypot(_gap(y - cy, 1.0), _gap(x - cx, aspect)) for cy, cx in centres]
         if all(gap > APART * radius for gap in gaps):
             centres.append((y, x))
-    return centres
+        if len(centres) == count:
+            return centres
+    raise ValueError(
+        "The picture has no room for three large shapes; make it wider, at least as wide as high."
+    )
 
 
 def _gap(difference: float, length: float) -> float:

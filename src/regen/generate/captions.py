@@ -37,18 +37,23 @@ def embed_captions(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     on_progress: Callable[[int, int], None] | None = None,
+    part: int = 0,
+    parts: int = 1,
 ) -> None:
-    """Embed the captions of every shard of `dataset` that are not embedded yet, into its folder.
+    """Embed the captions of the shards of `dataset` that are not embedded yet, into its folder.
+
+    Of `parts` processes, number `part` takes every so many-th shard.
 
     The encoder is loaded, in `dtype`, only where there is something to do. Captions that a shard has several
     times are embedded once; those of one shard are in memory together. `on_progress` is told how many
-    different captions are done, and of how many. Let one process do it. Raises ValueError when the encoder
+    different captions are done, and of how many. Raises ValueError when the encoder
     can't be loaded.
     """
     missing: dict[Path, list[str]] = {}
-    for number, shard in enumerate(dataset.manifest.shards):
+    shards = dataset.manifest.shards
+    for number in range(part, len(shards), parts):
         path, captions = (
-            caption_path(dataset.folder, shard.name, source.fingerprint),
+            caption_path(dataset.folder, shards[number].name, source.fingerprint),
             dataset.captions(number),
         )
         if not _is_there(path, captions):

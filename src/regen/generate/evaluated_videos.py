@@ -4,6 +4,7 @@ All have one size. Of the real ones the first frames are taken, as many as are g
 follows from (seed, i), that of its decoding too: no video depends on those that are made beside it.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,6 +37,12 @@ class RealVideo:
     caption: str
     label: int
     frame_rate: Fraction
+
+    def fingerprint(self) -> str:
+        """Of the file's content and of what is said of it."""
+        with self.path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{content} {self.label} {self.caption}"
 
     def read(self, size: Size, frames: int) -> Video:
         """Its first frames at this size, at most so many."""

@@ -81,7 +81,7 @@ class Evaluation:
     seed: int = 0
     """The noise of video i follows from this and i; that of its decoding from `decoding.seed` and i."""
     batch: int = 8
-    """Videos that are sampled together; no result depends on it."""
+    """Videos that are sampled together; no result depends on it, but for rounding."""
     sources: tuple[FeatureSource, ...] = ()
     """The networks of the distance; one for each length of clips."""
     shown: int = 16
@@ -221,11 +221,12 @@ def _facts(
 ) -> dict[str, Any]:
     """The fields of the result that are known before."""
     config, source = maker.model.config, maker.source
+    embedder = evaluation.embedder or source.embedder
     return {
         "model": evaluation.model,
         "weights": weights_hash(evaluation.model),
-        "embedder": source.embedder,
-        "embedder_weights": source.weights,
+        "embedder": embedder,
+        "embedder_weights": weights_hash(embedder),
         "dtype": name_of(dtype),
         "condition": "class" if config.classes else "text" if config.text_width else "nothing",
         "videos": evaluation.videos,
@@ -241,7 +242,7 @@ def _facts(
 
 def _options(facts: dict[str, Any], told: Sequence[str], real: Sequence[RealVideo]) -> dict[str, Any]:
     """All that the videos depend on, as values that JSON has."""
-    lists = {"the captions": told, "the real videos": [video.path.name for video in real]}
+    lists = {"the captions": told, "the real videos": [video.fingerprint() for video in real]}
     options = {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for name, value in facts.items()

@@ -131,7 +131,7 @@ def generate_files(
         height=shape.height,
         fps=float(_rate(maker)),
         steps=request.options.steps,
-        evaluations=evaluations(request.options, maker.model.config.shift) * shape.parts,
+        evaluations=evaluations(request.options, maker.model) * shape.parts,
         seconds=perf_counter() - started,
         grid=None if grid is None else str(grid),
     )

@@ -62,7 +62,8 @@ class LatentBatches(Dataset):
         text         "b m e" and text_keep "b m", the states of the caption, filled up
         rows, batch_size, progress    as in `regen.data.tasks.TrainingBatches`
 
-    Images are those of the data and, where the embedder is causal, the first latent frame of any chunk. All
+    Images are those of the data and, where the embedder is causal, the first latent frame of any chunk. A
+    last chunk that the video did not fill is no video: its frames stand still from where it ended. All
     samples of a batch have one size; a size is drawn as often as it has samples. Raises ValueError when a
     stage finds nothing to take.
     """
@@ -137,7 +138,8 @@ class LatentBatches(Dataset):
 
     def _latents(self, number: int, chunks: int, draw: float) -> Latents:
         """Some chunks in a row of a sample, or an image of it."""
-        there = int(self.dataset.column("chunks")[number])
+        column = self._whole_chunks() if chunks else self.dataset.column("chunks")
+        there = int(column[number])
         start = int(draw * (there - max(1, chunks) + 1))
         latents = in_a_row(self.dataset.latents(number, slice(start, start + max(1, chunks))))
         return latents[:, :1] if chunks == 0 and isinstance(latents, Tensor) else latents
@@ -156,13 +158,13 @@ class LatentBatches(Dataset):
         if chunks == 0:
             fits = images | (self.dataset.manifest.model_class in CAUSAL)
         else:
-            fits = ~images & (column("chunks") >= chunks)
+            fits = ~images & (self._whole_chunks() >= chunks)
         fits = fits & np.isin(np.arange(len(self.dataset)), self.numbers)
         sizes = np.stack([column("height"), column("width")], axis=1)
         kinds = np.unique(sizes[fits], axis=0)
         wanted = [tuple(size) for size in kinds.tolist() if not stage.sizes or tuple(size) in stage.sizes]
         if not wanted:
-            what = "images" if chunks == 0 else f"videos with {chunks} chunks"
+            what = "images" if chunks == 0 else f"videos with {chunks} whole chunks"
             raise ValueError(
                 f"There are no latents of {what} for a stage of the training in {self.dataset.folder}; "
                 "export some, or change --data.stages."
@@ -171,6 +173,16 @@ class LatentBatches(Dataset):
             Bucket(chunks, height, width, np.flatnonzero(fits & (sizes == (height, width)).all(axis=1)))
             for height, width in wanted
         ]
+
+    def _whole_chunks(self) -> np.ndarray:
+        """Of each sample, how many of its chunks are full of frames."""
+        column = self.dataset.column
+        return column("chunks") - (column("last_frames") < self.dataset.manifest.chunk_frames)
+
+    def least(self) -> int:
+        """Samples of the smallest batch that may come."""
+        buckets = ((stage, bucket) for (stage, _), row in self.buckets.items() for bucket in row)
+        return min(self._count(stage, bucket) for stage, bucket in buckets)
 
     def _count(self, stage: LatentStage, bucket: Bucket) -> int:
         side = self.dataset.manifest.spatial_compression_ratio

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from regen.generate.generator import LatentGenerator
+from regen.generate.predictor import goes_with
 from regen.generate.text import TextEncoder, find_text_encoder
 from regen.generate.video import VideoMaker
 from regen.pretrained import (
     Autoencoder,
     available_generators,
-    encoder_hash,
     is_generator,
     load,
     load_as,
@@ -83,7 +83,7 @@ def load_embedder(
             f"The generator {name} makes latents of the embedder {embedder}, which can't be loaded; say "
             f"where it is by --embedder. {error}"
         ) from None
-    if found != wanted and (not model.source.encoder or encoder_hash(embedder) != model.source.encoder):
+    if not goes_with(model, embedder):
         raise ValueError(
             f"The embedder {embedder} has the weights {found}, and the generator {name} makes latents of "
             f"{wanted}; give the embedder that has those by --embedder."

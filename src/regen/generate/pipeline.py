@@ -83,11 +83,11 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale != 1
+        return self._guidance_scale > 1
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the last call."""
+        """Steps of the last call, of all parts of its videos together."""
         return self._num_timesteps
 
     @property
@@ -121,32 +121,37 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         """Videos, `num_videos_per_prompt` of each prompt or name in `class_labels`, one after another.
 
         `height`, `width` and `num_frames`: by default the most frequent size of the training, and one chunk.
-        `image`: the first frame, of all videos or one of each prompt: a PIL image, a path, or a tensor
-        "c h w" in [0, 1]. `generator`: one for each video, or one for all. `latents`: noise to begin with,
-        "b c f y x". `length`: 1D latents of each chunk, where the embedder has such. `callback_on_step_end`
-        is called with (pipeline, step, timestep from 1000 on, {"latents"}) and may answer other latents.
+        `image`: the first frame, of all videos or one of each prompt: a PIL image, a path, a tensor "c h w"
+        or an array "h w c" in [0, 1]. `generator`: one for each video, or one for all. `latents`: noise to
+        begin with, "b c f y x". `length`: 1D latents of each chunk, where the embedder has such.
+        `guidance_scale` acts above 1. `callback_on_step_end` is called with (pipeline, step, timestep from
+        1000 on, {"latents"}) and may answer other latents; a video in several parts counts the steps of each
+        from 0.
         Raises ValueError for what these models can't do.
         """
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        options = SampleOptions(num_inference_steps, guidance_scale, guidance_interval)
-        self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps
-        self._interrupt = False
+        options = SampleOptions(num_inference_steps, max(1.0, guidance_scale), guidance_interval)
         maker = self._maker()
         shape = maker.shape(num_frames, size_of(height, width))
+        self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps * shape.parts
+        self._interrupt = False
         conditions = self._conditions(maker, prompt, negative_prompt, class_labels, num_videos_per_prompt)
         known = self._known(maker, image, shape, num_videos_per_prompt, conditions.count)
         generators = generators_of(generator, conditions.count)
+        seeds = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
         check_noise(latents, maker, shape, conditions.count)
         for note in [*shape.notes, *conditions.notes]:
             logger.warning(note)
         _onload(self.generator)
         with self.progress_bar(total=num_inference_steps * shape.parts) as bar:
-            on_step = self._on_step(callback_on_step_end, num_inference_steps, bar.update)
+            on_step = self._on_step(
+                callback_on_step_end, callback_on_step_end_tensor_inputs, num_inference_steps, bar.update
+            )
             sampled = maker.sample(
                 shape, conditions.told, generators, options, known, conditions.without, length, on_step,
                 latents, lambda: self._interrupt,
             )  # fmt: skip
-        frames = self._shown(maker, sampled, generators, output_type, decoder_steps)
+        frames = self._shown(maker, sampled, seeds, output_type, decoder_steps)
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -197,7 +202,9 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         assert isinstance(known.latents, Tensor)
         return Known(known.latents.repeat_interleave(count // len(images), dim=0), known.frames)
 
-    def _on_step(self, callback: Callback | None, steps: int, update: Callable[[], Any]) -> OnStep:
+    def _on_step(
+        self, callback: Callback | None, inputs: Sequence[str], steps: int, update: Callable[[], Any]
+    ) -> OnStep:
         """Tell the bar and the caller's `callback` of every step; this one may change the latents."""
         levels = noise_levels(steps, self.generator.config.shift)
 
@@ -206,7 +213,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
             if callback is None:
                 return latents
             timestep = torch.tensor(LEVELS * levels[step])
-            answer = callback(self, step, timestep, {"latents": latents})
+            answer = callback(self, step, timestep, {"latents": latents} if "latents" in inputs else {})
             return (answer or {}).get("latents", latents)
 
         return on_step
@@ -215,17 +222,16 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         self,
         maker: VideoMaker,
         sampled: list[Sampled],
-        generators: list[Generator],
+        seeds: list[int],
         output_type: str,
         steps: int,
     ) -> Any:
-        """Sampled videos in the form that was asked for; their generators give the decoder its seeds."""
+        """Sampled videos in the form that was asked for, decoded with noise of these seeds."""
         if output_type == "latent":
             n = maker.source.chunk_latents
             chunks = [[part for row in one.rows for part in as_chunks(row, n)] for one in sampled]
             return batch_of([in_a_row(batch_of(parts)) if len(parts) > 1 else parts[0] for parts in chunks])
         _onload(self.vae)
-        seeds = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
         videos = [
             torch.stack(list(maker.decode(one, DecodeOptions(steps=steps, seed=seed))))
             for one, seed in zip(sampled, seeds, strict=True)

@@ -18,7 +18,7 @@ from regen.generate.shape import VideoShape
 from regen.generate.video import VideoMaker
 from regen.latents import Latents
 
-Image = PIL.Image.Image | Tensor | Path | str
+Image = PIL.Image.Image | Tensor | np.ndarray | Path | str
 Callback = Callable[..., dict[str, Any] | None]  # also a PipelineCallback of diffusers
 
 
@@ -66,6 +66,11 @@ def check_noise(latents: Latents | None, maker: VideoMaker, shape: VideoShape, c
     """Raises ValueError for noise that does not have the form of these videos' latents."""
     if latents is None:
         return
+    if maker.source.has_sequence:
+        raise ValueError(
+            "Videos of an embedder with 1D latents begin with noise of their generators alone; leave latents "
+            "away."
+        )
     chunks = min(shape.chunks, max(1, maker.source.chunks))
     wanted = (count, maker.source.channels, chunks * shape.latent_frames, shape.rows, shape.columns)
     if tuple(latents.shape) != wanted or not isinstance(latents, Tensor):
@@ -83,4 +88,9 @@ def pixels_of(image: Image) -> UInt8[Tensor, "h w 3"]:
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"An image is a tensor c h w with 3 channels, not {tuple(image.shape)}.")
         return rearrange(image.float().cpu().clamp(0, 1).mul(255).round().to(torch.uint8), "c h w -> h w c")
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"An image is an array h w c with 3 channels, not {image.shape}.")
+        whole = image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+        return torch.from_numpy(whole)
     return read_image(Path(image))[0]

@@ -8,7 +8,7 @@ from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.latents import HybridLatents
 from regen.losses.predicted import Predictor, denoised
-from regen.pretrained import is_generator, load_as, resolve, weights_hash
+from regen.pretrained import encoder_hash, is_generator, load_as, resolve, weights_hash
 
 
 def predictor_of(name: str, start: str | None, device: torch.device) -> Predictor:
@@ -21,12 +21,18 @@ def predictor_of(name: str, start: str | None, device: torch.device) -> Predicto
     if not is_generator(folder):
         raise ValueError(f"{name} is no generator; give one that was trained on the latents of this model.")
     model = load_as(LatentGenerator, folder, device, torch.float32)
-    if start is None or model.source.weights != weights_hash(start):
+    if start is None or not goes_with(model, start):
         raise ValueError(
             f"The generator {name} makes latents of {model.source.embedder} (hash {model.source.weights}), "
             "not of the model that is post-trained; start from that one by --start.model."
         )
     return predictor(model)
+
+
+def goes_with(model: LatentGenerator, embedder: str) -> bool:
+    """Whether a generator makes the latents of this embedder, or of one that differs in its decoder alone."""
+    own = model.source
+    return weights_hash(embedder) == own.weights or encoder_hash(embedder) == own.encoder
 
 
 def predictor(model: LatentGenerator) -> Predictor:

@@ -24,7 +24,7 @@ class SampleOptions:
     steps: int = 30
     guidance: float = 4.0
     """v = v₀ + g (v₁ - v₀) with the velocities without (v₀) and with (v₁) the condition; 1: no guidance,
-    which takes half of the time (arXiv 2207.12598)."""
+    which takes half of the time; 0: the condition is not looked at (arXiv 2207.12598)."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Noise levels between which there is guidance (arXiv 2404.07724)."""
     solver: Literal["euler", "heun"] = "euler"
@@ -33,6 +33,8 @@ class SampleOptions:
         low, high = self.guidance_interval
         if self.steps < 1:
             raise ValueError(f"Sampling takes at least 1 step, not {self.steps}; 30 is the default.")
+        if self.guidance < 0:
+            raise ValueError(f"Guidance is 0 or more, not {self.guidance}; 1 is none, 4 the default.")
         if not 0 <= low < high <= 1:
             raise ValueError(f"Guidance acts between two noise levels from 0 to 1, not {low} and {high}.")
         if self.solver not in ("euler", "heun"):
@@ -71,8 +73,7 @@ def sample(
     the latents after each step; `stopped` is asked then whether to leave it at that. `noise` is what to begin
     with, in place of the generators' own. A model without condition has no guidance.
     """
-    if not model.is_told_something:
-        options = replace(options, guidance=1.0)  # both velocities would be the same
+    options = guided(options, model)
     grid, blank = noise_levels(options.steps, model.config.shift), blank.to(model.device)
     drawn = noise_like(blank, generators) if noise is None else parts_of(noise)
     x = [part.to(model.device, torch.float32) for part in drawn]
@@ -135,7 +136,7 @@ def sample_video(
             f"can't go on from it; give at most {model.source.chunk_frames} frames."
         )
     count = min(chunks, most)
-    first = blank(count)
+    first, further = blank(count), _seeds(generators, chunks - count)
     if known is not None and known.frames == n:
         first = _after(known.latents, first)
     x = sample(model, condition, first, generators, options, known, without, on_step, noise, stopped)
@@ -143,8 +144,12 @@ def sample_video(
     while done < chunks and not stopped():
         more = min(chunks - done, most - 1)
         last = last_chunk(parts[-1], n)
+        own = [
+            Generator(g.device).manual_seed(row[done - count])
+            for g, row in zip(generators, further, strict=True)
+        ]
         x = sample(
-            model, condition, _after(last, blank(1 + more)), generators, options, Known(last, n),
+            model, condition, _after(last, blank(1 + more)), own, options, Known(last, n),
             without, on_step, None, stopped,
         )  # fmt: skip
         parts.append(without_first(x, n))
@@ -157,15 +162,26 @@ def noise_levels(steps: int, shift: float) -> list[float]:
     return [shifted(t, shift) for t in noise_grid(steps)]
 
 
-def evaluations(options: SampleOptions, shift: float = 1.0) -> int:
-    """How often the network sees one sample for a video: with guidance twice a step, inside its interval.
+def guided(options: SampleOptions, model: LatentGenerator) -> SampleOptions:
+    """The options without guidance for a model without condition, whose two velocities are the same."""
+    return options if model.is_told_something else replace(options, guidance=1.0)
 
-    `shift` is the generator's.
-    """
-    asked: list[float] = []
-    for now, after in pairwise(noise_levels(options.steps, shift)):
+
+def evaluations(options: SampleOptions, model: LatentGenerator) -> int:
+    """How often the network sees one sample for a video: with guidance twice a step, inside its interval."""
+    options, asked = guided(options, model), list[float]()
+    for now, after in pairwise(noise_levels(options.steps, model.config.shift)):
         asked += [now, after] if options.solver == "heun" and after > 0 else [now]
     return sum(2 if options.guides(t) else 1 for t in asked)
+
+
+def _seeds(generators: Sequence[Generator], count: int) -> list[list[int]]:
+    """For each generator so many seeds, drawn before anything whose amount depends on the batch: 1D latents
+    draw as many numbers as the longest clip beside them has."""
+    draws = (
+        [torch.randint(2**62, (count,), generator=g, device=g.device) for g in generators] if count else []
+    )
+    return [row.tolist() for row in draws] or [[] for _ in generators]
 
 
 def _moved(x: Sequence[Tensor], slope: Sequence[Tensor], by: float) -> list[Tensor]:

@@ -30,7 +30,12 @@ def source_of(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: b
     """What a generator has to know of these latents, of which its training takes those of `stages`."""
     manifest, column = dataset.manifest, dataset.column
     videos = column("frames") > 1
-    sizes, counts = np.unique(np.stack([column("height"), column("width")], 1), axis=0, return_counts=True)
+    chosen = videos if videos.any() else ~videos
+    kinds, numbers = np.unique(
+        np.stack([column("height"), column("width")], 1)[chosen], axis=0, return_counts=True
+    )
+    wanted = {size for stage in stages for size in stage.sizes}
+    sizes = [tuple(kinds[i].tolist()) for i in np.argsort(-numbers, kind="stable")]
     hybrid = bool((column("tokens") >= 0).any())
     embedder = stored_config(resolve(manifest.model)) if hybrid else {}
     return LatentSource(
@@ -46,7 +51,7 @@ def source_of(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: b
         queries=embedder.get("queries"),
         length_counts=length_counts(dataset, by_class) if hybrid else (),
         frame_rate=float(np.median(column("frame_rate")[videos])) if videos.any() else 25.0,
-        sizes=tuple(tuple(size) for size in sizes[np.argsort(-counts)].tolist()),
+        sizes=tuple(size for size in sizes if not wanted or size in wanted),
         chunks=max(number for stage in stages for number in stage.chunks),
     )
 
@@ -60,11 +65,17 @@ def encoder_of(manifest: LatentManifest) -> str:
 
 
 def length_counts(dataset: LatentDataset, by_class: bool) -> tuple[tuple[int, ...], ...]:
-    """How many regions have 0, 1, 2 ... 1D latents, of each class or of all, over some of the samples."""
+    """How many regions have 0, 1, 2 ... 1D latents, of each class or of all, over some of the videos.
+
+    Images count where there are no videos, samples without a class where none has one.
+    """
     labels = dataset.column("label") if by_class else np.zeros(len(dataset), dtype=int)
-    step = max(1, len(dataset) // LENGTHS_LOOKED_AT)
+    videos = dataset.column("frames") > 1
+    chosen = videos if videos.any() else ~videos
+    numbers = np.flatnonzero(chosen & (labels >= 0) if (chosen & (labels >= 0)).any() else chosen)
+    step = max(1, len(numbers) // LENGTHS_LOOKED_AT)
     found: list[tuple[int, np.ndarray]] = []
-    for number in range(0, len(dataset), step):
+    for number in numbers[::step].tolist():
         latents = dataset.latents(number)
         assert isinstance(latents, HybridLatents)
         found.append((max(0, int(labels[number])), latents.lengths.flatten().numpy()))

@@ -1,6 +1,7 @@
 """A whole training of a generator: exported latents, their captions, the loop, and the model in RUN/model."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -90,7 +91,7 @@ def run_generator(
     batches = LatentBatches(
         dataset, numbers, stages, recipe.loop.steps, recipe.loop.seed, states, has_classes
     )
-    check_sizes(model, batches)
+    check_sizes(model, batches, world.size * recipe.loop.passes)
     dtype = pick_dtype(recipe.loop.dtype, world.device)
     evaluate = Validation(
         validation_batches(dataset, held_out, recipe, states), world, dtype, recipe, out / "previews"
@@ -112,8 +113,14 @@ def run_generator(
     return folder
 
 
-def check_sizes(model: LatentGenerator, batches: LatentBatches) -> None:
-    """Raise ValueError for a size in the batches that does not divide into the model's patches."""
+def check_sizes(model: LatentGenerator, batches: LatentBatches, parts: int) -> None:
+    """Raise ValueError for a size in the batches that does not divide into the model's patches, and where a
+    batch has fewer samples than the `parts` that it is divided into."""
+    if batches.least() < parts:
+        raise ValueError(
+            f"The smallest batch has {batches.least()} samples and can't be divided into {parts} parts; use "
+            "fewer processes, fewer passes for each update, or more tokens in a batch."
+        )
     for bucket in (bucket for buckets in batches.buckets.values() for bucket in buckets):
         height, width = (-(-side // model.source.place) for side in (bucket.height, bucket.width))
         model.layout.grid(1, height, width)
@@ -124,15 +131,16 @@ def needs_text(recipe: GeneratorRecipe) -> bool:
 
 
 def caption_states(dataset: LatentDataset, text: TextSource, world: World) -> CaptionStates:
-    """The embedded captions; the main process embeds what is missing, the others wait."""
+    """The embedded captions; the processes share the shards whose captions are not embedded yet."""
     if not any(any(dataset.captions(shard)) for shard in range(len(dataset.manifest.shards))):
         raise ValueError(
             f"None of the latents in {dataset.folder} has a caption; put NAME.txt beside the videos and "
             "export again, or train with --data.condition class or none."
         )
-    if world.is_main:
-        with progress_bar("captions") as on_progress:
-            embed_captions(dataset, text, world.device, on_progress=on_progress)
+    with progress_bar("captions") if world.is_main else nullcontext() as on_progress:
+        embed_captions(
+            dataset, text, world.device, on_progress=on_progress, part=world.rank, parts=world.size
+        )
     world.wait()
     return CaptionStates(dataset, text.fingerprint)
 
@@ -167,7 +175,7 @@ def start_with(model: LatentGenerator, name: str) -> None:
     if wrong:
         raise ValueError(
             f"The generator {name} does not fit this recipe ({wrong[0]} and {len(wrong) - 1} more differ); "
-            "start from one of the same size, condition and embedder."
+            "start from one of the same size and the same kind of condition and of latents."
         )
     model.load_state_dict(weights)
 

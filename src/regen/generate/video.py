@@ -15,11 +15,12 @@ from regen.data.sizes import Size, fit
 from regen.generate.blanks import Blanks
 from regen.generate.conditions import Condition
 from regen.generate.decoding import ONE_STEP, Sampled, decode
-from regen.generate.generator import LatentGenerator
+from regen.generate.generator import LatentGenerator, LatentSource
 from regen.generate.predictor import without_condition
 from regen.generate.sampling import Known, OnStep, SampleOptions, sample_video
 from regen.generate.shape import VideoShape, video_shape
 from regen.generate.text import TextEncoder
+from regen.hybrid_autoencoder import HybridAutoencoder
 from regen.latents import Latents
 from regen.pretrained import Autoencoder
 from regen.tiling import Tile
@@ -37,6 +38,7 @@ class VideoMaker:
     ) -> None:
         self.model, self.embedder, self.text = model, embedder, text
         self.source = model.source
+        _check_embedder(self.source, embedder)
 
     def shape(
         self, frames: int | None = None, size: Size | None = None, continues: bool = False
@@ -44,17 +46,12 @@ class VideoMaker:
         """The shape of the videos for a request (see `video_shape`)."""
         return video_shape(self.source, self.model.config.patch_size, frames, size, continues)
 
-    def condition(
-        self, prompts: Sequence[str], classes: Sequence[str], count: int | None = None
-    ) -> Condition:
+    def condition(self, prompts: Sequence[str], classes: Sequence[str]) -> Condition:
         """A condition for each prompt or class, on the generator's device; one for any number for neither.
 
-        Raises ValueError when the generator asks for something else, does not know the class, or when there
-        is not one for each of `count` videos.
+        Raises ValueError when the generator asks for something else, or does not know the class.
         """
         check_condition(self.model, prompts, classes)
-        if count is not None and len(prompts) + len(classes) not in (0, count):
-            raise ValueError(f"{count} videos need a prompt or a class each, not {len(prompts or classes)}.")
         if self.model.config.classes:
             return Condition(label=self.model.labels(classes).to(self.model.device))
         if self.model.config.text_width:
@@ -178,6 +175,22 @@ class VideoMaker:
             return embedder.encode(clip, tile=tile).latent_dist.mode()
 
         return Room(None).run(encode, *clip.shape[-2:])
+
+
+def _check_embedder(source: LatentSource, embedder: Autoencoder) -> None:
+    """Raises ValueError when the latents of an embedder have another form than those of the generator."""
+    latents = (
+        embedder.latent_channels,
+        embedder.spatial_compression_ratio,
+        isinstance(embedder, HybridAutoencoder),
+    )
+    wanted = (source.channels, source.place, source.has_sequence)
+    if latents != wanted or source.chunk_frames not in (1, embedder.chunk_frames):
+        raise ValueError(
+            f"The generator makes latents of {source.embedder or 'another embedder'} ({source.channels} "
+            f"channels, {source.chunk_frames} frames a chunk), not of this one ({embedder.latent_channels} "
+            f"channels, {embedder.chunk_frames} frames a chunk); give the one that it was trained with."
+        )
 
 
 def check_condition(model: LatentGenerator, prompts: Sequence[str], classes: Sequence[str]) -> None:
