@@ -11,13 +11,12 @@ from typing import Annotated
 
 import torch
 import tyro
-from einops import rearrange
 from report import find_clips, finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from regen.codec.chunks import to_clip
+from regen.codec.chunks import to_clip, to_image
 from regen.data.sizes import Size, fit, parse_size
 from regen.data.video import VideoReader
 from regen.evaluate.metrics import psnr_of_frames
@@ -119,11 +118,10 @@ def first_chunk(file: Path, model: HybridAutoencoder, size: Size) -> Tensor:
 
 def psnr(clips: Tensor, made: Tensor) -> Tensor:
     """Of each clip "3 t h w" of a batch, the mean over its frames in 8 bits."""
-    first, second = (((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for x in (clips, made))
-    return torch.stack([
-        psnr_of_frames(rearrange(one, "c t h w -> t h w c"), rearrange(other, "c t h w -> t h w c")).mean()
-        for one, other in zip(first, second, strict=True)
-    ])  # fmt: skip
+    pairs = (
+        [torch.stack([to_image(frame) for frame in clip.movedim(1, 0)]) for clip in x] for x in (clips, made)
+    )
+    return torch.stack([psnr_of_frames(*pair).mean() for pair in zip(*pairs, strict=True)])
 
 
 if __name__ == "__main__":

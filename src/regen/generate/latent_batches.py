@@ -85,6 +85,8 @@ class LatentBatches(Dataset):
             )
         self.dataset, self.numbers, self.stages, self.steps = dataset, numbers, tuple(stages), steps
         self.seed, self.texts, self.has_classes = seed, texts, has_classes
+        is_short = dataset.column("last_frames") < dataset.manifest.chunk_frames
+        self.whole_chunks = dataset.column("chunks") - is_short
         self.buckets = {
             (stage, chunks): self._buckets(stage, chunks)
             for stage in self.stages
@@ -138,8 +140,7 @@ class LatentBatches(Dataset):
 
     def _latents(self, number: int, chunks: int, draw: float) -> Latents:
         """Some chunks in a row of a sample, or an image of it."""
-        column = self._whole_chunks() if chunks else self.dataset.column("chunks")
-        there = int(column[number])
+        there = int((self.whole_chunks if chunks else self.dataset.column("chunks"))[number])
         start = int(draw * (there - max(1, chunks) + 1))
         latents = in_a_row(self.dataset.latents(number, slice(start, start + max(1, chunks))))
         return latents[:, :1] if chunks == 0 and isinstance(latents, Tensor) else latents
@@ -158,7 +159,7 @@ class LatentBatches(Dataset):
         if chunks == 0:
             fits = images | (self.dataset.manifest.model_class in CAUSAL)
         else:
-            fits = ~images & (self._whole_chunks() >= chunks)
+            fits = ~images & (self.whole_chunks >= chunks)
         fits = fits & np.isin(np.arange(len(self.dataset)), self.numbers)
         sizes = np.stack([column("height"), column("width")], axis=1)
         kinds = np.unique(sizes[fits], axis=0)
@@ -173,11 +174,6 @@ class LatentBatches(Dataset):
             Bucket(chunks, height, width, np.flatnonzero(fits & (sizes == (height, width)).all(axis=1)))
             for height, width in wanted
         ]
-
-    def _whole_chunks(self) -> np.ndarray:
-        """Of each sample, how many of its chunks are full of frames."""
-        column = self.dataset.column
-        return column("chunks") - (column("last_frames") < self.dataset.manifest.chunk_frames)
 
     def least(self) -> int:
         """Samples of the smallest batch that may come."""
