@@ -1,8 +1,8 @@
 """Extrapolation: frames before and after each chunk, against what the model decodes there from that chunk.
 
-The protocol stands in regen.evaluate.interpolation, PSNR and SSIM are those of regen.evaluate.metrics. Chunks
-are decoded apart (seams "none"), so that nothing is known of the frames beyond. A clip is in memory as a
-whole.
+The protocol stands in regen.evaluate.interpolation, PSNR and SSIM are those of regen.metrics.psnr_ssim.
+Chunks are decoded apart (seams "none"), so that nothing is known of the frames beyond. A clip is in
+memory as a whole.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
-from regen.data.sizes import Size, parse_size
-from regen.data.video import find_media
 from regen.evaluate.interpolation import Score, codec_of, evaluate_extrapolation, mean_score, read_clip
+from regen.media.reader import find_media
+from regen.media.sizes import Size, parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 

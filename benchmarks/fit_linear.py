@@ -22,9 +22,9 @@ from rich.progress import track
 from torch import Tensor
 
 from regen.codec.chunks import to_clip
-from regen.data.sizes import Size, fit
-from regen.data.video import VideoError, VideoReader, find_media
 from regen.embedders.linear import PATCH, AutoencoderLinear
+from regen.media.reader import VideoError, VideoReader, find_media
+from regen.media.sizes import Size, fit
 
 CARD = """---
 library_name: diffusers

@@ -5,7 +5,7 @@ its generator about a seventh of the tokens, and of what attention does with the
 frames has 2 latent frames, at every ratio k. Latents and weights are random, which changes no cost.
 
 Operations are those of matrix products and attention, for one video in one evaluation of the network
-(regen.evaluate.products), counted on tensors without content. Times are medians over rounds; in each every
+(regen.metrics.flops), counted on tensors without content. Times are medians over rounds; in each every
 case has its turn, so that what else the machine does hits all alike.
 """
 
@@ -23,12 +23,12 @@ from rich.progress import Progress
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.data.sizes import Size, parse_size
-from regen.evaluate.products import count_products, operations
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, LatentSource
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.training import GeneratorRecipe
+from regen.media.sizes import Size, parse_size
+from regen.metrics.flops import count_products, operations
 from regen.recipes import GENERATORS
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
 from regen.train.optimizer import build_optimizers

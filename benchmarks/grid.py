@@ -15,8 +15,8 @@ from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 
 from regen.codec.sessions import decode_chunks, encode_frames
-from regen.data.sizes import fit, parse_size
-from regen.data.video import VideoReader, find_media
+from regen.media.reader import VideoReader, find_media
+from regen.media.sizes import fit, parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, pick_device, pick_dtype
 

@@ -1,7 +1,7 @@
 """Interpolation of frames: those that were left out against what the model and its rivals make of them.
 
 Every s-th frame of each clip is kept and coded; the protocol stands in regen.evaluate.interpolation, PSNR and
-SSIM are those of regen.evaluate.metrics. A clip is in memory as a whole.
+SSIM are those of regen.metrics.psnr_ssim. A clip is in memory as a whole.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,6 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams
-from regen.data.sizes import Size, parse_size
-from regen.data.video import find_media
 from regen.evaluate.interpolation import (
     Interpolation,
     Score,
@@ -27,6 +25,8 @@ from regen.evaluate.interpolation import (
     mean_score,
     read_clip,
 )
+from regen.media.reader import find_media
+from regen.media.sizes import Size, parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 

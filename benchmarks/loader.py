@@ -24,17 +24,18 @@ from report import find_clips, finish, one_sentence_errors, show_table
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data import cutting, video
+from regen.curate.analysis import open_facts
+from regen.data import clip_spec as cutting
+from regen.data.clip_spec import Cut, Window, pick_frames, place_window
 from regen.data.clips import ClipDataset
-from regen.data.curation.analysis import open_facts
-from regen.data.cutting import Cut, Window, pick_frames, place_window
-from regen.data.media import VideoError, is_image
-from regen.data.pixels import SCALING
-from regen.data.seeking import Seeker
 from regen.data.shards import INDEX, ShardSet, ShardWriter, index_bytes
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
-from regen.data.video import VideoReader
-from regen.train.loading import BatchLoader, Key
+from regen.media import reader as video
+from regen.media.files import VideoError, is_image
+from regen.media.pixels import SCALING
+from regen.media.reader import VideoReader
+from regen.media.seeking import Seeker
+from regen.train.dataloader import BatchLoader, Key
 
 CPU = torch.device("cpu")
 BY_HAND = {"plain PyAV": False, "PyAV, exact colours": True}

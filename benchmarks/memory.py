@@ -23,7 +23,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 import torch
-from regen.data.video import VideoWriter
+from regen.media.reader import VideoWriter
 path, frames, height, width = Path(sys.argv[1]), *map(int, sys.argv[2:])
 noise = torch.randint(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=torch.uint8)
 picture = noise.repeat_interleave(16, dim=0).repeat_interleave(16, dim=1)

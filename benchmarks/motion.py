@@ -19,10 +19,10 @@ from torch import Tensor
 
 from regen.codec.chunks import pad, to_clip
 from regen.data.clips import ClipDataset
-from regen.data.sizes import fit, parse_size
-from regen.data.video import VideoReader, find_media
-from regen.hybrid_autoencoder import HybridAutoencoder
-from regen.lengths import motion
+from regen.embedders.hybrid import HybridAutoencoder
+from regen.media.reader import VideoReader, find_media
+from regen.media.sizes import fit, parse_size
+from regen.networks.length_rule import motion
 from regen.pretrained import load
 
 CPU = torch.device("cpu")

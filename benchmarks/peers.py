@@ -3,7 +3,7 @@
 All have random weights: what is measured does not depend on them. Measured is the model alone, on noise, on
 one window of frames: a peer's is the longest that its class can take up to --window, a chunk for our own. The
 peak is that of the process (on a GPU, of what it holds there), weights and libraries included, and each model
-has a process to itself. Operations are counted without computing anything (regen.evaluate.products); --count
+has a process to itself. Operations are counted without computing anything (regen.metrics.flops); --count
 does only that and takes no memory, so any size can be counted anywhere. What can't be measured says why.
 """
 
@@ -22,16 +22,16 @@ from timing import seconds
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.data.sizes import Size, parse_size
+from regen.codec.compression import compression
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.compression import compression
-from regen.evaluate.cost import PeakMemory
-from regen.evaluate.peers.peer import Peer
-from regen.evaluate.products import count_products, operations
+from regen.evaluate.diffusers_models.base import Peer
+from regen.media.sizes import Size, parse_size
+from regen.metrics.cost import PeakMemory
+from regen.metrics.flops import count_products, operations
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
-from regen.train.run import build_model
+from regen.train.trainer import build_model
 
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 Figures = dict[str, Any]

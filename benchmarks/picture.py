@@ -7,7 +7,7 @@ import tyro
 from PIL import Image
 from report import one_sentence_errors
 
-from regen.data.video import VideoReader
+from regen.media.reader import VideoReader
 
 
 def main(video: Path, out: Path, frames: tuple[int, ...] = (0,)) -> None:

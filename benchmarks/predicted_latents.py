@@ -17,12 +17,12 @@ from rich.progress import track
 from torch import Tensor
 
 from regen.codec.chunks import to_clip, to_image
-from regen.data.sizes import Size, fit, parse_size
-from regen.data.video import VideoReader
-from regen.evaluate.metrics import psnr_of_frames
+from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.predictor import predictor_of
-from regen.hybrid_autoencoder import HybridAutoencoder
 from regen.latents import HybridLatents
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, fit, parse_size
+from regen.metrics.psnr_ssim import psnr_of_frames
 from regen.pretrained import encoder_hash, load
 from regen.runtime import generator_for, name_of, pick_device, pick_dtype
 

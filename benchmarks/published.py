@@ -19,7 +19,8 @@ from diffusers import (
     LTX2VideoDiffusionDecoderModel,
 )
 
-from regen.evaluate.peers.classes import (
+from regen.evaluate.diffusers_models.base import Peer
+from regen.evaluate.diffusers_models.classes import (
     CogVideoXPeer,
     CosmosPeer,
     LTX2DiffusionPeer,
@@ -27,7 +28,6 @@ from regen.evaluate.peers.classes import (
     MochiPeer,
     WanPeer,
 )
-from regen.evaluate.peers.peer import Peer
 
 
 def wan_22(window: int) -> Peer:

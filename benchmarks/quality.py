@@ -1,8 +1,8 @@
 """Reconstruction quality of models on the clips of a folder: PSNR and SSIM per clip, and their means.
 
-The protocol stands in regen.evaluate.metrics: scale the short side, cut out the centre, 8-bit frames, mean
+The protocol stands in regen.metrics.psnr_ssim: scale the short side, cut out the centre, 8-bit frames, mean
 over frames, then over clips. Below stand the mean sharpness (1: as much fine detail as the original) and the
-mean seam ratio (regen.evaluate.seams; 1: seams between chunks can't be seen). The JSON also has
+mean seam ratio (regen.metrics.seams; 1: seams between chunks can't be seen). The JSON also has
 `psnr_pooled`, from the mean squared error of each clip.
 """
 
@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.data.sizes import parse_size
 from regen.evaluate.quality import ClipResult, evaluate_quality
+from regen.media.sizes import parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 

@@ -1,7 +1,7 @@
 """Quality and cost by size, from 64 to 1080 lines and at extreme aspect ratios, by attention window.
 
-The protocol stands in regen.evaluate.metrics. A clip counts for a size only if it need not be enlarged for it
-(--upscale takes all clips for all sizes: what is enlarged has less detail, so its PSNR is higher). Seconds
+The protocol stands in regen.metrics.psnr_ssim. A clip counts for a size only if it need not be enlarged for
+it (--upscale takes all clips for all sizes: what is enlarged has less detail, so its PSNR is higher). Seconds
 are those of encoding and decoding, per 10^6 pixels of frames. The same weights serve all windows, whose sides
 are counted in places of 8 x 8 pixels.
 """
@@ -23,10 +23,10 @@ from rich.progress import Progress
 from steps import warm_up
 
 from regen.codec.sessions import DecodeOptions
-from regen.data.sizes import Size, parse_size, scaled_size
-from regen.data.video import VideoReader
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.quality import ClipResult, evaluate_quality
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, parse_size, scaled_size
 from regen.pretrained import DEFAULT_MODEL, Autoencoder, load, resolve
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 

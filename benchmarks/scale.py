@@ -1,8 +1,9 @@
 """What a training costs, by its recipe: operations, memory of each GPU, days, data read; nothing is run.
 
-Operations are counted as the training log counts them (regen.train.meter), on tensors without content. Memory
-is what the code keeps of each parameter, and the peak of one pass (training_memory.py). Time follows from the
-operations and an assumed model FLOPs utilisation (MFU), the peak of a GPU from its data sheet.
+Operations are counted as the training log counts them (regen.train.throughput), on tensors without content.
+Memory is what the code keeps of each parameter, and the peak of one pass (training_memory.py). Time
+follows from the operations and an assumed model FLOPs utilisation (MFU); the peak of a GPU is that of its
+data sheet.
 
 Not counted: perceptual and adversarial losses, except the discriminator's own state; the memory of CUDA
 itself, of NCCL and of work space in kernels, and what the allocator can't use; evaluations and checkpoints.
@@ -23,8 +24,8 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.networks.discriminator import PatchDiscriminator
 from regen.recipes import RECIPES
 from regen.runtime import generator_for
-from regen.train.meter import PEAKS, Meter
-from regen.train.run import Recipe, build_model
+from regen.train.throughput import PEAKS, Meter
+from regen.train.trainer import Recipe, build_model
 
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 Numbers = tyro.conf.UseAppendAction[tuple[int, ...]]

@@ -1,7 +1,7 @@
 """How visible the seams between chunks are, with and without latent extension, and what that costs.
 
-Per number of denoising steps and per way to treat seams: the seam ratio (regen.evaluate.seams; 1 is
-seamless), PSNR and SSIM by the protocol of regen.evaluate.metrics, and the seconds of decoding per frame.
+Per number of denoising steps and per way to treat seams: the seam ratio (regen.metrics.seams; 1 is
+seamless), PSNR and SSIM by the protocol of regen.metrics.psnr_ssim, and the seconds of decoding per frame.
 Each is the mean over clips. All decode the same latents from the same seed. A clip is in memory as a whole.
 """
 
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams
-from regen.data.media import write_image
-from regen.data.sizes import Size, fit, parse_size
-from regen.data.video import VideoReader, find_media
-from regen.evaluate.cost import Stopwatch
-from regen.evaluate.metrics import Psnr, Ssim
-from regen.evaluate.seams import SeamRatio
 from regen.evaluate.slices import SliceCollector, compare_slices
+from regen.media.files import write_image
+from regen.media.reader import VideoReader, find_media
+from regen.media.sizes import Size, fit, parse_size
+from regen.metrics.cost import Stopwatch
+from regen.metrics.psnr_ssim import Psnr, Ssim
+from regen.metrics.seams import SeamRatio
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 

@@ -21,8 +21,8 @@ from regen.data.clips import ClipDataset
 from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
 from regen.data.synthetic import moving_shapes
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
-from regen.data.video import VideoReader, VideoWriter
-from regen.train.loading import BatchLoader, Key
+from regen.media.reader import VideoReader, VideoWriter
+from regen.train.dataloader import BatchLoader, Key
 
 DISTINCT = 24
 SIDE = 16  # pixels

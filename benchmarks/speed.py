@@ -1,7 +1,7 @@
 """How fast models encode and decode, the operations that takes, and how near that is to the machine's limit.
 
 Timed is the model alone, on noise: no session, no 8-bit frames, no video file. Operations are those of
-matrix products, convolutions and attention (regen.evaluate.products). The peak is the rate of the best square
+matrix products, convolutions and attention (regen.metrics.flops). The peak is the rate of the best square
 matrix product in the same precision, measured before and after. A model can't reach it where its own products
 are small or narrow, so these are timed, too, one by one as plain matrix products. "of products" is the time
 that they take alone over the time of the model, which is also the model's share of the peak over theirs:
@@ -20,9 +20,9 @@ from timing import best_rate, products_seconds, seconds, times_by_kind
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.data.sizes import Size, parse_size
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.products import Products, count_products, operations
+from regen.media.sizes import Size, parse_size
+from regen.metrics.flops import Products, count_products, operations
 from regen.pretrained import DEFAULT_MODEL, Autoencoder, load
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype

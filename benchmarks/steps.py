@@ -1,6 +1,6 @@
 """What denoising steps and solvers change in reconstructions: PSNR, SSIM, sharpness, and what they cost.
 
-The protocol stands in regen.evaluate.metrics. All ways decode the same latents from the same seed, and each
+The protocol stands in regen.metrics.psnr_ssim. All ways decode the same latents from the same seed, and each
 chunk apart (--seams none) unless told otherwise, so that nothing but the steps differs. Heun's last step is
 Euler's, so with one step both are the same. Seconds are those of decoding.
 """
@@ -20,8 +20,8 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.data.sizes import Size, parse_size
 from regen.evaluate.quality import ClipResult, evaluate_clip, evaluate_quality
+from regen.media.sizes import Size, parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 

@@ -27,8 +27,8 @@ from regen.codec.timeline import SOURCE_FRAMES
 from regen.data.tasks import TaskConfig, draw_task
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.interpolation import codec_of, evaluate_extrapolation, evaluate_interpolation
-from regen.evaluate.metrics import Psnr
-from regen.evaluate.seams import SeamRatio
+from regen.metrics.psnr_ssim import Psnr
+from regen.metrics.seams import SeamRatio
 from regen.runtime import generator_for, keep_freed_memory, pick_device
 from regen.train.optimizer import (
     OptimizerConfig,

@@ -19,8 +19,8 @@ from regen.data.tasks import Stage, reconstruction
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.train.dataloader import Key
 from regen.train.distributed import World
-from regen.train.loading import Key
 from regen.train.loop import train
 
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from regen.tiling import PLACE
 from regen.train.distributed import Splittable
-from regen.train.run import ModelConfig, build_model
+from regen.train.trainer import ModelConfig, build_model
 
 FP32, BF16 = 4, 2  # bytes
 MOMENTS = 2  # that AdamW keeps of each parameter

@@ -6,8 +6,8 @@ import torch
 import tyro
 from report import finish, one_sentence_errors
 
-from regen.data.world import Split, write_world
-from regen.evaluate.console import progress_bar
+from regen.console import progress_bar
+from regen.data.shape_world import Split, write_world
 
 
 def main(

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from regen.evaluate.reconstruct import reconstruct_video
+from regen.codec.transcode import reconstruct_video
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import pick_device, pick_dtype
 

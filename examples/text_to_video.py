@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from regen.data.video import VideoWriter
-from regen.generate.loading import DEFAULT_GENERATOR
+from regen.generate.load import DEFAULT_GENERATOR
 from regen.generate.pipeline import pipeline_of
+from regen.media.reader import VideoWriter
 from regen.runtime import pick_device, pick_dtype
 
 device = pick_device()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from regen.recipes import regen_small_4x_cpu
 from regen.train.distributed import join
-from regen.train.run import run_recipe
+from regen.train.trainer import run_recipe
 
 if __name__ == "__main__":  # the processes that load the data import this file again
     videos, run = Path(sys.argv[1]), Path(sys.argv[2])

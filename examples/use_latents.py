@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
-from regen.data.video import VideoReader, VideoWriter
+from regen.media.reader import VideoReader, VideoWriter
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import pick_device, pick_dtype
 

@@ -10,7 +10,7 @@ from tiny_media import make_video
 from regen import cli
 from regen.generate import training
 from regen.recipes import GENERATORS, RECIPES
-from regen.train import run
+from regen.train import trainer as run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,12 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from regen.evaluate.products import count_products, operations
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.generate.training import GeneratorRecipe
+from regen.metrics.flops import count_products, operations
 from regen.recipes import GENERATORS, RECIPES
-from regen.train.run import Recipe, build_model
+from regen.train.trainer import Recipe, build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
 

@@ -14,14 +14,14 @@ from regen.generate.generator import GeneratorConfig
 from regen.generate.latent_batches import LatentStage
 from regen.generate.training import GeneratorRecipe, LatentDataConfig
 from regen.losses.adversarial import AdversarialConfig
-from regen.losses.objective import OneDVAObjective
-from regen.losses.predicted import PredictionConfig
+from regen.losses.one_dva import OneDVAObjective
+from regen.losses.post_training import PredictionConfig
 from regen.losses.representation import RepresentationConfig
-from regen.train.further import LossConfig
+from regen.train.auxiliary_losses import LossConfig
+from regen.train.finetune import StartConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.run import DataConfig, Recipe
-from regen.train.start import StartConfig
+from regen.train.trainer import DataConfig, Recipe
 
 
 def toy() -> Recipe:

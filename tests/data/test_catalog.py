@@ -9,8 +9,8 @@ from PIL import Image
 from tiny_shards import make_shards
 
 from regen.data.catalog import FolderCatalog, ShardCatalog, open_collection
+from regen.data.clip_spec import Cut
 from regen.data.clips import ClipDataset
-from regen.data.cutting import Cut
 
 UNEVEN = [0, 0.04, 0.08, 0.3, 0.4, 0.5]
 

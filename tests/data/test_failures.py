@@ -13,12 +13,12 @@ from movies import damage, make_movie, noisy, numbered, truncate
 from tiny_shards import make_shards
 
 from regen.data import failures
+from regen.data.clip_spec import Cut
 from regen.data.clips import ClipDataset
-from regen.data.cutting import Cut
 from regen.data.failures import Failures, SlowError, time_limit
-from regen.data.media import GoneError, VideoError
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
-from regen.train.loading import BatchLoader
+from regen.media.files import GoneError, VideoError
+from regen.train.dataloader import BatchLoader
 
 CUT = Cut(5, (16, 24))
 FAST = {"movflags": "faststart"}

@@ -12,9 +12,9 @@ from movies import make_movie, numbered, smooth, truncate
 from PIL import Image
 from tiny_shards import facts_of, make_shards
 
-from regen.data.media import GoneError, VideoError
 from regen.data.shards import INDEX, ShardSet, ShardWriter, is_shard_set
-from regen.data.video import VideoReader
+from regen.media.files import GoneError, VideoError
+from regen.media.reader import VideoReader
 
 
 @pytest.fixture

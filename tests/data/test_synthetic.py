@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from regen.data.synthetic import moving_shapes, write_dataset
-from regen.data.video import VideoReader, find_media
+from regen.media.reader import VideoReader, find_media
 
 
 def test_shapes_follow_the_seed_and_move() -> None:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.latents import HybridLatents
-from regen.losses.objective import OneDVAObjective
-from regen.losses.predicted import PredictionConfig, denoised, unit_gaussian_velocity
+from regen.losses.one_dva import OneDVAObjective
+from regen.losses.post_training import PredictionConfig, denoised, unit_gaussian_velocity
 from regen.runtime import generator_for
 from regen.tiling import Tile
-from regen.train.further import FurtherLosses, LossConfig
+from regen.train.auxiliary_losses import FurtherLosses, LossConfig
 
 CPU = torch.device("cpu")
 CONFIG = OneDVAConfig(

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regen import diffusion
-from regen.data.sizes import fit, parse_size
-from regen.data.video import VideoReader
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.media.reader import VideoReader
+from regen.media.sizes import fit, parse_size
 from regen.recipes import toy
 from regen.tiling import Tile, Tiling, cut
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate

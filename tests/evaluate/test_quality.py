@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
-from regen.data.sizes import Size, fit
-from regen.data.video import VideoError, VideoReader, VideoWriter
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.metrics import Sharpness, psnr_of_frames, ssim_of_frames
 from regen.evaluate.quality import evaluate_clip, evaluate_quality
-from regen.evaluate.seams import SeamRatio
+from regen.media.reader import VideoError, VideoReader, VideoWriter
+from regen.media.sizes import Size, fit
+from regen.metrics.psnr_ssim import Sharpness, psnr_of_frames, ssim_of_frames
+from regen.metrics.seams import SeamRatio
 
 RATIO, FRAMES = 2, 7  # the last chunk holds one frame of three
 

@@ -8,8 +8,8 @@ import torch
 from tiny_latents import CPU, export, make_corpus, make_model, make_shards
 from tiny_text import make_t5
 
-from regen.data.latent_dataset import LatentDataset
-from regen.data.latent_shards import ShardRows
+from regen.corpus.dataset import LatentDataset
+from regen.corpus.shards import ShardRows
 from regen.generate.captions import CaptionStates, caption_path, embed_captions
 from regen.generate.text import TextSource, find_text_encoder
 

@@ -17,11 +17,11 @@ from tiny_latents import export, make_hybrid_model, make_model
 from tiny_media import make_image, make_video
 from tiny_text import make_t5
 
-from regen.data.latent_dataset import LatentDataset
+from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import Key
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
-from regen.generate.source import class_names, source_of
+from regen.generate.latent_spec import class_names, source_of
 from regen.generate.training import (
     GeneratorRecipe,
     LatentDataConfig,
@@ -30,11 +30,11 @@ from regen.generate.training import (
 )
 from regen.pretrained import load_as
 from regen.train.checkpoint import averaged_weights, list_checkpoints
-from regen.train.control import Interrupted
 from regen.train.distributed import World, join
 from regen.train.loop import LoopConfig
-from regen.train.meter import Meter
 from regen.train.optimizer import OptimizerConfig
+from regen.train.signals import Interrupted
+from regen.train.throughput import Meter
 
 CPU = torch.device("cpu")
 ALONE = World(CPU)

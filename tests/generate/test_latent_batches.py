@@ -10,7 +10,7 @@ from tiny_latents import CPU, export, make_hybrid_model, make_lively_corpus, mak
 from tiny_media import make_image, make_video
 from tiny_text import make_t5
 
-from regen.data.latent_dataset import LatentDataset
+from regen.corpus.dataset import LatentDataset
 from regen.generate.captions import CaptionStates, embed_captions
 from regen.generate.latent_batches import LatentBatches, LatentStage, padded
 from regen.generate.text import find_text_encoder

@@ -9,7 +9,7 @@ from tiny_latents import CPU, make_hybrid_model
 
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.conditions import Condition
-from regen.generate.loading import load_embedder
+from regen.generate.load import load_embedder
 from regen.generate.predictor import predictor, predictor_of, without_condition
 from regen.latents import HybridLatents
 from regen.pretrained import encoder_hash, weights_hash

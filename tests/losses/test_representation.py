@@ -21,7 +21,7 @@ from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
 from regen.networks.patches import Patches
 from regen.runtime import generator_for
-from regen.train.further import FurtherLosses, LossConfig, Tap
+from regen.train.auxiliary_losses import FurtherLosses, LossConfig, Tap
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from regen.codec.sessions import decode_chunks, encode_frames
-from regen.data.sizes import fit, parse_size
-from regen.data.video import VideoReader
-from regen.evaluate.metrics import Psnr
+from regen.media.reader import VideoReader
+from regen.media.sizes import fit, parse_size
+from regen.metrics.psnr_ssim import Psnr
 from regen.pretrained import CLASSES, DEFAULT_MODEL, available, load, resolve
 
 ROOT = Path(__file__).parents[2]

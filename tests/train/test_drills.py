@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_run import CPU, tiny_recipe
+from tests.train.test_trainer import CPU, tiny_recipe
 
 from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
 from regen.data.synthetic import write_dataset
 from regen.embedders.regen import AutoencoderRegen
-from regen.train.run import Recipe, run_recipe
+from regen.train.trainer import Recipe, run_recipe
 
 
 @pytest.fixture

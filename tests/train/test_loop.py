@@ -10,10 +10,10 @@ from tiny_run import STEPS, TinyBatches, TinyModel, assert_same, run_tiny
 from torch import nn
 
 from regen.train.checkpoint import list_checkpoints
-from regen.train.control import Interrupted, StopSignals
-from regen.train.loading import Key
+from regen.train.dataloader import Key
+from regen.train.lifecycle import Leave
 from regen.train.loop import LoopConfig
-from regen.train.watch import Leave
+from regen.train.signals import Interrupted, StopSignals
 
 
 def test_four_steps_are_two_and_two_more(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from ranks import run_ranks
 from regen.data.synthetic import write_dataset
 from regen.data.tasks import Key, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.losses.predicted import PredictionConfig
+from regen.losses.post_training import PredictionConfig
 from regen.recipes import onedva_small_stage1_cpu, toy, toy_onedva
+from regen.train.auxiliary_losses import LossConfig
 from regen.train.checkpoint import averaged_weights, list_checkpoints
-from regen.train.control import Interrupted
 from regen.train.distributed import World, join
-from regen.train.further import LossConfig
-from regen.train.run import Recipe, run_recipe
-from regen.train.start import StartConfig
+from regen.train.finetune import StartConfig
+from regen.train.signals import Interrupted
+from regen.train.trainer import Recipe, run_recipe
 
 CPU = World(torch.device("cpu"))
 

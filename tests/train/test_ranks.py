@@ -17,8 +17,8 @@ from tiny_run import STEPS, TinyBatches, assert_same, run_tiny, saved_tensors
 from torch import Tensor, nn
 
 from regen.train.checkpoint import list_checkpoints
-from regen.train.loading import Key
-from regen.train.watch import Leave
+from regen.train.dataloader import Key
+from regen.train.lifecycle import Leave
 
 
 @pytest.fixture(autouse=True)

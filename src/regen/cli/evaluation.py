@@ -12,10 +12,10 @@ from regen.cli.options import Device, Json, warn
 if TYPE_CHECKING:
     import torch
 
-    from regen.evaluate.contest.contest import Contest
-    from regen.evaluate.contest.contestants import Entry
-    from regen.evaluate.contest.measuring import Measures
-    from regen.evaluate.features import FeatureSource
+    from regen.evaluate.benchmark.benchmark import Contest
+    from regen.evaluate.benchmark.measure import Measures
+    from regen.evaluate.benchmark.systems import Entry
+    from regen.metrics.features import FeatureSource
 
 Optional = arg(help_behavior_hint="")
 
@@ -102,9 +102,9 @@ def evaluate(
             of each clip's name, of the size measured and with as many frames. Repeat it for several.
         json: Let the last line of the output be the summary, as one JSON list.
     """
-    from regen.evaluate.contest.contestants import Entry
-    from regen.evaluate.contest.scoreboard import result_bar, show_summary
-    from regen.evaluate.contest.workers import evaluate as evaluate_contest
+    from regen.evaluate.benchmark.systems import Entry
+    from regen.evaluate.benchmark.table import result_bar, show_summary
+    from regen.evaluate.benchmark.workers import evaluate as evaluate_contest
     from regen.runtime import pick_device
 
     target = pick_device(conditions.device)
@@ -129,8 +129,8 @@ def _contest(
     weighted: Weighted,
     device: "torch.device",
 ) -> "Contest":
-    from regen.data.sizes import parse_size
-    from regen.evaluate.contest.contest import Contest
+    from regen.evaluate.benchmark.benchmark import Contest
+    from regen.media.sizes import parse_size
     from regen.runtime import name_of, pick_dtype
 
     return Contest(
@@ -156,7 +156,7 @@ def _named_folder(text: str) -> tuple[str, Path]:
 
 
 def _measures(weighted: Weighted) -> "Measures":
-    from regen.evaluate.contest.measuring import Measures
+    from regen.evaluate.benchmark.measure import Measures
 
     lpips = weighted.lpips_net, weighted.lpips_weights, weighted.lpips_sha256
     return Measures(*lpips, feature_source(weighted))
@@ -164,7 +164,7 @@ def _measures(weighted: Weighted) -> "Measures":
 
 def feature_source(weighted: Weighted) -> "FeatureSource | None":
     """Which features the Fréchet video distance is to be measured with."""
-    from regen.evaluate.features import I3D_SHA256, I3d, RandomConvolutions, VideoMae
+    from regen.metrics.features import I3D_SHA256, I3d, RandomConvolutions, VideoMae
 
     path, sha256, frames = weighted.fvd_weights, weighted.fvd_sha256, weighted.fvd_frames
     match weighted.fvd:

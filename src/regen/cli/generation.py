@@ -9,7 +9,7 @@ from tyro.conf import UseAppendAction, arg
 from regen.cli.options import Device, Json, Output, SizeText, warn
 
 if TYPE_CHECKING:
-    from regen.generate.files import GenerationReport, VideoRequest
+    from regen.generate.run import GenerationReport, VideoRequest
 
 Texts = UseAppendAction[tuple[str, ...]]
 Name = arg(metavar="NAME", help_behavior_hint="")
@@ -117,9 +117,9 @@ def generate(
         output: The video (.mp4, .m4v, .mov, .mkv), or for one frame an image (.png, .jpg).
         json: Let the last line of the output be one JSON object.
     """
-    from regen.evaluate.console import progress_bar
-    from regen.generate.files import generate_files
-    from regen.generate.loading import load_maker
+    from regen.console import progress_bar
+    from regen.generate.load import load_maker
+    from regen.generate.run import generate_files
     from regen.pretrained import be_quiet
     from regen.runtime import pick_device, pick_dtype
 
@@ -135,11 +135,11 @@ def generate(
 
 def _request(told: Told, form: Form, steering: Steering) -> "VideoRequest":
     """Raises ValueError for impossible values, before anything is loaded."""
-    from regen.codec.lengths import parse_length
+    from regen.codec.rate_control import parse_length
     from regen.codec.sessions import DecodeOptions
-    from regen.data.sizes import parse_size
-    from regen.generate.files import VideoRequest
+    from regen.generate.run import VideoRequest
     from regen.generate.sampling import SampleOptions
+    from regen.media.sizes import parse_size
 
     return VideoRequest(
         prompts=told.prompt,

@@ -11,7 +11,7 @@ from regen.cli.evaluation import Weighted, feature_source
 from regen.cli.options import Device, Json, SizeText, warn
 
 if TYPE_CHECKING:
-    from regen.evaluate.features import FeatureSource
+    from regen.metrics.features import FeatureSource
 
 Optional = arg(help_behavior_hint="")
 
@@ -97,12 +97,12 @@ def evaluate_generator(
         json: Let the last line of the output be the result, as one JSON object.
     """
     from regen.codec.sessions import DecodeOptions
-    from regen.data.sizes import parse_size
-    from regen.evaluate.console import progress_bar
-    from regen.generate.evaluation import Evaluation
-    from regen.generate.evaluation import evaluate_generator as evaluate
-    from regen.generate.evaluation_table import show_evaluation
+    from regen.console import progress_bar
+    from regen.evaluate.generators.evaluation import Evaluation
+    from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
+    from regen.evaluate.generators.table import show_evaluation
     from regen.generate.sampling import SampleOptions
+    from regen.media.sizes import parse_size
     from regen.runtime import pick_device, pick_dtype
 
     wanted, device = generating, pick_device(generating.device)

@@ -16,7 +16,7 @@ from tyro.extras import SubcommandApp
 from regen.cli.options import Device, Json, SizeText
 
 if TYPE_CHECKING:
-    from regen.generate.export.plan import Settings
+    from regen.corpus.plan import Settings
 
 LATENTS = """The latents of a corpus, computed once: export, show.
 
@@ -74,7 +74,7 @@ def export(
 
     Example: regen latents export --data shards/ --out latents/ --size 256
 
-    Read them by regen.data.latent_dataset.LatentDataset. Each shard of the input becomes a safetensors file
+    Read them by regen.corpus.dataset.LatentDataset. Each shard of the input becomes a safetensors file
     and a list of its samples with captions and classes; a folder of files is cut into shards first. Samples
     that can't be read are left out and named in the list.
 
@@ -93,11 +93,11 @@ def export(
         engine: local, or ray: on the Ray cluster that this machine belongs to, or one that is started here.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.evaluate.console import progress_bar
-    from regen.generate.export import overview
-    from regen.generate.export.latents import export_latents
-    from regen.generate.export.plan import Export
-    from regen.generate.export.ray_engine import connected, export_latents_with_ray, usual_dtype
+    from regen.console import progress_bar
+    from regen.corpus import overview
+    from regen.corpus.export import export_latents
+    from regen.corpus.plan import Export
+    from regen.corpus.ray_engine import connected, export_latents_with_ray, usual_dtype
     from regen.runtime import name_of, pick_device, pick_dtype
 
     with _leaving_cleanly(out), progress_bar("export") as on_progress:
@@ -122,15 +122,15 @@ def show(folder: Annotated[Positional[Path], arg(metavar="FOLDER")], json: Json 
         folder: A folder made by `regen latents export`.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.generate.export import overview
+    from regen.corpus import overview
 
     overview.show(overview.overview(folder), json)
 
 
 def _settings(form: Form, dtype: str) -> "Settings":
     from regen.codec.memory import OVERLAP
-    from regen.data.sizes import parse_size
-    from regen.generate.export.plan import Settings
+    from regen.corpus.plan import Settings
+    from regen.media.sizes import parse_size
     from regen.tiling import Tile
 
     try:

@@ -10,7 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 if TYPE_CHECKING:
-    from regen.codec.lengths import Budget, Lengths
+    from regen.codec.rate_control import Budget, Lengths
     from regen.codec.sessions import DecodeOptions
     from regen.codec.timeline import Timeline
     from regen.pretrained import Autoencoder
@@ -142,7 +142,7 @@ def decode_options(sampling: Decoding) -> "DecodeOptions":
 
 def kept_lengths(amount: Amount, options: "DecodeOptions") -> "Lengths | Budget | None":
     """How many 1D latents to keep; raises ValueError for impossible values, and for two of them at once."""
-    from regen.codec.lengths import Budget, TargetPsnr, parse_length
+    from regen.codec.rate_control import Budget, TargetPsnr, parse_length
     from regen.codec.sessions import SOLVERS
 
     if sum(value is not None for value in asdict(amount).values()) > 1:

@@ -11,7 +11,7 @@ from tyro.extras import SubcommandApp
 from regen.cli.options import Json, warn
 
 if TYPE_CHECKING:
-    from regen.train.history import Run
+    from regen.train.run_summary import Run
 
 RUNS = """Look at the runs of `regen train`, also while they go on.
 
@@ -43,8 +43,8 @@ def show(
         png: Also draw the plots into this file.
         json: Let the output be one JSON object, without plots in the terminal.
     """
-    from regen.train.charts import draw_png
-    from regen.train.history import read_runs
+    from regen.train.plots import draw_png
+    from regen.train.run_summary import read_runs
 
     if png is not None and (png.suffix.lower() != ".png" or not png.absolute().parent.is_dir()):
         raise ValueError(
@@ -67,8 +67,8 @@ def _show(runs: "list[Run]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from regen.train.charts import MISSING, draw_in_terminal, is_drawable
-    from regen.train.history import describe, differences
+    from regen.train.plots import MISSING, draw_in_terminal, is_drawable
+    from regen.train.run_summary import describe, differences
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:  # a file or a pipe: no line is cut or folded

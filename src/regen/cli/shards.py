@@ -10,10 +10,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Json
-from regen.data.curation.filters import Filters
+from regen.curate.filters import Filters
 
 if TYPE_CHECKING:
-    from regen.data.curation.workers import Work
+    from regen.curate.workers import Work
 
 SHARDS = """Many videos and images in few tar files, for training: build, index, show.
 
@@ -87,10 +87,10 @@ def build(
         json: Let the last line of the output be one JSON object.
     """
     from regen.codec.memory import parse_memory
-    from regen.data.curation.build import Build
-    from regen.data.curation.build import build as build_shards
-    from regen.data.curation.console import phase_bar, show_outcome
-    from regen.data.curation.writing import Packing
+    from regen.curate.build import Build
+    from regen.curate.build import build as build_shards
+    from regen.curate.console import phase_bar, show_outcome
+    from regen.curate.writing import Packing
 
     packing = Packing(form.short_side, form.key_every, parse_memory(form.max_shard_size), form.max_samples)
     task = Build(folders, out, filters, packing, classes_from_folders)
@@ -121,8 +121,8 @@ def index(
         shards: A folder of .tar files, or an address such as s3://bucket/shards.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.data.curation.console import phase_bar, show_indexed
-    from regen.data.curation.indexing import make_index
+    from regen.curate.console import phase_bar, show_indexed
+    from regen.curate.indexing import make_index
 
     with phase_bar() as on_progress:
         indexed = make_index(shards, _work(effort), on_progress)
@@ -147,8 +147,8 @@ def show(
         picture: Draw samples, evenly spaced, into this file.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.data.curation.console import show_overview
-    from regen.data.curation.overview import draw_sheet, overview
+    from regen.curate.console import show_overview
+    from regen.curate.overview import draw_sheet, overview
     from regen.data.shards import ShardSet
 
     collection = ShardSet(shards)
@@ -164,7 +164,7 @@ def show(
 
 
 def _work(effort: Effort) -> "Work":
-    from regen.data.curation.workers import Work
+    from regen.curate.workers import Work
 
     workers = (os.cpu_count() or 1) if effort.workers is None else effort.workers
     return Work(workers, effort.time_limit, effort.retry)

@@ -14,7 +14,7 @@ from regen.cli.options import Device
 if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
     from regen.train.distributed import World
-    from regen.train.run import Recipe
+    from regen.train.trainer import Recipe
 
 TRAIN = """Train a model by a recipe.
 
@@ -46,7 +46,7 @@ def recipe_commands(name: str) -> SubcommandApp:
 
 def _embedder_training(default: "Recipe") -> Callable[..., None]:
     from regen.generate.predictor import predictor_of
-    from regen.train.run import Recipe, run_recipe
+    from regen.train.trainer import Recipe, run_recipe
 
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
 
@@ -114,8 +114,8 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
 
 def _run(device: str | None, train: "Callable[[World], Path]", use: str) -> None:
     """Train, and say where the model is; leave with the signal's exit code when interrupted."""
-    from regen.train.control import Interrupted
     from regen.train.distributed import join
+    from regen.train.signals import Interrupted
 
     try:
         with join(device) as world:

@@ -46,9 +46,10 @@ def reconstruct(
             Without a PATH it stands after INPUT.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.data.sizes import parse_size
-    from regen.evaluate.console import progress_bar, show_report
-    from regen.evaluate.reconstruct import reconstruct_video
+    from regen.cli.tables import show_report
+    from regen.codec.transcode import reconstruct_video
+    from regen.console import progress_bar
+    from regen.media.sizes import parse_size
 
     target = parse_size(size) if size is not None else None
     options, memory = decode_options(sampling), memory_budget(using)
@@ -90,10 +91,11 @@ def encode(
         size: Scale and cut out the centre: N x N, or height x width; by default the input's own size.
         json: Let the last line of the output be one JSON object.
     """
+    from regen.cli.tables import show_report
     from regen.codec import latent_file
-    from regen.data.sizes import parse_size
-    from regen.evaluate.console import progress_bar, show_report
-    from regen.evaluate.reconstruct import encode_video
+    from regen.codec.transcode import encode_video
+    from regen.console import progress_bar
+    from regen.media.sizes import parse_size
     from regen.pretrained import weights_hash
 
     target = parse_size(size) if size is not None else None
@@ -133,9 +135,10 @@ def decode(
         output: The video, with the sound of the original, and its frame times unless others are asked for.
         json: Let the last line of the output be one JSON object.
     """
+    from regen.cli.tables import show_report
     from regen.codec import latent_file
-    from regen.evaluate.console import progress_bar, show_report
-    from regen.evaluate.reconstruct import decode_video
+    from regen.codec.transcode import decode_video
+    from regen.console import progress_bar
     from regen.pretrained import weights_hash
 
     wanted, options, memory = timeline(frames), decode_options(sampling), memory_budget(using)
@@ -162,7 +165,7 @@ def models(json: Json = False) -> None:
     Args:
         json: Let the last line of the output be one JSON object.
     """
-    from regen.evaluate.console import show_models
+    from regen.cli.tables import show_models
     from regen.pretrained import available, available_generators
 
     show_models(available(), available_generators(), json)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip, to_image
 from regen.codec.extension import Extension, Trajectory, match
-from regen.codec.lengths import Lengths, check_lengths, cut_to
 from regen.codec.memory import Room
+from regen.codec.rate_control import Lengths, check_lengths, cut_to
 from regen.diffusion import Solver, euler, heun
 from regen.latents import Latents, batch_of
 from regen.runtime import generator_for

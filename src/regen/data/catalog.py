@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from regen.data.failures import time_limit
-from regen.data.media import Source, VideoError, find_media
 from regen.data.shards import ShardSet, is_shard_set
-from regen.data.video import VideoReader
+from regen.media.files import Source, VideoError, find_media
+from regen.media.reader import VideoReader
 
 
 @dataclass(frozen=True)

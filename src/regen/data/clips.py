@@ -13,13 +13,13 @@ from rich.progress import track
 from torch import Tensor
 
 from regen.data.catalog import Catalog, FolderCatalog, open_collection
-from regen.data.cutting import Cut, Draw, pick_frames, place_window, resize
+from regen.data.clip_spec import Cut, Draw, pick_frames, place_window, resize
 from regen.data.failures import KINDS, Failures, SlowError, time_limit
 from regen.data.frame_cache import FrameCache
-from regen.data.media import Blob, VideoError, shrunk_size
-from regen.data.pixels import signed
-from regen.data.seeking import TIME_TOLERANCE
-from regen.data.video import read_frames
+from regen.media.files import Blob, VideoError, shrunk_size
+from regen.media.pixels import signed
+from regen.media.reader import read_frames
+from regen.media.seeking import TIME_TOLERANCE
 from regen.runtime import generator_for
 
 LONGEST = 10.0  # seconds; longer videos are drawn no more often than one of this length

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from regen.data.media import GoneError, VideoError
+from regen.media.files import GoneError, VideoError
 
 KINDS = ("damaged", "slow", "gone")
 NAMED = 1000  # samples; of further ones there is only the count

@@ -10,8 +10,8 @@ from uuid import uuid4
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from regen.data.media import GoneError, reason
-from regen.data.video import VideoReader
+from regen.media.files import GoneError, reason
+from regen.media.reader import VideoReader
 
 FORMAT = 1  # part of the file names; raise it when what lies in the files changes
 OPEN_FILES = 64

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from regen.data.media import Blob, GoneError, VideoError, reason
+from regen.media.files import Blob, GoneError, VideoError, reason
 
 INDEX = "index.safetensors"
 METADATA = "regen"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from regen.data.video import VideoWriter
+from regen.media.reader import VideoWriter
 from regen.runtime import fold_seed, generator_for
 
 SHAPES = 4

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regen.data.clip_spec import Cut
 from regen.data.clips import ClipDataset
-from regen.data.cutting import Cut
 from regen.runtime import generator_for
 
 # No sample has a negative index, so the draw of a task never repeats the numbers that drew a sample.

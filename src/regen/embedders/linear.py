@@ -18,8 +18,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from regen.autoencoder import VideoAutoencoder, blend_frames
 from regen.diffusion import Solver, euler
+from regen.embedders.base import VideoAutoencoder, blend_frames
 from regen.tiling import Tile
 
 PATCH = 8  # pixels: the side of a cube

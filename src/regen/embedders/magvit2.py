@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regen import diffusion
-from regen.autoencoder import PyramidAutoencoder, blend_frames
+from regen.embedders.base import PyramidAutoencoder, blend_frames
 from regen.networks.conv_decoder import CausalDecoder
 from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.tiling import PLACE, Tile, Tiling, cut

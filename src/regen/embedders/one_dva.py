@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.autoencoder import blend_frames
-from regen.hybrid_autoencoder import HybridAutoencoder, Part
+from regen.embedders.base import blend_frames
+from regen.embedders.hybrid import HybridAutoencoder, Part
 from regen.latents import HybridLatents
-from regen.lengths import LengthRule
-from regen.losses.objective import FurtherLoss, OneDVAObjective, latent_losses
+from regen.losses.one_dva import FurtherLoss, OneDVAObjective, latent_losses
 from regen.networks.dit import Timestep
 from regen.networks.hybrid_decoder import HybridDecoder, Tail
+from regen.networks.length_rule import LengthRule
 from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
 from regen.tiling import Tile

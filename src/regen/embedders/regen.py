@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.autoencoder import PyramidAutoencoder
+from regen.embedders.base import PyramidAutoencoder
 from regen.networks.conditioning import (
     Condition,
     Conditioning,

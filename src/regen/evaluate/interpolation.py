@@ -5,7 +5,7 @@ with what the model decodes at their times, with the average of their two kept n
 FFmpeg's motion-compensated filter makes of the kept frames (the paper sets an external interpolator beside
 the model, too). The rivals get the frames as the model reconstructs them, and the originals besides.
 Extrapolation: the frames before and after each chunk against what the model decodes there, beside the
-chunk's nearest frame. PSNR and SSIM follow `regen.evaluate.metrics`. A clip is in memory as a whole.
+chunk's nearest frame. PSNR and SSIM follow `regen.metrics.psnr_ssim`. A clip is in memory as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +25,10 @@ from torch.nn import functional
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
-from regen.data.pixels import UPRIGHT, RgbConverter, YuvConverter
-from regen.data.sizes import Size, fit
-from regen.data.video import VideoReader
-from regen.evaluate.metrics import psnr_of_frames, ssim_of_frames
+from regen.media.pixels import UPRIGHT, RgbConverter, YuvConverter
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, fit
+from regen.metrics.psnr_ssim import psnr_of_frames, ssim_of_frames
 
 Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]
 """Encodes frames and decodes what the timeline asks for."""

@@ -10,17 +10,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder
-from regen.codec.lengths import Lengths
+from regen.codec.rate_control import Lengths
+from regen.codec.report import Tally
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
-from regen.data.sizes import Size, fit
-from regen.data.video import VideoReader
-from regen.evaluate.account import Tally
-from regen.evaluate.cost import Stopwatch
-from regen.evaluate.ghosting import BlendedShare, DifferenceError
-from regen.evaluate.lpips import LpipsOfFrames
-from regen.evaluate.metrics import Psnr, Sharpness, Ssim
-from regen.evaluate.seams import SeamRatio
-from regen.losses.perceptual import Lpips
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, fit
+from regen.metrics.cost import Stopwatch
+from regen.metrics.ghosting import BlendedShare, DifferenceError
+from regen.metrics.lpips import Lpips, LpipsOfFrames
+from regen.metrics.psnr_ssim import Psnr, Sharpness, Ssim
+from regen.metrics.seams import SeamRatio
 
 DEFAULTS = DecodeOptions()
 Pair = tuple[UInt8[Tensor, "t h w 3"], UInt8[Tensor, "t h w 3"]]
@@ -32,8 +31,8 @@ class ClipResult:
 
     `psnr_pooled` is the PSNR of the mean squared error over the whole clip. `sharpness` is 1 where the
     reconstruction has as much fine detail as the original, `seam_ratio` is 1 where the seams between chunks
-    can't be seen, and None for a clip of one chunk (`regen.evaluate.metrics` and `regen.evaluate.seams`).
-    `difference_error` (8-bit levels) and `blended_share` tell of ghosts (`regen.evaluate.ghosting`); they are
+    can't be seen, and None for a clip of one chunk (`regen.metrics.psnr_ssim` and `regen.metrics.seams`).
+    `difference_error` (8-bit levels) and `blended_share` tell of ghosts (`regen.metrics.ghosting`); they are
     None for a single frame, and the share where nothing moves. `lpips` is None where none was asked for.
     """
 
@@ -147,7 +146,7 @@ def evaluate_quality(
     options: DecodeOptions = DEFAULTS,
     max_frames: int | None = None,
 ) -> Iterator[ClipResult]:
-    """One result per file, each as soon as it is there, by the protocol of `regen.evaluate.metrics`.
+    """One result per file, each as soon as it is there, by the protocol of `regen.metrics.psnr_ssim`.
 
     Every clip is fitted to `size`, reconstructed chunk by chunk (the last one padded and cropped back),
     rounded to 8 bits and compared with the fitted frames. The noise depends on the seed and the chunk alone,

@@ -18,8 +18,8 @@ from string import Template
 from typing import Any
 from uuid import uuid4
 
-from regen.evaluate.contest.clip_list import clip_label
-from regen.evaluate.contest.report_folder import key_of
+from regen.evaluate.benchmark.clip_list import clip_label
+from regen.evaluate.benchmark.report_folder import key_of
 
 Row = dict[str, Any]  # one clip through one model, or the means of a model
 SCRIPTS = ("page.js", "table.js", "plots.js", "players.js")

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from regen.data.latent_dataset import LatentDataset
+from regen.corpus.dataset import LatentDataset
 from regen.generate.text import TextEncoder, TextSource
 
 BATCH = 64  # captions at a time

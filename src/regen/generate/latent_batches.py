@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from regen.data.latent_dataset import LatentDataset
+from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import Key
 from regen.generate.captions import CaptionStates
 from regen.generate.tokens import in_a_row

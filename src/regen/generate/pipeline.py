@@ -12,12 +12,12 @@ from diffusers.utils import BaseOutput, logging
 from einops import rearrange
 from torch import Generator, Tensor, nn
 
-from regen.codec.lengths import FixedLength
+from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
 from regen.generate.conditions import Condition
 from regen.generate.decoding import Sampled
 from regen.generate.generator import LatentGenerator
-from regen.generate.loading import load_maker
+from regen.generate.load import load_maker
 from regen.generate.pipeline_inputs import (
     Callback,
     Image,
@@ -30,10 +30,10 @@ from regen.generate.pipeline_inputs import (
     size_of,
 )
 from regen.generate.sampling import Known, OnStep, SampleOptions, noise_levels
-from regen.generate.shape import VideoShape
 from regen.generate.text import TextEncoder
 from regen.generate.tokens import as_chunks, in_a_row
-from regen.generate.video import VideoMaker
+from regen.generate.video_generator import VideoMaker
+from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, batch_of
 from regen.pretrained import CLASSES, Autoencoder
 

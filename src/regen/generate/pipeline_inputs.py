@@ -12,11 +12,11 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Generator, Tensor
 
-from regen.data.media import read_image
-from regen.data.sizes import Size
-from regen.generate.shape import VideoShape
-from regen.generate.video import VideoMaker
+from regen.generate.video_generator import VideoMaker
+from regen.generate.video_shape import VideoShape
 from regen.latents import Latents
+from regen.media.files import read_image
+from regen.media.sizes import Size
 
 Image = PIL.Image.Image | Tensor | np.ndarray | Path | str
 Callback = Callable[..., dict[str, Any] | None]  # also a PipelineCallback of diffusers

@@ -7,7 +7,7 @@ from torch import Tensor
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.latents import HybridLatents
-from regen.losses.predicted import Predictor, denoised
+from regen.losses.post_training import Predictor, denoised
 from regen.pretrained import encoder_hash, is_generator, load_as, resolve, weights_hash
 
 

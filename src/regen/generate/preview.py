@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from regen.generate.conditions import Condition
+from regen.generate.contact_sheet import write_sheet
 from regen.generate.decoding import Sampled, decode
 from regen.generate.generator import LatentGenerator
 from regen.generate.latent_batches import LatentBatches
 from regen.generate.sampling import SampleOptions, sample
-from regen.generate.sheet import write_sheet
 from regen.latents import latents_in
 from regen.pretrained import load, weights_hash
 from regen.runtime import generator_for

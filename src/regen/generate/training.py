@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from regen.data.latent_dataset import LatentDataset
+from regen.console import progress_bar
+from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import Key
-from regen.evaluate.console import progress_bar
 from regen.generate.captions import CaptionStates, embed_captions
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
+from regen.generate.latent_spec import class_names, source_of
 from regen.generate.preview import SamplePreview
 from regen.generate.sampling import SampleOptions
-from regen.generate.source import class_names, source_of
 from regen.generate.text import DEFAULT_TEXT, TextSource, find_text_encoder
 from regen.pretrained import be_quiet, is_generator, resolve, stored_config, stored_weights
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
 from regen.train.distributed import World, whole_state
 from regen.train.gradient import ON_THE_CPU
+from regen.train.lifecycle import Leave
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
-from regen.train.run import export
-from regen.train.watch import Leave
+from regen.train.trainer import export
 
 VALIDATION_STREAM = -5
 

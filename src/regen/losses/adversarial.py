@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from regen.losses.optimizer_state import Size, below, make_moments, moments
 from regen.networks.discriminator import PatchDiscriminator
-from regen.optimizer_state import Size, below, make_moments, moments
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from regen.losses.optimizer_state import Size, below, make_moments, moments
 from regen.networks.patches import Patches
-from regen.optimizer_state import Size, below, make_moments, moments
 
 ADVICE = (
     "give the folder of an image model with patches, such as SigLIP, by --losses.representation.model, or "

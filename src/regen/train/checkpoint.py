@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from regen.optimizer_state import Size
+from regen.losses.optimizer_state import Size
 from regen.train.distributed import LOST, World, is_lost
 from regen.train.state import TrainState, sync_folder, write_json
 

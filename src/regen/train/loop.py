@@ -9,14 +9,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from regen.runtime import pick_dtype
+from regen.train.dataloader import BatchLoader, Key
 from regen.train.distributed import World, parallelise
 from regen.train.gradient import Batch, FurtherLoss, Gradient
-from regen.train.loading import BatchLoader, Key
+from regen.train.lifecycle import Evaluate, Watch
 from regen.train.log import Window
-from regen.train.meter import Meter
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 from regen.train.state import Ema, TrainState
-from regen.train.watch import Evaluate, Watch
+from regen.train.throughput import Meter
 
 SKIPS_IN_A_ROW = 20  # updates left out one after another before a run gives up
 

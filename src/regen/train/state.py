@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from regen.optimizer_state import Size, below, make_moments, moments
+from regen.losses.optimizer_state import Size, below, make_moments, moments
 
 # These fields change when a run looks and saves, where a checked file lies, on how many processes or in how
 # many passes it computes, or what it does where it would else end: never what is computed.

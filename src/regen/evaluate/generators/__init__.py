@@ -1,0 +1,1 @@
+"""`regen evaluate-generator`: Fréchet distances and prompt agreement of generated videos."""

@@ -1,0 +1,193 @@
+"""One opening of a video file: packets, decoded frames, seeking, and an account of what could not be read."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from types import TracebackType
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from regen.media.files import Source, VideoError, open_source, reason
+
+READ_ERRORS = (av.FFmpegError, OSError)
+# Codecs that mark the frames that no other one needs. HEVC's marks hold within a temporal layer only.
+SKIPPING = ("h264",)
+
+
+def open_input(path: Source) -> InputContainer:
+    """Raises VideoError in one sentence when `path` is no file that FFmpeg can open."""
+    try:
+        return av.open(open_source(path), metadata_errors="replace")
+    except READ_ERRORS as error:
+        raise VideoError(
+            f"{path} can't be read as a video ({reason(error)}): it is incomplete, damaged or no video."
+        ) from None
+
+
+def video_stream(container: InputContainer) -> VideoStream | None:
+    """The first stream of moving pictures; the cover of a song is none."""
+    streams = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    return next((stream for stream in streams if stream.codec_context is not None), None)
+
+
+def time_base(stream: Stream) -> Fraction:
+    """Seconds per tick of the stream's time stamps."""
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+class Decoder:
+    """The video stream of a file, opened for decoding with `threads` threads (0: one per core).
+
+    `frames`, `corrupt`, `errors` count what came out so far: frames decoded, those among them that the
+    decoder flags as damaged, packets that could not be read or decoded.
+    """
+
+    def __init__(self, path: Source, threads: int) -> None:
+        self.container = open_input(path)
+        stream = video_stream(self.container)
+        if stream is None:
+            found = "only sound" if self.container.streams.audio else "no video"
+            self.container.close()
+            raise VideoError(f"{path} holds {found}; give a file with a video stream.")
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        self.stream = stream
+        self.packets = self.dropped = self.frames = self.corrupt = self.errors = 0
+        self.end = 0  # of the last packet, in ticks
+        self._errors_before_key: int | None = None
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.container.close()
+
+    def seek(self, ticks: int) -> bool:
+        """Go to the key frame at or before `ticks` (of the stream's time base); False when that fails."""
+        self._errors_before_key = None
+        self.stream.codec_context.skip_frame = "DEFAULT"
+        try:
+            self.container.seek(ticks, stream=self.stream)
+        except READ_ERRORS:
+            return False
+        return True
+
+    def demux(self) -> Iterator[av.Packet]:
+        """All packets up to the end of the file or to where it can't be read any more."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except READ_ERRORS:
+                self.errors += 1
+                return
+            if self._errors_before_key is None and packet.is_keyframe:
+                self._errors_before_key = self.errors
+            self.packets += packet.size > 0
+            self.dropped += packet.is_discard
+            self.errors += packet.is_corrupt
+            if packet.pts is not None:
+                self.end = max(self.end, packet.pts + (packet.duration or 0))
+            yield packet
+
+    def decode(self) -> Iterator[av.VideoFrame]:
+        """All frames that can be decoded, in display order."""
+        for packet in self.demux():
+            yield from self._decoded(packet)
+
+    def decode_only(self, ticks: Sequence[int], tolerance: int) -> Iterator[av.VideoFrame]:
+        """All frames that have to be decoded for those at the rising `ticks`; the others are left out.
+
+        Stops behind the last one; to be used after a seek, and followed by one.
+        """
+        codec, last = self.stream.codec_context, ticks[-1] + tolerance
+        for packet in self.demux():
+            if packet.dts is not None and packet.dts > last:  # no later packet is shown before that
+                yield from self._decoded(None)
+                return
+            if codec.name in SKIPPING and packet.pts is not None:
+                place = bisect_left(ticks, packet.pts - tolerance)
+                wanted = place < len(ticks) and ticks[place] <= packet.pts + tolerance
+                codec.skip_frame = "DEFAULT" if wanted else "NONREF"
+            yield from self._decoded(packet)
+
+    def _decoded(self, packet: av.Packet | None) -> Iterator[av.VideoFrame]:
+        """The frames that come out when `packet` goes in; None: those that are left inside."""
+        try:
+            frames = self.stream.codec_context.decode(packet)
+        except READ_ERRORS:
+            self.errors += 1
+            return
+        for frame in frames:
+            self.frames += 1
+            self.corrupt += frame.is_corrupt
+            yield frame
+
+    def first_shown(self) -> int | None:
+        """When the first frame is shown, in ticks, read from packets; None where they don't tell for sure.
+
+        That is the first packet's when it is a key frame and no packet after it is shown before it. To be
+        asked before anything is decoded, which has to begin with a seek afterwards.
+        """
+        if "mp4" not in self.container.format.name:
+            return None
+        packets = self.demux()
+        first = next(packets, None)
+        if first is None or first.pts is None or not first.is_keyframe or first.is_discard:
+            return None
+        for packet in packets:
+            if packet.pts is None or packet.dts is None or packet.pts < first.pts:
+                return None
+            if packet.dts >= first.pts:  # none after it is shown before its own decoding time
+                break
+        return int(first.pts)
+
+    def is_in_first_group(self, ticks: int) -> bool:
+        """Whether no key frame but the first one lies before `ticks`; False where the file does not tell."""
+        is_indexed = "mp4" in self.container.format.name  # others learn of their key frames as they go
+        return is_indexed and self.stream.index_entries.search_timestamp(ticks) == 0
+
+    def sound(self, frames: Iterator[av.VideoFrame], after_seek: bool) -> Iterator[av.VideoFrame]:
+        """Frames up to the first damage; after a seek from the first key frame on, for others lack theirs.
+
+        Errors in packets before the first key frame are none: what these need was never there.
+        """
+        begun = not after_seek
+        for frame in frames:
+            begun = begun or frame.key_frame
+            if not begun:
+                continue
+            if frame.is_corrupt or self.errors > (self._errors_before_key or 0):
+                self.errors += frame.is_corrupt
+                return
+            yield frame
+
+    def damage(self, frame_rate: Fraction) -> str | None:
+        """After everything was decoded: what could not be read, in words; None when all is well."""
+        expected = self.packets - self.dropped if self.errors or self.corrupt else 0
+        kind = self.container.format.name
+        if "mp4" in kind:  # the index has each frame once; the declared count forgets about edits
+            expected = max(expected, len(self.stream.index_entries) - self.dropped)
+        elif "matroska" in kind:
+            expected = max(expected, self.frames + round(self._missing_seconds() * frame_rate))
+        else:
+            expected = max(expected, self.stream.frames)
+        total = max(expected, self.frames)
+        lost = total - self.frames
+        parts = [f"{lost} of {total} frames could not be read"] if lost else []
+        parts += [f"{self.corrupt} of {total} frames could be read only in part"] if self.corrupt else []
+        return " and ".join(parts) or None
+
+    def _missing_seconds(self) -> Fraction:
+        """How far the packets end before the declared duration; sound, if any, may be what lasts longer."""
+        if self.container.duration is None or self.container.streams.audio:
+            return Fraction(0)
+        end = self.end * time_base(self.stream)
+        return max(Fraction(self.container.duration, av.time_base) - end, Fraction(0))

@@ -1,0 +1,96 @@
+"""The sound of one file carried over into another: packets as they are, or AAC where it has to be."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+
+import av
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+
+from regen.media.decoding import READ_ERRORS, open_input, time_base, video_stream
+
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
+TICKS = 90_000  # least resolution of the time stamps, per second
+# What FFmpeg lists as supported and then does not write, by container.
+REFUSED = {"mp4": ("truehd",), "mov": ("flac", "opus", "truehd"), "matroska": ()}
+
+
+class Soundtrack:
+    """The first audio stream of `source`, written into `output` beside the video; silence if there is none.
+
+    The first frame of the source's video is at `delay` (seconds, at least 0) in the output. What lies behind
+    a damaged place in the sound is lost. Raises VideoError when `source` can't be opened.
+    """
+
+    def __init__(self, source: Path, output: OutputContainer, delay: Fraction = Fraction(0)) -> None:
+        self._input = open_input(source)
+        self._output = output
+        self._waiting: av.Packet | None = None
+        self._packets: Iterator[av.Packet] = iter(())
+        video = video_stream(self._input)
+        begin = Fraction(0) if video is None else (video.start_time or 0) * time_base(video)
+        self._earlier = begin - delay  # by so many seconds than in the source
+        if self._input.streams.audio:
+            stream = self._input.streams.audio[0]
+            self._packets = self._copied(stream) if _fits(stream, output) else self._encoded(stream)
+            self._waiting = next(self._packets, None)
+
+    def write_until(self, seconds: float | None) -> None:
+        """Write the packets that begin before `seconds`; all that are left when it is None."""
+        while self._waiting is not None:
+            if seconds is not None and self._waiting.pts * self._waiting.time_base >= seconds:
+                return
+            self._output.mux(self._waiting)
+            self._waiting = next(self._packets, None)
+
+    def close(self) -> None:
+        """Close the source."""
+        self._input.close()
+
+    def _copied(self, stream: AudioStream) -> Iterator[av.Packet]:
+        target = self._output.add_stream_from_template(stream)
+        for packet in self._demuxed(stream):
+            parts = ceil(packet.time_base * TICKS)  # AVI counts in whole packets, too coarse for a shift
+            packet.pts = packet.pts * parts - round(self._earlier / packet.time_base * parts)
+            packet.dts, packet.duration = packet.pts, packet.duration * parts
+            packet.time_base /= parts
+            packet.stream = target
+            yield packet
+
+    def _encoded(self, stream: AudioStream) -> Iterator[av.Packet]:
+        source = stream.codec_context
+        rate = min((r for r in AAC_RATES if r >= source.sample_rate), default=AAC_RATES[-1])
+        layout = "mono" if source.layout.nb_channels == 1 else "stereo"
+        target = self._output.add_stream("aac", rate=rate, layout=layout, bit_rate=192_000)
+        resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
+        for packet in self._demuxed(stream):
+            try:
+                frames = [part for frame in packet.decode() for part in resampler.resample(frame)]
+            except READ_ERRORS:
+                return
+            for frame in frames:
+                assert frame.pts is not None and frame.time_base is not None
+                frame.pts -= round(self._earlier / frame.time_base)
+                yield from target.encode(frame)
+        yield from target.encode()
+
+    def _demuxed(self, stream: AudioStream) -> Iterator[av.Packet]:
+        """The packets of the stream, up to the first damage."""
+        packets = self._input.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, *READ_ERRORS):
+                return
+            if packet.size == 0 or packet.is_corrupt or packet.pts is None:
+                return
+            yield packet
+
+
+def _fits(stream: AudioStream, output: OutputContainer) -> bool:
+    codec, container = stream.codec_context.name, output.format.name
+    raw_in_mp4 = codec.startswith("pcm_") and container == "mp4"  # hardly any player takes it
+    return codec in output.supported_codecs and codec not in REFUSED[container] and not raw_in_mp4

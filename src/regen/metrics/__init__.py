@@ -1,0 +1,1 @@
+"""Measures of video quality and cost: pure functions and accumulators on frames."""

@@ -1,0 +1,192 @@
+"""LPIPS, the learned perceptual image patch similarity (Zhang et al. 2018, arXiv 1801.03924).
+
+Both images go through a network trained to classify pictures. At five depths the features of every place are
+scaled to unit length; their squared differences, weighted by a learned head and averaged over the places, add
+up to the distance: 0 for equal images, about 1 for unrelated ones.
+
+The distances of two backbones differ several times over, so name the one in use: "alex" is usual for
+measuring, "vgg" for training. The heads (version 0.1) come with torchmetrics; the backbone's weights are a
+download of the user's, `Lpips.from_file` checks them, and nothing stands in for them silently.
+"""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torchmetrics
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from regen.io import checked_sum
+from regen.metrics.psnr_ssim import FrameMean
+
+Net = Literal["alex", "vgg"]
+MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, of RGB in [-1, 1]
+TINY = 1e-8  # under the root: a place where every feature is zero has a gradient, too
+PIXELS_AT_ONCE = 512 * 512  # of one video; bounds the memory whatever the number of frames
+HEADS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
+
+
+def _alex() -> nn.Sequential:
+    """AlexNet (Krizhevsky 2014) up to its fifth convolution, numbered as in torchvision's `features`."""
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+    )
+
+
+def _vgg() -> nn.Sequential:
+    """VGG-16 (Simonyan and Zisserman 2015) up to its last convolution, numbered in the same way."""
+    stages = [(3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512)]
+    layers: list[nn.Module] = []
+    for stage in stages:
+        for inward, outward in pairwise(stage):
+            layers += [nn.Conv2d(inward, outward, 3, padding=1), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers[:-1])
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What is known of a network: layers, those whose output counts, and torchvision's file of weights."""
+
+    build: Callable[[], nn.Sequential]
+    taps: tuple[int, int, int, int, int]
+    smallest: int  # pixels of a side; below it nothing is left of the image in the deepest layers
+    file: str
+    sha256: str  # its first digits, as published in the file's name
+
+    @property
+    def advice(self) -> str:
+        """How to get the file, to end an error's sentence."""
+        return (
+            f"download {self.file}, as torchvision publishes it, and give its path "
+            "(or, for another file of the same layout, its own sha256 as well)"
+        )
+
+
+BACKBONES: dict[Net, Backbone] = {
+    "alex": Backbone(_alex, (1, 4, 7, 9, 11), 31, "alexnet-owt-7be5be79.pth", "7be5be79"),
+    "vgg": Backbone(_vgg, (3, 8, 15, 22, 29), 16, "vgg16-397923af.pth", "397923af"),
+}
+
+
+class Lpips(nn.Module):
+    """Distance of images, differentiable in both; its own weights are frozen. Make it with `from_file`."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, net: Net, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.net: Net = net
+        self.taps, self.smallest = BACKBONES[net].taps, BACKBONES[net].smallest
+        self.layers = layers
+        stored = torch.load(HEADS / f"{net}.pth", map_location="cpu", weights_only=True)
+        heads = [stored[f"lin{index}.model.1.weight"] for index in range(len(self.taps))]
+        self.heads = nn.ParameterList(head.reshape(1, -1, 1, 1) for head in heads)
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_file(cls, path: Path, net: Net = "alex", sha256: str | None = None) -> "Lpips":
+        """The distance with the weights of a local file in the layout of torchvision (`features.N.weight`).
+
+        `sha256`, whole or its first 8 digits or more, must be that of the file; None stands for the sum that
+        torchvision publishes. ValueError when the file is missing, another, damaged or of another network.
+        """
+        backbone = BACKBONES[net]
+        checked_sum(path, sha256 or backbone.sha256, backbone.advice)
+        layers = backbone.build()
+        layers.load_state_dict(_stored_layers(path, layers, backbone.advice))
+        return cls(net, layers)
+
+    @classmethod
+    def random_for_tests(cls, net: Net = "alex", seed: int = 0) -> "Lpips":
+        """The distance with random backbone weights, FOR TESTS ONLY: its numbers mean nothing."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(net, BACKBONES[net].build())
+
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, " b"]:
+        """Distance of each pair, RGB in [-1, 1]; symmetric. ValueError for a side under 31 or 16 pixels."""
+        height, width = image.shape[2:]
+        if min(height, width) < self.smallest:
+            raise ValueError(
+                f"LPIPS ({self.net}) needs images of {self.smallest} pixels a side or more, "
+                f"not {height} x {width}; measure larger images."
+            )
+        pairs = zip(self._features(image), self._features(reference), self.heads, strict=True)
+        distances = [((a - b).square() * head).sum(1).mean((1, 2)) for a, b, head in pairs]
+        return torch.stack(distances).sum(0)
+
+    def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Features of unit length at the five depths, each `b c h' w'`."""
+        x = (image - self.mean) / self.deviation
+        found = []
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            if index in self.taps:
+                found.append(x / (x.square().sum(1, keepdim=True) + TINY).sqrt())
+        return found
+
+
+def _stored_layers(path: Path, layers: nn.Sequential, advice: str) -> dict[str, Tensor]:
+    """The weights in the file that `layers` has, under its names; those of the classifier are left out."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
+        raise ValueError(f"The file {path} can't be read as weights of PyTorch; {advice}.") from None
+    found: dict[str, Tensor] = {}
+    for name, wanted in layers.state_dict().items():
+        weight = stored.get(f"features.{name}") if isinstance(stored, dict) else None
+        if not isinstance(weight, Tensor) or weight.shape != wanted.shape:
+            raise ValueError(
+                f"The file {path} holds another network, without features.{name} of shape "
+                f"{tuple(wanted.shape)}; {advice}."
+            )
+        found[name] = weight
+    return found
+
+
+class LpipsOfFrames(FrameMean):
+    """Mean LPIPS over the frames of one video, measured on the device of `lpips` (name its `net` with it)."""
+
+    def __init__(self, lpips: Lpips) -> None:
+        super().__init__()
+        self.lpips = lpips
+
+    @torch.no_grad()
+    def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
+        """Take the next frames of both videos: 8-bit RGB of equal size, on any device.
+
+        ValueError when a side is under the 31 (alex) or 16 (vgg) pixels that the network needs.
+        """
+        assert reference.shape == other.shape, "compare frames of equal size"
+        if len(reference) == 0:
+            return
+        count = max(1, PIXELS_AT_ONCE // reference[0, ..., 0].numel())
+        for first, second in zip(reference.split(count), other.split(count), strict=True):
+            self.add(self.lpips(self._images(second), self._images(first)))
+
+    def _images(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "t 3 h w"]:
+        images = rearrange(frames.to(self.lpips.mean.device), "t h w c -> t c h w")
+        return images.to(self.lpips.mean.dtype) / 127.5 - 1

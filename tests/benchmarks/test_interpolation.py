@@ -1,0 +1,301 @@
+"""Frames between and beyond: on a moving picture known at every time, and with codecs of known errors."""
+
+from dataclasses import astuple
+from fractions import Fraction
+from pathlib import Path
+
+import av.filter
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from regen.codec.sessions import DecodeOptions, DecodeSession, encode_frames
+from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
+from regen.embedders.regen import AutoencoderRegen
+from regen.evaluate.interpolation import (
+    Codec,
+    Score,
+    blend,
+    codec_of,
+    evaluate_extrapolation,
+    evaluate_interpolation,
+    mean_score,
+    motion_compensated,
+    read_clip,
+)
+from regen.media.reader import VideoWriter
+from regen.media.sizes import Size
+from regen.metrics.psnr_ssim import PSNR_LIMIT, psnr_of_frames, ssim_of_frames
+
+CHUNK = 3
+SPEED = 3.0  # pixels from one frame to the next
+
+
+def picture(times: list[float], side: int = 64) -> Tensor:
+    """A smooth texture that moves to the left, at any times in frames."""
+    coarse = 60 + 100 * torch.rand(1, 3, 7, 40, generator=torch.Generator().manual_seed(3))
+    wide = functional.interpolate(coarse, size=(side, 6 * side), mode="bicubic", align_corners=True)[0]
+    frames = []
+    for time in times:
+        shift = side + SPEED * time
+        left, part = int(shift), shift - int(shift)
+        frame = torch.lerp(wide[:, :, left : left + side], wide[:, :, left + 1 : left + 1 + side], part)
+        frames.append(frame.permute(1, 2, 0).round().to(torch.uint8))
+    return torch.stack(frames)
+
+
+def clip(frames: int) -> Tensor:
+    return picture([float(index) for index in range(frames)])
+
+
+def knowing(spacing: int, worse_before_chunks: bool = False, offset: int = 0) -> Codec:
+    """A codec that knows the picture, whose frames it gets `spacing` apart.
+
+    It may add an `offset`, or answer grey for times before a chunk.
+    """
+
+    def code(frames: Tensor, timeline: Timeline) -> Tensor:
+        shown, _ = moments([float(i) for i in range(len(frames))], Fraction(1), CHUNK, timeline)
+        wanted = per_chunk(shown, -(-len(frames) // CHUNK))
+        asked = [(chunk, at) for chunk, positions in enumerate(wanted) for at in positions]
+        answer = picture([spacing * (chunk * CHUNK + at) for chunk, at in asked])
+        if worse_before_chunks:
+            answer[torch.tensor([at < 0 for _, at in asked])] = 128
+        answer = (answer.int() + offset).clamp(0, 255).to(torch.uint8)
+        return torch.stack([image for ready in mixed(shown, wanted, [answer]) for image in ready])
+
+    return code
+
+
+@pytest.fixture(scope="module")
+def model() -> AutoencoderRegen:
+    torch.manual_seed(1)
+    tiny = AutoencoderRegen(
+        latent_channels=4,
+        encoder_widths=(12, 12, 12, 12),
+        encoder_blocks=1,
+        width=32,
+        depth=1,
+        heads=2,
+        siren_width=16,
+    )
+    for parameter in tiny.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return tiny.eval()
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
+def test_blend_is_linear_in_time(frames: int, factor: int, height: int, width: int) -> None:
+    video = torch.randint(0, 256, (frames, height, width, 3), dtype=torch.uint8)
+    made = blend(video, factor)
+    assert len(made) == (frames - 1) * factor + 1
+    assert torch.equal(made[::factor], video)
+    for index, frame in enumerate(made):
+        first, part = divmod(index, factor)
+        after = video[min(first + 1, frames - 1)].double()
+        expected = video[first] + (after - video[first]) * part / factor
+        assert (frame - expected).abs().max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_motion_compensated_frames_are_at_the_right_times(factor: int) -> None:
+    kept = picture([float(factor * index) for index in range(5)])
+    truth = clip(4 * factor + 1)
+    made = motion_compensated(kept, factor)
+    assert made.shape == truth.shape
+    assert torch.equal(made[::factor], kept)
+    for index, frame in enumerate(made):
+        quality = psnr_of_frames(truth, frame.expand_as(truth))
+        assert quality.argmax().item() == index
+    between = torch.arange(len(truth)) % factor > 0
+    gain = psnr_of_frames(truth, made)[between] - psnr_of_frames(truth, blend(kept, factor))[between]
+    assert gain.min() > 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 40), (33, 17), (48, 50)])
+def test_motion_compensation_takes_any_size(height: int, width: int) -> None:
+    grey = torch.full((3, height, width, 3), 100, dtype=torch.uint8)
+    made = motion_compensated(grey, 3)
+    assert made.shape == (7, height, width, 3)
+    assert (made.int() - 100).abs().max() <= 2
+    assert torch.equal(motion_compensated(grey[:1], 3), grey[:1])
+    assert torch.equal(motion_compensated(grey, 1), grey)
+
+
+def test_without_the_filter_motion_compensation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(av.filter, "filters_available", {"scale"})
+    with pytest.raises(ValueError, match="no filter minterpolate"):
+        motion_compensated(clip(2), 2)
+
+
+@pytest.mark.parametrize(("frames", "factor"), [(9, 2), (10, 3), (16, 4)])
+def test_methods_are_compared_on_the_frames_left_out(frames: int, factor: int) -> None:
+    video = clip(frames)
+    result = evaluate_interpolation(knowing(factor), video, factor, CHUNK)
+    kept = (frames - 1) // factor + 1
+    gaps = kept - 1
+    assert result.factor == factor
+    assert astuple(result.kept) == (kept, PSNR_LIMIT, pytest.approx(1.0))
+    left_out = [index for index in range(gaps * factor) if index % factor]
+    assert astuple(result.left_out["model"]) == (len(left_out), PSNR_LIMIT, pytest.approx(1.0))
+    for name, make in (("average", blend), ("motion-compensated", motion_compensated)):
+        made = make(video[::factor], factor)
+        expected = (
+            len(left_out),
+            pytest.approx(psnr_of_frames(video[left_out], made[left_out]).mean().item()),
+            pytest.approx(ssim_of_frames(video[left_out], made[left_out]).mean().item()),
+        )
+        assert astuple(result.left_out[name]) == expected
+    assert result.left_out["average"].psnr < result.left_out["motion-compensated"].psnr < PSNR_LIMIT
+
+
+def test_rivals_get_the_reconstruction_and_the_originals() -> None:
+    result = evaluate_interpolation(knowing(2, offset=20), clip(9), 2, CHUNK)
+    clean = evaluate_interpolation(knowing(2), clip(9), 2, CHUNK)
+    assert result.kept.psnr == pytest.approx(result.left_out["model"].psnr, abs=0.3)
+    assert 20 < result.kept.psnr < 25
+    for rival in ("average", "motion-compensated"):
+        assert result.left_out[rival].psnr < clean.left_out[rival].psnr - 1
+    for rival in ("average of originals", "motion-compensated originals"):
+        assert result.left_out[rival] == clean.left_out[rival]
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_frames_between_two_chunks_are_counted_apart(factor: int) -> None:
+    kept = 2 * CHUNK + 1
+    result = evaluate_interpolation(knowing(factor, True), clip((kept - 1) * factor + 1), factor, CHUNK)
+    across, whole = result.across["model"], result.left_out["model"]
+    assert across.frames == 2 * (factor - 1)
+    assert whole.frames == (kept - 1) * (factor - 1)
+    grey = torch.full_like(picture([0.0]), 128)
+    expected = []
+    for seam in (CHUNK, 2 * CHUNK):
+        for part in range(1, factor):
+            truth = picture([(seam - 1) * factor + float(part)])
+            mixture = torch.lerp(truth.float(), grey.float(), part / factor).round().to(torch.uint8)
+            expected.append(psnr_of_frames(truth, mixture).item())
+    assert across.psnr == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+    others = whole.frames - across.frames
+    assert whole.psnr == pytest.approx((across.frames * across.psnr + others * PSNR_LIMIT) / whole.frames)
+    assert set(result.across) == set(result.left_out)
+    one_chunk = evaluate_interpolation(knowing(factor), clip((CHUNK - 1) * factor + 1), factor, CHUNK)
+    assert one_chunk.across == {}
+
+
+@pytest.mark.parametrize(("frames", "factor"), [(2, 2), (4, 4), (9, 1)])
+def test_interpolation_needs_two_kept_frames(frames: int, factor: int) -> None:
+    with pytest.raises(ValueError, match="longer clip|leaves no frame out"):
+        evaluate_interpolation(knowing(factor), clip(frames), factor, CHUNK)
+
+
+@pytest.mark.parametrize("frames", [2 * CHUNK, 3 * CHUNK + 1, 4 * CHUNK + 2])
+def test_extrapolation_meets_the_true_frames(frames: int) -> None:
+    video = clip(frames)
+    result = evaluate_extrapolation(knowing(1), video, CHUNK)
+    chunks = frames // CHUNK
+    assert list(result) == [-2, -1, 1, 2]
+    for distance, scores in result.items():
+        edges = [chunk * CHUNK + (0 if distance < 0 else CHUNK - 1) for chunk in range(chunks)]
+        edges = [edge for edge in edges if 0 <= edge + distance < frames]
+        truth = video[[edge + distance for edge in edges]]
+        assert astuple(scores["model"]) == (len(edges), PSNR_LIMIT, pytest.approx(1.0))
+        assert scores["repeated original"].psnr == pytest.approx(
+            psnr_of_frames(truth, video[edges]).mean().item()
+        )
+        assert scores["repeated"] == scores["repeated original"]
+    assert result[1]["repeated"].psnr > result[2]["repeated"].psnr
+
+
+def test_extrapolation_sets_the_reconstruction_beside_the_model() -> None:
+    result = evaluate_extrapolation(knowing(1, worse_before_chunks=True, offset=10), clip(9), CHUNK, reach=1)
+    assert list(result) == [-1, 1]
+    assert result[-1]["model"].psnr < 20 < result[1]["model"].psnr < 30
+    clean = evaluate_extrapolation(knowing(1), clip(9), CHUNK, reach=1)
+    for distance in (-1, 1):
+        assert result[distance]["repeated"].psnr < clean[distance]["repeated"].psnr
+        assert result[distance]["repeated original"] == clean[distance]["repeated original"]
+
+
+def test_extrapolation_needs_two_chunks_and_a_small_reach() -> None:
+    with pytest.raises(ValueError, match="fewer than two chunks"):
+        evaluate_extrapolation(knowing(1), clip(2 * CHUNK - 1), CHUNK)
+    for reach in (0, CHUNK + 1):
+        with pytest.raises(ValueError, match="reach"):
+            evaluate_extrapolation(knowing(1), clip(9), CHUNK, reach)
+
+
+def test_a_model_is_a_codec(model: AutoencoderRegen) -> None:
+    codec = codec_of(model, DecodeOptions())
+    video = torch.randint(0, 256, (7, 9, 17, 3), dtype=torch.uint8)
+    own = codec(video, SOURCE_FRAMES)
+    assert own.shape == video.shape
+    assert torch.equal(own, codec(video, Timeline(every_chunk=True)))
+    assert not torch.equal(own, codec_of(model, DecodeOptions(seed=1))(video, SOURCE_FRAMES))
+    assert codec(video, Timeline(interpolate=3)).shape == (21, 9, 17, 3)
+    around = codec(video, Timeline(before=2, after=1, every_chunk=True))
+    assert len(around) == (2 + 5 + 1) + (2 + 2 + 1)
+    assert len(codec(video, Timeline(fps=Fraction(1, 6)))) == 1
+    image = codec(video[:1], Timeline(interpolate=2))
+    assert image.shape == (2, 9, 17, 3)
+    assert torch.equal(image[0], image[1])
+
+
+def test_a_model_is_evaluated(model: AutoencoderRegen) -> None:
+    video = clip(11)[:, :16, :24].contiguous()
+    codec = codec_of(model, DecodeOptions())
+    between = evaluate_interpolation(codec, video, 2, 5)
+    assert between.kept.psnr == pytest.approx(
+        psnr_of_frames(video[::2], codec(video[::2], SOURCE_FRAMES)).mean().item()
+    )
+    assert between.left_out["model"].frames == 5
+    beyond = evaluate_extrapolation(codec, video, 5)
+    assert [scores["model"].frames for scores in beyond.values()] == [1, 1, 2, 1]
+
+
+def test_clips_are_read_at_the_measuring_size(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 64, 64, Fraction(25)) as writer:
+        for frame in clip(5):
+            writer.write(frame)
+    assert read_clip(path, Size(16, 24)).shape == (5, 16, 24, 3)
+    first = read_clip(path, None, max_frames=2)
+    assert torch.equal(first, read_clip(path, None)[:2])
+    with pytest.raises(ValueError, match="1 or more"):
+        read_clip(path, None, max_frames=0)
+
+
+def test_mean_over_clips_counts_every_clip_once() -> None:
+    mean = mean_score([Score(1, 20.0, 0.5), Score(9, 40.0, 0.9)])
+    assert astuple(mean) == (10, 30.0, pytest.approx(0.7))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DecodeOptions(seams="none"),
+        DecodeOptions(seams="none", batch=3),
+        DecodeOptions(seams="match"),
+        DecodeOptions(steps=2, batch=3),
+    ],
+)
+def test_between_two_chunks_a_model_answers_with_both(
+    model: AutoencoderRegen, options: DecodeOptions
+) -> None:
+    """Each chunk is asked by hand here, from 3/4 of a frame before it to 3/4 after it."""
+    video = clip(22)[:, :16, :24].contiguous()
+    made = codec_of(model, options)(video, Timeline(interpolate=4))
+    session = DecodeSession(model, height=16, width=24, options=options)
+    around = [index / 4 for index in range(-3, 20)]
+    asked = [around[3:], around, around, around, [at for at in around if at <= 1]]
+    frames = [session.feed(chunk, at) for chunk, at in zip(encode_frames(model, video), asked, strict=True)]
+    split = torch.cat([*frames, session.flush()]).split([len(at) for at in asked])
+    answers = [dict(zip(at, images, strict=True)) for at, images in zip(asked, split, strict=True)]
+    for index, image in enumerate(made[: 4 * 21 + 1]):
+        chunk, at = index // 20, index % 20 / 4
+        expected = answers[chunk][at].double()
+        if at > 4:
+            expected += (answers[chunk + 1][at - 5] - expected) * (at - 4)
+        assert (image - expected).abs().max() <= (0.5 if at > 4 else 0)

@@ -1,0 +1,679 @@
+"""The command line on good and on bad input: what it writes, what it says, and what it leaves behind."""
+
+import errno
+import importlib
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import pytest
+import torch
+from PIL import Image
+from tiny_media import (
+    make_image,
+    make_sound,
+    make_video,
+    record_frames,
+    tiny_magvit2,
+    tiny_onedva,
+    tiny_regen,
+)
+
+from regen import cli, pretrained
+from regen.codec import transcode as reconstruct_module
+from regen.media.reader import VideoReader
+
+KEYS = [
+    *("model", "frames", "width", "height", "fps", "latent_shape", "compression"),
+    *("values_per_second", "lengths"),
+    *("psnr", "ssim", "seam_ratio", "encode_seconds", "decode_seconds", "tile", "peak_memory_mb"),
+]
+
+
+@dataclass
+class Ran:
+    """What a command left: exit status, lines of both streams, and files that were not there before."""
+
+    status: int
+    out: list[str]
+    err: list[str]
+    files: set[str]
+
+
+class Regen:
+    """Runs commands in a folder that has a model called `tiny` and the input files that a test makes."""
+
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capture = folder, capture
+
+    def __call__(self, *arguments: str) -> Ran:
+        before = self.files()
+        self.capture.readouterr()
+        try:
+            status = cli.main([*arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = self.capture.readouterr()
+        return Ran(status, out.splitlines(), err.splitlines(), self.files() - before)
+
+    def files(self) -> set[str]:
+        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    models = {"tiny": tiny_regen, "other": tiny_regen, "magvit2": tiny_magvit2, "onedva": tiny_onedva}
+    for seed, (name, build) in enumerate(models.items()):
+        torch.manual_seed(seed)
+        build().save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def regen(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Regen:
+    monkeypatch.setattr(pretrained, "BUNDLED", models)
+    monkeypatch.setattr(pretrained, "CHECKPOINTS", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    return Regen(tmp_path, capsys)
+
+
+def using(name: str) -> tuple[str, ...]:
+    return "--model", name, "--device", "cpu", "--dtype", "fp32"
+
+
+TINY, ONE_DVA = using("tiny"), using("onedva")
+PER_MODEL = pytest.mark.parametrize("name", ["tiny", "onedva"])
+
+
+@PER_MODEL
+def test_reconstruct_writes_the_video_and_tells_the_figures(regen: Regen, name: str) -> None:
+    make_video(Path("in.mp4"), 7, 21, 35, sound="aac")
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {"out.mp4"})
+    report = json.loads(ran.out[-1])
+    assert list(report) == KEYS
+    assert (report["model"], report["frames"], report["width"], report["height"]) == (name, 7, 35, 21)
+    without = {"tiny": ["lengths", "tile"], "onedva": ["tile"]}  # the picture fits as a whole
+    assert [key for key in KEYS if report[key] is None] == without[name]
+    with VideoReader(Path("in.mp4")) as before, VideoReader(Path("out.mp4")) as after:
+        for fact in ("width", "height", "frames", "frame_rate", "has_audio"):
+            assert getattr(after.info, fact) == getattr(before.info, fact)
+
+
+@pytest.mark.parametrize(
+    ("name", "latents"), [("tiny", ["1x4x2x3x5"]), ("onedva", ["1x4x2x2x3", "1D latents", "values/s"])]
+)
+def test_without_json_there_is_a_table(regen: Regen, name: str, latents: list[str]) -> None:
+    make_video(Path("in.mp4"), 2)
+    text = "\n".join(regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name)).out)
+    for part in (
+        name,
+        "2, at 29.97 per second",
+        "40 wide, 24 high",
+        *latents,
+        "PSNR",
+        "SSIM",
+        "MB",
+        "out.mp4",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("file", ["in.mp4", "in.png"])
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [
+        ("tiny", ()),
+        ("magvit2", ()),
+        ("onedva", ()),
+        ("onedva", ("--length", "3")),
+        ("onedva", ("--target-psnr", "12")),
+        ("onedva", ("--budget", "1000")),
+    ],
+)
+def test_encode_then_decode_equals_reconstruct(
+    regen: Regen, name: str, amount: tuple[str, ...], file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = record_frames(monkeypatch)
+    source = Path(file)
+    make_image(source) if file == "in.png" else make_video(source, sound="aac")
+    one, two = f"one{source.suffix}", f"two{source.suffix}"
+    sized = ("--size", "16x24", *amount, *using(name))
+    sampling = () if "--target-psnr" in amount else ("--steps", "2", "--seed", "5")  # what encode aims with
+    assert regen("reconstruct", file, "-o", one, *sampling, *sized).status == 0
+    encoded = regen("encode", file, "--output", "z.safetensors", *sized, "--json")
+    assert (encoded.status, encoded.err, encoded.files) == (0, [], {"z.safetensors"})
+    decoded = regen("decode", "z.safetensors", "-o", two, *sampling, *using(name), "--json")
+    assert (decoded.status, decoded.err, decoded.files) == (0, [], {two})
+    assert len(written) == 2 and torch.equal(torch.stack(written[0]), torch.stack(written[1]))
+    assert list(json.loads(encoded.out[-1])) == list(json.loads(decoded.out[-1])) == KEYS
+
+
+@pytest.mark.parametrize(
+    ("options", "frames", "rate", "delay"),
+    [
+        (("--interpolate", "3"), 21, 3 * 30000 / 1001, 0.0),
+        (("--fps", "60"), 14, 60.0, 0.0),
+        (("--fps", "12.5"), 3, 12.5, 0.0),
+        (("--before", "2", "--after", "1"), 10, 30000 / 1001, 2 * 1001 / 30000),
+    ],
+)
+@PER_MODEL
+def test_frames_between_and_beyond(
+    regen: Regen, name: str, options: tuple[str, ...], frames: int, rate: float, delay: float
+) -> None:
+    make_video(Path("in.mp4"), 7, sound="aac")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *options, *using(name), "--json")
+    assert (ran.status, ran.err) == (0, [])
+    report = json.loads(ran.out[-1])
+    assert report["frames"] == frames and report["fps"] == pytest.approx(rate)
+    with VideoReader(Path("out.mp4")) as video:
+        assert video.info.frames == frames and video.info.has_audio
+        assert float(video.info.frame_rate) == pytest.approx(rate, rel=1e-3)
+    with av.open("out.mp4") as container:
+        sound = container.streams.audio[0]
+        assert float(sound.start_time * sound.time_base) == pytest.approx(delay, abs=0.03)
+
+
+@PER_MODEL
+def test_every_chunk_with_its_surroundings(regen: Regen, name: str) -> None:
+    make_video(Path("in.mp4"), 7, sound="aac")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
+    around = ("--every-chunk", "--before", "1", "--after", "2")
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *around, *using(name), "--json")
+    assert json.loads(ran.out[-1])["frames"] == (1 + 5 + 2) + (1 + 2 + 2)
+    with VideoReader(Path("out.mp4")) as video:
+        assert not video.info.has_audio
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--fps", "fast"), "'fast' is no frame rate"),
+        (("--fps", "0"), "frames per second"),
+        (("--fps", "60", "--interpolate", "2"), "exclude each other"),
+        (("--interpolate", "0"), "Interpolation by 0"),
+        (("--before", "-1"), "0 or more"),
+        (("--memory", "much"), "no amount of memory"),
+        (("--batch", "0"), "at least 1 chunk"),
+    ],
+)
+def test_impossible_frames_are_told_before_the_work(
+    regen: Regen, options: tuple[str, ...], word: str
+) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *options, *TINY), word)
+
+
+@PER_MODEL
+def test_little_memory_means_tiles(regen: Regen, name: str) -> None:
+    make_video(Path("in.mp4"), 5, 80, 144)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--memory", "1MB", "--json")
+    assert ran.status == 0 and json.loads(ran.out[-1])["tile"] == [64, 64]
+
+
+def test_the_ways_to_join_chunks_and_to_solve_reach_the_frames(
+    regen: Regen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = record_frames(monkeypatch)
+    make_video(Path("in.mp4"), 10)
+    written.clear()
+    ways = [("--seams", way) for way in ("none", "extend", "match")] + [("--solver", "heun")]
+    for way in ways:
+        assert regen("reconstruct", "in.mp4", "-o", "out.mp4", "--steps", "2", *way, *TINY).status == 0
+    results = [torch.stack(frames) for frames in written]
+    assert len(results) == 4
+    assert all(not torch.equal(a, b) for a, b in combinations(results, 2))
+    assert torch.equal(results[0][:5], results[1][:5])  # the first chunk has nothing to be joined to
+
+
+def test_a_model_that_knows_its_chunk_alone_joins_none(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = record_frames(monkeypatch)
+    make_video(Path("in.mp4"), 10)
+    written.clear()
+    ways = [("--seams", way) for way in ("none", "extend", "match")] + [("--solver", "heun")]
+    for way in ways:
+        assert regen("reconstruct", "in.mp4", "-o", "out.mp4", "--steps", "2", *way, *ONE_DVA).status == 0
+    apart, extended, matched, heun = (torch.stack(frames) for frames in written)
+    assert torch.equal(extended, apart) and torch.equal(matched, apart)
+    assert not torch.equal(heun, apart)
+
+
+@PER_MODEL
+def test_latents_of_one_precision_decode_in_another(regen: Regen, name: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    model = ("--model", name, "--device", "cpu")
+    assert regen("encode", "in.mp4", "-o", "z.safetensors", *model, "--dtype", "bf16").status == 0
+    assert regen("decode", "z.safetensors", "-o", "out.mp4", *model, "--dtype", "fp32").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [(("--compare",), "out_compare.mp4"), (("--compare", "x.mp4"), "x.mp4")]
+)
+def test_compare_with_and_without_a_name(regen: Regen, arguments: tuple[str, ...], name: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, *arguments)
+    assert (ran.status, ran.files) == (0, {"out.mp4", name})
+    assert name in "".join(ran.out)
+
+
+@PER_MODEL
+def test_compiling_is_for_all_lengths_and_shapes(
+    regen: Regen, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a compilation of its own, and with 8 of them, the default, PyTorch would give up."""
+    config, compiled = importlib.import_module("torch._dynamo.config"), []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network, **how: compiled.append(how))
+    make_video(Path("in.mp4"), 2)
+    with config.patch(recompile_limit=8):
+        ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", "--compile", *using(name))
+        assert config.recompile_limit == 64
+    assert ran.status == 0 and len(compiled) >= 2
+    assert all(how == {"fullgraph": True} for how in compiled)
+
+
+@PER_MODEL
+@pytest.mark.parametrize(("size", "shape"), [("16", (16, 16)), ("9x24", (9, 24))])
+def test_size(regen: Regen, name: str, size: str, shape: tuple[int, int]) -> None:
+    make_video(Path("in.mp4"), 2)
+    report = json.loads(
+        regen("reconstruct", "in.mp4", "-o", "o.mp4", "--size", size, *using(name), "--json").out[-1]
+    )
+    assert (report["height"], report["width"]) == shape
+
+
+@PER_MODEL
+@pytest.mark.parametrize("frames", [1, 3])
+def test_short_videos(regen: Regen, name: str, frames: int) -> None:
+    make_video(Path("in.mp4"), frames)
+    report = json.loads(regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--json").out[-1])
+    assert report["frames"] == frames
+    with VideoReader(Path("out.mp4")) as reader:
+        assert len(list(reader)) == frames
+
+
+def test_video_damaged_midway_gives_what_can_be_read(regen: Regen) -> None:
+    path = make_video(Path("in.mp4"), 60, rate=Fraction(10))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 600] = b"\xff" * 600
+    path.write_bytes(content)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--json")
+    assert (ran.status, ran.files) == (0, {"out.mp4"})
+    assert len(ran.err) == 1 and ran.err[0].startswith("regen: warning: ") and "frames" in ran.err[0]
+    assert 0 < json.loads(ran.out[-1])["frames"] <= 60
+
+
+def make_bad(name: str) -> str:
+    """Make the bad input called `name`; returns the argument for it."""
+    match name:
+        case "empty":
+            Path("in.mp4").touch()
+        case "text":
+            Path("in.mp4").write_text("This is no video. " * 100)
+        case "no index":
+            content = make_video(Path("in.mp4"), 10).read_bytes()
+            assert content.index(b"mdat") < content.index(b"moov")
+            Path("in.mp4").write_bytes(content[: content.index(b"moov") - 4])
+        case "audio only":
+            make_sound(Path("sound.m4a")).rename("in.mp4")
+        case "zero frames":
+            with av.open("in.mp4", "w") as container:
+                stream = container.add_stream("libx264", rate=25)
+                stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+                container.start_encoding()
+        case "folder":
+            Path("in.mp4").mkdir()
+        case "broken image":
+            make_image(Path("in.png"))
+            Path("in.png").write_bytes(Path("in.png").read_bytes()[:60])
+            return "in.png"
+        case "missing":
+            pass
+    return "in.mp4"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize(
+    "name", ["missing", "empty", "text", "no index", "audio only", "zero frames", "folder", "broken image"]
+)
+def test_bad_input(regen: Regen, command: str, name: str) -> None:
+    source = make_bad(name)
+    output = "out.mp4" if command == "reconstruct" else "out.safetensors"
+    fails_in_one_sentence(regen(command, source, "-o", output, *TINY), source)
+
+
+def fails_in_one_sentence(ran: Ran, *words: str) -> None:
+    assert ran.status == 1
+    assert ran.out == [] and ran.files == set()
+    (line,) = ran.err
+    assert line.startswith("regen: ") and "Traceback" not in line and "Errno" not in line
+    assert line.endswith(".") and len(line) < 300
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("output", "word"),
+    [
+        ("no/such/out.mp4", "no/such"),
+        ("folder.mp4", "folder"),
+        ("out.xyz", "xyz"),
+        ("out", "out"),
+        ("in.mp4", "different"),
+    ],
+)
+def test_bad_output(regen: Regen, output: str, word: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    Path("folder.mp4").mkdir()
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", output, *TINY), word)
+
+
+@pytest.mark.parametrize(
+    ("output", "word"),
+    [("no/such/z.safetensors", "no/such"), ("z.mp4", "safetensors"), ("f.safetensors", "folder")],
+)
+def test_bad_latent_output(regen: Regen, output: str, word: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    Path("f.safetensors").mkdir()
+    fails_in_one_sentence(regen("encode", "in.mp4", "-o", output, *TINY), word)
+
+
+def test_folder_without_permission(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    open_path = Path.open
+
+    def refuse(path: Path, mode: str = "r", **options: object) -> object:
+        if "w" in mode or "x" in mode:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_path(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY), "out.mp4", "ermission")
+    fails_in_one_sentence(
+        regen("encode", "in.mp4", "-o", "y.safetensors", *TINY), "y.safetensors", "ermission"
+    )
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "out.mp4", "ermission")
+
+
+def test_image_output_for_a_video(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 2)
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.png", *TINY), "one frame")
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode"])
+def test_full_disk(regen: Regen, command: str) -> None:
+    make_video(Path("in.mp4"), 30, 64, 64)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    source = "z.safetensors" if command == "decode" else "in.mp4"
+    output = "out.safetensors" if command == "encode" else "out.mp4"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # writing more fails as on a full disk
+    try:
+        ran = regen(command, source, "-o", output, *TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    fails_in_one_sentence(ran, output)
+
+
+@PER_MODEL
+@pytest.mark.parametrize("file", ["diffusion_pytorch_model.safetensors", "config.json"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode"])
+def test_damaged_checkpoint(regen: Regen, models: Path, command: str, file: str, name: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
+    shutil.copytree(models / name, "damaged")
+    content = Path("damaged", file).read_bytes()
+    Path("damaged", file).write_bytes(content[: len(content) // 2])
+    source = "z.safetensors" if command == "decode" else "in.mp4"
+    output = "out.safetensors" if command == "encode" else "out.mp4"
+    fails_in_one_sentence(regen(command, source, "-o", output, "--model", "damaged"), "damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("tiny", "other"), ("tiny", "onedva"), ("onedva", "tiny"), ("onedva", "magvit2")]
+)
+def test_latents_of_another_model(regen: Regen, name: str, other: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", "--model", other)
+    told = f"z.safetensors was encoded with {name}", f"not with {other}", f"pass --model {name}"
+    fails_in_one_sentence(ran, *told)
+
+
+def test_latent_file_that_is_none(regen: Regen) -> None:
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "no file z.safetensors")
+    make_image(Path("in.png")).rename("z.safetensors")
+    fails_in_one_sentence(
+        regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "z.safetensors is damaged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--steps", "0"), "step"),
+        (("--steps", "-1"), "step"),
+        (("--size", "0"), "0 pixels"),
+        (("--size", "7"), "7 pixels"),
+        (("--size", "16x7"), "7 pixels"),
+        (("--size", "big"), "big"),
+        (("--model", "nothing"), "nothing"),
+        (("--device", "abacus"), "abacus"),
+        (("--dtype", "fp8"), "fp8"),
+    ],
+)
+def test_bad_values(regen: Regen, arguments: tuple[str, str], word: str) -> None:
+    make_video(Path("in.mp4"), 1)
+    model = () if "--model" in arguments else ("--model", "tiny")
+    fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.mp4", *model, *arguments), word)
+
+
+def test_steps_of_decode_are_checked(regen: Regen) -> None:
+    make_video(Path("in.mp4"), 1)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY, "--steps", "0"), "step")
+
+
+@pytest.mark.parametrize("arguments", [("reconstruct",), ("decode", "x", "--nonsense"), ("nonsense",)])
+def test_wrong_usage_exits_with_2(regen: Regen, arguments: tuple[str, ...]) -> None:
+    ran = regen(*arguments)
+    assert ran.status == 2 and ran.err
+
+
+def test_interruption(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    make_video(Path("in.mp4"), 7)
+    monkeypatch.setattr(reconstruct_module.DecodeSession, "feed", interrupt)
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", "--compare", "both.mp4", *TINY)
+    assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], set())
+
+
+def test_models_lists_what_is_there(regen: Regen) -> None:
+    text = "\n".join(regen("models").out)
+    assert all(name in text for name in ("magvit2", "onedva", "other", "tiny", "4x"))
+    listed = json.loads(regen("models", "--json").out[-1])["models"]
+    assert [model["name"] for model in listed] == ["magvit2", "onedva", "other", "tiny"]
+    for facts, build in zip(listed, (tiny_magvit2, tiny_onedva, tiny_regen, tiny_regen), strict=True):
+        assert facts["parameters"] == sum(value.numel() for value in build().state_dict().values())
+
+
+def test_train_takes_recipes_and_dotted_overrides(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regen import recipes
+    from regen.train import trainer as run
+
+    calls = []
+
+    def record(recipe: run.Recipe, **options: object) -> Path:
+        calls.append((recipe, SimpleNamespace(**options)))
+        return Path("run/model")
+
+    monkeypatch.setattr(run, "run_recipe", record)
+    changes = ("--optimizer.learning-rate", "0.25", "--loop.steps", "7", "--no-resume")
+    ran = regen("train", "toy", "--data", "a", "b", "--out", "run", "--device", "cpu", *changes)
+    assert (ran.status, ran.err) == (0, []) and "run/model" in ran.out[-1]
+    ((recipe, options),) = calls
+    plain = recipes.RECIPES["toy"]()
+    assert recipe.optimizer.learning_rate == 0.25 and recipe.loop.steps == 7
+    assert recipe.model == plain.model and recipe.data == plain.data
+    assert (options.data, options.out) == (("a", "b"), Path("run"))
+    assert (options.world.device.type, options.world.size) == ("cpu", 1)
+    assert options.resume is False
+    fails_in_one_sentence(
+        regen("train", "nothing", "--data", "a", "--out", "run"), "no recipe 'nothing'", "regen train --help"
+    )
+    fails_in_one_sentence(regen("train", "tiny", "--data", "a", "--out", "run"), "try toy")
+    assert regen("train", "toy", "--data", "a", "--out", "run", "--optimizer.nonsense", "1").status == 2
+
+
+def test_training_without_data_is_one_sentence(regen: Regen) -> None:
+    Path("empty").mkdir()
+    ran = regen("train", "toy", "--data", "empty", "--out", "run", "--device", "cpu")
+    fails_in_one_sentence(ran, "empty")
+
+
+COMMANDS = (
+    *("reconstruct", "encode", "decode", "models", "train", "evaluate"),
+    *("generate", "evaluate-generator"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example(regen: Regen, command: str) -> None:
+    ran = regen(command, "--help")
+    assert ran.status == 0
+    assert f"Example: regen {command}" in "\n".join(ran.out)
+
+
+def test_help_answers_at_once() -> None:
+    """In processor time, which does not depend on what else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = subprocess.run(
+        [sys.executable, "-m", "regen", "--help"], capture_output=True, text=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert all(name in ran.stdout for name in ("reconstruct", "encode", "decode", "train", "models"))
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
+
+
+@PER_MODEL
+def test_png_output_holds_the_reconstruction(regen: Regen, name: str) -> None:
+    make_image(Path("in.png"), 20, 28)
+    assert regen("reconstruct", "in.png", "-o", "out.png", *using(name)).status == 0
+    with Image.open("out.png") as image:
+        assert image.size == (28, 20) and image.mode == "RGB"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize(("length", "kept"), [("0", 0), ("25%", 3), ("5", 5), ("100%", 12)])
+def test_length(regen: Regen, command: str, length: str, kept: int) -> None:
+    """40 x 24 pixels are 2 x 3 patches, in a chunk twice as many; there are up to as many 1D latents."""
+    make_video(Path("in.mp4"), 10)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, "--length", length, *ONE_DVA, "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {output})
+    report = json.loads(ran.out[-1])
+    assert report["lengths"] == [kept, kept]
+    assert report["latent_shape"] == [2, 4, 2, 2, 3]
+    assert report["values_per_second"] == pytest.approx(4 * (12 + kept) * 2 / 10 * 30000 / 1001)
+
+
+def test_an_image_keeps_at_most_what_it_can_have(regen: Regen) -> None:
+    make_image(Path("in.png"), 20, 28)
+    ran = regen("reconstruct", "in.png", "-o", "out.png", "--length", "100", *ONE_DVA, "--json")
+    assert json.loads(ran.out[-1])["lengths"] == [4]
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_budget(regen: Regen, command: str) -> None:
+    make_video(Path("in.mp4"), 12)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, "--budget", "500", *ONE_DVA, "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {output})
+    report = json.loads(ran.out[-1])
+    assert 500 - 4 * 30 / 12 < report["values_per_second"] <= 500
+    assert len(report["lengths"]) == 3 and max(report["lengths"]) <= 12
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize(("decibels", "kept"), [("1", 0), ("99", 12)])
+def test_target_psnr(regen: Regen, command: str, decibels: str, kept: int) -> None:
+    """What any answer reaches takes no 1D latent, and what none reaches takes all."""
+    make_video(Path("in.mp4"), 6)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, "--target-psnr", decibels, *ONE_DVA, "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {output})
+    assert json.loads(ran.out[-1])["lengths"] == [kept, kept]
+
+
+AMOUNTS = [("--length", "0"), ("--length", "25%"), ("--budget", "500"), ("--target-psnr", "20")]
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_amounts_exclude_each_other(regen: Regen, command: str) -> None:
+    make_video(Path("in.mp4"), 2)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    for one, other in [*combinations(AMOUNTS[1:], 2), (AMOUNTS[0], AMOUNTS[2])]:
+        ran = regen(command, "in.mp4", "-o", output, *one, *other, *ONE_DVA)
+        fails_in_one_sentence(
+            ran, "Only one of --length, --budget and --target-psnr", "leave the others away"
+        )
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize("amount", AMOUNTS[1:])
+def test_amounts_are_for_one_dva(regen: Regen, command: str, amount: tuple[str, str]) -> None:
+    make_video(Path("in.mp4"), 2)
+    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
+    ran = regen(command, "in.mp4", "-o", output, *amount, *TINY)
+    fails_in_one_sentence(ran, "have one length", "leave --length", "give a One-DVA model")
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        (("--length", "much"), ("'much' is no length", "such as 25%")),
+        (("--length", "-1"), ("'-1' is no length",)),
+        (("--length", "120%"), ("'120%' is no length",)),
+        (("--length", "13"), ("0 to 12 1D latents, not 13",)),
+        (("--budget", "0"), ("0.0 values per second", "give a number above 0")),
+        (("--budget", "inf"), ("inf values per second",)),
+        (("--budget", "700"), ("720 values per second", "give a --budget of at least", "smaller --size")),
+        (("--target-psnr", "0"), ("0.0 dB can't be aimed at", "such as 30")),
+        (("--target-psnr", "nan"), ("nan dB can't be aimed at",)),
+    ],
+)
+def test_amounts_out_of_range(regen: Regen, amount: tuple[str, str], words: tuple[str, ...]) -> None:
+    make_video(Path("in.mp4"), 2)
+    fails_in_one_sentence(regen("encode", "in.mp4", "-o", "z.safetensors", *amount, *ONE_DVA), *words)
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+@pytest.mark.parametrize("name", ["missing", "text", "zero frames", "broken image"])
+def test_a_budget_for_bad_input(regen: Regen, command: str, name: str) -> None:
+    """It is read before anything else."""
+    source = make_bad(name)
+    output = "out.mp4" if command == "reconstruct" else "out.safetensors"
+    fails_in_one_sentence(regen(command, source, "-o", output, "--budget", "500", *ONE_DVA), source)
+
+
+def test_without_arguments_there_is_the_help(regen: Regen) -> None:
+    ran = regen()
+    assert ran.status == 0
+    assert any("reconstruct" in line for line in ran.out)

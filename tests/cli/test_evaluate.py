@@ -1,0 +1,190 @@
+"""`regen evaluate` as a command: what it writes and says, and what is left when it is stopped."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_benchmark import make_clips, make_models, results, timeless, tiny_one_dva
+from tiny_media import make_video
+
+from regen import cli
+from regen.metrics.lpips import Lpips
+
+PATIENCE = 120.0  # seconds for a process to begin its work on a busy machine
+COMMON = ("--data", "clips", "--device", "cpu", "--dtype", "fp32", "--size", "24x32")
+Process = subprocess.Popen[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: clips, and the models tiny and linear."""
+    make_clips(tmp_path / "clips")
+    make_models(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    """Processes that are dead when the test is over, however it ends."""
+    started: list[Process] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def evaluate(*arguments: str, report: str = "out") -> int:
+    return cli.main(["evaluate", "--report", report, *COMMON, *arguments])
+
+
+def fails(capture: pytest.CaptureFixture[str], *words: str) -> None:
+    error = capture.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("regen: ") and error.endswith(".") and "Traceback" not in error
+    for word in words:
+        assert word in error
+
+
+def test_table_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "clips" / "bad.mp4").write_bytes(b"no video")
+    models = ("--model", "tiny", "--model", "linear", "--steps", "1", "--steps", "2")
+    assert evaluate(*models, "--max-frames", "6", "--fvd", "random", "--fvd-frames", "4") == 0
+    out, err = capsys.readouterr()
+    assert "left out: clips/bad.mp4" in err
+    assert out.count("24x32") == 3 and "out/index.html" in out and "LPIPS" not in out
+    for head in ("PSNR", "SSIM", "FVD", "seams", "values per value"):
+        assert head in out
+    assert evaluate(*models, "--max-frames", "6", "--fvd", "random", "--fvd-frames", "4", "--json") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == json.loads(Path("out/summary.json").read_text())
+
+
+def test_lengths_of_one_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_one_dva().save_pretrained(folder / "one")
+    models = ("one", "one@0%", "one@100%", "linear", "mine=one@10")
+    arguments = [part for model in models for part in ("--model", model)]
+    assert evaluate(*arguments, "--max-frames", "3", "--processes", "2") == 0
+    out = capsys.readouterr().out
+    assert all(model in out for model in ("one@0%", "one@100%", "linear", "mine@10"))
+    summary = {row["model"]: row for row in json.loads(Path("out/summary.json").read_text())}
+    rates = [summary[model]["values_per_value"] for model in ("one@0%", "one", "one@100%")]
+    assert rates[0] > rates[1] > rates[2] and f"{rates[0]:.1f}" in out
+    assert rates[0] == pytest.approx(2 * rates[2])
+    before = results(folder / "out")
+    assert evaluate(*arguments[:4], "--max-frames", "3") == 0
+    assert results(folder / "out") == before
+
+
+def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = Lpips.random_for_tests("vgg").layers.state_dict()
+    torch.save({f"features.{name}": value for name, value in layers.items()}, "weights.pth")
+    lpips = ("--model", "linear", "--max-frames", "1", "--lpips-net", "vgg", "--lpips-weights", "weights.pth")
+    assert evaluate(*lpips) == 1
+    fails(capsys, "weights.pth has the SHA-256")
+    known = subprocess.run(["sha256sum", "weights.pth"], capture_output=True, text=True, check=True).stdout
+    assert evaluate(*lpips, "--lpips-sha256", known[:64]) == 0
+    (row,) = json.loads(Path("out/summary.json").read_text())
+    assert row["lpips"] > 0 and row["absent"].keys() >= {"fvd"} and "lpips" not in row["absent"]
+    assert json.loads(Path("out/settings.json").read_text())["lpips"] == {"net": "vgg", "sha256": known[:64]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("no model", "--model")),
+        (("--model", "nothing"), ("no model nothing",)),
+        (("--model", "tiny", "--steps", "0"), ("step",)),
+        (("--model", "tiny", "--size", "7"), ("7 pixels",)),
+        (("--model", "tiny@25%"), ("tiny have one length", "@25%")),
+        (("--model", "linear=tiny@"), ("no length ''", "@30dB")),
+        (("--model", "tiny@a lot"), ("no length 'a lot'", "@320")),
+        (("--model", "nothing@25%"), ("no model nothing",)),
+        (("--model", "tiny", "--data", "empty"), ("no video below empty",)),
+        (("--model", "tiny", "--data", "gone"), ("gone does not exist",)),
+        (("--model", "tiny", "--reconstructions", "empty"), ("NAME=FOLDER",)),
+        (("--reconstructions", "theirs=gone"), ("no folder gone",)),
+        (("--reconstructions", "theirs=empty"), ("empty has no reconstruction of a.mp4",)),
+        (("--model", "tiny", "--lpips-net", "alex"), ("--lpips-weights",)),
+        (
+            ("--model", "tiny", "--lpips-net", "alex", "--lpips-weights", "x.pth"),
+            ("no file x.pth",),
+        ),
+        (("--model", "tiny", "--fvd", "i3d"), ("--fvd-weights",)),
+        (("--model", "tiny", "--fvd", "i3d", "--fvd-weights", "x.pt"), ("no file x.pt",)),
+        (("--model", "tiny", "--fvd-frames", "33"), ("--fvd i3d",)),
+        (("--model", "tiny", "--processes", "0"), ("1 or more",)),
+    ],
+)
+def test_bad_wishes(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    (folder / "empty").mkdir()
+    assert evaluate(*arguments) == 1
+    fails(capsys, *words)
+    assert not list(folder.glob("out/results"))
+
+
+def test_a_failure_in_a_worker_is_told_here(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("clips", "theirs")
+    assert evaluate("--reconstructions", "theirs=theirs", "--processes", "2") == 1
+    fails(capsys, "theirs/", "is measured at 24x32")
+
+
+def start(*arguments: str, report: str = "out") -> Process:
+    command = [sys.executable, "-m", "regen", "evaluate", "--report", report, *COMMON, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_work(folder: Path, *arguments: str) -> Process:
+    """A command that has some results and is at work on a clip that takes long."""
+    make_video(folder / "clips" / "long.mp4", 250, 32, 40)
+    process = start("--model", "tiny", *arguments)
+    end = time.monotonic() + PATIENCE
+    while not list(folder.glob("out/results/tiny/*/b.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return process
+
+
+def nothing_is_half_made(report: Path) -> bool:
+    """A lock file may be left by a process that had just opened it; alone it holds nothing."""
+    return {path.suffix for path in (report / ".work").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_killed_at_work_the_same_command_continues(
+    folder: Path, processes: list[Process], count: str
+) -> None:
+    processes.append(process := start_work(folder, "--processes", count))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    before = results(folder / "out")
+    assert "tiny/24x32-1/long.json" not in before
+    assert evaluate("--model", "tiny") == 0
+    after = results(folder / "out")
+    assert before.items() <= after.items(), "what was done is not done again"
+    assert nothing_is_half_made(folder / "out")
+    assert evaluate("--model", "tiny", report="whole") == 0
+    assert timeless(folder / "out") == timeless(folder / "whole")
+
+
+def test_ctrl_c(folder: Path, processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    try:
+        processes.append(process := start_work(folder, "--processes", "2"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, error
+    line = error.strip().splitlines()[-1]
+    assert "the same command continues" in line and "Traceback" not in error
+    assert nothing_is_half_made(folder / "out")

@@ -1,0 +1,280 @@
+"""`regen generate` as a command: what it writes, what it says, and what it leaves behind."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.generate.test_video_generator import changed
+from tiny_evaluation import HEIGHT, WIDTH, make_generator
+from tiny_media import make_image, make_video, record_frames
+
+from regen import cli
+from regen.generate import run as files_module
+from regen.generate import video_generator as video_module
+from regen.media.reader import VideoReader
+
+KEYS = [
+    *("files", "told", "seeds", "frames", "width", "height", "fps", "steps", "evaluations", "seconds", "grid")
+]
+KINDS = ("text", "class", "nothing", "hybrid class")
+LONG = "the cat sits on the mat and then rolls over the ball and sits on the mat and rolls over"
+LEFT = ("--class", "circle moving left")
+AB = ("--prompt", "a", "--prompt", "b")
+
+
+@dataclass
+class Ran:
+    """Exit status, lines of both streams, and files that were not there before."""
+
+    status: int
+    out: list[str]
+    err: list[str]
+    files: set[str]
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {kind: make_generator(tmp_path_factory.mktemp("models"), kind) for kind in KINDS}
+
+
+@pytest.fixture
+def generate(
+    tmp_path: Path,
+    models: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Command:
+    """Runs the command in an empty folder, with the model of a kind, in two steps."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(kind: str, *arguments: str) -> Ran:
+        before = {path.name for path in tmp_path.iterdir()}
+        capsys.readouterr()
+        common = ("--model", models.get(kind, kind), "--device", "cpu", "--dtype", "fp32", "--steps", "2")
+        try:
+            status = cli.main(["generate", *common, *arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return Ran(status, out.splitlines(), err.splitlines(), {x.name for x in tmp_path.iterdir()} - before)
+
+    return run
+
+
+def frames_of(path: str) -> torch.Tensor:
+    with VideoReader(Path(path)) as reader:
+        return torch.stack([frame.image for frame in reader])
+
+
+def fails(ran: Ran, *words: str) -> None:
+    assert (ran.status, ran.files) == (1, set())
+    assert ran.err[-1].startswith("regen: ") and ran.err[-1].endswith((".", ")"))
+    for word in words:
+        assert word in ran.err[-1]
+
+
+def test_it_writes_a_video_and_tells_the_figures(generate: Command) -> None:
+    ran = generate("text", "--prompt", "a red ball", "-o", "out.mp4", "--json")
+    assert (ran.status, ran.err, ran.files) == (0, [], {"out.mp4"})
+    report = json.loads(ran.out[-1])
+    assert list(report) == KEYS
+    assert (report["files"], report["told"], report["seeds"]) == (["out.mp4"], ["a red ball"], [[0, 0]])
+    assert (report["frames"], report["height"], report["width"]) == (5, HEIGHT, WIDTH)
+    assert (report["steps"], report["evaluations"], report["fps"], report["grid"]) == (2, 4, 25.0, None)
+    with VideoReader(Path("out.mp4")) as reader:
+        assert (reader.info.frames, reader.info.height, reader.info.width) == (5, HEIGHT, WIDTH)
+        assert reader.info.frame_rate == 25
+
+
+def test_without_json_there_are_lines(generate: Command) -> None:
+    ran = generate("class", *LEFT, "-o", "out.mp4", "--guidance", "1", "--frames", "2")
+    assert ran.out[0] == "out.mp4: circle moving left"
+    assert "2 frames of 64x48 at 25 per second, by 2 network evaluations each" in ran.out[1]
+    assert generate("nothing", "-o", "no.mp4").out[0] == "no.mp4"
+
+
+def test_a_video_does_not_depend_on_those_beside_it(
+    generate: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = record_frames(monkeypatch)
+    told = ("--prompt", "a red ball", "--seed", "7", "-o", "out.mp4")
+    ran = generate("text", *told, "--n", "3")
+    assert ran.files == {"out-1.mp4", "out-2.mp4", "out-3.mp4"}
+    generate("text", *told, "--n", "2")
+    generate("text", "--prompt", "a cat", *told)
+    videos = [torch.stack(one) for one in written]
+    assert torch.equal(videos[1], videos[4]) and torch.equal(videos[0], videos[3])
+    assert torch.equal(videos[0], videos[6]) and not torch.equal(videos[0], videos[1])
+    generate("text", *told, "--n", "3", "--batch", "2")
+    for one, other in zip(videos[:3], written[7:], strict=True):
+        assert (one.int() - torch.stack(other).int()).abs().max() <= 1
+    assert not torch.equal(videos[0], videos[5]), "another prompt"
+
+
+def test_a_picture_of_all(generate: Command) -> None:
+    told = ("--class", "circle moving up", *LEFT, "--n", "2", "--frames", "3")
+    ran = generate("class", *told, "--grid", "all.png", "-o", "out.mp4", "--json")
+    assert ran.files == {"all.png", *(f"out-{number}.mp4" for number in (1, 2, 3, 4))}
+    report = json.loads(ran.out[-1])
+    assert report["told"] == ["circle moving up"] * 2 + ["circle moving left"] * 2
+    assert report["seeds"] == [[0, 0], [0, 1]] * 2
+    with Image.open("all.png") as picture:
+        assert picture.width >= 5 * WIDTH and picture.height >= 4 * HEIGHT
+
+
+def test_frames_and_sizes_that_do_not_fit(generate: Command) -> None:
+    ran = generate("text", "--prompt", "a", "-o", "out.mp4", "--frames", "12", "--size", "41x51")
+    assert ran.status == 0
+    assert frames_of("out.mp4").shape == (12, 41, 51, 3)
+    assert "generates 48x64 pixels and cuts them to 41x51" in ran.err[0]
+    assert "leaves out the last 3" in ran.err[1]
+    assert "made in 2 parts" in ran.err[2]
+    assert len(ran.err) == 3, "the size that is made is one of the training"
+    assert all(line.startswith("regen: warning: ") for line in ran.err)
+    ran = generate("text", "--prompt", "a", "-o", "out.mp4", "--size", "32")
+    assert ran.err == [
+        "regen: warning: The training had videos of 48x64, not of 32x32: how good these are is unknown."
+    ]
+
+
+def test_one_frame_is_an_image(generate: Command) -> None:
+    for arguments in (
+        ("-o", "out.png"),
+        ("-o", "out.png", "--frames", "1"),
+        ("-o", "o.mp4", "--frames", "1"),
+    ):
+        ran = generate("hybrid class", *LEFT, *arguments)
+        assert (ran.status, ran.err) == (0, [])
+        assert frames_of(arguments[1]).shape == (1, HEIGHT, WIDTH, 3)
+    fails(generate("nothing", "-o", "no.png", "--frames", "2"), "no.png holds one frame", "2 are asked for")
+
+
+def test_from_an_image_and_on_from_a_video(generate: Command) -> None:
+    make_image(Path("first.png"), 60, 90)
+    make_video(Path("in.mp4"), 9, 60, 90)
+    one = generate("text", "--prompt", "a", "-o", "one.mp4")
+    with_image = generate("text", "--prompt", "a", "--image", "first.png", "-o", "image.mp4")
+    assert (one.status, with_image.status, with_image.err) == (0, 0, [])
+    ran = generate("text", "--prompt", "a", "--continue", "in.mp4", "-o", "more.mp4", "--frames", "10")
+    assert "in.mp4 has 29.97 frames per second" in ran.err[0] and "made in 2 parts" in ran.err[1]
+    assert frames_of("more.mp4").shape == (10, HEIGHT, WIDTH, 3)
+    assert not torch.equal(frames_of("one.mp4"), frames_of("image.mp4"))
+    ran = generate("hybrid class", *LEFT, "--continue", "in.mp4", "-o", "hybrid.mp4", "--length", "50%")
+    assert ran.status == 0 and frames_of("hybrid.mp4").shape == (5, HEIGHT, WIDTH, 3)
+
+
+def test_the_options_reach_the_samplers(generate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def record(*arguments: object, **options: object) -> None:
+        asked.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video_module, "sample_video", record)
+    ran = generate(
+        *("text", "--prompt", "a", "-o", "out.mp4", "--guidance", "2", "--guidance-interval", "0.1", "0.8"),
+        *("--solver", "heun", "--negative-prompt", "a cat"),
+    )
+    assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], set())
+    options, without = asked[0][5], asked[0][7]
+    assert (options.steps, options.guidance, options.guidance_interval) == (2, 2.0, (0.1, 0.8))  # type: ignore[attr-defined]
+    assert options.solver == "heun" and without is not None  # type: ignore[attr-defined]
+
+
+def test_decoding_has_its_own_options(generate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = record_frames(monkeypatch)
+    for extra in ((), ("--decode-steps", "2"), ("--decode-steps", "2", "--seams", "match")):
+        assert generate("nothing", "-o", "out.mp4", "--frames", "10", *extra).status == 0
+    one, two, matched = map(torch.stack, written)
+    assert not torch.equal(one, two) and not torch.equal(two, matched)
+
+
+def test_an_interruption_leaves_whole_files_alone(generate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, add = [0], files_module.Progress.add
+
+    def interrupt(progress: files_module.Progress, done: int) -> None:
+        add(progress, done)
+        count[0] += 1
+        if count[0] == 2 + 5 + 2 + 3:  # in the middle of the second video's frames
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files_module.Progress, "add", interrupt)
+    ran = generate("nothing", "-o", "out.mp4", "--n", "3", "--grid", "all.png")
+    assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], {"out-1.mp4"})
+    assert len(frames_of("out-1.mp4")) == 5
+
+
+def test_a_long_prompt_is_told(generate: Command) -> None:
+    ran = generate("text", "--prompt", LONG * 2, "-o", "out.mp4")
+    assert ran.status == 0 and "left out (the text encoder reads 24)" in ran.err[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("text", (), ("needs a prompt",)),
+        ("text", LEFT, ("knows no classes",)),
+        ("class", (), ("needs the name of a class", "circle moving left")),
+        ("class", ("--prompt", "a"), ("reads no prompts", "circle moving left")),
+        ("class", ("--class", "circle moving lef"), ("the nearest are 'circle moving left'",)),
+        ("class", (*LEFT, "--negative-prompt", "a"), ("reads no texts",)),
+        ("nothing", ("--prompt", "a"), ("neither a prompt nor a class",)),
+        ("nothing", ("--frames", "0"), ("1 frame or more",)),
+        ("nothing", ("--size", "4x4"), ("4 pixels",)),
+        ("nothing", ("--n", "0"), ("1 video or more",)),
+        ("nothing", ("--steps", "0"), ("at least 1 step",)),
+        ("nothing", ("--guidance-interval", "0.9", "0.1"), ("two noise levels",)),
+        ("nothing", ("--length", "50%"), ("leave --length",)),
+        ("hybrid class", (*LEFT, "--length", "much"), ("is no length",)),
+        ("nothing", ("--device", "gpu"), ("no device",)),
+        ("nothing", ("-o", "out.avi"), ("must end in one of",)),
+        ("nothing", ("-o", "nowhere/out.mp4"), ("nowhere/out.mp4 can't be written",)),
+        ("nothing", ("--grid", "all.mp4"), ("choose a name that ends in .png",)),
+        ("nothing", ("--image", "none.png"), ("There is no image none.png",)),
+        ("nothing", ("--image", "in.mp4"), ("in.mp4 is no image", "--continue")),
+        ("nothing", ("--image", "first.png", "--continue", "in.mp4"), ("give one of the two",)),
+        ("nothing", ("--image", "first.png", "--frames", "1"), ("2 frames or more",)),
+        ("hybrid class", (*LEFT, "--image", "first.png"), ("causal",)),
+        ("nothing", ("--continue", "short.mp4"), ("at least 5 frames of it are needed, and it has 3",)),
+        ("text", (*AB, *3 * ("--negative-prompt", "c")), ("one for each prompt",)),
+        ("missing", (), ("There is no generator missing",)),
+        ("regen-small-4x", (), ("it is an embedder",)),
+        ("nothing", ("--embedder", "regen-small-4x"), ("has the weights", "--embedder")),
+    ],
+)  # fmt: skip
+def test_errors_are_one_sentence(
+    generate: Command, kind: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    make_image(Path("first.png"), 48, 64)
+    make_video(Path("in.mp4"), 9, 48, 64)
+    make_video(Path("short.mp4"), 3, 48, 64)
+    fails(generate(kind, "-o", "out.mp4", *arguments), *words)
+
+
+def test_one_chunk_at_a_time_goes_no_further(
+    generate: Command, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    name = changed(make_generator(tmp_path_factory.mktemp("one"), "nothing"), chunks=1)
+    make_video(Path("in.mp4"), 9, 48, 64)
+    assert generate(name, "-o", "out.mp4", "--frames", "5").status == 0
+    fails(generate(name, "-o", "out2.mp4", "--frames", "6"), "give at most 5 frames")
+    fails(generate(name, "-o", "out2.mp4", "--continue", "in.mp4"), "without a video to go on with")
+
+
+def test_the_help_teaches(generate: Command) -> None:
+    text = "\n".join(generate("text", "--help").out)
+    for part in (
+        "Example: regen generate --prompt",
+        "--image first.png",
+        "--continue out.mp4",
+        "--class",
+        "--grid",
+    ):
+        assert part in text

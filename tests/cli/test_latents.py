@@ -1,0 +1,217 @@
+"""`regen latents` as a command: what it writes and says, and what is left when it is stopped."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tiny_latents import (
+    a_moment,
+    contents,
+    export,
+    long_corpus,
+    make_corpus,
+    make_hybrid_model,
+    make_model,
+    make_shards,
+    work_left,
+)
+from tiny_media import make_video
+
+from regen import cli
+from regen.corpus.dataset import LatentDataset
+
+PATIENCE = 120.0  # seconds for a process to begin its work on a busy machine
+COMMON = ("--model", "tiny", "--device", "cpu", "--dtype", "fp32", "--store", "fp32")
+WITH_LITTLE_DISK = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+runpy.run_module("regen", run_name="__main__")
+"""
+Process = subprocess.Popen[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: clips, and the model tiny."""
+    make_corpus(tmp_path / "clips")
+    make_model(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    """Processes that are dead when the test is over, however it ends."""
+    started: list[Process] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def latents(*arguments: str, data: str = "clips", out: str = "out") -> int:
+    return cli.main(["latents", "export", "--data", data, "--out", out, *COMMON, *arguments])
+
+
+def start(*arguments: str, code: tuple[str, ...] = ("-m", "regen")) -> Process:
+    words = ("latents", "export", "--data", "long", "--out", "out", *COMMON, *arguments)
+    return subprocess.Popen(
+        [sys.executable, *code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_shards(out: Path, count: int, process: Process) -> None:
+    end = time.monotonic() + PATIENCE
+    while len(list(out.glob("0*.json"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def fails(capture: pytest.CaptureFixture[str], *words: str) -> None:
+    error = capture.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("regen: ") and error.endswith(".") and "Traceback" not in error
+    for word in words:
+        assert word in error
+
+
+def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "clips" / "bad.mp4").write_bytes(b"no video")
+    assert latents("--size", "16x24", "--frames", "6", "--group", "4") == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.strip().endswith("complete")
+    for words in (
+        *("tiny (hash ", "size 16x24, frames 6", "2 of 2", "6, of which 3 images; 1 left out", "18, 0.00"),
+        *("3 of 1x4x1x2x3, 2 of 2x4x2x2x3", "1 samples have one; 1 classes", "left out bad-"),
+    ):
+        assert words in out
+    assert cli.main(["latents", "show", "out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["missing"], found["command"]) == (6, 0, None)
+    assert found["length"] is None and "1D" not in out
+    (folder / "out" / "00001.json").unlink()
+    assert cli.main(["latents", "show", "out"]) == 0
+    told = capsys.readouterr().out
+    assert "1 of 2" in told and "not complete; finish it by: regen latents export --model tiny" in told
+    command = told.strip().rpartition(": ")[2].split()
+    assert cli.main([*command[1:], "--device", "cpu"]) == 0
+    assert len(LatentDataset(folder / "out")) == 6
+
+
+def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert latents("--size", "32", "--model", make_hybrid_model(folder / "hybrid"), "--length", "50%") == 0
+    told = capsys.readouterr().out
+    for words in ("length 50%", "3 of 1x4x5x2x2, 3 of 1x4x1x2x2", "6.0 a chunk, 50% of the most"):
+        assert words in told
+    assert cli.main(["latents", "show", "out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["length"], found["length_share"]) == (6, 0.5)  # 10 of videos, 2 of images
+
+
+def test_shards_of_a_remote_place(folder: Path) -> None:
+    make_shards(folder / "clips", folder / "shards", 3)
+    assert latents(data=f"file://{folder}/shards", out="one") == latents(data="shards", out="two") == 0
+    one, two = contents(folder / "one"), contents(folder / "two")
+    assert {name for name in one if one[name] != two[name]} == {"manifest.json"} and one.keys() == two.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--size", "17"), ("17x17", "multiples of 8")),
+        (("--fps", "fast"), ("'fast' is no frame rate",)),
+        (("--dtype", "fp8"), ("'fp8'",)),
+        (("--processes", "0"), ("1 or more",)),
+        (("--data", "gone"), ("no file or folder gone",)),
+        (("--data", "empty"), ("no video or image in empty",)),
+        (("--model", "nothing"), ("no model nothing",)),
+        (("--tile", "8"), ("8x8 pixels can't overlap",)),
+        (("--length", "half"), ("'half' is no length",)),
+        (("--length", "50%"), ("have one length", "leave --length")),
+        (("--out", "tiny/config.json/out"), ("can't be kept in", "--out")),
+    ],
+    ids=lambda value: value[0][2:] if value[0].startswith("--") else None,
+)
+def test_bad_wishes(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    (folder / "empty").mkdir()
+    assert latents(*arguments) == 1
+    fails(capsys, *words)
+    assert not (folder / "out").exists()
+
+
+def test_an_unknown_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        latents("--engine", "spark")
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in ("spark", "local", "ray"))
+
+
+def test_show_of_what_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["latents", "show", "clips"]) == 1
+    fails(capsys, "clips holds no latents")
+
+
+@pytest.mark.parametrize(("maker", "videos"), [(make_model, 12), (make_hybrid_model, 80)])
+def test_two_compete_one_is_killed_and_nothing_is_lost(
+    folder: Path, processes: list[Process], maker: Callable[[Path], str], videos: int
+) -> None:
+    """At any moment; what the other one makes is the same, byte by byte, as without a disturbance."""
+    maker(folder / "tiny")
+    long_corpus(folder / "long", videos)
+    victim, other = start("--group", "1"), start("--group", "1")
+    processes += [victim, other]
+    wait_for_shards(folder / "out", 1, victim)
+    time.sleep(a_moment(0.5))
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    _, error = other.communicate(timeout=PATIENCE)
+    assert (other.returncode, error) == (0, "")
+    assert work_left(folder / "out") == []
+    whole = export("tiny", Path("long"), folder / "whole", group=1)
+    assert contents(folder / "out") == contents(whole)
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Process], count: str) -> None:
+    long_corpus(folder / "long", 12)
+    processes.append(process := start("--group", "1", "--processes", count))
+    wait_for_shards(folder / "out", 1, process)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143, error
+    (line,) = error.strip().splitlines()
+    assert line == "regen: interrupted; what is done is kept in out, and the same command continues."
+    assert not [name for name in work_left(folder / "out") if not name.endswith(".lock")]
+    before = contents(folder / "out")
+    assert latents("--group", "1", data="long") == 0
+    assert before.items() <= contents(folder / "out").items() and work_left(folder / "out") == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(folder: Path, processes: list[Process]) -> None:
+    (folder / "long").mkdir()
+    make_video(folder / "long" / "z.mp4", 100, 48, 64)  # 30 kB of latents
+    for number in range(3):
+        shutil.copy(folder / "clips" / "d.mp4", folder / "long" / f"a{number}.mp4")
+    processes.append(process := start("--group", "3", code=("-c", WITH_LITTLE_DISK)))
+    output, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1 and output == ""
+    (line,) = error.strip().splitlines()
+    assert (
+        line.startswith("regen: The latents can't be written to out (File too large); ") and line[-1] == "."
+    )
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        ".work",
+        "00000.json",
+        "00000.safetensors",
+        "manifest.json",
+    ]
+    assert work_left(folder / "out") == []

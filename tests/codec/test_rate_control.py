@@ -1,0 +1,417 @@
+"""Lengths: a number, a share, what a budget allows, what a quality needs; and that they reach the latents."""
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_media import EMBEDDERS, same_latents, tiny_onedva
+from torch import Tensor
+
+from regen.codec import latent_file
+from regen.codec.chunks import ChunkLatents, to_clip
+from regen.codec.latent_file import LatentVideo
+from regen.codec.rate_control import (
+    Budget,
+    FixedLength,
+    Lengths,
+    TargetPsnr,
+    check_lengths,
+    parse_length,
+    plan,
+    share_out,
+)
+from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, decode_chunks, encode_frames
+from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.latents import HybridLatents, batch_of
+
+SIZE = (32, 48)  # pixels: regions of 2 x 1 and 2 x 2 patches, with up to 4 and 8 1D latents in a chunk
+RATE = Fraction(30000, 1001)
+Video = list[Tensor]
+
+
+@pytest.fixture(scope="module")
+def model() -> AutoencoderOneDVA:
+    torch.manual_seed(1)
+    return tiny_onedva()
+
+
+def video(*contrasts: float, frames: int = 5, size: tuple[int, int] = SIZE) -> Video:
+    """For each contrast a chunk of noise with it; the first frame of all chunks is the same grey."""
+    noise = torch.rand(len(contrasts), frames, *size, 3) - 0.5
+    noise[:, 0] = 0
+    grey = 128 + 255 * noise * torch.tensor(contrasts).view(-1, 1, 1, 1, 1)
+    return list(grey.flatten(0, 1).to(torch.uint8))
+
+
+def clip_of(frames: Video) -> Tensor:
+    return to_clip(torch.stack(frames), torch.device("cpu"), torch.float32)
+
+
+def full(model: AutoencoderOneDVA, clip: Tensor) -> HybridLatents:
+    with torch.inference_mode():
+        return model.encode(clip, length=sum(model.budgets(*clip.shape[2:]))).latent_dist.mode()
+
+
+def counts(chunks: Sequence[ChunkLatents]) -> list[int]:
+    return [chunk.latents.length for chunk in chunks]
+
+
+# A number, or a share.
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (FixedLength(0), 0),
+        (FixedLength(7), 7),
+        (FixedLength(12), 12),
+        (FixedLength(share=0.0), 0),
+        (FixedLength(share=0.25), 3),
+        (FixedLength(share=0.4), 5),
+        (FixedLength(share=1.0), 12),
+    ],
+)
+def test_every_chunk_keeps_the_same(model: AutoencoderOneDVA, length: FixedLength, expected: int) -> None:
+    """Whatever moves in it, and exactly those that a model keeps of so many; the short last chunk too."""
+    frames = video(0.0, 0.9, 0.2)[:-2]
+    chunks = list(encode_frames(model, frames, lengths=length))
+    assert counts(chunks) == [expected] * 3
+    assert [chunk.latents.lengths.tolist() for chunk in chunks] == [
+        model.shared_length(expected, 5, *SIZE).tolist()
+    ] * 3
+    with torch.inference_mode():
+        alone = model.encode(clip_of(frames[:5]), length=expected).latent_dist.mode()[0]
+    assert same_latents(chunks[0].latents, alone)
+
+
+def test_an_image_that_can_not_have_so_many_keeps_all(model: AutoencoderOneDVA) -> None:
+    for asked, kept in ((0, 0), (4, 4), (6, 6), (7, 6), (1000, 6)):
+        (image,) = encode_frames(model, video(0.5, frames=1), lengths=FixedLength(asked))
+        assert image.latents.length == kept
+    (image,) = encode_frames(model, video(0.5, frames=1), lengths=FixedLength(share=0.5))
+    assert image.latents.length == 3
+
+
+def test_a_chunk_that_can_not_have_so_many_is_told(model: AutoencoderOneDVA) -> None:
+    with pytest.raises(ValueError, match="A clip of this size has 0 to 12 1D latents, not 13"):
+        list(encode_frames(model, video(0.5), lengths=FixedLength(13)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("320", FixedLength(320)),
+        ("0", FixedLength(0)),
+        (" 12 ", FixedLength(12)),
+        ("25%", FixedLength(share=0.25)),
+        ("12.5 %", FixedLength(share=0.125)),
+        ("0%", FixedLength(share=0.0)),
+        ("100%", FixedLength(share=1.0)),
+    ],
+)
+def test_lengths_are_read(text: str, expected: FixedLength) -> None:
+    assert parse_length(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "%", "-1", "-5%", "101%", "1.5", "many", "1e3", "nan%", "inf%", "25%%"])
+def test_anything_else_is_told_in_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="is no length; give a number such as 320, or a share such as 25%"):
+        parse_length(text)
+
+
+def test_values_out_of_range_are_told_in_a_sentence() -> None:
+    for wrong in ({"count": -1}, {"share": 1.01}, {"share": -0.01}, {"share": math.nan}):
+        with pytest.raises(ValueError, match="A length is a number of 0 or more, or a share from 0% to 100%"):
+            FixedLength(**wrong)
+    for decibels in (0.0, -3.0, 100.0, math.nan):
+        with pytest.raises(ValueError, match="can't be aimed at; give a number such as 30"):
+            TargetPsnr(decibels)
+    for values in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="values per second is none; give"):
+            Budget(values)
+
+
+@pytest.mark.parametrize("name", ["regen", "magvit2"])
+@pytest.mark.parametrize("lengths", [FixedLength(3), FixedLength(share=0.5), TargetPsnr(30.0)])
+def test_a_model_whose_latents_have_one_length_takes_none(name: str, lengths: Lengths) -> None:
+    other, sentence = EMBEDDERS[name](), "have one length; leave --length, .* or give a One-DVA model"
+    check_lengths(other, None)
+    EncodeSession(other)
+    with pytest.raises(ValueError, match=sentence):
+        check_lengths(other, lengths)
+    with pytest.raises(ValueError, match=sentence):
+        EncodeSession(other, lengths=lengths)
+    with pytest.raises(ValueError, match=sentence):
+        plan(other, video(0.5), RATE, Budget(100.0))
+
+
+# What a quality needs.
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=2, max_size=2), st.floats(5, 60))
+def test_each_region_gets_the_shortest_length_that_reaches_the_target(
+    model: AutoencoderOneDVA, scales: list[float], target: float
+) -> None:
+    """A decoder whose error falls with the length, at a pace of each region's own."""
+    clip = clip_of(video(0.5))
+    budgets, tiling = torch.tensor(model.budgets(5, *SIZE)), model.regions(5, *SIZE)
+
+    def error(region: int, length: int) -> float:
+        return scales[region] * 0.5 ** (length - 1)
+
+    def decode(latents: HybridLatents, **options: object) -> SimpleNamespace:
+        lengths = latents.lengths[0].tolist()
+        parts = [part + error(i, lengths[i]) for i, part in enumerate(model.region_clips(clip * 0))]
+        return SimpleNamespace(sample=clip * 0 + tiling.join(parts, 16))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "decode", decode)
+        found = TargetPsnr(target).choose(model, clip * 0, full(model, clip), 0, None)
+    for region, length in enumerate(found.tolist()):
+
+        def reached(length: int, region: int = region) -> bool:
+            return error(region, length) ** 2 <= 4 * 10 ** (-target / 10) * (1 + 1e-6)
+
+        most = int(budgets[region])
+        assert length == next((i for i in range(most) if reached(i)), most)
+
+
+@pytest.mark.parametrize(("index", "seed", "steps"), [(0, 0, 1), (3, 7, 2)])
+def test_what_a_session_decodes_has_the_quality_that_was_aimed_at(
+    model: AutoencoderOneDVA, index: int, seed: int, steps: int
+) -> None:
+    """The noise is that of the chunk's number and the seed: with another the figures are far from these."""
+    frames = torch.stack(video(0.5, size=(32, 32)))
+    everything = full(model, clip_of(list(frames)))
+
+    def psnr(length: int) -> float:
+        latents = everything.shortened(torch.tensor([[length]]))[0]
+        options = DecodeOptions(steps=steps, seed=seed)
+        chunk = ChunkLatents(index, latents, 5)
+        out = DecodeSession(model, height=32, width=32, options=options).feed(chunk)
+        return -10 * math.log10((out.double() - frames).square().mean().item() / 255**2)
+
+    figures = [psnr(length) for length in range(9)]
+    target = (min(figures) + max(figures)) / 2
+    clip = clip_of(list(frames))
+    (found,) = TargetPsnr(target, steps, seed).choose(model, clip, everything, index, None).tolist()
+    assert figures[found] >= target - 1e-3
+    assert found == 0 or figures[found - 1] < target + 1e-3
+    (impossible,) = TargetPsnr(99.0, steps, seed).choose(model, clip, everything, index, None).tolist()
+    assert impossible == 8
+    (easy,) = TargetPsnr(0.1, steps, seed).choose(model, clip, everything, index, None).tolist()
+    assert easy == 0
+
+
+# What a budget allows.
+
+
+def planned(model: AutoencoderOneDVA, frames: Video, budget: float) -> list[list[int]]:
+    return [row.tolist() for row in plan(model, frames, RATE, Budget(budget)).rows]
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    st.integers(0, 4),
+    st.floats(0, 1.2),
+)
+def test_a_plan_uses_the_whole_budget_and_no_more(
+    model: AutoencoderOneDVA, contrasts: list[float], missing: int, share: float
+) -> None:
+    """`share`: how far the budget lies from the structural latents alone to all there can be."""
+    frames = video(*contrasts)
+    frames = frames[: max(2, len(frames) - missing)]
+    chunks = -(-len(frames) // 5)
+    seconds = len(frames) / float(RATE)
+    budget = (12 + 12 * share) * 4 * chunks / seconds + 1e-6
+    lengths = plan(model, frames, RATE, Budget(budget))
+    rows = [row.tolist() for row in lengths.rows]
+    assert len(rows) == chunks
+    assert all(0 <= a <= 4 and 0 <= b <= 8 for a, b in rows)
+    found = list(encode_frames(model, frames, lengths=lengths))
+    assert [chunk.latents.lengths.tolist() for chunk in found] == rows
+    values = sum(chunk.latents.numel() for chunk in found)
+    assert values <= budget * seconds + 1e-6
+    assert values > budget * seconds - 4 - 1e-6 or rows == [[4, 8]] * chunks
+
+
+def test_busy_chunks_get_more_than_calm_ones(model: AutoencoderOneDVA) -> None:
+    frames = video(0.0, 1.0, 0.3, 0.0)
+    still, busy, calm, still_too = (
+        sum(row) for row in planned(model, frames, (12 + 6) * 4 * float(RATE) / 5)
+    )
+    assert still == still_too < calm < busy <= 12
+    assert still > 0
+
+
+def test_regions_share_by_what_moves_in_them(model: AutoencoderOneDVA) -> None:
+    frames = [frame.clone() for frame in video(0.6)]
+    for frame in frames:
+        frame[:, 16:] = 90
+    ((moving, still),) = planned(model, frames, (12 + 5) * 4 * float(RATE) / 5 + 1e-3)
+    assert (moving, still) == (4, 1), "all that it can have, and the rest"
+
+
+def test_a_budget_below_the_structural_latents_is_told(model: AutoencoderOneDVA) -> None:
+    """12 structural latents of 4 numbers each, for five frames: 287.7 each second."""
+    for budget in (1e-3, 287.7):
+        sentence = "structural latents alone take 288 values per second; give a --budget of at least that, or"
+        with pytest.raises(ValueError, match=sentence):
+            plan(model, video(0.5, 0.5), RATE, Budget(budget))
+    assert planned(model, video(0.5, 0.5), 287.8) == [[0, 0], [0, 0]]
+
+
+@given(st.integers(1, 11), st.fractions(1, 120, max_denominator=1001))
+def test_the_budget_that_is_named_is_enough(model: AutoencoderOneDVA, count: int, rate: Fraction) -> None:
+    frames = video(0.0, 0.0, 0.0, size=(16, 16))[:count]
+    with pytest.raises(ValueError, match="values per second") as told:
+        plan(model, frames, rate, Budget(1e-3))
+    named = int(str(told.value).split(" values per second")[0].split()[-1])
+    assert sum(int(row.sum()) for row in plan(model, frames, rate, Budget(float(named))).rows) >= 0
+    with pytest.raises(ValueError, match="values per second"):
+        plan(model, frames, rate, Budget(named - 1.0))
+
+
+def test_a_plan_for_an_image_and_for_nothing(model: AutoencoderOneDVA) -> None:
+    image = video(0.5, frames=1)
+    (row,) = planned(model, image, float(RATE) * (6 + 4) * 4 + 1e-3)
+    assert sum(row) == 4
+    (chunk,) = encode_frames(model, image, lengths=plan(model, image, RATE, Budget(1e6)))
+    assert chunk.latents.lengths.tolist() == [2, 4]
+    assert planned(model, [], 100.0) == []
+
+
+AMOUNTS = st.one_of(st.just(0.0), st.floats(1e-3, 3000))
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(AMOUNTS, st.integers(0, 2560)), min_size=1, max_size=12), st.data())
+def test_parts_are_whole_in_proportion_and_add_up(
+    parties: list[tuple[float, int]], data: st.DataObject
+) -> None:
+    wanted = torch.tensor([amount for amount, _ in parties])
+    most = torch.tensor([limit for _, limit in parties])
+    total = data.draw(st.integers(0, int(most.sum()) + 10))
+    parts = share_out(wanted, most, total)
+    assert parts.dtype == torch.int64
+    assert int(parts.sum()) == min(total, int(most.sum()))
+    assert bool(((parts >= 0) & (parts <= most)).all())
+    short = [i for i in range(len(parties)) if parts[i] < most[i] and wanted[i] > 1e-2]
+    for i in range(len(parties)):
+        for j in short:  # parts of what they want differ by rounding alone, but for those that have the most
+            assert (parts[i] - 1) * wanted[j] <= (parts[j] + 1) * wanted[i] * (1 + 1e-5) or wanted[i] < 1e-2
+
+
+def test_many_parts_add_up_too() -> None:
+    """An hour of a large video; sums in 32 bits would be off by many."""
+    wanted = torch.rand(150_000) * 300
+    most = torch.full((150_000,), 320)
+    for total in (1, 1_234_567, 47_999_999, 48_000_000):
+        assert int(share_out(wanted, most, total).sum()) == total
+
+
+# Sessions and files.
+
+
+WAYS: dict[str, Lengths | None] = {
+    "motion": None,
+    "none": FixedLength(0),
+    "number": FixedLength(7),
+    "share": FixedLength(share=0.4),
+    "psnr": TargetPsnr(8.0),
+}
+PER_WAY = [*WAYS, "budget"]
+
+
+def lengths_for(model: AutoencoderOneDVA, frames: Video, way: str) -> Lengths | None:
+    """A budget is for 12 structural and 6 1D latents in each chunk, in the mean."""
+    if way != "budget":
+        return WAYS[way]
+    chunks = -(-len(frames) // 5)
+    return plan(model, frames, RATE, Budget(18 * 4 * chunks * float(RATE) / len(frames)))
+
+
+def pieces(frames: Video, lengths: Sequence[int]) -> Iterator[Video]:
+    """The frames in pieces of these lengths, and then what is left."""
+    for length in lengths:
+        yield frames[:length]
+        frames = frames[length:]
+    yield frames
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 14), st.lists(st.integers(0, 7), max_size=5), st.sampled_from(PER_WAY))
+def test_any_way_to_split_a_video_into_calls_gives_the_same_bits(
+    model: AutoencoderOneDVA, length: int, lengths: list[int], way: str
+) -> None:
+    frames = video(0.9, 0.0, 0.3, size=(32, 48))[:length]
+    keep = lengths_for(model, frames, way)
+    session, found = EncodeSession(model, lengths=keep), []
+    for piece in pieces(frames, lengths):
+        found += session.feed(piece)
+    found += session.flush()
+    whole = list(encode_frames(model, frames, lengths=keep))
+    assert [(c.index, c.frames) for c in found] == [(c.index, c.frames) for c in whole]
+    assert all(same_latents(a.latents, b.latents) for a, b in zip(found, whole, strict=True))
+    assert session.feed(frames[:1]) == []
+    (image,) = session.flush()
+    (alone,) = encode_frames(model, frames[:1], lengths=keep) if way != "budget" else [image]
+    assert same_latents(image.latents, alone.latents)
+
+
+@pytest.mark.parametrize("way", PER_WAY)
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_file_keeps_the_length_of_each_chunk_and_decodes_to_the_same(
+    tmp_path: Path, model: AutoencoderOneDVA, way: str, count: int
+) -> None:
+    frames = video(0.25, 0.0, 0.9, size=(30, 45))[:count]
+    chunks = list(encode_frames(model, frames, lengths=lengths_for(model, frames, way)))
+    expected = torch.stack(list(decode_chunks(model, chunks, height=30, width=45)))
+    encoded = LatentVideo(
+        latents=batch_of([chunk.latents for chunk in chunks]),
+        times=torch.arange(count).double(),
+        height=30, width=45, source_height=30, source_width=45, frame_rate=RATE, model="tiny", weights="0",
+    )  # fmt: skip
+    latent_file.write(tmp_path / "z.safetensors", encoded)
+    read = list(latent_file.read(tmp_path / "z.safetensors").chunks(5))
+    assert counts(read) == counts(chunks)
+    assert all(same_latents(a.latents, b.latents) for a, b in zip(read, chunks, strict=True))
+    decoded = torch.stack(list(decode_chunks(model, read, height=30, width=45)))
+    assert expected.shape == (count, 30, 45, 3)
+    assert torch.equal(decoded, expected)
+    if way == "motion" and count > 1:
+        assert len(set(counts(chunks))) == 3, "each chunk has a length of its own"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([9, 0], "keeps more 1D latents than"),
+        ([3, 0, 0], "don't fit this model"),
+        ([3], "don't fit this model"),
+    ],
+)
+def test_lengths_that_do_not_fit_the_model_are_told(
+    model: AutoencoderOneDVA, lengths: list[int], message: str
+) -> None:
+    latents = HybridLatents(torch.randn(4, 2, 2, 3), torch.randn(4, sum(lengths)), torch.tensor(lengths))
+    session = DecodeSession(model, height=SIZE[0], width=SIZE[1])
+    with pytest.raises(ValueError, match=message):
+        session.feed(ChunkLatents(0, latents, 5))
+
+
+def test_what_is_kept_reaches_the_frames(model: AutoencoderOneDVA) -> None:
+    frames = video(0.9)
+    out = [
+        torch.stack(
+            list(decode_chunks(model, encode_frames(model, frames, lengths=each), height=32, width=48))
+        )
+        for each in (FixedLength(0), FixedLength(6), FixedLength(12))
+    ]
+    assert not any(torch.equal(a, b) for i, a in enumerate(out) for b in out[:i])

@@ -1,0 +1,323 @@
+"""Whole files: length, size, times and sound come back, figures are right, and latents decode to the same."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from tiny_media import EMBEDDERS, make_image, make_video, picture, record_frames
+from torch import Tensor
+
+from regen.codec import transcode as module
+from regen.codec.comparison import STRIP
+from regen.codec.latent_file import LatentVideo
+from regen.codec.rate_control import Budget, FixedLength
+from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
+from regen.codec.timeline import Timeline
+from regen.codec.transcode import Report, decode_video, encode_video, reconstruct_video
+from regen.evaluate.interpolation import codec_of
+from regen.latents import Latents
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, fit
+from regen.metrics.psnr_ssim import psnr_of_frames, ssim_of_frames
+from regen.pretrained import Autoencoder
+
+PER_EMBEDDER = pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
+ONE_DVA = pytest.mark.parametrize("model", ["onedva"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["regen", "onedva"])
+def model(request: pytest.FixtureRequest) -> Autoencoder:
+    torch.manual_seed(0)
+    return EMBEDDERS[request.param]()
+
+
+def read(path: Path) -> tuple[Tensor, list[float]]:
+    with VideoReader(path) as reader:
+        frames = list(reader)
+    return torch.stack([frame.image for frame in frames]), [frame.time for frame in frames]
+
+
+def reconstruct(model: Autoencoder, source: Path, output: Path, **options: object) -> Report:
+    return reconstruct_video(model, source, output, name="tiny", **options)
+
+
+def encode(model: Autoencoder, source: Path, size: Size | None = None) -> tuple[LatentVideo, Report]:
+    return encode_video(model, source, name="tiny", weights="abc", size=size)
+
+
+@PER_EMBEDDER
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 24), (3, 24, 40), (7, 21, 35), (11, 24, 24)])
+def test_length_size_rate_and_sound_come_back(
+    tmp_path: Path, model: Autoencoder, frames: int, height: int, width: int
+) -> None:
+    source = make_video(tmp_path / "in.mp4", frames, height, width, sound="aac")
+    report = reconstruct(model, source, tmp_path / "out.mp4")
+    with VideoReader(source) as before, VideoReader(tmp_path / "out.mp4") as after:
+        assert replace(after.info, duration=None) == replace(before.info, duration=None)
+        assert after.info.has_audio
+    assert read(tmp_path / "out.mp4")[0].shape == (frames, height, width, 3)
+    assert (report.frames, report.height, report.width) == (frames, height, width)
+    assert report.fps == pytest.approx(30000 / 1001)
+
+
+def test_variable_rate_keeps_its_times(tmp_path: Path, model: Autoencoder) -> None:
+    times = [0, 0.04, 0.2, 0.21, 0.5, 0.9]
+    source = make_video(tmp_path / "in.mp4", 6, rate=Fraction(25), times=times)
+    reconstruct(model, source, tmp_path / "out.mp4")
+    assert read(tmp_path / "out.mp4")[1] == pytest.approx(times, abs=1e-3)
+    video, _ = encode(model, source)
+    decode_video(model, video, tmp_path / "decoded.mp4")
+    assert read(tmp_path / "decoded.mp4")[1] == pytest.approx(times, abs=1e-3)
+
+
+def test_report_tells_what_happened(tmp_path: Path, model: Autoencoder) -> None:
+    source = make_video(tmp_path / "in.mp4", 7, 24, 40)
+    report = reconstruct(model, source, tmp_path / "out.mp4")
+    frames, _ = read(source)
+    chunks = list(encode_frames(model, frames))
+    decoded = torch.stack(list(decode_chunks(model, chunks, height=24, width=40)))
+    side = model.spatial_compression_ratio
+    assert report.latent_shape == [2, 4, 2, -(-24 // side), -(-40 // side)]
+    values = sum(chunk.latents.numel() for chunk in chunks)
+    assert report.compression == pytest.approx((7 * 24 * 40 * 3) / values)
+    assert report.values_per_second == pytest.approx(values * 30000 / 1001 / 7)
+    if side == 8:
+        assert values == 2 * 4 * 2 * 3 * 5 and report.lengths is None
+    else:
+        assert report.lengths == [chunk.latents.length for chunk in chunks]
+        assert values == 4 * (2 * 2 * 2 * 3 + sum(report.lengths)) and 0 < sum(report.lengths) < 24
+    assert report.psnr == pytest.approx(psnr_of_frames(frames, decoded).mean().item())
+    assert report.ssim == pytest.approx(ssim_of_frames(frames, decoded).mean().item(), abs=1e-6)
+    assert report.encode_seconds > 0 and report.decode_seconds > 0
+    assert 50 < report.peak_memory_mb < 100_000
+
+
+@pytest.mark.parametrize("model", ["regen"], indirect=True)
+def test_whole_chunks_have_the_compression_of_the_model(tmp_path: Path, model: Autoencoder) -> None:
+    report = reconstruct(model, make_video(tmp_path / "in.mp4", 5, 24, 40), tmp_path / "out.mp4")
+    assert report.compression == 5 * 3 * 64 / (2 * 4)
+
+
+@ONE_DVA
+@pytest.mark.parametrize("length", [0, 5, 12])
+def test_1d_latents_are_counted(tmp_path: Path, model: Autoencoder, length: int) -> None:
+    source = make_video(tmp_path / "in.mp4", 10, 32, 48)
+    report = reconstruct(model, source, tmp_path / "out.mp4", lengths=FixedLength(length))
+    assert report.lengths == [length, length]
+    assert report.compression == 5 * 3 * 32 * 48 / (4 * (2 * 2 * 3 + length))
+    assert report.values_per_second == pytest.approx(4 * (2 * 2 * 3 + length) * 6000 / 1001)
+
+
+@ONE_DVA
+def test_a_budget_is_shared_out_before_the_frames_are_encoded(tmp_path: Path, model: Autoencoder) -> None:
+    """For the frames as they are coded: of the size that is asked for."""
+    source = make_video(tmp_path / "in.mp4", 12, 40, 64)
+    budget, size = Budget(500.0), Size(28, 44)
+    report = reconstruct(model, source, tmp_path / "out.mp4", size=size, lengths=budget)
+    assert 500 - 4 * 30 / 12 < report.values_per_second <= 500
+    video, encoded = encode_video(model, source, name="tiny", weights="abc", size=size, lengths=budget)
+    decoded = decode_video(model, video, tmp_path / "two.mp4")
+    assert report.lengths == encoded.lengths == decoded.lengths
+    assert report.values_per_second == encoded.values_per_second == decoded.values_per_second
+
+
+@ONE_DVA
+def test_before_and_after_the_chunks_it_stands_still(
+    tmp_path: Path, model: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, _ = encode(model, make_video(tmp_path / "in.mp4", 10, 16, 24))
+    written = record_frames(monkeypatch)
+    decode_video(model, video, tmp_path / "out.mp4", timeline=Timeline(before=2, after=1))
+    decode_video(model, video, tmp_path / "out.mp4")
+    around, own = (torch.stack(frames) for frames in written)
+    assert torch.equal(around, own[[0, 0, *range(10), 9]])
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        *(("regen", size) for size in (None, Size(16, 16), Size(19, 33))),
+        *(("onedva", size) for size in (None, Size(19, 33))),
+        ("magvit2", Size(19, 33)),
+    ],
+    indirect=["model"],
+)
+@pytest.mark.parametrize("name", ["in.mp4", "in.png"])
+def test_encoding_and_decoding_is_reconstructing(
+    tmp_path: Path,
+    model: Autoencoder,
+    size: Size | None,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = record_frames(monkeypatch)
+    source = tmp_path / name
+    make_image(source) if source.suffix == ".png" else make_video(source, sound="aac")
+    one, two = (tmp_path / f"{stem}{source.suffix}" for stem in ("one", "two"))
+    options = DecodeOptions(steps=2, seed=3)
+    report = reconstruct(model, source, one, size=size, options=options)
+    video, encoded = encode(model, source, size)
+    decoded = decode_video(model, video, two, options=options)
+    assert len(written) == 2 and torch.equal(torch.stack(written[0]), torch.stack(written[1]))
+    assert (encoded.latent_shape, encoded.compression) == (report.latent_shape, report.compression)
+    assert encoded.encode_seconds > 0 and encoded.decode_seconds is None and encoded.psnr is None
+    assert decoded.decode_seconds > 0 and decoded.encode_seconds is None
+    assert (decoded.frames, decoded.width, decoded.height) == (report.frames, report.width, report.height)
+
+
+def test_latents_carry_the_size_before_and_after(tmp_path: Path, model: Autoencoder) -> None:
+    video, _ = encode(model, make_video(tmp_path / "in.mp4", 3, 24, 40), Size(16, 19))
+    assert (video.source_height, video.source_width, video.height, video.width) == (24, 40, 16, 19)
+    assert (video.model, video.weights) == ("tiny", "abc")
+
+
+def test_image_is_one_content_latent(tmp_path: Path, model: Autoencoder) -> None:
+    report = reconstruct(model, make_image(tmp_path / "in.png"), tmp_path / "out.png")
+    assert report.latent_shape == [1, 4, 1, *((3, 4) if model.spatial_compression_ratio == 8 else (2, 2))]
+    with VideoReader(tmp_path / "out.png") as reader:
+        assert reader.info.is_image and (reader.info.height, reader.info.width) == (20, 28)
+
+
+def test_comparison_has_the_original_above(tmp_path: Path, model: Autoencoder) -> None:
+    source = make_image(tmp_path / "in.png", 20, 28)
+    reconstruct(model, source, tmp_path / "out.png", compare=tmp_path / "both.png")
+    (both,), (out,) = read(tmp_path / "both.png")[0], read(tmp_path / "out.png")[0]
+    assert both.shape == (2 * 20 + 2 * STRIP, 28, 3)
+    assert np.array_equal(both[STRIP : STRIP + 20], picture(0, 20, 28))
+    assert torch.equal(both[-20:], out)
+
+
+def test_comparison_of_a_video_has_its_frames_and_sound(tmp_path: Path, model: Autoencoder) -> None:
+    source = make_video(tmp_path / "in.mp4", sound="aac")
+    reconstruct(model, source, tmp_path / "out.mp4", compare=tmp_path / "both.mp4")
+    with VideoReader(tmp_path / "both.mp4") as reader:
+        assert reader.info.has_audio and reader.info.height == 2 * 24 + 2 * STRIP
+        assert len(list(reader)) == 7
+
+
+def test_size_is_the_measuring_protocol(tmp_path: Path, model: Autoencoder) -> None:
+    source = make_video(tmp_path / "in.mp4", 2, 24, 40)
+    report = reconstruct(model, source, tmp_path / "out.mp4", size=Size(16, 16))
+    frames = [fit(frame, Size(16, 16)) for frame in read(source)[0]]
+    decoded = torch.stack(list(decode_chunks(model, encode_frames(model, frames), height=16, width=16)))
+    assert report.psnr == pytest.approx(psnr_of_frames(torch.stack(frames), decoded).mean().item())
+
+
+def test_progress_counts_frames(tmp_path: Path, model: Autoencoder) -> None:
+    source, seen = make_video(tmp_path / "in.mp4"), []
+    reconstruct(
+        model, source, tmp_path / "out.mp4", on_progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(5, 7), (7, 7)]
+    video, _ = encode(model, source)
+    seen.clear()
+    decode_video(
+        model, video, tmp_path / "out.mp4", on_progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(5, 7), (7, 7)]
+
+
+def test_damage_is_passed_on(tmp_path: Path, model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, told = make_video(tmp_path / "in.mp4"), []
+    monkeypatch.setattr(
+        VideoReader, "damage", property(lambda self: "much", lambda self, value: None), raising=False
+    )
+    reconstruct(model, source, tmp_path / "out.mp4", on_warning=told.append)
+    encode_video(model, source, name="tiny", weights="abc", on_warning=told.append)
+    assert told == [f"{source}: much."] * 2
+
+
+def test_interruption_leaves_nothing(tmp_path: Path, model: Autoencoder) -> None:
+    def interrupt(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    source = make_video(tmp_path / "in.mp4")
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(model, source, tmp_path / "out.mp4", compare=tmp_path / "both.mp4", on_progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_steps_and_places_are_checked(tmp_path: Path, model: Autoencoder) -> None:
+    source = make_video(tmp_path / "in.mp4", 1)
+    with pytest.raises(ValueError, match="at least 1 step, not 0"):
+        reconstruct(model, source, tmp_path / "out.mp4", options=DecodeOptions(steps=0))
+    for output, compare in (("in.mp4", None), ("out.mp4", "out.mp4"), ("out.mp4", "in.mp4")):
+        with pytest.raises(ValueError, match="must be different files"):
+            reconstruct(model, source, tmp_path / output, compare=compare and tmp_path / compare)
+
+
+def test_sound_of_the_output_is_that_of_the_input(tmp_path: Path, model: Autoencoder) -> None:
+    def packets(path: Path) -> list[bytes]:
+        with av.open(str(path)) as container:
+            return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+
+    source = make_video(tmp_path / "in.mp4", sound="aac")
+    reconstruct(model, source, tmp_path / "out.mp4")
+    assert packets(tmp_path / "out.mp4") == packets(source)
+
+
+@pytest.mark.parametrize("options", [DecodeOptions(batch=3), DecodeOptions(seams="match")])
+@pytest.mark.parametrize(
+    "timeline", [Timeline(interpolate=3), Timeline(interpolate=2, before=1, after=2, every_chunk=True)]
+)
+def test_frames_between_are_written_as_they_are_measured(
+    tmp_path: Path,
+    model: Autoencoder,
+    options: DecodeOptions,
+    timeline: Timeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, seen = make_video(tmp_path / "in.mp4", 17, 16, 24), []
+    video, _ = encode(model, source)
+    written = record_frames(monkeypatch)
+    decode_video(
+        model,
+        video,
+        tmp_path / "out.mp4",
+        timeline=timeline,
+        options=options,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    measured = codec_of(model, options)(read(source)[0], timeline)
+    assert torch.equal(torch.stack(written[0]), measured)
+    assert seen[-1] == (len(measured), len(measured))
+
+
+@pytest.mark.parametrize(
+    ("model", "timeline"),
+    [
+        ("regen", Timeline()),
+        ("regen", Timeline(interpolate=2)),
+        ("regen", Timeline(fps=Fraction(40))),
+        ("regen", Timeline(fps=Fraction(7))),
+        ("onedva", Timeline(interpolate=2)),
+    ],
+    indirect=["model"],
+)
+@pytest.mark.parametrize("options", [DecodeOptions(batch=2, seams="none"), DecodeOptions(seams="match")])
+def test_the_tile_is_chosen_for_all_frames_that_are_decoded_together(
+    tmp_path: Path,
+    model: Autoencoder,
+    options: DecodeOptions,
+    timeline: Timeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    video, _ = encode(model, make_video(tmp_path / "in.mp4", 17, 16, 24))
+    planned, together, decode = [], [], model.decode
+
+    def plan(model: Autoencoder, frames: int, *rest: object) -> None:
+        planned.append(frames)
+
+    def recorded(latents: Latents, times: Tensor, **rest: object) -> object:
+        together.append((len(latents), len(times)))
+        return decode(latents, times, **rest)
+
+    monkeypatch.setattr(module, "largest_tile", plan)
+    monkeypatch.setattr(model, "decode", recorded)
+    decode_video(model, video, tmp_path / "out.mp4", timeline=timeline, options=options)
+    assert max(chunks * frames for chunks, frames in together) <= planned[0]
+    assert planned[0] <= options.batch * (max(frames for _, frames in together) + 1)

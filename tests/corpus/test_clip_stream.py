@@ -1,0 +1,107 @@
+"""Decoding for the export: which frames, at which rate, and several videos at once."""
+
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_media import make_video
+
+from regen.corpus.clip_stream import DEPTH, at_rate, side_by_side
+from regen.media.files import Frame
+from regen.media.reader import VideoReader
+
+
+def numbered(frames: int, rate: Fraction) -> list[Frame]:
+    """Frames whose pixels tell their number; times are rounded to milliseconds as Matroska does."""
+    return [
+        Frame(torch.full((1, 1, 3), number, dtype=torch.uint8), round(float(number / rate), 3))
+        for number in range(frames)
+    ]
+
+
+RATES = st.fractions(min_value=1, max_value=60, max_denominator=1001)
+
+
+@given(frames=st.integers(1, 40), own=RATES, rate=RATES)
+def test_a_frame_for_every_moment(frames: int, own: Fraction, rate: Fraction) -> None:
+    """As many as fit into the duration, each that which is shown in the middle of its moment."""
+    shown = [int(image[0, 0, 0]) for image in at_rate(numbered(frames, own), rate, own)]
+    assert abs(len(shown) - float(frames / own * rate)) < 1.1
+    for number, frame in enumerate(shown):
+        assert abs(frame - min(number / rate * own, frames - 1)) <= 0.5 + 0.0025 * float(own)
+
+
+@given(frames=st.integers(1, 40), own=RATES)
+def test_at_its_own_rate_nothing_changes(frames: int, own: Fraction) -> None:
+    shown = [int(image[0, 0, 0]) for image in at_rate(numbered(frames, own), own, own)]
+    assert shown == [*range(frames)]
+
+
+def test_a_rate_chooses_the_frames_that_are_shown(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", 12, rate=Fraction(30))
+    with VideoReader(path) as reader:
+        for rate in (Fraction(10), Fraction(24), Fraction(60)):
+            images = list(at_rate(reader, rate, reader.info.frame_rate))
+            moments = [float(number / rate) + 0.5 / 30 for number in range(len(images))]
+            assert len(images) == rate * 12 / 30 + (0 if rate != 24 else Fraction(2, 5))
+            assert torch.equal(torch.stack(images), reader.read_at(moments))
+
+
+def test_streams_come_in_order_and_run_side_by_side() -> None:
+    """Three are begun at once, each as far as its depth goes, and no further one."""
+    begun: list[int] = []
+    made = threading.Semaphore(0)
+
+    def stream(number: int) -> Iterator[tuple[int, int]]:
+        begun.append(number)
+        for item in range(4):
+            made.release()
+            yield number, item
+
+    with side_by_side((stream(number) for number in range(5)), 3) as streams:
+        first = next(streams)
+        for _ in range(3 * DEPTH):
+            assert made.acquire(timeout=10)
+        assert sorted(begun) == [0, 1, 2]
+        assert list(first) == [(0, item) for item in range(4)]
+        assert [list(each) for each in streams] == [[(n, item) for item in range(4)] for n in range(1, 5)]
+
+
+def test_all_threads_end_with_the_block() -> None:
+    begun: list[int] = []
+    closed: list[int] = []
+
+    def stream(number: int) -> Iterator[int]:
+        begun.append(number)
+        try:
+            yield from count()
+        finally:
+            closed.append(number)
+
+    def interrupted() -> None:
+        with side_by_side((stream(number) for number in range(9)), 3) as streams:
+            assert next(next(streams)) == 0
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert 0 in begun and sorted(closed) == sorted(begun)
+
+
+def test_what_a_stream_raises_is_raised_where_it_is_read() -> None:
+    def stream(number: int) -> Iterator[int]:
+        yield number
+        if number == 1:
+            raise ValueError("damaged")
+
+    with side_by_side((stream(n) for n in range(3)), 2) as streams:
+        assert list(next(streams)) == [0]
+        with pytest.raises(ValueError, match="damaged"):
+            list(next(streams))
+        assert list(next(streams)) == [2]

@@ -1,0 +1,278 @@
+"""Shards are a function of the files and options alone: not of processes, interruptions or earlier builds."""
+
+import json
+import os
+import sys
+import tarfile
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from curation_clips import AGAIN, LOOSE, PACKING, SPLIT, make_mixture, moving, results, run, samples, write
+from movies import make_movie
+
+from regen.curate import encoding
+from regen.curate.build_folder import BuildFolder
+from regen.curate.filters import Filters
+from regen.curate.workers import JobError, Work
+from regen.curate.writing import Packing
+from regen.data.shards import ShardSet
+from regen.media.decoding import Decoder
+from regen.media.reader import VideoReader
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_mixture(tmp_path_factory.mktemp("sources") / "clips")
+
+
+def test_the_files_themselves_are_stored_with_captions_and_classes(clips: Path, tmp_path: Path) -> None:
+    outcome = run(clips, tmp_path / "out", LOOSE)
+    shards = ShardSet(str(tmp_path / "out"))
+    assert len(shards) == 6 == outcome.as_json()["samples"]
+    contents = {shards.read(number).content for number in range(len(shards))}
+    assert contents == {path.read_bytes() for path in clips.iterdir() if path.suffix in (".mp4", ".jpg")}
+    facts = samples(tmp_path / "out")
+    assert (facts["1"].caption, facts["1"].label) == ("a caption, über alles", 7)
+    assert (facts["2"].caption, facts["2"].label) == ("from JSON", 3)
+    assert (facts["3"].caption, facts["3"].label) == ("", -1)
+    assert (facts["0"].frames, facts["0"].frame_rate, facts["0"].seconds) == (20, 20.0, pytest.approx(0.95))
+    assert (facts["0"].width, facts["0"].height, facts["0"].is_regular) == (160, 128, True)
+    assert facts["picture"].is_image and facts["picture"].frames == 1
+
+
+@pytest.mark.parametrize("packing", [PACKING, AGAIN], ids=["as they are", "encoded again"])
+def test_bytes_do_not_depend_on_the_number_of_processes(
+    clips: Path, tmp_path: Path, packing: Packing
+) -> None:
+    for workers in (1, 2):
+        run(clips, tmp_path / str(workers), SPLIT, packing, Work(workers))
+    assert results(tmp_path / "1") == results(tmp_path / "2")
+
+
+def test_encoded_again_they_are_small_with_many_key_frames_and_a_shot_each(
+    clips: Path, tmp_path: Path
+) -> None:
+    run(clips, tmp_path / "out", SPLIT, AGAIN)
+    with VideoReader(clips / "shots.mp4", short_side=64) as reader:
+        source = list(reader)
+    shards = ShardSet(str(tmp_path / "out"))
+    facts = [shards.facts(number) for number in range(len(shards))]
+    assert [one.frames for one in facts if one.name.startswith("shots")] == [9, 12, 8]
+    assert {min(one.width, one.height) for one in facts} == {64}
+    assert all(one.is_regular and one.frame_rate == 20 for one in facts if not one.is_image)
+    for number, one in enumerate(facts):
+        if one.name.startswith("shots") and one.frames == 12:
+            with VideoReader(shards.read(number)) as reader:
+                frames = list(reader)
+            assert len(frames) == 12
+            greys = [frame.image.float().mean(-1) for frame in source[9:21]]  # colour is stored at half size
+            errors = [float((frames[5].image.float().mean(-1) - grey).abs().mean()) for grey in greys]
+            assert errors.index(min(errors)) == 5 and errors[5] < 4
+    (rows,) = {len(shards.of_shard(shard)) for shard in shards.shards[:-1]}
+    assert rows == AGAIN.max_samples
+    assert not (tmp_path / "out" / ".build" / "encoded").exists()
+
+
+def test_key_frames_come_as_often_as_asked(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.mp4", moving(0))
+    for every, count in ((4, 4), (20, 1)):
+        part = encoding.Part(3, 19, tmp_path / f"{every}.mp4", "a.mp4")
+        (facts,) = encoding.encode(encoding.Encoding(source, (part,), None, every), lambda seconds: None)
+        assert (facts.frames, facts.is_regular) == (16, True)
+        with Decoder(part.target, threads=1) as decoder:
+            assert sum(packet.is_keyframe for packet in decoder.demux() if packet.size) == count
+
+
+def test_a_full_disk_is_no_reason_to_leave_a_sample_out(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.mp4", moving(0))
+    part = encoding.Part(0, 20, tmp_path / "gone" / "b.mp4", "b.mp4")
+    with pytest.raises(JobError, match="can't be written") as caught:
+        encoding.encode(encoding.Encoding(source, (part,), 32, 4), lambda seconds: None)
+    assert caught.value.reason == "disk"
+
+
+def test_odd_sizes_lose_a_line_so_that_colour_is_stored_as_usual(tmp_path: Path) -> None:
+    write(tmp_path / "clips" / "a.mp4", moving(0, height=128, width=182))
+    run(tmp_path / "clips", tmp_path / "out", LOOSE, replace(AGAIN, short_side=64))
+    (facts,) = samples(tmp_path / "out").values()
+    assert (facts.width, facts.height) == (90, 64)
+
+
+def test_the_same_again_writes_nothing_but_the_report_and_the_index(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips, out, SPLIT, AGAIN)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    content = results(out)
+    run(clips, out, SPLIT, AGAIN)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.tar")} == before
+    assert results(out) == content
+
+
+def test_a_shard_that_is_gone_is_made_again(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(clips, out, SPLIT, AGAIN)
+    content = results(out)
+    (out / "00001.tar").unlink()
+    run(clips, out, SPLIT, AGAIN)
+    assert results(out) == content
+
+
+@pytest.mark.parametrize("change", ["new", "gone", "other caption"])
+def test_files_that_changed_are_taken_into_account(clips: Path, tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for path in clips.iterdir():
+        os.link(path, folder / path.name)
+    run(folder, tmp_path / "out", SPLIT, AGAIN)
+    match change:
+        case "new":
+            write(folder / "15.mp4", moving(15))
+        case "gone":
+            (folder / "0.mp4").unlink()
+            (folder / "picture.jpg").unlink()
+        case "other caption":
+            (folder / "3.txt").write_text("now it has one")
+    run(folder, tmp_path / "out", SPLIT, AGAIN)
+    run(folder, tmp_path / "fresh", SPLIT, AGAIN)
+    assert results(tmp_path / "out") == results(tmp_path / "fresh")
+    assert len(ShardSet(str(tmp_path / "out"))) == {"new": 9, "gone": 6, "other caption": 8}[change]
+
+
+def test_another_configuration_is_refused_with_the_difference(clips: Path, tmp_path: Path) -> None:
+    run(clips, tmp_path / "out", LOOSE)
+    with pytest.raises(ValueError, match="begun with min-side = 0, not 1; give the same again"):
+        run(clips, tmp_path / "out", replace(LOOSE, min_side=1))
+    with pytest.raises(ValueError, match="begun with short-side = None, not 64"):
+        run(clips, tmp_path / "out", LOOSE, replace(PACKING, short_side=64))
+
+
+def test_shards_from_elsewhere_are_left_alone(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").touch()
+    with pytest.raises(ValueError, match="holds shards from elsewhere"):
+        run(clips, tmp_path, LOOSE)
+    assert (tmp_path / "00000.tar").stat().st_size == 0
+
+
+def test_two_builds_in_one_folder_are_refused(clips: Path, tmp_path: Path) -> None:
+    with BuildFolder(tmp_path).alone(), pytest.raises(ValueError, match="Another process builds shards"):
+        run(clips, tmp_path, LOOSE)
+
+
+def test_a_file_that_never_ends_is_given_up(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    os.link(clips / "0.mp4", folder / "good.mp4")
+    os.mkfifo(folder / "pipe.mp4")  # who opens it waits for ever
+    outcome = run(folder, tmp_path / "out", LOOSE, work=Work(2, time_limit=1.0))
+    assert outcome.counts == {"slow": 1}
+    assert outcome.dropped[0].verdict.text == "not done after 1 s"
+    (folder / "pipe.mp4").unlink()
+    os.link(clips / "1.mp4", folder / "pipe.mp4")
+    assert run(folder, tmp_path / "out", LOOSE).counts == {}  # another file by now
+
+
+def test_retry_looks_again_at_what_took_too_long(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    os.link(clips / "0.mp4", folder / "good.mp4")
+    run(folder, tmp_path / "out", LOOSE)
+    log = tmp_path / "out" / ".build" / "analysis.jsonl"
+    row = json.loads(log.read_text())
+    failure = {"failure": {"reason": "killed", "text": "out of memory"}, "facts": None, "shots": []}
+    log.write_text(json.dumps(row | failure) + "\n")
+    with pytest.raises(ValueError, match="None of the 1 files is kept"):
+        run(folder, tmp_path / "out", LOOSE)
+    assert run(folder, tmp_path / "out", LOOSE, work=Work(1, retry=True)).counts == {}
+
+
+@pytest.mark.filterwarnings("ignore")  # the library leaves its file open
+def test_webdataset_reads_the_shards(clips: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    run(clips, tmp_path / "out", LOOSE)
+    read = list(webdataset.WebDataset(str(tmp_path / "out" / "00000.tar"), shardshuffle=False))
+    assert len(read) == 6
+    captions = {sample["__key__"].rpartition("-")[0]: sample.get("txt") for sample in read}
+    assert captions["1"].decode() == "a caption, über alles"
+
+
+def test_shards_are_closed_before_they_grow_too_large(clips: Path, tmp_path: Path) -> None:
+    sizes = [path.stat().st_size for path in clips.iterdir() if path.suffix in (".mp4", ".jpg")]
+    limit = max(sizes) + 3000
+    run(clips, tmp_path / "out", LOOSE, replace(PACKING, max_shard_bytes=limit))
+    shards = sorted((tmp_path / "out").glob("*.tar"))
+    assert len(shards) > 2
+    for path in shards:
+        with tarfile.open(path) as tar:
+            assert sum(512 + -(-info.size // 512) * 512 for info in tar) <= limit
+
+
+@pytest.mark.parametrize(
+    ("times", "rate", "is_regular"),
+    [
+        ([index / 20 for index in range(20)], 20.0, True),
+        ([index / 20 + (0.01 if index == 7 else 0) for index in range(20)], None, False),
+        ([0.0, 0.1, 0.2, 0.5, 0.6], None, False),
+    ],
+    ids=["regular", "one late frame", "a gap"],
+)
+def test_regular_is_what_has_its_frames_at_even_times(
+    tmp_path: Path, times: list[float], rate: float | None, is_regular: bool
+) -> None:
+    make_movie(tmp_path / "a.mkv", moving(0, len(times)), times=times, rate=Fraction(20))
+    run(tmp_path, tmp_path / "out", LOOSE)
+    (facts,) = samples(tmp_path / "out").values()
+    assert facts.is_regular is is_regular
+    if rate is not None:
+        assert facts.frame_rate == pytest.approx(rate)
+    with VideoReader(tmp_path / "a.mkv") as reader:
+        even = abs(reader.frame_times() - [index / facts.frame_rate for index in range(facts.frames)]).max()
+    assert (even <= 5e-4) == is_regular
+
+
+@pytest.mark.parametrize(
+    ("library", "words", "without"),
+    [
+        ("scenedetect", "PySceneDetect", {"cuts": "keep"}),
+        ("imagehash", "imagehash", {"duplicates": "keep"}),
+    ],
+)
+def test_without_a_library_its_filter_can_be_switched_off(
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    words: str,
+    without: dict[str, str],
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    filters = Filters(min_side=0)
+    with pytest.raises(
+        ValueError, match=rf'needs {words} \(.*\); install it by pip install "regen\[shards\]"'
+    ):
+        run(clips, tmp_path / "out", filters)
+    assert not (tmp_path / "out").exists()
+    run(clips, tmp_path / "out", replace(filters, **without))
+
+
+@pytest.mark.parametrize(
+    ("packing", "words"),
+    [
+        ({"short_side": 8}, "--short-side is 8"),
+        ({"key_every": 0}, "--key-every"),
+        ({"max_samples": -1}, "--max-s"),
+    ],
+    ids=["side", "key", "samples"],
+)
+def test_impossible_packing(clips: Path, tmp_path: Path, packing: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        run(clips, tmp_path / "out", LOOSE, replace(PACKING, **packing))
+
+
+@pytest.mark.parametrize(("work", "words"), [(Work(0), "0 processes"), (Work(1, 0.0), "--time-limit is 0.0")])
+def test_impossible_work(clips: Path, tmp_path: Path, work: Work, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        run(clips, tmp_path / "out", LOOSE, work=work)

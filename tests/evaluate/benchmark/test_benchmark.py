@@ -1,0 +1,319 @@
+"""An evaluation gives every result once, whoever computes it, and does not mix what can't be compared."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_benchmark import CPU, SIZE, contest, make_clips, make_models, results, run, timeless
+from tiny_media import make_video, tiny_regen
+
+from regen.evaluate.benchmark.benchmark import Contest, Job, prepare, work
+from regen.evaluate.benchmark.clip_list import read_clips
+from regen.evaluate.benchmark.measure import Measures, View
+from regen.evaluate.benchmark.report_folder import ReportFolder
+from regen.evaluate.benchmark.systems import Entry
+from regen.evaluate.quality import evaluate_clip
+from regen.media.reader import VideoReader, VideoWriter
+from regen.media.sizes import Size
+from regen.pretrained import load
+from regen.runtime import one_thread
+
+CLIPS = ("a.mp4", "b.mkv", "more/a.mp4")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clips(tmp_path_factory.mktemp("data") / "clips")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of both models in 1 and 2 steps; tests that change it take a copy."""
+    report = tmp_path_factory.mktemp("reports") / "whole"
+    run(contest(models, data, report))
+    return report
+
+
+def copied(report: Path, to: Path) -> Path:
+    shutil.copytree(report, to / "report")
+    return to / "report"
+
+
+def test_one_row_for_each_clip_and_way(finished: Path, models: tuple[str, str]) -> None:
+    summary, rows = timeless(finished)
+    tiny, linear = models
+    ways = [(linear, 1), (tiny, 1), (tiny, 2)]  # steps make no difference to the linear one
+    assert [(row["model"], row["steps"]) for row in summary] == ways
+    assert [(row["model"], row["steps"], row["clip"]) for row in rows] == [
+        (*w, c) for w in ways for c in CLIPS
+    ]
+    for row in summary:
+        own = [each for each in rows if (each["model"], each["steps"]) == (row["model"], row["steps"])]
+        for name in ("psnr", "psnr_pooled", "ssim", "sharpness", "difference_error"):
+            assert row[name] == pytest.approx(sum(each[name] for each in own) / 3)
+        assert (row["size"], row["clips"], row["frames"], row["ratio"]) == ("24x32", 3, 20, 4)
+        assert row["values_per_value"] == pytest.approx(3 * 5 * 24 * 32 / (2 * 4 * 3 * 4))
+        assert row["values_per_second"] == pytest.approx(
+            sum(-(-each["frames"] // 5) * 96 * 30000 / 1001 / each["frames"] for each in own) / 3
+        )
+        assert row["fvd"] > 0 and row["lpips"] is None and [*row["absent"]] == ["lpips"]
+
+
+def test_the_figures_are_those_of_a_clip_alone(finished: Path, data: Path, models: tuple[str, str]) -> None:
+    _, rows = timeless(finished)
+    row = next(row for row in rows if (row["model"], row["steps"], row["clip"]) == (models[0], 2, "a.mp4"))
+    (clip,) = (clip for clip in read_clips(data, None).clips if clip.name == "a.mp4")
+    job = next(job for job in jobs_of(data, models, finished) if job.key.endswith("tiny/24x32-2/a"))
+    options = contest(models, data, finished).options(job)
+    assert options.seed == row["seed"]
+    with one_thread(), VideoReader(data / "a.mp4") as reader:
+        frames = View(data / "a.mp4", clip, SIZE, None).frames(reader)
+        alone = evaluate_clip(load(models[0], CPU, torch.float32), frames, "a", options)
+    for name in ("psnr", "ssim", "seam_ratio", "sharpness", "difference_error", "frames"):
+        assert getattr(alone, name) == row[name], name
+
+
+def jobs_of(data: Path, models: tuple[str, str], report: Path) -> Sequence[Job]:
+    return prepare(contest(models, data, report), CPU, lambda done, total, what: None, None)
+
+
+def test_what_is_kept_of_a_clip(finished: Path, models: tuple[str, str]) -> None:
+    label = models[0].replace("/", "--")
+    for folder in (f"videos/{label}/24x32-1", "videos/original/24x32"):
+        assert sorted(path.name for path in (finished / folder).iterdir()) == [
+            "a.mp4",
+            "b.mp4",
+            "more--a.mp4",
+        ]
+        with VideoReader(finished / folder / "a.mp4") as reader:
+            assert (reader.info.width, reader.info.height, reader.info.frames) == (32, 24, 11)
+    assert [clip["name"] for clip in json.loads((finished / "clips.json").read_text())["clips"]] == [*CLIPS]
+    assert (finished / "index.html").is_file()
+    assert [path.name for path in (finished / ".work").iterdir()] == ["all.lock"]
+
+
+def test_odd_sizes_can_be_played(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
+    run(contest(models[1:], data, tmp_path, sizes=(Size(25, 33), None), max_frames=2, measures=Measures()))
+    with VideoReader(tmp_path / "videos" / "original" / "25x33" / "a.mp4") as reader:
+        assert (reader.info.width, reader.info.height, reader.info.frames) == (34, 26, 2)
+    summary, rows = timeless(tmp_path)
+    assert [row["size"] for row in summary] == ["native", "25x33"]
+    assert {row["frames"] for row in rows} == {2}
+
+
+@pytest.mark.parametrize("seams", ["none", "extend"])
+def test_nothing_depends_on_the_batch(
+    data: Path, models: tuple[str, str], tmp_path: Path, seams: str
+) -> None:
+    for batch in (1, 3):
+        run(contest(models[:1], data, tmp_path / str(batch), steps=(1,), batch=batch, seams=seams))
+    single, together = (timeless(tmp_path / batch) for batch in ("1", "3"))
+    for one, other in zip([*single[0], *single[1]], [*together[0], *together[1]], strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():  # the last bits of a product depend on how many rows it has
+            assert other[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), (
+                name
+            )
+
+
+def test_nothing_depends_on_order_and_company(
+    finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
+) -> None:
+    run(contest(models[::-1], data, tmp_path / "other", steps=(2, 1)))
+    assert timeless(tmp_path / "other") == timeless(finished)
+    (tmp_path / "alone").mkdir()
+    shutil.copy(data / "b.mkv", tmp_path / "alone" / "renamed.mkv")
+    run(contest(models, tmp_path / "alone", tmp_path / "report"))
+    for row, known in zip(
+        timeless(tmp_path / "report")[1],
+        (row for row in timeless(finished)[1] if row["clip"] == "b.mkv"),
+        strict=True,
+    ):
+        assert row == known | {"clip": "renamed.mkv"}
+
+
+def test_nothing_depends_on_the_number_of_processes(
+    finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
+) -> None:
+    run(contest(models, data, tmp_path), processes=2)
+    assert timeless(tmp_path) == timeless(finished)
+
+
+def test_only_what_is_missing_is_done(
+    finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
+) -> None:
+    report = copied(finished, tmp_path)
+    before = results(report)
+    lost = next(name for name in before if name.endswith("tiny/24x32-2/b.json"))
+    (report / "results" / lost).unlink()
+    run(contest(models, data, report))
+    after = results(report)
+    assert {name for name in after if after[name] != before[name]} == {lost}
+    assert timeless(report) == timeless(finished)
+
+
+def test_models_sizes_and_steps_can_be_added(
+    finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
+) -> None:
+    run(contest(models[:1], data, tmp_path, steps=(1,)))
+    before = results(tmp_path)
+    run(contest(models[:1], data, tmp_path, steps=(2,)))
+    run(contest(models[1:], data, tmp_path))
+    assert timeless(tmp_path) == timeless(finished)
+    assert {name: results(tmp_path)[name] for name in before} == before
+    run(contest(models[1:], data, tmp_path, sizes=(Size(16, 16),)))
+    assert [row["size"] for row in timeless(tmp_path)[0]].count("16x16") == 1
+
+
+def test_other_settings_are_refused(finished: Path, data: Path, models: tuple[str, str]) -> None:
+    for changes, words in (
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"max_frames": 3}, "max_frames was None and is now 3"),
+        ({"measures": Measures()}, "fvd was .*random.* and is now None"),
+    ):
+        with pytest.raises(ValueError, match=f"other settings .*{words}.*another --report.$"):
+            run(contest(models, data, finished, **changes))
+
+
+def test_other_weights_of_the_same_name_are_refused(data: Path, tmp_path: Path) -> None:
+    tiny, _ = make_models(tmp_path)
+    asked = contest([tiny], data, tmp_path / "report", steps=(1,), max_frames=2)
+    run(asked)
+    torch.manual_seed(1)
+    tiny_regen().save_pretrained(tiny)
+    with pytest.raises(ValueError, match=f"results of another {tiny}: .* another --report.$"):
+        run(asked)
+
+
+def test_other_clips_are_refused(finished: Path, data: Path, models: tuple[str, str], tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "clips")
+    make_video(tmp_path / "clips" / "b.mkv", 4)
+    with pytest.raises(ValueError, match="b.mkv has changed"):
+        run(contest(models, tmp_path / "clips", finished))
+
+
+@pytest.fixture
+def theirs(data: Path, tmp_path: Path) -> Path:
+    """The clips themselves at the measured size, coded again, as what another program would have made."""
+    (folder := tmp_path / "theirs").mkdir()
+    for clip in read_clips(data, None).clips:
+        write_reconstruction(data, folder, clip.name, SIZE, clip.frames)
+    return folder
+
+
+def write_reconstruction(data: Path, folder: Path, name: str, size: Size, frames: int) -> None:
+    (clip,) = (clip for clip in read_clips(data, frames).clips if clip.name == name)
+    target = folder / Path(name).with_suffix(".mp4")
+    target.parent.mkdir(exist_ok=True)
+    with (
+        VideoReader(data / name) as reader,
+        VideoWriter(target, size.width, size.height, Fraction(25)) as writer,
+    ):
+        for frame in View(data / name, clip, size, frames).frames(reader):
+            writer.write(frame)
+
+
+def finished_by(folder: Path, data: Path, report: Path) -> Contest:
+    return contest([], data, report, entries=(Entry("theirs", folder),))
+
+
+def test_finished_reconstructions(data: Path, theirs: Path, tmp_path: Path) -> None:
+    asked = finished_by(theirs, data, tmp_path / "report")
+    (row,) = run(asked)
+    assert (row["model"], row["steps"], row["frames"]) == ("theirs", 1, 20)
+    assert row["psnr"] > 30
+    for name in ("ratio", "seam_ratio", "values_per_value", "values_per_second", "frames_per_latent"):
+        assert row[name] is None and "not known" in row["absent"][name]
+    write_reconstruction(data, theirs, "b.mkv", SIZE, 5)
+    with pytest.raises(ValueError, match=r"results of another theirs: b\.mkv"):
+        run(asked)
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "words"),
+    [
+        (SIZE, 5, r"theirs/b.mp4 has 5 frames and the original b.mkv has 6"),
+        (Size(24, 24), 6, r"theirs/b.mp4 has 24x24 pixels .* b.mkv is measured at 24x32"),
+    ],
+)
+def test_reconstructions_that_do_not_fit(
+    data: Path, theirs: Path, tmp_path: Path, size: Size, frames: int, words: str
+) -> None:
+    write_reconstruction(data, theirs, "b.mkv", size, frames)
+    with pytest.raises(ValueError, match=words):
+        run(finished_by(theirs, data, tmp_path / "report"))
+
+
+def test_reconstructions_that_are_too_long_or_missing(data: Path, theirs: Path, tmp_path: Path) -> None:
+    shutil.copy(theirs / "a.mp4", theirs / "b.mp4")
+    with pytest.raises(ValueError, match=r"theirs/b.mp4 has 11 frames and the original b.mkv has 6"):
+        run(finished_by(theirs, data, tmp_path / "report"))
+    (theirs / "b.mp4").unlink()
+    with pytest.raises(ValueError, match=r"theirs has no reconstruction of b.mkv"):
+        run(finished_by(theirs, data, tmp_path / "report"))
+
+
+def test_a_result_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
+    folder, other = ReportFolder(tmp_path / "report"), ReportFolder(tmp_path / "report")
+    folder.open()
+    with folder.claims.claim("m/native-1/a") as place:
+        assert place is not None and list(place.iterdir()) == []
+        (place / "half").write_text("done")
+        with other.claims.claim("m/native-1/a") as second, other.claims.claim("m/native-1/b") as third:
+            assert second is None and third is not None
+    assert not place.exists()
+    with other.claims.claim("m/native-1/a") as again:
+        assert again is not None
+
+
+def test_what_another_process_holds_is_left_and_waited_for(
+    data: Path, models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked result is passed over; when its process ends without it, it is made here."""
+    asked = contest(models[1:], data, tmp_path, max_frames=2)
+    jobs = prepare(asked, CPU, lambda done, total, what: None, None)
+    folder = ReportFolder(tmp_path)
+    claim = folder.claims.claim(jobs[0].key)
+    claim.__enter__()
+    waited = []
+
+    def end_the_other(seconds: float) -> None:
+        waited.append([folder.is_done(job.key) for job in jobs])
+        claim.__exit__(None, None, None)
+
+    monkeypatch.setattr("regen.evaluate.benchmark.benchmark.time.sleep", end_the_other)
+    work(asked, jobs, CPU, lambda done, total, what: None)
+    assert waited == [[False] + [True] * (len(jobs) - 1)]
+    assert all(folder.is_done(job.key) for job in jobs)
+
+
+def test_impossible_wishes(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
+    for changes, words in (
+        ({"entries": ()}, "no model"),
+        ({"entries": (Entry(models[0]), Entry(models[0]))}, "one name"),
+        ({"steps": (0,)}, "1 step"),
+        ({"max_frames": 0}, "--max-frames"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            contest(models, data, tmp_path, **changes)
+    for name in ("original", "..", "."):
+        with pytest.raises(ValueError, match="another name"):
+            Entry(name)
+    with pytest.raises(ValueError, match="no folder .*nowhere"):
+        Entry("theirs", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="--lpips-weights"):
+        Measures(lpips="alex")
+    with pytest.raises(ValueError, match="give 1 or more"):
+        run(contest(models, data, tmp_path), processes=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="can't be kept in .*file/report .*--report.$"):
+        run(contest(models, data, tmp_path / "file" / "report"))

@@ -1,0 +1,95 @@
+"""The list of clips: what is in it, and that nothing in it can change unseen."""
+
+import hashlib
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from tiny_benchmark import make_clips
+from tiny_media import make_image, make_video
+
+from regen.evaluate.benchmark.clip_list import ClipList, check_unchanged, read_clips
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_clips(tmp_path / "clips")
+
+
+def test_what_is_known_of_a_clip(data: Path) -> None:
+    found = read_clips(data, max_frames=None)
+    assert [(clip.name, clip.frames, clip.height, clip.width) for clip in found.clips] == [
+        ("a.mp4", 11, 32, 40),
+        ("b.mkv", 6, 24, 48),
+        ("more/a.mp4", 3, 32, 40),
+    ]
+    assert [clip.label for clip in found.clips] == ["a", "b", "more--a"]
+    assert found.clips[0].sha256 == hashlib.sha256((data / "a.mp4").read_bytes()).hexdigest()
+    assert float(found.clips[0].rate) == pytest.approx(30000 / 1001)
+    assert found.skipped == {}
+    assert ClipList.from_json(asdict(found)) == found
+
+
+def test_first_frames_and_images(data: Path) -> None:
+    make_image(data / "still.png")
+    assert [clip.frames for clip in read_clips(data, max_frames=5).clips] == [5, 5, 3, 1]
+
+
+def test_equal_files_have_equal_numbers_wherever_they_are(data: Path) -> None:
+    shutil.copy(data / "a.mp4", data / "copy.mp4")
+    numbers = {clip.name: clip.number for clip in read_clips(data, None).clips}
+    assert numbers["a.mp4"] == numbers["copy.mp4"] != numbers["b.mkv"]
+
+
+def test_damaged_files_are_left_out_and_told_of(data: Path) -> None:
+    (data / "bad.mp4").write_bytes(b"no video")
+    whole = (data / "a.mp4").read_bytes()
+    (data / "torn.mp4").write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    told: list[str] = []
+    found = read_clips(data, None, told.append)
+    assert [clip.name for clip in found.clips] == ["a.mp4", "b.mkv", "more/a.mp4"]
+    assert [*found.skipped] == ["bad.mp4", "torn.mp4"]
+    assert len(told) == 2 and "bad.mp4" in told[0] and "torn.mp4" in told[1]
+    check_unchanged(found, data, Path("out"))
+
+
+def test_progress_counts_the_files(data: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    read_clips(data, None, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("change", ["has changed", "is missing", "is new"])
+def test_a_change_is_named(data: Path, change: str) -> None:
+    frozen = read_clips(data, None)
+    check_unchanged(frozen, data, Path("out"))
+    name = "b.mkv"
+    match change:
+        case "has changed":
+            make_video(data / name, 4)
+        case "is missing":
+            (data / name).unlink()
+        case "is new":
+            make_video(data / (name := "c.mp4"), 2)
+    with pytest.raises(ValueError, match=f"{name} {change} .* in out .*another --report.$"):
+        check_unchanged(frozen, data, Path("out"))
+
+
+def test_folders_without_clips(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="missing does not exist; .*--data.$"):
+        read_clips(tmp_path / "missing", None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no video below .*empty"):
+        read_clips(tmp_path / "empty", None)
+    with pytest.raises(ValueError, match="a.mp4 is a file"):
+        read_clips(make_video(tmp_path / "a.mp4", 1), None)
+    (tmp_path / "empty" / "bad.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match="None of the 1 files"):
+        read_clips(tmp_path / "empty", None)
+
+
+def test_clips_that_differ_in_their_suffix_only(data: Path) -> None:
+    make_video(data / "b.mp4", 2)
+    with pytest.raises(ValueError, match="b.mkv and b.mp4 .* different names"):
+        read_clips(data, None)

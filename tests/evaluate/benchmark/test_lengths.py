@@ -1,0 +1,223 @@
+"""Contestants with latents of adaptive length: what they are called, what they keep, and what that takes."""
+
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_benchmark import CPU, contest, make_models, results, run, timeless, tiny_one_dva
+
+from regen.codec.rate_control import FixedLength, TargetPsnr
+from regen.codec.sessions import DecodeOptions
+from regen.diffusion import heun
+from regen.evaluate.benchmark.clip_list import Clip
+from regen.evaluate.benchmark.measure import Measures
+from regen.evaluate.benchmark.systems import Entry, Meters, enter
+from regen.media.reader import VideoWriter
+
+RATE, FRAMES = Fraction(10), 34  # two chunks
+GRID = (
+    4 * 5 * 2 * 2
+)  # numbers of the structural latents of a chunk of 24 x 32 pixels; all 1D latents have as many
+PIXELS = 3 * 17 * 24 * 32
+ASKED = ("one@0%", "one@100%", "one@25%", "one@8", "one@3dB", "one")
+Row = dict[str, Any]
+
+
+def write(path: Path, frames: list[torch.Tensor]) -> None:
+    with VideoWriter(path, 32, 24, RATE) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model one, a folder of a still and a lively clip, and their report."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("lengths")
+    tiny_one_dva().save_pretrained(folder / "one")
+    (folder / "clips").mkdir()
+    picture = torch.randint(0, 256, (24, 32, 3), dtype=torch.uint8)
+    write(folder / "clips" / "still.mp4", [picture] * FRAMES)
+    write(folder / "clips" / "lively.mp4", [picture, 255 - picture] * (FRAMES // 2))
+    evaluate(folder, *ASKED)
+    return folder
+
+
+def evaluate(folder: Path, *models: str, report: str = "out", **changes: Any) -> list[Row]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        entries = tuple(map(Entry.of_model, models))
+        wishes = {"entries": entries, "steps": (1,), "measures": Measures()} | changes
+        return run(contest([], folder / "clips", folder / report, **wishes))
+
+
+@pytest.fixture(scope="module")
+def rows(place: Path) -> dict[tuple[str, str], Row]:
+    """The row of each model and clip."""
+    return {(row["model"], row["clip"].split(".")[0]): row for row in timeless(place / "out")[1]}
+
+
+def test_every_length_is_a_contestant(place: Path) -> None:
+    summary, _ = timeless(place / "out")
+    assert [row["model"] for row in summary] == ["one", "one@8", "one@0%", "one@25%", "one@100%", "one@3dB"]
+    assert (place / "out" / "videos" / "one@25%" / "24x32-1" / "still.mp4").is_file()
+    assert len({row["psnr"] for row in summary}) > 3
+    for row in summary:
+        assert not row["absent"].keys() & {"values_per_second", "values_per_value", "frames_per_latent"}
+
+
+def test_rates_are_those_of_what_was_kept(rows: dict[tuple[str, str], Row]) -> None:
+    for (model, clip), row in rows.items():
+        assert row["frames_per_latent"] == pytest.approx(17 / 5), "of the structural grid"
+        assert len(row["lengths"]) == 2
+        values = 2 * GRID + 4 * sum(row["lengths"])
+        assert row["values_per_second"] == pytest.approx(values * RATE / FRAMES), (model, clip)
+        assert row["values_per_value"] == pytest.approx(2 * PIXELS / values)
+    for clip in ("still", "lively"):
+        assert rows["one@0%", clip]["values_per_value"] == pytest.approx(PIXELS / GRID)
+        assert rows["one@100%", clip]["values_per_value"] == pytest.approx(PIXELS / (2 * GRID))
+        assert rows["one@25%", clip]["lengths"] == [5, 5]
+        assert rows["one@8", clip]["lengths"] == [8, 8]
+
+
+def test_an_adaptive_length_follows_the_clip(rows: dict[tuple[str, str], Row]) -> None:
+    still, lively = (rows["one", clip]["lengths"] for clip in ("still", "lively"))
+    assert 0 <= max(still) < min(lively) <= 20
+    least, most = (rows[model, "still"]["values_per_second"] for model in ("one@0%", "one@100%"))
+    assert least <= rows["one", "still"]["values_per_second"] < most
+    assert rows["one", "still"]["values_per_value"] > rows["one", "lively"]["values_per_value"]
+
+
+def test_means_are_over_the_clips(place: Path, rows: dict[tuple[str, str], Row]) -> None:
+    for row in timeless(place / "out")[0]:
+        for name in ("values_per_value", "values_per_second", "frames_per_latent"):
+            both = [rows[row["model"], clip][name] for clip in ("still", "lively")]
+            assert row[name] == pytest.approx(sum(both) / 2)
+
+
+def test_it_takes_steps(place: Path) -> None:
+    names = ("one@50%", "one@2.5dB")
+    rows = evaluate(place, *names, report="steps", steps=(1, 2), max_frames=18)
+    assert [(row["model"], row["steps"]) for row in rows] == [
+        (name, steps) for name in names for steps in (1, 2)
+    ]
+    assert len({row["psnr"] for row in rows[:2]}) == 2
+    assert rows[0]["values_per_value"] == rows[1]["values_per_value"] == pytest.approx(PIXELS / (1.5 * GRID))
+
+
+def test_lengths_can_be_added_and_are_not_done_again(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "out", report := tmp_path / "out")
+    before = results(report)
+    evaluate(place, "one@25.0%", "one@3db", "one@75%", report=str(report))
+    after = results(report)
+    new = {name for name in after if before.get(name) != after[name]}
+    assert {name.split("/")[0] for name in new} == {"one@75%"} and before.items() <= after.items()
+    assert [row["model"] for row in timeless(report)[0]].index("one@75%") == 4, "between 25% and 100%"
+
+
+def test_results_that_lack_the_rate(place: Path, tmp_path: Path) -> None:
+    """A report that was begun before it was counted goes on."""
+    shutil.copytree(place / "out", report := tmp_path / "out")
+    for path in (report / "results" / "one@8").rglob("*.json"):
+        row = json.loads(path.read_text())
+        del row["values_per_second"]
+        path.write_text(json.dumps(row))
+    row = next(row for row in evaluate(place, "one@8", report=str(report)) if row["model"] == "one@8")
+    assert row["values_per_second"] is None and "before it was counted" in row["absent"]["values_per_second"]
+
+
+class Watched(TargetPsnr):
+    """Remembers with what it was asked."""
+
+    seen: list[tuple[int, int, Any]] = []  # noqa: RUF012
+
+    def choose(self, *arguments: Any) -> torch.Tensor:
+        self.seen.append((self.steps, self.seed, self.solver))
+        return super().choose(*arguments)
+
+
+def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path) -> None:
+    """The search decodes as the evaluation does: in as many steps, with the noise of the clip."""
+    entry = Entry("watched", model=str(place / "one"), lengths=Watched(3.0))
+    contestant, meters = enter(entry, [], None, CPU, torch.float32), Meters()
+    frames = list(torch.zeros(3, 24, 32, 3, dtype=torch.uint8))
+    options = DecodeOptions(steps=2, seed=7, solver="heun")
+    pairs = contestant.pairs(Clip("a.mp4", "0f" * 32, 3, 24, 32, "10"), frames, options, meters)
+    assert sum(len(originals) for originals, _ in pairs) == 3
+    assert Watched.seen == [(2, 7, heun)]
+    assert len(meters.latents.lengths) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "model", "lengths"),
+    [
+        ("small", "small", "small", None),
+        ("small@25%", "small@25%", "small", FixedLength(share=0.25)),
+        ("small@12.50%", "small@12.5%", "small", FixedLength(share=0.125)),
+        ("small@320", "small@320", "small", FixedLength(count=320)),
+        ("small@30dB", "small@30dB", "small", TargetPsnr(30.0)),
+        ("owner/small@30.5DB", "owner/small@30.5dB", "owner/small", TargetPsnr(30.5)),
+        ("run@25%", "run@25%", "run", FixedLength(share=0.25)),
+        ("mine=run@25%", "mine@25%", "run", FixedLength(share=0.25)),
+        ("mine=run", "mine", "run", None),
+        ("a@b", "a@b", "a@b", None),
+        ("a@b@0%", "a@b@0%", "a@b", FixedLength(share=0.0)),
+        ("mine=a@b", "mine", "a@b", None),
+        ("my@own=run@7", "my@own@7", "run", FixedLength(count=7)),
+        ("my@own=run", "my@own", "run", None),
+        ("runs@home/best", "best", "runs@home/best", None),
+        ("runs@home/best@1%", "best@1%", "runs@home/best", FixedLength(share=0.01)),
+        ("runs@home/gone", "runs@home/gone", "runs@home/gone", None),
+        ("owner@1/small", "owner@1/small", "owner@1/small", None),
+        ("whole@25%", "whole@25%", "whole@25%", None),
+        ("@25%", "@25%", "@25%", None),
+    ],
+)
+def test_names(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    name: str,
+    model: str,
+    lengths: FixedLength | TargetPsnr | None,
+) -> None:
+    for folder in ("run", "a@b", "runs@home/best", "whole@25%"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    entry = Entry.of_model(text)
+    assert (entry.name, entry.model or entry.name, entry.lengths) == (name, model, lengths)
+    assert entry.label == name.replace("/", "--")
+
+
+@pytest.mark.parametrize(
+    "length", ["", "main", "-1", "101%", "nan%", "0dB", "100dB", "dB", "1.5", "25 percent"]
+)
+def test_nonsense_behind_the_at(length: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"no length .* for small; give a number such as @320, [^.]*@30dB\.$"
+    ):
+        Entry.of_model(f"small@{length}")
+
+
+def test_lengths_that_can_not_be(place: Path, tmp_path: Path) -> None:
+    _, linear = make_models(tmp_path)
+    for model, words in (
+        (f"{linear}@25%", "latents of .*linear have one length; leave @25% away, or give a One-DVA model.$"),
+        ("one@21", "chunk of lively.mp4 at 24x32 has 0 to 20 1D latents, not 21; give a smaller number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate(place, model, report=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="one name"):
+        evaluate(place, "one@25%", "one@25.0%", report=str(tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("results"))
+
+
+def test_an_image_has_no_more_than_it_can(place: Path, tmp_path: Path) -> None:
+    """The number is meant for the chunks of videos, whatever the size."""
+    (row,) = evaluate(place, "one@20", report=str(tmp_path / "out"), max_frames=1)
+    assert row["frames_per_latent"] == 1
+    assert row["values_per_value"] == pytest.approx(3 * 24 * 32 / (4 * 4 * 2))

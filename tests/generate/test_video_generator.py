@@ -1,0 +1,294 @@
+"""From a request to frames: shapes and what is said of them, conditions, given frames, loading by name."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_evaluation import make_generator
+from tiny_generator import awake
+from tiny_media import same_latents, tiny_magvit2, tiny_onedva
+from tiny_text import make_t5
+
+from regen import pretrained
+from regen.codec.rate_control import FixedLength
+from regen.codec.sessions import encode_frames
+from regen.embedders.regen import AutoencoderRegen
+from regen.generate.generator import LatentGenerator, LatentSource
+from regen.generate.load import load_generator, load_maker
+from regen.generate.sampling import SampleOptions
+from regen.generate.video_generator import VideoMaker
+from regen.generate.video_shape import video_shape
+from regen.latents import HybridLatents
+from regen.media.sizes import Size
+
+CPU, FP32 = torch.device("cpu"), torch.float32
+SOURCE = LatentSource(sizes=((48, 64), (64, 48)), chunks=3)  # of chunks of 5 frames, with places of 8 pixels
+QUICK = SampleOptions(steps=2)
+
+
+def seeds(count: int, first: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + number) for number in range(count)]
+
+
+def changed(folder: str, **source: Any) -> str:
+    """The generator in `folder`, after its own account of its latents was changed."""
+    file = Path(folder, "config.json")
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"source": config["source"] | source}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoMaker]:
+    kinds = ("text", "class", "nothing", "hybrid class")
+    folders = {kind: tmp_path_factory.mktemp(kind.replace(" ", "-")) for kind in kinds}
+    return {kind: load_maker(make_generator(folder, kind), CPU, FP32) for kind, folder in folders.items()}
+
+
+def test_by_default_it_is_one_chunk_of_the_most_frequent_size() -> None:
+    shape = video_shape(SOURCE, 2)
+    assert (shape.frames, shape.height, shape.width, shape.chunks, shape.latent_frames) == (5, 48, 64, 1, 2)
+    assert (shape.rows, shape.columns, shape.parts, shape.notes) == (6, 8, 1, ())
+
+
+def test_what_does_not_fit_is_made_larger_and_cut() -> None:
+    shape = video_shape(SOURCE, 2, 12, Size(50, 90))
+    assert (shape.chunks, shape.rows, shape.columns, shape.parts) == (3, 8, 12, 1)
+    pixels, frames, unknown = shape.notes
+    assert "generates 64x96 pixels and cuts them to 50x90" in pixels and "multiples of 16" in pixels
+    assert "generates 15 frames and leaves out the last 3" in frames
+    assert "48x64 and 1 other size, not of 50x90" in unknown
+    assert video_shape(SOURCE, 2, 5, Size(41, 60)).notes[1:] == (), "made at a size of the training"
+
+
+@pytest.mark.parametrize(
+    ("frames", "continues", "parts"),
+    [(15, False, 1), (16, False, 2), (25, False, 2), (26, False, 3), (10, True, 1), (11, True, 2)],
+)
+def test_long_videos_are_made_in_parts(frames: int, continues: bool, parts: int) -> None:
+    shape = video_shape(SOURCE, 2, frames, continues=continues)
+    assert shape.parts == parts
+    assert any(f"in {parts} parts" in note for note in shape.notes) == (parts > 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "frames", "continues", "words"),
+    [
+        (SOURCE, 0, False, "1 frame or more, not 0"),
+        (replace(SOURCE, sizes=()), 5, False, "give one, such as 256x256"),
+        (replace(SOURCE, chunks=1), 6, False, "give at most 5 frames"),
+        (replace(SOURCE, chunks=1), 5, True, "without a video to go on with"),
+    ],
+)
+def test_what_can_not_be_made(source: LatentSource, frames: int, continues: bool, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        video_shape(source, 2, frames, continues=continues)
+
+
+def test_an_image_has_one_latent_frame(makers: dict[str, VideoMaker]) -> None:
+    for kind, told in (("nothing", ([], [])), ("hybrid class", ([], ["circle moving left"]))):
+        maker = makers[kind]
+        shape = maker.shape(1)
+        (one,) = maker.sample(shape, maker.condition(*told), seeds(1), QUICK)
+        assert (shape.is_image, one.rows[0].shape[1]) == (True, 1)
+        (frame,) = maker.decode(one)
+        assert frame.shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("frames", [3, 5, 10, 23])
+def test_as_many_frames_as_asked_for(makers: dict[str, VideoMaker], frames: int) -> None:
+    maker = makers["text"]
+    shape = maker.shape(frames, Size(41, 50))
+    condition = maker.condition(["a red ball", "a cat"], [])
+    videos = [torch.stack(list(maker.decode(one))) for one in maker.sample(shape, condition, seeds(2), QUICK)]
+    assert [video.shape for video in videos] == [(frames, 41, 50, 3)] * 2
+    assert not torch.equal(*videos)
+
+
+def test_the_negative_prompt_and_the_prompt_act(makers: dict[str, VideoMaker]) -> None:
+    maker, found = makers["text"], []
+    for prompt, negative in [("a red ball", []), ("a cat", []), ("a red ball", ["a cat"]), ("", [])]:
+        without = maker.without(negative, 1)
+        condition = maker.condition([prompt], [])
+        found.append(maker.sample(maker.shape(), condition, seeds(1), QUICK, without=without)[0].rows[0])
+    assert not any(torch.equal(found[i], found[j]) for i in range(4) for j in range(i))
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompts", "classes", "words"),
+    [
+        ("text", [], [], "needs a prompt"),
+        ("text", [], ["cat"], "knows no classes; give a prompt"),
+        ("class", ["a cat"], [], "reads no prompts; give the name of a class, one of: circle moving left"),
+        ("class", [], [], "needs the name of a class, one of: circle moving left"),
+        ("class", [], ["circle moving lef"], "nearest are 'circle moving left'"),
+        ("nothing", ["a cat"], [], "neither a prompt nor a class"),
+        ("nothing", [], ["cat"], "neither a prompt nor a class"),
+    ],
+)
+def test_conditions_that_a_generator_does_not_know(
+    makers: dict[str, VideoMaker], kind: str, prompts: list[str], classes: list[str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        makers[kind].condition(prompts, classes)
+
+
+def test_negative_prompts_that_do_not_fit(makers: dict[str, VideoMaker]) -> None:
+    with pytest.raises(ValueError, match="reads no texts"):
+        makers["class"].without(["a cat"], 1)
+    with pytest.raises(ValueError, match="one for each of 3 videos, not 2"):
+        makers["text"].without(["a cat", "a ball"], 3)
+
+
+def test_the_lengths_of_1d_latents(makers: dict[str, VideoMaker]) -> None:
+    maker = makers["hybrid class"]
+    condition = maker.condition([], ["circle moving left"] * 2)
+    shape = maker.shape(10)
+
+    def lengths(length: FixedLength | None, first: int = 0) -> torch.Tensor:
+        sampled = maker.sample(shape, condition, seeds(2, first), QUICK, length=length)
+        rows = [one.rows[0] for one in sampled]
+        assert all(isinstance(row, HybridLatents) for row in rows)
+        assert torch.stack(list(maker.decode(sampled[0]))).shape == (10, 48, 64, 3)
+        return torch.stack([row.lengths for row in rows])  # type: ignore[union-attr]
+
+    drawn = lengths(None)
+    assert drawn.shape == (2, 8) and set(drawn.flatten().tolist()) <= {0, 1, 2} and drawn.any()
+    assert torch.equal(lengths(None), drawn) and not torch.equal(lengths(None, 5), drawn)
+    budgets = torch.tensor(tiny_onedva().budgets(5, 48, 64)).repeat(2)
+    assert torch.equal(lengths(FixedLength(share=1.0))[0], budgets)
+    assert lengths(FixedLength(count=6))[0, :4].sum() == 6
+    with pytest.raises(ValueError, match="latents, not 10000"):
+        lengths(FixedLength(count=10_000))
+    with pytest.raises(ValueError, match="leave --length"):
+        makers["nothing"].sample(
+            shape, maker.condition([], ["circle moving left"]), seeds(1), length=FixedLength(3)
+        )
+
+
+def test_lengths_follow_the_class(makers: dict[str, VideoMaker]) -> None:
+    own = makers["hybrid class"]
+    maker = VideoMaker(own.model, own.embedder)
+    maker.source = replace(own.source, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
+    for name, wanted in [
+        ("circle moving left", {3}),
+        ("circle moving right", {1}),
+        ("circle moving up", {1, 3}),
+    ]:
+        (one,) = maker.sample(maker.shape(), maker.condition([], [name]), seeds(1), QUICK)
+        assert isinstance(one.rows[0], HybridLatents)
+        assert set(one.rows[0].lengths.tolist()) <= wanted
+
+
+@pytest.mark.parametrize("size", [(48, 64), (41, 50)])
+def test_the_first_latent_frame_is_that_of_the_image(
+    makers: dict[str, VideoMaker], size: tuple[int, int]
+) -> None:
+    maker = makers["nothing"]
+    image = torch.randint(0, 256, (60, 70, 3), dtype=torch.uint8)
+    shape = maker.shape(20, Size(*size))
+    known = maker.given_images([image], shape)
+    (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK, known)
+    assert torch.equal(one.rows[0][:, :1], known.latents[0])
+    if size == (48, 64):
+        from regen.media.sizes import fit
+
+        (encoded,) = encode_frames(maker.embedder, [fit(image, Size(48, 64))])
+        torch.testing.assert_close(known.latents[0], encoded.latents)
+    with pytest.raises(ValueError, match="2 frames or more"):
+        maker.given_images([image], maker.shape(1))
+
+
+def test_an_image_needs_a_causal_embedder(makers: dict[str, VideoMaker]) -> None:
+    image = torch.zeros(48, 64, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="causal .REGEN, MAGVIT-v2."):
+        makers["hybrid class"].given_images([image], makers["hybrid class"].shape())
+    model = awake("none", source={"channels": 4, "chunk_frames": 17, "chunk_latents": 5, "sizes": [[32, 32]]})
+    maker = VideoMaker(model, tiny_magvit2())
+    known = maker.given_images([image], maker.shape())
+    (one,) = maker.sample(maker.shape(), maker.condition([], []), seeds(1), QUICK, known)
+    assert len(list(maker.decode(one))) == 17
+
+
+@pytest.mark.parametrize("kind", ["nothing", "hybrid class"])
+def test_a_video_is_gone_on_with(makers: dict[str, VideoMaker], kind: str) -> None:
+    maker = makers[kind]
+    frames = torch.randint(0, 256, (9, 48, 64, 3), dtype=torch.uint8)
+    shape = maker.shape(8, continues=True)
+    known = maker.given_chunk(frames, shape)
+    condition = maker.condition([], ["circle moving left"] if kind != "nothing" else [])
+    (one,) = maker.sample(shape, condition, seeds(1), QUICK, known)
+    assert [chunk.frames for chunk in one.chunks()] == [5, 5, 5]
+    assert same_latents(one.chunks()[0].latents, known.latents[0])
+    assert torch.stack(list(maker.decode(one))).shape == (8, 48, 64, 3)
+    with pytest.raises(ValueError, match="at least 5 frames of it are needed, and it has 4"):
+        maker.given_chunk(frames[:4], shape)
+
+
+def test_132_frames_from_8_latent_frames() -> None:
+    sizes: dict[str, Any] = {"encoder_widths": (8, 8, 8, 8, 8), "encoder_blocks": 1, "width": 16, "depth": 1}
+    embedder = AutoencoderRegen(
+        latent_channels=4, temporal_compression_ratio=32, heads=1, siren_width=8, **sizes
+    ).eval()
+    source = LatentSource(channels=4, chunk_frames=33, sizes=((192, 320),), chunks=4)
+    model = awake("none", source=asdict(source))
+    maker = VideoMaker(model, embedder)
+    shape = maker.shape(132)
+    assert (shape.parts, shape.notes) == (1, ())
+    (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK)
+    assert [row.shape for row in one.rows] == [(4, 8, 24, 40)]
+    frames = list(maker.decode(one))
+    assert len(frames) == 132 and {frame.shape for frame in frames} == {(192, 320, 3)}
+
+
+def test_names_that_are_no_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = make_generator(tmp_path / "mine", "nothing")
+    with pytest.raises(ValueError, match="it is an embedder"):
+        load_generator(str(tmp_path / "mine" / "embedder"), CPU, FP32)
+    with pytest.raises(ValueError, match="holds no model"):
+        load_generator(str(tmp_path), CPU, FP32)
+    monkeypatch.setattr(pretrained, "CHECKPOINTS", tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"no generator nothing; use one of those here \(generator\)"):
+        load_generator("nothing", CPU, FP32)
+    assert isinstance(load_generator(name, CPU, FP32), LatentGenerator)
+
+
+def test_the_embedder_is_the_one_of_the_training(tmp_path: Path) -> None:
+    name = make_generator(tmp_path, "nothing")
+    other = make_generator(tmp_path / "other", "hybrid class").replace("generator", "embedder")
+    with pytest.raises(
+        ValueError, match="has the weights .{16}, and .* makes latents of .{16}; .*--embedder"
+    ):
+        load_maker(name, CPU, FP32, embedder=other)
+    moved = (tmp_path / "embedder").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="can't be loaded; say where it is by --embedder. There is no model"):
+        load_maker(name, CPU, FP32)
+    assert load_maker(name, CPU, FP32, embedder=str(moved)).embedder is not None
+
+
+def test_an_embedder_with_other_latents_is_refused(makers: dict[str, VideoMaker]) -> None:
+    """A pipeline is put together from any modules."""
+    text, hybrid = makers["text"], makers["hybrid class"]
+    for maker, embedder in ((text, hybrid.embedder), (hybrid, text.embedder)):
+        with pytest.raises(ValueError, match="give the one that it was trained with"):
+            VideoMaker(maker.model, embedder, maker.text)
+
+
+def test_the_text_encoder_is_the_one_of_the_training(tmp_path: Path) -> None:
+    name = make_generator(tmp_path, "text")
+    torch.manual_seed(99)
+    other = make_t5(tmp_path / "other")
+    with pytest.raises(ValueError, match="has the fingerprint .* was trained with .*--text-encoder"):
+        load_maker(name, CPU, FP32, text=other)
+    moved = (tmp_path / "text").rename(tmp_path / "moved")
+    with pytest.raises(
+        ValueError, match="reads texts through .* say where it is by --text-encoder. There is no"
+    ):
+        load_maker(name, CPU, FP32)
+    maker = load_maker(name, CPU, FP32, text=str(moved))
+    long = "the cat sits on the mat and then rolls over the ball and " * 3
+    assert maker.truncations(["a cat"]) == []
+    assert "left out" in maker.truncations([long, long])[0] and len(maker.truncations([long, long])) == 1

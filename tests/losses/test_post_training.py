@@ -1,0 +1,188 @@
+"""Latents as a latent diffusion model predicts them, against closed forms (spec B9)."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regen import diffusion
+from regen.latents import HybridLatents
+from regen.losses.post_training import PredictedLatents, PredictionConfig, denoised, unit_gaussian_velocity
+from regen.runtime import generator_for
+
+
+def latents(count: int = 4, lengths: list[int] | None = None) -> HybridLatents:
+    own = torch.tensor(lengths or [5] * count)[:, None]
+    return HybridLatents(torch.randn(count, 3, 2, 2, 2), torch.randn(count, 3, int(own.max())), own)
+
+
+def each(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [generator_for(seed, i) for i in range(count)]
+
+
+def parts(x: HybridLatents) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.structural, x.sequence
+
+
+def minus(clean: HybridLatents, t: torch.Tensor, generators: list[torch.Generator]) -> HybridLatents:
+    """A predictor whose answers are told from the clean latents at once."""
+    return HybridLatents(-clean.structural, -clean.sequence, clean.lengths)
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=1, max_size=4))
+def test_an_exact_velocity_gives_the_clean_latents_back(levels):
+    clean, t = latents(len(levels)), torch.tensor(levels)
+
+    def exact(noisy: HybridLatents, t: torch.Tensor) -> HybridLatents:
+        velocities = [
+            diffusion.velocity_from_clean(x, z, t) for x, z in zip(parts(noisy), parts(clean), strict=True)
+        ]
+        return HybridLatents(*velocities, noisy.lengths)
+
+    told = denoised(exact)(clean, t, each(len(levels)))
+    assert torch.equal(told.lengths, clean.lengths)
+    for found, expected in zip(parts(told), parts(clean), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_both_kinds_of_latents_are_noised_on_the_straight_path():
+    """What the velocity is asked about is (1 - t) z + t ε, with ε of N(0, 1) and apart for both kinds."""
+    clean = HybridLatents(
+        torch.ones(2, 3, 10, 10, 10), torch.ones(2, 3, 1000), torch.tensor([[1000], [1000]])
+    )
+    seen = []
+
+    def velocity(noisy: HybridLatents, t: torch.Tensor) -> HybridLatents:
+        seen.append(noisy)
+        return noisy
+
+    t = torch.tensor([0.2, 0.7])
+    denoised(velocity)(clean, t, each(2))
+    for x in parts(seen[0]):
+        noise = (x - diffusion.per_entry(1 - t, x)) / diffusion.per_entry(t, x)
+        assert (noise.flatten(1).mean(1).abs() < 0.08).all()
+        assert ((noise.flatten(1).std(1) - 1).abs() < 0.08).all()
+    first, second = (x.flatten(1)[0] for x in parts(seen[0]))
+    assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.1
+
+
+@given(st.floats(0, 1))
+def test_the_velocity_of_the_standard_normal_is_the_closed_form(level):
+    noisy, t = latents(2), torch.full((2,), level)
+    velocity = unit_gaussian_velocity(noisy, t)
+    for z, v in zip(parts(noisy), parts(velocity), strict=True):
+        expected = (1 - level) / ((1 - level) ** 2 + level**2) * z
+        torch.testing.assert_close(diffusion.clean_from_velocity(z, v, t), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.8, 1.0])
+def test_no_other_gain_predicts_the_velocity_of_gaussian_latents_better(level):
+    clean, noise = torch.randn(2, 1, 1, 20000, 1, 1).double()
+    t = torch.tensor([level], dtype=torch.float64)
+    z, target = diffusion.add_noise(clean, noise, t), noise - clean
+    velocity = unit_gaussian_velocity(HybridLatents(z, z[..., 0, 0], torch.tensor([[20000]])), t).structural
+    best = (z * target).sum() / z.square().sum() * z
+    torch.testing.assert_close((velocity / z).mean(), (best / z).mean(), atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_clips_is_told_predicted_latents(share):
+    clean = latents(1000)
+    told = PredictedLatents(PredictionConfig(share), minus)(clean, each(1000))
+    assert torch.equal(told.lengths, clean.lengths)
+    changed = (told.structural == -clean.structural).flatten(1).all(1)
+    for found, own in zip(parts(told), parts(clean), strict=True):
+        assert torch.equal(found[changed], -own[changed])
+        assert torch.equal(found[~changed], own[~changed])
+    assert abs(changed.float().mean() - share) < (0.05 if 0 < share < 1 else 1e-9)
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1))
+def test_levels_are_uniform_between_the_two(one, other):
+    low, high = sorted((one, other))
+    seen = []
+
+    def predict(clean: HybridLatents, t: torch.Tensor, generators: list[torch.Generator]) -> HybridLatents:
+        seen.append(t)
+        return clean
+
+    PredictedLatents(PredictionConfig(0.5, (low, high)), predict)(latents(300), each(300))
+    (t,) = seen
+    assert t.shape == (300,)
+    assert (t >= low - 1e-6).all() and (t <= high + 1e-6).all()
+    even = torch.linspace(low, high, 300)
+    assert (t.sort().values - even).abs().max() <= 0.1 * (high - low) + 1e-6
+
+
+def test_the_level_does_not_tell_which_clips_are_chosen():
+    """A predictor that answers with its levels: those of the clips that take them span the whole range."""
+
+    def predict(clean: HybridLatents, t: torch.Tensor, generators: list[torch.Generator]) -> HybridLatents:
+        structural = diffusion.per_entry(t, clean.structural).expand_as(clean.structural)
+        return HybridLatents(structural, clean.sequence, clean.lengths)
+
+    clean = latents(1000)
+    told = PredictedLatents(PredictionConfig(0.4, (0.2, 0.6)), predict)(clean, each(1000)).structural
+    chosen = told[(told != clean.structural).flatten(1).all(1)][:, 0, 0, 0, 0].sort().values
+    assert (chosen - torch.linspace(0.2, 0.6, len(chosen))).abs().max() < 0.04
+
+
+def test_nothing_of_it_learns():
+    gain = torch.nn.Parameter(torch.tensor(0.5))
+
+    def velocity(noisy: HybridLatents, t: torch.Tensor) -> HybridLatents:
+        return HybridLatents(gain * noisy.structural, gain * noisy.sequence, noisy.lengths)
+
+    clean = latents()
+    for part in parts(clean):
+        part.requires_grad_()
+    told = PredictedLatents(PredictionConfig(share=0.5), denoised(velocity))(clean, each(4))
+    assert not any(part.requires_grad for part in parts(told))
+
+
+def test_clean_latents_keep_their_precision():
+    clean = latents().to(dtype=torch.bfloat16)
+    told = PredictedLatents(PredictionConfig(share=0.5), denoised(unit_gaussian_velocity))(clean, each(4))
+    assert {part.dtype for part in parts(told)} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("predictor", [minus, denoised(unit_gaussian_velocity)])
+def test_each_clip_is_predicted_from_its_own_generator(predictor):
+    put, clean = PredictedLatents(PredictionConfig(share=0.6), predictor), latents(6)
+    whole = put(clean, each(6))
+    for i in range(6):
+        one = HybridLatents(clean.structural[i : i + 1], clean.sequence[i : i + 1], clean.lengths[i : i + 1])
+        for found, expected in zip(parts(put(one, each(6)[i : i + 1])), parts(whole), strict=True):
+            torch.testing.assert_close(found[0], expected[i])
+    assert not torch.equal(put(clean, each(6, seed=1)).structural, whole.structural)
+
+
+@pytest.mark.parametrize(("short", "longer"), [(3, 5), (16, 48), (7, 12), (15, 17)])
+def test_a_clip_is_predicted_alike_beside_a_longer_one(short, longer):
+    put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
+    clean = latents(2, [short, longer])
+    alone = HybridLatents(clean.structural[:1], clean.sequence[:1, :, :short], clean.lengths[:1])
+    torch.testing.assert_close(put(alone, each(1))[0].sequence, put(clean, each(2))[0].sequence)
+
+
+def test_latents_without_a_sequence_are_predicted_too():
+    put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
+    clean = HybridLatents(torch.randn(2, 3, 1, 2, 2), torch.randn(2, 3, 0), torch.zeros(2, 1).long())
+    told = put(clean, each(2))
+    assert told.sequence.shape == (2, 3, 0)
+    assert told.structural.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("share", "levels"),
+    [(-0.1, (0.1, 0.5)), (1.1, (0.1, 0.5)), (0.5, (0.0, 0.5)), (0.5, (0.5, 0.1)), (0.5, (0.5, 1.1))],
+)
+def test_a_config_that_does_not_fit_is_told(share, levels):
+    with pytest.raises(ValueError, match="a share from 0 to 1 and two rising levels up to 1, not"):
+        PredictionConfig(share, levels)
+
+
+def test_configs_at_their_bounds():
+    assert PredictionConfig().share == 0
+    for levels in ((0.3, 0.3), (1e-3, 1.0)):
+        assert PredictionConfig(1.0, levels).levels == levels

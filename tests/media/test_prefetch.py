@@ -1,0 +1,561 @@
+"""Threads that read ahead and write behind: order, bounds, errors at their place, no thread left."""
+
+import faulthandler
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from movies import make_movie, number_of, numbered
+
+from regen.media.prefetch import ahead, behind
+from regen.media.reader import VideoReader, VideoWriter
+
+PATIENCE = 20.0  # seconds; longer than anything here takes on a busy machine
+A_WHILE = 0.05  # seconds in which what must not happen would happen
+
+
+def threads() -> int:
+    """How many threads run Python now."""
+    return len(sys._current_frames())
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """A test that hangs ends with a traceback of every thread."""
+    before = threads()
+    faulthandler.dump_traceback_later(6 * PATIENCE, exit=True)
+    yield
+    wait_until(lambda: threads() <= before)
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A program that was started in the background may ignore Ctrl+C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class OneError(Exception):
+    pass
+
+
+class OtherError(Exception):
+    pass
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.001)
+
+
+def interrupt() -> None:
+    """What Ctrl+C does: the main thread raises KeyboardInterrupt, wherever it is."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def wait(event: threading.Event) -> None:
+    assert event.wait(PATIENCE), "it did not happen"
+
+
+def never_returns() -> None:
+    """For the main thread, when an interruption is about to come."""
+    time.sleep(PATIENCE)
+    raise AssertionError("no interruption came")
+
+
+class Source:
+    """The numbers from 0 to `count` - 1, one after the other, and what became of them."""
+
+    def __init__(self, count: int, error: BaseException | None = None) -> None:
+        self.made, self.closed_in = 0, 0
+        self._count, self._error = count, error
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            for index in range(self._count):
+                self.made = index + 1
+                yield index
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.closed_in = threading.get_ident()
+
+
+class Calls:
+    """A function that records its calls and can be held up, or made to fail at one of them."""
+
+    def __init__(
+        self, held: bool = False, fails_at: int | None = None, error: type[BaseException] = OneError
+    ) -> None:
+        self.done: list[int] = []
+        self.begun, self.failed = 0, False
+        self.gate = threading.Event()
+        self._fails_at, self._error = fails_at, error
+        if not held:
+            self.gate.set()
+
+    def __call__(self, number: int) -> None:
+        self.begun += 1
+        wait(self.gate)
+        if number == self._fails_at:
+            self.failed = True
+            raise self._error(f"call {number}")
+        self.done.append(number)
+
+
+@given(st.lists(st.integers()), st.integers(1, 5))
+def test_ahead_keeps_order_and_all_items(items: list[int], depth: int) -> None:
+    for source in (items, iter(items), (item for item in items)):
+        with ahead(source, depth) as made:
+            assert list(made) == items
+            assert list(made) == []
+
+
+def test_ahead_hands_on_what_looks_like_nothing() -> None:
+    with ahead([None, 0, False, StopIteration]) as made:
+        assert list(made) == [None, 0, False, StopIteration]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_ahead_makes_depth_items_and_no_more(depth: int) -> None:
+    source = Source(20)
+    with ahead(source, depth) as made:
+        for taken in range(6):
+            wait_until(lambda taken=taken: source.made == taken + depth)
+            time.sleep(A_WHILE)
+            assert source.made == taken + depth
+            assert next(made) == taken
+
+
+def test_items_are_made_while_others_are_used() -> None:
+    used = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        wait(used)  # until the consumer works on the first one
+        yield 1
+
+    with ahead(items(), depth=1) as made:
+        assert next(made) == 0
+        used.set()
+        assert next(made) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_memory_of_ahead_is_bounded(depth: int) -> None:
+    class Frame:
+        pass
+
+    alive = weakref.WeakSet[Frame]()
+    most = 0
+
+    def items() -> Iterator[Frame]:
+        for _ in range(30):
+            frame = Frame()
+            alive.add(frame)
+            yield frame
+
+    gc.disable()  # nothing here may wait for the search of cycles
+    try:
+        with ahead(items(), depth) as made:
+            for taken in made:
+                time.sleep(0.002)
+                most = max(most, len(alive))
+                del taken
+    finally:
+        gc.enable()
+    assert most == depth + 1
+    assert len(alive) == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("error", [OneError, KeyError, SystemExit, KeyboardInterrupt])
+def test_an_error_of_the_source_comes_at_its_place(count: int, error: type[BaseException]) -> None:
+    taken, raised = [], error("why")
+    with ahead(Source(count, raised)) as made:
+        with pytest.raises(error) as caught:
+            taken.extend(made.__next__() for _ in range(count + 1))
+        assert caught.value is raised
+        assert list(made) == []
+    assert taken == list(range(count))
+
+
+def test_a_source_that_cannot_begin_is_an_error_at_the_first_item() -> None:
+    class Unreadable:
+        def __iter__(self) -> Iterator[int]:
+            raise OneError
+
+    with ahead(Unreadable()) as made, pytest.raises(OneError):
+        next(made)
+
+
+def test_an_error_that_was_not_reached_is_not_raised() -> None:
+    source = Source(3, OneError())
+    with ahead(source, depth=5) as made:
+        wait_until(lambda: source.closed_in != 0)
+        assert next(made) == 0
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4])
+def test_a_block_that_is_left_early_closes_the_source_in_its_thread(taken: int) -> None:
+    source = Source(20)
+    with ahead(source) as made:
+        wait_until(lambda: source.made == 2)
+        assert [next(made) for _ in range(taken)] == list(range(taken))
+    assert source.made <= taken + 2
+    assert source.closed_in not in (0, threading.get_ident())
+    assert list(made) == []
+
+
+def take_one_and_fail(source: Iterable[int], error: type[BaseException]) -> None:
+    with ahead(source) as made:
+        next(made)
+        raise error
+
+
+@pytest.mark.parametrize("error", [OneError, KeyboardInterrupt, GeneratorExit, StopIteration])
+def test_an_error_of_the_consumer_ends_ahead(error: type[BaseException]) -> None:
+    source = Source(20)
+    with pytest.raises(error):
+        take_one_and_fail(source, error)
+    assert source.closed_in
+
+
+def test_a_source_that_fails_while_it_is_closed_hides_nothing() -> None:
+    def items() -> Iterator[int]:
+        try:
+            yield from range(20)
+        finally:
+            raise OtherError
+
+    with pytest.raises(OneError):
+        take_one_and_fail(items(), OneError)
+
+
+def test_interruption_while_ahead_is_waited_for() -> None:
+    closed = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield 0
+            interrupt()
+            time.sleep(A_WHILE)  # still at work when the consumer has been interrupted
+            yield 1
+        finally:
+            closed.append(True)
+
+    def consume() -> None:
+        with ahead(items(), depth=1) as made:
+            for _ in made:
+                pass
+            never_returns()
+
+    with pytest.raises(KeyboardInterrupt):
+        consume()
+    assert closed
+
+
+def test_interruption_at_the_end_of_ahead_waits_for_what_is_in_work() -> None:
+    """What the thread reads from is closed after the block, and must not be in use then."""
+    begun, finished = threading.Event(), []
+
+    def items() -> Iterator[int]:
+        begun.set()
+        time.sleep(A_WHILE)
+        interrupt()
+        time.sleep(A_WHILE)
+        interrupt()
+        time.sleep(A_WHILE)
+        finished.append(True)
+        yield 0
+
+    def consume() -> None:
+        with ahead(items()):
+            wait(begun)
+
+    with pytest.raises(KeyboardInterrupt):
+        consume()
+    assert finished
+
+
+def test_ahead_of_ahead() -> None:
+    first, second = Source(50), Source(50)
+    with ahead(first) as once, ahead(2 * item for item in once) as twice:
+        assert list(twice) == [2 * item for item in range(50)]
+    with ahead(second) as once, ahead(2 * item for item in once) as twice:
+        assert next(twice) == 0
+    assert second.closed_in
+
+
+@given(st.lists(st.integers()), st.integers(1, 5))
+def test_behind_keeps_order_and_does_all(numbers: list[int], depth: int) -> None:
+    calls = Calls()
+    with behind(calls, depth) as submit:
+        for number in numbers:
+            submit(number)
+    assert calls.done == numbers
+
+
+def test_behind_hands_on_arguments_as_they_are() -> None:
+    seen: list[object] = []
+
+    def function(*arguments: object, **named: object) -> None:
+        seen.append((arguments, named))
+
+    with behind(function) as submit:
+        submit()
+        submit(None, 1, key=2)
+    assert seen == [((), {}), ((None, 1), {"key": 2})]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_only_depth_calls_wait(depth: int) -> None:
+    calls = Calls(held=True)
+    opener = threading.Timer(A_WHILE, calls.gate.set)
+    with behind(calls, depth) as submit:
+        submit(0)
+        wait_until(lambda: calls.begun == 1)
+        for number in range(1, depth + 1):
+            submit(number)
+        opener.start()
+        submit(depth + 1)
+        assert calls.gate.is_set(), "one more waits until there is room"
+    assert calls.done == list(range(depth + 2))
+
+
+@pytest.mark.parametrize("error", [OneError, KeyError, SystemExit])
+def test_a_failed_call_is_raised_once_at_the_next(error: type[BaseException]) -> None:
+    calls, before = Calls(held=True, fails_at=1, error=error), threads()
+    with behind(calls, depth=4) as submit:
+        for number in range(3):
+            submit(number)
+        calls.gate.set()
+        wait_until(lambda: calls.failed and threads() == before)
+        with pytest.raises(error, match="call 1"):
+            submit(3)
+        for number in range(9):
+            with pytest.raises(AssertionError, match="failed"):
+                submit(number)
+    assert calls.done == [0], "nothing runs after a failure"
+
+
+def test_a_failed_call_is_raised_at_the_end() -> None:
+    calls = Calls(held=True, fails_at=2)
+
+    def fill() -> None:
+        with behind(calls, depth=5) as submit:
+            for number in range(4):
+                submit(number)
+            calls.gate.set()
+
+    with pytest.raises(OneError, match="call 2"):
+        fill()
+    assert calls.done == [0, 1]
+
+
+def test_a_failed_call_frees_the_one_that_waits_for_room() -> None:
+    calls = Calls(held=True, fails_at=0)
+
+    def fill() -> None:
+        with behind(calls, depth=1) as submit:
+            threading.Timer(A_WHILE, calls.gate.set).start()
+            for number in range(4):
+                submit(number)
+            pytest.fail("the queue was full and the call failed")
+
+    with pytest.raises(OneError, match="call 0"):
+        fill()
+    assert calls.done == []
+
+
+@pytest.mark.parametrize("fails_at", [None, 0, 1])
+@pytest.mark.parametrize("error", [OtherError, KeyboardInterrupt, GeneratorExit, StopIteration])
+def test_the_error_of_the_caller_wins(error: type[BaseException], fails_at: int | None) -> None:
+    calls = Calls(held=True, fails_at=fails_at)
+
+    def fail() -> None:
+        with behind(calls, depth=3) as submit:
+            for number in range(3):
+                submit(number)
+            wait_until(lambda: calls.begun == 1)
+            threading.Timer(4 * A_WHILE, calls.gate.set).start()
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert calls.begun == 1, "what waited was dropped"
+    assert calls.done == ([] if fails_at == 0 else [0])
+
+
+def test_the_error_of_the_caller_wins_when_the_call_has_failed_before() -> None:
+    calls, before = Calls(fails_at=0), threads()
+
+    def fail() -> None:
+        with behind(calls) as submit:
+            submit(0)
+            wait_until(lambda: calls.failed and threads() == before)
+            raise OtherError
+
+    with pytest.raises(OtherError):
+        fail()
+
+
+def test_no_call_after_the_block() -> None:
+    calls = Calls()
+    with behind(calls, depth=1) as submit:
+        submit(0)
+    for _ in range(9):
+        with pytest.raises(AssertionError, match="over"):
+            submit(1)
+    assert calls.done == [0]
+
+
+def test_behind_keeps_no_arguments() -> None:
+    class Frame:
+        pass
+
+    alive, seen = weakref.WeakSet[Frame](), []
+
+    def function(frame: Frame) -> None:
+        alive.add(frame)
+        seen.append(len(alive))
+
+    gc.disable()
+    try:
+        with behind(function) as submit:
+            submit(Frame())
+            wait_until(lambda: len(seen) == 1 and len(alive) == 0)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("where", ["full", "end", "elsewhere"])
+def test_interruption_drops_what_waits(where: str) -> None:
+    calls = Calls(held=True)
+
+    def release() -> None:
+        interrupt()
+        time.sleep(A_WHILE)
+        interrupt()  # an impatient one
+        time.sleep(4 * A_WHILE)
+        calls.gate.set()
+
+    def fill() -> None:
+        with behind(calls, depth=2) as submit:
+            for number in range(3):
+                submit(number)
+                wait_until(lambda: calls.begun == 1)
+            threading.Timer(A_WHILE, release).start()
+            if where == "full":
+                submit(3)
+            elif where == "elsewhere":
+                never_returns()
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert calls.done == [0], "the call in work was waited for"
+
+
+@pytest.mark.parametrize("source_fails", [None, 0, 1, 3, 30])
+@pytest.mark.parametrize("call_fails", [None, 0, 1, 3])
+@pytest.mark.parametrize("consumer_fails", [None, 0, 2])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_no_order_of_failures_hangs(
+    source_fails: int | None, call_fails: int | None, consumer_fails: int | None, depth: int
+) -> None:
+    source = Source(20) if source_fails is None else Source(source_fails, OneError())
+    calls = Calls(fails_at=call_fails, error=OtherError)
+
+    def work() -> None:
+        with ahead(source, depth) as made, behind(calls, depth) as submit:
+            for number in made:
+                if number == consumer_fails:
+                    raise ZeroDivisionError
+                submit(number)
+
+    places = {OneError: source_fails, OtherError: call_fails, ZeroDivisionError: consumer_fails}
+    expected = tuple(error for error, place in places.items() if place is not None)
+    if expected:
+        with pytest.raises(expected):
+            work()
+    else:
+        work()
+        assert calls.done == list(range(20))
+    assert source.closed_in
+
+
+INTERRUPTED = """
+import signal, sys, time
+from regen.media.prefetch import ahead, behind
+
+caught, end = 0, time.monotonic() + 2
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + caught % 397))
+        with ahead(range(100)) as made, behind(abs) as submit:
+            for number in made:
+                submit(number)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        caught += 1
+time.sleep(0.1)
+print(caught, len(sys._current_frames()))
+"""
+
+
+def test_interruptions_at_any_moment_leave_nothing() -> None:
+    """Hundreds of them, anywhere in the machinery: none hangs, none is lost, none leaves a thread."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    caught, left = map(int, ran.stdout.split())
+    assert caught > 20 and left == 1
+
+
+def test_a_video_through_both(tmp_path: Path) -> None:
+    source, path = make_movie(tmp_path / "a.mp4", numbered(30), audio="aac"), tmp_path / "b.mp4"
+    with VideoReader(source) as reader:
+        info = reader.info
+        with (
+            VideoWriter(path, info.width, info.height, info.frame_rate, source) as writer,
+            ahead(reader) as frames,
+            behind(writer.write) as write,
+        ):
+            for frame in frames:
+                write(frame.image, frame.time)
+        assert reader.damage is None
+    with VideoReader(path) as reader:
+        assert [number_of(frame.image.numpy()) for frame in reader] == list(range(30))
+
+
+def test_a_failing_writer_ends_the_reader_and_leaves_no_file(tmp_path: Path) -> None:
+    source, path = make_movie(tmp_path / "a.mp4", numbered(30)), tmp_path / "b.png"
+
+    def copy() -> None:
+        with (
+            VideoReader(source) as reader,
+            VideoWriter(path, 64, 48, reader.info.frame_rate) as writer,
+            ahead(reader) as frames,
+            behind(writer.write) as write,
+        ):
+            for frame in frames:
+                write(frame.image)
+
+    with pytest.raises(ValueError, match="one frame"):
+        copy()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]

@@ -1,0 +1,229 @@
+"""Feature extractors: their files, the clips that they see, and the clips of a video; with tiny networks."""
+
+import hashlib
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import VideoMAEConfig, VideoMAEModel
+from transformers.utils import logging
+
+from regen.metrics.features import (
+    ClipFeatures,
+    Extractor,
+    FeatureSource,
+    I3d,
+    RandomConvolutions,
+    VideoMae,
+    clip_features,
+)
+from regen.metrics.frechet import GaussianStatistics, frechet_distance
+
+CPU = torch.device("cpu")
+
+
+class TinyI3d(nn.Module):
+    """Takes what the real file takes; its features tell what it was given."""
+
+    def forward(
+        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
+    ) -> Tensor:
+        flags = torch.tensor([float(rescale), float(resize), float(return_features)])
+        sizes = torch.tensor([float(x.shape[2]), float(x.shape[3]), float(x.shape[4])])
+        means = x.mean(dim=(3, 4))[:, :, 0]
+        return torch.cat([flags.expand(len(x), 3), sizes.expand(len(x), 3), means], dim=1)
+
+
+class NoFlags(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3, 4))
+
+
+def save_script(path: Path, module: nn.Module) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(module).save(path)
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def video(frames: int, height: int = 20, width: int = 30, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (frames, height, width, 3), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def videomae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a real VideoMAE, tiny and random: clips of 4 frames, 32 x 32."""
+    folder = tmp_path_factory.mktemp("videomae")
+    config = VideoMAEConfig(
+        image_size=32,
+        num_frames=4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    logging.disable_progress_bar()
+    VideoMAEModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Extractor:
+    return RandomConvolutions(frames=4, size=16).load(CPU)
+
+
+def test_i3d_is_called_as_the_published_file_wants(tmp_path: Path) -> None:
+    digest = save_script(tmp_path / "i3d.pt", TinyI3d())
+    extractor = I3d(tmp_path / "i3d.pt", digest, frames=12).load(CPU)
+    assert (extractor.name, extractor.sha256) == ("I3D", digest)
+    assert (extractor.frames, extractor.size, extractor.width) == (12, 224, 9)
+    frames = torch.zeros(25, 20, 30, 3, dtype=torch.uint8)
+    frames[:12] = torch.tensor([255, 0, 51])
+    features = clip_features(extractor, frames)
+    seen = torch.tensor([0, 0, 1, 12, 224, 224], dtype=torch.float32).expand(2, -1)
+    assert torch.equal(features[:, :6], seen), "no scaling of its own, features, and frames of 224 x 224"
+    torch.testing.assert_close(features[:, 6:], torch.tensor([[1, -1, -0.6], [-1, -1, -1]]))
+
+
+def test_i3d_file_is_checked(tmp_path: Path) -> None:
+    """The published sum by default; both sums in the message."""
+    path = tmp_path / "i3d.pt"
+    with pytest.raises(ValueError, match="no file .*i3d.pt that can be read; get i3d_torchscript.pt"):
+        I3d(path).load(CPU)
+    digest = save_script(path, TinyI3d())
+    with pytest.raises(ValueError, match=f"SHA-256 {digest} and not {I3d(path).sha256}; get"):
+        I3d(path).load(CPU)
+    with pytest.raises(ValueError, match="10 frames or more, not 9"):
+        I3d(path, frames=9)
+
+
+@pytest.mark.parametrize("content", ["text", "half", "no flags"])
+def test_what_is_no_i3d_is_an_error(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    save_script(path, NoFlags())
+    if content == "text":
+        path.write_text("no script")
+    elif content == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match="other.pt is damaged or no I3D .*i3d_torchscript.pt"):
+        I3d(path, sha256(path)).load(CPU)
+
+
+def test_videomae_sees_normalised_clips_of_its_own_size(videomae: Path) -> None:
+    """The mean over the tokens of the model itself, called as its documentation says."""
+    extractor = VideoMae(videomae, sha256(videomae / "model.safetensors")[:8]).load(CPU)
+    assert extractor.name == "VideoMAE, mean over tokens"
+    assert (extractor.frames, extractor.size, extractor.width) == (4, 32, 16)
+    assert extractor.sha256 == sha256(videomae / "model.safetensors")
+    frames = video(9, 32, 32)
+    pixels = frames.permute(0, 3, 1, 2).double() / 255
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = ((pixels - mean[:, None, None]) / deviation[:, None, None]).float()
+    model = VideoMAEModel.from_pretrained(videomae).eval()
+    with torch.no_grad():
+        expected = model(torch.stack([pixels[:4], pixels[4:8]])).last_hidden_state.mean(1)
+    torch.testing.assert_close(clip_features(extractor, frames), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_videomae_folder_is_checked(videomae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no file .*model.safetensors.*give the folder of a VideoMAE"):
+        VideoMae(tmp_path).load(CPU)
+    with pytest.raises(ValueError, match="and not 00000000; give"):
+        VideoMae(videomae, "0" * 8).load(CPU)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    (tmp_path / "config.json").write_bytes((videomae / "config.json").read_bytes())
+    with pytest.raises(ValueError, match="can't be loaded .*; give the folder"):
+        VideoMae(tmp_path).load(CPU)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match="need the package transformers; install it"):
+        VideoMae(videomae).load(CPU)
+
+
+def test_weights_of_another_model_are_an_error(videomae: Path, tmp_path: Path) -> None:
+    """A deeper config than the weights: transformers would fill in random ones."""
+    (tmp_path / "model.safetensors").write_bytes((videomae / "model.safetensors").read_bytes())
+    config = (videomae / "config.json").read_text()
+    deeper = config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2')
+    assert deeper != config
+    (tmp_path / "config.json").write_text(deeper)
+    with pytest.raises(ValueError, match="is another, without .*layer.*1"):
+        VideoMae(tmp_path).load(CPU)
+
+
+def test_random_convolutions_say_what_they_are_and_follow_their_seed(proxy: Extractor) -> None:
+    assert proxy.name == "random-convolutions, not comparable with any published number"
+    again, other = RandomConvolutions(frames=4, size=16), RandomConvolutions(seed=1, frames=4, size=16)
+    frames = video(4)
+    features = clip_features(proxy, frames)
+    assert features.shape == (1, proxy.width)
+    assert again.load(CPU).sha256 == proxy.sha256 != other.load(CPU).sha256
+    assert torch.equal(clip_features(again.load(CPU), frames), features)
+    assert not torch.equal(clip_features(other.load(CPU), frames), features)
+    sources: list[FeatureSource] = [again, I3d(Path("i3d.pt")), VideoMae(Path("videomae"))]
+    assert all(isinstance(source, FeatureSource) for source in sources)
+
+
+@pytest.mark.parametrize(("frames", "clips"), [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (13, 3)])
+def test_clips_do_not_overlap_and_the_rest_is_dropped(proxy: Extractor, frames: int, clips: int) -> None:
+    whole = video(frames)
+    features = clip_features(proxy, whole)
+    assert features.shape == (clips, proxy.width)
+    for index in range(clips):
+        alone = clip_features(proxy, whole[4 * index : 4 * index + 4])
+        torch.testing.assert_close(features[index : index + 1], alone)
+
+
+def test_split_into_calls_does_not_matter(proxy: Extractor) -> None:
+    """The caller may write the next frames into the same memory."""
+    frames, clips = video(9), ClipFeatures(proxy)
+    buffer = torch.empty_like(frames[:3])
+    for first in range(0, 9, 3):
+        buffer.copy_(frames[first : first + 3])
+        clips.update(buffer)
+        clips.update(buffer[:0])
+    torch.testing.assert_close(clips.compute(), clip_features(proxy, frames))
+
+
+def test_frames_are_scaled_by_antialiased_interpolation(proxy: Extractor) -> None:
+    """As PyTorch does it in one go; a frame of the right size is left as it is."""
+    seen: list[Tensor] = []
+
+    class Record(nn.Module):
+        def forward(self, clips: Tensor) -> Tensor:
+            seen.append(clips)
+            return clips.mean((3, 4)).flatten(1)
+
+    recorder = replace(proxy, network=Record(), width=12)
+    frames, fitting = video(4, 50, 34), video(4, 16, 16)
+    for each in (frames, fitting):
+        assert clip_features(recorder, each).shape == (1, 12)
+    images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+    expected = functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen[0][0], expected.transpose(0, 1))
+    torch.testing.assert_close(seen[1][0], fitting.permute(3, 0, 1, 2).float() / 127.5 - 1)
+
+
+def test_distance_of_clips_grows_with_the_damage(proxy: Extractor) -> None:
+    """Features, statistics and distance together: equal sets are at 0, more noise is farther away."""
+    videos = [video(16, seed=seed) // 3 + 40 for seed in range(5)]
+
+    def statistics(strength: int) -> GaussianStatistics:
+        result = GaussianStatistics(proxy.width)
+        for index, frames in enumerate(videos):
+            noise = video(16, seed=100 + index) // 85 * strength
+            result.add(clip_features(proxy, frames + noise))
+        return result
+
+    distances = [frechet_distance(statistics(0), statistics(strength)) for strength in (0, 10, 30)]
+    assert distances[0] == pytest.approx(0, abs=1e-9)
+    assert distances == sorted(set(distances)), "strictly growing"

@@ -1,0 +1,124 @@
+"""The Fréchet distance against closed forms and SciPy's matrix root, and statistics fed in parts."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+from torch import Tensor
+
+from regen.metrics.frechet import GaussianStatistics, frechet_distance
+
+
+def statistics(features: Tensor) -> GaussianStatistics:
+    result = GaussianStatistics(features.shape[1])
+    result.add(features)
+    return result
+
+
+def random(count: int, width: int, seed: int) -> Tensor:
+    """Correlated features of unequal sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    mixture = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    samples = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    return samples @ mixture + torch.randn(width, generator=generator, dtype=torch.float64)
+
+
+def exactly(mean: Tensor, axes: Tensor, deviations: Tensor) -> Tensor:
+    """Samples that have this mean and, along the orthogonal `axes`, exactly these standard deviations."""
+    width = len(mean)
+    scale = ((2 * width - 1) / 2) ** 0.5  # two samples on each axis, divided by the count - 1
+    spread = (axes * deviations).T * scale
+    return mean + torch.cat([spread, -spread])
+
+
+@pytest.mark.parametrize("zeros", [0, 3])
+def test_closed_form_for_commuting_covariances(zeros: int) -> None:
+    """On common axes it is |m1 - m2|² + Σ (s1 - s2)²; some deviations may be zero, in either."""
+    width = 7
+    generator = torch.Generator().manual_seed(4)
+    axes = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0]
+    means = torch.randn(2, width, generator=generator, dtype=torch.float64) * 100
+    deviations = torch.rand(2, width, generator=generator, dtype=torch.float64) * 9
+    deviations[0, :zeros] = 0
+    deviations[1, 1 : 1 + zeros] = 0
+    first, second = (statistics(exactly(means[i], axes, deviations[i])) for i in range(2))
+    expected = (means[0] - means[1]).square().sum() + (deviations[0] - deviations[1]).square().sum()
+    assert frechet_distance(first, second) == pytest.approx(expected.item(), rel=1e-11)
+
+
+@given(width=st.integers(1, 12), seed=st.integers(0, 99), scale=st.sampled_from([1e-3, 1.0, 1e4]))
+def test_equal_to_the_matrix_root_of_scipy(width: int, seed: int, scale: float) -> None:
+    first, second = random(3 * width + 5, width, seed) * scale, random(2 * width + 4, width, seed + 1) * scale
+    one, two = (np.atleast_2d(np.cov(features.numpy(), rowvar=False)) for features in (first, second))
+    shift = (first.mean(0) - second.mean(0)).square().sum().item()
+    expected = shift + np.trace(one + two) - 2 * np.trace(sqrtm(one @ two)).real
+    assert frechet_distance(statistics(first), statistics(second)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_fewer_samples_than_features() -> None:
+    """Singular covariances: 0 for the same samples, and the closed form against a point."""
+    few = random(6, 300, 1)
+    assert frechet_distance(statistics(few), statistics(few.flip(0))) == pytest.approx(0, abs=1e-6)
+    flat = torch.zeros(6, 300, dtype=torch.float64)
+    covariance = statistics(few).covariance()
+    expected = few.mean(0).square().sum() + covariance.trace()
+    assert frechet_distance(statistics(few), statistics(flat)) == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_symmetric_never_negative_and_growing() -> None:
+    reference = random(40, 8, 1)
+    steps = [random(40, 8, 2) * strength for strength in (0.0, 0.1, 0.4, 1.6)]
+    distances = [frechet_distance(statistics(reference), statistics(reference + step)) for step in steps]
+    assert distances == sorted(set(distances)), "strictly growing"
+    assert 0 <= distances[0] < 1e-9
+    back = frechet_distance(statistics(reference + steps[2]), statistics(reference))
+    assert back == pytest.approx(distances[2], rel=1e-12)
+
+
+@given(cuts=st.lists(st.integers(0, 30), max_size=5), offset=st.sampled_from([0.0, 1e6]))
+def test_fed_in_parts_and_merged_in_any_order(cuts: list[int], offset: float) -> None:
+    """Parts of any size, empty ones too; a mean a million times the spread loses no digits of the spread."""
+    features = random(30, 5, 3) + offset
+    edges = [0, *sorted(cuts), 30]
+    parts = [features[first:last] for first, last in pairwise(edges)]
+    fed, forward, backward = (GaussianStatistics(5) for _ in range(3))
+    for part in parts:
+        fed.add(part)
+        forward.merge(statistics(part))
+    for part in reversed(parts):
+        backward.merge(statistics(part))
+    expected = torch.from_numpy(np.cov(random(30, 5, 3).numpy(), rowvar=False))
+    for result in (fed, forward, backward):
+        assert result.count == 30
+        torch.testing.assert_close(result.mean, features.mean(0), rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(result.covariance(), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_merging_leaves_the_other_as_it_is() -> None:
+    one, two = statistics(random(5, 3, 1)), statistics(random(4, 3, 2))
+    before = two.mean.clone(), two.covariance()
+    one.merge(two)
+    one.add(random(3, 3, 3))
+    assert two.count == 4
+    assert torch.equal(two.mean, before[0]) and torch.equal(two.covariance(), before[1])
+
+
+def test_what_can_not_be_compared_is_an_error() -> None:
+    many = statistics(random(5, 3, 1))
+    for count in (0, 1):
+        with pytest.raises(ValueError, match=f"2 samples or more, not {count}"):
+            frechet_distance(many, statistics(random(count, 3, 1)))
+    with pytest.raises(ValueError, match="4 and 3 features can't be compared"):
+        frechet_distance(many, statistics(random(5, 4, 1)))
+    with pytest.raises(ValueError, match="one extractor"):
+        many.add(random(5, 2, 1))
+    with pytest.raises(ValueError, match="one extractor"):
+        many.merge(statistics(random(5, 2, 1)))
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="infinite or not a number"):
+            many.add(torch.tensor([[0.0, wrong, 0.0]]))
+    assert many.count == 5

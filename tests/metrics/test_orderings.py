@@ -1,0 +1,140 @@
+"""A shuffled, a blurred and a time-reversed copy of a set order as they should under the temporal measures.
+
+PSNR is beside them to show what it can't tell apart. The wanted order, on a real clip and on moving blobs:
+
+- `difference_error`: 0 for the original, then blurred, ghosted, reversed, shuffled.
+- `blended_share`: 0 for the original, next to nothing for blurred, reversed and shuffled, nearly all of what
+  moves for ghosted; a blurred ghost is a ghost.
+- `seam_ratio`: 1 for the original; near 1 for blurred, ghosted, reversed and shuffled copies, which know no
+  chunks; well above 1 for copies that are damaged chunk by chunk.
+"""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, fit
+from regen.metrics.ghosting import BlendedShare, DifferenceError
+from regen.metrics.psnr_ssim import Psnr
+from regen.metrics.seams import SeamRatio
+
+CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
+FRAMES, CHUNK = 60, 5
+FEW = 15  # frames for the measure that takes longest
+
+
+def butterfly() -> Tensor:
+    with VideoReader(CLIP) as reader:
+        return torch.stack([fit(frame.image, Size(96, 168)) for frame in islice(reader, FRAMES)])
+
+
+def blobs() -> Tensor:
+    """Random blobs that move 5 pixels a frame."""
+    coarse = torch.rand(1, 3, 12, 14, generator=torch.Generator().manual_seed(1)) * 200 + 20
+    picture = functional.interpolate(coarse, (48, 56), mode="bilinear")[0].permute(1, 2, 0).round().byte()
+    return torch.stack([picture.roll(-5 * index, dims=1) for index in range(FRAMES)])
+
+
+def blurred(frames: Tensor) -> Tensor:
+    images = functional.pad(frames.permute(0, 3, 1, 2).float(), [2] * 4, mode="replicate")
+    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16  # a deviation of one pixel
+    images = functional.conv2d(images.flatten(0, 1)[:, None], torch.outer(kernel, kernel)[None, None])[:, 0]
+    return images.unflatten(0, (len(frames), 3)).permute(0, 2, 3, 1).round().byte()
+
+
+def ghosted(frames: Tensor) -> Tensor:
+    """Each frame is the mean of itself and its two neighbours."""
+    index = (torch.arange(len(frames))[:, None] + torch.tensor([-1, 0, 1])).clamp(0, len(frames) - 1)
+    return frames[index].float().mean(1).round().byte()
+
+
+def shuffled(frames: Tensor) -> Tensor:
+    return frames[torch.randperm(len(frames), generator=torch.Generator().manual_seed(4))]
+
+
+def reversed_in_chunks(frames: Tensor) -> Tensor:
+    return torch.cat([chunk.flip(0) for chunk in frames.split(CHUNK)])
+
+
+def frozen_in_chunks(frames: Tensor) -> Tensor:
+    """Each frame is the mean of its chunk: the reconstruction of a decoder without any motion."""
+    means = [chunk.float().mean(0, keepdim=True).round().byte() for chunk in frames.split(CHUNK)]
+    return torch.cat(means).repeat_interleave(CHUNK, dim=0)
+
+
+COPIES = {
+    "original": lambda frames: frames,
+    "blurred": blurred,
+    "ghosted": ghosted,
+    "blurred ghost": lambda frames: blurred(ghosted(frames)),
+    "reversed": lambda frames: frames.flip(0),
+    "shuffled": shuffled,
+    "reversed in chunks": reversed_in_chunks,
+    "frozen in chunks": frozen_in_chunks,
+}
+Measures = dict[str, dict[str, float]]
+
+
+@pytest.fixture(scope="module", params=["butterfly", "blobs"])
+def measures(request: pytest.FixtureRequest) -> Measures:
+    """Each measure of each copy, by the names of both."""
+    reference = butterfly() if request.param == "butterfly" else blobs()
+    found: Measures = {"difference_error": {}, "blended_share": {}, "seam_ratio": {}}
+    for copy, damage in COPIES.items():
+        for name, metric in zip(found, (DifferenceError(), BlendedShare(), SeamRatio(CHUNK)), strict=True):
+            part = reference[:FEW] if name == "blended_share" else reference
+            metric.update(part, damage(part))
+            value = metric.compute()
+            assert value is not None
+            found[name][copy] = value
+    return found
+
+
+def test_difference_error_orders_the_damage(measures: Measures) -> None:
+    values = measures["difference_error"]
+    assert values["original"] == 0
+    order = [values[copy] for copy in ("original", "blurred", "ghosted", "reversed", "shuffled")]
+    assert order == sorted(set(order)), "strictly growing"
+
+
+def test_blended_share_finds_ghosts_alone(measures: Measures) -> None:
+    values = measures["blended_share"]
+    assert values["original"] == 0
+    assert all(values[copy] < 0.05 for copy in ("blurred", "reversed", "shuffled", "reversed in chunks"))
+    assert all(values[copy] > 0.85 for copy in ("ghosted", "blurred ghost"))
+    assert 0.05 < values["frozen in chunks"] < 0.5, "the means of 5 frames are ghosts in their middle only"
+
+
+def test_seam_ratio_finds_damage_by_chunk_alone(measures: Measures) -> None:
+    values = measures["seam_ratio"]
+    assert values["original"] == 1
+    no_chunks = ("blurred", "ghosted", "reversed", "shuffled")
+    assert all(0.7 < values[copy] < 1.4 for copy in no_chunks)
+    assert values["frozen in chunks"] > 20 * max(values[copy] for copy in no_chunks)
+
+
+def test_frames_in_the_wrong_order_inside_chunks_leave_seams_on_a_real_clip() -> None:
+    """(On blobs that run through the picture they don't: there, far frames differ no more than near ones.)"""
+    seams, reference = SeamRatio(CHUNK), butterfly()
+    seams.update(reference, reversed_in_chunks(reference))
+    value = seams.compute()
+    assert value is not None and value > 1.5
+
+
+def test_psnr_does_not_tell_a_ghost_from_blur() -> None:
+    """On the real clip both lose the same decibels, and one of them alone shows things twice."""
+    reference = butterfly()[:FEW]
+    psnr, share = {}, {}
+    for copy in ("blurred", "ghosted"):
+        metrics = Psnr(), BlendedShare()
+        for metric in metrics:
+            metric.update(reference, COPIES[copy](reference))
+        psnr[copy], share[copy] = metrics[0].compute(), metrics[1].compute()
+    assert psnr["ghosted"] == pytest.approx(psnr["blurred"], abs=1.5)
+    assert share["blurred"] is not None and share["blurred"] < 0.05
+    assert share["ghosted"] is not None and share["ghosted"] > 0.9

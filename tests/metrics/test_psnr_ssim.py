@@ -1,0 +1,175 @@
+"""PSNR and SSIM against torchmetrics' modules, what the protocol fixes beyond them, and sharpness."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from regen.metrics.psnr_ssim import (
+    FLAT,
+    PSNR_LIMIT,
+    Psnr,
+    Sharpness,
+    Ssim,
+    gradients_of_frames,
+    psnr_of_frames,
+    ssim_of_frames,
+)
+
+
+def noisy_pair(frames: int, height: int, width: int, strength: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(height * width + strength)
+    reference = torch.randint(0, 256, (frames, height, width, 3), generator=generator)
+    noise = torch.randint(-strength, strength + 1, reference.shape, generator=generator)
+    return reference.to(torch.uint8), (reference + noise).clamp(0, 255).to(torch.uint8)
+
+
+def as_floats(frames: Tensor) -> Tensor:
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+@given(height=st.integers(11, 40), width=st.integers(11, 40), strength=st.integers(1, 120))
+def test_equal_to_torchmetrics(height: int, width: int, strength: int) -> None:
+    reference, other = noisy_pair(3, height, width, strength)
+    psnr, ssim = Psnr(), Ssim()
+    psnr.update(reference, other)
+    ssim.update(reference, other)
+    expected = PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
+    assert psnr.compute() == pytest.approx(float(expected(as_floats(other), as_floats(reference))), abs=1e-4)
+    expected = StructuralSimilarityIndexMeasure(
+        data_range=1.0, gaussian_kernel=True, sigma=1.5, kernel_size=11
+    )
+    assert ssim.compute() == pytest.approx(float(expected(as_floats(other), as_floats(reference))), abs=1e-5)
+
+
+def test_ssim_is_that_of_the_definition() -> None:
+    """Wang et al. 2004, written out in float64 for one frame."""
+    reference, other = noisy_pair(1, 24, 17, 60)
+    ramp = torch.arange(11, dtype=torch.float64) - 5
+    bell = torch.exp(-(ramp**2) / (2 * 1.5**2))
+    window = torch.outer(bell, bell) / bell.sum() ** 2
+
+    def local_mean(image: Tensor) -> Tensor:
+        mirrored = functional.pad(image, (5, 5, 5, 5), mode="reflect")
+        return functional.conv2d(mirrored, window[None, None])
+
+    x, y = (as_floats(frame)[0, :, None].double() for frame in (reference, other))
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    var_x, var_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2
+    covariance = local_mean(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    ssim = ssim / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    assert ssim_of_frames(reference, other).item() == pytest.approx(ssim.mean().item(), abs=1e-5)
+
+
+def test_psnr_of_a_known_error() -> None:
+    """Every value off by 5 levels: the mean squared error is 25 / 255², so 20 log10(51) dB."""
+    reference = torch.full((2, 9, 13, 3), 100, dtype=torch.uint8)
+    expected = torch.full((2,), 20 * math.log10(51), dtype=torch.float64)
+    torch.testing.assert_close(psnr_of_frames(reference, reference + 5), expected, rtol=0, atol=1e-5)
+
+
+def test_pooled_psnr_is_that_of_the_mean_squared_error() -> None:
+    """Errors of 5 and of 15 levels: the mean square is (25 + 225) / 2 / 255², in whatever order they come."""
+    reference = torch.full((2, 9, 13, 3), 100, dtype=torch.uint8)
+    other = reference + torch.tensor([5, 15], dtype=torch.uint8)[:, None, None, None]
+    psnr = Psnr()
+    for index in (1, 0):
+        psnr.update(reference[index : index + 1], other[index : index + 1])
+    assert psnr.compute_pooled() == pytest.approx(20 * math.log10(255 / math.sqrt(125)), abs=1e-4)
+    assert psnr.compute_pooled() < psnr.compute()
+
+
+def test_identical_frames_are_capped() -> None:
+    frames, _ = noisy_pair(2, 16, 16, 1)
+    psnr, ssim = Psnr(), Ssim()
+    psnr.update(frames, frames)
+    ssim.update(frames, frames)
+    assert psnr.compute() == PSNR_LIMIT == 100.0
+    assert ssim.compute() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_mean_over_frames_and_not_over_updates() -> None:
+    reference, other = noisy_pair(7, 16, 24, 40)
+    other[3] = reference[3]
+    for metric in (Psnr, Ssim, Sharpness):
+        whole, parts = metric(), metric()
+        whole.update(reference, other)
+        for first, last in ((0, 1), (1, 5), (5, 7)):
+            parts.update(reference[first:last], other[first:last])
+        assert parts.compute() == pytest.approx(whole.compute(), abs=1e-6)
+
+
+@given(height=st.integers(1, 12), width=st.integers(1, 12))
+def test_tiny_frames(height: int, width: int) -> None:
+    reference, other = noisy_pair(1, height, width, 50)
+    assert -1 <= ssim_of_frames(reference, other).item() <= 1
+    assert ssim_of_frames(reference, reference).item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("metric", [Psnr, Ssim, Sharpness])
+def test_no_frame_is_an_error(metric: type[Psnr | Ssim | Sharpness]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        metric().compute()
+
+
+def texture(frames: int = 3, height: int = 40, width: int = 48) -> Tensor:
+    """Smooth random blobs with edges of a few pixels."""
+    coarse = torch.rand(frames, 3, 9, 10, generator=torch.Generator().manual_seed(5)) * 200 + 20
+    images = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    return images.permute(0, 2, 3, 1).clamp(0, 255).round().to(torch.uint8)
+
+
+def blurred(frames: Tensor, side: int) -> Tensor:
+    padded = functional.pad(frames.permute(0, 3, 1, 2).float(), [side // 2] * 4, mode="replicate")
+    return functional.avg_pool2d(padded, side, 1).permute(0, 2, 3, 1).round().to(torch.uint8)
+
+
+def sharpness(reference: Tensor, other: Tensor) -> float:
+    metric = Sharpness()
+    metric.update(reference, other)
+    return metric.compute()
+
+
+def test_gradient_of_known_frames() -> None:
+    """A ramp of 3 levels a column and 4 a row has gradients of 5 levels, but for the last row and column."""
+    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(8), indexing="ij")
+    frame = (4 * rows + 3 * columns).to(torch.uint8)[None, :, :, None].expand(1, 6, 8, 3)
+    expected = (5 * 7 * 5 + 3 * 7 + 4 * 5) / (6 * 8)
+    assert gradients_of_frames(frame).item() == pytest.approx(expected)
+    assert sharpness(frame, frame) == 1.0
+
+
+def test_blur_lowers_sharpness_and_more_blur_lowers_it_more() -> None:
+    frames = texture()
+    values = [sharpness(frames, blurred(frames, side)) for side in (3, 5, 9)]
+    assert 1 > values[0] > values[1] > values[2] > 0
+
+
+def test_half_the_contrast_is_half_the_sharpness() -> None:
+    frames = texture() // 2 * 2
+    assert sharpness(frames, frames // 2) == pytest.approx(0.5, abs=0.02)
+    assert sharpness(frames // 2, frames) == pytest.approx(2.0, abs=0.08)
+
+
+def test_added_noise_counts_as_detail() -> None:
+    """What the measure can't do: noise raises it above 1, and hides that the picture below is blurred."""
+    frames = texture()
+    noise = torch.randint(-24, 25, frames.shape, generator=torch.Generator().manual_seed(6))
+    noisy, soft = ((x.int() + noise).clamp(0, 255).to(torch.uint8) for x in (frames, blurred(frames, 9)))
+    assert sharpness(frames, noisy) > 1.2
+    assert sharpness(frames, soft) > sharpness(frames, blurred(frames, 9))
+
+
+def test_a_flat_picture_has_a_sharpness() -> None:
+    flat = torch.full((2, 1, 9, 3), 90, dtype=torch.uint8)
+    assert sharpness(flat, flat + 7) == 1.0
+    striped = flat.clone()
+    striped[:, :, ::2] += 1
+    assert sharpness(flat, striped) == pytest.approx((8 / 9 + FLAT) / FLAT)

@@ -1,0 +1,219 @@
+"""How many 1D latents a clip gets: motion, the rule, and what tail dropout leaves (spec B4)."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from regen.networks.length_rule import LengthRule, motion
+from regen.runtime import generator_for
+
+RANGE = (0.0005, 0.03)
+RULE = LengthRule(step=4, least=0.125, image=0.5, motion_range=RANGE)
+SIZES = st.tuples(st.integers(2, 6), st.integers(1, 13), st.integers(1, 13))
+MOTIONS = st.floats(0, 2)
+STEPS, BUDGETS = st.integers(1, 20), st.integers(1, 400)
+
+
+def waves(shift: float, frames: int = 5, height: int = 16, width: int = 48) -> torch.Tensor:
+    """A wave of 96 pixels that moves `shift` pixels a frame."""
+    along = torch.arange(width) - shift * torch.arange(frames)[:, None]
+    return (along * 2 * math.pi / 96).sin()[None, None, :, None].expand(1, 3, -1, height, -1)
+
+
+def each(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [generator_for(seed, i) for i in range(count)]
+
+
+@given(st.lists(st.floats(0, 12), min_size=2, max_size=6))
+def test_motion_rises_with_a_shift(shifts):
+    shifts = torch.tensor(shifts).sort().values
+    rises = torch.cat([motion(waves(shift.item())) for shift in shifts]).diff()
+    assert (rises > -1e-6).all()
+    assert (rises > 0)[shifts.diff() > 0.01].all()
+
+
+@given(SIZES)
+def test_what_stands_still_has_no_motion(size):
+    picture = torch.rand(2, 3, 1, *size[1:]) * 2 - 1
+    assert motion(picture.expand(-1, -1, size[0], -1, -1)).tolist() == [0, 0]
+    assert motion(picture).tolist() == [0, 0]
+
+
+@given(SIZES, st.floats(-2, 2))
+def test_motion_is_the_difference_of_pictures_from_0_to_1(size, step):
+    """Whatever the size: a border that is no multiple of 4 counts as the rest does."""
+    clip = torch.rand(1, 3, 1, *size[1:]) + step * torch.arange(size[0]).reshape(-1, 1, 1)
+    torch.testing.assert_close(motion(clip), torch.tensor([abs(step) / 2]), atol=1e-5, rtol=1e-4)
+
+
+@given(SIZES, st.floats(0, 2))
+def test_motion_scales_with_contrast_and_is_the_same_backwards(size, gain):
+    clip = torch.rand(2, 3, *size) * 2 - 1
+    torch.testing.assert_close(motion(gain * clip), gain * motion(clip), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(motion(clip.flip(2)), motion(clip))
+
+
+def test_motion_of_a_clip_does_not_see_the_batch():
+    clips = torch.rand(4, 3, 5, 9, 14)
+    alone = torch.cat([motion(clip[None]) for clip in clips])
+    torch.testing.assert_close(motion(clips), alone)
+    assert len(set(alone.tolist())) == 4
+
+
+def test_motion_resists_noise_of_single_pixels():
+    noise = torch.randn(1, 3, 9, 32, 32, generator=generator_for(0)) * 0.05
+    plain = (noise[:, :, 1:] - noise[:, :, :-1]).abs().mean() / 2
+    assert motion(noise) < 0.3 * plain
+    moving = waves(4, 9, 32, 32)
+    assert abs(motion(moving + noise) / motion(moving) - 1) < 0.1
+
+
+def test_motion_is_answered_in_fp32():
+    assert motion(waves(4).bfloat16()).dtype == motion(waves(4).bfloat16()[:, :, :1]).dtype == torch.float32
+
+
+@given(st.lists(MOTIONS, min_size=1, max_size=20))
+def test_the_score_rises_from_0_to_1(values):
+    score = RULE.score(torch.tensor(values).sort().values)
+    assert (score >= 0).all() and (score <= 1).all()
+    assert (score.diff() >= 0).all()
+    inside = torch.linspace(*RANGE, 30)
+    assert (RULE.score(inside).diff() > 0).all()
+    ends = RULE.score(torch.tensor([0, RANGE[0], RANGE[1], 1.0]))
+    torch.testing.assert_close(ends, torch.tensor([0.0, 0, 1, 1]), atol=1e-5, rtol=0)
+
+
+@given(MOTIONS, st.floats(0, 1))
+def test_the_share_lies_between_the_least_and_all(value, least):
+    rule = LengthRule(4, least, 0.5, RANGE)
+    share = rule.share(torch.tensor([value, 0.0, 1.0]))
+    assert least - 1e-6 <= share[0] <= 1 + 1e-6
+    torch.testing.assert_close(share[1:], torch.tensor([least, 1.0]))
+
+
+@given(STEPS, BUDGETS, st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_lengths_are_multiples_of_the_step_or_the_budget_itself(step, budget, shares):
+    rule = LengthRule(step, 0.0, 0.0, RANGE)
+    asked = budget * torch.tensor([0.0, *shares, 1.0]).sort().values
+    found = rule.rounded(asked, budget)
+    assert ((found % step == 0) | (found == budget)).all()
+    assert (found >= 0).all() and (found <= budget).all()
+    assert ((found - asked).abs() <= step / 2 + 1e-4).all()
+    assert (found.diff() >= 0).all()
+    assert found[-1] == budget
+
+
+@given(STEPS, BUDGETS, st.floats(0, 1), st.floats(0, 12))
+def test_the_longest_never_exceeds_the_budget_and_a_still_clip_gets_the_least(step, budget, least, shift):
+    rule = LengthRule(step, least, 0.5, RANGE)
+    clips = torch.cat([waves(0), waves(shift), waves(12)])
+    still, some, lively = rule.longest(clips, budget).tolist()
+    assert still <= some <= lively == budget
+    assert still == rule.rounded(torch.tensor(budget * rule.least), budget)
+
+
+@given(STEPS, BUDGETS, st.floats(0, 1))
+def test_an_image_gets_its_own_share(step, budget, share):
+    rule = LengthRule(step, 0.9, share, RANGE)
+    expected = rule.rounded(torch.tensor([budget * share] * 2), budget)
+    assert torch.equal(rule.longest(torch.rand(2, 3, 1, 5, 9), budget), expected)
+
+
+COUNT = 1500
+
+
+def drawn(rule: LengthRule, budget: int, how: str, full_share: float, clip: torch.Tensor) -> torch.Tensor:
+    clips = clip.expand(COUNT, -1, -1, -1, -1)
+    return rule.drawn(clips, budget, each(COUNT), how, full_share)
+
+
+def shares_of(lengths: torch.Tensor) -> dict[int, float]:
+    values, counts = lengths.unique(return_counts=True)
+    return dict(zip(values.tolist(), (counts / len(lengths)).tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def still() -> torch.Tensor:
+    return waves(0, 2, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def lively() -> torch.Tensor:
+    return waves(12, 2, 4, 4)
+
+
+def test_all_are_kept_where_nothing_is_dropped(still):
+    assert shares_of(drawn(RULE, 30, "full", 0.0, still)) == {30: 1.0}
+    for how, clip in (("uniform", still), ("pow2", still)):
+        assert shares_of(drawn(RULE, 30, how, 1.0, clip)) == {30: 1.0}
+
+
+@pytest.mark.parametrize("full_share", [0.0, 0.5, 1.0])
+def test_by_motion_lengths_are_uniform_up_to_what_the_motion_allows(still, lively, full_share):
+    for clip, budget in ((still, 96), (lively, 24)):
+        most = int(RULE.longest(clip, budget))
+        assert most == {96: 12, 24: 24}[budget]
+        found = shares_of(drawn(RULE, budget, "motion", full_share, clip))
+        chance = (1 - full_share) / (most // 4 + 1)
+        expected = {length: chance + full_share * (length == most) for length in range(0, most + 1, 4)}
+        assert all(abs(found.get(length, 0) - share) < 0.04 for length, share in expected.items())
+        assert found.keys() <= expected.keys()
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_uniform_lengths_are_half_the_budget_in_the_mean_whatever_moves(still, step):
+    rule = LengthRule(step, 0.1, 0.1, RANGE)
+    found = drawn(rule, 60, "uniform", 0.0, still)
+    assert abs(found.float().mean() / 60 - 0.5) < 0.03
+    assert set(found.tolist()) <= set(range(0, 61, step))
+    assert found.max() == 60 and found.min() == 0
+    some = drawn(rule, 60, "uniform", 0.4, still)
+    assert abs((some == 60).float().mean() - (0.4 + 0.6 / (60 // step + 1))) < 0.04
+
+
+def test_halved_lengths_are_the_budget_over_powers_of_two(still):
+    rule = LengthRule(1, 0.1, 0.1, RANGE)
+    found = shares_of(drawn(rule, 64, "pow2", 0.0, still))
+    assert sorted(found) == [1, 2, 4, 8, 16, 32, 64]
+    assert all(abs(share - 1 / 7) < 0.04 for share in found.values())
+    some = shares_of(drawn(rule, 64, "pow2", 0.5, still))
+    assert abs(some[64] - (0.5 + 0.5 / 7)) < 0.04
+
+
+@pytest.mark.parametrize(("step", "budget"), [(1, 30), (4, 64), (16, 1280)])
+def test_halved_lengths_are_rounded_to_the_step(still, step, budget):
+    rule = LengthRule(step, 0.1, 0.1, RANGE)
+    halved = budget / 2 ** torch.arange(int(math.log2(budget)) + 1)
+    assert set(drawn(rule, budget, "pow2", 0.0, still).tolist()) == set(rule.rounded(halved, budget).tolist())
+
+
+@pytest.mark.parametrize("how", ["motion", "uniform", "pow2"])
+@example(rule=LengthRule(16, 0.5, 0.5, RANGE), budget=20, full_share=0.0, shift=0.0)
+@given(
+    rule=st.builds(LengthRule, STEPS, st.floats(0, 1), st.floats(0, 1), st.just(RANGE)),
+    budget=BUDGETS,
+    full_share=st.floats(0, 1),
+    shift=st.floats(0, 12),
+)
+def test_no_draw_exceeds_what_a_clip_may_have(how, rule, budget, full_share, shift):
+    clips = waves(shift, 2, 4, 4).expand(20, -1, -1, -1, -1)
+    found = rule.drawn(clips, budget, each(20), how, full_share)
+    most = int(rule.longest(clips, budget)[0]) if how == "motion" else budget
+    assert found.dtype == torch.int64
+    assert (found >= 0).all() and (found <= most).all()
+    assert ((found % rule.step == 0) | (found == budget)).all()
+
+
+@pytest.mark.parametrize("how", ["full", "motion", "uniform", "pow2"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_each_clip_s_draw_depends_on_its_own_generator_alone(how, frames):
+    clips = torch.cat([waves(i / 8, frames, 5, 9) for i in range(12)])
+    whole = RULE.drawn(clips, 100, each(12), how, 0.3)
+    first, rest = each(12)[:5], each(12)[5:]
+    split = [RULE.drawn(part, 100, own, how, 0.3) for part, own in ((clips[:5], first), (clips[5:], rest))]
+    assert torch.equal(whole, torch.cat(split))
+    turned = RULE.drawn(clips.flip(0), 100, each(12)[::-1], how, 0.3)
+    assert torch.equal(whole.flip(0), turned)

@@ -1,0 +1,146 @@
+"""A small corpus, as a folder and as shards, and exports of it with a tiny model."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_media import make_image, make_video, tiny_regen
+
+from regen.corpus.export import export_latents
+from regen.corpus.plan import Export, Settings
+from regen.curate.sources import list_sources, read_sidecars
+from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
+from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.media.reader import VideoReader
+
+CPU = torch.device("cpu")
+CHUNK = 5  # frames
+
+
+def make_corpus(folder: Path) -> Path:
+    """Videos of 11, 6, 3 and 1 frames and two images, of several sizes, one below another folder."""
+    (folder / "more").mkdir(parents=True)
+    make_video(folder / "a.mp4", 11, 32, 40)
+    make_video(folder / "b.mkv", 6, 24, 48)
+    make_video(folder / "c.mp4", 3, 21, 35)
+    make_video(folder / "d.mp4", 1, 32, 40)
+    make_image(folder / "e.png", 20, 28)
+    make_image(folder / "more" / "a.jpg", 32, 40)
+    (folder / "a.txt").write_text("a gradient, größer\n")
+    (folder / "a.cls").write_text("7")
+    return folder
+
+
+def make_model(folder: Path, seed: int = 0) -> str:
+    """A REGEN with random weights, saved."""
+    torch.manual_seed(seed)
+    tiny_regen().save_pretrained(folder)
+    return str(folder)
+
+
+def make_hybrid_model(folder: Path) -> str:
+    """A One-DVA with random weights, saved: patches of 4 frames and 16 x 16 pixels, regions of 2 x 2."""
+    torch.manual_seed(1)
+    model = AutoencoderOneDVA(
+        latent_channels=4,
+        encoder_width=24,
+        encoder_depth=1,
+        encoder_heads=2,
+        width=24,
+        depth=1,
+        heads=2,
+        features=2,
+        queries=20,
+        region=2,
+        length_step=4,
+        query_positions="spread",
+        chunk_frames=17,
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.set_latent_statistics(torch.randn(2, 4), torch.rand(2, 4) + 0.5)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def make_lively_corpus(folder: Path) -> Path:
+    """Videos of 37 and 20 frames, whose last chunks move less than the others, and an image."""
+    folder.mkdir()
+    make_video(folder / "a.mp4", 37, 32, 48)
+    make_video(folder / "b.mp4", 20, 48, 64)
+    make_image(folder / "c.png", 32, 48)
+    return folder
+
+
+def make_shards(corpus: Path, folder: Path, each: int) -> Path:
+    """The files of a corpus in shards of `each`, under the keys that an export gives them."""
+    folder.mkdir()
+    sources = list_sources([corpus])
+    rows = []
+    for start in range(0, len(sources), each):
+        with ShardWriter(folder / f"{start // each:05}.tar") as writer:
+            for source in sources[start : start + each]:
+                with VideoReader(source.path) as reader:
+                    info, frames = reader.info, len(reader.frame_times())
+                caption, label = read_sidecars(source.path)
+                facts = SampleFacts(
+                    name=source.key + source.suffix,
+                    frames=frames,
+                    frame_rate=float(info.frame_rate),
+                    seconds=(frames - 1) / float(info.frame_rate),
+                    width=info.width,
+                    height=info.height,
+                    is_image=info.is_image,
+                    is_regular=True,
+                    caption=caption,
+                    label=label,
+                )
+                writer.add(facts, source.path.read_bytes())
+        rows.append(writer.rows)
+    names = [f"{number:05}.tar" for number in range(len(rows))]
+    (folder / INDEX).write_bytes(index_bytes(names, rows))
+    return folder
+
+
+def wanted(model: str, data: Sequence[Path] | Path, out: Path, **changes: Any) -> Export:
+    """An export in fp32, unless the settings are changed."""
+    places = (data,) if isinstance(data, Path) else data
+    settings = Settings(**{"dtype": "fp32", "store": "fp32"} | changes)
+    return Export(model, tuple(map(str, places)), out, settings)
+
+
+def export(model: str, data: Sequence[Path] | Path, out: Path, processes: int = 1, **changes: Any) -> Path:
+    """Export and answer the folder of the latents."""
+    export_latents(wanted(model, data, out, **changes), CPU, processes)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of an export by its name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file of an export was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+
+
+def work_left(folder: Path) -> list[str]:
+    """What is left of work in an export, beside the one lock that stays."""
+    return sorted(path.name for path in (folder / ".work").iterdir() if path.name != "all.lock")
+
+
+def long_corpus(folder: Path, videos: int, frames: int = 150) -> Path:
+    """Videos that keep a process busy, all the same but for their names."""
+    folder.mkdir()
+    first = make_video(folder / "0.mp4", frames, 48, 64)
+    for number in range(1, videos):
+        (folder / f"{number}.mp4").hardlink_to(first)
+    return folder
+
+
+def a_moment(most: float) -> float:
+    """Seconds, another number each time that the test runs."""
+    return random.SystemRandom().uniform(0, most)

@@ -1,0 +1,167 @@
+"""A model and batches that train in milliseconds; as a program it trains them into the folder it is given."""
+
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.utils.data import Dataset
+
+from regen.runtime import generator_for
+from regen.train.checkpoint import ignore_lone_process, list_checkpoints, sizes_in
+from regen.train.dataloader import Key
+from regen.train.distributed import join
+from regen.train.lifecycle import Evaluate
+from regen.train.loop import LoopConfig, train
+from regen.train.optimizer import OptimizerConfig
+from regen.train.signals import Interrupted
+from regen.train.state import TrainState
+
+STEPS = 40
+CLIPS = 4
+
+
+class TinyBatches(Dataset[dict[str, Tensor]]):
+    """Four clips of 3 frames per step, every fifth step four images.
+
+    Loading takes `seconds`; the clip of `broken_step` is not a number; that of `unreadable_step` can't be
+    loaded; loading for update `stop_after` asks the run to stop.
+    """
+
+    def __init__(
+        self,
+        seconds: float = 0.0,
+        broken_step: int | None = None,
+        unreadable_step: int | None = None,
+        stop_after: int | None = None,
+    ) -> None:
+        self.seconds = seconds
+        self.unreadable_step = unreadable_step
+        self.broken_step = broken_step
+        self.stop_after = stop_after
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        step, part, parts = key
+        time.sleep(self.seconds)
+        if step == self.unreadable_step:
+            raise ValueError("There is nothing to read: give another folder.")
+        if self.stop_after is not None and step + 1 == self.stop_after:
+            signal.raise_signal(signal.SIGTERM)
+        frames = 1 if step % 5 == 0 else 3
+        clip = torch.rand(CLIPS, 3, frames, 8, 8, generator=generator_for(7, step)) * 2 - 1
+        clip = clip * float("nan") if step == self.broken_step else clip
+        rows = torch.arange(CLIPS * part // parts, CLIPS * (part + 1) // parts)
+        return {
+            "clip": clip[rows],
+            "target": clip[rows],
+            "times": torch.zeros(frames),
+            "rows": rows,
+            "batch_size": torch.tensor(CLIPS),
+            "replaced": torch.zeros(3, dtype=torch.int64),
+        }
+
+
+class TinyModel(nn.Module):
+    """Denoises pixels with two matrices; images leave the motion scale without a gradient."""
+
+    _no_split_modules = ("LayerNorm",)
+    _forward_methods = ("loss",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.enter = nn.Linear(3, 6)
+        self.norm = nn.LayerNorm(6)
+        self.leave = nn.Linear(6, 3, bias=False)
+        self.motion_scale = nn.Parameter(torch.ones(1, 3))
+        self.checkpointing = False
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+
+    def trunk_matrices(self) -> list[nn.Parameter]:
+        return [self.leave.weight]
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.checkpointing = True
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.leave(self.norm(self.enter(pixels)))
+
+    def loss(
+        self, batch: dict[str, Tensor], generators: list[torch.Generator]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        clean = batch["clip"].movedim(1, -1)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=one) for one in generators])
+        output = self(clean + 0.1 * noise)
+        if clean.shape[1] > 1:
+            output = output * self.motion_scale
+        loss = (output.float() - clean).square().mean()
+        return loss, {"loss": loss.detach(), "psnr": -10 * (loss.detach() / 4).log10()}
+
+
+def run_tiny(
+    out: Path,
+    steps: int = STEPS,
+    batches: TinyBatches | None = None,
+    resume: bool = True,
+    evaluate: Evaluate | None = None,
+    muon: bool = True,
+    **options: object,
+) -> TrainState:
+    """Train the tiny model into `out`, in all processes that were started; `options` are LoopConfig's."""
+    settings: dict[str, object] = {"workers": 0, "log_every": 5, "save_every_minutes": 60.0, "dtype": "fp32"}
+    config = LoopConfig(steps=steps, **settings | options)
+    optimizer_config = OptimizerConfig(
+        1e-2, muon_learning_rate=1e-2 if muon else None, warmup_steps=3, decay_fraction=0.5
+    )
+    resolved = {"loop": asdict(config), "optimizer": asdict(optimizer_config)}
+    batches = batches or TinyBatches()
+    with join("cpu") as world:
+        return train(TinyModel(), batches, config, optimizer_config, out, world, evaluate, resolved, resume)
+
+
+def saved_tensors(out: Path) -> dict[str, Tensor]:
+    """Every tensor of the newest checkpoint of a run."""
+    newest = list_checkpoints(out / "checkpoints")[-1]
+    tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sizes_in(newest).items()}
+    ignore_lone_process()
+    load(tensors, checkpoint_id=newest, no_dist=True)
+    return tensors
+
+
+def assert_same(value: object, other: object, where: str = "state") -> None:
+    """Two state dictionaries are equal to the last bit."""
+    if isinstance(value, dict):
+        assert isinstance(other, dict)
+        assert value.keys() == other.keys(), where
+        for name in value:
+            assert_same(value[name], other[name], f"{where}.{name}")
+    elif isinstance(value, list | tuple):
+        assert isinstance(other, list | tuple)
+        for index, (item, other_item) in enumerate(zip(value, other, strict=True)):
+            assert_same(item, other_item, f"{where}.{index}")
+    elif isinstance(value, Tensor):
+        assert isinstance(other, Tensor)
+        assert value.dtype == other.dtype, where
+        assert torch.equal(value, other), where
+    else:
+        assert value == other, where
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        run_tiny(
+            Path(sys.argv[1]),
+            batches=TinyBatches(seconds=0.04),
+            workers=int(sys.argv[2]),
+            save_every_minutes=float(sys.argv[3]),
+        )
+    except Interrupted as stop:
+        print(stop)
+        sys.exit(stop.exit_code)

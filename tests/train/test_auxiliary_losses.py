@@ -1,0 +1,109 @@
+"""Perceptual and adversarial losses in the training: their sum, their state, and exact resumption."""
+
+import signal
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_ranks
+from tiny_run import assert_same, saved_tensors
+
+from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
+from regen.losses.adversarial import AdversarialConfig
+from regen.metrics.lpips import Lpips
+from regen.train.auxiliary_losses import FurtherLosses, LossConfig
+from regen.train.dataloader import Key
+from regen.train.distributed import join
+from regen.train.loop import LoopConfig, train
+from regen.train.optimizer import OptimizerConfig
+from regen.train.signals import Interrupted
+from regen.train.state import TrainState
+
+CPU = torch.device("cpu")
+MODEL = Magvit2Config(
+    latent_channels=2, encoder_widths=(4, 4, 4, 4), encoder_blocks=1, encoder_patch_size=4, kl_weight=0.01
+)
+LOSSES = LossConfig(AdversarialConfig(start=1, width=4, multipliers=(2,), r1_every=2, learning_rate=1e-2))
+
+
+class Clips(torch.utils.data.Dataset):
+    """Four clips of 17 frames per step; loading for update `stop_after` asks the run to stop."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+
+    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
+        step, part, parts = key
+        if self.stop_after is not None and step + 1 == self.stop_after:
+            signal.raise_signal(signal.SIGTERM)
+        generator = torch.Generator().manual_seed(step)
+        clip = torch.rand(4, 3, 17, 16, 16, generator=generator) * 2 - 1
+        rows = torch.arange(4 * part // parts, 4 * (part + 1) // parts)
+        return {"clip": clip[rows], "rows": rows, "batch_size": torch.tensor(4)}
+
+
+def run(out: Path, stop_after: int | None = None, passes: int = 1, fsdp: bool = False) -> TrainState:
+    torch.manual_seed(0)
+    model = AutoencoderMagvit2(**asdict(MODEL))
+    config = LoopConfig(steps=4, workers=0, save_every_minutes=60.0, dtype="fp32", passes=passes, fsdp=fsdp)
+    further = FurtherLosses(LOSSES, CPU)
+    optimizer = OptimizerConfig(1e-3, warmup_steps=0)
+    with join("cpu") as world:
+        return train(model, Clips(stop_after), config, optimizer, out, world, None, {}, further=further)
+
+
+def test_four_steps_are_two_and_two_more_with_a_discriminator(tmp_path):
+    straight = run(tmp_path / "straight").tensors()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "halves", stop_after=2)
+    resumed = run(tmp_path / "halves").tensors()
+    assert_same(straight, resumed)
+    assert straight["further.adversarial.updates"] == 4
+    assert straight["further.adversarial.means"].any()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"), [(1, {"passes": 2}), (2, {}), (2, {"fsdp": True})], ids=["passes", "ddp", "fsdp"]
+)
+def test_any_split_of_the_batch_trains_the_same_with_a_discriminator(ranks, options, tmp_path):
+    run(tmp_path / "whole")
+    run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "said")
+    whole, parts = saved_tensors(tmp_path / "whole"), saved_tensors(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], atol=2e-4, rtol=1e-2, msg=name)
+
+
+def test_the_discriminator_learns_and_is_not_part_of_the_model(tmp_path):
+    state = run(tmp_path)
+    torch.manual_seed(0)
+    AutoencoderMagvit2(**asdict(MODEL))
+    fresh, learned = FurtherLosses(LOSSES, CPU).tensors(), state.tensors()
+    weights = [name for name in fresh if name.startswith("adversarial.discriminator.")]
+    assert any(not torch.equal(fresh[name], learned[f"further.{name}"]) for name in weights)
+    assert not any("discriminator" in name for name in state.model.state_dict())
+
+
+def test_the_perceptual_loss_is_the_mean_over_frames(monkeypatch):
+    lpips = Lpips.random_for_tests("vgg")
+    monkeypatch.setattr(Lpips, "from_file", lambda *_: lpips)
+    further = FurtherLosses(LossConfig(perceptual_weight=0.5, perceptual_file="weights.pth"), CPU)
+    target, reconstruction = torch.rand(2, 1, 3, 2, 16, 16) * 2 - 1
+    total, logs = further(target, reconstruction)
+    each = torch.cat([lpips(reconstruction[:, :, i], target[:, :, i]) for i in range(2)])
+    torch.testing.assert_close(logs["lpips"], each.mean())
+    torch.testing.assert_close(total, 0.5 * each.mean())
+    assert further.tensors() == {}
+
+
+def test_without_weights_nothing_is_added():
+    total, logs = FurtherLosses(LossConfig(), CPU)(torch.zeros(1, 3, 1, 8, 8), torch.ones(1, 3, 1, 8, 8))
+    assert total == 0
+    assert logs == {}
+
+
+def test_a_perceptual_loss_without_its_network_is_refused():
+    with pytest.raises(ValueError, match="--losses.perceptual-file"):
+        FurtherLosses(LossConfig(perceptual_weight=0.1), CPU)

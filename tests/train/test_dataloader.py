@@ -1,0 +1,226 @@
+"""Batches arrive whole and in order whatever happens to the processes that load them."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from regen.train.dataloader import RESTARTS, BatchLoader, Key
+
+CPU = torch.device("cpu")
+KEYS = [(step, part, 2) for step in range(12) for part in range(2)]
+
+
+class Numbered(Dataset[dict[str, Tensor]]):
+    """Batches that say which they are. At the keys of `accidents` something happens before, once each unless
+    `always`; `folder` remembers what has happened already, and who loads."""
+
+    def __init__(
+        self, folder: Path, accidents: dict[Key, Callable[[], object]] | None = None, always: bool = False
+    ) -> None:
+        self.folder, self.accidents, self.always = folder, accidents or {}, always
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        (self.folder / f"pid-{os.getpid()}").touch()
+        mark = self.folder / "-".join(map(str, key))
+        if key in self.accidents and (self.always or not mark.exists()):
+            mark.touch()
+            self.accidents[key]()
+        generator = torch.Generator().manual_seed(100 * key[0] + key[1])
+        video = torch.randint(0, 256, (2, 3, 5, 16, 24), generator=generator, dtype=torch.uint8)
+        return {
+            "clip": video,
+            "target": video,
+            "times": torch.rand(5, generator=generator),
+            "rows": torch.tensor([2 * key[1], 2 * key[1] + 1]),
+            "batch_size": torch.tensor(4),
+            "replaced": torch.tensor([key[0] % 2, 0, 1]),
+        }
+
+    def pids(self) -> list[int]:
+        """Of all processes that have ever loaded."""
+        return [int(path.name.removeprefix("pid-")) for path in self.folder.glob("pid-*")]
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def load_all(
+    batches: Dataset[dict[str, Tensor]], workers: int, timeout: float = 60.0
+) -> tuple[list[dict[str, Tensor]], BatchLoader]:
+    with BatchLoader(batches, KEYS, workers, CPU, timeout) as loader:
+        loaded = list(loader)
+    assert multiprocessing.active_children() == []
+    return loaded, loader
+
+
+def assert_undisturbed(loaded: list[dict[str, Tensor]], folder: Path) -> None:
+    expected = Numbered(folder)
+    assert len(loaded) == len(KEYS)
+    for key, batch in zip(KEYS, loaded, strict=True):
+        whole = expected[key]
+        assert batch.keys() == whole.keys()
+        assert torch.equal(batch["clip"], whole["clip"].float() / 127.5 - 1)
+        assert torch.equal(batch["target"], batch["clip"])
+        for name in ("times", "rows", "batch_size", "replaced"):
+            assert torch.equal(batch[name], whole[name])
+            assert batch[name].dtype == whole[name].dtype
+
+
+@pytest.mark.parametrize("workers", [0, 2, 8])
+def test_the_order_is_that_of_the_keys(tmp_path: Path, workers: int) -> None:
+    batches = Numbered(tmp_path)
+    loaded, loader = load_all(batches, workers)
+    assert_undisturbed(loaded, tmp_path)
+    assert loader.counts == {
+        "damaged_samples": 12,
+        "slow_samples": 0,
+        "gone_samples": 24,
+        "loader_restarts": 0,
+    }
+    assert loader.waited > 0
+
+
+def test_waiting_is_timed_and_working_is_not(tmp_path: Path) -> None:
+    slow = Numbered(tmp_path, {KEYS[0]: lambda: time.sleep(0.3)})
+    with BatchLoader(slow, KEYS[:3], 1, CPU) as loader:
+        for _ in loader:
+            time.sleep(0.2)
+    assert 0.3 <= loader.waited < 0.6
+
+
+@pytest.mark.parametrize("accident", [kill, stop, lambda: os._exit(0)], ids=["kill", "stop", "exit"])
+def test_a_lost_process_costs_nothing_but_time(
+    tmp_path: Path, accident: Callable[[], object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    batches = Numbered(tmp_path, {KEYS[5]: accident, KEYS[13]: accident})
+    loaded, loader = load_all(batches, workers=2, timeout=2.0)
+    assert_undisturbed(loaded, tmp_path)
+    assert loader.restarts == 2
+    error = capfd.readouterr().err
+    assert error.count("are started anew") == 2
+    assert "while batch 2 (part 2 of 2) was loaded" in error
+    assert not any(is_running(pid) for pid in batches.pids() if pid != os.getpid())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["kill", "stop"])
+def test_processes_lost_at_any_moment(tmp_path: Path, number: int) -> None:
+    """From outside, at random times: while they load, send, or wait for work."""
+    batches = Numbered(tmp_path)
+    loaded = []
+    with BatchLoader(batches, KEYS, 3, CPU, timeout=1.0) as loader:
+        for index, batch in enumerate(loader):
+            loaded.append(batch)
+            if index in (3, 10, 17):
+                children = multiprocessing.active_children()
+                child = children[index % len(children)]
+                assert child.pid is not None
+                os.kill(child.pid, number)
+                time.sleep(0.01 * index)
+    assert_undisturbed(loaded, tmp_path)
+    assert not any(is_running(pid) for pid in batches.pids() if pid != os.getpid())
+
+
+def test_the_same_batch_fails_again_and_again(tmp_path: Path) -> None:
+    batches = Numbered(tmp_path, {KEYS[4]: kill}, always=True)
+    with pytest.raises(
+        ValueError, match=r"^4 times a process that loads data died \(exit code -9\)"
+    ) as error:
+        load_all(batches, workers=2)
+    assert "\n" not in str(error.value)
+    assert multiprocessing.active_children() == []
+    assert RESTARTS == 3
+
+
+def nothing_to_read() -> None:
+    raise ValueError("There is nothing to read: give another folder.")
+
+
+def mistake() -> None:
+    raise KeyError("a mistake in the program")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_stays_one_sentence(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(ValueError, match=r"^There is nothing to read: give another folder\.$"):
+        load_all(Numbered(tmp_path, {KEYS[7]: nothing_to_read}), workers)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_mistake_in_the_program_comes_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="in mistake\n(.*\n)*KeyError: 'a mistake in the program'"):
+        load_all(Numbered(tmp_path, {KEYS[1]: mistake}), workers=2)
+
+
+def test_signals_to_the_group_leave_the_processes_at_work(tmp_path: Path) -> None:
+    batches = Numbered(tmp_path)
+    loaded = []
+    with BatchLoader(batches, KEYS, 2, CPU) as loader:
+        for index, batch in enumerate(loader):
+            loaded.append(batch)
+            if index == 2:
+                for child in multiprocessing.active_children():
+                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                        assert child.pid is not None
+                        os.kill(child.pid, number)
+    assert_undisturbed(loaded, tmp_path)
+    assert loader.restarts == 0
+
+
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, {folder!r})
+from tests.train.test_dataloader import CPU, Numbered
+from regen.train.dataloader import BatchLoader
+
+if __name__ == "__main__":
+    loader = BatchLoader(Numbered(Path(sys.argv[1])), [(step, 0, 1) for step in range(1000)], 3, CPU)
+    iterator = iter(loader)
+    for _ in range(6):
+        next(iterator)
+    print("ready", flush=True)
+    if sys.argv[2] == "wait":
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["wait", "leave"])
+def test_no_process_outlives_the_main_one(tmp_path: Path, how: str) -> None:
+    """Killed, or at its end without closing the loader."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(folder=str(Path(__file__).parent)))
+    command = [sys.executable, str(program), str(tmp_path), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if how == "wait":
+            process.kill()
+        process.wait(timeout=20)
+        end = time.monotonic() + 10
+        while any(is_running(pid) for pid in Numbered(tmp_path).pids()):
+            assert time.monotonic() < end, "a process that loads data was left behind"
+            time.sleep(0.05)

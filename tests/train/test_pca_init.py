@@ -1,0 +1,70 @@
+"""Starting as the best linear embedder, and keeping it (spec A12b)."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from tiny_media import make_video
+
+from regen.data.clips import ClipDataset
+from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
+from regen.train.finetune import StartConfig, start_from
+from regen.train.pca_init import start_at_components
+
+CONFIG = OneDVAConfig(
+    latent_channels=6, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
+    features=2, queries=20, kl_weight=0.0, encoder_shortcut=True, chunk_frames=5,
+    temporal_compression_ratio=2, spatial_compression_ratio=8,
+)  # fmt: skip
+
+
+def batches(tmp_path) -> list[dict[str, torch.Tensor]]:
+    make_video(tmp_path / "a.mp4", 30, 32, 40)
+    clips = ClipDataset([tmp_path])
+    return [
+        {"clip": torch.stack([clips.read(2 * i + j, 5, (16, 16), (0.5, 1.0), 0) for j in range(2)])}
+        for i in range(8)
+    ]
+
+
+def test_it_begins_with_the_smallest_error_that_is_linear(tmp_path):
+    torch.manual_seed(0)
+    model, data = AutoencoderOneDVA(**asdict(CONFIG)), batches(tmp_path)
+    start_at_components(model, data, 16)
+    clips = torch.cat([batch["clip"] for batch in data])
+    patches = model.patches.cut(model.patches.pad(clips)).flatten(0, 1)
+    values = torch.linalg.svdvals((patches - patches.mean(0)).double())
+    least = (values[CONFIG.latent_channels :].square().sum() / patches.numel()).item()
+    latents = model.encode(clips).latent_dist.mode()
+    padded = model.decoder.finish(torch.zeros(len(clips), 2, 6, 16, 16), latents.structural)
+    error = (padded - model.patches.pad(clips)).square().mean().item()
+    assert error == pytest.approx(least, rel=1e-2, abs=1e-6)
+    assert latents.structural.std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_frozen_linear_maps_stay(tmp_path):
+    model = AutoencoderOneDVA(**asdict(CONFIG))
+    report = start_from(model, StartConfig(freeze=("linear",), components=4))
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert frozen == {
+        f"{half}.shortcut.{kind}" for half in ("encoder", "decoder") for kind in ("weight", "bias")
+    }
+    assert "frozen: the linear maps" in str(report)
+
+
+def test_what_does_not_fit_is_told(tmp_path):
+    with pytest.raises(ValueError, match="linear maps"):
+        start_at_components(
+            AutoencoderOneDVA(**asdict(CONFIG) | {"encoder_shortcut": False}), batches(tmp_path), 4
+        )
+    for options in ({"components": -1}, {"components": 4, "model": "other"}):
+        with pytest.raises(ValueError, match="not at both"):
+            StartConfig(**options)
+
+
+def test_linear_maps_are_not_frozen_before_something_has_fitted_them():
+    with pytest.raises(ValueError, match="have to come from somewhere"):
+        start_from(AutoencoderOneDVA(**asdict(CONFIG)), StartConfig(freeze=("linear",)))
+    without = AutoencoderOneDVA(**asdict(CONFIG) | {"encoder_shortcut": False})
+    with pytest.raises(ValueError, match="no linear maps to freeze"):
+        start_from(without, StartConfig(freeze=("linear",), components=4))

@@ -1,0 +1,223 @@
+"""Runs read from their folders: also begun, broken off, damaged ones; and their plots in the terminal."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as some
+
+from regen.train.log import RunLog
+from regen.train.plots import charts_of, draw_in_terminal, draw_png, smooth
+from regen.train.run_summary import describe, differences, read_run, read_runs
+
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def make_run(folder: Path, steps: int = 100, of: int = 200, every: int = 20, **extra: float) -> Path:
+    """A run as the training writes it, up to update `steps`; later rows have better numbers."""
+    folder.mkdir(parents=True)
+    config = {"loop": {"steps": of, "keep": 2}, "model": {"width": 24}, "fingerprint": "0123456789abcdef"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with RunLog(folder, 0, of) as log:
+        for step in range(every, steps + 1, every):
+            part = step / of
+            values = {"loss": 0.5 * 0.1**part, "psnr": 15 + 10 * part, "gradient_norm": 1 - 0.5 * part}
+            speed = {"tokens_per_second": 1000.0 + step, "clips_per_second": 10.0, "waiting_share": 0.05}
+            log.train_row(step, values | {"learning_rate_factor": min(1.0, step / 50)} | speed | extra)
+            if step % 40 == 0:
+                log.evaluation_row(step, {"psnr": 16 + 10 * part})
+    return folder
+
+
+def add_checkpoints(folder: Path, *steps: int) -> None:
+    for step in steps:
+        (folder / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+
+
+def age(folder: Path, seconds: float) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (path.stat().st_atime - seconds, path.stat().st_mtime - seconds))
+
+
+def test_the_figures_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "first", mfu=0.41, memory_gb=7.5, skipped_updates=2, slow_samples=3)
+    add_checkpoints(folder, 60, 100)
+    (folder / "checkpoints" / "step-00000120.partial").mkdir()
+    facts = read_run(folder, "first").facts()
+    assert (facts.name, facts.folder, facts.state) == ("first", str(folder), "running")
+    assert (facts.step, facts.steps, facts.fingerprint) == (100, 200, "0123456789abcdef")
+    assert facts.psnr == 20.0 and facts.loss == pytest.approx(0.5 * 0.1**0.5)
+    assert (facts.evaluation_psnr, facts.best_psnr, facts.best_step) == (20.0, 20.0, 80)
+    assert facts.tokens_per_second == 1060.0, "the median of the last ones"
+    assert (facts.mfu, facts.memory_gb, facts.waiting_share) == (0.41, 7.5, 0.05)
+    assert (facts.skipped_updates, facts.slow_samples, facts.damaged_samples) == (2, 3, 0)
+    assert facts.checkpoints == (60, 100) and facts.is_saving
+    words = describe(facts)
+    assert words["updates"] == "100 of 200"
+    assert words["evaluation PSNR"] == "20.00 dB, best 20.00 after 80"
+    assert words["speed"] == "1 060 tokens/s, 10.0 clips/s, MFU 41.0 %"
+    assert words["trouble"] == "2 updates left out, 3 slow samples"
+    assert words["checkpoints"] == "2, the newest after 100, one is not whole yet"
+
+
+def test_the_best_evaluation_need_not_be_the_last(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with (folder / "log.jsonl").open("a") as file:
+        print(json.dumps({"step": 120, "evaluation/psnr": 3.0}), file=file)
+    facts = read_run(folder, "run").facts()
+    assert (facts.evaluation_psnr, facts.best_psnr, facts.best_step) == (3.0, 20.0, 80)
+
+
+def test_states_as_far_as_they_can_be_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    assert read_run(folder, "run").facts().state == "running"
+    age(folder, 3 * 3600)
+    facts = read_run(folder, "run").facts()
+    assert facts.state == "stopped"
+    assert describe(facts)["state"] == "stopped, or stuck: nothing for 3 h"
+    add_checkpoints(folder, 100)
+    assert read_run(folder, "run").facts().state == "running", "a checkpoint is a sign of life"
+    whole = make_run(tmp_path / "whole", steps=200)
+    assert describe(read_run(whole, "whole").facts())["state"].startswith("making the model, heard of ")
+    (whole / "model").mkdir()
+    (whole / "model" / "config.json").write_text("{}")
+    age(whole, 3 * 3600)
+    assert describe(read_run(whole, "whole").facts())["state"] == "finished"
+
+
+def test_a_run_that_has_said_nothing_yet(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", steps=0)
+    for log_is_there in (True, False):
+        run = read_run(folder, "run")
+        facts = run.facts()
+        assert (facts.step, facts.steps, facts.loss, facts.state) == (0, 200, None, "running")
+        assert describe(facts)["loss"] == "–"
+        assert draw_in_terminal([run], 100, is_coloured=False) == ""
+        if log_is_there:
+            (folder / "log.jsonl").unlink()
+    with pytest.raises(ValueError, match="nothing to draw yet"):
+        draw_png([run], tmp_path / "run.png")
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderRegen"}')
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(
+            ValueError, match=r"There is no run in .*; give a folder that was OUT of regen train"
+        ):
+            read_run(folder, "run")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '{"step": 120, "lo',
+        '{"step": 120}'[:-1],
+        "\x00\x00",
+        "[1, 2]",
+        '{"loss": 1.0}',
+        '"step"',
+        "\n\n",
+        "null",
+    ],
+    ids=range(8),
+)
+def test_a_half_written_line_is_passed_over(rest: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    before = read_run(folder, "run").rows
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(rest)
+    assert read_run(folder, "run").rows == before
+    with (folder / "log.jsonl").open("ab") as file:
+        file.write("\n…".encode()[:-1])
+    assert read_run(folder, "run").rows == before
+
+
+def test_what_is_no_number_is_not_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with (folder / "log.jsonl").open("a") as file:
+        print('{"step": 120, "loss": NaN, "psnr": Infinity, "gradient_norm": -1.0}', file=file)
+    run = read_run(folder, "run")
+    assert run.series("loss")[0] == run.series("psnr")[0] == [20.0, 40.0, 60.0, 80.0, 100.0]
+    assert run.facts().loss is not None
+    norms = next(chart for chart in charts_of([run]) if chart.panel.is_log and "norm" in chart.panel.title)
+    assert norms.lines[0].steps[-1] == 100.0, "a logarithmic axis has no place for it"
+
+
+def test_runs_of_the_same_name_are_called_by_their_paths(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / part / "run") for part in ("a", "b")]
+    assert [run.name for run in read_runs(folders)] == [str(folder) for folder in folders]
+    assert [run.name for run in read_runs(folders[:1])] == ["run"]
+
+
+def test_differences_of_configurations_that_act_on_the_result(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    config = json.loads((runs[1] / "config.json").read_text())
+    config |= {"loop": {"steps": 200, "keep": 7}, "model": {"width": 48, "depth": 3}, "fingerprint": "f" * 16}
+    (runs[1] / "config.json").write_text(json.dumps(config))
+    assert differences(read_runs(runs)) == {"model.width": ["24", "48"], "model.depth": ["–", "3"]}
+
+
+@given(some.arrays(float, st.integers(1, 200), elements=st.floats(-100, 100)))
+def test_smoothing_stays_between_the_values_and_keeps_their_ends(values: np.ndarray) -> None:
+    smoothed = smooth(values)
+    assert smoothed.shape == values.shape
+    assert smoothed.min() >= values.min() - 1e-9 and smoothed.max() <= values.max() + 1e-9
+    np.testing.assert_allclose(smoothed[[0, -1]], values[[0, -1]], atol=1e-9)
+
+
+def test_smoothing_takes_noise_away_and_no_slope() -> None:
+    places = np.arange(400.0)
+    np.testing.assert_allclose(smooth(3 - 2 * places), 3 - 2 * places, atol=1e-9)
+    noise = np.random.default_rng(0).normal(size=400)
+    assert smooth(noise)[50:-50].std() < 0.35
+
+
+def test_speed_is_shown_in_what_most_runs_have_told(tmp_path: Path) -> None:
+    new, old = make_run(tmp_path / "new"), make_run(tmp_path / "old")
+    log = (old / "log.jsonl").read_text()
+    (old / "log.jsonl").write_text(re.sub(r'"tokens_per_second": [0-9.]+, ', "", log))
+
+    def units(*folders: Path) -> list[str]:
+        return [chart.unit for chart in charts_of(read_runs(folders)) if chart.panel.title == "speed"]
+
+    assert units(new) == ["tokens/s"]
+    assert units(old) == units(new, old) == ["clips/s"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 101, 200])
+@pytest.mark.parametrize("is_coloured", [False, True])
+def test_plots_in_the_terminal_are_as_wide_as_they_may_be(
+    columns: int, is_coloured: bool, tmp_path: Path
+) -> None:
+    runs = read_runs([make_run(tmp_path / "first"), make_run(tmp_path / "second", steps=60)])
+    text = draw_in_terminal(runs, columns, is_coloured)
+    assert bool(ESCAPE.search(text)) == is_coloured
+    lines = ESCAPE.sub("", text).splitlines()
+    *plots, empty, key = lines
+    panel = columns // 2 if columns >= 80 else columns
+    assert {len(line) for line in plots} == {panel * (columns // panel)}
+    for title in (
+        "loss",
+        "PSNR, points",
+        "norm of the gradient",
+        "learning rate",
+        "speed",
+        "waiting for",
+    ):
+        assert any(title in line for line in plots), title
+    assert not empty
+    assert key == ("━━ first   ━━ second" if is_coloured else "a first   b second")
+    if not is_coloured:
+        assert all(letter in "".join(plots) for letter in "abAB")
+
+
+def test_one_run_of_one_row_is_drawn(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", steps=20), "run")
+    assert "loss" in draw_in_terminal([run], 100, is_coloured=False)
+    draw_png([run], tmp_path / "run.png")

@@ -1,0 +1,204 @@
+"""What a run tells of its speed, against products counted by other means and clocks set by hand."""
+
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
+from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.metrics.flops import count_products, operations
+from regen.train import throughput as meter
+from regen.train.finetune import StartConfig, start_from
+from regen.train.throughput import Meter, peak_flops
+
+CPU = torch.device("cpu")
+TINY = RegenConfig(
+    latent_channels=4, encoder_widths=(8, 8, 16, 16), encoder_blocks=1, encoder_patch_size=4,
+    width=48, depth=2, heads=3, siren_width=16,
+)  # fmt: skip
+BASELINE = Magvit2Config(
+    latent_channels=4, encoder_widths=(8, 8, 16, 16), encoder_blocks=1, encoder_patch_size=4
+)
+MODELS = {
+    "regen": lambda: AutoencoderRegen(**asdict(TINY)),
+    "in context": lambda: AutoencoderRegen(**asdict(TINY) | {"conditioning": "in_context"}),
+    "windows": lambda: AutoencoderRegen(**asdict(TINY) | {"attention_window": 2}),
+    "baseline": lambda: AutoencoderMagvit2(**asdict(BASELINE)),
+}
+
+
+def batch(model: nn.Module, clips: int = 3, frames: int | None = None, targets: int = 6) -> dict[str, Tensor]:
+    if isinstance(model, AutoencoderMagvit2) or frames == 1:
+        targets = frames = frames or 17
+    shape = (clips, 3, frames or 5, 32, 48)
+    return {
+        "clip": torch.rand(shape),
+        "target": torch.rand(clips, 3, targets, 32, 48),
+        "times": torch.linspace(0, 1, targets),
+        "rows": torch.arange(clips),
+        "batch_size": torch.tensor(12),
+    }
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that shows what the test writes into it."""
+    now = [100.0]
+    monkeypatch.setattr(meter.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def flops(model: nn.Module, *batches: dict[str, Tensor], processes: int = 1) -> float:
+    """Counted for these passes."""
+    one = Meter(model, CPU, processes)
+    one.started = time.perf_counter() - 1e6
+    for each in batches:
+        one.add(each, 0.0)
+    return one.report()["tflops_per_second"] * 1e18
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("frames", [None, 1])
+def test_a_step_takes_about_three_times_the_operations_of_its_forward_pass(kind, frames):
+    """Less the gradient of the first layers' inputs, which nobody needs."""
+    model = MODELS[kind]().train()
+    data = batch(model, frames=frames)
+    generators = [torch.Generator() for _ in range(3)]
+    forward = operations(count_products(lambda: model.loss(data, generators)))
+    assert 2.7 * forward < flops(model, data) < 3.001 * forward
+
+
+def test_operations_follow_the_samples_and_the_passes():
+    model = MODELS["regen"]()
+    one, three, image = (batch(model, clips=1), batch(model), batch(model, frames=1))
+    assert flops(model, three) == pytest.approx(3 * flops(model, one))
+    assert flops(model, one, image) == pytest.approx(flops(model, one) + flops(model, image))
+    assert flops(model, one, processes=4) == pytest.approx(4 * flops(model, one))
+
+
+def test_frozen_weights_save_their_gradients_and_given_latents_the_encoder():
+    model = MODELS["regen"]()
+    data = batch(model)
+    whole = flops(model, data)
+    start_from(model, StartConfig(freeze=("encoder",)))
+    frozen = flops(model, data)
+    generators = [torch.Generator() for _ in range(3)]
+    encoder = operations(count_products(lambda: model.encoder(data["clip"])))
+    assert whole - 2 * encoder <= frozen < whole - 1.5 * encoder
+    given = {name: value for name, value in data.items() if name != "clip"}
+    given["latents"] = model.encode(data["clip"]).latent_dist.mode()
+    model.loss(given, generators)
+    assert flops(model, given) == pytest.approx(frozen - encoder)
+    other = MODELS["regen"]()
+    start_from(other, StartConfig(freeze=("decoder",)))
+    assert whole * 2 / 3 < flops(other, data) < 0.9 * whole
+
+
+def test_activations_computed_twice_count_once():
+    plain, checkpointing = MODELS["regen"]().train(), MODELS["regen"]().train()
+    checkpointing.enable_gradient_checkpointing()
+    counts = (flops(model, batch(model)) for model in (plain, checkpointing))
+    assert next(counts) == pytest.approx(next(counts))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_counting_leaves_no_trace(kind):
+    """Weights, gradients, random numbers and mode of the model are those of before, also under autocast."""
+    model = MODELS[kind]().train()
+    data = batch(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    random = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert flops(model, data) > 0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_rates_are_those_of_all_processes_since_the_last_report(clock):
+    model = MODELS["regen"]()
+    one = Meter(model, CPU, processes=2)
+    data = batch(model)
+    one.add(data, 1.0)
+    one.add(data, 2.0)
+    clock[0] += 12.0
+    said = one.report()
+    assert said["clips_per_second"] == 2 * 6 / 12
+    assert said["tokens_per_second"] == 2 * (6 * 6 * 4 * 6) / 12
+    assert said["waiting_share"] == 3 / 12
+    assert 0.05 < said["memory_gb"] < 100
+    assert "mfu" not in said, "nobody has said what this processor can do"
+    one.add(data, 0.0)
+    clock[0] += 1000.0
+    one.restart_clock()
+    one.add(data, 0.5)
+    clock[0] += 2.0
+    again = one.report()
+    assert again["clips_per_second"] == 2 * 3 / 2 and again["waiting_share"] == 0.25
+    assert again["tflops_per_second"] == pytest.approx(3 * said["tflops_per_second"])
+
+
+def test_counting_itself_takes_none_of_the_time_and_happens_once(clock, monkeypatch):
+    model = MODELS["regen"]()
+    one = Meter(model, CPU, processes=1)
+    calls = 0
+    loss = one.fake.loss
+
+    def counting(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        clock[0] += 5.0
+        return loss(*arguments)
+
+    monkeypatch.setattr(one.fake, "loss", counting)
+    for report in range(3):
+        one.add(batch(model), 0.0)
+        assert calls == min(report, 1), "a pass is never kept waiting"
+        clock[0] += 1.0
+        assert one.report()["clips_per_second"] == 3.0
+        assert one.started == clock[0]
+    assert calls == 1
+
+
+def test_the_share_of_the_peak(clock):
+    model = MODELS["regen"]()
+    one = Meter(model, CPU, processes=4)
+    one.peak = 1e12
+    one.add(batch(model), 0.0)
+    clock[0] += 3.0
+    said = one.report()
+    assert said["mfu"] == pytest.approx(said["tflops_per_second"] / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H200", 989.5),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA GH200 480GB", 989.5),
+        ("NVIDIA B200", 2250.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A10", 125.0),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", 80.0),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_peaks_are_found_by_the_name_of_the_device(name, tflops):
+    peak = peak_flops(name)
+    assert peak is None if tflops is None else peak == pytest.approx(tflops * 1e12)

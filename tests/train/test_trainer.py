@@ -1,0 +1,141 @@
+"""A recipe from a folder of videos to a model that loads, with damaged files among the data."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from regen.data.synthetic import write_dataset
+from regen.data.tasks import Stage, TaskConfig
+from regen.embedders.regen import AutoencoderRegen
+from regen.recipes import toy
+from regen.train import trainer as run_file
+from regen.train.checkpoint import averaged_weights, list_checkpoints
+from regen.train.distributed import World
+from regen.train.finetune import StartConfig
+from regen.train.trainer import Recipe, run_recipe
+
+CPU = World(torch.device("cpu"))
+
+
+def tiny_recipe(steps: int = 2) -> Recipe:
+    recipe = toy()
+    data = replace(
+        recipe.data,
+        stages=(Stage(16, 16, clips=2, images=2),),
+        held_out=1,
+        preview_clips=1,
+        statistics_clips=4,
+    )
+    model = replace(recipe.model, width=24, depth=1, heads=3, encoder_widths=(8, 8, 8, 8), siren_width=8)
+    return replace(recipe, data=data, model=model, loop=replace(recipe.loop, steps=steps, eval_every=1))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_dataset(folder, videos=3, frames=12, height=32, width=40, seed=0)
+    return folder
+
+
+def test_a_recipe_ends_with_a_normalised_model(videos, tmp_path):
+    folder = run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU)
+    model = AutoencoderRegen.from_pretrained(folder)
+    assert model.config.latents_std != [[1.0] * 8] * 2
+    assert torch.equal(model.latents_mean, torch.tensor(model.config.latents_mean))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert any("evaluation/psnr" in row for row in rows)
+    assert len(list((tmp_path / "run" / "previews").glob("step-*.png"))) == 2
+    stored = (folder / "config.json").stat().st_mtime_ns
+    assert run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU) == folder
+    assert (folder / "config.json").stat().st_mtime_ns == stored, "a finished run is left as it is"
+
+
+def test_interrupted_before_the_model_was_saved_it_is_saved_by_the_next_call(videos, tmp_path):
+    folder = run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU)
+    first = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
+
+
+def test_files_that_cannot_be_used_are_named_and_left_out(videos, tmp_path, capsys):
+    (videos / "broken.mp4").write_text("no video")
+    try:
+        run_recipe(tiny_recipe(steps=1), [videos], tmp_path / "run", CPU)
+    finally:
+        (videos / "broken.mp4").unlink()
+    told = capsys.readouterr().err
+    assert "1 file is left out, 3 remain" in told
+    assert "broken.mp4" in told
+
+
+def test_nothing_to_train_on_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="give a folder"):
+        run_recipe(tiny_recipe(), [tmp_path / "empty"], tmp_path / "run", CPU)
+
+
+def test_without_held_out_videos_the_training_videos_are_drawn(videos, tmp_path):
+    recipe = tiny_recipe(steps=1)
+    recipe = replace(recipe, data=replace(recipe.data, held_out=0))
+    run_recipe(recipe, [videos], tmp_path / "run", CPU)
+    assert (tmp_path / "run" / "previews" / "step-00000001.png").exists()
+
+
+def test_videos_that_are_too_short_are_told_before_the_training(tmp_path):
+    write_dataset(tmp_path / "short", videos=3, frames=6, height=16, width=16, seed=0)
+    with pytest.raises(ValueError, match="No video is long enough for 9 frames"):
+        run_recipe(tiny_recipe(), [tmp_path / "short"], tmp_path / "run", CPU)
+    only_reconstruct = replace(tiny_recipe(steps=1), tasks=TaskConfig(hold=1.0))
+    run_recipe(only_reconstruct, [tmp_path / "short"], tmp_path / "run", CPU)
+
+
+def test_another_set_of_files_is_another_run(videos, tmp_path):
+    run_recipe(tiny_recipe(steps=1), [videos], tmp_path / "run", CPU)
+    fewer = sorted(videos.glob("*.mp4"))[:2]
+    with pytest.raises(ValueError, match="files was 3 and is now 2"):
+        run_recipe(tiny_recipe(steps=1), fewer, tmp_path / "run", CPU)
+
+
+@pytest.mark.parametrize("change", [{"preview_clips": 0}, {"statistics_clips": 0}, {"held_out": -1}])
+def test_impossible_numbers_are_told_at_once(change):
+    with pytest.raises(ValueError, match="at least 1 preview clip"):
+        replace(tiny_recipe().data, **change)
+
+
+def test_a_run_starts_from_one_that_is_not_finished(videos, tmp_path, capsys):
+    class StopError(Exception):
+        pass
+
+    def stop(*_):
+        raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_file, "measure", stop)
+        with pytest.raises(StopError):
+            run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU)
+    average = averaged_weights(list_checkpoints(tmp_path / "first" / "checkpoints")[-1])
+    recipe = replace(tiny_recipe(), start=StartConfig(str(tmp_path / "first"), freeze=("encoder",)))
+    folder = run_recipe(recipe, [videos], tmp_path / "second", CPU)
+    told = capsys.readouterr().err
+    assert "tensors kept, " in told and "frozen: the encoder" in told
+    model = AutoencoderRegen.from_pretrained(folder)
+    for name, weight in model.encoder.state_dict().items():
+        assert torch.equal(weight, average[f"encoder.{name}"])
+    assert model.config.latents_std is not None, "of an unfinished run they have to be measured"
+    assert not torch.equal(model.decoder.embed.weight, average["decoder.embed.weight"])
+
+
+def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, tmp_path):
+    first = AutoencoderRegen.from_pretrained(run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU))
+    recipe = replace(tiny_recipe(), start=StartConfig(str(tmp_path / "first"), freeze=("encoder",)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_file, "measure", None)
+        second = AutoencoderRegen.from_pretrained(run_recipe(recipe, [videos], tmp_path / "second", CPU))
+    assert torch.equal(first.latents_mean, second.latents_mean)
+    assert torch.equal(first.latents_std, second.latents_std)
