@@ -31,7 +31,7 @@ def test_the_python_block_runs(monkeypatch):
     names: dict = {}
     for block in blocks("python"):
         exec(block, names)
-    assert names["again"].shape == names["video"].shape
+    assert names["reconstruction"].shape == names["video"].shape
     assert names["between"].shape == (1, 3, 9, 128, 128)
     assert names["frames"].shape == (2, 128, 128, 3)  # 12 frames are two chunks of 5 and a rest
 
@@ -72,7 +72,7 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "OUT" / "index.html").exists()
     assert trained[0][0] == RECIPES["regen-small-4x-cpu"]()
     assert trained[0][1]["data"] == ("SHARDS",)
-    assert trained[1][0].start.model == "regen-small-4x"
+    assert trained[1][0].init.model == "regen-small-4x"
     assert generators[0][0] == GENERATORS["t2v-small"]() and generators[0][1][0] == Path("LATENTS")
     assert (tmp_path / "generated.mp4").exists()
 
