@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test check smoke bench format clean
+.PHONY: help demo demo-generate test test-all check smoke bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,9 +21,13 @@ demo-generate: $(READY)  ## make a video from a sentence with the bundled genera
 	@echo "The video: demo/generated.mp4, and some of its frames: demo/generated.png"
 demo-generate: PROMPT = "two large plain purple triangles move right quickly on a dark background while the camera stays still"
 
-test: $(READY)  ## run the tests
-	$(BIN)/pytest
-	@if ls tests/compiled/test_*.py >/dev/null 2>&1; then set -x; $(BIN)/pytest -o addopts="" tests/compiled; fi
+test: $(READY)  ## run the tests that take seconds, two at a time
+	$(PYTEST) -m "not integration"
+
+test-all: $(READY)  ## run all tests: also those that kill processes, start ranks, Ray, a browser, or compile
+	$(PYTEST)
+	$(BIN)/pytest -o addopts="--import-mode=importlib" tests/compiled
+test test-all: PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(READY)  ## lint, formatting, types, import layers, length budgets
 	$(BIN)/ruff check

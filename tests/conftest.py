@@ -1,12 +1,19 @@
 """What every test shares. Nothing here may import regen: the shape checks hook in after this file is read."""
 
+import os
+
 import pytest
-import torch
 from hypothesis import settings
+
+# Parallelism is by processes (make test runs two): threads that wait for each other would only spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
 
 settings.register_profile("regen", max_examples=15, deadline=None, derandomize=True)
 settings.load_profile("regen")
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,8 @@ from regen.networks.hybrid_decoder import HybridDecoder, Tail
 from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
 
+pytestmark = pytest.mark.compiled
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
