@@ -1,31 +1,107 @@
-"""What the commands show: a progress bar while they work, then a table."""
+"""Progress bars, tables, warnings and interruptions of the commands."""
 
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 OnProgress = Callable[[int, int | None], None]
-"""(done, total, None while unknown)."""
+"""Called with the number of items done, and of all items (None while unknown)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the command after it saved its state; the message says how to continue."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class ProgressBar(Protocol):
+    """Shows `done` of `total` items, and from then on another description if one is given."""
+
+    def __call__(self, done: int, total: int | None, description: str | None = None) -> None: ...
 
 
 @contextmanager
-def progress_bar(verb: str) -> Iterator[OnProgress]:
-    """A bar on standard error, gone when the work is done; nothing where that is no terminal."""
+def progress_bar(description: str) -> Iterator[ProgressBar]:
+    """A bar on standard error, gone when the block ends; nothing where that is not a terminal.
+
+    The remaining time starts anew when `done` falls, as it does when another phase begins.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(verb, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task, last = progress.add_task(description, total=None), 0
+
+        def show(done: int, total: int | None, description: str | None = None) -> None:
+            nonlocal last
+            if done < last:
+                progress.reset(task)
+            last = done
+            progress.update(task, completed=done, total=total or None, description=description)
+
+        yield show
 
 
-def print_table(table: Table, rows: Sequence[tuple[str, ...]]) -> None:
+def print_table(table: Table, rows: Sequence[Sequence[RenderableType]] = ()) -> None:
+    """Add `rows` to the table and print it on standard output; in a file or a pipe nothing is cut or folded.
+
+    Cells are printed as they are; for bold ones use `rich.text.Text`.
+    """
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    if console.is_terminal:
-        console.print(table)
-    else:  # a file or a pipe: no line is cut or folded
-        Console(width=10_000).print(table)
+    output_console().print(table)
+
+
+def output_console() -> Console:
+    """Standard output without markup; in a file or a pipe no line is cut or folded."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    return (
+        console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=10_000)
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without the full stop; its class when it has none."""
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    print(f"regen: warning: {text}", file=sys.stderr)
+
+
+@contextmanager
+def clean_exit(out: Path) -> Iterator[None]:
+    """Let Ctrl+C and SIGTERM end the block in the same way, with the finished work kept in `out`.
+
+    Both unwind the stack, so that nothing half written stays. Raises Interrupted, for exit code 130 or 143.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("", number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, interrupt) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if str(error):  # has a message of its own
+            raise
+        number = signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(
+            f"interrupted; finished work is kept in {out}, and the same command continues.", number
+        ) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, previous)

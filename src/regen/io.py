@@ -1,26 +1,92 @@
-"""Weights that users download themselves: a file counts only when its SHA-256 is the expected one."""
+"""Atomic writing of files, JSON files, and checksums."""
 
 import hashlib
+import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 
-def checked_sum(path: Path, expected: str | None, advice: str) -> str:
-    """The SHA-256 of the file as 64 hexadecimal digits, which begins with `expected` (8 digits or more).
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of `path` for the block to write; it replaces `path` at the end.
 
-    None expects nothing. ValueError when there is no such file, or its sum is another; `advice` ends the
-    sentence and tells how to get the right one.
+    Readers see the old file or the new one, whole and synced to disk. After an error the temporary file is
+    removed and `path` is as before. The temporary name is hidden, short (for any name that `path` may have)
+    and ends in .partial, so that no pattern such as *.json finds it.
     """
-    expected = expected or ""
-    if expected and not re.fullmatch("[0-9a-fA-F]{8,64}", expected):
-        raise ValueError(
-            f"{expected!r} is no SHA-256; give its 64 hexadecimal digits, or the first 8 or more."
-        )
+    temporary = path.with_name(f".{uuid4().hex[:16]}.partial")
     try:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename in (str(temporary), temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically (see `atomic_path`)."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically, indented."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises ValueError when it is not JSON, OSError when it can't be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON file, but it can't be parsed: {error}.") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut: POSIX requires a sync of the folder itself."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str | None, advice: str) -> str:
+    """SHA-256 of a file that must begin with `expected`: 8 to 64 hexadecimal digits, or None for any.
+
+    Raises ValueError when the file can't be read or has another checksum; `advice` ends the message and says
+    how to get the right file.
+    """
+    expected = (expected or "").lower()
+    if expected and not re.fullmatch("[0-9a-f]{8,64}", expected):
+        raise ValueError(f"A SHA-256 must have 8 to 64 hexadecimal digits, got {expected!r}.")
+    try:
+        actual = file_sha256(path)
     except OSError:
-        raise ValueError(f"There is no file {path} that can be read; {advice}.") from None
-    if not actual.startswith(expected.lower()):
-        raise ValueError(f"The file {path} has the SHA-256 {actual} and not {expected.lower()}; {advice}.")
+        raise ValueError(f"There is no readable file {path}; {advice}.") from None
+    if not actual.startswith(expected):
+        raise ValueError(f"{path} must have the SHA-256 {expected}, got {actual}; {advice}.")
     return actual

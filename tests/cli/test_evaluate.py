@@ -87,7 +87,7 @@ def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
     torch.save({f"features.{name}": value for name, value in layers.items()}, "weights.pth")
     lpips = ("--model", "linear", "--max-frames", "1", "--lpips-net", "vgg", "--lpips-weights", "weights.pth")
     assert evaluate(*lpips) == 1
-    fails(capsys, "weights.pth has the SHA-256")
+    fails(capsys, "weights.pth must have the SHA-256")
     known = subprocess.run(["sha256sum", "weights.pth"], capture_output=True, text=True, check=True).stdout
     assert evaluate(*lpips, "--lpips-sha256", known[:64]) == 0
     (row,) = json.loads(Path("out/summary.json").read_text())

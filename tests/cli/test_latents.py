@@ -189,7 +189,7 @@ def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Pr
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, error
     (line,) = error.strip().splitlines()
-    assert line == "regen: interrupted; what is done is kept in out, and the same command continues."
+    assert line == "regen: interrupted; finished work is kept in out, and the same command continues."
     assert not [name for name in work_left(folder / "out") if not name.endswith(".lock")]
     before = contents(folder / "out")
     assert latents("--group", "1", data="long") == 0

@@ -87,7 +87,8 @@ def test_ctrl_c_is_one_sentence(
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, error
     assert (
-        error.strip() == f"regen: interrupted; what is done is kept in {out}, and the same command continues."
+        error.strip()
+        == f"regen: interrupted; finished work is kept in {out}, and the same command continues."
     )
 
 

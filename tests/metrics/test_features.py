@@ -101,7 +101,7 @@ def test_i3d_file_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file .*i3d.pt that can be read; get i3d_torchscript.pt"):
         I3d(path).load(CPU)
     digest = save_script(path, TinyI3d())
-    with pytest.raises(ValueError, match=f"SHA-256 {digest} and not {I3d(path).sha256}; get"):
+    with pytest.raises(ValueError, match=f"SHA-256 {I3d(path).sha256}, got {digest}; get"):
         I3d(path).load(CPU)
     with pytest.raises(ValueError, match="10 frames or more, not 9"):
         I3d(path, frames=9)

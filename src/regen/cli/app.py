@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")
             app = build_app(argv)
             app.cli(prog="regen", description=DESCRIPTION, args=argv, config=(OmitSubcommandPrefixes,))
-    except KeyboardInterrupt:
-        print("regen: interrupted.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"regen: {str(error) or 'interrupted.'}", file=sys.stderr)
+        return getattr(error, "exit_code", 130)
     except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,13 +1,13 @@
 """The command evaluate: many models on one list of clips."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from regen.cli.options import Device, Json, warn
+from regen.cli.options import Device, Json
+from regen.console import clean_exit, warn
 
 if TYPE_CHECKING:
     import torch
@@ -111,13 +111,8 @@ def evaluate(
     entries = [Entry.of_model(name) for name in model]
     entries += [Entry(*_named_folder(text)) for text in reconstructions]
     contest = _contest(entries, data, report, conditions, weighted, target)
-    try:
-        with result_bar() as on_result:
-            summary = evaluate_contest(contest, target, conditions.processes, on_result, warn)
-    except KeyboardInterrupt:
-        text = f"regen: interrupted; what is done is kept in {report}, and the same command continues."
-        print(text, file=sys.stderr)
-        sys.exit(130)
+    with clean_exit(report), result_bar() as on_result:
+        summary = evaluate_contest(contest, target, conditions.processes, on_result, warn)
     show_summary(summary, report, json)
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from regen.cli.options import Device, Json, Output, SizeText, warn
+from regen.cli.options import Device, Json, Output, SizeText
+from regen.console import progress_bar, warn
 
 if TYPE_CHECKING:
     from regen.generate.run import GenerationReport, VideoRequest
@@ -117,7 +118,6 @@ def generate(
         output: The video (.mp4, .m4v, .mov, .mkv), or for one frame an image (.png, .jpg).
         json: Let the last line of the output be one JSON object.
     """
-    from regen.console import progress_bar
     from regen.generate.load import load_maker
     from regen.generate.run import generate_files
     from regen.pretrained import be_quiet

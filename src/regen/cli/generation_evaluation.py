@@ -1,6 +1,5 @@
 """The command evaluate-generator: generated videos beside real ones."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from regen.cli.evaluation import Weighted, feature_source
-from regen.cli.options import Device, Json, SizeText, warn
+from regen.cli.options import Device, Json, SizeText
+from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
     from regen.metrics.features import FeatureSource
@@ -97,7 +97,6 @@ def evaluate_generator(
         json: Let the last line of the output be the result, as one JSON object.
     """
     from regen.codec.sessions import DecodeOptions
-    from regen.console import progress_bar
     from regen.evaluate.generators.evaluation import Evaluation
     from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
     from regen.evaluate.generators.table import show_evaluation
@@ -121,12 +120,8 @@ def evaluate_generator(
         embedder=wanted.embedder,
         text=wanted.text_encoder,
     )
-    try:
+    with clean_exit(out):
         result = evaluate(evaluation, device, pick_dtype(wanted.dtype, device), progress_bar, warn)
-    except KeyboardInterrupt:
-        text = f"regen: interrupted; what is done is kept in {out}, and the same command continues."
-        print(text, file=sys.stderr)
-        sys.exit(130)
     show_evaluation(result, out, json)
 
 

@@ -1,19 +1,15 @@
 """The command latents: export those of a corpus, and show what a folder of them holds."""
 
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Device, Json, SizeText
+from regen.console import clean_exit, progress_bar
 
 if TYPE_CHECKING:
     from regen.corpus.plan import Settings
@@ -93,14 +89,13 @@ def export(
         engine: local, or ray: on the Ray cluster that this machine belongs to, or one that is started here.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.console import progress_bar
     from regen.corpus import overview
     from regen.corpus.export import export_latents
     from regen.corpus.plan import Export
     from regen.corpus.ray_engine import connected, export_latents_with_ray, usual_dtype
     from regen.runtime import name_of, pick_device, pick_dtype
 
-    with _leaving_cleanly(out), progress_bar("export") as on_progress:
+    with clean_exit(out), progress_bar("export") as on_progress:
         if engine == "ray":
             with connected() as cluster:
                 target = cluster.device(device)
@@ -151,21 +146,3 @@ def _settings(form: Form, dtype: str) -> "Settings":
         group=form.group,
         length=form.length,
     )
-
-
-@contextmanager
-def _leaving_cleanly(out: Path) -> Iterator[None]:
-    """In the block SIGTERM, like Ctrl+C, leaves what is done and nothing half done; exit code 143 or 130."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as error:
-        told = f"regen: interrupted; what is done is kept in {out}, and the same command continues."
-        print(told, file=sys.stderr)
-        sys.exit(error.code if isinstance(error, SystemExit) else 130)
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,5 @@
 """What several commands have in common: their arguments and options, loading the model, warnings."""
 
-import sys
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -175,8 +174,3 @@ def timeline(frames: Frames) -> "Timeline":
         after=frames.after,
         every_chunk=frames.every_chunk,
     )
-
-
-def warn(text: str) -> None:
-    """Tell of something that is wrong with the input and no reason to stop."""
-    print(f"regen: warning: {text}", file=sys.stderr)

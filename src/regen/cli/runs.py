@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from regen.cli.options import Json, warn
+from regen.cli.options import Json
+from regen.console import warn
 
 if TYPE_CHECKING:
     from regen.train.run_summary import Run

@@ -1,7 +1,6 @@
 """The command shards: build, index and show many videos in few tar files."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Json
+from regen.console import clean_exit
 from regen.curate.filters import Filters
 
 if TYPE_CHECKING:
@@ -94,13 +94,8 @@ def build(
 
     packing = Packing(form.short_side, form.key_every, parse_memory(form.max_shard_size), form.max_samples)
     task = Build(folders, out, filters, packing, classes_from_folders)
-    try:
-        with phase_bar() as on_progress:
-            outcome = build_shards(task, _work(effort), on_progress)
-    except KeyboardInterrupt:
-        text = f"regen: interrupted; what is done is kept in {out}, and the same command continues."
-        print(text, file=sys.stderr)
-        sys.exit(130)
+    with clean_exit(out), phase_bar() as on_progress:
+        outcome = build_shards(task, _work(effort), on_progress)
     if json:
         _print_json(outcome.as_json() | {"report": str(outcome.page)})
     else:

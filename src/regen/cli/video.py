@@ -20,8 +20,8 @@ from regen.cli.options import (
     load_model,
     memory_budget,
     timeline,
-    warn,
 )
+from regen.console import progress_bar, warn
 
 
 def reconstruct(
@@ -48,7 +48,6 @@ def reconstruct(
     """
     from regen.cli.tables import show_report
     from regen.codec.transcode import reconstruct_video
-    from regen.console import progress_bar
     from regen.media.sizes import parse_size
 
     target = parse_size(size) if size is not None else None
@@ -94,7 +93,6 @@ def encode(
     from regen.cli.tables import show_report
     from regen.codec import latent_file
     from regen.codec.transcode import encode_video
-    from regen.console import progress_bar
     from regen.media.sizes import parse_size
     from regen.pretrained import weights_hash
 
@@ -138,7 +136,6 @@ def decode(
     from regen.cli.tables import show_report
     from regen.codec import latent_file
     from regen.codec.transcode import decode_video
-    from regen.console import progress_bar
     from regen.pretrained import weights_hash
 
     wanted, options, memory = timeline(frames), decode_options(sampling), memory_budget(using)

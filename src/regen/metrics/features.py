@@ -21,7 +21,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from regen.io import checked_sum
+from regen.io import check_sha256
 
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 I3D_FRAMES = 10  # with fewer, nothing is left for the network's last pooling
@@ -72,7 +72,7 @@ class I3d:
     def load(self, device: torch.device) -> Extractor:
         """See `FeatureSource`; one empty clip is measured, so that a wrong file is found at once."""
         advice = "get i3d_torchscript.pt (StyleGAN-V's copy of I3D, 400 features) and give its path"
-        digest = checked_sum(self.path, self.sha256, advice)
+        digest = check_sha256(self.path, self.sha256, advice)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter(
@@ -120,7 +120,7 @@ class VideoMae:
                 "VideoMAE features need the package transformers; install it (pip install transformers)."
             ) from None
         advice = "give the folder of a VideoMAE model with its config.json and model.safetensors"
-        digest = checked_sum(self.folder / "model.safetensors", self.sha256, advice)
+        digest = check_sha256(self.folder / "model.safetensors", self.sha256, advice)
         try:
             loaded: Any = VideoMAEModel.from_pretrained(
                 self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True

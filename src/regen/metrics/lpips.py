@@ -22,7 +22,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from regen.io import checked_sum
+from regen.io import check_sha256
 from regen.metrics.psnr_ssim import FrameMean
 
 Net = Literal["alex", "vgg"]
@@ -112,7 +112,7 @@ class Lpips(nn.Module):
         torchvision publishes. ValueError when the file is missing, another, damaged or of another network.
         """
         backbone = BACKBONES[net]
-        checked_sum(path, sha256 or backbone.sha256, backbone.advice)
+        check_sha256(path, sha256 or backbone.sha256, backbone.advice)
         layers = backbone.build()
         layers.load_state_dict(_stored_layers(path, layers, backbone.advice))
         return cls(net, layers)

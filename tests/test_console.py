@@ -1,0 +1,84 @@
+"""What the commands print, and how they are interrupted."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from regen.cli.app import main
+from regen.console import Interrupted, clean_exit, first_line, print_table, progress_bar, warn
+
+
+def test_in_a_pipe_a_table_is_not_folded_and_the_bar_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("work") as on_progress:
+        on_progress(1, None)
+        on_progress(0, 2, "more work")
+    print_table(Table("name", "[b]", box=None), [("x" * 300, "[red]:smile:"), ("y", "1")])
+    out, err = capsys.readouterr()
+    assert [line.split() for line in out.splitlines()] == [
+        ["name", "[b]"],
+        ["x" * 300, "[red]:smile:"],
+        ["y", "1"],
+    ]
+    assert err == ""
+
+
+def test_a_terminal_shows_the_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with progress_bar("work") as on_progress:
+        on_progress(3, 7)
+        on_progress(1, 2, "more work")
+    assert "more work" in (err := capsys.readouterr().err) and "1/2" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("one.\ntwo."), "one"),
+        (RuntimeError(" "), "RuntimeError"),
+        (FileNotFoundError(2, "No such file or directory", "a"), "No such file or directory"),
+    ],
+)
+def test_first_line(error: Exception, expected: str) -> None:
+    assert first_line(error) == expected
+
+
+def test_warn(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("a frame is missing")
+    assert capsys.readouterr() == ("", "regen: warning: a frame is missing\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unwinds_the_block(number: signal.Signals) -> None:
+    before, unwound = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with clean_exit(Path("out")):
+            try:
+                os.kill(os.getpid(), number)
+                signal.pause()
+            finally:
+                unwound.append(number)
+
+    with pytest.raises(Interrupted, match="interrupted; .* kept in out") as caught:
+        work()
+    assert unwound and caught.value.exit_code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_message_of_a_run_that_saved_its_state_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def models() -> None:
+        """List the models."""
+        with clean_exit(Path("out")):
+            raise Interrupted("saved after step 3.", signal.SIGUSR1)
+
+    monkeypatch.setattr("regen.cli.app.models", models)
+    assert main(["models"]) == 128 + signal.SIGUSR1
+    assert capsys.readouterr().err == "regen: saved after step 3.\n"
