@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import tyro
 from report import one_sentence_errors
 
-from regen.pretrained import resolve
+from regen.pretrained import find_model
 from regen.recipes import RECIPES
 
 Hardware = Literal["cpu", "gpu", "paper"]
@@ -111,7 +111,7 @@ def main(
     chosen = COMPARISONS[comparison]
     recipes = chosen.recipes[hardware]
     for present in chosen.present:
-        resolve(present)
+        find_model(present)
     if perceptual_file is None and any(RECIPES[recipe]().losses.perceptual_weight > 0 for recipe in recipes):
         raise ValueError("The baseline at this size has a perceptual loss; give --perceptual-file vgg16.pth.")
     for recipe in recipes:

@@ -121,7 +121,7 @@ def look(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> Look:
 
 def quantiles(model: HybridAutoencoder, folder: Path, side: int | None, samples: int) -> dict[str, float]:
     """Of the motion of square training crops."""
-    side = side or (model.config.region or 16) * model.patches.side
+    side = side or (model.config.region_size or 16) * model.patches.side
     clips = ClipDataset([folder], None, 256)
     values: Float[Tensor, " n"] = torch.cat(
         [motion(clips.read(i, model.chunk_frames, (side, side), (0.5, 1.0), 0)[None]) for i in range(samples)]

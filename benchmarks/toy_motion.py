@@ -43,8 +43,8 @@ FASTEST = 2.5  # pixels per frame
 SEED_OF_FILMS = -1  # no training draws from it
 MODEL = {
     "encoder_widths": (32, 32, 48, 64), "encoder_blocks": 1, "encoder_patch_size": 4,
-    "encoder_shortcut": True,
-    "width": 128, "depth": 4, "heads": 4, "siren_width": 64, "t_min": 0.5, "share_at_one": 0.3,
+    "linear_skip": True,
+    "width": 128, "depth": 4, "heads": 4, "siren_width": 64, "t_min": 0.5, "pure_noise_prob": 0.3,
 }  # fmt: skip
 OPTIMIZER = OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=50, decay_fraction=0.3)
 TASKS = TaskConfig(image_share=0.05, hold=0.0, early=0.33, late=0.33)

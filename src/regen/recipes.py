@@ -365,7 +365,7 @@ def toy_onedva() -> Recipe[OneDVAConfig]:
     recipe = onedva_small_cpu()
     model = replace(
         recipe.model, encoder_width=96, encoder_depth=2, encoder_heads=3, width=96, depth=3, heads=3,
-        latent_channels=16, queries=20, region=2,
+        latent_channels=16, num_queries=20, region_size=2,
     )  # fmt: skip
     return replace(
         recipe,
@@ -383,7 +383,12 @@ def onedva_small_stage1_cpu() -> Recipe[OneDVAConfig]:
     """
     recipe = onedva_small_cpu()
     objective = OneDVAObjective(
-        lengths="full", share_at_one=0.5, t_min=0.5, l1_weight=0.5, latent_noise=0.05, alignment_weight=0.0
+        lengths="full",
+        pure_noise_prob=0.5,
+        t_min=0.5,
+        l1_weight=0.5,
+        latent_noise_std=0.05,
+        alignment_weight=0.0,
     )
     stages = (
         Stage(48, 64, clips=16, images=64, until=0.15),
@@ -405,12 +410,12 @@ def onedva_small_cpu() -> Recipe[OneDVAConfig]:
 
     regen train onedva-small-cpu --data DIR --cache FRAMES --out RUN --start.model STAGE1
     """
-    objective = OneDVAObjective(share_at_one=0.3, t_min=0.5, latent_noise=0.05, alignment_weight=0.01)
+    objective = OneDVAObjective(pure_noise_prob=0.3, t_min=0.5, latent_noise_std=0.05, alignment_weight=0.01)
     model = OneDVAConfig(
-        encoder_width=176, encoder_depth=3, encoder_heads=4, encoder_shortcut=True,
-        width=176, depth=5, heads=4, features=3, queries=80, region=4, query_positions="anchored",
-        timestep="adaln_single", length_step=4, motion_range=(0.00004, 0.037), kl_weight=0.0,
-        objective=objective,
+        encoder_width=176, encoder_depth=3, encoder_heads=4, linear_skip=True,
+        width=176, depth=5, heads=4, pixel_channels=3, num_queries=80, region_size=4,
+        query_positions="anchored", timestep_conditioning="adaln_single", length_multiple=4,
+        motion_range=(0.00004, 0.037), kl_weight=0.0, objective=objective,
     )  # fmt: skip
     return Recipe(
         model=model,
@@ -739,14 +744,14 @@ def _onedva_gpu(recipe: Recipe[OneDVAConfig], steps: int) -> Recipe[OneDVAConfig
     """The model of two CPU cores with regions of 128² pixels in place of 64²."""
     return replace(
         recipe,
-        model=replace(recipe.model, queries=320, region=8),
+        model=replace(recipe.model, num_queries=320, region_size=8),
         loop=replace(recipe.loop, steps=steps, workers=14),
     )
 
 
 def _onedva_stage1(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
     """What comes before stage 2 (spec B7): the encoder learns to tell all that it can."""
-    objective = OneDVAObjective(lengths="full", share_at_one=0.5, l1_weight=1.0, alignment_weight=0.0)
+    objective = OneDVAObjective(lengths="full", pure_noise_prob=0.5, l1_weight=1.0, alignment_weight=0.0)
     return replace(
         recipe,
         model=replace(recipe.model, objective=objective),
@@ -781,9 +786,9 @@ def _small(ratio: int, clips: int) -> Recipe:
     """128² crops for one GPU. Above ratio 4 the models are small enough for `checkpoints/`."""
     model = RegenConfig(
         ratio, encoder_widths=(64, 64, 128, 128), encoder_blocks=1, encoder_patch_size=4,
-        encoder_shortcut=True,
-        width=320, depth=8, heads=5, timestep="adaln_single", attention_window=8,
-        t_min=0.5, share_at_one=0.3, latent_noise=0.05,
+        linear_skip=True,
+        width=320, depth=8, heads=5, timestep_conditioning="adaln_single", attention_window=8,
+        t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
     )  # fmt: skip
     if ratio > 4:
         model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
@@ -801,12 +806,12 @@ def _small_cpu(ratio: int, clips: int, steps: int) -> Recipe:
     """64² crops for two CPU cores. Above ratio 4 the models are small enough for `checkpoints/`."""
     model = RegenConfig(
         ratio, encoder_widths=(48, 64, 96, 128), encoder_blocks=1, encoder_patch_size=4,
-        encoder_shortcut=True,
-        width=256, depth=6, heads=4, attention_window=8, t_min=0.5, share_at_one=0.3, latent_noise=0.05,
+        linear_skip=True, width=256, depth=6, heads=4, attention_window=8,
+        t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
     )  # fmt: skip
     if ratio > 4:
         model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
-        model = replace(model, timestep="adaln_single")
+        model = replace(model, timestep_conditioning="adaln_single")
     stages = (Stage(64, 64, clips=clips, images=4 * clips),)
     return Recipe(
         model=model,
@@ -838,7 +843,7 @@ def _small_baseline(ratio: int, beside: Recipe) -> Recipe:
     assert isinstance(encoder, RegenConfig)
     model = Magvit2Config(
         ratio, encoder_widths=encoder.encoder_widths, encoder_blocks=encoder.encoder_blocks,
-        encoder_patch_size=encoder.encoder_patch_size, encoder_shortcut=encoder.encoder_shortcut,
+        encoder_patch_size=encoder.encoder_patch_size, linear_skip=encoder.linear_skip,
         decoder_widths=SMALL_WIDTHS[ratio], decoder_blocks=2 if ratio == 32 else 1, late_upsampling=False,
         kl_weight=0.0,
     )  # fmt: skip

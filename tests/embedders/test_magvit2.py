@@ -13,7 +13,7 @@ from regen.tiling import Tile
 LATENT_FRAMES = {4: 5, 8: 3, 16: 2, 32: 2}
 VARIANTS: dict[str, dict] = {
     "plain": {},
-    "shortcut": {"encoder_shortcut": True},
+    "shortcut": {"linear_skip": True},
     "no posterior": {"kl_weight": 0.0},
     "no patches": {"encoder_patch_size": 1},
 }
@@ -160,7 +160,7 @@ def test_tiles_that_cover_the_picture_are_the_picture():
 
 
 def test_every_parameter_gets_a_gradient_and_the_loss_counts_what_it_logs():
-    model = tiny(8, encoder_shortcut=True, kl_weight=0.5).train()
+    model = tiny(8, linear_skip=True, kl_weight=0.5).train()
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

@@ -19,21 +19,21 @@ from regen.train.auxiliary_losses import FurtherLosses, LossConfig
 CPU = torch.device("cpu")
 CONFIG = OneDVAConfig(
     latent_channels=4, encoder_width=24, encoder_depth=2, encoder_heads=2, width=24, depth=3, heads=2,
-    features=2, queries=60, length_step=4,
+    pixel_channels=2, num_queries=60, length_multiple=4,
 )  # fmt: skip
 VARIANTS: dict[str, dict] = {
     "plain": {},
-    "regions": {"region": 2, "queries": 20},
-    "few queries": {"queries": 20},
+    "regions": {"region_size": 2, "num_queries": 20},
+    "few queries": {"num_queries": 20},
     "positions": {"query_positions": "spread"},
     "anchored": {"query_positions": "anchored"},
     "mask token": {"tail": "mask_token"},
-    "no skip": {"skip": False},
-    "shortcut": {"encoder_shortcut": True},
+    "no skip": {"long_skip": False},
+    "shortcut": {"linear_skip": True},
     "no posterior": {"kl_weight": 0.0},
     "velocity": {"prediction": "velocity"},
-    "one modulation": {"timestep": "adaln_single"},
-    "added noise level": {"timestep": "add"},
+    "one modulation": {"timestep_conditioning": "adaln_single"},
+    "added noise level": {"timestep_conditioning": "add"},
     "other patches": {"temporal_compression_ratio": 2, "spatial_compression_ratio": 8, "chunk_frames": 5},
 }
 
@@ -65,7 +65,7 @@ def budget(model: AutoencoderOneDVA, video: torch.Tensor) -> int:
     [((17, 256, 256), 1280), ((17, 256, 456), 2320), ((1, 256, 256), 256), ((9, 100, 33), 3 * 7 * 3)],
 )
 def test_there_is_a_structural_latent_for_each_patch(size, patches):
-    model = tiny(queries=2560)
+    model = tiny(num_queries=2560)
     n, y, x = model.patches.grid(*size)
     assert n * y * x == patches
     assert sum(model.budgets(*size)) == patches
@@ -194,7 +194,7 @@ def _noisy(model: AutoencoderOneDVA) -> tuple:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("frames", ["chunk", "image"])
 def test_gradient_reaches_every_parameter(variant, frames):
-    objective = OneDVAObjective(full_share=0.0, l1_weight=0.1, latent_noise=0.1, lengths="uniform")
+    objective = OneDVAObjective(keep_all_prob=0.0, l1_weight=0.1, latent_noise_std=0.1, lengths="uniform")
     model = tiny(objective=objective, **VARIANTS[variant]).train()
     video = clip(model.chunk_frames if frames == "chunk" else 1, 24, 40, count=4)
     loss, logs = model.loss({"clip": video, "target": video}, each(4))
@@ -210,7 +210,7 @@ def test_gradient_reaches_every_parameter(variant, frames):
 def test_the_loss_is_the_mean_of_its_samples(variant, lengths):
     """Whatever each of them keeps, and with all terms; so a batch may be divided in any way."""
     objective = OneDVAObjective(
-        lengths=lengths, full_share=0.3, latent_noise=0.1, alignment_weight=1.0, alignment_margin=0.0
+        lengths=lengths, keep_all_prob=0.3, latent_noise_std=0.1, alignment_weight=1.0, alignment_margin=0.0
     )
     model = tiny(objective=objective, kl_weight=1.0, **VARIANTS[variant])
     video = clip(17, 40, 20, count=4)
@@ -226,7 +226,7 @@ def test_the_loss_is_the_mean_of_its_samples(variant, lengths):
 
 def test_the_loss_does_not_see_padding():
     video = clip(17, 40, 20, count=3)
-    perfect = tiny(objective=OneDVAObjective(alignment_weight=0.0, share_at_one=1.0), kl_weight=0.0)
+    perfect = tiny(objective=OneDVAObjective(alignment_weight=0.0, pure_noise_prob=1.0), kl_weight=0.0)
     perfect._answer = lambda noisy, *_: (perfect.patches.pad(video) + 7 * _padding(perfect, video), noisy)
     assert float(perfect.loss({"clip": video, "target": video}, each(3))[0]) == 0.0
 
@@ -242,8 +242,8 @@ def _padding(model: AutoencoderOneDVA, video: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("prediction", ["sample", "velocity"])
 def test_the_loss_is_finite_at_full_noise_and_without_1d_latents(prediction):
     """B11.4 and B11.5."""
-    objective = OneDVAObjective(share_at_one=1.0, full_share=0.0)
-    model = tiny(objective=objective, prediction=prediction, least_length=0.0, image_length=0.0)
+    objective = OneDVAObjective(pure_noise_prob=1.0, keep_all_prob=0.0)
+    model = tiny(objective=objective, prediction=prediction, min_length_ratio=0.0, image_length_ratio=0.0)
     for still in (torch.zeros(2, 3, 17, 32, 32), torch.zeros(2, 3, 1, 32, 32)):
         loss, logs = model.loss({"clip": still, "target": still}, each(2))
         assert torch.isfinite(loss)
@@ -296,7 +296,7 @@ def test_post_training_changes_the_decoder_alone():
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):
-    model = tiny(region=2, queries=20, objective=OneDVAObjective(lengths="pow2"))
+    model = tiny(region_size=2, num_queries=20, objective=OneDVAObjective(lengths="pow2"))
     model.save_pretrained(tmp_path)
     again = AutoencoderOneDVA.from_pretrained(tmp_path).eval()
     assert again.objective == model.objective
@@ -330,11 +330,11 @@ def test_bf16_and_gradient_checkpointing():
     [
         ({"heads": 5}, "heads"),
         ({"latent_channels": 0}, "at least 1"),
-        ({"region": 0}, "at least 1"),
-        ({"encoder_shortcut": True, "prediction": "velocity"}, "beside a velocity"),
+        ({"region_size": 0}, "at least 1"),
+        ({"linear_skip": True, "prediction": "velocity"}, "beside a velocity"),
         ({"chunk_frames": 16}, "whole patches"),
-        ({"queries": 4}, "a query for each patch"),
-        ({"least_length": 1.5}, "shares"),
+        ({"num_queries": 4}, "a query for each patch"),
+        ({"min_length_ratio": 1.5}, "shares"),
         ({"motion_range": (0.2, 0.1)}, "rising"),
         ({"scaling_factor": 2.0}, "scale"),
     ],
@@ -353,7 +353,7 @@ def test_calls_that_do_not_fit_are_told():
     latents = model.encode(clip()).latent_dist.mode()
     with pytest.raises(ValueError, match="at least 1 step"):
         model.decode(latents, steps=0)
-    other = tiny(region=1, queries=5)
+    other = tiny(region_size=1, num_queries=5)
     with pytest.raises(ValueError, match="regions"):
         other.decode(latents)
 
@@ -362,12 +362,12 @@ def test_a_toy_learns_to_use_what_is_kept():
     """PSNR rises with the length (B11.7): moving squares, whose structural latents have a single channel."""
     torch.manual_seed(0)
     objective = OneDVAObjective(
-        lengths="uniform", full_share=0.3, share_at_one=0.5, t_min=0.5, alignment_weight=0.0
+        lengths="uniform", keep_all_prob=0.3, pure_noise_prob=0.5, t_min=0.5, alignment_weight=0.0
     )
     options = replace(
-        CONFIG, latent_channels=1, width=48, depth=2, encoder_width=48, chunk_frames=5, queries=48,
+        CONFIG, latent_channels=1, width=48, depth=2, encoder_width=48, chunk_frames=5, num_queries=48,
         temporal_compression_ratio=2, spatial_compression_ratio=4, query_positions="anchored",
-        encoder_shortcut=True, length_step=1, kl_weight=0.0, objective=objective,
+        linear_skip=True, length_multiple=1, kl_weight=0.0, objective=objective,
     )  # fmt: skip
     model = AutoencoderOneDVA(**asdict(options))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)

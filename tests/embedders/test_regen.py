@@ -111,7 +111,7 @@ def test_solver_is_an_argument():
         (lambda m: tiny(siren_layers=0), "SIREN layer"),
         (lambda m: tiny(attention_window=1), "attention_window of 2 or more"),
         (lambda m: tiny(t_min=0.0), "t_min above 0"),
-        (lambda m: tiny(share_at_one=1.5), "share_at_one"),
+        (lambda m: tiny(pure_noise_prob=1.5), "pure_noise_prob"),
     ],
 )
 def test_wrong_calls_are_told_in_a_sentence(call, sentence):
@@ -172,8 +172,8 @@ OPTIONS = [
     {"modulation": "shift"},
     {"first_frame": "none"},
     {"siren_layers": 2},
-    {"timestep": "adaln_single"},
-    {"encoder_shortcut": True},
+    {"timestep_conditioning": "adaln_single"},
+    {"linear_skip": True},
     {"attention_window": 2},
 ]
 
@@ -199,7 +199,7 @@ def test_the_loss_is_the_velocity_error():
     """With a network that answers zero, the loss at t = 1 is E[x_0²] for `sample`, E[v²] for `velocity`."""
     data = batch()
     for prediction in ("sample", "velocity"):
-        model = AutoencoderRegen(**asdict(TINY) | {"prediction": prediction, "share_at_one": 1.0})
+        model = AutoencoderRegen(**asdict(TINY) | {"prediction": prediction, "pure_noise_prob": 1.0})
         loss, logs = model.loss(data, seeded_each(2))
         expected = data["target"].square().mean() + (0 if prediction == "sample" else 1)
         assert abs(loss - expected) < 0.02
@@ -209,7 +209,8 @@ def test_the_loss_is_the_velocity_error():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"kl_weight": 0.5, "latent_noise": 0.1}, {"prediction": "velocity", "share_at_one": 0.5}]
+    "options",
+    [{}, {"kl_weight": 0.5, "latent_noise_std": 0.1}, {"prediction": "velocity", "pure_noise_prob": 0.5}],
 )
 def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples(options):
     model = tiny(**options)
@@ -259,7 +260,12 @@ def test_every_training_option_changes_the_loss():
     data = batch()
     base = tiny()
     reference = base.loss(data, seeded_each(2))[0]
-    for option in ({"t_min": 0.5}, {"share_at_one": 0.9}, {"latent_noise": 0.5}, {"prediction": "velocity"}):
+    for option in (
+        {"t_min": 0.5},
+        {"pure_noise_prob": 0.9},
+        {"latent_noise_std": 0.5},
+        {"prediction": "velocity"},
+    ):
         model = tiny(**option)
         model.load_state_dict(base.state_dict())
         assert not torch.allclose(model.loss(data, seeded_each(2))[0], reference), option

@@ -76,7 +76,7 @@ def test_regions_are_those_of_the_embedder(region, queries, places, frames):
     """Also where it has too few queries for regions as large as asked for."""
     model = AutoencoderOneDVA(
         latent_channels=4, encoder_width=8, encoder_depth=1, encoder_heads=1, width=8, depth=1, heads=1,
-        features=1, queries=queries, region=region, chunk_frames=17,
+        pixel_channels=1, num_queries=queries, region_size=region, chunk_frames=17,
     )  # fmt: skip
     height, width = places
     side = model.spatial_compression_ratio

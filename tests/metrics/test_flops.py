@@ -16,7 +16,7 @@ from regen.metrics.flops import Product, count_products, operations
 def tiny_model(window: int | None = None) -> AutoencoderRegen:
     return AutoencoderRegen(
         latent_channels=2, encoder_widths=(8, 8, 16, 16), encoder_blocks=1, encoder_patch_size=4,
-        encoder_shortcut=True, width=32, depth=3, heads=2, siren_width=8, attention_window=window,
+        linear_skip=True, width=32, depth=3, heads=2, siren_width=8, attention_window=window,
     ).eval()  # fmt: skip
 
 

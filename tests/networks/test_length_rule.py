@@ -7,11 +7,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from regen.networks.length_rule import LengthRule, motion
+from regen.networks.length_rule import MotionLengthRule, motion
 from regen.runtime import generator_for
 
 RANGE = (0.0005, 0.03)
-RULE = LengthRule(step=4, least=0.125, image=0.5, motion_range=RANGE)
+RULE = MotionLengthRule(multiple=4, min_ratio=0.125, image_ratio=0.5, motion_range=RANGE)
 SIZES = st.tuples(st.integers(2, 6), st.integers(1, 13), st.integers(1, 13))
 MOTIONS = st.floats(0, 2)
 STEPS, BUDGETS = st.integers(1, 20), st.integers(1, 400)
@@ -88,7 +88,7 @@ def test_the_score_rises_from_0_to_1(values):
 
 @given(MOTIONS, st.floats(0, 1))
 def test_the_share_lies_between_the_least_and_all(value, least):
-    rule = LengthRule(4, least, 0.5, RANGE)
+    rule = MotionLengthRule(4, least, 0.5, RANGE)
     share = rule.share(torch.tensor([value, 0.0, 1.0]))
     assert least - 1e-6 <= share[0] <= 1 + 1e-6
     torch.testing.assert_close(share[1:], torch.tensor([least, 1.0]))
@@ -96,7 +96,7 @@ def test_the_share_lies_between_the_least_and_all(value, least):
 
 @given(STEPS, BUDGETS, st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_lengths_are_multiples_of_the_step_or_the_budget_itself(step, budget, shares):
-    rule = LengthRule(step, 0.0, 0.0, RANGE)
+    rule = MotionLengthRule(step, 0.0, 0.0, RANGE)
     asked = budget * torch.tensor([0.0, *shares, 1.0]).sort().values
     found = rule.rounded(asked, budget)
     assert ((found % step == 0) | (found == budget)).all()
@@ -108,26 +108,28 @@ def test_lengths_are_multiples_of_the_step_or_the_budget_itself(step, budget, sh
 
 @given(STEPS, BUDGETS, st.floats(0, 1), st.floats(0, 12))
 def test_the_longest_never_exceeds_the_budget_and_a_still_clip_gets_the_least(step, budget, least, shift):
-    rule = LengthRule(step, least, 0.5, RANGE)
+    rule = MotionLengthRule(step, least, 0.5, RANGE)
     clips = torch.cat([waves(0), waves(shift), waves(12)])
-    still, some, lively = rule.longest(clips, budget).tolist()
+    still, some, lively = rule.max_length(clips, budget).tolist()
     assert still <= some <= lively == budget
-    assert still == rule.rounded(torch.tensor(budget * rule.least), budget)
+    assert still == rule.rounded(torch.tensor(budget * rule.min_ratio), budget)
 
 
 @given(STEPS, BUDGETS, st.floats(0, 1))
 def test_an_image_gets_its_own_share(step, budget, share):
-    rule = LengthRule(step, 0.9, share, RANGE)
+    rule = MotionLengthRule(step, 0.9, share, RANGE)
     expected = rule.rounded(torch.tensor([budget * share] * 2), budget)
-    assert torch.equal(rule.longest(torch.rand(2, 3, 1, 5, 9), budget), expected)
+    assert torch.equal(rule.max_length(torch.rand(2, 3, 1, 5, 9), budget), expected)
 
 
 COUNT = 1500
 
 
-def drawn(rule: LengthRule, budget: int, how: str, full_share: float, clip: torch.Tensor) -> torch.Tensor:
+def drawn(
+    rule: MotionLengthRule, budget: int, mode: str, keep_all_prob: float, clip: torch.Tensor
+) -> torch.Tensor:
     clips = clip.expand(COUNT, -1, -1, -1, -1)
-    return rule.drawn(clips, budget, each(COUNT), how, full_share)
+    return rule.sample(clips, budget, each(COUNT), mode, keep_all_prob)
 
 
 def shares_of(lengths: torch.Tensor) -> dict[int, float]:
@@ -147,25 +149,25 @@ def lively() -> torch.Tensor:
 
 def test_all_are_kept_where_nothing_is_dropped(still):
     assert shares_of(drawn(RULE, 30, "full", 0.0, still)) == {30: 1.0}
-    for how, clip in (("uniform", still), ("pow2", still)):
-        assert shares_of(drawn(RULE, 30, how, 1.0, clip)) == {30: 1.0}
+    for mode, clip in (("uniform", still), ("pow2", still)):
+        assert shares_of(drawn(RULE, 30, mode, 1.0, clip)) == {30: 1.0}
 
 
-@pytest.mark.parametrize("full_share", [0.0, 0.5, 1.0])
-def test_by_motion_lengths_are_uniform_up_to_what_the_motion_allows(still, lively, full_share):
+@pytest.mark.parametrize("keep_all_prob", [0.0, 0.5, 1.0])
+def test_by_motion_lengths_are_uniform_up_to_what_the_motion_allows(still, lively, keep_all_prob):
     for clip, budget in ((still, 96), (lively, 24)):
-        most = int(RULE.longest(clip, budget))
+        most = int(RULE.max_length(clip, budget))
         assert most == {96: 12, 24: 24}[budget]
-        found = shares_of(drawn(RULE, budget, "motion", full_share, clip))
-        chance = (1 - full_share) / (most // 4 + 1)
-        expected = {length: chance + full_share * (length == most) for length in range(0, most + 1, 4)}
+        found = shares_of(drawn(RULE, budget, "motion", keep_all_prob, clip))
+        chance = (1 - keep_all_prob) / (most // 4 + 1)
+        expected = {length: chance + keep_all_prob * (length == most) for length in range(0, most + 1, 4)}
         assert all(abs(found.get(length, 0) - share) < 0.04 for length, share in expected.items())
         assert found.keys() <= expected.keys()
 
 
 @pytest.mark.parametrize("step", [1, 4, 5])
 def test_uniform_lengths_are_half_the_budget_in_the_mean_whatever_moves(still, step):
-    rule = LengthRule(step, 0.1, 0.1, RANGE)
+    rule = MotionLengthRule(step, 0.1, 0.1, RANGE)
     found = drawn(rule, 60, "uniform", 0.0, still)
     assert abs(found.float().mean() / 60 - 0.5) < 0.03
     assert set(found.tolist()) <= set(range(0, 61, step))
@@ -175,7 +177,7 @@ def test_uniform_lengths_are_half_the_budget_in_the_mean_whatever_moves(still, s
 
 
 def test_halved_lengths_are_the_budget_over_powers_of_two(still):
-    rule = LengthRule(1, 0.1, 0.1, RANGE)
+    rule = MotionLengthRule(1, 0.1, 0.1, RANGE)
     found = shares_of(drawn(rule, 64, "pow2", 0.0, still))
     assert sorted(found) == [1, 2, 4, 8, 16, 32, 64]
     assert all(abs(share - 1 / 7) < 0.04 for share in found.values())
@@ -185,35 +187,35 @@ def test_halved_lengths_are_the_budget_over_powers_of_two(still):
 
 @pytest.mark.parametrize(("step", "budget"), [(1, 30), (4, 64), (16, 1280)])
 def test_halved_lengths_are_rounded_to_the_step(still, step, budget):
-    rule = LengthRule(step, 0.1, 0.1, RANGE)
+    rule = MotionLengthRule(step, 0.1, 0.1, RANGE)
     halved = budget / 2 ** torch.arange(int(math.log2(budget)) + 1)
     assert set(drawn(rule, budget, "pow2", 0.0, still).tolist()) == set(rule.rounded(halved, budget).tolist())
 
 
-@pytest.mark.parametrize("how", ["motion", "uniform", "pow2"])
-@example(rule=LengthRule(16, 0.5, 0.5, RANGE), budget=20, full_share=0.0, shift=0.0)
+@pytest.mark.parametrize("mode", ["motion", "uniform", "pow2"])
+@example(rule=MotionLengthRule(16, 0.5, 0.5, RANGE), budget=20, keep_all_prob=0.0, shift=0.0)
 @given(
-    rule=st.builds(LengthRule, STEPS, st.floats(0, 1), st.floats(0, 1), st.just(RANGE)),
+    rule=st.builds(MotionLengthRule, STEPS, st.floats(0, 1), st.floats(0, 1), st.just(RANGE)),
     budget=BUDGETS,
-    full_share=st.floats(0, 1),
+    keep_all_prob=st.floats(0, 1),
     shift=st.floats(0, 12),
 )
-def test_no_draw_exceeds_what_a_clip_may_have(how, rule, budget, full_share, shift):
+def test_no_draw_exceeds_what_a_clip_may_have(mode, rule, budget, keep_all_prob, shift):
     clips = waves(shift, 2, 4, 4).expand(20, -1, -1, -1, -1)
-    found = rule.drawn(clips, budget, each(20), how, full_share)
-    most = int(rule.longest(clips, budget)[0]) if how == "motion" else budget
+    found = rule.sample(clips, budget, each(20), mode, keep_all_prob)
+    most = int(rule.max_length(clips, budget)[0]) if mode == "motion" else budget
     assert found.dtype == torch.int64
     assert (found >= 0).all() and (found <= most).all()
-    assert ((found % rule.step == 0) | (found == budget)).all()
+    assert ((found % rule.multiple == 0) | (found == budget)).all()
 
 
-@pytest.mark.parametrize("how", ["full", "motion", "uniform", "pow2"])
+@pytest.mark.parametrize("mode", ["full", "motion", "uniform", "pow2"])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_each_clip_s_draw_depends_on_its_own_generator_alone(how, frames):
+def test_each_clip_s_draw_depends_on_its_own_generator_alone(mode, frames):
     clips = torch.cat([waves(i / 8, frames, 5, 9) for i in range(12)])
-    whole = RULE.drawn(clips, 100, each(12), how, 0.3)
+    whole = RULE.sample(clips, 100, each(12), mode, 0.3)
     first, rest = each(12)[:5], each(12)[5:]
-    split = [RULE.drawn(part, 100, own, how, 0.3) for part, own in ((clips[:5], first), (clips[5:], rest))]
+    split = [RULE.sample(part, 100, own, mode, 0.3) for part, own in ((clips[:5], first), (clips[5:], rest))]
     assert torch.equal(whole, torch.cat(split))
-    turned = RULE.drawn(clips.flip(0), 100, each(12)[::-1], how, 0.3)
+    turned = RULE.sample(clips.flip(0), 100, each(12)[::-1], mode, 0.3)
     assert torch.equal(whole.flip(0), turned)

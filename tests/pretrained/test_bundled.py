@@ -10,7 +10,7 @@ from regen.codec.sessions import decode_chunks, encode_frames
 from regen.media.reader import VideoReader
 from regen.media.sizes import fit, parse_size
 from regen.metrics.psnr_ssim import Psnr
-from regen.pretrained import CLASSES, DEFAULT_MODEL, available, load, resolve
+from regen.pretrained import CLASSES, DEFAULT_MODEL, available, find_model, load
 
 ROOT = Path(__file__).parents[2]
 NAMES = [facts.name for facts in available()]
@@ -18,7 +18,7 @@ NAMES = [facts.name for facts in available()]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_and_cards(name: str) -> None:
-    folder = resolve(name)
+    folder = find_model(name)
     megabytes = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
     assert megabytes <= (32 if name == DEFAULT_MODEL else 12)
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def test_sizes_and_cards(name: str) -> None:
 
 def test_the_default_is_in_the_package() -> None:
     assert DEFAULT_MODEL in NAMES
-    assert resolve(DEFAULT_MODEL).parent.name == "pretrained"
+    assert find_model(DEFAULT_MODEL).parent.name == "pretrained"
 
 
 def psnr(name: str) -> float:

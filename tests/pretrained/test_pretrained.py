@@ -12,7 +12,7 @@ from regen import pretrained
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
 from regen.generate.generator import LatentGenerator
-from regen.pretrained import available, available_generators, load, resolve, weights_hash
+from regen.pretrained import available, available_generators, find_model, load, weights_hash
 
 CPU = torch.device("cpu")
 
@@ -41,17 +41,17 @@ def tiny() -> AutoencoderRegen:
 
 
 def test_every_place_is_found_in_order(tmp_path: Path) -> None:
-    assert resolve("linear-2x") == tmp_path / "bundled" / "linear-2x"
-    assert resolve("linear-4x") == tmp_path / "checkpoints" / "linear-4x"
-    assert resolve("tiny").resolve() == tmp_path / "tiny"
+    assert find_model("linear-2x") == tmp_path / "bundled" / "linear-2x"
+    assert find_model("linear-4x") == tmp_path / "checkpoints" / "linear-4x"
+    assert find_model("tiny").resolve() == tmp_path / "tiny"
     shutil.copytree("tiny", tmp_path / "checkpoints" / "linear-2x")
-    assert resolve("linear-2x") == tmp_path / "bundled" / "linear-2x"
+    assert find_model("linear-2x") == tmp_path / "bundled" / "linear-2x"
 
 
 def test_folder_of_a_training_run_means_its_model(tmp_path: Path) -> None:
     shutil.copytree("tiny", "run/model")
     Path("run/config.json").write_text('{"loop": {}}')
-    assert resolve("run").resolve() == tmp_path / "run" / "model"
+    assert find_model("run").resolve() == tmp_path / "run" / "model"
 
 
 def test_available_models_are_described_without_loading() -> None:
@@ -91,13 +91,13 @@ def test_hash_belongs_to_the_weights_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nothing", "no/such/folder", "../nothing"])
 def test_unknown_names_list_the_known_ones(name: str) -> None:
     with pytest.raises(ValueError, match=r"There is no model .*linear-2x, linear-4x"):
-        resolve(name)
+        find_model(name)
 
 
 def test_folder_without_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no model"):
-        resolve("empty")
+        find_model("empty")
 
 
 def test_hub_models_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_failed_download_is_one_sentence(
 
     monkeypatch.setattr(pretrained, "snapshot_download", fail)
     with pytest.raises(ValueError, match=message):
-        resolve("owner/name")
+        find_model("owner/name")
 
 
 def damage_nothing_left(folder: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_run_is_found_by_an_absolute_path_and_told_when_it_is_not_finished(tmp
     with pytest.raises(ValueError, match="has no model yet"):
         load(str(tmp_path / "run"), torch.device("cpu"), torch.float32)
     tiny().save_pretrained(tmp_path / "run" / "model")
-    assert resolve(str(tmp_path / "run")) == tmp_path / "run" / "model"
+    assert find_model(str(tmp_path / "run")) == tmp_path / "run" / "model"
 
 
 def test_generators_are_described_apart_from_embedders(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def tiny_onedva() -> AutoencoderOneDVA:
     """
     model = AutoencoderOneDVA(
         latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
-        features=2, queries=20, region=2, length_step=1, query_positions="anchored", chunk_frames=5,
+        pixel_channels=2, num_queries=20, region_size=2, length_multiple=1,
+        query_positions="anchored", chunk_frames=5,
         motion_range=(0.01, 0.1),
     )  # fmt: skip
     for parameter in model.parameters():

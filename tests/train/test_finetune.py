@@ -76,7 +76,7 @@ CHANGES = {
     "channels": {"latent_channels": 6},
     "ratio": {"temporal_compression_ratio": 8, "encoder_widths": (8,) * 5},
     "decoder": {"width": 30, "depth": 3},
-    "encoder": {"encoder_blocks": 2, "encoder_shortcut": True},
+    "encoder": {"encoder_blocks": 2, "linear_skip": True},
     "posterior": {"kl_weight": 0.1},
     "conditioning": {"conditioning": "in_context"},
 }
@@ -237,9 +237,9 @@ def test_what_differs_in_more_than_time_is_left_as_it_is(shape: tuple[int, ...])
 
 def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path: Path) -> None:
     """As far as the shortcut of the encoder tells: its cube of pixels is longer, and as bright."""
-    four = fresh(seed=0, encoder_shortcut=True)
+    four = fresh(seed=0, linear_skip=True)
     four.save_pretrained(tmp_path / "four")
-    eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, encoder_shortcut=True)
+    eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, linear_skip=True)
     before = eight.encoder.shortcut.conv.weight.clone()
     start_from(eight, StartConfig(str(tmp_path / "four")))
     assert eight.encoder.shortcut.conv.weight.shape == before.shape

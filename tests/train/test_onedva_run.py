@@ -28,7 +28,8 @@ def tiny(steps: int = 2, **changes) -> Recipe:
     recipe = toy_onedva()
     model = replace(
         recipe.model, latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2,
-        width=24, depth=1, heads=2, features=2, queries=8, region=2, chunk_frames=5, length_step=1,
+        width=24, depth=1, heads=2, pixel_channels=2, num_queries=8, region_size=2,
+        chunk_frames=5, length_multiple=1,
     )  # fmt: skip
     data = replace(
         recipe.data,

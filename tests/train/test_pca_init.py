@@ -13,7 +13,7 @@ from regen.train.pca_init import start_at_components
 
 CONFIG = OneDVAConfig(
     latent_channels=6, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
-    features=2, queries=20, kl_weight=0.0, encoder_shortcut=True, chunk_frames=5,
+    pixel_channels=2, num_queries=20, kl_weight=0.0, linear_skip=True, chunk_frames=5,
     temporal_compression_ratio=2, spatial_compression_ratio=8,
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_frozen_linear_maps_stay(tmp_path):
 def test_what_does_not_fit_is_told(tmp_path):
     with pytest.raises(ValueError, match="linear maps"):
         start_at_components(
-            AutoencoderOneDVA(**asdict(CONFIG) | {"encoder_shortcut": False}), batches(tmp_path), 4
+            AutoencoderOneDVA(**asdict(CONFIG) | {"linear_skip": False}), batches(tmp_path), 4
         )
     for options in ({"components": -1}, {"components": 4, "model": "other"}):
         with pytest.raises(ValueError, match="not at both"):
@@ -65,6 +65,6 @@ def test_what_does_not_fit_is_told(tmp_path):
 def test_linear_maps_are_not_frozen_before_something_has_fitted_them():
     with pytest.raises(ValueError, match="have to come from somewhere"):
         start_from(AutoencoderOneDVA(**asdict(CONFIG)), StartConfig(freeze=("linear",)))
-    without = AutoencoderOneDVA(**asdict(CONFIG) | {"encoder_shortcut": False})
+    without = AutoencoderOneDVA(**asdict(CONFIG) | {"linear_skip": False})
     with pytest.raises(ValueError, match="no linear maps to freeze"):
         start_from(without, StartConfig(freeze=("linear",), components=4))

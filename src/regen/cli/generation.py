@@ -120,11 +120,11 @@ def generate(
     """
     from regen.generate.load import load_maker
     from regen.generate.run import generate_files
-    from regen.pretrained import be_quiet
+    from regen.pretrained import silence_logging
     from regen.runtime import pick_device, pick_dtype
 
     request = _request(told, form, steering)
-    be_quiet()
+    silence_logging()
     device = pick_device(machine.device)
     dtype = pick_dtype(machine.dtype, device)
     maker = load_maker(machine.model, device, dtype, machine.embedder, machine.text_encoder)

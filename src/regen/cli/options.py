@@ -109,10 +109,10 @@ DEFAULT_AMOUNT = Amount()
 
 def load_model(using: Using) -> "Autoencoder":
     """The model to use, in evaluation mode on its device; raises ValueError when there is none."""
-    from regen.pretrained import be_quiet, load
+    from regen.pretrained import load, silence_logging
     from regen.runtime import pick_device, pick_dtype
 
-    be_quiet()
+    silence_logging()
     device = pick_device(using.device)
     model = load(using.model, device, pick_dtype(using.dtype, device))
     if using.compile:

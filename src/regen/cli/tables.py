@@ -9,7 +9,7 @@ from rich.table import Table
 
 from regen.codec.report import Report
 from regen.console import print_table
-from regen.pretrained import GeneratorFacts, ModelFacts
+from regen.pretrained import GeneratorInfo, ModelInfo
 
 
 def show_report(report: Report, files: Sequence[Path], as_json: bool) -> None:
@@ -47,7 +47,7 @@ def show_report(report: Report, files: Sequence[Path], as_json: bool) -> None:
     print_table(Table("", "", show_header=False, box=None), facts)
 
 
-def show_models(models: Sequence[ModelFacts], generators: Sequence[GeneratorFacts], as_json: bool) -> None:
+def show_models(models: Sequence[ModelInfo], generators: Sequence[GeneratorInfo], as_json: bool) -> None:
     """Embedders and generators on standard output: two tables, or one line of JSON."""
     if as_json:
         found = {"models": [*map(asdict, models)], "generators": [*map(asdict, generators)]}

@@ -179,7 +179,7 @@ def plan(
         count += len(chunk)
         clip = pad(to_clip(chunk, model.device, model.dtype), length, model.spatial_compression_ratio)
         budgets = torch.tensor(model.budgets(*clip.shape[2:]))
-        shares = [model.rule.share(motion(part))[0].cpu() for part in model.region_clips(clip)]
+        shares = [model.length_rule.share(motion(part))[0].cpu() for part in model.region_clips(clip)]
         wanted.append(budgets * torch.stack(shares))
         most.append(budgets)
         structural += int(budgets.sum())

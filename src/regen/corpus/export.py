@@ -19,7 +19,7 @@ from regen.corpus.plan import Export, LoadModel, Plan, prepare
 from regen.corpus.shards import LatentManifest, LatentShardWriter, is_done
 from regen.corpus.sources import Sample
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.pretrained import Autoencoder, be_quiet
+from regen.pretrained import Autoencoder, silence_logging
 from regen.runtime import DTYPES, one_thread
 from regen.workers import device_of, share
 
@@ -45,7 +45,7 @@ def export_latents(
     """
     if processes < 1:
         raise ValueError(f"{processes} processes do nothing; give 1 or more.")
-    be_quiet()
+    silence_logging()
     load_once = cache(partial(export.load, device))
     plan = prepare(export, load_once)
     if processes == 1 or not plan.missing():
@@ -144,6 +144,6 @@ def _embed(
 
 
 def _work(plan: Plan, device: torch.device, decode: Decode, number: int) -> None:
-    be_quiet()
+    silence_logging()
     load_once = cache(partial(plan.export.load, device_of(number, device)))
     work(plan, load_once, decode, lambda done, total: None)

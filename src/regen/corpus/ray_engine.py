@@ -25,7 +25,7 @@ from regen.corpus.export import PATIENCE, Decode, OnProgress, finish, make
 from regen.corpus.plan import Export, Plan, prepare
 from regen.corpus.shards import LatentManifest, is_done
 from regen.corpus.sources import Sample
-from regen.pretrained import be_quiet, resolve
+from regen.pretrained import find_model, silence_logging
 from regen.runtime import name_of, pick_device, pick_dtype
 
 RUN = 8  # samples that one task decodes
@@ -105,7 +105,7 @@ def export_latents_with_ray(
     ValueError in one sentence.
     """
     count, export = cluster.embedders(device, embedders), _everywhere(export)
-    be_quiet()
+    silence_logging()
     plan = prepare(export, partial(export.load, torch.device("cpu")))
     total = plan.samples_but(())
     while missing := plan.missing():
@@ -135,7 +135,7 @@ class Embedder:
 
     @cached_property
     def _plan(self) -> Plan:
-        be_quiet()
+        silence_logging()
         return prepare(self._export, self._load)
 
     @cached_property
@@ -213,7 +213,7 @@ def _everywhere(export: Export) -> Export:
     """The same, with paths that do not depend on the folder in which a process works."""
     data = tuple(place if "://" in place else os.path.abspath(place) for place in export.data)
     own = os.path.abspath(export.model)
-    is_path = resolve(export.model).absolute().is_relative_to(own)
+    is_path = find_model(export.model).absolute().is_relative_to(own)
     return replace(export, data=data, out=export.out.absolute(), model=own if is_path else export.model)
 
 

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 from regen.embedders.base import VideoAutoencoder
 from regen.latents import HybridLatents, HybridPosterior
 from regen.networks.hybrid_decoder import HybridDecoder
-from regen.networks.length_rule import LengthDraw, LengthRule
+from regen.networks.length_rule import LengthMode, MotionLengthRule
 from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder
 from regen.tiling import Tile, Tiling, cut
 
-Part = tuple[Float[Tensor, "b c _"], Bool[Tensor, "b _"]]  # 1D latents of a region, and which are there
+RegionTokens = tuple[
+    Float[Tensor, "b c _"], Bool[Tensor, "b _"]
+]  # 1D latents of a region, and which are there
 
 
 class HybridAutoencoder(VideoAutoencoder):
@@ -30,7 +32,7 @@ class HybridAutoencoder(VideoAutoencoder):
     encoder: QueryEncoder
     decoder: HybridDecoder
     patches: Patches
-    rule: LengthRule
+    length_rule: MotionLengthRule
 
     @property
     def spatial_compression_ratio(self) -> int:
@@ -44,9 +46,9 @@ class HybridAutoencoder(VideoAutoencoder):
     def regions(self, frames: int, height: int, width: int) -> Tiling:
         """The regions of a clip's picture that have 1D latents of their own, in patches."""
         n, y, x = self.patches.grid(frames, height, width)
-        side = self.config.region or max(y, x)
-        if n * min(y, side) * min(x, side) > self.config.queries:
-            side = max(1, isqrt(self.config.queries // n))
+        side = self.config.region_size or max(y, x)
+        if n * min(y, side) * min(x, side) > self.config.num_queries:
+            side = max(1, isqrt(self.config.num_queries // n))
         return Tiling.apart(y, x, side)
 
     def budgets(self, frames: int, height: int, width: int) -> list[int]:
@@ -63,18 +65,20 @@ class HybridAutoencoder(VideoAutoencoder):
     def lengths(self, video: Float[Tensor, "b 3 t h w"]) -> Int64[Tensor, "b r"]:
         """How many 1D latents each region of a clip gets by its motion (spec B4)."""
         pairs = zip(self.region_clips(video), self.budgets(*video.shape[2:]), strict=True)
-        return torch.stack([self.rule.longest(clip, budget) for clip, budget in pairs], dim=1)
+        return torch.stack([self.length_rule.max_length(clip, budget) for clip, budget in pairs], dim=1)
 
-    def drawn_lengths(
+    def sample_lengths(
         self,
         video: Float[Tensor, "b 3 t h w"],
         generators: list[torch.Generator],
-        how: LengthDraw,
-        full_share: float,
+        mode: LengthMode,
+        keep_all_prob: float,
     ) -> Int64[Tensor, "b r"]:
-        """Lengths for training (see `LengthRule.drawn`): what tail dropout leaves to each region."""
+        """Lengths for training (see `MotionLengthRule.sample`): what tail dropout leaves to each region."""
         pairs = zip(self.region_clips(video), self.budgets(*video.shape[2:]), strict=True)
-        drawn = [self.rule.drawn(clip, budget, generators, how, full_share) for clip, budget in pairs]
+        drawn = [
+            self.length_rule.sample(clip, budget, generators, mode, keep_all_prob) for clip, budget in pairs
+        ]
         return torch.stack(drawn, dim=1)
 
     def shared_length(self, length: int, frames: int, height: int, width: int) -> Int64[Tensor, " r"]:
@@ -134,16 +138,16 @@ class HybridAutoencoder(VideoAutoencoder):
             structural, parts = self._normal(structural, 0), [self._normal(part, 1) for part in parts]
         return HybridPosterior(structural, parts, lengths, self.latent_channels)
 
-    def _answer(
+    def _decode_regions(
         self,
         noisy: Float[Tensor, "b 3 T H W"],
         t: Float[Tensor, " #b"],
         structural: Float[Tensor, "b c n y x"],
-        parts: list[Part],
+        parts: list[RegionTokens],
         tiling: Tiling,
-        most: int,
+        max_batch: int,
     ) -> tuple[Float[Tensor, "b 3 T H W"], Float[Tensor, "b d n y x"]]:
-        """What the decoder answers for the whole picture, and its features, from `most` regions at a time."""
+        """Prediction and features of the decoder for the whole picture, `max_batch` regions at a time."""
         side = self.patches.side
 
         def decode(group: list[int]) -> tuple[Tensor, Tensor]:
@@ -154,7 +158,7 @@ class HybridAutoencoder(VideoAutoencoder):
             level = t if len(t) == 1 else t.repeat(len(group))
             return self.decoder(noise, grid, sequence, keep, level)
 
-        features, tapped = _by_region(decode, tiling, most)
+        features, tapped = _by_region(decode, tiling, max_batch)
         return self.decoder.finish(tiling.join(features, side), structural), tiling.join(tapped, 1)
 
     def _check_latents(self, latents: HybridLatents) -> None:
@@ -183,7 +187,7 @@ class HybridAutoencoder(VideoAutoencoder):
         mean, std = self._statistics_of(kind, latents)
         return (latents.float() * std + mean).to(self.dtype)
 
-    def _raw_parts(self, latents: HybridLatents) -> tuple[Float[Tensor, "b c n y x"], list[Part]]:
+    def _raw_parts(self, latents: HybridLatents) -> tuple[Float[Tensor, "b c n y x"], list[RegionTokens]]:
         """Raw structural latents, and the raw 1D latents of each region."""
         parts = [(self._raw_of(sequence, 1), keep) for sequence, keep in latents.regions()]
         return self._raw_of(latents.structural, 0), parts
@@ -206,11 +210,11 @@ def _stacked(whole: Float[Tensor, "b ..."], tiling: Tiling, group: list[int], un
 
 
 def _by_region(
-    work: Callable[[list[int]], tuple[Tensor, Tensor]], tiling: Tiling, most: int
+    work: Callable[[list[int]], tuple[Tensor, Tensor]], tiling: Tiling, max_batch: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Both answers of `work` for each region, in their order; it is asked for up to `most` of one shape."""
+    """Both results of `work` for each region, in order; up to `max_batch` of one shape are one call."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for group in tiling.alike(most):
+    for group in tiling.alike(max_batch):
         both = (answer.chunk(len(group)) for answer in work(group))
         found |= dict(zip(group, zip(*both, strict=True), strict=True))
     order = [found[number] for number in range(len(tiling.places))]

@@ -22,8 +22,8 @@ from regen.networks.conv_decoder import CausalDecoder
 from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.tiling import PLACE, Tile, Tiling, cut
 
-# (target, reconstruction) -> a further loss and what to log: perceptual, adversarial.
-FurtherLoss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+# (target, reconstruction) -> an auxiliary loss and what to log: perceptual, adversarial.
+AuxiliaryLoss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Magvit2Config:
     """Residual blocks of each stage, and after the last."""
     encoder_patch_size: int = 1
     """Space-to-depth before the first convolution and depth-to-space after the last, for small models."""
-    encoder_shortcut: bool = False
+    linear_skip: bool = False
     """Linear maps beside both pyramids, from pixels to latents and back; let small models train faster."""
     decoder_widths: tuple[int, ...] | None = None
     """Channels of the decoder in the order of the encoder's stages; None: the encoder's own."""
@@ -77,7 +77,7 @@ class AutoencoderMagvit2(PyramidAutoencoder):
         encoder_widths: tuple[int, ...] | list[int] = (128, 256, 512, 768),
         encoder_blocks: int = 4,
         encoder_patch_size: int = 1,
-        encoder_shortcut: bool = False,
+        linear_skip: bool = False,
         decoder_widths: tuple[int, ...] | list[int] | None = None,
         decoder_blocks: int | None = None,
         late_upsampling: bool | None = None,
@@ -104,10 +104,10 @@ class AutoencoderMagvit2(PyramidAutoencoder):
         moments = latent_channels * (2 if kl_weight > 0 else 1)
         patch = encoder_patch_size
         self.encoder = CausalEncoder(
-            moments, tuple(encoder_widths), strides, encoder_blocks, patch, encoder_shortcut
+            moments, tuple(encoder_widths), strides, encoder_blocks, patch, linear_skip
         )
         self.decoder = CausalDecoder(
-            latent_channels, tuple(decoder_widths), strides, blocks, patch, late_upsampling, encoder_shortcut
+            latent_channels, tuple(decoder_widths), strides, blocks, patch, late_upsampling, linear_skip
         )
 
     @property
@@ -159,14 +159,17 @@ class AutoencoderMagvit2(PyramidAutoencoder):
         return self.decode(self.encode(video).latent_dist.mode())
 
     def loss(
-        self, batch: dict[str, Tensor], generators: list[torch.Generator], further: FurtherLoss | None = None
+        self,
+        batch: dict[str, Tensor],
+        generators: list[torch.Generator],
+        auxiliary: AuxiliaryLoss | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Squared error and KL, and what `further` makes of the clip and its reconstruction (spec A13).
+        """Squared error and KL, and what `auxiliary` makes of the clip and its reconstruction (spec A13).
 
         `batch["clip"]` is b 3 t h w in [-1, 1]. With `latents` (b c n h/8 w/8, normalised, as `encode`
         returns them) and `target` (b 3 t h w, their frames) in its place the decoder alone is trained; the
         encoder does not run. All that is random about a sample comes from its own one of the `generators`,
-        so the loss without `further` is the mean of those of its samples. Logs `psnr` of the reconstruction.
+        so the loss without `auxiliary` is the mean over the samples. Logs `psnr` of the reconstruction.
         """
         clip = batch["target"] if "latents" in batch else batch["clip"]
         assert len(generators) == len(clip), "one generator for each sample"
@@ -178,8 +181,8 @@ class AutoencoderMagvit2(PyramidAutoencoder):
         if kl is not None:
             loss = loss + self.config.kl_weight * kl
             logs["kl"] = kl.detach()
-        if further is not None:
-            term, said = further(clip, reconstruction)
+        if auxiliary is not None:
+            term, said = auxiliary(clip, reconstruction)
             loss, logs = loss + term, logs | said
         return loss, {"loss": loss.detach(), **logs}
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from regen import diffusion
 from regen.embedders.base import blend_frames
-from regen.embedders.hybrid import HybridAutoencoder, Part
+from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
 from regen.latents import HybridLatents
-from regen.losses.one_dva import FurtherLoss, OneDVAObjective, latent_losses
+from regen.losses.one_dva import AuxiliaryLoss, OneDVAObjective, latent_losses
 from regen.networks.dit import Timestep
 from regen.networks.hybrid_decoder import HybridDecoder, Tail
-from regen.networks.length_rule import LengthRule
+from regen.networks.length_rule import MotionLengthRule
 from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
 from regen.tiling import Tile
@@ -42,32 +42,32 @@ class OneDVAConfig:
     encoder_width: int = 768
     encoder_depth: int = 12
     encoder_heads: int = 12
-    encoder_shortcut: bool = False
+    linear_skip: bool = False
     """Linear maps beside both transformers, between the pixels of a patch and its structural latent; let
     small models train much faster."""
     width: int = 1024
     depth: int = 24
     heads: int = 16
-    features: int = 8
+    pixel_channels: int = 8
     """Channels of the pixels before the last convolution."""
-    queries: int = 2560
+    num_queries: int = 2560
     """The most 1D latents of a region: as many as the largest one has patches."""
-    region: int | None = None
+    region_size: int | None = None
     """Longest side, in patches, of regions of the picture that have 1D latents of their own; None: the whole
     picture is one, as far as there are queries for it. Regions as large as the training's crops keep small
     models good at any size."""
     query_positions: QueryPositions = "none"
     """Where 1D latents lie: nowhere (none), at places spread over the clip, or each at a patch (anchored)."""
-    timestep: Timestep = "adaln_zero"
+    timestep_conditioning: Timestep = "adaln_zero"
     tail: Tail = "mask"
     """What stands for dropped 1D latents: nothing (mask), or a learned token each (mask_token)."""
-    skip: bool = True
+    long_skip: bool = True
     """The noisy patch's embedding enters the last layer, beside what the blocks make of it."""
     prediction: diffusion.Prediction = "sample"
-    length_step: int = 16
-    least_length: float = 0.125
+    length_multiple: int = 16
+    min_length_ratio: float = 0.125
     """Share of the budget for a clip without motion."""
-    image_length: float = 0.5
+    image_length_ratio: float = 0.5
     """Share of the budget for an image."""
     motion_range: tuple[float, float] = (0.0005, 0.03)
     """5 % and 95 % quantiles of the motion of training clips; these are of 256 x 256 crops of the clips that
@@ -98,21 +98,21 @@ class AutoencoderOneDVA(HybridAutoencoder):
         encoder_width: int = 768,
         encoder_depth: int = 12,
         encoder_heads: int = 12,
-        encoder_shortcut: bool = False,
+        linear_skip: bool = False,
         width: int = 1024,
         depth: int = 24,
         heads: int = 16,
-        features: int = 8,
-        queries: int = 2560,
-        region: int | None = None,
+        pixel_channels: int = 8,
+        num_queries: int = 2560,
+        region_size: int | None = None,
         query_positions: QueryPositions = "none",
-        timestep: Timestep = "adaln_zero",
+        timestep_conditioning: Timestep = "adaln_zero",
         tail: Tail = "mask",
-        skip: bool = True,
+        long_skip: bool = True,
         prediction: diffusion.Prediction = "sample",
-        length_step: int = 16,
-        least_length: float = 0.125,
-        image_length: float = 0.5,
+        length_multiple: int = 16,
+        min_length_ratio: float = 0.125,
+        image_length_ratio: float = 0.5,
         motion_range: tuple[float, float] | list[float] = (0.0005, 0.03),
         kl_weight: float = 1e-6,
         objective: dict[str, Any] | None = None,
@@ -123,16 +123,18 @@ class AutoencoderOneDVA(HybridAutoencoder):
         super().__init__()
         _check(self.config)
         self.patches = Patches(temporal_compression_ratio, spatial_compression_ratio)
-        self.rule = LengthRule(length_step, least_length, image_length, (motion_range[0], motion_range[1]))
+        self.length_rule = MotionLengthRule(
+            length_multiple, min_length_ratio, image_length_ratio, (motion_range[0], motion_range[1])
+        )
         self.objective = OneDVAObjective(**(objective or {}))
         moments = latent_channels * (2 if kl_weight > 0 else 1)
         self.encoder = QueryEncoder(
-            latent_channels, moments, self.patches, encoder_width, encoder_depth, encoder_heads, queries,
-            query_positions, encoder_shortcut,
+            latent_channels, moments, self.patches, encoder_width, encoder_depth, encoder_heads, num_queries,
+            query_positions, linear_skip,
         )  # fmt: skip
         self.decoder = HybridDecoder(
-            latent_channels, self.patches, width, depth, heads, features, timestep, queries,
-            query_positions, tail, skip, encoder_shortcut,
+            latent_channels, self.patches, width, depth, heads, pixel_channels, timestep_conditioning,
+            num_queries, query_positions, tail, long_skip, linear_skip,
         )  # fmt: skip
 
     @apply_forward_hook
@@ -163,10 +165,12 @@ class AutoencoderOneDVA(HybridAutoencoder):
             shape, generator=generator, device=latents.structural.device, dtype=torch.float32
         )
         structural, parts = self._raw_parts(latents)
-        most = self._at_once(tile or self.tile, tiling)
+        max_batch = self._at_once(tile or self.tile, tiling)
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            return self._answer(noisy.to(self.dtype), t, structural, parts, tiling, most)[0].float()
+            return self._decode_regions(noisy.to(self.dtype), t, structural, parts, tiling, max_batch)[
+                0
+            ].float()
 
         sample = solver(diffusion.velocity_of(network, self.config.prediction), noise, grid)
         sample = self.patches.crop(sample, frames, y * side, x * side)
@@ -186,29 +190,31 @@ class AutoencoderOneDVA(HybridAutoencoder):
         self,
         batch: dict[str, Tensor],
         generators: list[torch.Generator],
-        further: FurtherLoss | None = None,
+        auxiliary: AuxiliaryLoss | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The velocity loss of encoder and decoder, KL, self-alignment, and what `further` adds (spec B5).
+        """The velocity loss of encoder and decoder, KL, self-alignment, and what `auxiliary` adds (spec B5).
 
-        `batch["clip"]` (b 3 t h w in [-1, 1]) is encoded and decoded again; where `further` predicts latents
+        `batch["clip"]` (b 3 t h w in [-1, 1]) is encoded and decoded; where `auxiliary` predicts latents
         the decoder learns from those, and the losses of the latents are left out. `progress` is the part of
         the run that is over, for the ramp of the alignment. All that is random about a sample comes from its
-        own one of the `generators`, so the loss without `further` is the mean of those of its samples.
+        own generator, so the loss without `auxiliary` is the mean of those of its samples.
         Padding counts nowhere. Logs `psnr`, of the clean clip that the network answers at the highest noise
         levels of the batch, and what `latent_losses` tells.
         """
         objective, target = self.objective, batch["target"]
         assert len(generators) == len(target), "one generator for each sample"
         size = target.shape[2:]
-        t = diffusion.draw_noise_levels(objective.share_at_one, generators, objective.density)
+        t = diffusion.draw_noise_levels(objective.pure_noise_prob, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
         noise = randn_tensor(clean.shape, generators, target.device, torch.float32)
-        told, tiling = self._told(batch, generators, further), self.regions(*size)
+        inputs, tiling = self._decoder_inputs(batch, generators, auxiliary), self.regions(*size)
         tapped: list[Tensor] = []
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
             all_regions = len(tiling.places)
-            answer, features = self._answer(noisy, t, told.structural, told.parts, tiling, all_regions)
+            answer, features = self._decode_regions(
+                noisy, t, inputs.structural, inputs.parts, tiling, all_regions
+            )
             tapped.append(features)
             return answer
 
@@ -216,14 +222,14 @@ class AutoencoderOneDVA(HybridAutoencoder):
             network, clean, noise, t, self.config.prediction, objective.t_min,
             lambda error: self.patches.crop(error, *size),
         )  # fmt: skip
-        loss, guess = losses.mean() + told.loss, self.patches.crop(guess, *size)
+        loss, guess = losses.mean() + inputs.loss, self.patches.crop(guess, *size)
         squared = (guess.detach() - target).square().flatten(1).mean(1)
         noisiest = (t == t.max()).float()
-        logs = told.logs | {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
+        logs = inputs.logs | {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
         if objective.l1_weight > 0:
             loss = loss + objective.l1_weight * (guess - target).abs().mean()
-        if further is not None:
-            for term, said in (further(target, guess), further.represent(tapped[0], target)):
+        if auxiliary is not None:
+            for term, said in (auxiliary(target, guess), auxiliary.represent(tapped[0], target)):
                 loss, logs = loss + term, logs | said
         return loss, {"loss": loss.detach(), **logs}
 
@@ -233,39 +239,39 @@ class AutoencoderOneDVA(HybridAutoencoder):
         n, y, x = self.patches.grid(frames, height, width)
         tokens, pixels = 2 * n * y * x, n * y * x * self.patches.pixels
         widest = max(config.width, config.encoder_width)
-        return int(tokens * 20 * widest * self.dtype.itemsize + pixels * (3 + config.features) * 8)
+        return int(tokens * 20 * widest * self.dtype.itemsize + pixels * (3 + config.pixel_channels) * 8)
 
     def trunk_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights inside the blocks of encoder and decoder, for optimizers such as Muon."""
         return self.encoder.trunk_matrices() + self.decoder.trunk_matrices()
 
-    def _told(
-        self, batch: dict[str, Tensor], generators: list[torch.Generator], further: FurtherLoss | None
-    ) -> "_Told":
+    def _decoder_inputs(
+        self, batch: dict[str, Tensor], generators: list[torch.Generator], auxiliary: AuxiliaryLoss | None
+    ) -> "DecoderInputs":
         """The raw latents that the decoder is trained on, and what they cost."""
         clip, objective = batch["clip"], self.objective
-        lengths = self.drawn_lengths(clip, generators, objective.lengths, objective.full_share)
-        if further is not None and further.predicts:
+        lengths = self.sample_lengths(clip, generators, objective.lengths, objective.keep_all_prob)
+        if auxiliary is not None and auxiliary.predicts:
             latents = self._posterior(clip, lengths, normalised=True).mode()
-            predicted = further.predicted(latents, generators)
-            return _Told(*self._raw_parts(predicted), clip.new_zeros(()), {})
+            predicted = auxiliary.predicted(latents, generators)
+            return DecoderInputs(*self._raw_parts(predicted), clip.new_zeros(()), {})
         posterior, progress = self._posterior(clip, lengths, False), batch.get("progress", torch.ones(()))
         structural, *parts = [self._noised(part, generators) for part in posterior.draw(generators)]
         loss, logs = latent_losses(posterior, objective, self.config.kl_weight, progress)
-        return _Told(structural, list(zip(parts, posterior.keeps(), strict=True)), loss, logs)
+        return DecoderInputs(structural, list(zip(parts, posterior.keeps(), strict=True)), loss, logs)
 
     def _noised(self, latents: Tensor, generators: list[torch.Generator]) -> Tensor:
-        if self.objective.latent_noise == 0:
+        if self.objective.latent_noise_std == 0:
             return latents
         noise = randn_tensor(latents.shape, generators, latents.device, torch.float32)
-        return latents + self.objective.latent_noise * noise.to(latents)
+        return latents + self.objective.latent_noise_std * noise.to(latents)
 
 
-class _Told(NamedTuple):
+class DecoderInputs(NamedTuple):
     """What the decoder is told in training, and what that costs."""
 
     structural: Float[Tensor, "b c n y x"]
-    parts: list[Part]
+    parts: list[RegionTokens]
     loss: Float[Tensor, ""]
     logs: dict[str, Tensor]
 
@@ -274,9 +280,9 @@ def _check(config: FrozenDict) -> None:
     """Raises ValueError for options that exclude each other."""
     widths = (config.width, config.heads), (config.encoder_width, config.encoder_heads)
     smallest = min(
-        config.latent_channels, config.depth, config.encoder_depth, config.features, config.length_step,
-        config.temporal_compression_ratio, config.spatial_compression_ratio,
-        1 if config.region is None else config.region,
+        config.latent_channels, config.depth, config.encoder_depth, config.pixel_channels,
+        config.length_multiple, config.temporal_compression_ratio, config.spatial_compression_ratio,
+        1 if config.region_size is None else config.region_size,
     )  # fmt: skip
     low, high = config.motion_range
     groups, rest = divmod(config.chunk_frames - 1, max(1, config.temporal_compression_ratio))
@@ -284,11 +290,11 @@ def _check(config: FrozenDict) -> None:
         "widths that the heads divide into even parts": all(w % (2 * h) == 0 for w, h in widths),
         "at least 1 channel, block, feature and patch": smallest > 0,
         "a chunk of one frame and whole patches": config.chunk_frames > 0 and rest == 0,
-        "a query for each patch of a chunk of one place": config.queries > groups,
-        "shares of the budget from 0 to 1": min(config.least_length, config.image_length) >= 0
-        and max(config.least_length, config.image_length) <= 1,
+        "a query for each patch of a chunk of one place": config.num_queries > groups,
+        "shares of the budget from 0 to 1": min(config.min_length_ratio, config.image_length_ratio) >= 0
+        and max(config.min_length_ratio, config.image_length_ratio) <= 1,
         "a motion_range of two rising numbers above 0": 0 < low < high,
-        "no linear maps beside a velocity": not (config.encoder_shortcut and config.prediction == "velocity"),
+        "no linear maps beside a velocity": not (config.linear_skip and config.prediction == "velocity"),
         "its fixed scale 1": config.scaling_factor == 1,
     }
     for wanted, fulfilled in wants.items():

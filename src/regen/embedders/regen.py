@@ -45,7 +45,7 @@ class RegenConfig:
     """Residual blocks of each stage, and after the last."""
     encoder_patch_size: int = 1
     """Space-to-depth before the first convolution; above 1 for small models, which it makes much faster."""
-    encoder_shortcut: bool = False
+    linear_skip: bool = False
     """A linear map from pixels to latents beside the pyramid; lets small models train much faster."""
     width: int = 2048
     depth: int = 24
@@ -58,7 +58,7 @@ class RegenConfig:
     modulation: Modulation = "film"
     """How the motion latent acts inside the sines: gain and phase (film), or phase alone (shift)."""
     first_frame: FirstFrame = "zc"
-    timestep: Timestep = "adaln_zero"
+    timestep_conditioning: Timestep = "adaln_zero"
     """How the noise level enters besides being added to the tokens: not at all (add), through one projection
     that the blocks share (adaln_single), or through one in each block (adaln_zero)."""
     prediction: diffusion.Prediction = "sample"
@@ -67,9 +67,9 @@ class RegenConfig:
     like that of the training keeps quality and speed at larger sizes. None (the paper): all see all."""
     t_min: float = 0.05
     """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
-    share_at_one: float = 0.1
+    pure_noise_prob: float = 0.1
     """Share of training samples at noise level 1 exactly, where one-step decoding works."""
-    latent_noise: float = 0.0
+    latent_noise_std: float = 0.0
     """Standard deviation of noise on the latents in training."""
     kl_weight: float = 0.0
     """Above 0 the latents have a Gaussian posterior, and the loss its divergence from N(0, 1)."""
@@ -94,7 +94,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         encoder_widths: tuple[int, ...] | list[int] = (128, 256, 512, 768),
         encoder_blocks: int = 4,
         encoder_patch_size: int = 1,
-        encoder_shortcut: bool = False,
+        linear_skip: bool = False,
         width: int = 2048,
         depth: int = 24,
         heads: int = 16,
@@ -103,12 +103,12 @@ class AutoencoderRegen(PyramidAutoencoder):
         siren_layers: int = 3,
         modulation: Modulation = "film",
         first_frame: FirstFrame = "zc",
-        timestep: Timestep = "adaln_zero",
+        timestep_conditioning: Timestep = "adaln_zero",
         prediction: diffusion.Prediction = "sample",
         attention_window: int | None = None,
         t_min: float = 0.05,
-        share_at_one: float = 0.1,
-        latent_noise: float = 0.0,
+        pure_noise_prob: float = 0.1,
+        latent_noise_std: float = 0.0,
         kl_weight: float = 0.0,
         latents_mean: list[list[float]] | None = None,
         latents_std: list[list[float]] | None = None,
@@ -120,14 +120,14 @@ class AutoencoderRegen(PyramidAutoencoder):
         _check(self.config, stages=len(strides))
         moments = latent_channels * (2 if kl_weight > 0 else 1)
         self.encoder = CausalEncoder(
-            moments, tuple(encoder_widths), strides, encoder_blocks, encoder_patch_size, encoder_shortcut
+            moments, tuple(encoder_widths), strides, encoder_blocks, encoder_patch_size, linear_skip
         )
         self.conditioner = (
             ContextConditioner(latent_channels, width, temporal_compression_ratio)
             if conditioning == "in_context"
             else LatentConditioner(latent_channels, width, siren_width, siren_layers, modulation, first_frame)
         )
-        self.decoder = DiT(width, depth, heads, PATCH, timestep, attention_window)
+        self.decoder = DiT(width, depth, heads, PATCH, timestep_conditioning, attention_window)
 
     @apply_forward_hook
     def decode(
@@ -190,11 +190,11 @@ class AutoencoderRegen(PyramidAutoencoder):
         target, times = batch["target"], batch["times"]
         assert len(generators) == len(target), "one generator for each sample"
         latents, kl = self._training_latents(batch, generators)
-        if self.config.latent_noise > 0:
+        if self.config.latent_noise_std > 0:
             noise = randn_tensor(latents.shape, generators, latents.device, torch.float32)
-            latents = latents + self.config.latent_noise * noise.to(latents)
+            latents = latents + self.config.latent_noise_std * noise.to(latents)
         positions, context = self._condition(latents, times)
-        t = diffusion.draw_noise_levels(self.config.share_at_one, generators).to(target.device)
+        t = diffusion.draw_noise_levels(self.config.pure_noise_prob, generators).to(target.device)
         noise = randn_tensor(target.shape, generators, target.device, torch.float32)
         losses, guess = diffusion.velocity_loss(
             lambda noisy, t: self.decoder(noisy, positions, t, context),
@@ -253,14 +253,14 @@ def _check(config: FrozenDict, stages: int) -> None:
     width, heads, window = config.width, config.heads, config.attention_window
     in_context = config.conditioning == "in_context"
     smallest = min(config.latent_channels, config.depth, config.siren_layers)
-    bounded = 0 <= config.share_at_one <= 1 and 0 < config.t_min <= 1
+    bounded = 0 <= config.pure_noise_prob <= 1 and 0 < config.t_min <= 1
     wants = {
         f"{stages} encoder_widths, one for each stage": len(config.encoder_widths) == stages,
         f"a width that {heads} heads divide, not {width}": heads > 0 and width % heads == 0,
         "at least 1 channel, block and SIREN layer": smallest > 0,
         "an attention_window of 2 or more, or none": window is None or window >= 2,
         "no attention_window with in_context, where all tokens see all": window is None or not in_context,
-        "share_at_one from 0 to 1, and t_min above 0": bounded,
+        "pure_noise_prob from 0 to 1, and t_min above 0": bounded,
         "its fixed ratio 8": config.spatial_compression_ratio == PATCH,
         "its fixed scale 1": config.scaling_factor == 1,
     }

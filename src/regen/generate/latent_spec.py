@@ -9,7 +9,7 @@ from regen.corpus.shards import LatentManifest
 from regen.generate.generator import LatentSource
 from regen.generate.latent_batches import LatentStage
 from regen.latents import HybridLatents
-from regen.pretrained import encoder_hash, resolve, stored_config, weights_hash
+from regen.pretrained import encoder_hash, find_model, stored_config, weights_hash
 
 LENGTHS_LOOKED_AT = 2000  # samples, for how many 1D latents regions have
 
@@ -37,7 +37,7 @@ def source_of(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: b
     wanted = {size for stage in stages for size in stage.sizes}
     sizes = [tuple(kinds[i].tolist()) for i in np.argsort(-numbers, kind="stable")]
     hybrid = bool((column("tokens") >= 0).any())
-    embedder = stored_config(resolve(manifest.model)) if hybrid else {}
+    embedder = stored_config(find_model(manifest.model)) if hybrid else {}
     return LatentSource(
         embedder=manifest.model,
         weights=manifest.weights,
@@ -47,8 +47,8 @@ def source_of(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: b
         chunk_latents=int(column("latent_frames").max()),
         place=manifest.spatial_compression_ratio,
         has_sequence=hybrid,
-        region=embedder.get("region"),
-        queries=embedder.get("queries"),
+        region=embedder.get("region_size"),
+        queries=embedder.get("num_queries"),
         length_counts=length_counts(dataset, by_class) if hybrid else (),
         frame_rate=float(np.median(column("frame_rate")[videos])) if videos.any() else 25.0,
         sizes=tuple(size for size in sizes if not wanted or size in wanted),

@@ -11,10 +11,10 @@ from regen.generate.video_generator import VideoMaker
 from regen.pretrained import (
     Autoencoder,
     available_generators,
+    find_model,
     is_generator,
     load,
     load_as,
-    resolve,
     stored_config,
     weights_hash,
 )
@@ -48,7 +48,7 @@ def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> Laten
     Raises ValueError when there is none, when it is damaged, and when it is an embedder.
     """
     try:
-        folder = resolve(name)
+        folder = find_model(name)
     except ValueError:
         if name.count("/") == 1 or Path(name).expanduser().is_dir():
             raise

@@ -8,7 +8,7 @@ from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.latents import HybridLatents
 from regen.losses.post_training import Predictor, denoised
-from regen.pretrained import encoder_hash, is_generator, load_as, resolve, weights_hash
+from regen.pretrained import encoder_hash, find_model, is_generator, load_as, weights_hash
 
 
 def predictor_of(name: str, start: str | None, device: torch.device) -> Predictor:
@@ -17,7 +17,7 @@ def predictor_of(name: str, start: str | None, device: torch.device) -> Predicto
     `start` names the model that is post-trained. Raises ValueError when there is no such generator, or it
     makes the latents of another model.
     """
-    folder = resolve(name)
+    folder = find_model(name)
     if not is_generator(folder):
         raise ValueError(f"{name} is no generator; give one that was trained on the latents of this model.")
     model = load_as(LatentGenerator, folder, device, torch.float32)

@@ -20,7 +20,7 @@ from regen.generate.latent_spec import class_names, source_of
 from regen.generate.preview import SamplePreview
 from regen.generate.sampling import SampleOptions
 from regen.generate.text import DEFAULT_TEXT, TextSource, find_text_encoder
-from regen.pretrained import be_quiet, is_generator, resolve, stored_config, stored_weights
+from regen.pretrained import find_model, is_generator, silence_logging, stored_config, stored_weights
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
 from regen.train.distributed import World, whole_state
 from regen.train.gradient import ON_THE_CPU
@@ -78,7 +78,7 @@ def run_generator(
     recipe, a text encoder that is not there, and whatever `train` raises.
     """
     keep_freed_memory()
-    be_quiet()
+    silence_logging()
     dataset = LatentDataset(latents)
     text = find_text_encoder(recipe.data.text, recipe.data.text_tokens) if needs_text(recipe) else None
     states = None if text is None else caption_states(dataset, text, world)
@@ -164,7 +164,7 @@ def build_generator(
 
 def start_with(model: LatentGenerator, name: str) -> None:
     """Put the weights of another generator into `model`. Raises ValueError when they don't fit."""
-    folder = resolve(name)
+    folder = find_model(name)
     stored_config(folder)  # which tells of a run that is not finished
     if not is_generator(folder):
         raise ValueError(f"{name} is an embedder; start from a generator.")

@@ -10,26 +10,26 @@ from torch import Generator, Tensor
 from regen.diffusion import Density
 from regen.latents import HybridLatents, HybridPosterior
 from regen.losses.alignment import effective_rank, self_alignment
-from regen.networks.length_rule import LengthDraw
+from regen.networks.length_rule import LengthMode
 
 
 @dataclass(frozen=True)
 class OneDVAObjective:
     """What is asked of an `AutoencoderOneDVA` in training; the defaults are of stage 2 (spec B5, B7)."""
 
-    lengths: LengthDraw = "motion"
+    lengths: LengthMode = "motion"
     """How many 1D latents a clip keeps: all (full, stage 1), or by tail dropout: from what its motion allows
     (motion), from the budget whatever moves (uniform), or the budget halved some times (pow2)."""
-    full_share: float = 0.5
+    keep_all_prob: float = 0.5
     """Share of the clips that keep as many as they may; the others lose some of the tail."""
     density: Density = "logit_normal"
-    share_at_one: float = 0.1
+    pure_noise_prob: float = 0.1
     """Share of the clips at noise level 1, where decoding begins: the thick tail of the density."""
     t_min: float = 0.05
     """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
     l1_weight: float = 0.0
     """Weight of the absolute error of the clean clip that follows from the answer (stage 1)."""
-    latent_noise: float = 0.0
+    latent_noise_std: float = 0.0
     """Standard deviation of noise on the latents."""
     alignment_weight: float = 0.1
     """λ of self-alignment."""
@@ -39,14 +39,14 @@ class OneDVAObjective:
     """Part of the run in which λ rises from 0."""
 
     def __post_init__(self) -> None:
-        shares = self.full_share, self.share_at_one, self.alignment_ramp
-        weights = self.l1_weight, self.latent_noise, self.alignment_weight, self.alignment_margin
+        shares = self.keep_all_prob, self.pure_noise_prob, self.alignment_ramp
+        weights = self.l1_weight, self.latent_noise_std, self.alignment_weight, self.alignment_margin
         if not all(0 <= share <= 1 for share in shares) or min(weights) < 0 or not 0 < self.t_min <= 1:
             raise ValueError("An objective has shares from 0 to 1, weights of 0 or more and t_min above 0.")
 
 
 @runtime_checkable
-class FurtherLoss(Protocol):
+class AuxiliaryLoss(Protocol):
     """What may be trained with besides the model's own losses (see `regen.train.auxiliary_losses`)."""
 
     def __call__(self, target: Tensor, answer: Tensor, /) -> tuple[Tensor, dict[str, Tensor]]: ...

@@ -47,7 +47,7 @@ GENERATOR = "LatentGenerator"  # of `regen.generate`, which lies above: its weig
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelInfo:
     """What `regen models` tells about a model; `megabytes` on disk, `where` in words."""
 
     name: str
@@ -59,7 +59,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class GeneratorFacts:
+class GeneratorInfo:
     """What `regen models` tells about a generator, which makes latents of `embedder` from text or classes."""
 
     name: str
@@ -70,14 +70,14 @@ class GeneratorFacts:
     megabytes: float
 
 
-def available() -> list[ModelFacts]:
+def available() -> list[ModelInfo]:
     """The embedders that need no download, described without loading them: bundled, then `checkpoints/`."""
-    return [_facts(folder, where) for folder, where in _folders() if not is_generator(folder)]
+    return [_model_info(folder, where) for folder, where in _folders() if not is_generator(folder)]
 
 
-def available_generators() -> list[GeneratorFacts]:
+def available_generators() -> list[GeneratorInfo]:
     """The generators that need no download, described without loading them."""
-    return [_generator_facts(folder, where) for folder, where in _folders() if is_generator(folder)]
+    return [_generator_info(folder, where) for folder, where in _folders() if is_generator(folder)]
 
 
 def is_generator(folder: Path) -> bool:
@@ -85,7 +85,7 @@ def is_generator(folder: Path) -> bool:
     return _config(folder).get("_class_name") == GENERATOR
 
 
-def resolve(name: str) -> Path:
+def find_model(name: str) -> Path:
     """The folder of the model called `name`; one from the Hub is downloaded or taken from the cache.
 
     Raises ValueError when there is no such model or the download fails.
@@ -97,7 +97,7 @@ def resolve(name: str) -> Path:
             return folder
     if local.is_dir():
         raise ValueError(f"The folder {name} holds no model: there is no config.json in it.")
-    known = ", ".join(facts.name for facts in available()) or "none"
+    known = ", ".join(model.name for model in available()) or "none"
     if name.count("/") != 1 or name.startswith(("/", ".", "~")):
         raise ValueError(
             f"There is no model {name}; use one of those here ({known}), a folder with a config.json, or "
@@ -112,7 +112,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
     Raises ValueError in one sentence when it does not exist, can't be downloaded or is damaged, or is a
     generator.
     """
-    folder = resolve(name)
+    folder = find_model(name)
     if is_generator(folder):
         raise ValueError(
             f"{name} is a generator, which embeds no videos; use it with regen generate --model, or give an "
@@ -137,7 +137,7 @@ def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: tor
     return model.to(device).eval()
 
 
-def be_quiet() -> None:
+def silence_logging() -> None:
     """Nothing but a command's own words on the terminal, and memory kept from model to model."""
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -149,7 +149,7 @@ def weights_hash(name: str) -> str:
 
     It is taken from the files, so it does not depend on the precision that a model is loaded in.
     """
-    return _hash_of(resolve(name), prefix="", told="")
+    return _hash_of(find_model(name), prefix="", told="")
 
 
 def encoder_hash(name: str) -> str:
@@ -157,7 +157,7 @@ def encoder_hash(name: str) -> str:
     their decoders, such as one and what its post-training made of it, have the same latents. The values
     count, not the type they are stored in: a training stores fp32 and may begin with what is stored in bf16.
     """
-    folder = resolve(name)
+    folder = find_model(name)
     config = _config(folder)
     told = json.dumps([config.get("latents_mean"), config.get("latents_std")])
     return _hash_of(folder, prefix="encoder.", told=told, only_values=True)
@@ -216,20 +216,20 @@ def _model_folders(place: Path) -> list[Path]:
     return sorted(config.parent for config in place.glob("*/config.json"))
 
 
-def _facts(folder: Path, where: str) -> ModelFacts:
+def _model_info(folder: Path, where: str) -> ModelInfo:
     config = _config(folder)
     try:
         ratio, channels = int(config["temporal_compression_ratio"]), int(config["latent_channels"])
     except KeyError as error:
         raise _damaged(folder, f"its config.json has no {error}") from None
-    return ModelFacts(folder.name, where, ratio, channels, *_sizes(folder))
+    return ModelInfo(folder.name, where, ratio, channels, *_sizes(folder))
 
 
-def _generator_facts(folder: Path, where: str) -> GeneratorFacts:
+def _generator_info(folder: Path, where: str) -> GeneratorInfo:
     config = _config(folder)
     classes, source = config.get("classes"), config.get("source") or {}
     condition = f"{len(classes)} classes" if classes else "text" if config.get("text_width") else "nothing"
-    return GeneratorFacts(folder.name, where, str(source.get("embedder", "?")), condition, *_sizes(folder))
+    return GeneratorInfo(folder.name, where, str(source.get("embedder", "?")), condition, *_sizes(folder))
 
 
 def _sizes(folder: Path) -> tuple[int, float]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
-from regen.pretrained import resolve, stored_config, stored_weights
+from regen.pretrained import find_model, stored_config, stored_weights
 from regen.train.checkpoint import averaged_weights, list_checkpoints, read_facts
 
 Half = Literal["encoder", "decoder", "linear"]
@@ -157,7 +157,7 @@ def _freeze_linear_maps(model: nn.Module, config: StartConfig) -> None:
 
 def _source(name: str) -> tuple[Mapping[str, Any], Iterable[tuple[str, Tensor]]]:
     """Configuration and weights of the start model."""
-    folder = resolve(name)
+    folder = find_model(name)
     checkpoints = list_checkpoints(folder / "checkpoints")
     if not checkpoints:
         return stored_config(folder), stored_weights(folder)
@@ -226,7 +226,7 @@ def _encoder_facts(config: Mapping[str, Any]) -> list[object]:
     """What an encoder's latents depend on and the shapes of its weights don't show."""
     fields = (
         *("temporal_compression_ratio", "latent_channels", "encoder_patch_size", "chunk_frames"),
-        *("spatial_compression_ratio", "query_positions", "region"),
+        *("spatial_compression_ratio", "query_positions", "region_size"),
     )
     return [*(config.get(name) for name in fields), config.get("kl_weight", 0.0) > 0]
 

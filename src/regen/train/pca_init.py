@@ -20,7 +20,7 @@ def start_at_components(model: AutoencoderOneDVA, batches: Iterable[dict[str, Te
     encoder, decoder, channels = model.encoder, model.decoder, model.latent_channels
     if encoder.shortcut is None or decoder.shortcut is None:
         raise ValueError(
-            "Only a model with linear maps can start at components; add --model.encoder-shortcut, or leave "
+            "Only a model with linear maps can start at components; add --model.linear-skip, or leave "
             "--start.components away."
         )
     covariance, seen = Covariance(encoder.shortcut.in_features), 0

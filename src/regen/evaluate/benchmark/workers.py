@@ -10,7 +10,7 @@ from regen.evaluate.benchmark.clip_list import OnWarning
 from regen.evaluate.benchmark.report_folder import ReportFolder
 from regen.evaluate.benchmark.summary import Row, write_summary
 from regen.evaluate.report import write_report
-from regen.pretrained import be_quiet
+from regen.pretrained import silence_logging
 from regen.runtime import one_thread
 from regen.workers import device_of, share
 
@@ -30,7 +30,7 @@ def evaluate(
     """
     if processes < 1:
         raise ValueError(f"{processes} processes do nothing; give 1 or more.")
-    be_quiet()
+    silence_logging()
     jobs = prepare(contest, device, on_result, on_warning)
     if processes == 1:
         work(contest, jobs, device, on_result)
@@ -56,5 +56,5 @@ def _share(
 
 
 def _work(contest: Contest, jobs: Sequence[Job], device: torch.device, number: int) -> None:
-    be_quiet()
+    silence_logging()
     work(contest, jobs, device_of(number, device), lambda done, total, what: None)

@@ -50,7 +50,7 @@ from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoMaker
 from regen.media.sizes import Size
 from regen.metrics.features import Extractor, FeatureSource
-from regen.pretrained import be_quiet, weights_hash
+from regen.pretrained import silence_logging, weights_hash
 from regen.runtime import name_of
 
 RESULT, PICTURE = "result.json", "videos.png"
@@ -139,7 +139,7 @@ def evaluate_generator(
     interruption. Raises ValueError in one sentence when a model, a caption or the extractor's file is
     missing, when the folder holds videos made with other options, and when there are too few clips.
     """
-    be_quiet()
+    silence_logging()
     extractors = [source.load(device) for source in evaluation.sources]
     check_frames(extractors, evaluation.frames)
     real = find_real_videos(evaluation.data, evaluation.videos)
