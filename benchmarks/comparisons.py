@@ -112,13 +112,13 @@ def main(
     recipes = chosen.recipes[hardware]
     for present in chosen.present:
         find_model(present)
-    if perceptual_file is None and any(RECIPES[recipe]().losses.perceptual_weight > 0 for recipe in recipes):
+    if perceptual_file is None and any(RECIPES[recipe].losses.perceptual_weight > 0 for recipe in recipes):
         raise ValueError("The baseline at this size has a perceptual loss; give --perceptual-file vgg16.pth.")
     for recipe in recipes:
         options = ["--data", *map(str, data), "--out", str(out / recipe)]
         options += [] if cache is None else ["--cache", str(cache)]
         options += [] if updates is None else update_options(recipe, updates)
-        if RECIPES[recipe]().losses.perceptual_weight > 0:
+        if RECIPES[recipe].losses.perceptual_weight > 0:
             options += ["--losses.perceptual-file", str(perceptual_file)]
         regen("train", recipe, *options)
     models = [str(out / recipe) for recipe in recipes] + list(chosen.present)
@@ -135,7 +135,7 @@ def update_options(recipe: str, updates: int) -> list[str]:
     """Options for another number of updates; warm-up and discriminator keep their parts of the run."""
     if updates < 1:
         raise ValueError(f"{updates} updates are no training; give --updates 1 or more.")
-    usual = RECIPES[recipe]()
+    usual = RECIPES[recipe]
     warmup = usual.optimizer.warmup_steps * updates // usual.loop.steps
     options = ["--loop.steps", str(updates), "--optimizer.warmup-steps", str(warmup)]
     if usual.losses.adversarial.weight > 0:

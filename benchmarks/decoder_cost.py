@@ -107,7 +107,7 @@ def main(
 
 def decoder_of(name: str) -> Model:
     """The model of a recipe without its encoder, which decoding does not need."""
-    model = build_model(RECIPES[name]().model).eval()
+    model = build_model(RECIPES[name].model).eval()
     model.encoder = nn.Identity()
     return model
 

@@ -110,9 +110,9 @@ def main(
     cases = [Case(parse_size(text), count, k) for text in size for count in frames for k in ratio]
     if not cases or min(*ratio, *frames) < 1:
         raise ValueError("Give 1 or more as --ratio and --frames, and a --size.")
-    results = [counted(GENERATORS[recipe](), case) for case in cases]
+    results = [counted(GENERATORS[recipe], case) for case in cases]
     if not count_only:
-        for result, times in zip(results, measured(GENERATORS[recipe](), cases, setting), strict=True):
+        for result, times in zip(results, measured(GENERATORS[recipe], cases, setting), strict=True):
             result |= times
     compared(results, len(ratio))
     report(recipe, results, setting)

@@ -108,7 +108,7 @@ def build(name: str, setting: Setting) -> Model:
     """A published configuration, or a recipe's model, with random weights."""
     if name in PUBLISHED:
         return PUBLISHED[name](setting.window)
-    return build_model(RECIPES[name]().model).eval()
+    return build_model(RECIPES[name].model).eval()
 
 
 def place(model: Model, device: torch.device, dtype: torch.dtype) -> Model:

@@ -83,7 +83,7 @@ def main(
     unknown = next((name for name in recipe if name not in RECIPES), None)
     if unknown is not None:
         raise ValueError(f"There is no recipe {unknown}; use one of {', '.join(RECIPES)}.")
-    report({name: counted(RECIPES[name](), setting) for name in recipe or PAPER}, setting)
+    report({name: counted(RECIPES[name], setting) for name in recipe or PAPER}, setting)
 
 
 def counted(recipe: Recipe, setting: Setting) -> Figures:

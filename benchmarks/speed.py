@@ -113,7 +113,7 @@ def random_model(preset: str, setting: Setting, fake: FakeTensorMode | None) -> 
 
     In a `fake` mode its weights are shapes and take no memory.
     """
-    config = asdict(RECIPES[preset]().model)
+    config = asdict(RECIPES[preset].model)
     if fake is not None:
         with fake:
             return AutoencoderRegen(**config).eval()

@@ -74,7 +74,7 @@ def main(
         raise ValueError(f"There is no recipe {recipe}; use one of {', '.join(RECIPES)}.")
     if steps < 1:
         raise ValueError(f"{steps} steps can't be timed; give --steps 1 or more.")
-    chosen, target = RECIPES[recipe](), pick_device(device)
+    chosen, target = RECIPES[recipe], pick_device(device)
     if not 0 <= stage < len(chosen.data.stages):
         raise ValueError(f"{recipe} has no stage {stage}; its last one is {len(chosen.data.stages) - 1}.")
     part = chosen.data.stages[stage]

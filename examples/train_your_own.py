@@ -8,13 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from regen.recipes import regen_small_4x_cpu
+from regen.recipes import RECIPES
 from regen.train.distributed import join
 from regen.train.trainer import run_recipe
 
 if __name__ == "__main__":  # the processes that load the data import this file again
     videos, run = Path(sys.argv[1]), Path(sys.argv[2])
-    recipe = regen_small_4x_cpu()
+    recipe = RECIPES["regen-small-4x-cpu"]
     recipe = replace(recipe, loop=replace(recipe.loop, steps=2000))
     with join(None) as world:  # also for several processes, by torchrun
         folder = run_recipe(recipe, data=[videos], out=run, world=world, cache=run / "frames")

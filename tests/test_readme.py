@@ -70,10 +70,10 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     assert kinds == {"reconstruct", "encode", "decode", "train", "models", "evaluate", "generate", "shards"}
     assert (tmp_path / "out.mp4").exists()
     assert (tmp_path / "OUT" / "index.html").exists()
-    assert trained[0][0] == RECIPES["regen-small-4x-cpu"]()
+    assert trained[0][0] == RECIPES["regen-small-4x-cpu"]
     assert trained[0][1]["data"] == ("SHARDS",)
     assert trained[1][0].init.model == "regen-small-4x"
-    assert generators[0][0] == GENERATORS["t2v-small"]() and generators[0][1][0] == Path("LATENTS")
+    assert generators[0][0] == GENERATORS["t2v-small"] and generators[0][1][0] == Path("LATENTS")
     assert (tmp_path / "generated.mp4").exists()
 
 

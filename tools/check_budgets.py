@@ -8,7 +8,6 @@ from pathlib import Path
 FILE_LINES = 300
 FUNCTION_LINES = 60
 SPECIAL_FUNCTION_LINES = {"train": 120, "__init__": 45}
-FILES_OF_ANY_LENGTH = {"recipes.py"}
 NAMES_THAT_SAY_NOTHING = {"utils", "common", "helpers"}
 
 
@@ -18,7 +17,7 @@ def offences(file: Path) -> Iterator[str]:
     for part in {file.stem, file.parent.name} & NAMES_THAT_SAY_NOTHING:
         yield f"{file}: the name {part!r} says nothing; name the one idea that it holds"
     lines = len(source.splitlines())
-    if lines > FILE_LINES and file.name not in FILES_OF_ANY_LENGTH:
+    if lines > FILE_LINES:
         yield f"{file}: {lines} lines, at most {FILE_LINES}; is there a second idea in it?"
     for node in ast.walk(ast.parse(source, filename=str(file))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -35,7 +35,7 @@ def test_every_recipe_of_every_comparison_exists(comparisons):
 
 
 def test_the_discriminator_begins_at_the_same_part_of_a_longer_training(comparisons):
-    usual = RECIPES["magvit2-small-4x-cpu"]()
+    usual = RECIPES["magvit2-small-4x-cpu"]
     options = comparisons.update_options("magvit2-small-4x-cpu", 10 * usual.loop.steps)
     steps, warmup = 10 * usual.loop.steps, 10 * usual.optimizer.warmup_steps
     start = 10 * usual.losses.adversarial.start

@@ -32,8 +32,8 @@ def test_a_chunk_has_two_latent_frames_at_every_ratio(cost: Any) -> None:
 
 def test_operations_are_those_of_the_network(cost: Any) -> None:
     case = cost.Case(Size(64, 96), 33, 16)
-    figures = cost.counted(GENERATORS["toy-c2v"](), case)
-    model = cost.generator_of(GENERATORS["toy-c2v"]())
+    figures = cost.counted(GENERATORS["toy-c2v"], case)
+    model = cost.generator_of(GENERATORS["toy-c2v"])
     tokens, width, depth = 4 * 4 * 6, model.config.width, model.config.depth
     assert (figures["tokens"], figures["parameters"]) == (tokens, model.num_parameters())
     assert figures["gflop_attention"] == pytest.approx(4 * tokens**2 * width * depth / 1e9)
@@ -90,4 +90,4 @@ def test_a_model_without_room_is_not_trained(cost: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(cost, "free_bytes", lambda device: 10**6)
     setting = cost.Setting(1, 1, 1, torch.device("cpu"), torch.float32)
     with pytest.raises(ValueError, match="count alone, with --count-only"):
-        cost.measured(GENERATORS["toy-c2v"](), [], setting)
+        cost.measured(GENERATORS["toy-c2v"], [], setting)

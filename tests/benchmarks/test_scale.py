@@ -34,7 +34,7 @@ def training_memory(monkeypatch):
 
 
 def tiny() -> Recipe:
-    recipe = RECIPES["toy"]()
+    recipe = RECIPES["toy"]
     return replace(recipe, model=replace(recipe.model, depth=2, attention_window=None))
 
 
@@ -43,7 +43,7 @@ def tiny() -> Recipe:
 )
 def test_a_part_of_a_batch_is_what_one_of_the_32_gpus_of_the_paper_had(scale, name: str, clips: int) -> None:
     """Spec A8."""
-    recipe = RECIPES[name]()
+    recipe = RECIPES[name]
     parts = [work.part(32) for work in scale.drawn(recipe, recipe.model.temporal_compression_ratio)]
     assert {part.samples for part in parts if part.inputs > 1} == {clips}
     assert {part.samples for part in parts if part.inputs == 1} == {28}
@@ -51,7 +51,7 @@ def test_a_part_of_a_batch_is_what_one_of_the_32_gpus_of_the_paper_had(scale, na
 
 
 def test_the_shares_of_the_updates_are_those_of_the_run(scale) -> None:
-    shares = scale.drawn(RECIPES["regen-4x"](), 4)
+    shares = scale.drawn(RECIPES["regen-4x"], 4)
     assert sum(shares.values()) == pytest.approx(1)
     assert sum(share for work, share in shares.items() if work.inputs == 1) == pytest.approx(0.2, abs=0.08)
 

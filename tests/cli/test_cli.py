@@ -529,7 +529,7 @@ def test_train_takes_recipes_and_dotted_overrides(regen: Regen, monkeypatch: pyt
     ran = regen("train", "toy", "--data", "a", "b", "--out", "run", "--device", "cpu", *changes)
     assert (ran.status, ran.err) == (0, []) and "run/model" in ran.out[-1]
     ((recipe, options),) = calls
-    plain = recipes.RECIPES["toy"]()
+    plain = recipes.RECIPES["toy"]
     assert recipe.optimizer.learning_rate == 0.25 and recipe.loop.steps == 7
     assert recipe.model == plain.model and recipe.data == plain.data
     assert (options.data, options.out) == (("a", "b"), Path("run"))

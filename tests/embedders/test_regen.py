@@ -16,7 +16,7 @@ from regen import diffusion
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.media.reader import VideoReader
 from regen.media.sizes import fit, parse_size
-from regen.recipes import toy
+from regen.recipes import RECIPES
 from regen.tiling import Tile, Tiling, cut
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 
@@ -443,7 +443,7 @@ def test_one_clip_is_learnt_above_30_db_in_one_step():
         frames = torch.stack([fit(frame.image, parse_size("48")) for frame in islice(reader, 30, 35)])
     clip = rearrange(frames / 127.5 - 1, "t h w c -> 1 c t h w")
     data = {"clip": clip, "target": clip, "times": torch.linspace(0, 1, 5)}
-    model = AutoencoderRegen(**asdict(toy().model)).train()
+    model = AutoencoderRegen(**asdict(RECIPES["toy"].model)).train()
     steps, config = 400, OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=20, decay_fraction=0.5)
     optimizers = build_optimizers(model, config)
     for step in range(steps):

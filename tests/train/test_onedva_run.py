@@ -13,7 +13,7 @@ from regen.data.synthetic import write_dataset
 from regen.data.tasks import Key, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.post_training import PredictionConfig
-from regen.recipes import onedva_small_stage1_cpu, toy, toy_onedva
+from regen.recipes import RECIPES
 from regen.train.auxiliary_losses import LossConfig
 from regen.train.checkpoint import averaged_weights, list_checkpoints
 from regen.train.distributed import World, join
@@ -25,7 +25,7 @@ CPU = World(torch.device("cpu"))
 
 
 def tiny(steps: int = 2, **changes) -> Recipe:
-    recipe = toy_onedva()
+    recipe = RECIPES["toy-onedva"]
     model = replace(
         recipe.model, latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2,
         width=24, depth=1, heads=2, pixel_channels=2, num_queries=8, region_size=2,
@@ -51,7 +51,9 @@ def videos(tmp_path_factory) -> Path:
 
 def test_two_stages_and_post_training(videos, tmp_path, capsys):
     stage1 = tiny(start=StartConfig(freeze=("linear",), components=4))
-    stage1 = replace(stage1, model=replace(stage1.model, objective=onedva_small_stage1_cpu().model.objective))
+    stage1 = replace(
+        stage1, model=replace(stage1.model, objective=RECIPES["onedva-small-stage1-cpu"].model.objective)
+    )
     run_recipe(stage1, [videos], tmp_path / "stage1", CPU)
     stage2 = tiny(start=StartConfig(str(tmp_path / "stage1"), freeze=("linear",)))
     before = AutoencoderOneDVA.from_pretrained(run_recipe(stage2, [videos], tmp_path / "stage2", CPU))
@@ -116,4 +118,4 @@ def test_what_belongs_to_another_method_is_told():
     with pytest.raises(ValueError, match="Only REGEN decodes other frames"):
         tiny(tasks=replace(tiny().tasks, hold=0.5))
     with pytest.raises(ValueError, match="are One-DVA's"):
-        replace(toy(), start=StartConfig(components=3))
+        replace(RECIPES["toy"], start=StartConfig(components=3))

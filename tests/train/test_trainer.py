@@ -10,7 +10,7 @@ import torch
 from regen.data.synthetic import write_dataset
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import AutoencoderRegen
-from regen.recipes import toy
+from regen.recipes import RECIPES
 from regen.train import trainer as run_file
 from regen.train.checkpoint import averaged_weights, list_checkpoints
 from regen.train.distributed import World
@@ -21,7 +21,7 @@ CPU = World(torch.device("cpu"))
 
 
 def tiny_recipe(steps: int = 2) -> Recipe:
-    recipe = toy()
+    recipe = RECIPES["toy"]
     data = replace(
         recipe.data,
         stages=(Stage(16, 16, clips=2, images=2),),

@@ -28,7 +28,7 @@ def recipe_commands(name: str) -> SubcommandApp:
 
     Raises ValueError when `name`, the argument after `train`, is no recipe and no option.
     """
-    from regen.recipes import GENERATORS, RECIPES
+    from regen.recipes import GENERATORS, HELP, RECIPES
 
     every = {**RECIPES, **GENERATORS}
     if name not in every and not name.startswith("-"):
@@ -37,10 +37,10 @@ def recipe_commands(name: str) -> SubcommandApp:
             f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen train --help."
         )
     app = SubcommandApp()
-    for name, make_recipe in RECIPES.items():
-        app.command(name=name, help=make_recipe.__doc__ or name)(_embedder_training(make_recipe()))
-    for name, make_generator in GENERATORS.items():
-        app.command(name=name, help=make_generator.__doc__ or name)(_generator_training(make_generator()))
+    for name, recipe in RECIPES.items():
+        app.command(name=name, help=HELP[name])(_embedder_training(recipe))
+    for name, generator in GENERATORS.items():
+        app.command(name=name, help=HELP[name])(_generator_training(generator))
     return app
 
 

@@ -1,0 +1,17 @@
+"""Named full configurations: `regen train NAME --data DIR --out RUN`.
+
+One file for each family; a table there gives what differs by ratio, size and hardware, and the names are made
+from it. Every field is open to a dotted override.
+"""
+
+from regen.generate.training import GeneratorRecipe
+from regen.recipes import generators, magvit2, one_dva, regen
+from regen.train.trainer import Recipe
+
+EMBEDDER_PRESETS = {**regen.PRESETS, **magvit2.PRESETS, **one_dva.PRESETS}
+
+RECIPES: dict[str, Recipe] = {name: preset.recipe for name, preset in EMBEDDER_PRESETS.items()}
+GENERATORS: dict[str, GeneratorRecipe] = {name: preset.recipe for name, preset in generators.PRESETS.items()}
+HELP: dict[str, str] = {
+    name: preset.help(name) for name, preset in {**EMBEDDER_PRESETS, **generators.PRESETS}.items()
+}

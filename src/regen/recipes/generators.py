@@ -1,0 +1,185 @@
+"""Generators: text or class to video on the latents of an embedder."""
+
+from dataclasses import replace
+
+from regen.generate.generator import GeneratorConfig
+from regen.generate.latent_batches import LatentStage
+from regen.generate.training import GeneratorRecipe, LatentDataConfig
+from regen.recipes.preset import Preset
+from regen.train.loop import LoopConfig
+from regen.train.optimizer import OptimizerConfig
+
+ON_LATENTS = "regen train {name} --data LATENTS --out RUN"
+
+
+def t2v_world_cpu() -> GeneratorRecipe:
+    """One chunk of the world of moving shapes; images first."""
+    stages = (
+        LatentStage(tokens=48 * 240, image_share=1.0, until=0.08),
+        LatentStage(tokens=48 * 480, image_share=0.1),
+    )
+    return GeneratorRecipe(
+        model=GeneratorConfig(width=224, depth=6, heads=4, joint_depth=2, timestep="adaln_single", shift=2.0),
+        data=LatentDataConfig(stages),
+        loop=LoopConfig(steps=3000, eval_every=500, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=50, decay_fraction=0.5),
+    )
+
+
+def t2v_world_long_cpu() -> GeneratorRecipe:
+    """Up to four chunks in a row, and the size of 192 x 320 as well."""
+    recipe = t2v_world_cpu()
+    return replace(
+        recipe,
+        data=LatentDataConfig((LatentStage(tokens=40 * 480, image_share=0.05, chunks=(1, 1, 4)),)),
+        loop=replace(recipe.loop, steps=300, eval_every=100),
+        optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=20, decay_fraction=0.7),
+    )
+
+
+def t2v_world() -> GeneratorRecipe:
+    """Batches eight times as large as those of `t2v_world_cpu`, and four times as many updates."""
+    recipe = t2v_world_cpu()
+    stages = tuple(replace(stage, tokens=8 * stage.tokens) for stage in recipe.data.stages)
+    return replace(
+        recipe,
+        data=replace(recipe.data, stages=stages),
+        loop=replace(recipe.loop, steps=12_000, eval_every=2000, ema_decay=0.999, workers=14),
+        optimizer=replace(recipe.optimizer, warmup_steps=500),
+    )
+
+
+def toy_t2v() -> GeneratorRecipe:
+    """200 updates of a small model."""
+    recipe = t2v_world_cpu()
+    return replace(
+        recipe,
+        model=replace(recipe.model, width=96, depth=3, heads=3, joint_depth=1),
+        data=LatentDataConfig((LatentStage(tokens=8000),), held_out=4, preview_steps=10),
+        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+    )
+
+
+def toy_c2v() -> GeneratorRecipe:
+    """`toy_t2v` for classes."""
+    recipe = toy_t2v()
+    return replace(
+        recipe,
+        model=replace(recipe.model, joint_depth=0),
+        data=replace(recipe.data, condition="class"),
+    )
+
+
+def c2v_world_cpu() -> GeneratorRecipe:
+    """`t2v_world_cpu` for classes, with fewer updates."""
+    recipe = t2v_world_cpu()
+    stages = (LatentStage(tokens=32 * 480, image_share=0.1),)
+    return replace(
+        recipe,
+        model=replace(recipe.model, joint_depth=0),
+        data=LatentDataConfig(stages, condition="class"),
+        loop=replace(recipe.loop, steps=1100),
+    )
+
+
+def c2v_onedva_world_cpu() -> GeneratorRecipe:
+    """17 frames of 64 x 64 in hybrid latents."""
+    recipe = c2v_world_cpu()
+    stages = (LatentStage(tokens=48 * 80, image_share=0.0),)
+    return replace(
+        recipe,
+        model=replace(recipe.model, width=192, patch_size=1, given_share=0.0),
+        data=LatentDataConfig(stages, condition="class"),
+        loop=replace(recipe.loop, steps=500, eval_every=250),
+    )
+
+
+def t2v_small() -> GeneratorRecipe:
+    """Any latents, on one GPU."""
+    stages = (
+        LatentStage(tokens=256 * 240, image_share=1.0, until=0.3),
+        LatentStage(tokens=256 * 480, image_share=0.2),
+    )
+    return GeneratorRecipe(
+        model=GeneratorConfig(width=512, depth=12, heads=8, joint_depth=12, shift=2.0),
+        data=LatentDataConfig(stages),
+        loop=LoopConfig(steps=10_000, ema_decay=0.999, workers=14),
+        optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=500, decay_fraction=0.3),
+    )
+
+
+def t2v_paper(width: int, depth: int, batch: int) -> GeneratorRecipe:
+    """260 K updates on images, then 80 K on images and videos of up to 4 chunks at 192 x 320."""
+    stages = (
+        LatentStage(tokens=4 * batch * 960, image_share=1.0, until=260 / 340),
+        LatentStage(tokens=batch * 8 * 960, image_share=0.3, chunks=(4,)),
+    )
+    return GeneratorRecipe(
+        model=GeneratorConfig(width=width, depth=depth, heads=16, joint_depth=depth, shift=3.0),
+        data=LatentDataConfig(stages, text_tokens=128),
+        loop=LoopConfig(steps=340_000, activation_checkpointing=True, workers=8, fsdp=True),
+        optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
+    )
+
+
+def latte_l2() -> GeneratorRecipe:
+    """Classes of UCF-101 by Latte-L/2."""
+    stages = (LatentStage(tokens=64 * 2 * 32 * 32, image_share=0.0),)
+    return GeneratorRecipe(
+        model=GeneratorConfig(),
+        data=LatentDataConfig(stages, condition="class"),
+        loop=LoopConfig(steps=300_000, ema_decay=0.9999, activation_checkpointing=True, workers=8),
+        optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
+    )
+
+
+PRESETS: dict[str, Preset[GeneratorRecipe]] = {
+    "toy-t2v": Preset(toy_t2v(), "Text to video in a minute or two on a CPU, to see it run.", ON_LATENTS),
+    "toy-c2v": Preset(toy_c2v(), "Class to video in a minute or two on a CPU, to see it run.", ON_LATENTS),
+    "t2v-world-cpu": Preset(
+        t2v_world_cpu(),
+        "Text to video in the world of moving shapes, 5.6 M parameters, 70 minutes on one core: one chunk."
+        "\n\n"
+        "Of unseen prompts the shape is obeyed in 50 %, colour, direction and speed in all (docs/log.md).",
+        ON_LATENTS,
+    ),
+    "t2v-world-long-cpu": Preset(
+        t2v_world_long_cpu(),
+        "After t2v-world-cpu: up to four chunks in a row, and the size of 192 x 320 as well.",
+        ON_LATENTS + " --start STAGE1",
+    ),
+    "t2v-world": Preset(
+        t2v_world(), "t2v-world-cpu for about 25 minutes of one H200. Not run yet.", ON_LATENTS
+    ),
+    "c2v-world-cpu": Preset(
+        c2v_world_cpu(),
+        "Class to video in the world of moving shapes, to compare embedders (REGEN, Sec. 4), on one core.",
+        ON_LATENTS,
+    ),
+    "c2v-onedva-world-cpu": Preset(
+        c2v_onedva_world_cpu(),
+        "Class to video on the hybrid latents of onedva-small, 17 frames of 64 x 64, on one core.",
+        ON_LATENTS,
+    ),
+    "t2v-small": Preset(
+        t2v_small(),
+        "Text to video on any latents, 0.12 B parameters, for about 25 minutes of one H200. Not run yet.",
+        ON_LATENTS,
+    ),
+    "t2v-base": Preset(
+        t2v_paper(1024, 24, batch=64),
+        "Text to video, 0.9 B parameters, for 8 GPUs. Not run here.",
+        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN --data.text TEXT_ENCODER",
+    ),
+    "t2v-5b": Preset(
+        t2v_paper(2048, 33, batch=256),
+        "The paper's size of text-to-video model on 32× latents, for 64 GPUs. Not run here.",
+        "torchrun --nnodes 8 --nproc-per-node 8 ... -m regen train {name} --data LATENTS --out RUN",
+    ),
+    "latte-l2": Preset(
+        latte_l2(),
+        "Class to video with the size of Latte-L/2, on latents of UCF-101. Not run here.",
+        "regen latents export --data UCF101_SHARDS --out LATENTS --model EMBEDDER --size 256 --frames 33\n\n"
+        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN",
+    ),
+}

@@ -1,0 +1,166 @@
+"""The MAGVIT-v2 baseline: with the encoder and the budget of REGEN's recipes."""
+
+from dataclasses import replace
+
+from regen.data.tasks import Stage, TaskConfig
+from regen.embedders.magvit2 import Magvit2Config
+from regen.embedders.regen import RegenConfig
+from regen.losses.adversarial import AdversarialConfig
+from regen.recipes import regen
+from regen.recipes.preset import Preset
+from regen.train.auxiliary_losses import LossConfig
+from regen.train.loop import LoopConfig
+from regen.train.optimizer import OptimizerConfig
+from regen.train.trainer import DataConfig, Recipe
+
+# Decoders of the small baseline with as many operations a frame as the REGEN decoder of the ratio, in 12 MB.
+SMALL_WIDTHS = {
+    4: (112, 80, 48, 40),
+    8: (96, 72, 56, 56, 56),
+    16: (112, 80, 56, 56, 56),
+    32: (136, 56, 32, 32, 32),
+}
+
+# 64² crops on the CPU. Ratio: clips in a batch, updates, outcome (PSNR at 256²).
+SMALL_CPU = {
+    4: (3, 3400, "as costly a decoder as its; 25.47 dB at 256² after 600 updates"),
+    8: (3, 1000, "1000 updates, 21 minutes on a busy core; 25.05 dB at 256²"),
+    16: (3, 1000, "1000 updates, 28 minutes on a busy core; 23.52 dB at 256²"),
+    32: (2, 400, "400 updates, far too few; 17.10 dB at 256²; a smaller decoder (12 MB)"),
+}
+
+# 128² crops on one H200. Ratio: clips in a batch.
+SMALL_GPU = {4: 40, 8: 40, 16: 36, 32: 18}
+
+# Table 5 of the paper: as many parameters as REGEN's decoder of the ratio.
+WIDE = {16: (224, 448, 896, 1344, 1344), 32: (256, 512, 1024, 1536, 1536)}
+
+
+def small(ratio: int, regen_recipe: Recipe[RegenConfig]) -> Recipe[Magvit2Config]:
+    """Encoder, crops and updates of a small REGEN recipe; Muon has no matrices here.
+
+    The learning rate comes from a sweep: with REGEN's, 1e-3, the baseline is several dB worse (docs/log.md).
+
+    At 32× the up-samplers stay in their places: at this size they fit into memory. Latents are deterministic
+    like REGEN's; a Gaussian posterior, which begins with a deviation of 1, costs hundreds of updates.
+    """
+    encoder = regen_recipe.model
+    model = Magvit2Config(
+        ratio, encoder_widths=encoder.encoder_widths, encoder_blocks=encoder.encoder_blocks,
+        encoder_patch_size=encoder.encoder_patch_size, linear_skip=encoder.linear_skip,
+        decoder_widths=SMALL_WIDTHS[ratio], decoder_blocks=2 if ratio == 32 else 1, late_upsampling=False,
+        kl_weight=0.0,
+    )  # fmt: skip
+    start = regen_recipe.loop.steps * 7 // 10
+    rate = 1e-3 if ratio == 32 else 3e-3  # at 32× 3e-3 diverges
+    return replace(
+        regen_recipe,
+        model=model,
+        tasks=replace(regen_recipe.tasks, hold=1.0),
+        optimizer=replace(
+            regen_recipe.optimizer, learning_rate=rate, muon_learning_rate=None, warmup_steps=50
+        ),
+        losses=LossConfig(AdversarialConfig(weight=0.02, start=start, width=16, multipliers=(2, 4, 4))),
+    )
+
+
+def small_cpu(ratio: int) -> Recipe[Magvit2Config]:
+    """64² crops for two CPU cores."""
+    clips, steps, _ = SMALL_CPU[ratio]
+    return small(ratio, regen.small_cpu(ratio, clips, steps))
+
+
+def small_gpu(ratio: int) -> Recipe[Magvit2Config]:
+    """128² crops for one GPU."""
+    recipe = small(ratio, regen.small_gpu(ratio, SMALL_GPU[ratio]))
+    if ratio == 4:  # the encoder of regen-small-4x is too large
+        return replace(recipe, model=small_cpu(4).model)
+    return recipe
+
+
+def paper(ratio: int) -> Recipe[Magvit2Config]:
+    """Batches for the paper's 32 GPUs, each with 2 clips or 6 images of 128², with perceptual and adversarial
+    losses."""
+    widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
+    return Recipe(
+        model=Magvit2Config(ratio, encoder_widths=widths),
+        data=DataConfig(stages=(Stage(128, 128, clips=32 * 2, images=32 * 6),)),
+        loop=LoopConfig(steps=200_000, ema_decay=0.999, activation_checkpointing=ratio == 32, workers=8),
+        tasks=TaskConfig(hold=1.0),
+        optimizer=OptimizerConfig(1e-4, decay_fraction=0.5),
+        losses=LossConfig(AdversarialConfig(), perceptual_weight=0.1),
+    )
+
+
+def toy() -> Recipe[Magvit2Config]:
+    """200 updates on 32² crops, the last 60 with the discriminator."""
+    recipe = small_cpu(4)
+    return replace(
+        recipe,
+        model=replace(recipe.model, encoder_widths=(32, 32, 64, 64), decoder_widths=(32, 32, 32, 32)),
+        data=replace(recipe.data, stages=(Stage(32, 32, clips=3, images=16),), statistics_clips=64),
+        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+        losses=LossConfig(AdversarialConfig(weight=0.02, start=140, width=8, multipliers=(2, 4))),
+    )
+
+
+def world_cpu() -> Recipe[Magvit2Config]:
+    """The world of moving shapes at 32×, without discriminator."""
+    recipe = small_cpu(32)
+    model = replace(recipe.model, decoder_widths=SMALL_WIDTHS[8], decoder_blocks=1)
+    return regen.on_shape_world(replace(recipe, model=model, losses=LossConfig()), clips=4, steps=1500)
+
+
+def wide(recipe: Recipe[Magvit2Config], widths: tuple[int, ...]) -> Recipe[Magvit2Config]:
+    """The recipe with other widths of the decoder."""
+    return replace(recipe, model=replace(recipe.model, decoder_widths=widths))
+
+
+PRESETS: dict[str, Preset[Recipe]] = {
+    "toy-magvit2": Preset(
+        toy(),
+        "The baseline and its discriminator in a minute or two on a CPU, to see it run; blurred pictures.",
+        regen.PLAIN,
+    ),
+    "toy-magvit2-wide": Preset(
+        wide(toy(), (64, 64, 64, 64)), "The toy baseline with a decoder twice as wide.", regen.PLAIN
+    ),
+    **{
+        f"magvit2-small-{ratio}x-cpu": Preset(
+            small_cpu(ratio), f"The baseline with the encoder of regen-small-{ratio}x-cpu: {outcome}."
+        )
+        for ratio, (_, _, outcome) in SMALL_CPU.items()
+    },
+    **{
+        f"magvit2-small-{ratio}x": Preset(
+            small_gpu(ratio), f"The baseline at {ratio}×, 128² crops, on one H200. Not run yet."
+        )
+        for ratio in SMALL_GPU
+    },
+    "magvit2-small-16x-wide": Preset(
+        wide(small_gpu(16), (168, 120, 84, 84, 84)),
+        "magvit2-small-16x with a decoder one and a half times as wide. Not run yet.",
+    ),
+    **{
+        f"magvit2-{ratio}x": Preset(
+            paper(ratio),
+            f"The baseline at the paper's size and ratio {ratio}, for 32 GPUs. Not run here.",
+            regen.PLAIN,
+        )
+        for ratio in (4, 8, 16, 32)
+    },
+    **{
+        f"magvit2-{ratio}x-wide": Preset(
+            wide(paper(ratio), widths),
+            f"The width-scaled baseline of the paper's Table 5 at ratio {ratio}: as many parameters as "
+            "REGEN's decoder. Not run here.",
+            regen.PLAIN,
+        )
+        for ratio, widths in WIDE.items()
+    },
+    "world-32x-magvit2-cpu": Preset(
+        world_cpu(),
+        "The baseline to world-32x-cpu, from magvit2-small-8x; no discriminator.",
+        "regen train {name} --data WORLD --out RUN --start.model magvit2-small-8x",
+    ),
+}

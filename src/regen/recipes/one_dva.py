@@ -1,0 +1,208 @@
+"""One-DVA: stage 1, stage 2 and post-training at each size."""
+
+from dataclasses import replace
+
+from regen.data.tasks import Stage, TaskConfig
+from regen.embedders.one_dva import OneDVAConfig
+from regen.losses.one_dva import OneDVAObjective
+from regen.losses.post_training import PredictionConfig
+from regen.losses.representation import RepresentationConfig
+from regen.recipes.preset import Preset
+from regen.recipes.regen import PLAIN
+from regen.train.auxiliary_losses import LossConfig
+from regen.train.finetune import StartConfig
+from regen.train.loop import LoopConfig
+from regen.train.optimizer import OptimizerConfig
+from regen.train.trainer import DataConfig, Recipe
+
+STAGE1 = "regen train {name} --data DIR --cache FRAMES --out STAGE1"
+STAGE2 = "regen train {name} --data DIR --cache FRAMES --out RUN --start.model STAGE1"
+LARGE_STAGE1 = "regen train {name} --data SHARDS --out STAGE1 --losses.perceptual-file FILE"
+LARGE_STAGE2 = (
+    "regen train {name} --data SHARDS --out RUN --start.model STAGE1 --losses.representation.model SIGLIP"
+)
+LARGE_POST = "regen train {name} --data SHARDS --out RUN --start.model STAGE2"
+
+
+def small_cpu() -> Recipe[OneDVAConfig]:
+    """Stage 2 on 64² crops for one core."""
+    objective = OneDVAObjective(pure_noise_prob=0.3, t_min=0.5, latent_noise_std=0.05, alignment_weight=0.01)
+    model = OneDVAConfig(
+        encoder_width=176, encoder_depth=3, encoder_heads=4, linear_skip=True,
+        width=176, depth=5, heads=4, pixel_channels=3, num_queries=80, region_size=4,
+        query_positions="anchored", timestep_conditioning="adaln_single", length_multiple=4,
+        motion_range=(0.00004, 0.037), kl_weight=0.0, objective=objective,
+    )  # fmt: skip
+    return Recipe(
+        model=model,
+        data=DataConfig(stages=(Stage(64, 64, clips=12, images=48),), short_side=256, statistics_clips=1024),
+        loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        tasks=TaskConfig(image_share=0.1, hold=1.0),
+        optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.4),
+        start=StartConfig(freeze=("linear",)),
+    )
+
+
+def small_stage1_cpu() -> Recipe[OneDVAConfig]:
+    """Stage 1 on crops of three shapes."""
+    recipe = small_cpu()
+    objective = OneDVAObjective(
+        lengths="full",
+        pure_noise_prob=0.5,
+        t_min=0.5,
+        l1_weight=0.5,
+        latent_noise_std=0.05,
+        alignment_weight=0.0,
+    )
+    stages = (
+        Stage(48, 64, clips=16, images=64, until=0.15),
+        Stage(64, 48, clips=16, images=64, until=0.3),
+        Stage(64, 64, clips=12, images=48),
+    )
+    return replace(
+        recipe,
+        model=replace(recipe.model, objective=objective),
+        data=replace(recipe.data, stages=stages, statistics_clips=64),
+        loop=replace(recipe.loop, steps=1400),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100),
+        start=StartConfig(freeze=("linear",), components=700),
+    )
+
+
+def small_post_cpu() -> Recipe[OneDVAConfig]:
+    """Post-training of the decoder on predicted latents."""
+    recipe = small_cpu()
+    return replace(
+        recipe,
+        loop=replace(recipe.loop, steps=400, eval_every=200),
+        losses=LossConfig(prediction=PredictionConfig(share=0.5)),
+        optimizer=OptimizerConfig(1e-4, warmup_steps=50, decay_fraction=0.4),
+        start=StartConfig(freeze=("encoder", "linear")),
+    )
+
+
+def toy() -> Recipe[OneDVAConfig]:
+    """200 updates on 32² crops."""
+    recipe = small_cpu()
+    model = replace(
+        recipe.model, encoder_width=96, encoder_depth=2, encoder_heads=3, width=96, depth=3, heads=3,
+        latent_channels=16, num_queries=20, region_size=2,
+    )  # fmt: skip
+    return replace(
+        recipe,
+        model=model,
+        data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
+        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+        start=StartConfig(freeze=("linear",), components=64),
+    )
+
+
+def on_gpu(recipe: Recipe[OneDVAConfig], steps: int, stages: tuple[Stage, ...]) -> Recipe[OneDVAConfig]:
+    """The model of the CPU with regions of 128² pixels in place of 64²."""
+    return replace(
+        recipe,
+        model=replace(recipe.model, num_queries=320, region_size=8),
+        data=replace(recipe.data, stages=stages),
+        loop=replace(recipe.loop, steps=steps, workers=14),
+    )
+
+
+def small_stage1() -> Recipe[OneDVAConfig]:
+    """Stage 1 on 128² crops."""
+    stages = (
+        Stage(96, 128, clips=96, images=384, until=0.15),
+        Stage(128, 96, clips=96, images=384, until=0.3),
+        Stage(128, 128, clips=72, images=288),
+    )
+    return on_gpu(small_stage1_cpu(), 4000, stages)
+
+
+def base() -> Recipe[OneDVAConfig]:
+    """The paper's stage 2: 17 frames at 24 per second."""
+    stage = Stage(256, 456, clips=256, images=1024, aspect_ratios=(1.0, 16 / 9))
+    return Recipe(
+        model=OneDVAConfig(objective=OneDVAObjective()),
+        data=DataConfig(stages=(stage,), frame_rate=24.0),
+        loop=LoopConfig(steps=200_000, activation_checkpointing=True, workers=8, fsdp=True),
+        tasks=TaskConfig(hold=1.0),
+        optimizer=OptimizerConfig(5e-5),
+        losses=LossConfig(representation=RepresentationConfig(weight=0.5)),
+    )
+
+
+def large() -> Recipe[OneDVAConfig]:
+    """`base` with an encoder of 24 blocks of width 1024."""
+    recipe = base()
+    encoder = replace(recipe.model, encoder_width=1024, encoder_depth=24, encoder_heads=16)
+    return replace(recipe, model=encoder)
+
+
+def stage1(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
+    """The paper's stage 1: all 1D latents, half of the clips at noise level 1, with L1 and LPIPS."""
+    objective = OneDVAObjective(lengths="full", pure_noise_prob=0.5, l1_weight=1.0, alignment_weight=0.0)
+    return replace(
+        recipe,
+        model=replace(recipe.model, objective=objective),
+        optimizer=OptimizerConfig(1e-4),
+        losses=LossConfig(perceptual_weight=0.1),
+    )
+
+
+def post(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
+    """The paper's post-training: the decoder alone, half of the clips by predicted latents."""
+    return replace(
+        recipe,
+        loop=replace(recipe.loop, steps=20_000),
+        optimizer=OptimizerConfig(2e-5),
+        losses=LossConfig(prediction=PredictionConfig(share=0.5)),
+        start=StartConfig(freeze=("encoder",)),
+    )
+
+
+PRESETS: dict[str, Preset[Recipe]] = {
+    "toy-onedva": Preset(
+        toy(), "One-DVA in a minute or two on a CPU, to see it run; its pictures are blurred.", PLAIN
+    ),
+    "onedva-small-stage1-cpu": Preset(
+        small_stage1_cpu(),
+        "Stage 1 of onedva-small-cpu, 24 minutes on one core: all 1D latents, half of the clips at t = 1.",
+        STAGE1,
+    ),
+    "onedva-small-cpu": Preset(
+        small_cpu(),
+        "One-DVA, stage 2, 45 minutes on one core; 29.94 dB at 256², 46.5× compression.",
+        STAGE2,
+    ),
+    "onedva-small-post-cpu": Preset(
+        small_post_cpu(),
+        "Post-training of onedva-small-cpu: the decoder learns from predicted latents.",
+        "regen train {name} --data DIR --cache FRAMES --out RUN --start.model onedva-small",
+    ),
+    "onedva-small-stage1": Preset(
+        small_stage1(), "Stage 1 of onedva-small, for about 10 minutes of one H200. Not run yet.", STAGE1
+    ),
+    "onedva-small": Preset(
+        on_gpu(small_cpu(), 6000, (Stage(128, 128, clips=72, images=288),)),
+        "One-DVA for about 15 minutes of one H200, stage 2: 128² crops of 17 frames. Not run yet.",
+        STAGE2,
+    ),
+    "onedva-base-stage1": Preset(
+        stage1(base()),
+        "Stage 1 of onedva-base: all 1D latents, half of the clips at t = 1, L1 and LPIPS. Not run here.",
+        LARGE_STAGE1,
+    ),
+    "onedva-base": Preset(
+        base(), "One-DVA at its base size, stage 2: 17 frames at 24 per second. Not run here.", LARGE_STAGE2
+    ),
+    "onedva-base-post": Preset(
+        post(base()),
+        "Post-training of onedva-base on predicted latents: shrunken ones, until a generator is given. "
+        "Not run here.",
+        LARGE_POST,
+    ),
+    "onedva-large-stage1": Preset(stage1(large()), "Stage 1 of onedva-large. Not run here.", LARGE_STAGE1),
+    "onedva-large": Preset(
+        large(), "onedva-base with an encoder of 24 blocks and width 1024. Not run here.", LARGE_STAGE2
+    ),
+    "onedva-large-post": Preset(post(large()), "Post-training of onedva-large. Not run here.", LARGE_POST),
+}

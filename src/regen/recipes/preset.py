@@ -1,0 +1,17 @@
+"""A recipe with its help text."""
+
+from typing import Generic, NamedTuple, TypeVar
+
+R = TypeVar("R")
+
+
+class Preset(NamedTuple, Generic[R]):
+    """A full configuration, what it is for (hardware, time, result), and the command that runs it."""
+
+    recipe: R
+    summary: str
+    command: str = "regen train {name} --data DIR --cache FRAMES --out RUN"
+
+    def help(self, name: str) -> str:
+        """Help text of `regen train NAME`."""
+        return f"{self.summary}\n\n{self.command.format(name=name)}"

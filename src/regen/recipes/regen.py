@@ -1,0 +1,208 @@
+"""REGEN: toys, small models for a CPU or one GPU, the paper's models."""
+
+from dataclasses import replace
+from typing import Any
+
+from regen.data.tasks import Stage, TaskConfig
+from regen.embedders.regen import RegenConfig
+from regen.recipes.preset import Preset
+from regen.train.loop import LoopConfig
+from regen.train.optimizer import OptimizerConfig
+from regen.train.trainer import DataConfig, Recipe
+
+PLAIN = "regen train {name} --data DIR --out RUN"
+
+# 64² crops on the CPU. Ratio: clips in a batch, updates, outcome (PSNR at 256²).
+SMALL_CPU = {
+    4: (8, 3400, "The bundled 4× model: 11 M parameters, 57 minutes on two CPU cores; 29.00 dB at 256²."),
+    8: (5, 1000, "REGEN at 8×, 5 M parameters, 24 minutes on one core; 25.34 dB at 256²."),
+    16: (3, 1000, "REGEN at 16×, 5 M parameters, 38 minutes on one busy core; 22.60 dB at 256²."),
+    32: (2, 400, "REGEN at 32×, 5 M parameters, 34 minutes on a busy core, far too few; 15.69 dB at 256²."),
+}
+
+# 128² crops on one H200, about 25 minutes. Ratio: clips in a batch.
+SMALL_GPU = {4: 128, 8: 72, 16: 36, 32: 18}
+
+# The paper's models on 32 GPUs. Ratio: clips of 192 x 320 on each GPU.
+PAPER = {4: 6, 8: 4, 16: 3, 32: 1}
+
+IN_CONTEXT: dict[str, Any] = {"conditioning": "in_context", "attention_window": None}
+WIDE_LATENTS: dict[str, Any] = {"latent_channels": 16}
+
+
+def small_cpu(ratio: int, clips: int, steps: int) -> Recipe[RegenConfig]:
+    """64² crops for two CPU cores. Above ratio 4 the models are small enough for `checkpoints/`."""
+    model = RegenConfig(
+        ratio, encoder_widths=(48, 64, 96, 128), encoder_blocks=1, encoder_patch_size=4,
+        linear_skip=True, width=256, depth=6, heads=4, attention_window=8,
+        t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
+    )  # fmt: skip
+    if ratio > 4:
+        model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
+        model = replace(model, timestep_conditioning="adaln_single")
+    stages = (Stage(64, 64, clips=clips, images=4 * clips),)
+    return Recipe(
+        model=model,
+        data=DataConfig(stages=stages, short_side=256, statistics_clips=1024),
+        loop=LoopConfig(steps=steps, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        tasks=TaskConfig(image_share=0.1, hold=0.3, early=0.02, late=0.1),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
+    )
+
+
+def small_gpu(ratio: int, clips: int) -> Recipe[RegenConfig]:
+    """128² crops for one GPU. Above ratio 4 the models are small enough for `checkpoints/`."""
+    model = RegenConfig(
+        ratio, encoder_widths=(64, 64, 128, 128), encoder_blocks=1, encoder_patch_size=4,
+        linear_skip=True,
+        width=320, depth=8, heads=5, timestep_conditioning="adaln_single", attention_window=8,
+        t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
+    )  # fmt: skip
+    if ratio > 4:
+        model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
+    stages = (Stage(128, 128, clips=clips, images=4 * clips),)
+    return Recipe(
+        model=model,
+        data=DataConfig(stages=stages, short_side=256, statistics_clips=4096),
+        loop=LoopConfig(steps=5000, ema_decay=0.998, workers=14),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
+    )
+
+
+def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
+    """Batches for the paper's 32 GPUs, each with `clips` clips of 192 x 320 or 28 images of about 256².
+
+    With fewer GPUs: more gradient accumulation, --loop.passes.
+    """
+    widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
+    stage = Stage(192, 320, clips=32 * clips, images=32 * 28, image_size=(256, 256))
+    return Recipe(
+        model=RegenConfig(ratio, encoder_widths=widths),
+        data=DataConfig(stages=(stage,)),
+        loop=LoopConfig(steps=100_000, activation_checkpointing=True, workers=8, fsdp=True),
+    )
+
+
+def toy() -> Recipe[RegenConfig]:
+    """200 updates on 32² crops."""
+    recipe = small_cpu(4, clips=8, steps=200)
+    model = replace(recipe.model, encoder_widths=(32, 32, 64, 64), width=96, depth=3, heads=3, siren_width=64)
+    return replace(
+        recipe,
+        model=model,
+        data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
+        loop=replace(recipe.loop, eval_every=100, workers=0),
+    )
+
+
+def shapes() -> Recipe[RegenConfig]:
+    """Much inter- and extrapolation of simple motion."""
+    recipe = small_cpu(4, clips=6, steps=2200)
+    model = replace(
+        recipe.model, encoder_widths=(32, 48, 64, 96), width=192, depth=5, heads=3, siren_width=128
+    )
+    return replace(
+        recipe,
+        model=model,
+        data=DataConfig(stages=(Stage(64, 64, clips=6, images=24),), frame_rate=12.5, statistics_clips=512),
+        tasks=TaskConfig(image_share=0.05, hold=0.0, early=0.3, late=0.3),
+    )
+
+
+def on_shape_world(recipe: Recipe, clips: int, steps: int, decoded: int | None = None) -> Recipe:
+    """64² crops at the scales at which the world is generated; reconstruction alone."""
+    return replace(
+        recipe,
+        data=DataConfig((Stage(64, 64, clips=clips, images=32),), scale=(0.45, 1.0), statistics_clips=512),
+        tasks=TaskConfig(image_share=0.15, hold=1.0, decoded=decoded),
+        loop=replace(recipe.loop, steps=steps, eval_every=200),
+        optimizer=replace(recipe.optimizer, decay_fraction=0.4),
+    )
+
+
+def world_cpu() -> Recipe[RegenConfig]:
+    """The world of moving shapes at 32× on one core."""
+    recipe = on_shape_world(small_cpu(32, clips=2, steps=400), clips=8, steps=2400, decoded=5)
+    rates = OptimizerConfig(4e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.5)
+    return replace(recipe, optimizer=rates)
+
+
+def world_gpu() -> Recipe[RegenConfig]:
+    """Larger crops, batches and more updates than `world_cpu`."""
+    recipe = world_cpu()
+    return replace(
+        recipe,
+        data=replace(recipe.data, stages=(Stage(96, 160, clips=32, images=256),)),
+        tasks=replace(recipe.tasks, decoded=12),
+        loop=replace(recipe.loop, steps=5000, workers=14),
+    )
+
+
+def variant(recipe: Recipe, change: dict[str, Any]) -> Recipe:
+    """The recipe with some fields of the model changed."""
+    return replace(recipe, model=replace(recipe.model, **change))
+
+
+PRESETS: dict[str, Preset[Recipe]] = {
+    "toy": Preset(
+        toy(), "The whole method in a minute or two on a CPU, to see it run; its pictures are blurred.", PLAIN
+    ),
+    "toy-in-context": Preset(
+        variant(toy(), IN_CONTEXT), "The toy with in-context conditioning and fixed positions.", PLAIN
+    ),
+    "toy-16ch": Preset(variant(toy(), WIDE_LATENTS), "The toy with 16 latent channels in place of 8.", PLAIN),
+    "shapes-4x-cpu": Preset(
+        shapes(),
+        "Moving shapes with much inter- and extrapolation: both can be learned on a CPU.",
+        "python benchmarks/shapes.py --out SHAPES\n\nregen train {name} --data SHAPES --out RUN",
+    ),
+    **{
+        f"regen-small-{ratio}x-cpu": Preset(small_cpu(ratio, clips, steps), summary)
+        for ratio, (clips, steps, summary) in SMALL_CPU.items()
+    },
+    **{
+        f"regen-small-{ratio}x": Preset(
+            small_gpu(ratio, clips),
+            f"REGEN at {ratio}×, {15 if ratio == 4 else 5} M parameters, 128² crops, "
+            "about 25 minutes of one H200. Not run yet.",
+        )
+        for ratio, clips in SMALL_GPU.items()
+    },
+    "regen-small-4x-in-context": Preset(
+        variant(small_gpu(4, SMALL_GPU[4]), IN_CONTEXT),
+        "regen-small-4x with in-context conditioning and fixed positions. Not run yet.",
+    ),
+    "regen-small-4x-16ch": Preset(
+        variant(small_gpu(4, SMALL_GPU[4]), WIDE_LATENTS),
+        "regen-small-4x with 16 latent channels in place of 8. Not run yet.",
+    ),
+    **{
+        f"regen-{ratio}x": Preset(
+            paper(ratio, clips),
+            f"The paper's model and training at ratio {ratio}, for 32 GPUs. Not run here.",
+            "torchrun --nnodes 4 --nproc-per-node 8 ... -m regen train {name} --data SHARDS --out RUN",
+        )
+        for ratio, clips in PAPER.items()
+    },
+    "regen-4x-16ch": Preset(
+        variant(paper(4, PAPER[4]), WIDE_LATENTS),
+        "The paper's 4× model with 16 latent channels, for 32 GPUs. Not run here.",
+        PLAIN,
+    ),
+    "regen-4x-in-context": Preset(
+        variant(paper(4, PAPER[4]), IN_CONTEXT),
+        "The paper's ablation of conditioning: in-context, for 32 GPUs. Not run here.",
+        PLAIN,
+    ),
+    "world-32x-cpu": Preset(
+        world_cpu(),
+        "REGEN at 32× on the world of moving shapes, from regen-small-8x, 38 minutes on one core.",
+        "python benchmarks/world.py --out WORLD --videos 480 --frames 66 --size 192 320 --seed 100\n\n"
+        "regen train {name} --data WORLD --out RUN --start.model regen-small-8x",
+    ),
+    "world-32x": Preset(
+        world_gpu(),
+        "world-32x-cpu with crops of 96 x 160, for about 25 minutes of one H200. Not run yet.",
+        "regen train {name} --data WORLD --out RUN --start.model regen-small-8x",
+    ),
+}
