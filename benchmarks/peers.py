@@ -22,7 +22,7 @@ from timing import seconds
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.codec.compression import compression
+from regen.codec.compression import model_compression
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.diffusers_models.base import Peer
@@ -42,7 +42,7 @@ COLUMNS = (  # heading, figure, factor, digits
     ("ratio", "ratio", 1, 0),
     ("frames", "frames", 1, 0),
     ("/latent", "frames_per_latent", 1, 2),
-    ("values", "values_per_value", 1, 1),
+    ("values", "compression_factor", 1, 1),
     ("enc GFLOP", "encode_gflop_per_frame", 1, 1),
     ("dec GFLOP", "decode_gflop_per_frame", 1, 1),
     ("enc ms", "encode_seconds_per_frame", 1e3, 1),
@@ -123,7 +123,7 @@ def counted(name: str, setting: Setting) -> Figures:
     meta = torch.device("meta")
     with meta:
         model = build(name, setting)
-    shapes = compression(place(model, meta, torch.float32), setting.size.height, setting.size.width)
+    shapes = model_compression(place(model, meta, torch.float32), setting.size.height, setting.size.width)
     figures: Figures = {"parameters": model.num_parameters(), "frames": model.chunk_frames, **asdict(shapes)}
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         parts = parts_of(build(name, setting), setting)

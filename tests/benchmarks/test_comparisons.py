@@ -66,6 +66,6 @@ def test_a_comparison_from_videos_to_its_report_and_again(comparisons, tmp_path,
     made = compare()
     summary = json.loads((tmp_path / "report-channels" / "summary.json").read_text())
     assert [row["model"] for row in summary] == ["toy", "toy-16ch"]
-    assert summary[0]["values_per_value"] == 2 * summary[1]["values_per_value"]
+    assert summary[0]["compression_factor"] == 2 * summary[1]["compression_factor"]
     assert len(made) >= 6
     assert compare() == made

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions, DecodeSession, encode_frames
-from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
+from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.interpolation import (
     Codec,
@@ -58,14 +58,14 @@ def knowing(spacing: int, worse_before_chunks: bool = False, offset: int = 0) ->
     """
 
     def code(frames: Tensor, timeline: Timeline) -> Tensor:
-        shown, _ = moments([float(i) for i in range(len(frames))], Fraction(1), CHUNK, timeline)
-        wanted = per_chunk(shown, -(-len(frames) // CHUNK))
+        shown, _ = output_frames([float(i) for i in range(len(frames))], Fraction(1), CHUNK, timeline)
+        wanted = offsets_per_chunk(shown, -(-len(frames) // CHUNK))
         asked = [(chunk, at) for chunk, positions in enumerate(wanted) for at in positions]
         answer = picture([spacing * (chunk * CHUNK + at) for chunk, at in asked])
         if worse_before_chunks:
             answer[torch.tensor([at < 0 for _, at in asked])] = 128
         answer = (answer.int() + offset).clamp(0, 255).to(torch.uint8)
-        return torch.stack([image for ready in mixed(shown, wanted, [answer]) for image in ready])
+        return torch.stack([image for ready in blend_frames(shown, wanted, [answer]) for image in ready])
 
     return code
 
@@ -235,7 +235,7 @@ def test_a_model_is_a_codec(model: AutoencoderRegen) -> None:
     assert torch.equal(own, codec(video, Timeline(every_chunk=True)))
     assert not torch.equal(own, codec_of(model, DecodeOptions(seed=1))(video, SOURCE_FRAMES))
     assert codec(video, Timeline(interpolate=3)).shape == (21, 9, 17, 3)
-    around = codec(video, Timeline(before=2, after=1, every_chunk=True))
+    around = codec(video, Timeline(extrapolate_before=2, extrapolate_after=1, every_chunk=True))
     assert len(around) == (2 + 5 + 1) + (2 + 2 + 1)
     assert len(codec(video, Timeline(fps=Fraction(1, 6)))) == 1
     image = codec(video[:1], Timeline(interpolate=2))

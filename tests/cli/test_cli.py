@@ -137,9 +137,9 @@ def test_without_json_there_is_a_table(regen: Regen, name: str, latents: list[st
         ("tiny", ()),
         ("magvit2", ()),
         ("onedva", ()),
-        ("onedva", ("--length", "3")),
+        ("onedva", ("--num-latents", "3")),
         ("onedva", ("--target-psnr", "12")),
-        ("onedva", ("--budget", "1000")),
+        ("onedva", ("--values-per-second", "1000")),
     ],
 )
 def test_encode_then_decode_equals_reconstruct(
@@ -166,7 +166,7 @@ def test_encode_then_decode_equals_reconstruct(
         (("--interpolate", "3"), 21, 3 * 30000 / 1001, 0.0),
         (("--fps", "60"), 14, 60.0, 0.0),
         (("--fps", "12.5"), 3, 12.5, 0.0),
-        (("--before", "2", "--after", "1"), 10, 30000 / 1001, 2 * 1001 / 30000),
+        (("--extrapolate-before", "2", "--extrapolate-after", "1"), 10, 30000 / 1001, 2 * 1001 / 30000),
     ],
 )
 @PER_MODEL
@@ -191,7 +191,7 @@ def test_frames_between_and_beyond(
 def test_every_chunk_with_its_surroundings(regen: Regen, name: str) -> None:
     make_video(Path("in.mp4"), 7, sound="aac")
     regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
-    around = ("--every-chunk", "--before", "1", "--after", "2")
+    around = ("--every-chunk", "--extrapolate-before", "1", "--extrapolate-after", "2")
     ran = regen("decode", "z.safetensors", "-o", "out.mp4", *around, *using(name), "--json")
     assert json.loads(ran.out[-1])["frames"] == (1 + 5 + 2) + (1 + 2 + 2)
     with VideoReader(Path("out.mp4")) as video:
@@ -205,7 +205,7 @@ def test_every_chunk_with_its_surroundings(regen: Regen, name: str) -> None:
         (("--fps", "0"), "frames per second"),
         (("--fps", "60", "--interpolate", "2"), "exclude each other"),
         (("--interpolate", "0"), "Interpolation by 0"),
-        (("--before", "-1"), "0 or more"),
+        (("--extrapolate-before", "-1"), "0 or more"),
         (("--memory", "much"), "no amount of memory"),
         (("--batch", "0"), "at least 1 chunk"),
     ],
@@ -586,7 +586,7 @@ def test_length(regen: Regen, command: str, length: str, kept: int) -> None:
     """40 x 24 pixels are 2 x 3 patches, in a chunk twice as many; there are up to as many 1D latents."""
     make_video(Path("in.mp4"), 10)
     output = "out.mp4" if command == "reconstruct" else "z.safetensors"
-    ran = regen(command, "in.mp4", "-o", output, "--length", length, *ONE_DVA, "--json")
+    ran = regen(command, "in.mp4", "-o", output, "--num-latents", length, *ONE_DVA, "--json")
     assert (ran.status, ran.err, ran.files) == (0, [], {output})
     report = json.loads(ran.out[-1])
     assert report["lengths"] == [kept, kept]
@@ -596,7 +596,7 @@ def test_length(regen: Regen, command: str, length: str, kept: int) -> None:
 
 def test_an_image_keeps_at_most_what_it_can_have(regen: Regen) -> None:
     make_image(Path("in.png"), 20, 28)
-    ran = regen("reconstruct", "in.png", "-o", "out.png", "--length", "100", *ONE_DVA, "--json")
+    ran = regen("reconstruct", "in.png", "-o", "out.png", "--num-latents", "100", *ONE_DVA, "--json")
     assert json.loads(ran.out[-1])["lengths"] == [4]
 
 
@@ -604,7 +604,7 @@ def test_an_image_keeps_at_most_what_it_can_have(regen: Regen) -> None:
 def test_budget(regen: Regen, command: str) -> None:
     make_video(Path("in.mp4"), 12)
     output = "out.mp4" if command == "reconstruct" else "z.safetensors"
-    ran = regen(command, "in.mp4", "-o", output, "--budget", "500", *ONE_DVA, "--json")
+    ran = regen(command, "in.mp4", "-o", output, "--values-per-second", "500", *ONE_DVA, "--json")
     assert (ran.status, ran.err, ran.files) == (0, [], {output})
     report = json.loads(ran.out[-1])
     assert 500 - 4 * 30 / 12 < report["values_per_second"] <= 500
@@ -622,7 +622,12 @@ def test_target_psnr(regen: Regen, command: str, decibels: str, kept: int) -> No
     assert json.loads(ran.out[-1])["lengths"] == [kept, kept]
 
 
-AMOUNTS = [("--length", "0"), ("--length", "25%"), ("--budget", "500"), ("--target-psnr", "20")]
+AMOUNTS = [
+    ("--num-latents", "0"),
+    ("--num-latents", "25%"),
+    ("--values-per-second", "500"),
+    ("--target-psnr", "20"),
+]
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "encode"])
@@ -631,9 +636,7 @@ def test_amounts_exclude_each_other(regen: Regen, command: str) -> None:
     output = "out.mp4" if command == "reconstruct" else "z.safetensors"
     for one, other in [*combinations(AMOUNTS[1:], 2), (AMOUNTS[0], AMOUNTS[2])]:
         ran = regen(command, "in.mp4", "-o", output, *one, *other, *ONE_DVA)
-        fails_in_one_sentence(
-            ran, "Only one of --length, --budget and --target-psnr", "leave the others away"
-        )
+        fails_in_one_sentence(ran, "only one of --num-latents, --values-per-second and --target-psnr")
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "encode"])
@@ -642,19 +645,22 @@ def test_amounts_are_for_one_dva(regen: Regen, command: str, amount: tuple[str, 
     make_video(Path("in.mp4"), 2)
     output = "out.mp4" if command == "reconstruct" else "z.safetensors"
     ran = regen(command, "in.mp4", "-o", output, *amount, *TINY)
-    fails_in_one_sentence(ran, "have one length", "leave --length", "give a One-DVA model")
+    fails_in_one_sentence(ran, "--num-latents", "need a One-DVA model")
 
 
 @pytest.mark.parametrize(
     ("amount", "words"),
     [
-        (("--length", "much"), ("'much' is no length", "such as 25%")),
-        (("--length", "-1"), ("'-1' is no length",)),
-        (("--length", "120%"), ("'120%' is no length",)),
-        (("--length", "13"), ("0 to 12 1D latents, not 13",)),
-        (("--budget", "0"), ("0.0 values per second", "give a number above 0")),
-        (("--budget", "inf"), ("inf values per second",)),
-        (("--budget", "700"), ("720 values per second", "give a --budget of at least", "smaller --size")),
+        (("--num-latents", "much"), ("'much' is no length", "such as 25%")),
+        (("--num-latents", "-1"), ("'-1' is no length",)),
+        (("--num-latents", "120%"), ("'120%' is no length",)),
+        (("--num-latents", "13"), ("0 to 12 1D latents, not 13",)),
+        (("--values-per-second", "0"), ("must be > 0", "got 0.0")),
+        (("--values-per-second", "inf"), ("finite, got inf",)),
+        (
+            ("--values-per-second", "700"),
+            ("--values-per-second must be at least 720", "got 700"),
+        ),
         (("--target-psnr", "0"), ("0.0 dB can't be aimed at", "such as 30")),
         (("--target-psnr", "nan"), ("nan dB can't be aimed at",)),
     ],
@@ -670,7 +676,9 @@ def test_a_budget_for_bad_input(regen: Regen, command: str, name: str) -> None:
     """It is read before anything else."""
     source = make_bad(name)
     output = "out.mp4" if command == "reconstruct" else "out.safetensors"
-    fails_in_one_sentence(regen(command, source, "-o", output, "--budget", "500", *ONE_DVA), source)
+    fails_in_one_sentence(
+        regen(command, source, "-o", output, "--values-per-second", "500", *ONE_DVA), source
+    )
 
 
 def test_without_arguments_there_is_the_help(regen: Regen) -> None:

@@ -59,7 +59,7 @@ def test_table_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     out, err = capsys.readouterr()
     assert "left out: clips/bad.mp4" in err
     assert out.count("24x32") == 3 and "out/index.html" in out and "LPIPS" not in out
-    for head in ("PSNR", "SSIM", "FVD", "seams", "values per value"):
+    for head in ("PSNR", "SSIM", "FVD", "seams", "compression"):
         assert head in out
     assert evaluate(*models, "--max-frames", "6", "--fvd", "random", "--fvd-frames", "4", "--json") == 0
     (line,) = capsys.readouterr().out.splitlines()
@@ -74,7 +74,7 @@ def test_lengths_of_one_model(folder: Path, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert all(model in out for model in ("one@0%", "one@100%", "linear", "mine@10"))
     summary = {row["model"]: row for row in json.loads(Path("out/summary.json").read_text())}
-    rates = [summary[model]["values_per_value"] for model in ("one@0%", "one", "one@100%")]
+    rates = [summary[model]["compression_factor"] for model in ("one@0%", "one", "one@100%")]
     assert rates[0] > rates[1] > rates[2] and f"{rates[0]:.1f}" in out
     assert rates[0] == pytest.approx(2 * rates[2])
     before = results(folder / "out")

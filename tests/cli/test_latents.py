@@ -133,7 +133,7 @@ def test_shards_of_a_remote_place(folder: Path) -> None:
         (("--model", "nothing"), ("no model nothing",)),
         (("--tile", "8"), ("8x8 pixels can't overlap",)),
         (("--length", "half"), ("'half' is no length",)),
-        (("--length", "50%"), ("have one length", "leave --length")),
+        (("--length", "50%"), ("--num-latents", "need a One-DVA model")),
         (("--out", "tiny/config.json/out"), ("can't be kept in", "--out")),
     ],
     ids=lambda value: value[0][2:] if value[0].startswith("--") else None,

@@ -7,8 +7,8 @@ from tiny_diffusers_models import cogvideox, ltx, mochi
 from tiny_media import tiny_regen
 
 from regen.codec.chunks import Embedder
-from regen.codec.compression import Compression, compression, compression_of_clip
-from regen.codec.report import Tally
+from regen.codec.compression import Compression, clip_compression, model_compression
+from regen.codec.report import LatentCounter
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.evaluate.diffusers_models.classes import CogVideoXPeer, LTXPeer, MochiPeer
@@ -46,18 +46,18 @@ def models() -> dict[str, Embedder]:
 def test_the_three_forms(
     name: str, ratio: int, frames: int, latent_frames: int, channels: int, side: int
 ) -> None:
-    result = compression(models()[name], 64, 96)
+    result = model_compression(models()[name], 64, 96)
     assert result.ratio == ratio
     values = channels * latent_frames * (64 // side) * (96 // side)
-    assert result.values_per_value == pytest.approx(3 * frames * 64 * 96 / values)
+    assert result.compression_factor == pytest.approx(3 * frames * 64 * 96 / values)
     assert result.latent_frames_per_frame == pytest.approx(latent_frames / frames)
     assert result.frames_per_latent == pytest.approx(frames / latent_frames)
 
 
 def test_padding_counts_against_the_model() -> None:
     model = tiny_regen()
-    even, odd = compression(model, 16, 16), compression(model, 9, 10)
-    assert odd.values_per_value == pytest.approx(even.values_per_value * 90 / 256)
+    even, odd = model_compression(model, 16, 16), model_compression(model, 9, 10)
+    assert odd.compression_factor == pytest.approx(even.compression_factor * 90 / 256)
     assert odd.frames_per_latent == even.frames_per_latent
 
 
@@ -67,42 +67,45 @@ def test_nothing_is_computed_and_nothing_stays() -> None:
     model = models()["ltx"]
     clip = torch.rand(1, 3, 33, 16, 16)
     before = model.encode(clip).latent_dist.mode()
-    assert compression(model, 65536, 65536).values_per_value == compression(model, 16, 16).values_per_value
+    assert (
+        model_compression(model, 65536, 65536).compression_factor
+        == model_compression(model, 16, 16).compression_factor
+    )
     assert torch.equal(model.encode(clip).latent_dist.mode(), before)
 
 
 def of_lengths(frames: int, *lengths: int) -> Compression:
     """Of a clip of 32 x 48 pixels whose chunks keep so many 1D latents."""
-    model, tally = tiny_one_dva(), Tally()
+    model, tally = tiny_one_dva(), LatentCounter()
     for length in lengths:
         clip = torch.zeros(1, 3, 17 if frames > 1 else 1, 32, 48)
         tally.add(model.encode(clip, length=length).latent_dist.mode()[0])
-    return compression_of_clip(model, tally, frames, 32, 48)
+    return clip_compression(model, tally, frames, 32, 48)
 
 
 @torch.inference_mode()
 def test_an_adaptive_length_is_that_of_the_chunks() -> None:
     pixels, grid = 3 * 17 * 32 * 48, 4 * 5 * 2 * 3
     alone, all_of_it = of_lengths(34, 0, 0), of_lengths(34, 30, 30)
-    assert alone.values_per_value == pytest.approx(pixels / grid)
-    assert all_of_it.values_per_value == pytest.approx(pixels / (2 * grid))
-    assert of_lengths(34, 30, 0).values_per_value == pytest.approx(2 * pixels / (3 * grid))
+    assert alone.compression_factor == pytest.approx(pixels / grid)
+    assert all_of_it.compression_factor == pytest.approx(pixels / (2 * grid))
+    assert of_lengths(34, 30, 0).compression_factor == pytest.approx(2 * pixels / (3 * grid))
     for forms in (alone, all_of_it):
         assert (forms.ratio, forms.frames_per_latent) == (4, 17 / 5)
         assert forms.latent_frames_per_frame == pytest.approx(5 / 17)
-    assert of_lengths(1, 3).values_per_value == pytest.approx(3 * 32 * 48 / (4 * (6 + 3)))
+    assert of_lengths(1, 3).compression_factor == pytest.approx(3 * 32 * 48 / (4 * (6 + 3)))
     assert of_lengths(1, 3).frames_per_latent == 1
 
 
 @torch.inference_mode()
 def test_what_fills_the_last_chunk_is_not_counted() -> None:
     """Frames are charged their part of their own chunk, so a short last one weighs little."""
-    assert of_lengths(20, 8, 8).values_per_value == pytest.approx(of_lengths(17, 8).values_per_value)
-    shorter = of_lengths(18, 30, 0).values_per_value
-    assert of_lengths(17, 30).values_per_value < shorter < of_lengths(34, 30, 0).values_per_value
+    assert of_lengths(20, 8, 8).compression_factor == pytest.approx(of_lengths(17, 8).compression_factor)
+    shorter = of_lengths(18, 30, 0).compression_factor
+    assert of_lengths(17, 30).compression_factor < shorter < of_lengths(34, 30, 0).compression_factor
     assert shorter == pytest.approx(3 * 18 * 32 * 48 / (4 * (30 + 30) + 4 * 30 / 17))
 
 
 def test_no_figure_of_a_model_of_adaptive_length() -> None:
     with pytest.raises(AssertionError, match="depends on the clip"):
-        compression(tiny_one_dva(), 32, 32)
+        model_compression(tiny_one_dva(), 32, 32)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from regen import diffusion
 from regen.codec.chunks import ChunkLatents
-from regen.codec.extension import Extension, match
+from regen.codec.extension import LatentExtension, offset_correction
 from regen.codec.sessions import SOLVERS, DecodeOptions, DecodeSession, Seams
 from regen.diffusion import Solver, noise_grid
 from regen.embedders.regen import AutoencoderRegen
@@ -116,7 +116,7 @@ def test_the_overlap_lies_on_the_stored_path_at_every_evaluation(
         seen.append(x.clone())
         return fake_velocity(x, t)
 
-    first = Extension(solver, last=3)
+    first = LatentExtension(solver, last=3)
     first(velocity, torch.randn(1, 3, 4, 2, 2), noise_grid(steps))
     assert len(first.trajectory) == len(seen) == EVALUATIONS[solver](steps)
     assert all(torch.equal(a, x[:, :, 3]) for a, x in zip(first.trajectory, seen, strict=True))
@@ -124,7 +124,7 @@ def test_the_overlap_lies_on_the_stored_path_at_every_evaluation(
 
     noise = torch.randn(1, 3, frames, 2, 2)
     untouched = noise.clone()
-    second = Extension(solver, last, overlap, first.trajectory)
+    second = LatentExtension(solver, last, overlap, first.trajectory)
     second(velocity, noise, noise_grid(steps))
     assert torch.equal(noise, untouched)
     assert len(seen) == len(first.trajectory)
@@ -138,7 +138,7 @@ def test_the_overlap_lies_on_the_stored_path_at_every_evaluation(
 @PER_SOLVER
 def test_with_nothing_stored_it_is_the_plain_solver(solver: Solver) -> None:
     noise, grid = torch.randn(1, 3, 4, 2, 2), noise_grid(5)
-    extension = Extension(solver, last=3)
+    extension = LatentExtension(solver, last=3)
     expected = solver(fake_velocity, noise, grid)
     assert torch.equal(extension(fake_velocity, noise, grid), expected)
     assert torch.equal(extension(fake_velocity, noise, grid), expected), "and can be used again"
@@ -149,9 +149,9 @@ def test_with_nothing_stored_it_is_the_plain_solver(solver: Solver) -> None:
 def test_its_own_path_changes_nothing(solver: Solver) -> None:
     """A frame that is laid on the path that it takes anyway leaves all as it is."""
     noise, grid = torch.randn(1, 3, 4, 2, 2), noise_grid(5)
-    free = Extension(solver, last=2)
+    free = LatentExtension(solver, last=2)
     expected = free(fake_velocity, noise, grid)
-    held = Extension(solver, last=2, overlap=2, stored=free.trajectory)
+    held = LatentExtension(solver, last=2, overlap=2, stored=free.trajectory)
     assert torch.equal(held(fake_velocity, noise, grid), expected)
 
 
@@ -248,7 +248,7 @@ def test_a_chunk_that_does_not_follow_the_last_one_begins_anew(model: Autoencode
 def test_matching_moves_the_first_frames_only(at: list[float], batch: int) -> None:
     order = sorted({-1.0, 0.0, 1.0, 4.0, *at})
     clip, before = torch.randn(batch, 3, len(order), 2, 2), torch.randn(batch, 3, 2, 2)
-    moved = match(clip, order, before)
+    moved = offset_correction(clip, order, before)
     difference = before - clip[:, :, order.index(-1.0)]
     for i, value in enumerate(order):
         share = 1.0 if value <= -1 else 0.0 if value >= 1 else (1 - value) / 2

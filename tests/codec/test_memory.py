@@ -11,12 +11,12 @@ from tiny_media import EMBEDDERS, random_chunks, same_latents
 from regen.codec import memory
 from regen.codec.memory import (
     OVERLAP,
-    Room,
-    halve,
+    OomRetry,
+    free_memory,
+    halve_tile,
     largest_tile,
-    memory_in_use,
-    memory_to_spare,
     parse_memory,
+    used_memory,
 )
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams, encode_frames
 from regen.pretrained import Autoencoder
@@ -71,7 +71,7 @@ class Needs:
 
 @pytest.fixture
 def nothing_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "memory_in_use", lambda device: 0)
+    monkeypatch.setattr(memory, "used_memory", lambda device: 0)
 
 
 def held(frames: int, height: int, width: int) -> int:
@@ -110,42 +110,42 @@ def test_a_tiny_picture_is_never_cut(height: int, width: int) -> None:
 
 def test_the_budget_counts_what_is_in_use_already(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = Needs().activation_bytes(5, 512, 512) + held(5, 512, 512)
-    monkeypatch.setattr(memory, "memory_in_use", lambda device: 10**9)
+    monkeypatch.setattr(memory, "used_memory", lambda device: 10**9)
     assert largest_tile(Needs(), 5, 512, 512, needed + 10**9) is None
     assert largest_tile(Needs(), 5, 512, 512, needed + 10**9 - 1) is not None
 
 
 def test_without_a_budget_most_of_what_is_free_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = Needs().activation_bytes(5, 512, 512) + held(5, 512, 512)
-    monkeypatch.setattr(memory, "memory_to_spare", lambda device: 2 * needed)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * needed)
     assert largest_tile(Needs(), 5, 512, 512, None) is None
-    monkeypatch.setattr(memory, "memory_to_spare", lambda device: needed)
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed)
     assert largest_tile(Needs(), 5, 512, 512, None) is not None
 
 
 def test_memory_of_this_process_and_of_this_machine() -> None:
-    before = memory_in_use(torch.device("cpu"))
+    before = used_memory(torch.device("cpu"))
     block = torch.ones(64 * 2**20 // 4)
-    assert memory_in_use(torch.device("cpu")) - before > 48 * 2**20
+    assert used_memory(torch.device("cpu")) - before > 48 * 2**20
     assert 10**6 < before < 10**12
-    assert memory_to_spare(torch.device("cpu")) > block.numel()
+    assert free_memory(torch.device("cpu")) > block.numel()
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_halving_goes_from_the_picture_to_the_smallest_tile(height: int, width: int) -> None:
-    tile, areas = halve(None, height, width), [(height + 64) * (width + 64)]
+    tile, areas = halve_tile(None, height, width), [(height + 64) * (width + 64)]
     while tile is not None:
         areas.append(tile.height * tile.width)
-        tile = halve(tile, height, width)
+        tile = halve_tile(tile, height, width)
     assert all(after < before for before, after in pairwise(areas))
     assert len(areas) == 1 or areas[-1] == 64 * 64
 
 
 def test_a_tile_beyond_the_picture_is_cropped_before_it_is_halved() -> None:
     """Otherwise the same work would be tried, and fail, several times over."""
-    assert halve(Tile(2048, 2048), 200, 512) == Tile(200, 256, 64)
-    assert halve(Tile(2048, 96, 16), 512, 512) == Tile(256, 96, 16)
-    assert halve(Tile(2048, 2048), 60, 60) is None
+    assert halve_tile(Tile(2048, 2048), 200, 512) == Tile(200, 256, 64)
+    assert halve_tile(Tile(2048, 96, 16), 512, 512) == Tile(256, 96, 16)
+    assert halve_tile(Tile(2048, 2048), 60, 60) is None
 
 
 class Work:
@@ -164,7 +164,7 @@ class Work:
 
 @WAYS_TO_RUN_OUT
 def test_the_tile_halves_until_the_work_is_done_and_stays(error: Exception) -> None:
-    room, work = Room(None), Work(128 * 128, error)
+    room, work = OomRetry(None), Work(128 * 128, error)
     smallest = Tile(128, 128, OVERLAP)
     assert room.run(work, 512, 256) == smallest
     assert work.tried == [None, Tile(256, 256, OVERLAP), Tile(256, 128, OVERLAP), smallest]
@@ -174,7 +174,7 @@ def test_the_tile_halves_until_the_work_is_done_and_stays(error: Exception) -> N
 
 
 def test_it_begins_with_the_tile_it_was_given() -> None:
-    room, work = Room(Tile(256, 512, 32)), Work(256 * 256, ERRORS[0])
+    room, work = OomRetry(Tile(256, 512, 32)), Work(256 * 256, ERRORS[0])
     assert room.run(work, 1024, 1024) == Tile(256, 256, 32)
     assert work.tried[0] == Tile(256, 512, 32)
 
@@ -183,7 +183,7 @@ def test_it_begins_with_the_tile_it_was_given() -> None:
 def test_in_the_end_one_sentence_says_what_to_do(error: Exception) -> None:
     work = Work(0, error)
     with pytest.raises(MemoryError, match="256x512 pixels even in small tiles; choose a smaller --size"):
-        Room(None).run(work, 512, 256)
+        OomRetry(None).run(work, 512, 256)
     assert work.tried[-1] is not None
     assert (work.tried[-1].height, work.tried[-1].width) == (SMALLEST, SMALLEST)
 
@@ -193,7 +193,7 @@ OTHER_ERRORS = [RuntimeError("shapes do not match"), ValueError("wrong"), Keyboa
 
 @pytest.mark.parametrize("error", OTHER_ERRORS)
 def test_other_errors_pass(error: BaseException) -> None:
-    room = Room(None)
+    room = OomRetry(None)
     with pytest.raises(type(error)) as caught:
         room.run(Work(10**9, error), 512, 256)
     assert caught.value is error
@@ -225,7 +225,7 @@ def test_encoding_goes_on_with_smaller_tiles(monkeypatch: pytest.MonkeyPatch, mo
         patch.setattr(type(model), "encode", fails)
         session = EncodeSession(model)
         found = [*session.feed(frames), *session.flush()]
-    smaller = session.room.tile
+    smaller = session.oom_retry.tile
     assert smaller is not None
     assert tried == [None, *[smaller] * 3], "the whole is tried once"
     assert [chunk.frames for chunk in found] == [length, length, 2]
@@ -252,9 +252,9 @@ def test_decoding_goes_on_in_the_middle_of_a_chunk(
         parts = []
         for chunk in chunks:
             if switch and chunk.index == 1:
-                session.room.tile = smaller
+                session.oom_retry.tile = smaller
             parts.append(session.feed(chunk))
-        assert session.room.tile == smaller
+        assert session.oom_retry.tile == smaller
         return torch.cat(parts)
 
     options = DecodeOptions(steps=3, seams=seams)

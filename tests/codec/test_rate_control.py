@@ -21,10 +21,10 @@ from regen.codec.rate_control import (
     FixedLength,
     Lengths,
     TargetPsnr,
+    allocate,
     check_lengths,
     parse_length,
-    plan,
-    share_out,
+    two_pass,
 )
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, decode_chunks, encode_frames
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -140,7 +140,7 @@ def test_values_out_of_range_are_told_in_a_sentence() -> None:
 @pytest.mark.parametrize("name", ["regen", "magvit2"])
 @pytest.mark.parametrize("lengths", [FixedLength(3), FixedLength(share=0.5), TargetPsnr(30.0)])
 def test_a_model_whose_latents_have_one_length_takes_none(name: str, lengths: Lengths) -> None:
-    other, sentence = EMBEDDERS[name](), "have one length; leave --length, .* or give a One-DVA model"
+    other, sentence = EMBEDDERS[name](), "--num-latents, .* need a One-DVA model"
     check_lengths(other, None)
     EncodeSession(other)
     with pytest.raises(ValueError, match=sentence):
@@ -148,7 +148,7 @@ def test_a_model_whose_latents_have_one_length_takes_none(name: str, lengths: Le
     with pytest.raises(ValueError, match=sentence):
         EncodeSession(other, lengths=lengths)
     with pytest.raises(ValueError, match=sentence):
-        plan(other, video(0.5), RATE, Budget(100.0))
+        two_pass(other, video(0.5), RATE, Budget(100.0))
 
 
 # What a quality needs.
@@ -213,7 +213,7 @@ def test_what_a_session_decodes_has_the_quality_that_was_aimed_at(
 
 
 def planned(model: AutoencoderOneDVA, frames: Video, budget: float) -> list[list[int]]:
-    return [row.tolist() for row in plan(model, frames, RATE, Budget(budget)).rows]
+    return [row.tolist() for row in two_pass(model, frames, RATE, Budget(budget)).rows]
 
 
 @given(
@@ -230,7 +230,7 @@ def test_a_plan_uses_the_whole_budget_and_no_more(
     chunks = -(-len(frames) // 5)
     seconds = len(frames) / float(RATE)
     budget = (12 + 12 * share) * 4 * chunks / seconds + 1e-6
-    lengths = plan(model, frames, RATE, Budget(budget))
+    lengths = two_pass(model, frames, RATE, Budget(budget))
     rows = [row.tolist() for row in lengths.rows]
     assert len(rows) == chunks
     assert all(0 <= a <= 4 and 0 <= b <= 8 for a, b in rows)
@@ -261,28 +261,27 @@ def test_regions_share_by_what_moves_in_them(model: AutoencoderOneDVA) -> None:
 def test_a_budget_below_the_structural_latents_is_told(model: AutoencoderOneDVA) -> None:
     """12 structural latents of 4 numbers each, for five frames: 287.7 each second."""
     for budget in (1e-3, 287.7):
-        sentence = "structural latents alone take 288 values per second; give a --budget of at least that, or"
-        with pytest.raises(ValueError, match=sentence):
-            plan(model, video(0.5, 0.5), RATE, Budget(budget))
+        with pytest.raises(ValueError, match=f"must be at least 288 .* got {budget:g}"):
+            two_pass(model, video(0.5, 0.5), RATE, Budget(budget))
     assert planned(model, video(0.5, 0.5), 287.8) == [[0, 0], [0, 0]]
 
 
 @given(st.integers(1, 11), st.fractions(1, 120, max_denominator=1001))
 def test_the_budget_that_is_named_is_enough(model: AutoencoderOneDVA, count: int, rate: Fraction) -> None:
     frames = video(0.0, 0.0, 0.0, size=(16, 16))[:count]
-    with pytest.raises(ValueError, match="values per second") as told:
-        plan(model, frames, rate, Budget(1e-3))
-    named = int(str(told.value).split(" values per second")[0].split()[-1])
-    assert sum(int(row.sum()) for row in plan(model, frames, rate, Budget(float(named))).rows) >= 0
-    with pytest.raises(ValueError, match="values per second"):
-        plan(model, frames, rate, Budget(named - 1.0))
+    with pytest.raises(ValueError, match="must be at least") as caught:
+        two_pass(model, frames, rate, Budget(1e-3))
+    named = int(str(caught.value).split("must be at least ")[1].split()[0])
+    assert sum(int(row.sum()) for row in two_pass(model, frames, rate, Budget(float(named))).rows) >= 0
+    with pytest.raises(ValueError, match="must be at least"):
+        two_pass(model, frames, rate, Budget(named - 1.0))
 
 
 def test_a_plan_for_an_image_and_for_nothing(model: AutoencoderOneDVA) -> None:
     image = video(0.5, frames=1)
     (row,) = planned(model, image, float(RATE) * (6 + 4) * 4 + 1e-3)
     assert sum(row) == 4
-    (chunk,) = encode_frames(model, image, lengths=plan(model, image, RATE, Budget(1e6)))
+    (chunk,) = encode_frames(model, image, lengths=two_pass(model, image, RATE, Budget(1e6)))
     assert chunk.latents.lengths.tolist() == [2, 4]
     assert planned(model, [], 100.0) == []
 
@@ -298,7 +297,7 @@ def test_parts_are_whole_in_proportion_and_add_up(
     wanted = torch.tensor([amount for amount, _ in parties])
     most = torch.tensor([limit for _, limit in parties])
     total = data.draw(st.integers(0, int(most.sum()) + 10))
-    parts = share_out(wanted, most, total)
+    parts = allocate(wanted, most, total)
     assert parts.dtype == torch.int64
     assert int(parts.sum()) == min(total, int(most.sum()))
     assert bool(((parts >= 0) & (parts <= most)).all())
@@ -313,7 +312,7 @@ def test_many_parts_add_up_too() -> None:
     wanted = torch.rand(150_000) * 300
     most = torch.full((150_000,), 320)
     for total in (1, 1_234_567, 47_999_999, 48_000_000):
-        assert int(share_out(wanted, most, total).sum()) == total
+        assert int(allocate(wanted, most, total).sum()) == total
 
 
 # Sessions and files.
@@ -334,7 +333,7 @@ def lengths_for(model: AutoencoderOneDVA, frames: Video, way: str) -> Lengths | 
     if way != "budget":
         return WAYS[way]
     chunks = -(-len(frames) // 5)
-    return plan(model, frames, RATE, Budget(18 * 4 * chunks * float(RATE) / len(frames)))
+    return two_pass(model, frames, RATE, Budget(18 * 4 * chunks * float(RATE) / len(frames)))
 
 
 def pieces(frames: Video, lengths: Sequence[int]) -> Iterator[Video]:

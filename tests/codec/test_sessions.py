@@ -180,7 +180,11 @@ def test_chunks_that_cannot_share_a_batch_do_not(model: Autoencoder, monkeypatch
 
     monkeypatch.setattr(type(model), "decode", counted)
     out = [session.feed(chunk) for chunk in [*plain[:3], plain[3], image, image]]
-    out += [session.feed(plain[4], at=[0.5]), session.feed(plain[5], at=[2.0, 0.5]), session.feed(plain[6])]
+    out += [
+        session.feed(plain[4], offsets=[0.5]),
+        session.feed(plain[5], offsets=[2.0, 0.5]),
+        session.feed(plain[6]),
+    ]
     out.append(session.flush())
     assert sizes == [(3, length), (1, length), (2, 1), (2, length + 1), (1, length)]
     assert [len(part) for part in out] == [0, 0, 3 * length, 0, length, 0, 2, 0, 3, length]
@@ -296,12 +300,12 @@ def test_an_image_has_one_frame_that_can_be_repeated(model: Autoencoder, seams: 
     options = DecodeOptions(steps=2, seams=seams)
     (frame,) = decoded(model, [image], options)
     session = session_of(model, options)
-    assert torch.equal(session.feed(image, at=[0.0, 0.0]), torch.stack([frame, frame]))
+    assert torch.equal(session.feed(image, offsets=[0.0, 0.0]), torch.stack([frame, frame]))
     if model.extrapolates:
         with pytest.raises(ValueError, match="only time 0"):
-            session.feed(image, at=[0.5])
+            session.feed(image, offsets=[0.5])
     else:
-        assert torch.equal(session.feed(image, at=[0.5])[0], frame), "it stands still"
+        assert torch.equal(session.feed(image, offsets=[0.5])[0], frame), "it stands still"
 
 
 @PER_EMBEDDER

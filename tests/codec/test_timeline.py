@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regen.codec.timeline import Moment, Source, Timeline, mixed, moments, per_chunk
+from regen.codec.timeline import (
+    FrameSource,
+    OutputFrame,
+    Timeline,
+    blend_frames,
+    offsets_per_chunk,
+    output_frames,
+)
 
 FRAMES = st.integers(2, 23)
 CHUNK = st.integers(2, 9)
@@ -33,30 +40,30 @@ def variable(draw: st.DrawFn) -> tuple[list[float], Fraction]:
     return times, Fraction(len(steps) * 100, sum(steps))
 
 
-def positions(result: list[Moment], chunk_frames: int) -> list[float]:
+def positions(result: list[OutputFrame], chunk_frames: int) -> list[float]:
     """Where the moments lie, which is where all of their sources do."""
     found = []
     for moment in result:
-        places = [source.chunk * chunk_frames + source.at for source in moment.sources]
+        places = [source.chunk * chunk_frames + source.offset for source in moment.sources]
         assert places == pytest.approx([places[0]] * len(places))
         found.append(places[0])
     return found
 
 
-def places(result: list[Moment]) -> list[tuple[int, float]]:
+def places(result: list[OutputFrame]) -> list[tuple[int, float]]:
     """The sources of moments that have one each."""
     assert all(len(moment.sources) == 1 for moment in result)
-    return [moment.sources[0].place for moment in result]
+    return [moment.sources[0].key for moment in result]
 
 
-def require_order(result: list[Moment]) -> None:
+def require_order(result: list[OutputFrame]) -> None:
     for earlier, later in pairwise(result):
         for end in (0, -1):
-            assert earlier.sources[end].place <= later.sources[end].place
+            assert earlier.sources[end].key <= later.sources[end].key
         assert earlier.seconds < later.seconds
 
 
-def require_mixtures(result: list[Moment], frames: int, chunk_frames: int) -> None:
+def require_mixtures(result: list[OutputFrame], frames: int, chunk_frames: int) -> None:
     """Two sources exactly where a moment lies between two chunks, the nearer one with more weight."""
     for moment, position in zip(result, positions(result, chunk_frames), strict=True):
         assert sum(source.weight for source in moment.sources) == 1
@@ -66,7 +73,7 @@ def require_mixtures(result: list[Moment], frames: int, chunk_frames: int) -> No
             first, second = moment.sources
             assert (first.chunk, second.chunk) == (earlier, earlier + 1)
             assert (first.weight, second.weight) == pytest.approx((1 - between, between))
-            assert chunk_frames - 1 < first.at < chunk_frames and -1 < second.at < 0
+            assert chunk_frames - 1 < first.offset < chunk_frames and -1 < second.offset < 0
         else:
             assert [source.weight for source in moment.sources] == [1.0]
 
@@ -74,10 +81,11 @@ def require_mixtures(result: list[Moment], frames: int, chunk_frames: int) -> No
 @given(variable(), CHUNK)
 def test_source_frames_at_their_times_by_default(clip: tuple[list[float], Fraction], chunk: int) -> None:
     times, rate = clip
-    result, output_rate = moments(torch.tensor(times, dtype=torch.float64), rate, chunk)
+    result, output_rate = output_frames(torch.tensor(times, dtype=torch.float64), rate, chunk)
     assert output_rate == rate
     assert result == [
-        Moment((Source(index // chunk, float(index % chunk), 1.0),), time) for index, time in enumerate(times)
+        OutputFrame((FrameSource(index // chunk, float(index % chunk), 1.0),), time)
+        for index, time in enumerate(times)
     ]
 
 
@@ -86,11 +94,11 @@ def test_interpolation_keeps_every_source_frame(
     clip: tuple[list[float], Fraction], chunk: int, factor: int
 ) -> None:
     times, rate = clip
-    result, output_rate = moments(times, rate, chunk, Timeline(interpolate=factor))
+    result, output_rate = output_frames(times, rate, chunk, Timeline(interpolate=factor))
     assert (len(result), output_rate) == (factor * len(times), factor * rate)
     require_order(result)
     require_mixtures(result, len(times), chunk)
-    assert result[::factor] == moments(times, rate, chunk)[0]
+    assert result[::factor] == output_frames(times, rate, chunk)[0]
     last = len(times) - 1
     expected = [min(index / factor, last) for index in range(len(result))]
     assert positions(result, chunk) == pytest.approx(expected)
@@ -103,8 +111,8 @@ def test_interpolation_keeps_every_source_frame(
 
 @given(FRAMES, CHUNK, st.integers(2, 7), RATES)
 def test_chunks_are_asked_for_the_same_times(chunks: int, chunk: int, factor: int, rate: Fraction) -> None:
-    result, _ = moments(constant(chunks * chunk, rate), rate, chunk, Timeline(interpolate=factor))
-    wanted = per_chunk(result, chunks)
+    result, _ = output_frames(constant(chunks * chunk, rate), rate, chunk, Timeline(interpolate=factor))
+    wanted = offsets_per_chunk(result, chunks)
     asked = [float(Fraction(j, factor)) for j in range(1 - factor, chunk * factor)]
     assert wanted[0] == asked[factor - 1 :]
     assert wanted[1:-1] == [asked] * (chunks - 2)
@@ -112,13 +120,13 @@ def test_chunks_are_asked_for_the_same_times(chunks: int, chunk: int, factor: in
 
 
 def test_positions_between_chunks_have_both() -> None:
-    result, _ = moments(constant(4, Fraction(10)), Fraction(10), 2, Timeline(interpolate=4))
+    result, _ = output_frames(constant(4, Fraction(10)), Fraction(10), 2, Timeline(interpolate=4))
     assert [moment.sources for moment in result[4:9]] == [
-        (Source(0, 1.0),),
-        (Source(0, 1.25, 0.75), Source(1, -0.75, 0.25)),
-        (Source(0, 1.5, 0.5), Source(1, -0.5, 0.5)),
-        (Source(0, 1.75, 0.25), Source(1, -0.25, 0.75)),
-        (Source(1, 0.0),),
+        (FrameSource(0, 1.0),),
+        (FrameSource(0, 1.25, 0.75), FrameSource(1, -0.75, 0.25)),
+        (FrameSource(0, 1.5, 0.5), FrameSource(1, -0.5, 0.5)),
+        (FrameSource(0, 1.75, 0.25), FrameSource(1, -0.25, 0.75)),
+        (FrameSource(1, 0.0),),
     ]
 
 
@@ -127,7 +135,7 @@ def test_constant_rate_fills_the_duration(
     clip: tuple[list[float], Fraction], chunk: int, fps: Fraction
 ) -> None:
     times, rate = clip
-    result, output_rate = moments(times, rate, chunk, Timeline(fps=fps))
+    result, output_rate = output_frames(times, rate, chunk, Timeline(fps=fps))
     assert output_rate == fps
     require_order(result)
     require_mixtures(result, len(times), chunk)
@@ -150,26 +158,26 @@ def test_a_multiple_of_a_constant_rate_is_interpolation(
     frames: int, chunk: int, factor: int, rate: Fraction
 ) -> None:
     times = constant(frames, rate)
-    by_rate, rate_of_first = moments(times, rate, chunk, Timeline(fps=factor * rate))
-    by_factor, rate_of_second = moments(times, rate, chunk, Timeline(interpolate=factor))
+    by_rate, rate_of_first = output_frames(times, rate, chunk, Timeline(fps=factor * rate))
+    by_factor, rate_of_second = output_frames(times, rate, chunk, Timeline(interpolate=factor))
     assert rate_of_first == rate_of_second
     assert len(by_rate) == len(by_factor)
     for one, other in zip(by_rate, by_factor, strict=True):
         assert one.seconds == pytest.approx(other.seconds)
         for source, same in zip(one.sources, other.sources, strict=True):
             assert source.chunk == same.chunk
-            assert (source.at, source.weight) == pytest.approx((same.at, same.weight))
+            assert (source.offset, source.weight) == pytest.approx((same.offset, same.weight))
 
 
 def test_half_of_the_rate_takes_every_other_frame() -> None:
-    result, _ = moments(constant(6, Fraction(30)), Fraction(30), 4, Timeline(fps=Fraction(15)))
+    result, _ = output_frames(constant(6, Fraction(30)), Fraction(30), 4, Timeline(fps=Fraction(15)))
     assert places(result) == [(0, 0.0), (0, 2.0), (1, 0.0)]
 
 
 @pytest.mark.parametrize("rate", [24, 30, 60])
 def test_times_in_whole_milliseconds_still_meet_the_frames(rate: int) -> None:
     times = [round(1000 * index / rate) / 1000 for index in range(50)]
-    result, _ = moments(times, Fraction(rate), 5, Timeline(fps=Fraction(rate)))
+    result, _ = output_frames(times, Fraction(rate), 5, Timeline(fps=Fraction(rate)))
     assert places(result) == [(index // 5, float(index % 5)) for index in range(50)]
 
 
@@ -177,8 +185,8 @@ def test_times_in_whole_milliseconds_still_meet_the_frames(rate: int) -> None:
 def test_frames_before_and_after(
     frames: int, chunk: int, factor: int, before: int, after: int, rate: Fraction
 ) -> None:
-    timeline = Timeline(interpolate=factor, before=before, after=after)
-    result, output_rate = moments(constant(frames, rate), rate, chunk, timeline)
+    timeline = Timeline(interpolate=factor, extrapolate_before=before, extrapolate_after=after)
+    result, output_rate = output_frames(constant(frames, rate), rate, chunk, timeline)
     assert len(result) == factor * (before + frames + after)
     require_order(result)
     require_mixtures(result, frames, chunk)
@@ -191,7 +199,7 @@ def test_frames_before_and_after(
     for moment, position in zip(result, expected, strict=True):
         if position < 0 or position > frames - 1:
             assert [source.chunk for source in moment.sources] == [0 if position < 0 else last]
-    plain, _ = moments(constant(frames, rate), rate, chunk)
+    plain, _ = output_frames(constant(frames, rate), rate, chunk)
     delayed = result[factor * before : factor * (before + frames) : factor]
     for moved, own in zip(delayed, plain, strict=True):
         assert moved.sources == own.sources
@@ -200,8 +208,8 @@ def test_frames_before_and_after(
 
 def test_a_constant_rate_covers_what_is_extrapolated_too() -> None:
     rate = Fraction(10)
-    timeline = Timeline(fps=Fraction(20), before=1, after=2)
-    result, _ = moments(constant(3, rate), rate, 5, timeline)
+    timeline = Timeline(fps=Fraction(20), extrapolate_before=1, extrapolate_after=2)
+    result, _ = output_frames(constant(3, rate), rate, 5, timeline)
     assert positions(result, 5) == pytest.approx([min(index / 2 - 1, 4) for index in range(12)])
     assert [moment.seconds for moment in result] == constant(12, Fraction(20))
     assert {chunk for chunk, _ in places(result)} == {0}
@@ -212,8 +220,10 @@ def test_every_chunk_with_its_surroundings(
     frames: int, chunk: int, factor: int, before: int, after: int
 ) -> None:
     rate = Fraction(25)
-    timeline = Timeline(interpolate=factor, before=before, after=after, every_chunk=True)
-    result, output_rate = moments(constant(frames, rate), rate, chunk, timeline)
+    timeline = Timeline(
+        interpolate=factor, extrapolate_before=before, extrapolate_after=after, every_chunk=True
+    )
+    result, output_rate = output_frames(constant(frames, rate), rate, chunk, timeline)
     assert output_rate == factor * rate
     require_order(result)
     assert [moment.seconds for moment in result] == constant(len(result), output_rate)
@@ -228,24 +238,28 @@ def test_every_chunk_with_its_surroundings(
 
 @pytest.mark.parametrize("timeline", [Timeline(interpolate=3), Timeline(fps=Fraction(30))])
 def test_an_image_is_held(timeline: Timeline) -> None:
-    result, _ = moments([0.0], Fraction(10), 5, timeline)
+    result, _ = output_frames([0.0], Fraction(10), 5, timeline)
     assert places(result) == [(0, 0.0)] * 3
-    assert per_chunk(result, 1) == [[0.0]]
+    assert offsets_per_chunk(result, 1) == [[0.0]]
     assert [moment.seconds for moment in result] == pytest.approx([0, 1 / 30, 2 / 30])
 
 
 def test_there_is_always_a_frame() -> None:
-    result, _ = moments([0.0], Fraction(10), 5, Timeline(fps=Fraction(1)))
-    assert result == [Moment((Source(0, 0.0),), 0.0)]
+    result, _ = output_frames([0.0], Fraction(10), 5, Timeline(fps=Fraction(1)))
+    assert result == [OutputFrame((FrameSource(0, 0.0),), 0.0)]
 
 
 @pytest.mark.parametrize(
     "timeline",
-    [Timeline(before=1), Timeline(after=1, interpolate=2), Timeline(after=2, every_chunk=True)],
+    [
+        Timeline(extrapolate_before=1),
+        Timeline(extrapolate_after=1, interpolate=2),
+        Timeline(extrapolate_after=2, every_chunk=True),
+    ],
 )
 def test_an_image_has_nothing_before_or_after_it(timeline: Timeline) -> None:
-    with pytest.raises(ValueError, match="An image has no frame before or after it"):
-        moments([0.0], Fraction(10), 5, timeline)
+    with pytest.raises(ValueError, match="image can't be extrapolated"):
+        output_frames([0.0], Fraction(10), 5, timeline)
 
 
 @pytest.mark.parametrize(
@@ -254,8 +268,8 @@ def test_an_image_has_nothing_before_or_after_it(timeline: Timeline) -> None:
         ({"fps": Fraction(0)}, "above 0"),
         ({"fps": Fraction(-3)}, "above 0"),
         ({"interpolate": 0}, "give 2"),
-        ({"before": -1}, "0 or more"),
-        ({"after": -1}, "0 or more"),
+        ({"extrapolate_before": -1}, "0 or more"),
+        ({"extrapolate_after": -1}, "0 or more"),
         ({"fps": Fraction(60), "interpolate": 2}, "one of the two"),
         ({"fps": Fraction(60), "every_chunk": True}, "no other"),
     ],
@@ -266,14 +280,25 @@ def test_wishes_that_make_no_sense(wrong: dict[str, object], message: str) -> No
 
 
 def test_chunks_may_have_nothing_to_show() -> None:
-    result, _ = moments(constant(10, Fraction(10)), Fraction(10), 2, Timeline(fps=Fraction(2)))
-    assert per_chunk(result, 5) == [[0.0], [], [1.0], [], []]
+    result, _ = output_frames(constant(10, Fraction(10)), Fraction(10), 2, Timeline(fps=Fraction(2)))
+    assert offsets_per_chunk(result, 5) == [[0.0], [], [1.0], [], []]
 
 
 TIMELINES = st.one_of(
-    st.builds(Timeline, interpolate=FACTOR, before=BEYOND, after=BEYOND),
-    st.builds(Timeline, fps=st.fractions(1, 120, max_denominator=9), before=BEYOND, after=BEYOND),
-    st.builds(Timeline, interpolate=FACTOR, before=BEYOND, after=BEYOND, every_chunk=st.just(True)),
+    st.builds(Timeline, interpolate=FACTOR, extrapolate_before=BEYOND, extrapolate_after=BEYOND),
+    st.builds(
+        Timeline,
+        fps=st.fractions(1, 120, max_denominator=9),
+        extrapolate_before=BEYOND,
+        extrapolate_after=BEYOND,
+    ),
+    st.builds(
+        Timeline,
+        interpolate=FACTOR,
+        extrapolate_before=BEYOND,
+        extrapolate_after=BEYOND,
+        every_chunk=st.just(True),
+    ),
 )
 
 
@@ -281,10 +306,10 @@ TIMELINES = st.one_of(
 def test_every_source_is_asked_for_once(
     clip: tuple[list[float], Fraction], chunk: int, timeline: Timeline
 ) -> None:
-    shown, _ = moments(*clip, chunk, timeline)
-    wanted = per_chunk(shown, -(-len(clip[0]) // chunk))
+    shown, _ = output_frames(*clip, chunk, timeline)
+    wanted = offsets_per_chunk(shown, -(-len(clip[0]) // chunk))
     asked = [(chunk, at) for chunk, positions in enumerate(wanted) for at in positions]
-    assert asked == sorted({source.place for moment in shown for source in moment.sources})
+    assert asked == sorted({source.key for moment in shown for source in moment.sources})
     assert len(asked) == len(set(asked))
 
 
@@ -305,14 +330,14 @@ def test_images_are_those_of_the_moments_however_late_they_come(
     clip: tuple[list[float], Fraction], chunk: int, timeline: Timeline, lengths: list[int]
 ) -> None:
     """Every frame that is asked for is of another grey, so that an image tells its sources and weights."""
-    shown, _ = moments(*clip, chunk, timeline)
-    wanted = per_chunk(shown, -(-len(clip[0]) // chunk))
+    shown, _ = output_frames(*clip, chunk, timeline)
+    wanted = offsets_per_chunk(shown, -(-len(clip[0]) // chunk))
     asked = [(chunk, at) for chunk, positions in enumerate(wanted) for at in positions]
     greys = {place: 83 * index % 251 for index, place in enumerate(asked)}
     frames = [flat(grey) for grey in greys.values()]
-    images = [image for ready in mixed(shown, wanted, pieces(frames, lengths)) for image in ready]
+    images = [image for ready in blend_frames(shown, wanted, pieces(frames, lengths)) for image in ready]
     for image, moment in zip(images, shown, strict=True):
-        expected = sum(source.weight * greys[source.place] for source in moment.sources)
+        expected = sum(source.weight * greys[source.key] for source in moment.sources)
         assert image.dtype == torch.uint8 and (image - expected).abs().max() <= 0.5 + 1e-4
 
 
@@ -321,39 +346,41 @@ def test_what_is_linear_in_time_stays_so_across_chunks(
     chunks: int, chunk: int, factor: int, batch: int
 ) -> None:
     """A codec of the brightness b = factor x time, whole numbers at all times, in batches of chunks."""
-    shown, _ = moments(
+    shown, _ = output_frames(
         constant(chunks * chunk, Fraction(5)), Fraction(5), chunk, Timeline(interpolate=factor)
     )
-    wanted = per_chunk(shown, chunks)
+    wanted = offsets_per_chunk(shown, chunks)
     answers = [[flat(factor * (c * chunk + at)) for at in wanted[c]] for c in range(chunks)]
     batches = [answers[start : start + batch] for start in range(0, chunks, batch)]
     decoded = (torch.stack([frame for frames in several for frame in frames]) for several in batches)
-    images = [image for ready in mixed(shown, wanted, decoded) for image in ready]
+    images = [image for ready in blend_frames(shown, wanted, decoded) for image in ready]
     last = factor * (chunks * chunk - 1)
     assert [image.unique().tolist() for image in images] == [[min(j, last)] for j in range(len(shown))]
 
 
 def test_the_mixture_moves_from_one_chunk_to_the_other() -> None:
     """The earlier chunk is 20 darker than the later one: no jump at either end, steps of a tenth between."""
-    shown, _ = moments(constant(4, Fraction(5)), Fraction(5), 2, Timeline(interpolate=10))
-    wanted = per_chunk(shown, 2)
+    shown, _ = output_frames(constant(4, Fraction(5)), Fraction(5), 2, Timeline(interpolate=10))
+    wanted = offsets_per_chunk(shown, 2)
     decoded = [torch.stack([flat(100 + 20 * c)] * len(positions)) for c, positions in enumerate(wanted)]
-    images = [image for ready in mixed(shown, wanted, decoded) for image in ready]
+    images = [image for ready in blend_frames(shown, wanted, decoded) for image in ready]
     across = [image.unique().item() for image in images[9:22]]
     assert across == [100, *range(100, 121, 2), 120]
 
 
 def test_only_frames_between_chunks_wait_for_the_later_one() -> None:
-    shown, _ = moments(constant(6, Fraction(5)), Fraction(5), 3, Timeline(interpolate=2))
-    wanted = per_chunk(shown, 2)
-    made = mixed(shown, wanted, (torch.stack([flat(chunk)] * len(wanted[chunk])) for chunk in range(2)))
+    shown, _ = output_frames(constant(6, Fraction(5)), Fraction(5), 3, Timeline(interpolate=2))
+    wanted = offsets_per_chunk(shown, 2)
+    made = blend_frames(
+        shown, wanted, (torch.stack([flat(chunk)] * len(wanted[chunk])) for chunk in range(2))
+    )
     assert [len(ready) for ready in made] == [5, 7]
 
 
 def test_frames_are_let_go_when_the_next_chunk_has_come() -> None:
     chunks, alive, most = 6, [], 0
-    shown, _ = moments(constant(3 * chunks, Fraction(5)), Fraction(5), 3, Timeline(interpolate=3))
-    wanted = per_chunk(shown, chunks)
+    shown, _ = output_frames(constant(3 * chunks, Fraction(5)), Fraction(5), 3, Timeline(interpolate=3))
+    wanted = offsets_per_chunk(shown, chunks)
 
     def decoded() -> Iterator[Tensor]:
         nonlocal most
@@ -363,13 +390,13 @@ def test_frames_are_let_go_when_the_next_chunk_has_come() -> None:
             most = max(most, sum(array() is not None for array in alive))
             yield torch.from_numpy(piece)
 
-    assert sum(len(ready) for ready in mixed(shown, wanted, decoded())) == len(shown)
+    assert sum(len(ready) for ready in blend_frames(shown, wanted, decoded())) == len(shown)
     assert most == 2
 
 
 def test_by_default_images_are_the_decoded_ones() -> None:
-    shown, _ = moments(constant(7, Fraction(5)), Fraction(5), 3)
+    shown, _ = output_frames(constant(7, Fraction(5)), Fraction(5), 3)
     frames = torch.randint(0, 256, (7, 4, 5, 3), dtype=torch.uint8)
-    images = list(mixed(shown, per_chunk(shown, 3), frames.split([3, 3, 1])))
+    images = list(blend_frames(shown, offsets_per_chunk(shown, 3), frames.split([3, 3, 1])))
     assert [len(ready) for ready in images] == [3, 3, 1]
     assert torch.equal(torch.stack([image for ready in images for image in ready]), frames)

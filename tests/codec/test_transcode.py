@@ -131,7 +131,9 @@ def test_before_and_after_the_chunks_it_stands_still(
 ) -> None:
     video, _ = encode(model, make_video(tmp_path / "in.mp4", 10, 16, 24))
     written = record_frames(monkeypatch)
-    decode_video(model, video, tmp_path / "out.mp4", timeline=Timeline(before=2, after=1))
+    decode_video(
+        model, video, tmp_path / "out.mp4", timeline=Timeline(extrapolate_before=2, extrapolate_after=1)
+    )
     decode_video(model, video, tmp_path / "out.mp4")
     around, own = (torch.stack(frames) for frames in written)
     assert torch.equal(around, own[[0, 0, *range(10), 9]])
@@ -262,7 +264,11 @@ def test_sound_of_the_output_is_that_of_the_input(tmp_path: Path, model: Autoenc
 
 @pytest.mark.parametrize("options", [DecodeOptions(batch=3), DecodeOptions(seams="match")])
 @pytest.mark.parametrize(
-    "timeline", [Timeline(interpolate=3), Timeline(interpolate=2, before=1, after=2, every_chunk=True)]
+    "timeline",
+    [
+        Timeline(interpolate=3),
+        Timeline(interpolate=2, extrapolate_before=1, extrapolate_after=2, every_chunk=True),
+    ],
 )
 def test_frames_between_are_written_as_they_are_measured(
     tmp_path: Path,

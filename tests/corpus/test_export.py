@@ -352,7 +352,7 @@ def test_a_length_is_a_setting_where_there_is_one(
         assert "length" not in LatentDataset(folder).manifest.settings
     with pytest.raises(ValueError, match=r"other settings \(length was None and is now 50%\)"):
         export(hybrid, lively, exported_hybrid, group=2, batch=1, length="50%")
-    with pytest.raises(ValueError, match="have one length; leave --length"):
+    with pytest.raises(ValueError, match="need a One-DVA model"):
         export(model, corpus, tmp_path / "out", length="50%")
     with pytest.raises(ValueError, match="'half' is no length"):
         wanted(hybrid, lively, tmp_path / "out", length="half")

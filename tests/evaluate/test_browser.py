@@ -241,7 +241,7 @@ def test_captions_tell_what_a_clip_takes(opened: Driver) -> None:
     assert first == "original"
     assert tiny.splitlines() == [
         "tiny-4x, 1 step",
-        "28.00 dB · SSIM 0.700 · seams 1.10 · 54.0 values per value",
+        "28.00 dB · SSIM 0.700 · seams 1.10 · 54.0× compression",
     ]
 
 

@@ -91,7 +91,7 @@ def test_lengths_of_a_model_have_videos_of_their_own(tmp_path: Path) -> None:
     rows = elements.data["rows"]
     assert [row["model"] for row in rows] == [run[0] for run in LENGTHS]
     assert len({row["video"] for row in rows}) == len(LENGTHS)
-    assert rows[1]["values_per_value"] == 2 * rows[3]["values_per_value"]
+    assert rows[1]["compression_factor"] == 2 * rows[3]["compression_factor"]
 
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:

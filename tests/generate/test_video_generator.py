@@ -163,7 +163,7 @@ def test_the_lengths_of_1d_latents(makers: dict[str, VideoMaker]) -> None:
     assert lengths(FixedLength(count=6))[0, :4].sum() == 6
     with pytest.raises(ValueError, match="latents, not 10000"):
         lengths(FixedLength(count=10_000))
-    with pytest.raises(ValueError, match="leave --length"):
+    with pytest.raises(ValueError, match="need a One-DVA model"):
         makers["nothing"].sample(
             shape, maker.condition([], ["circle moving left"]), seeds(1), length=FixedLength(3)
         )

@@ -60,7 +60,7 @@ def ratio_of(model: str) -> int:
     return 8 if model.endswith("8x") else 4
 
 
-def values_per_value(model: str) -> float:
+def compression_factor(model: str) -> float:
     """Less for "one@50%" than for "one@0%"."""
     found = re.search(r"@(\d+)", model)
     return 13.5 * ratio_of(model) / (1 + (int(found[1]) / 100 if found else 0))
@@ -78,7 +78,7 @@ def _row(run: Run, clip: str) -> dict[str, Any]:
     return {
         "model": model,
         "ratio": ratio_of(model),
-        "values_per_value": values_per_value(model),
+        "compression_factor": compression_factor(model),
         "size": size,
         "steps": steps,
         "seed": 0,
@@ -115,7 +115,7 @@ def _means(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seam_ratio": mine[0]["seam_ratio"],
         "lpips": None,
         "fvd": None,
-        "values_per_value": values_per_value(model),
+        "compression_factor": compression_factor(model),
         "frames_per_latent": ratio / 2,
         "latent_frames_per_frame": 2 / ratio,
         "encode_seconds": 2.0,

@@ -19,7 +19,7 @@ Device = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
-class Using:
+class ModelOptions:
     """Which model, and how it runs."""
 
     model: str = "regen-small-4x"
@@ -35,7 +35,7 @@ class Using:
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecoderOptions:
     """How the decoder samples."""
 
     steps: int = 1
@@ -52,13 +52,13 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Amount:
+class RateOptions:
     """How many 1D latents are kept, by a model that has such (One-DVA); by default what the motion asks for.
     One of these at most."""
 
-    length: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
+    num_latents: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
     """N for every chunk, or a share of those that it can have: 320, 25%."""
-    budget: Annotated[float | None, arg(metavar="VALUES", help_behavior_hint="")] = None
+    values_per_second: Annotated[float | None, arg(metavar="VALUES", help_behavior_hint="")] = None
     """Numbers in the latents for each second of the video, more for busy chunks; the video is read twice."""
     target_psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
     """As few as give this PSNR, region by region; decodes about ten times for it. `encode` aims at decoding
@@ -66,19 +66,19 @@ class Amount:
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameOptions:
     """Which frames to decode; by default those that were encoded."""
 
     fps: Annotated[str | None, arg(metavar="RATE", help_behavior_hint="")] = None
     """A constant frame rate, such as 60 or 30000/1001, with frames generated between the encoded ones."""
     interpolate: Annotated[int, arg(metavar="N")] = 1
     """N frames for every encoded one."""
-    before: Annotated[int, arg(metavar="N")] = 0
+    extrapolate_before: Annotated[int, arg(metavar="N")] = 0
     """Generate N frames before the first one; the sound starts later."""
-    after: Annotated[int, arg(metavar="N")] = 0
+    extrapolate_after: Annotated[int, arg(metavar="N")] = 0
     """Generate N frames after the last one."""
     every_chunk: FlagCreatePairsOff[bool] = False
-    """For study: --before and --after around every chunk, one after another, without sound."""
+    """Extrapolate around every chunk in turn, without sound; to study the model."""
 
 
 def _path_or_nothing() -> PrimitiveConstructorSpec[Path | None]:
@@ -94,20 +94,20 @@ def _path_or_nothing() -> PrimitiveConstructorSpec[Path | None]:
 Input = Annotated[Positional[Path], arg(metavar="INPUT")]
 Output = Annotated[Path, arg(name="output", aliases=("-o",), metavar="PATH")]
 SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
-Model = Annotated[Using, arg(name="")]
-Sampling = Annotated[Decoding, arg(name="")]
-Which = Annotated[Frames, arg(name="")]
-HowMany = Annotated[Amount, arg(name="")]
+Model = Annotated[ModelOptions, arg(name="")]
+Sampling = Annotated[DecoderOptions, arg(name="")]
+Which = Annotated[FrameOptions, arg(name="")]
+HowMany = Annotated[RateOptions, arg(name="")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")]
 Compare = Annotated[Path | None, _path_or_nothing(), arg(help_behavior_hint="")]
 
-DEFAULT_USING = Using()
-DEFAULT_DECODING = Decoding()
-DEFAULT_FRAMES = Frames()
-DEFAULT_AMOUNT = Amount()
+DEFAULT_USING = ModelOptions()
+DEFAULT_DECODING = DecoderOptions()
+DEFAULT_FRAMES = FrameOptions()
+DEFAULT_AMOUNT = RateOptions()
 
 
-def load_model(using: Using) -> "Autoencoder":
+def load_model(using: ModelOptions) -> "Autoencoder":
     """The model to use, in evaluation mode on its device; raises ValueError when there is none."""
     from regen.pretrained import load, silence_logging
     from regen.runtime import pick_device, pick_dtype
@@ -125,39 +125,37 @@ def load_model(using: Using) -> "Autoencoder":
     return model
 
 
-def memory_budget(using: Using) -> int | None:
+def memory_budget(using: ModelOptions) -> int | None:
     """Bytes to stay within; raises ValueError for what is no amount of memory."""
     from regen.codec.memory import parse_memory
 
     return None if using.memory is None else parse_memory(using.memory)
 
 
-def decode_options(sampling: Decoding) -> "DecodeOptions":
+def decode_options(sampling: DecoderOptions) -> "DecodeOptions":
     """What a decoding session needs to know; raises ValueError for impossible values."""
     from regen.codec.sessions import DecodeOptions
 
     return DecodeOptions(**asdict(sampling))
 
 
-def kept_lengths(amount: Amount, options: "DecodeOptions") -> "Lengths | Budget | None":
+def rate_target(amount: RateOptions, options: "DecodeOptions") -> "Lengths | Budget | None":
     """How many 1D latents to keep; raises ValueError for impossible values, and for two of them at once."""
     from regen.codec.rate_control import Budget, TargetPsnr, parse_length
     from regen.codec.sessions import SOLVERS
 
     if sum(value is not None for value in asdict(amount).values()) > 1:
-        raise ValueError(
-            "Only one of --length, --budget and --target-psnr can be met; leave the others away."
-        )
-    if amount.length is not None:
-        return parse_length(amount.length)
-    if amount.budget is not None:
-        return Budget(amount.budget)
+        raise ValueError("Give only one of --num-latents, --values-per-second and --target-psnr.")
+    if amount.num_latents is not None:
+        return parse_length(amount.num_latents)
+    if amount.values_per_second is not None:
+        return Budget(amount.values_per_second)
     if amount.target_psnr is None:
         return None
     return TargetPsnr(amount.target_psnr, options.steps, options.seed, SOLVERS[options.solver])
 
 
-def timeline(frames: Frames) -> "Timeline":
+def timeline(frames: FrameOptions) -> "Timeline":
     """Which frames to decode; raises ValueError for impossible rates and values that exclude each other."""
     from regen.codec.timeline import Timeline
 
@@ -170,7 +168,7 @@ def timeline(frames: Frames) -> "Timeline":
     return Timeline(
         fps=rate,
         interpolate=frames.interpolate,
-        before=frames.before,
-        after=frames.after,
+        extrapolate_before=frames.extrapolate_before,
+        extrapolate_after=frames.extrapolate_after,
         every_chunk=frames.every_chunk,
     )

@@ -16,9 +16,9 @@ from regen.cli.options import (
     SizeText,
     Which,
     decode_options,
-    kept_lengths,
     load_model,
     memory_budget,
+    rate_target,
     timeline,
 )
 from regen.console import progress_bar, warn
@@ -52,7 +52,7 @@ def reconstruct(
 
     target = parse_size(size) if size is not None else None
     options, memory = decode_options(sampling), memory_budget(using)
-    lengths = kept_lengths(amount, options)
+    lengths = rate_target(amount, options)
     if compare == SOME_PATH:
         compare = output.with_stem(output.stem + "_compare")
     with progress_bar("reconstruct") as on_progress:
@@ -97,7 +97,7 @@ def encode(
     from regen.pretrained import weights_hash
 
     target = parse_size(size) if size is not None else None
-    memory, lengths = memory_budget(using), kept_lengths(amount, decode_options(DEFAULT_DECODING))
+    memory, lengths = memory_budget(using), rate_target(amount, decode_options(DEFAULT_DECODING))
     latent_file.check_target(output)
     model = load_model(using)
     with progress_bar("encode") as on_progress:

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.codec.chunks import Embedder, pad
-from regen.codec.report import Tally
+from regen.codec.report import LatentCounter
 from regen.embedders.hybrid import HybridAutoencoder
 
 
@@ -22,7 +22,7 @@ class Compression:
 
     ratio: int
     """The nominal temporal ratio, as the model's name has it."""
-    values_per_value: float
+    compression_factor: float
     """Numbers of the frames, 3 for a pixel, for each number of the latents."""
     latent_frames_per_frame: float
     """Latent frames for each frame of the video; of the structural grid, beside which there are others."""
@@ -30,7 +30,7 @@ class Compression:
     """The inverse: how many times fewer latent frames there are."""
 
 
-def compression(model: Embedder, height: int, width: int) -> Compression:
+def model_compression(model: Embedder, height: int, width: int) -> Compression:
     """What `model` makes of frames of `height` x `width` pixels; nothing is computed for it.
 
     Sides are padded as a session pads them, and only the pixels of the frame itself are counted. Not for a
@@ -45,14 +45,14 @@ def compression(model: Embedder, height: int, width: int) -> Compression:
     latent_frames = latents.shape[2]
     return Compression(
         ratio=model.temporal_compression_ratio,
-        values_per_value=3 * frames * height * width / latents.numel(),
+        compression_factor=3 * frames * height * width / latents.numel(),
         latent_frames_per_frame=latent_frames / frames,
         frames_per_latent=frames / latent_frames,
     )
 
 
-def compression_of_clip(
-    model: HybridAutoencoder, latents: Tally, frames: int, height: int, width: int
+def clip_compression(
+    model: HybridAutoencoder, latents: LatentCounter, frames: int, height: int, width: int
 ) -> Compression:
     """What `model` made of a clip of `frames` x `height` x `width` pixels that has these `latents`.
 
@@ -67,7 +67,7 @@ def compression_of_clip(
     latent_frames = latents.shape[1]
     return Compression(
         ratio=model.temporal_compression_ratio,
-        values_per_value=3 * frames * height * width / values,
+        compression_factor=3 * frames * height * width / values,
         latent_frames_per_frame=latent_frames / chunk,
         frames_per_latent=chunk / latent_frames,
     )

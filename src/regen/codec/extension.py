@@ -14,7 +14,7 @@ from regen.diffusion import Network, Solver
 Trajectory = list[Float[Tensor, "b 3 h w"]]  # one frame at every noise level at which a solver asks
 
 
-class Extension:
+class LatentExtension:
     """Latent extension (REGEN, Sec. 3.4; spec A9): a solver that lays one frame on a stored trajectory.
 
     At every evaluation frame number `overlap` is replaced by what it was at the same noise level when the
@@ -31,13 +31,13 @@ class Extension:
         self.trajectory = []
 
         def held(x: Tensor, t: Tensor) -> Tensor:
-            x = self._lay(x)
+            x = self._inject(x)
             self.trajectory.append(x[:, :, self.last].clone())
             return velocity(x, t)
 
-        return self.solver(held, self._lay(noise), grid)
+        return self.solver(held, self._inject(noise), grid)
 
-    def _lay(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
+    def _inject(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         if self.stored is None:
             return x
         x = x.clone()
@@ -45,7 +45,7 @@ class Extension:
         return x
 
 
-def match(
+def offset_correction(
     clip: Float[Tensor, "b 3 t h w"], order: Sequence[float], before: Float[Tensor, "b 3 h w"]
 ) -> Float[Tensor, "b 3 t h w"]:
     """Move the beginning of a chunk towards the frame that was shown `before` it (not in the paper).

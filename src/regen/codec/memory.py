@@ -19,7 +19,7 @@ WHOLE_FRAME_BYTES = 26  # for each value of the clip: noise, answer and what the
 
 
 @runtime_checkable
-class Measured(Protocol):
+class HasMemoryEstimate(Protocol):
     """A model that can tell how much it needs."""
 
     @property
@@ -40,7 +40,7 @@ def parse_memory(text: str) -> int:
     return int(value)
 
 
-def memory_in_use(device: torch.device) -> int:
+def used_memory(device: torch.device) -> int:
     """Bytes in use: allocated on a GPU, or the memory of this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -50,7 +50,7 @@ def memory_in_use(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def memory_to_spare(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Bytes that are free on the device; 1 TB where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -59,7 +59,9 @@ def memory_to_spare(device: torch.device) -> int:
     return int(known[1]) * 1024 if known else 10**12
 
 
-def largest_tile(model: Measured, frames: int, height: int, width: int, budget: int | None) -> Tile | None:
+def largest_tile(
+    model: HasMemoryEstimate, frames: int, height: int, width: int, budget: int | None
+) -> Tile | None:
     """The largest tile with which `frames` frames of `height` x `width` pixels stay within `budget` bytes.
 
     None when they do without tiles. The budget is for all of the process (or of what it has on the GPU); by
@@ -67,21 +69,21 @@ def largest_tile(model: Measured, frames: int, height: int, width: int, budget: 
     fit: estimates are on the safe side.
     """
     if budget is None:
-        budget = memory_in_use(model.device) + memory_to_spare(model.device) * 4 // 5
+        budget = used_memory(model.device) + free_memory(model.device) * 4 // 5
     held = 3 * frames * height * width * WHOLE_FRAME_BYTES
-    room = budget - memory_in_use(model.device) - held
+    room = budget - used_memory(model.device) - held
     if model.activation_bytes(frames, height, width) <= room:
         return None
-    tile = halve(None, height, width)
+    tile = halve_tile(None, height, width)
     while tile is not None and model.activation_bytes(frames, tile.height, tile.width) > room:
-        smaller = halve(tile, height, width)
+        smaller = halve_tile(tile, height, width)
         if smaller is None:
             return tile
         tile = smaller
     return tile
 
 
-def halve(tile: Tile | None, height: int, width: int) -> Tile | None:
+def halve_tile(tile: Tile | None, height: int, width: int) -> Tile | None:
     """A tile of half the size of `tile`, or of the picture; None where there is nothing left to halve."""
     height, width, overlap = _up(height), _up(width), OVERLAP
     if tile is not None:  # what reaches beyond the picture saves nothing
@@ -93,7 +95,7 @@ def _up(side: int) -> int:
     return max(SMALLEST, -(-side // 8) * 8)
 
 
-class Room:
+class OomRetry:
     """The tile that work is done on; it halves whenever memory runs out, and stays so."""
 
     def __init__(self, tile: Tile | None) -> None:
@@ -108,9 +110,11 @@ class Room:
             try:
                 return work(self.tile)
             except RuntimeError as error:
-                if not ran_out(error):
+                if not is_oom(error):
                     raise
-            smaller = halve(self.tile, height, width)  # not inside `except`, which still holds the tensors
+            smaller = halve_tile(
+                self.tile, height, width
+            )  # not inside `except`, which still holds the tensors
             if smaller is None:
                 raise MemoryError(
                     f"Not enough memory for {width}x{height} pixels even in small tiles; choose a smaller "
@@ -121,7 +125,7 @@ class Room:
                 torch.cuda.empty_cache()
 
 
-def ran_out(error: RuntimeError) -> bool:
+def is_oom(error: RuntimeError) -> bool:
     """Whether memory was wanting: CUDA has an error of its own, CPU's and MPS's allocators only say so."""
     said = ("can't allocate memory", "MPS backend out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

@@ -122,10 +122,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not 0 < self.values_per_second < inf:
-            raise ValueError(
-                f"A budget of {self.values_per_second} values per second is none; give a number above 0, "
-                "such as 50000."
-            )
+            raise ValueError(f"Values per second must be > 0 and finite, got {self.values_per_second}.")
 
 
 def parse_length(text: str) -> FixedLength:
@@ -145,25 +142,29 @@ def check_lengths(model: Embedder, lengths: Lengths | Budget | None) -> None:
     """Raises ValueError when lengths are given to a model whose latents have none."""
     if lengths is not None and not isinstance(model, HybridAutoencoder):
         raise ValueError(
-            "The latents of this model have one length; leave --length, --budget and --target-psnr away, or "
-            "give a One-DVA model."
+            "--num-latents, --values-per-second and --target-psnr need a One-DVA model; the latents of this "
+            "model have a fixed size."
         )
 
 
-def cut_to(lengths: Lengths, model: Embedder, clip: Clip, index: int, tile: Tile | None) -> HybridLatents:
+def truncate_to(
+    lengths: Lengths, model: Embedder, clip: Clip, index: int, tile: Tile | None
+) -> HybridLatents:
     """The latents of chunk number `index`, as long as `lengths` has it."""
     assert isinstance(model, HybridAutoencoder)
-    full = in_full(model, clip, tile)
+    full = encode_full(model, clip, tile)
     return full.shortened(lengths.choose(model, clip, full, index, tile)[None])
 
 
-def in_full(model: HybridAutoencoder, clips: Float[Tensor, "b 3 t h w"], tile: Tile | None) -> HybridLatents:
+def encode_full(
+    model: HybridAutoencoder, clips: Float[Tensor, "b 3 t h w"], tile: Tile | None
+) -> HybridLatents:
     """Clips with all 1D latents that they can have."""
     most = sum(model.budgets(*clips.shape[2:]))
     return model.encode(clips, tile=tile, length=most).latent_dist.mode()
 
 
-def plan(
+def two_pass(
     model: Embedder, frames: Iterable[UInt8[Tensor, "h w 3"]], rate: Fraction, budget: Budget
 ) -> PlannedLengths:
     """Look at all frames of a video, and share a budget out among its chunks and their regions.
@@ -189,14 +190,14 @@ def plan(
     room = int(Fraction(budget.values_per_second) * each) - structural
     if room < 0:
         raise ValueError(
-            f"The structural latents alone take {ceil(structural / each)} values per second; give a --budget "
-            "of at least that, or a smaller --size."
+            f"--values-per-second must be at least {ceil(structural / each)} for the structural latents, "
+            f"got {budget.values_per_second:g}; a smaller --size needs less."
         )
-    flat = share_out(torch.cat(wanted), torch.cat(most), room)
+    flat = allocate(torch.cat(wanted), torch.cat(most), room)
     return PlannedLengths(flat.split([len(row) for row in most]))
 
 
-def share_out(wanted: Float[Tensor, " n"], most: Int64[Tensor, " n"], total: int) -> Int64[Tensor, " n"]:
+def allocate(wanted: Float[Tensor, " n"], most: Int64[Tensor, " n"], total: int) -> Int64[Tensor, " n"]:
     """`total` in whole parts, in proportion to `wanted` and at most `most`; less where all have the most."""
     total = min(total, int(most.sum()))
     wanted = torch.maximum(wanted.double(), 1e-6 * most)  # what wants nothing gets what all others leave

@@ -36,7 +36,7 @@ class Report:
     peak_memory_mb: float | None = None
 
 
-class Tally:
+class LatentCounter:
     """Counts the latents of a video, chunk by chunk."""
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ class Tally:
             self.lengths.append(latents.length)
 
 
-def report_on(
-    model: str, frames: int, height: int, width: int, frame_rate: Fraction, latents: Tally
+def make_report(
+    model: str, frames: int, height: int, width: int, frame_rate: Fraction, latents: LatentCounter
 ) -> Report:
     """What is known without measuring, of a video with these latents."""
     return Report(

@@ -14,9 +14,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip, to_image
-from regen.codec.extension import Extension, Trajectory, match
-from regen.codec.memory import Room
-from regen.codec.rate_control import Lengths, check_lengths, cut_to
+from regen.codec.extension import LatentExtension, Trajectory, offset_correction
+from regen.codec.memory import OomRetry
+from regen.codec.rate_control import Lengths, check_lengths, truncate_to
 from regen.diffusion import Solver, euler, heun
 from regen.latents import Latents, batch_of
 from regen.runtime import generator_for
@@ -78,7 +78,7 @@ class EncodeSession:
 
     def __init__(self, model: Embedder, tile: Tile | None = None, lengths: Lengths | None = None) -> None:
         check_lengths(model, lengths)
-        self.model, self.room, self.lengths = model, Room(tile), lengths
+        self.model, self.oom_retry, self.lengths = model, OomRetry(tile), lengths
         self.reset()
 
     def reset(self) -> None:
@@ -117,13 +117,13 @@ class EncodeSession:
         self._waiting, self._index = [], index + 1
         clip = pad(to_clip(frames, model.device, model.dtype), length, model.spatial_compression_ratio)
         height, width = clip.shape[-2:]
-        latents = self.room.run(lambda tile: self._latents(clip, index, tile), height, width)
+        latents = self.oom_retry.run(lambda tile: self._latents(clip, index, tile), height, width)
         return ChunkLatents(index, latents[0].cpu(), len(frames))
 
     def _latents(self, clip: Float[Tensor, "1 3 t h w"], index: int, tile: Tile | None) -> Latents:
         if self.lengths is None:
             return self.model.encode(clip, tile=tile).latent_dist.mode()
-        return cut_to(self.lengths, self.model, clip, index, tile)
+        return truncate_to(self.lengths, self.model, clip, index, tile)
 
     def _check(self, frame: UInt8[Tensor, "h w 3"]) -> None:
         self._shape = self._shape or frame.shape
@@ -164,7 +164,7 @@ class DecodeSession:
     ) -> None:
         self.model, self.height, self.width = model, height, width
         self.options = options if model.extrapolates else replace(options, seams="none")
-        self.room = Room(options.tile)
+        self.oom_retry = OomRetry(options.tile)
         self.reset()
 
     def reset(self) -> None:
@@ -172,7 +172,7 @@ class DecodeSession:
         self._waiting: list[_Request] = []
         self._before: _Ended | None = None
 
-    def feed(self, chunk: ChunkLatents, at: Sequence[float] | None = None) -> UInt8[Tensor, "t h w 3"]:
+    def feed(self, chunk: ChunkLatents, offsets: Sequence[float] | None = None) -> UInt8[Tensor, "t h w 3"]:
         """Take the latents of the next chunk; answer the frames that are ready now, 8-bit RGB on the CPU.
 
         `at`: which frames are wanted, counted from the chunk's first, any real numbers in any order: 0.5 lies
@@ -180,7 +180,7 @@ class DecodeSession:
         were encoded. Those are always decoded along with what is wanted, because they are what the model
         knows best. Raises ValueError when the latents do not fit the size of the frames.
         """
-        request = self._request(chunk, at)
+        request = self._request(chunk, offsets)
         same = [(r.order, r.chunk.latents.shape) for r in self._waiting[:1]]
         ready = [] if same in ([], [(request.order, chunk.latents.shape)]) else self._decode_waiting()
         self._waiting.append(request)
@@ -231,7 +231,7 @@ class DecodeSession:
         joined = before is not None and before.index + 1 == chunk.index
         if options.extends:
             stored = before.trajectory if before is not None and joined else None
-            solver = Extension(solver, order.index(last), order.index(-1.0) if joined else 0, stored)
+            solver = LatentExtension(solver, order.index(last), order.index(-1.0) if joined else 0, stored)
 
         def decode(tile: Tile | None) -> Float[Tensor, "b 3 t h w"]:
             noise = [generator_for(options.seed, request.chunk.index) for request in requests]
@@ -242,16 +242,16 @@ class DecodeSession:
             return answer.sample
 
         height, width = (side * model.spatial_compression_ratio for side in latents.shape[-2:])
-        clip = self.room.run(decode, height, width)
+        clip = self.oom_retry.run(decode, height, width)
         if not bool(torch.isfinite(clip).all()):
             raise ValueError(
                 f"The model's answer for chunk {chunk.index} has values that are not finite (such as NaN); "
                 "try --dtype fp32, or another model."
             )
         if options.seams == "match" and before is not None and joined:
-            clip = match(clip, order, before.frame)
+            clip = offset_correction(clip, order, before.frame)
         if options.overlaps:
-            trajectory = solver.trajectory if isinstance(solver, Extension) else []
+            trajectory = solver.trajectory if isinstance(solver, LatentExtension) else []
             self._before = _Ended(chunk.index, trajectory, clip[:, :, order.index(last)].clone())
         return clip
 

@@ -7,7 +7,7 @@ each extrapolates to it, and the two answers are mixed (not in the paper). Nothi
 
     shown, rate = moments(times, frame_rate, chunk_frames, timeline)
     wanted = per_chunk(shown, chunks)            # what to ask each chunk's decoder for
-    for images in mixed(shown, wanted, decoded): # decoded: the answers, in this order
+    for images in blend_frames(shown, wanted, decoded): # decoded: the answers, in this order
         ...                                      # what is shown, in order
 """
 
@@ -45,8 +45,8 @@ class Timeline:
 
     fps: Fraction | None = None
     interpolate: int = 1
-    before: int = 0
-    after: int = 0
+    extrapolate_before: int = 0
+    extrapolate_after: int = 0
     every_chunk: bool = False
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Timeline:
             raise ValueError(
                 f"Interpolation by {self.interpolate} is impossible; give 2 for twice as many frames."
             )
-        if min(self.before, self.after) < 0:
+        if min(self.extrapolate_before, self.extrapolate_after) < 0:
             raise ValueError("Less than 0 frames before or after a video are impossible; give 0 or more.")
         if self.fps is not None and self.interpolate > 1:
             raise ValueError(
@@ -70,7 +70,7 @@ SOURCE_FRAMES = Timeline()
 
 
 @dataclass(frozen=True)
-class Source:
+class FrameSource:
     """A frame to decode: `at` frames after the first one of chunk `chunk`.
 
     `at` is a real number: 0 is the chunk's first frame, k its last; numbers between and beyond them are
@@ -78,32 +78,32 @@ class Source:
     """
 
     chunk: int
-    at: float
+    offset: float
     weight: float = 1.0
 
     @property
-    def place(self) -> tuple[int, float]:
+    def key(self) -> tuple[int, float]:
         """What to decode; rises with the time."""
-        return self.chunk, self.at
+        return self.chunk, self.offset
 
 
 @dataclass(frozen=True)
-class Moment:
+class OutputFrame:
     """One frame of the output, shown at `seconds`: the sum of its sources, whose weights add up to 1.
 
     There is one source, or, between two chunks, the earlier chunk and the later one.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[FrameSource, ...]
     seconds: float
 
 
-def moments(
+def output_frames(
     times: Sequence[float] | Float64[Tensor, " frames"],
     frame_rate: Fraction,
     chunk_frames: int,
     timeline: Timeline = SOURCE_FRAMES,
-) -> tuple[list[Moment], Fraction]:
+) -> tuple[list[OutputFrame], Fraction]:
     """The frames of the output in order, and its frame rate in frames per second.
 
     `times` are those of the source frames in seconds, rising from 0; `frame_rate` is the source's average
@@ -119,8 +119,10 @@ def moments(
     Raises ValueError when an image is to be extrapolated: it has no time but 0.
     """
     assert len(times) > 0 and frame_rate > 0 and chunk_frames > 1
-    if len(times) == 1 and (timeline.before or timeline.after):
-        raise ValueError("An image has no frame before or after it; leave --before and --after away.")
+    if len(times) == 1 and (timeline.extrapolate_before or timeline.extrapolate_after):
+        raise ValueError(
+            "An image can't be extrapolated; leave out --extrapolate-before and --extrapolate-after."
+        )
     rate = frame_rate * timeline.interpolate
     if timeline.every_chunk:
         return _around_every_chunk(len(times), rate, chunk_frames, timeline), rate
@@ -132,23 +134,23 @@ def moments(
         positions, seconds = _at_factor(edges, timeline.interpolate)
     last = (len(times) - 1) // chunk_frames
     shown = [
-        Moment(_sources(position - timeline.before, chunk_frames, last), second)
+        OutputFrame(_sources(position - timeline.extrapolate_before, chunk_frames, last), second)
         for position, second in zip(positions, seconds, strict=True)
     ]
     return shown, rate
 
 
-def per_chunk(moments: Sequence[Moment], chunks: int) -> list[list[float]]:
+def offsets_per_chunk(moments: Sequence[OutputFrame], chunks: int) -> list[list[float]]:
     """For each of `chunks` chunks what to ask its decoder for: `at` of its sources, each once, rising."""
     wanted: list[set[float]] = [set() for _ in range(chunks)]
     for moment in moments:
         for source in moment.sources:
-            wanted[source.chunk].add(source.at)
+            wanted[source.chunk].add(source.offset)
     return [sorted(positions) for positions in wanted]
 
 
-def mixed(
-    moments: Sequence[Moment],
+def blend_frames(
+    moments: Sequence[OutputFrame],
     wanted: Sequence[Sequence[float]],
     decoded: Iterable[UInt8[Tensor, "_ h w 3"]],
 ) -> Iterator[list[Image]]:
@@ -164,39 +166,41 @@ def mixed(
     for piece in decoded:
         images.update(zip(islice(places, len(piece)), piece, strict=True))
         ready = []
-        while waiting and all(source.place in images for source in waiting[0].sources):
+        while waiting and all(source.key in images for source in waiting[0].sources):
             ready.append(_mixture(waiting.popleft().sources, images))
         if waiting:
-            start = waiting[0].sources[0].place  # what lies before it is not needed again
+            start = waiting[0].sources[0].key  # what lies before it is not needed again
             images = {place: image for place, image in images.items() if place >= start}
         if ready:
             yield ready
 
 
-def _mixture(sources: Sequence[Source], images: Mapping[tuple[int, float], Image]) -> Image:
+def _mixture(sources: Sequence[FrameSource], images: Mapping[tuple[int, float], Image]) -> Image:
     """The weighted sum, rounded; a single source as it is."""
     if len(sources) == 1:
-        return images[sources[0].place]
-    parts = [source.weight * images[source.place].float() for source in sources]
+        return images[sources[0].key]
+    parts = [source.weight * images[source.key].float() for source in sources]
     return torch.stack(parts).sum(0).round().to(torch.uint8)
 
 
-def _sources(position: Position, chunk_frames: int, last: int) -> tuple[Source, ...]:
+def _sources(position: Position, chunk_frames: int, last: int) -> tuple[FrameSource, ...]:
     """The chunk that has a position, or, between two of them, both with their weights; `last` is the last."""
     chunk = min(max(ceil(position) // chunk_frames, 0), last)
     at = position - chunk * chunk_frames
     if chunk == 0 or at >= 0:
-        return (Source(chunk, float(at)),)
-    return Source(chunk - 1, float(at + chunk_frames), float(-at)), Source(chunk, float(at), float(1 + at))
+        return (FrameSource(chunk, float(at)),)
+    return FrameSource(chunk - 1, float(at + chunk_frames), float(-at)), FrameSource(
+        chunk, float(at), float(1 + at)
+    )
 
 
 def _extended(
     times: Float64[np.ndarray, " frames"], step: Fraction, timeline: Timeline
 ) -> Float64[np.ndarray, " edges"]:
     """When each frame is shown, extrapolated ones included, and last of all when the last one is over."""
-    before = times[0] + np.arange(timeline.before) * float(step)
-    after = times[-1] + np.arange(1, timeline.after + 2) * float(step)
-    delay = timeline.before * float(step)
+    before = times[0] + np.arange(timeline.extrapolate_before) * float(step)
+    after = times[-1] + np.arange(1, timeline.extrapolate_after + 2) * float(step)
+    delay = timeline.extrapolate_before * float(step)
     return np.concatenate([before, times + delay, after + delay])
 
 
@@ -219,14 +223,16 @@ def _at_rate(edges: Float64[np.ndarray, " edges"], fps: Fraction) -> tuple[Seque
     return snapped.tolist(), seconds
 
 
-def _around_every_chunk(frames: int, rate: Fraction, chunk_frames: int, timeline: Timeline) -> list[Moment]:
+def _around_every_chunk(
+    frames: int, rate: Fraction, chunk_frames: int, timeline: Timeline
+) -> list[OutputFrame]:
     """Every chunk with its surroundings, one after the other at a constant rate."""
     starts = [*range(0, frames, chunk_frames), frames]
-    result: list[Moment] = []
+    result: list[OutputFrame] = []
     for chunk, (start, end) in enumerate(pairwise(starts)):
-        positions = timeline.before + end - start + timeline.after
+        positions = timeline.extrapolate_before + end - start + timeline.extrapolate_after
         for index in range(positions * timeline.interpolate):
             position = min(Fraction(index, timeline.interpolate), Fraction(positions - 1))
-            at = float(position - timeline.before)
-            result.append(Moment((Source(chunk, at),), float(len(result) / rate)))
+            at = float(position - timeline.extrapolate_before)
+            result.append(OutputFrame((FrameSource(chunk, at),), float(len(result) / rate)))
     return result

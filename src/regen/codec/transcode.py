@@ -17,11 +17,11 @@ from torch import Tensor
 from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.latent_file import LatentVideo
 from regen.codec.memory import largest_tile
-from regen.codec.rate_control import Budget, Lengths, check_lengths, plan
-from regen.codec.report import Report, Tally, report_on
+from regen.codec.rate_control import Budget, Lengths, check_lengths, two_pass
+from regen.codec.report import LatentCounter, Report, make_report
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.streams import FrameStream, Image, audio_file, comparison_writer
-from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
+from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
 from regen.console import OnProgress
 from regen.latents import batch_of
 from regen.media.audio import extract_audio
@@ -37,7 +37,7 @@ OnWarning = Callable[[str], None]
 DEFAULTS = DecodeOptions()
 
 
-class _Judge:
+class MetricSink:
     """Takes frames as they come out, compares them with what went in, and hands them on, in order."""
 
     def __init__(self, chunk_frames: int, writers: Sequence[Callable[[Image, Image, float], None]]) -> None:
@@ -77,7 +77,7 @@ def reconstruct_video(
     """
     _check(source, output, compare)
     peak, encoding, decoding = PeakMemory(model.device), Stopwatch(), Stopwatch()
-    tally, done = Tally(), 0
+    tally, done = LatentCounter(), 0
     with VideoReader(source) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
         height, width = stream.height, stream.width
@@ -87,7 +87,7 @@ def reconstruct_video(
         writer = files.enter_context(stream.writer(output, source))
         write_pair = files.enter_context(comparison_writer(stream, source, compare, name))
         chunk_frames = model.chunk_frames
-        judge = _Judge(chunk_frames, [lambda _, image, at: writer.write(image, at), write_pair])
+        judge = MetricSink(chunk_frames, [lambda _, image, at: writer.write(image, at), write_pair])
         hand_out = files.enter_context(behind(judge.take))
         frames = files.enter_context(ahead(stream, depth=2 * chunk_frames))
         waiting: deque[tuple[Image, float]] = deque()
@@ -102,7 +102,7 @@ def reconstruct_video(
             hand_out([waiting.popleft() for _ in images], images)
             _tell(on_progress, done, reader.info.frames)
         _pass_on_damage(reader, on_warning)
-    report = report_on(name, done, height, width, stream.frame_rate, tally)
+    report = make_report(name, done, height, width, stream.frame_rate, tally)
     return replace(
         report,
         psnr=judge.psnr.compute(),
@@ -110,7 +110,7 @@ def reconstruct_video(
         seam_ratio=judge.seams.compute(),
         encode_seconds=encoding.seconds,
         decode_seconds=decoding.seconds,
-        tile=_sides(decoder.room.tile),
+        tile=_sides(decoder.oom_retry.tile),
         peak_memory_mb=peak.megabytes(),
     )
 
@@ -159,7 +159,7 @@ def encode_video(
     return video, replace(
         report,
         encode_seconds=encoding.seconds,
-        tile=_sides(session.room.tile),
+        tile=_sides(session.oom_retry.tile),
         peak_memory_mb=peak.megabytes(),
     )
 
@@ -183,13 +183,13 @@ def decode_video(
     _check(None, output, None)
     peak, decoding = PeakMemory(model.device), Stopwatch()
     chunk_frames = model.chunk_frames
-    shown, rate = moments(video.times, video.frame_rate, chunk_frames, timeline)
-    wanted = per_chunk(shown, len(video.latents))
+    shown, rate = output_frames(video.times, video.frame_rate, chunk_frames, timeline)
+    wanted = offsets_per_chunk(shown, len(video.latents))
     most = max(len({*range(chunk_frames), *at}) for at in wanted) + 1  # and the frame before the chunk
     options = _fitted(model, options, video.height, video.width, memory, frames=most)
     session = DecodeSession(model, height=video.height, width=video.width, options=options)
     sound = None if timeline.every_chunk else video.audio
-    delay = timeline.before / video.frame_rate
+    delay = timeline.extrapolate_before / video.frame_rate
     due, done = iter(shown), 0
     with ExitStack() as files:
         audio = files.enter_context(audio_file(sound))
@@ -197,7 +197,7 @@ def decode_video(
         hand_out = files.enter_context(behind(files.enter_context(writer).write))
 
         requests = zip(video.chunks(chunk_frames), wanted, strict=True)
-        for images in mixed(shown, wanted, _decoded(session, requests, decoding)):
+        for images in blend_frames(shown, wanted, _decoded(session, requests, decoding)):
             for image, moment in zip(images, due, strict=False):
                 hand_out(image, moment.seconds)
             done += len(images)
@@ -207,7 +207,7 @@ def decode_video(
         frames=done,
         fps=float(rate),
         decode_seconds=decoding.seconds,
-        tile=_sides(session.room.tile),
+        tile=_sides(session.oom_retry.tile),
         peak_memory_mb=peak.megabytes(),
     )
 
@@ -221,7 +221,7 @@ def _planned(
     check_lengths(model, lengths)
     with VideoReader(source) as reader:
         stream = FrameStream(reader, size)
-        return plan(model, (image for image, _ in stream), stream.frame_rate, lengths)
+        return two_pass(model, (image for image, _ in stream), stream.frame_rate, lengths)
 
 
 def _encoded(
@@ -287,7 +287,7 @@ def _pass_on_damage(reader: VideoReader, on_warning: OnWarning | None) -> None:
 
 
 def _report_of(video: LatentVideo) -> Report:
-    tally = Tally()
+    tally = LatentCounter()
     for index in range(len(video.latents)):
         tally.add(video.latents[index])
-    return report_on(video.model, len(video.times), video.height, video.width, video.frame_rate, tally)
+    return make_report(video.model, len(video.times), video.height, video.width, video.frame_rate, tally)

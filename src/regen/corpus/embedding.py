@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder, pad, to_clip
-from regen.codec.memory import ran_out
-from regen.codec.rate_control import FixedLength, in_full
+from regen.codec.memory import is_oom
+from regen.codec.rate_control import FixedLength, encode_full
 from regen.corpus.clip_stream import Chunk, Decoded, LeftOut
 from regen.corpus.shards import LatentFacts
 from regen.corpus.sources import Sample
@@ -158,7 +158,7 @@ class Embedding:
         try:
             return self._latents(torch.cat(clips)).to(dtype=self.dtype).cpu()
         except RuntimeError as error:
-            if not ran_out(error):
+            if not is_oom(error):
                 raise
         height, width = clips[0].shape[-2:]
         raise MemoryError(
@@ -172,7 +172,7 @@ class Embedding:
         if self.length is None:
             return model.encode(clips, tile=self.tile).latent_dist.mode()
         assert isinstance(model, HybridAutoencoder)
-        full = in_full(model, clips, self.tile)
+        full = encode_full(model, clips, self.tile)
         try:
             kept = self.length.choose(model, clips[:1], full[0], 0, self.tile)
         except ValueError:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
-from regen.codec.timeline import SOURCE_FRAMES, Timeline, mixed, moments, per_chunk
+from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
 from regen.media.pixels import UPRIGHT, RgbConverter, YuvConverter
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit
@@ -78,12 +78,12 @@ def codec_of(model: Embedder, options: DecodeOptions) -> Codec:
         session = EncodeSession(model)
         chunks = [*session.feed(frames), *session.flush()]
         chunk_frames = model.chunk_frames
-        shown, _ = moments([float(i) for i in range(len(frames))], Fraction(1), chunk_frames, timeline)
-        wanted = per_chunk(shown, len(chunks))
+        shown, _ = output_frames([float(i) for i in range(len(frames))], Fraction(1), chunk_frames, timeline)
+        wanted = offsets_per_chunk(shown, len(chunks))
         height, width = frames.shape[1:3]
         decoder = DecodeSession(model, height=height, width=width, options=options)
         decoded = [decoder.feed(chunk, at) for chunk, at in zip(chunks, wanted, strict=True)]
-        made = mixed(shown, wanted, [*decoded, decoder.flush()])
+        made = blend_frames(shown, wanted, [*decoded, decoder.flush()])
         return torch.stack([image for images in made for image in images])
 
     return code
@@ -152,7 +152,7 @@ def evaluate_extrapolation(
         )
     whole = frames[: chunks * chunk_frames]
     reconstruction = codec(whole, SOURCE_FRAMES)
-    around = codec(whole, Timeline(before=reach, after=reach, every_chunk=True))
+    around = codec(whole, Timeline(extrapolate_before=reach, extrapolate_after=reach, every_chunk=True))
     around = rearrange(around, "(chunk n) h w c -> chunk n h w c", chunk=chunks)
     starts = torch.arange(chunks) * chunk_frames
     results = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regen.codec.chunks import Embedder
 from regen.codec.rate_control import Lengths
-from regen.codec.report import Tally
+from regen.codec.report import LatentCounter
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit
@@ -99,7 +99,7 @@ def reconstructed(
     options: DecodeOptions,
     encoding: Stopwatch,
     decoding: Stopwatch,
-    latents: Tally | None = None,
+    latents: LatentCounter | None = None,
     lengths: Lengths | None = None,
 ) -> Iterator[Pair]:
     """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk.
@@ -109,7 +109,7 @@ def reconstructed(
     """
     waiting: list[UInt8[Tensor, "h w 3"]] = []
     encoder, decoder = EncodeSession(model, lengths=lengths), None
-    tally = Tally() if latents is None else latents
+    tally = LatentCounter() if latents is None else latents
 
     def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[Pair]:
         if len(decoded):

@@ -7,8 +7,8 @@ from jaxtyping import UInt8
 from torch import Generator, Tensor
 
 from regen.codec.chunks import pad, to_clip
-from regen.codec.memory import Room
-from regen.codec.rate_control import FixedLength, check_lengths, cut_to
+from regen.codec.memory import OomRetry
+from regen.codec.rate_control import FixedLength, check_lengths, truncate_to
 from regen.codec.sessions import DecodeOptions
 from regen.embedders.base import PyramidAutoencoder
 from regen.embedders.hybrid import HybridAutoencoder
@@ -171,10 +171,10 @@ class VideoMaker:
 
         def encode(tile: Tile | None) -> Latents:
             if length is not None:
-                return cut_to(length, embedder, clip, 0, tile)
+                return truncate_to(length, embedder, clip, 0, tile)
             return embedder.encode(clip, tile=tile).latent_dist.mode()
 
-        return Room(None).run(encode, *clip.shape[-2:])
+        return OomRetry(None).run(encode, *clip.shape[-2:])
 
 
 def _check_embedder(source: LatentSource, embedder: Autoencoder) -> None:

@@ -61,7 +61,7 @@ def test_one_row_for_each_clip_and_way(finished: Path, models: tuple[str, str]) 
         for name in ("psnr", "psnr_pooled", "ssim", "sharpness", "difference_error"):
             assert row[name] == pytest.approx(sum(each[name] for each in own) / 3)
         assert (row["size"], row["clips"], row["frames"], row["ratio"]) == ("24x32", 3, 20, 4)
-        assert row["values_per_value"] == pytest.approx(3 * 5 * 24 * 32 / (2 * 4 * 3 * 4))
+        assert row["compression_factor"] == pytest.approx(3 * 5 * 24 * 32 / (2 * 4 * 3 * 4))
         assert row["values_per_second"] == pytest.approx(
             sum(-(-each["frames"] // 5) * 96 * 30000 / 1001 / each["frames"] for each in own) / 3
         )
@@ -231,7 +231,7 @@ def test_finished_reconstructions(data: Path, theirs: Path, tmp_path: Path) -> N
     (row,) = run(asked)
     assert (row["model"], row["steps"], row["frames"]) == ("theirs", 1, 20)
     assert row["psnr"] > 30
-    for name in ("ratio", "seam_ratio", "values_per_value", "values_per_second", "frames_per_latent"):
+    for name in ("ratio", "seam_ratio", "compression_factor", "values_per_second", "frames_per_latent"):
         assert row[name] is None and "not known" in row["absent"][name]
     write_reconstruction(data, theirs, "b.mkv", SIZE, 5)
     with pytest.raises(ValueError, match=r"results of another theirs: b\.mkv"):

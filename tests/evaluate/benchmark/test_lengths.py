@@ -67,7 +67,7 @@ def test_every_length_is_a_contestant(place: Path) -> None:
     assert (place / "out" / "videos" / "one@25%" / "24x32-1" / "still.mp4").is_file()
     assert len({row["psnr"] for row in summary}) > 3
     for row in summary:
-        assert not row["absent"].keys() & {"values_per_second", "values_per_value", "frames_per_latent"}
+        assert not row["absent"].keys() & {"values_per_second", "compression_factor", "frames_per_latent"}
 
 
 def test_rates_are_those_of_what_was_kept(rows: dict[tuple[str, str], Row]) -> None:
@@ -76,10 +76,10 @@ def test_rates_are_those_of_what_was_kept(rows: dict[tuple[str, str], Row]) -> N
         assert len(row["lengths"]) == 2
         values = 2 * GRID + 4 * sum(row["lengths"])
         assert row["values_per_second"] == pytest.approx(values * RATE / FRAMES), (model, clip)
-        assert row["values_per_value"] == pytest.approx(2 * PIXELS / values)
+        assert row["compression_factor"] == pytest.approx(2 * PIXELS / values)
     for clip in ("still", "lively"):
-        assert rows["one@0%", clip]["values_per_value"] == pytest.approx(PIXELS / GRID)
-        assert rows["one@100%", clip]["values_per_value"] == pytest.approx(PIXELS / (2 * GRID))
+        assert rows["one@0%", clip]["compression_factor"] == pytest.approx(PIXELS / GRID)
+        assert rows["one@100%", clip]["compression_factor"] == pytest.approx(PIXELS / (2 * GRID))
         assert rows["one@25%", clip]["lengths"] == [5, 5]
         assert rows["one@8", clip]["lengths"] == [8, 8]
 
@@ -89,12 +89,12 @@ def test_an_adaptive_length_follows_the_clip(rows: dict[tuple[str, str], Row]) -
     assert 0 <= max(still) < min(lively) <= 20
     least, most = (rows[model, "still"]["values_per_second"] for model in ("one@0%", "one@100%"))
     assert least <= rows["one", "still"]["values_per_second"] < most
-    assert rows["one", "still"]["values_per_value"] > rows["one", "lively"]["values_per_value"]
+    assert rows["one", "still"]["compression_factor"] > rows["one", "lively"]["compression_factor"]
 
 
 def test_means_are_over_the_clips(place: Path, rows: dict[tuple[str, str], Row]) -> None:
     for row in timeless(place / "out")[0]:
-        for name in ("values_per_value", "values_per_second", "frames_per_latent"):
+        for name in ("compression_factor", "values_per_second", "frames_per_latent"):
             both = [rows[row["model"], clip][name] for clip in ("still", "lively")]
             assert row[name] == pytest.approx(sum(both) / 2)
 
@@ -106,7 +106,9 @@ def test_it_takes_steps(place: Path) -> None:
         (name, steps) for name in names for steps in (1, 2)
     ]
     assert len({row["psnr"] for row in rows[:2]}) == 2
-    assert rows[0]["values_per_value"] == rows[1]["values_per_value"] == pytest.approx(PIXELS / (1.5 * GRID))
+    assert (
+        rows[0]["compression_factor"] == rows[1]["compression_factor"] == pytest.approx(PIXELS / (1.5 * GRID))
+    )
 
 
 def test_lengths_can_be_added_and_are_not_done_again(place: Path, tmp_path: Path) -> None:
@@ -220,4 +222,4 @@ def test_an_image_has_no_more_than_it_can(place: Path, tmp_path: Path) -> None:
     """The number is meant for the chunks of videos, whatever the size."""
     (row,) = evaluate(place, "one@20", report=str(tmp_path / "out"), max_frames=1)
     assert row["frames_per_latent"] == 1
-    assert row["values_per_value"] == pytest.approx(3 * 24 * 32 / (4 * 4 * 2))
+    assert row["compression_factor"] == pytest.approx(3 * 24 * 32 / (4 * 4 * 2))

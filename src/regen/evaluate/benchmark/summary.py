@@ -22,12 +22,12 @@ from regen.metrics.frechet import GaussianStatistics, frechet_distance
 Row = dict[str, Any]
 MEANS = (
     *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "difference_error", "blended_share", "lpips"),
-    *("values_per_value", "values_per_second", "latent_frames_per_frame", "frames_per_latent"),
+    *("compression_factor", "values_per_second", "latent_frames_per_frame", "frames_per_latent"),
 )
 UNKNOWN = "how finished reconstructions were made is not known"
 REASONS = {
     "ratio": UNKNOWN,
-    "values_per_value": UNKNOWN,
+    "compression_factor": UNKNOWN,
     "latent_frames_per_frame": UNKNOWN,
     "frames_per_latent": UNKNOWN,
     "difference_error": "no clip has a second frame",

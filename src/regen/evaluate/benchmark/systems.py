@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder
-from regen.codec.compression import Compression, compression, compression_of_clip
+from regen.codec.compression import Compression, clip_compression, model_compression
 from regen.codec.rate_control import FixedLength, Lengths, TargetPsnr, parse_length
-from regen.codec.report import Tally
+from regen.codec.report import LatentCounter
 from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -81,7 +81,7 @@ class Meters:
     """What a reconstruction takes: seconds inside a model, and numbers in its latents."""
 
     def __init__(self) -> None:
-        self.encoding, self.decoding, self.latents = Stopwatch(), Stopwatch(), Tally()
+        self.encoding, self.decoding, self.latents = Stopwatch(), Stopwatch(), LatentCounter()
 
 
 @runtime_checkable
@@ -113,7 +113,7 @@ class Contestant(Protocol):
         """Raises ValueError when it can't answer the clip at this size in pixels as it was asked to."""
         ...
 
-    def compression(self, clip: Clip, height: int, width: int, latents: Tally) -> dict[str, Any]:
+    def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
         """How much smaller the latents of a clip are than its frames; nothing where nobody knows.
 
         These are the fields of `regen.codec.compression.Compression`, `values_per_second` (numbers in all
@@ -160,13 +160,13 @@ class ModelContestant:
                 f"{self.lengths.count}; give a smaller number behind the @, or a share such as @25%."
             )
 
-    def compression(self, clip: Clip, height: int, width: int, latents: Tally) -> dict[str, Any]:
+    def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
         per_second = {"values_per_second": latents.values * float(clip.rate) / clip.frames}
         if isinstance(self.model, HybridAutoencoder):
-            forms = compression_of_clip(self.model, latents, clip.frames, height, width)
+            forms = clip_compression(self.model, latents, clip.frames, height, width)
             return asdict(forms) | per_second | {"lengths": latents.lengths}
         if (height, width) not in self._compression:
-            self._compression[height, width] = compression(self.model, height, width)
+            self._compression[height, width] = model_compression(self.model, height, width)
         return asdict(self._compression[height, width]) | per_second
 
 
@@ -216,7 +216,7 @@ class FinishedContestant:
     def check(self, clip: Clip, height: int, width: int) -> None:
         """The frames themselves are compared when they are read."""
 
-    def compression(self, clip: Clip, height: int, width: int, latents: Tally) -> dict[str, Any]:
+    def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
         return {}
 
 

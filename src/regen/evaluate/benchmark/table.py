@@ -38,7 +38,7 @@ def _near_one(value: float) -> float:
 
 COLUMNS = (
     Column("ratio", "ratio", 0),
-    Column("values per value", "values_per_value", 1),
+    Column("compression", "compression_factor", 1),
     Column("PSNR", "psnr", 2, _high),
     Column("SSIM", "ssim", 4, _high),
     Column("LPIPS", "lpips", 4, _low),

@@ -111,7 +111,7 @@ class Card {
     if (row === null) return el("figcaption", {}, el("strong", { textContent: ORIGINAL }));
     const figures = [`${row.psnr.toFixed(2)} dB`, `SSIM ${row.ssim.toFixed(3)}`];
     if (row.seam_ratio !== null) figures.push(`seams ${row.seam_ratio.toFixed(2)}`);
-    if (row.values_per_value) figures.push(`${row.values_per_value.toFixed(1)} values per value`);
+    if (row.compression_factor) figures.push(`${row.compression_factor.toFixed(1)}× compression`);
     const parts = figures.map((text, index) => el(isBest && index === 0 ? "b" : "span", { textContent: text }));
     return el("figcaption", {}, el("strong", {}, dot(row.model), nameOf(row)),
       ...parts.flatMap((part, index) => (index ? [" · ", part] : [part])));

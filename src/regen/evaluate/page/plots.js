@@ -174,10 +174,10 @@ function plot(series, words) {
 function showPlots() {
   const place = document.querySelector("#plots .plots");
   const measured = DATA.summary.filter((row) => row.psnr !== null);
-  const rated = bestSteps(measured.filter((row) => row.values_per_value > 0));
+  const rated = bestSteps(measured.filter((row) => row.compression_factor > 0));
   const alone = (row) => rated.every((other) => other.model === row.model || lineOf(other.model) !== lineOf(row.model));
   const byFamily = seriesOf(rated, (row) => JSON.stringify([lineOf(row.model), row.size]),
-    (row) => (alone(row) && !isAdaptive(row.model) ? row.model : lineOf(row.model)), "values_per_value");
+    (row) => (alone(row) && !isAdaptive(row.model) ? row.model : lineOf(row.model)), "compression_factor");
   if (byFamily.length) {
     place.append(plot(byFamily, {
       title: "PSNR (dB) against compression",

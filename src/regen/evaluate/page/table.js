@@ -15,7 +15,7 @@ const COLUMNS = [
   { name: "Seams", key: "seam_ratio", digits: 2, better: "one" },
   { name: "Difference error", key: "difference_error", digits: 3, unit: "levels", better: -1 },
   { name: "Blended share", key: "blended_share", digits: 3, better: -1 },
-  { name: "Values per value", key: "values_per_value", digits: 1, better: null },
+  { name: "Compression", key: "compression_factor", digits: 1, better: null },
   { name: "Frames per latent", key: "frames_per_latent", digits: 2, better: null },
   { name: "Encode", key: "encode", digits: 1, unit: "frames/s", better: 1, value: (row) => speed(row, "encode_seconds") },
   { name: "Decode", key: "decode", digits: 1, unit: "frames/s", better: 1, value: (row) => speed(row, "decode_seconds") },
