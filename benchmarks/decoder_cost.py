@@ -26,7 +26,7 @@ from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.sizes import Size, parse_size
 from regen.metrics.cost import PeakMemory
-from regen.metrics.flops import Products, count_products, operations
+from regen.metrics.flops import MatMuls, count_matmuls, total_flops
 from regen.recipes import RECIPES
 from regen.runtime import name_of, pick_device, pick_dtype
 from regen.train.trainer import build_model
@@ -129,15 +129,15 @@ def decode_with(model: Model, setting: Setting) -> Callable[[], Tensor]:
 def counted(name: str, setting: Setting) -> Figures:
     """Parameters, operations and the estimate of memory; nothing is computed."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        products = count_products(decode_with(decoder_of(name), setting))
-    parts = {kind: Products({p: n for p, n in products.items() if p.kind == kind}) for kind in KINDS}
+        products = count_matmuls(decode_with(decoder_of(name), setting))
+    parts = {kind: MatMuls({p: n for p, n in products.items() if p.kind == kind}) for kind in KINDS}
     model = empty_decoder(name, setting.dtype)
     frames, height, width = model.chunk_frames, setting.size.height, setting.size.width
     return {
         "frames": frames,
         "parameters": model.num_parameters(),
-        "tflop": operations(products) / 1e12,
-        "tflop_by_kind": {kind: operations(part) / 1e12 for kind, part in parts.items()},
+        "tflop": total_flops(products) / 1e12,
+        "tflop_by_kind": {kind: total_flops(part) / 1e12 for kind, part in parts.items()},
         "activation_gb": model.activation_bytes(frames, height, width) / 1e9,
     }
 

@@ -28,7 +28,7 @@ from regen.generate.generator import LatentGenerator, LatentSource
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.training import GeneratorRecipe
 from regen.media.sizes import Size, parse_size
-from regen.metrics.flops import count_products, operations
+from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import GENERATORS
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
 from regen.train.optimizer import build_optimizers
@@ -150,8 +150,8 @@ def counted(recipe: GeneratorRecipe, case: Case) -> Figures:
         grid = model.layout.grid(*case.shape[1:])
         batch = batch_of(model, case, 1, torch.device("cpu"))
         level, condition = torch.ones(1), Condition.of(batch)
-        products = count_products(lambda: model.velocity(batch["latents"], level, condition))
-    attention = sum(p.operations * count for p, count in products.items() if p.kind == "attention")
+        products = count_matmuls(lambda: model.velocity(batch["latents"], level, condition))
+    attention = sum(p.flops * count for p, count in products.items() if p.kind == "attention")
     return {
         "size": str(case.size),
         "frames": case.frames,
@@ -159,7 +159,7 @@ def counted(recipe: GeneratorRecipe, case: Case) -> Figures:
         "latent_frames": case.shape[1],
         "tokens": grid[0] * grid[1] * grid[2],
         "parameters": model.num_parameters(),
-        "gflop": operations(products) / 1e9,
+        "gflop": total_flops(products) / 1e9,
         "gflop_attention": attention / 1e9,
     }
 

@@ -25,17 +25,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from regen.codec.compression import model_compression
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.diffusers_models.base import Peer
+from regen.evaluate.diffusers_models.base import DiffusersAdapter
 from regen.media.sizes import Size, parse_size
 from regen.metrics.cost import PeakMemory
-from regen.metrics.flops import count_products, operations
+from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
 from regen.train.trainer import build_model
 
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 Figures = dict[str, Any]
-Model = Peer | AutoencoderRegen | AutoencoderMagvit2
+Model = DiffusersAdapter | AutoencoderRegen | AutoencoderMagvit2
 PRESETS = ("regen-4x", "regen-8x", "regen-16x", "regen-32x")
 COLUMNS = (  # heading, figure, factor, digits
     ("million", "parameters", 1e-6, 0),
@@ -113,7 +113,7 @@ def build(name: str, setting: Setting) -> Model:
 
 def place(model: Model, device: torch.device, dtype: torch.dtype) -> Model:
     """The model on a device, in a precision."""
-    for network in model.networks if isinstance(model, Peer) else [model]:
+    for network in model.networks if isinstance(model, DiffusersAdapter) else [model]:
         nn.Module.to(network, device, dtype)
     return model
 
@@ -130,7 +130,7 @@ def counted(name: str, setting: Setting) -> Figures:
         for part, work in parts.items():
             figure = f"{part}_gflop_per_frame"
             try:
-                figures[figure] = operations(count_products(work)) / model.chunk_frames / 1e9
+                figures[figure] = total_flops(count_matmuls(work)) / model.chunk_frames / 1e9
             except ValueError as error:
                 figures.setdefault("absent", {})[figure] = str(error)
             except (AssertionError, RuntimeError):

@@ -22,7 +22,7 @@ from regen.generate.predictor import predictor_of
 from regen.latents import HybridLatents
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit, parse_size
-from regen.metrics.psnr_ssim import psnr_of_frames
+from regen.metrics.psnr_ssim import psnr_per_frame
 from regen.pretrained import encoder_hash, load
 from regen.runtime import generator_for, name_of, pick_device, pick_dtype
 
@@ -121,7 +121,7 @@ def psnr(clips: Tensor, made: Tensor) -> Tensor:
     pairs = (
         [torch.stack([to_image(frame) for frame in clip.movedim(1, 0)]) for clip in x] for x in (clips, made)
     )
-    return torch.stack([psnr_of_frames(*pair).mean() for pair in zip(*pairs, strict=True)])
+    return torch.stack([psnr_per_frame(*pair).mean() for pair in zip(*pairs, strict=True)])
 
 
 if __name__ == "__main__":

@@ -19,27 +19,27 @@ from diffusers import (
     LTX2VideoDiffusionDecoderModel,
 )
 
-from regen.evaluate.diffusers_models.base import Peer
+from regen.evaluate.diffusers_models.base import DiffusersAdapter
 from regen.evaluate.diffusers_models.classes import (
-    CogVideoXPeer,
-    CosmosPeer,
-    LTX2DiffusionPeer,
-    LTXPeer,
-    MochiPeer,
-    WanPeer,
+    CogVideoXAdapter,
+    CosmosAdapter,
+    LTX2DiffusionAdapter,
+    LTXAdapter,
+    MochiAdapter,
+    WanAdapter,
 )
 
 
-def wan_22(window: int) -> Peer:
+def wan_22(window: int) -> DiffusersAdapter:
     """Its 48 means and deviations are left at 0 and 1, which takes no other time."""
     vae = AutoencoderKLWan(
         base_dim=160, decoder_base_dim=256, z_dim=48, is_residual=True, in_channels=12, out_channels=12,
         patch_size=2, scale_factor_spatial=16, latents_mean=[0.0] * 48, latents_std=[1.0] * 48,
     )  # fmt: skip
-    return WanPeer(vae, window)
+    return WanAdapter(vae, window)
 
 
-def ltx_097(window: int) -> Peer:
+def ltx_097(window: int) -> DiffusersAdapter:
     """The same since 0.9.5."""
     vae = AutoencoderKLLTXVideo(
         block_out_channels=(128, 256, 512, 1024, 2048),
@@ -57,15 +57,15 @@ def ltx_097(window: int) -> Peer:
         spatial_compression_ratio=32,
         temporal_compression_ratio=8,
     )
-    return LTXPeer(vae, window)
+    return LTXAdapter(vae, window)
 
 
-def ltx_2(window: int) -> Peer:
+def ltx_2(window: int) -> DiffusersAdapter:
     """LTX-2.0."""
     vae = AutoencoderKLLTX2Video(
         decoder_causal=False, spatial_compression_ratio=32, temporal_compression_ratio=8
     )
-    return LTXPeer(vae, window)
+    return LTXAdapter(vae, window)
 
 
 def _ltx_25() -> AutoencoderKLLTX2Video:
@@ -86,24 +86,24 @@ def _ltx_25() -> AutoencoderKLLTX2Video:
     )
 
 
-def cosmos(window: int) -> Peer:
+def cosmos(window: int) -> DiffusersAdapter:
     """Cosmos-1.0-Tokenizer-CV8x8x8."""
-    return CosmosPeer(AutoencoderKLCosmos(latents_mean=None, latents_std=None), window)
+    return CosmosAdapter(AutoencoderKLCosmos(latents_mean=None, latents_std=None), window)
 
 
-PUBLISHED: dict[str, Callable[[int], Peer]] = {
-    "wan-2.1": lambda window: WanPeer(AutoencoderKLWan(), window),
+PUBLISHED: dict[str, Callable[[int], DiffusersAdapter]] = {
+    "wan-2.1": lambda window: WanAdapter(AutoencoderKLWan(), window),
     "wan-2.2": wan_22,
-    "hunyuan-video": lambda window: Peer(AutoencoderKLHunyuanVideo(), window),
-    "hunyuan-video-1.5": lambda window: Peer(AutoencoderKLHunyuanVideo15(), window),
-    "cogvideox-5b": lambda window: CogVideoXPeer(AutoencoderKLCogVideoX(scaling_factor=0.7), window),
-    "ltx-0.9": lambda window: LTXPeer(AutoencoderKLLTXVideo(), window),
+    "hunyuan-video": lambda window: DiffusersAdapter(AutoencoderKLHunyuanVideo(), window),
+    "hunyuan-video-1.5": lambda window: DiffusersAdapter(AutoencoderKLHunyuanVideo15(), window),
+    "cogvideox-5b": lambda window: CogVideoXAdapter(AutoencoderKLCogVideoX(scaling_factor=0.7), window),
+    "ltx-0.9": lambda window: LTXAdapter(AutoencoderKLLTXVideo(), window),
     "ltx-0.9.7": ltx_097,
     "ltx-2": ltx_2,
-    "ltx-2.5": lambda window: LTXPeer(_ltx_25(), window),
-    "ltx-2.5-diffusion": lambda window: LTX2DiffusionPeer(
+    "ltx-2.5": lambda window: LTXAdapter(_ltx_25(), window),
+    "ltx-2.5-diffusion": lambda window: LTX2DiffusionAdapter(
         _ltx_25(), LTX2VideoDiffusionDecoderModel(), window
     ),
-    "mochi": lambda window: MochiPeer(AutoencoderKLMochi(), window),
+    "mochi": lambda window: MochiAdapter(AutoencoderKLMochi(), window),
     "cosmos-1.0-cv8x8x8": cosmos,
 }

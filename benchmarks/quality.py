@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.evaluate.quality import ClipResult, evaluate_quality
+from regen.evaluate.quality import ClipResult, evaluate_files
 from regen.media.sizes import parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
@@ -66,7 +66,7 @@ def main(
             task = progress.add_task(name, total=len(files))
             embedder = load(name, target, precision)
             results[name] = []
-            for result in evaluate_quality(embedder, files, area, options, max_frames):
+            for result in evaluate_files(embedder, files, area, options, max_frames):
                 results[name].append(result)
                 progress.advance(task)
     settings = {"size": str(area), "steps": steps, "solver": solver, "seams": seams, "seed": seed}

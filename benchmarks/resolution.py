@@ -24,7 +24,7 @@ from steps import warm_up
 
 from regen.codec.sessions import DecodeOptions
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.quality import ClipResult, evaluate_quality
+from regen.evaluate.quality import ClipResult, evaluate_files
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, scaled_size
 from regen.pretrained import DEFAULT_MODEL, Autoencoder, find_model, load
@@ -194,7 +194,7 @@ def measure(
             warm_up(model, SMALL)
             for area in sizes:
                 done = []
-                for result in evaluate_quality(model, clips[area], area, options, max_frames):
+                for result in evaluate_files(model, clips[area], area, options, max_frames):
                     done.append(result)
                     progress.advance(task)
                 if done:

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.sizes import Size, parse_size
-from regen.metrics.flops import Products, count_products, operations
+from regen.metrics.flops import MatMuls, count_matmuls, total_flops
 from regen.pretrained import DEFAULT_MODEL, Autoencoder, load
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
@@ -161,7 +161,7 @@ def report_operations(
         model = build()
         with fake, torch.no_grad():
             parts = parts_of(model, setting)
-            counts = {name: count_products(part) for name, part in parts.items()}
+            counts = {name: count_matmuls(part) for name, part in parts.items()}
         frames = setting.batch * model.chunk_frames
         results[label] = {
             "parameters": model.num_parameters(),
@@ -221,7 +221,7 @@ def measure(model: Autoencoder, setting: Setting) -> dict[str, Figures]:
     """The figures of encoding and of decoding."""
     with torch.inference_mode():
         parts = parts_of(model, setting)
-        counts = {name: count_products(part) for name, part in parts.items()}
+        counts = {name: count_matmuls(part) for name, part in parts.items()}
         if setting.compile:
             for child in model.children():
                 child.compile(fullgraph=True)
@@ -229,14 +229,14 @@ def measure(model: Autoencoder, setting: Setting) -> dict[str, Figures]:
         return {name: figures_of(part, counts[name], frames, setting) for name, part in parts.items()}
 
 
-def figures_of(part: Callable[[], Tensor], products: Products, frames: int, setting: Setting) -> Figures:
+def figures_of(part: Callable[[], Tensor], products: MatMuls, frames: int, setting: Setting) -> Figures:
     """Time and operations of one part, and how much of the time its products need alone."""
     duration = seconds(part, setting.repeats, setting.device)
     figures = {
         "ms_per_frame": 1e3 * duration / frames,
         "frames_per_second": frames / duration,
         **operations_of(products, frames),
-        "gflop_per_second": operations(products) / duration / 1e9,
+        "gflop_per_second": total_flops(products) / duration / 1e9,
         "share_of_products": products_seconds(products, setting.device) / duration,
     }
     if setting.profile:
@@ -245,13 +245,13 @@ def figures_of(part: Callable[[], Tensor], products: Products, frames: int, sett
     return figures
 
 
-def operations_of(products: Products, frames: int) -> Figures:
+def operations_of(products: MatMuls, frames: int) -> Figures:
     """Operations per frame, in 10^9, in all and by kind."""
     kinds = sorted({product.kind for product in products})
-    parts = {kind: Products({p: n for p, n in products.items() if p.kind == kind}) for kind in kinds}
+    parts = {kind: MatMuls({p: n for p, n in products.items() if p.kind == kind}) for kind in kinds}
     return {
-        "gflop_per_frame": operations(products) / frames / 1e9,
-        "gflop_per_frame_by_kind": {kind: operations(part) / frames / 1e9 for kind, part in parts.items()},
+        "gflop_per_frame": total_flops(products) / frames / 1e9,
+        "gflop_per_frame_by_kind": {kind: total_flops(part) / frames / 1e9 for kind, part in parts.items()},
     }
 
 

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.evaluate.quality import ClipResult, evaluate_clip, evaluate_quality
+from regen.evaluate.quality import ClipResult, evaluate_clip, evaluate_files
 from regen.media.sizes import Size, parse_size
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
@@ -91,7 +91,7 @@ def measure(
         task = progress.add_task("decode", total=len(ways) * len(files))
         for way in ways:
             clips: list[ClipResult] = []
-            for result in evaluate_quality(model, files, area, way, max_frames):
+            for result in evaluate_files(model, files, area, way, max_frames):
                 clips.append(result)
                 progress.advance(task)
             results.append(summary(way, clips))

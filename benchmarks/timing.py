@@ -12,7 +12,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch exp
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from regen.metrics.flops import Product, Products
+from regen.metrics.flops import MatMul, MatMuls
 
 SHORTEST = 2e-3  # seconds: shorter work is repeated between two looks at the clock
 LARGEST_MATRIX = 1 << 27  # numbers; of larger products a part is timed
@@ -55,16 +55,16 @@ def _wait(device: torch.device) -> None:
 def best_rate(dtype: torch.dtype, device: torch.device) -> float:
     """Operations per second of the square matrix product, of several sizes, that is fastest here."""
     sides = SQUARES.get(device.type, SQUARES["cpu"])
-    squares = [Product("linear", dtype, 1, side, side, side) for side in sides]
-    return max(square.operations / seconds_alone(square, device) for square in squares)
+    squares = [MatMul("linear", dtype, 1, side, side, side) for side in sides]
+    return max(square.flops / seconds_alone(square, device) for square in squares)
 
 
-def products_seconds(products: Products, device: torch.device) -> float:
+def products_seconds(products: MatMuls, device: torch.device) -> float:
     """Time of all the products as plain matrix products, each measured alone."""
     return sum(seconds_alone(product, device) * count for product, count in products.items())
 
 
-def seconds_alone(product: Product, device: torch.device) -> float:
+def seconds_alone(product: MatMul, device: torch.device) -> float:
     """Time of one product with plain matrices; the second lies as it is or transposed, whichever is faster.
 
     Of a product whose matrices exceed `LARGEST_MATRIX` numbers a part is timed: fewer products of a batch,
@@ -79,7 +79,7 @@ def seconds_alone(product: Product, device: torch.device) -> float:
     if batch == 1:
         a, straight, turned = a[0], straight[0], turned[0]
     fastest = min(seconds(partial(torch.matmul, a, b), 5, device) for b in (straight, turned))
-    return fastest * product.operations / (2 * batch * rows * product.inner * product.columns)
+    return fastest * product.flops / (2 * batch * rows * product.inner * product.columns)
 
 
 def times_by_kind(work: Callable[[], object], device: torch.device) -> dict[str, float]:

@@ -18,17 +18,17 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.interpolation import (
     Codec,
     Score,
-    blend,
     codec_of,
     evaluate_extrapolation,
     evaluate_interpolation,
+    frame_average,
     mean_score,
     motion_compensated,
     read_clip,
 )
 from regen.media.reader import VideoWriter
 from regen.media.sizes import Size
-from regen.metrics.psnr_ssim import PSNR_LIMIT, psnr_of_frames, ssim_of_frames
+from regen.metrics.psnr_ssim import MAX_PSNR, psnr_per_frame, ssim_per_frame
 
 CHUNK = 3
 SPEED = 3.0  # pixels from one frame to the next
@@ -90,7 +90,7 @@ def model() -> AutoencoderRegen:
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
 def test_blend_is_linear_in_time(frames: int, factor: int, height: int, width: int) -> None:
     video = torch.randint(0, 256, (frames, height, width, 3), dtype=torch.uint8)
-    made = blend(video, factor)
+    made = frame_average(video, factor)
     assert len(made) == (frames - 1) * factor + 1
     assert torch.equal(made[::factor], video)
     for index, frame in enumerate(made):
@@ -108,10 +108,10 @@ def test_motion_compensated_frames_are_at_the_right_times(factor: int) -> None:
     assert made.shape == truth.shape
     assert torch.equal(made[::factor], kept)
     for index, frame in enumerate(made):
-        quality = psnr_of_frames(truth, frame.expand_as(truth))
+        quality = psnr_per_frame(truth, frame.expand_as(truth))
         assert quality.argmax().item() == index
     between = torch.arange(len(truth)) % factor > 0
-    gain = psnr_of_frames(truth, made)[between] - psnr_of_frames(truth, blend(kept, factor))[between]
+    gain = psnr_per_frame(truth, made)[between] - psnr_per_frame(truth, frame_average(kept, factor))[between]
     assert gain.min() > 1
 
 
@@ -138,18 +138,18 @@ def test_methods_are_compared_on_the_frames_left_out(frames: int, factor: int) -
     kept = (frames - 1) // factor + 1
     gaps = kept - 1
     assert result.factor == factor
-    assert astuple(result.kept) == (kept, PSNR_LIMIT, pytest.approx(1.0))
+    assert astuple(result.kept) == (kept, MAX_PSNR, pytest.approx(1.0))
     left_out = [index for index in range(gaps * factor) if index % factor]
-    assert astuple(result.left_out["model"]) == (len(left_out), PSNR_LIMIT, pytest.approx(1.0))
-    for name, make in (("average", blend), ("motion-compensated", motion_compensated)):
+    assert astuple(result.left_out["model"]) == (len(left_out), MAX_PSNR, pytest.approx(1.0))
+    for name, make in (("average", frame_average), ("motion-compensated", motion_compensated)):
         made = make(video[::factor], factor)
         expected = (
             len(left_out),
-            pytest.approx(psnr_of_frames(video[left_out], made[left_out]).mean().item()),
-            pytest.approx(ssim_of_frames(video[left_out], made[left_out]).mean().item()),
+            pytest.approx(psnr_per_frame(video[left_out], made[left_out]).mean().item()),
+            pytest.approx(ssim_per_frame(video[left_out], made[left_out]).mean().item()),
         )
         assert astuple(result.left_out[name]) == expected
-    assert result.left_out["average"].psnr < result.left_out["motion-compensated"].psnr < PSNR_LIMIT
+    assert result.left_out["average"].psnr < result.left_out["motion-compensated"].psnr < MAX_PSNR
 
 
 def test_rivals_get_the_reconstruction_and_the_originals() -> None:
@@ -176,10 +176,10 @@ def test_frames_between_two_chunks_are_counted_apart(factor: int) -> None:
         for part in range(1, factor):
             truth = picture([(seam - 1) * factor + float(part)])
             mixture = torch.lerp(truth.float(), grey.float(), part / factor).round().to(torch.uint8)
-            expected.append(psnr_of_frames(truth, mixture).item())
+            expected.append(psnr_per_frame(truth, mixture).item())
     assert across.psnr == pytest.approx(sum(expected) / len(expected), abs=1e-4)
     others = whole.frames - across.frames
-    assert whole.psnr == pytest.approx((across.frames * across.psnr + others * PSNR_LIMIT) / whole.frames)
+    assert whole.psnr == pytest.approx((across.frames * across.psnr + others * MAX_PSNR) / whole.frames)
     assert set(result.across) == set(result.left_out)
     one_chunk = evaluate_interpolation(knowing(factor), clip((CHUNK - 1) * factor + 1), factor, CHUNK)
     assert one_chunk.across == {}
@@ -201,9 +201,9 @@ def test_extrapolation_meets_the_true_frames(frames: int) -> None:
         edges = [chunk * CHUNK + (0 if distance < 0 else CHUNK - 1) for chunk in range(chunks)]
         edges = [edge for edge in edges if 0 <= edge + distance < frames]
         truth = video[[edge + distance for edge in edges]]
-        assert astuple(scores["model"]) == (len(edges), PSNR_LIMIT, pytest.approx(1.0))
+        assert astuple(scores["model"]) == (len(edges), MAX_PSNR, pytest.approx(1.0))
         assert scores["repeated original"].psnr == pytest.approx(
-            psnr_of_frames(truth, video[edges]).mean().item()
+            psnr_per_frame(truth, video[edges]).mean().item()
         )
         assert scores["repeated"] == scores["repeated original"]
     assert result[1]["repeated"].psnr > result[2]["repeated"].psnr
@@ -248,7 +248,7 @@ def test_a_model_is_evaluated(model: AutoencoderRegen) -> None:
     codec = codec_of(model, DecodeOptions())
     between = evaluate_interpolation(codec, video, 2, 5)
     assert between.kept.psnr == pytest.approx(
-        psnr_of_frames(video[::2], codec(video[::2], SOURCE_FRAMES)).mean().item()
+        psnr_per_frame(video[::2], codec(video[::2], SOURCE_FRAMES)).mean().item()
     )
     assert between.left_out["model"].frames == 5
     beyond = evaluate_extrapolation(codec, video, 5)

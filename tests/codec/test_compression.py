@@ -11,7 +11,7 @@ from regen.codec.compression import Compression, clip_compression, model_compres
 from regen.codec.report import LatentCounter
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
-from regen.evaluate.diffusers_models.classes import CogVideoXPeer, LTXPeer, MochiPeer
+from regen.evaluate.diffusers_models.classes import CogVideoXAdapter, LTXAdapter, MochiAdapter
 
 
 def tiny_magvit2(ratio: int) -> AutoencoderMagvit2:
@@ -25,9 +25,9 @@ def models() -> dict[str, Embedder]:
         "linear": AutoencoderLinear(8, 3).eval(),
         "magvit2-4x": tiny_magvit2(4),
         "magvit2-32x": tiny_magvit2(32),
-        "cogvideox": CogVideoXPeer(cogvideox()),
-        "ltx": LTXPeer(ltx()),
-        "mochi": MochiPeer(mochi(), 13),
+        "cogvideox": CogVideoXAdapter(cogvideox()),
+        "ltx": LTXAdapter(ltx()),
+        "mochi": MochiAdapter(mochi(), 13),
     }
 
 

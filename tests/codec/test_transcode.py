@@ -22,7 +22,7 @@ from regen.evaluate.interpolation import codec_of
 from regen.latents import Latents
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit
-from regen.metrics.psnr_ssim import psnr_of_frames, ssim_of_frames
+from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 from regen.pretrained import Autoencoder
 
 PER_EMBEDDER = pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
@@ -90,8 +90,8 @@ def test_report_tells_what_happened(tmp_path: Path, model: Autoencoder) -> None:
     else:
         assert report.lengths == [chunk.latents.length for chunk in chunks]
         assert values == 4 * (2 * 2 * 2 * 3 + sum(report.lengths)) and 0 < sum(report.lengths) < 24
-    assert report.psnr == pytest.approx(psnr_of_frames(frames, decoded).mean().item())
-    assert report.ssim == pytest.approx(ssim_of_frames(frames, decoded).mean().item(), abs=1e-6)
+    assert report.psnr == pytest.approx(psnr_per_frame(frames, decoded).mean().item())
+    assert report.ssim == pytest.approx(ssim_per_frame(frames, decoded).mean().item(), abs=1e-6)
     assert report.encode_seconds > 0 and report.decode_seconds > 0
     assert 50 < report.peak_memory_mb < 100_000
 
@@ -206,7 +206,7 @@ def test_size_is_the_measuring_protocol(tmp_path: Path, model: Autoencoder) -> N
     report = reconstruct(model, source, tmp_path / "out.mp4", size=Size(16, 16))
     frames = [fit(frame, Size(16, 16)) for frame in read(source)[0]]
     decoded = torch.stack(list(decode_chunks(model, encode_frames(model, frames), height=16, width=16)))
-    assert report.psnr == pytest.approx(psnr_of_frames(torch.stack(frames), decoded).mean().item())
+    assert report.psnr == pytest.approx(psnr_per_frame(torch.stack(frames), decoded).mean().item())
 
 
 def test_progress_counts_frames(tmp_path: Path, model: Autoencoder) -> None:

@@ -12,10 +12,10 @@ from torch.nn import functional
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.quality import evaluate_clip, evaluate_quality
+from regen.evaluate.quality import evaluate_clip, evaluate_files
 from regen.media.reader import VideoError, VideoReader, VideoWriter
 from regen.media.sizes import Size, fit
-from regen.metrics.psnr_ssim import Sharpness, psnr_of_frames, ssim_of_frames
+from regen.metrics.psnr_ssim import Sharpness, psnr_per_frame, ssim_per_frame
 from regen.metrics.seams import SeamRatio
 
 RATIO, FRAMES = 2, 7  # the last chunk holds one frame of three
@@ -53,8 +53,8 @@ def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
     assert decoded.shape == (FRAMES, height, width, 3)
     assert (result.name, result.frames) == ("moving", FRAMES)
     reference = torch.stack(frames)
-    assert result.psnr == pytest.approx(psnr_of_frames(reference, decoded).mean().item(), abs=1e-4)
-    assert result.ssim == pytest.approx(ssim_of_frames(reference, decoded).mean().item(), abs=1e-5)
+    assert result.psnr == pytest.approx(psnr_per_frame(reference, decoded).mean().item(), abs=1e-4)
+    assert result.ssim == pytest.approx(ssim_per_frame(reference, decoded).mean().item(), abs=1e-5)
     assert result.psnr > 15
     sharpness, seams = Sharpness(), SeamRatio(RATIO + 1)
     sharpness.update(reference, decoded)
@@ -66,7 +66,7 @@ def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
 
 def test_files_are_fitted_first(model: AutoencoderLinear, clip: Path) -> None:
     size = Size(16, 24)
-    (result,) = evaluate_quality(model, [clip], size)
+    (result,) = evaluate_files(model, [clip], size)
     with VideoReader(clip) as reader:
         frames = [fit(frame.image, size) for frame in reader]
     expected = evaluate_clip(model, frames, "moving")
@@ -119,7 +119,7 @@ def test_the_options_reach_the_decoder() -> None:
 
 @pytest.mark.parametrize("limit", [1, 5, 99])
 def test_first_frames_only(model: AutoencoderLinear, clip: Path, limit: int) -> None:
-    (result,) = evaluate_quality(model, [clip], max_frames=limit)
+    (result,) = evaluate_files(model, [clip], max_frames=limit)
     with VideoReader(clip) as reader:
         expected = evaluate_clip(model, [frame.image for frame in islice(reader, limit)], "moving")
     assert result.frames == min(limit, FRAMES)
@@ -127,7 +127,7 @@ def test_first_frames_only(model: AutoencoderLinear, clip: Path, limit: int) -> 
 
 
 def test_one_result_per_file_as_it_comes(model: AutoencoderLinear, clip: Path, tmp_path: Path) -> None:
-    results = evaluate_quality(model, [clip, tmp_path / "missing.mp4"])
+    results = evaluate_files(model, [clip, tmp_path / "missing.mp4"])
     assert next(results).frames == FRAMES
     with pytest.raises(VideoError, match=r"missing\.mp4"):
         next(results)

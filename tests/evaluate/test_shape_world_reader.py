@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from regen.data.shape_world import DIRECTIONS, VALUES, Scene, draw_scene, render
-from regen.evaluate.shape_world_reader import CHANCE, TOGETHER, Confusion, Reading, agreement, read_scene
+from regen.evaluate.shape_world_reader import (
+    CHANCE,
+    JOINT_ATTRIBUTES,
+    Confusion,
+    Reading,
+    agreement,
+    read_scene,
+)
 
 SCENE = Scene("two", "large", "plain", "green", "triangle", "left", "quickly", "pans right", "dark")
 STILL = {"direction", "speed", "camera"}  # what one picture can't show
@@ -52,7 +59,7 @@ def accuracies() -> dict[str, dict[str, float]]:
     }
 
 
-@pytest.mark.parametrize("name", [*VALUES, "+".join(TOGETHER)])
+@pytest.mark.parametrize("name", [*VALUES, "+".join(JOINT_ATTRIBUTES)])
 @pytest.mark.parametrize(
     ("kind", "least"), [("clean", 0.99), ("spoilt", 0.97), ("small", 0.95), ("large", 1.0)]
 )

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from regen.metrics.features import (
     ClipFeatures,
     Extractor,
-    FeatureSource,
+    ExtractorSpec,
     I3d,
     RandomConvolutions,
     VideoMae,
@@ -86,7 +86,7 @@ def test_i3d_is_called_as_the_published_file_wants(tmp_path: Path) -> None:
     digest = save_script(tmp_path / "i3d.pt", TinyI3d())
     extractor = I3d(tmp_path / "i3d.pt", digest, frames=12).load(CPU)
     assert (extractor.name, extractor.sha256) == ("I3D", digest)
-    assert (extractor.frames, extractor.size, extractor.width) == (12, 224, 9)
+    assert (extractor.frames, extractor.size, extractor.num_features) == (12, 224, 9)
     frames = torch.zeros(25, 20, 30, 3, dtype=torch.uint8)
     frames[:12] = torch.tensor([255, 0, 51])
     features = clip_features(extractor, frames)
@@ -123,7 +123,7 @@ def test_videomae_sees_normalised_clips_of_its_own_size(videomae: Path) -> None:
     """The mean over the tokens of the model itself, called as its documentation says."""
     extractor = VideoMae(videomae, sha256(videomae / "model.safetensors")[:8]).load(CPU)
     assert extractor.name == "VideoMAE, mean over tokens"
-    assert (extractor.frames, extractor.size, extractor.width) == (4, 32, 16)
+    assert (extractor.frames, extractor.size, extractor.num_features) == (4, 32, 16)
     assert extractor.sha256 == sha256(videomae / "model.safetensors")
     frames = video(9, 32, 32)
     pixels = frames.permute(0, 3, 1, 2).double() / 255
@@ -165,19 +165,19 @@ def test_random_convolutions_say_what_they_are_and_follow_their_seed(proxy: Extr
     again, other = RandomConvolutions(frames=4, size=16), RandomConvolutions(seed=1, frames=4, size=16)
     frames = video(4)
     features = clip_features(proxy, frames)
-    assert features.shape == (1, proxy.width)
+    assert features.shape == (1, proxy.num_features)
     assert again.load(CPU).sha256 == proxy.sha256 != other.load(CPU).sha256
     assert torch.equal(clip_features(again.load(CPU), frames), features)
     assert not torch.equal(clip_features(other.load(CPU), frames), features)
-    sources: list[FeatureSource] = [again, I3d(Path("i3d.pt")), VideoMae(Path("videomae"))]
-    assert all(isinstance(source, FeatureSource) for source in sources)
+    sources: list[ExtractorSpec] = [again, I3d(Path("i3d.pt")), VideoMae(Path("videomae"))]
+    assert all(isinstance(source, ExtractorSpec) for source in sources)
 
 
 @pytest.mark.parametrize(("frames", "clips"), [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (13, 3)])
 def test_clips_do_not_overlap_and_the_rest_is_dropped(proxy: Extractor, frames: int, clips: int) -> None:
     whole = video(frames)
     features = clip_features(proxy, whole)
-    assert features.shape == (clips, proxy.width)
+    assert features.shape == (clips, proxy.num_features)
     for index in range(clips):
         alone = clip_features(proxy, whole[4 * index : 4 * index + 4])
         torch.testing.assert_close(features[index : index + 1], alone)
@@ -203,7 +203,7 @@ def test_frames_are_scaled_by_antialiased_interpolation(proxy: Extractor) -> Non
             seen.append(clips)
             return clips.mean((3, 4)).flatten(1)
 
-    recorder = replace(proxy, network=Record(), width=12)
+    recorder = replace(proxy, network=Record(), num_features=12)
     frames, fitting = video(4, 50, 34), video(4, 16, 16)
     for each in (frames, fitting):
         assert clip_features(recorder, each).shape == (1, 12)
@@ -218,10 +218,10 @@ def test_distance_of_clips_grows_with_the_damage(proxy: Extractor) -> None:
     videos = [video(16, seed=seed) // 3 + 40 for seed in range(5)]
 
     def statistics(strength: int) -> GaussianStatistics:
-        result = GaussianStatistics(proxy.width)
+        result = GaussianStatistics(proxy.num_features)
         for index, frames in enumerate(videos):
             noise = video(16, seed=100 + index) // 85 * strength
-            result.add(clip_features(proxy, frames + noise))
+            result.update(clip_features(proxy, frames + noise))
         return result
 
     distances = [frechet_distance(statistics(0), statistics(strength)) for strength in (0, 10, 30)]

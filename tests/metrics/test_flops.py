@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
-from regen.metrics.flops import Product, count_products, operations
+from regen.metrics.flops import MatMul, count_matmuls, total_flops
 
 
 def tiny_model(window: int | None = None) -> AutoencoderRegen:
@@ -30,18 +30,18 @@ def test_equal_to_torch_where_torch_counts(window: int | None) -> None:
 
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
         work()
-    assert operations(count_products(work)) == counter.get_total_flops()
+    assert total_flops(count_matmuls(work)) == counter.get_total_flops()
 
 
 def test_attention_by_hand() -> None:
     """Scores: every pair of tokens, e multiplications and additions; then as much for the weighted values."""
     q, k, v = torch.rand(3, 2, 5, 4), torch.rand(3, 2, 7, 4), torch.rand(3, 2, 7, 4)
-    products = count_products(lambda: functional.scaled_dot_product_attention(q, k, v))
+    products = count_matmuls(lambda: functional.scaled_dot_product_attention(q, k, v))
     assert products == {
-        Product("attention", torch.float32, 6, 5, 4, 7): 1,
-        Product("attention", torch.float32, 6, 5, 7, 4): 1,
+        MatMul("attention", torch.float32, 6, 5, 4, 7): 1,
+        MatMul("attention", torch.float32, 6, 5, 7, 4): 1,
     }
-    assert operations(products) == 2 * (2 * 3 * 2 * 5 * 7 * 4)
+    assert total_flops(products) == 2 * (2 * 3 * 2 * 5 * 7 * 4)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -49,16 +49,16 @@ def test_convolution_by_hand(groups: int) -> None:
     """Each output value takes kernel size times input channels of its group."""
     layer = nn.Conv3d(6, 12, kernel_size=(3, 2, 1), groups=groups, stride=(1, 2, 2))
     x = torch.rand(2, 6, 5, 8, 9)
-    count = operations(count_products(lambda: layer(x)))
+    count = total_flops(count_matmuls(lambda: layer(x)))
     assert count == 2 * layer(x).numel() * (6 // groups) * 3 * 2
 
 
 def test_windows_save_attention_and_nothing_else() -> None:
     def by_kind(window: int | None) -> dict[str, int]:
         model, latents = tiny_model(window), torch.rand(1, 2, 2, 8, 8)
-        products = count_products(lambda: model.decode(latents))
+        products = count_matmuls(lambda: model.decode(latents))
         kinds = {product.kind for product in products}
-        return {kind: sum(p.operations * n for p, n in products.items() if p.kind == kind) for kind in kinds}
+        return {kind: sum(p.flops * n for p, n in products.items() if p.kind == kind) for kind in kinds}
 
     full, windows = by_kind(None), by_kind(2)
     assert full["linear"] == windows["linear"]
@@ -67,23 +67,23 @@ def test_windows_save_attention_and_nothing_else() -> None:
 
 def test_nothing_is_computed_with_fake_tensors() -> None:
     model, video = tiny_model(), torch.rand(1, 3, 5, 16, 16)
-    real = count_products(lambda: model(video))
+    real = count_matmuls(lambda: model(video))
     with FakeTensorMode():
         fake_model, fake_video = tiny_model(), torch.rand(1, 3, 5, 16, 16)
-        assert count_products(lambda: fake_model(fake_video)) == real
+        assert count_matmuls(lambda: fake_model(fake_video)) == real
         vast = torch.rand(1, 3, 5, 2160, 3840)
-        assert operations(count_products(lambda: fake_model(vast))) > 1000 * operations(real)
+        assert total_flops(count_matmuls(lambda: fake_model(vast))) > 1000 * total_flops(real)
 
 
 def test_linear_embedder_by_hand() -> None:
     """Each of the 2 x 3 cubes of 192 (k + 1) numbers becomes 2 c and comes back."""
     model = AutoencoderLinear(temporal_compression_ratio=2, latent_channels=4).eval()
     video = torch.rand(1, 3, 3, 16, 24)
-    count = operations(count_products(lambda: model.decode(model.encode(video).latent_dist.mode())))
+    count = total_flops(count_matmuls(lambda: model.decode(model.encode(video).latent_dist.mode())))
     assert count == 2 * (2 * 6 * (192 * 3) * 8)
 
 
 def test_inference_mode_around_it_changes_nothing() -> None:
     layer, x = nn.Linear(4, 6), torch.rand(3, 4)
     with torch.inference_mode():
-        assert operations(count_products(lambda: layer(x))) == 2 * 3 * 4 * 6
+        assert total_flops(count_matmuls(lambda: layer(x))) == 2 * 3 * 4 * 6

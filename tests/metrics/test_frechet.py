@@ -15,7 +15,7 @@ from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
 def statistics(features: Tensor) -> GaussianStatistics:
     result = GaussianStatistics(features.shape[1])
-    result.add(features)
+    result.update(features)
     return result
 
 
@@ -87,7 +87,7 @@ def test_fed_in_parts_and_merged_in_any_order(cuts: list[int], offset: float) ->
     parts = [features[first:last] for first, last in pairwise(edges)]
     fed, forward, backward = (GaussianStatistics(5) for _ in range(3))
     for part in parts:
-        fed.add(part)
+        fed.update(part)
         forward.merge(statistics(part))
     for part in reversed(parts):
         backward.merge(statistics(part))
@@ -102,7 +102,7 @@ def test_merging_leaves_the_other_as_it_is() -> None:
     one, two = statistics(random(5, 3, 1)), statistics(random(4, 3, 2))
     before = two.mean.clone(), two.covariance()
     one.merge(two)
-    one.add(random(3, 3, 3))
+    one.update(random(3, 3, 3))
     assert two.count == 4
     assert torch.equal(two.mean, before[0]) and torch.equal(two.covariance(), before[1])
 
@@ -115,10 +115,10 @@ def test_what_can_not_be_compared_is_an_error() -> None:
     with pytest.raises(ValueError, match="4 and 3 features can't be compared"):
         frechet_distance(many, statistics(random(5, 4, 1)))
     with pytest.raises(ValueError, match="one extractor"):
-        many.add(random(5, 2, 1))
+        many.update(random(5, 2, 1))
     with pytest.raises(ValueError, match="one extractor"):
         many.merge(statistics(random(5, 2, 1)))
     for wrong in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="infinite or not a number"):
-            many.add(torch.tensor([[0.0, wrong, 0.0]]))
+            many.update(torch.tensor([[0.0, wrong, 0.0]]))
     assert many.count == 5

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regen.metrics.ghosting import BLOCK, BlendedShare, DifferenceError
+from regen.metrics.ghosting import BLOCK, GhostingRate, TemporalMae
 
 FRAMES, HEIGHT, WIDTH = 7, 40, 48
 
@@ -40,7 +40,7 @@ def noisy(frames: Tensor, sigma: float) -> Tensor:
 
 
 def share(reference: Tensor, other: Tensor) -> float:
-    metric = BlendedShare()
+    metric = GhostingRate()
     metric.update(reference, other)
     value = metric.compute()
     assert value is not None
@@ -48,18 +48,18 @@ def share(reference: Tensor, other: Tensor) -> float:
 
 
 def error(reference: Tensor, other: Tensor) -> float | None:
-    metric = DifferenceError()
+    metric = TemporalMae()
     metric.update(reference, other)
     return metric.compute()
 
 
-def test_difference_error_is_that_of_the_definition() -> None:
+def test_temporal_mae_is_that_of_the_definition() -> None:
     reference, other = moving(), noisy(moving(speed=2), 10)
     expected = ((other.double().diff(dim=0)) - reference.double().diff(dim=0)).abs().mean().item()
     assert error(reference, other) == pytest.approx(expected, rel=1e-12)
 
 
-def test_difference_error_of_known_videos() -> None:
+def test_temporal_mae_of_known_videos() -> None:
     """A wrong tint changes nothing between frames; a flicker of 7 levels does so at every one."""
     reference = moving()
     assert error(reference, reference) == error(reference, reference + 9) == 0.0
@@ -67,7 +67,7 @@ def test_difference_error_of_known_videos() -> None:
     assert error(reference, reference + flicker) == 7.0
 
 
-def test_difference_error_grows_with_ghosting_and_with_noise() -> None:
+def test_temporal_mae_grows_with_ghosting_and_with_noise() -> None:
     reference = moving()
     for values in (
         [error(reference, mean_of(reference, *range(-reach, reach + 1))) for reach in (0, 1, 2)],
@@ -116,11 +116,11 @@ def test_wrong_frames_are_no_ghosts() -> None:
 def test_ghosts_count_where_the_picture_moves() -> None:
     """Half of it stands still, and half of what moves is blended: the share is a half."""
     reference, other = moving(), mean_of(moving(), -1, 1)
-    whole = BlendedShare()
+    whole = GhostingRate()
     whole.update(reference, other)
     reference[:, : HEIGHT // 5 * 3] = reference[:1, : HEIGHT // 5 * 3]
     other[:, : HEIGHT // 5 * 4] = reference[:, : HEIGHT // 5 * 4]
-    part = BlendedShare()
+    part = GhostingRate()
     part.update(reference, other)
     assert 0.2 * whole.moving < part.moving < 0.45 * whole.moving
     assert part.compute() == pytest.approx(0.5, abs=0.1)
@@ -130,11 +130,11 @@ def test_no_value_where_nothing_moves() -> None:
     still = moving(1).expand(FRAMES, -1, -1, -1)
     tiny = moving()[:, : BLOCK - 1]
     for reference in (still, tiny, moving(1), moving(1)[:0]):
-        metric = BlendedShare()
+        metric = GhostingRate()
         metric.update(reference, reference)
         assert metric.compute() is None
     assert error(moving(1), moving(1)) is None
-    assert BlendedShare().compute() is None and DifferenceError().compute() is None
+    assert GhostingRate().compute() is None and TemporalMae().compute() is None
 
 
 def test_two_frames_have_a_value() -> None:
@@ -148,7 +148,7 @@ def test_two_frames_have_a_value() -> None:
 def test_split_into_calls_does_not_matter(cuts: list[int]) -> None:
     """Nor does it to look at the value in between, which counts the frames so far."""
     reference, other = moving()[:, :24, :24], mean_of(moving(), -1, 0, 0, 1)[:, :24, :24]
-    blended, difference = BlendedShare(), DifferenceError()
+    blended, difference = GhostingRate(), TemporalMae()
     edges = [0, *cuts, FRAMES]
     for first, last in pairwise(edges):
         blended.update(reference[first:last], other[first:last])
@@ -160,7 +160,7 @@ def test_split_into_calls_does_not_matter(cuts: list[int]) -> None:
 
 def test_frames_of_the_caller_may_change_afterwards() -> None:
     reference, other = moving(), mean_of(moving(), -1, 1)
-    blended, difference = BlendedShare(), DifferenceError()
+    blended, difference = GhostingRate(), TemporalMae()
     first, second = torch.empty_like(reference[:1]), torch.empty_like(reference[:1])
     for original, frame in zip(reference, other, strict=True):
         first.copy_(original[None])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regen.metrics import lpips
-from regen.metrics.lpips import Lpips, LpipsOfFrames
+from regen.metrics.lpips import Lpips, LpipsMean
 
 FRAMES = 5
 
@@ -24,7 +24,7 @@ def noise(seed: int) -> Tensor:
 
 def test_mean_over_frames_of_pictures_between_minus_one_and_one(network: Lpips) -> None:
     reference, other = noise(1), noise(2)
-    metric = LpipsOfFrames(network)
+    metric = LpipsMean(network)
     metric.update(reference, other)
     images = [frames.permute(0, 3, 1, 2).float() / 255 * 2 - 1 for frames in (other, reference)]
     assert metric.compute() == pytest.approx(network(*images).mean().item(), rel=1e-5)
@@ -35,9 +35,9 @@ def test_split_into_calls_and_batches_does_not_matter(
     network: Lpips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference, other = noise(1), noise(2)
-    whole, parts = LpipsOfFrames(network), LpipsOfFrames(network)
+    whole, parts = LpipsMean(network), LpipsMean(network)
     whole.update(reference, other)
-    monkeypatch.setattr(lpips, "PIXELS_AT_ONCE", 2 * 33 * 40)
+    monkeypatch.setattr(lpips, "MAX_PIXELS_PER_BATCH", 2 * 33 * 40)
     seen: list[int] = []
     handle = network.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
     for first, last in pairwise((0, 3, 3, FRAMES)):
@@ -48,7 +48,7 @@ def test_split_into_calls_and_batches_does_not_matter(
 
 
 def test_identical_videos_have_no_distance_and_no_frame_is_an_error(network: Lpips) -> None:
-    metric = LpipsOfFrames(network)
+    metric = LpipsMean(network)
     with pytest.raises(ValueError, match="at least one"):
         metric.compute()
     metric.update(noise(1), noise(1))
@@ -57,4 +57,4 @@ def test_identical_videos_have_no_distance_and_no_frame_is_an_error(network: Lpi
 
 def test_frames_too_small_are_an_error(network: Lpips) -> None:
     with pytest.raises(ValueError, match="31 pixels a side or more, not 30 x 40"):
-        LpipsOfFrames(network).update(noise(1)[:, :30], noise(2)[:, :30])
+        LpipsMean(network).update(noise(1)[:, :30], noise(2)[:, :30])

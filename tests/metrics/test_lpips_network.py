@@ -97,7 +97,7 @@ def test_a_loss_that_trains_the_image_and_nothing_else(lpips: Lpips) -> None:
 
 def test_images_too_small_are_an_error(lpips: Lpips) -> None:
     """The smallest side is really the smallest that the network takes."""
-    smallest = BACKBONES[lpips.net].smallest
+    smallest = BACKBONES[lpips.net].min_side
     assert lpips(torch.ones(1, 3, smallest, 40), -torch.ones(1, 3, smallest, 40)).isfinite().all()
     with pytest.raises(ValueError, match=f"LPIPS \\({lpips.net}\\) needs images of {smallest} pixels"):
         lpips(pictures(1, 40, smallest - 1), pictures(1, 40, smallest - 1))

@@ -2,8 +2,8 @@
 
 PSNR is beside them to show what it can't tell apart. The wanted order, on a real clip and on moving blobs:
 
-- `difference_error`: 0 for the original, then blurred, ghosted, reversed, shuffled.
-- `blended_share`: 0 for the original, next to nothing for blurred, reversed and shuffled, nearly all of what
+- `temporal_mae`: 0 for the original, then blurred, ghosted, reversed, shuffled.
+- `ghosting_rate`: 0 for the original, next to nothing for blurred, reversed and shuffled, nearly all of what
   moves for ghosted; a blurred ghost is a ghost.
 - `seam_ratio`: 1 for the original; near 1 for blurred, ghosted, reversed and shuffled copies, which know no
   chunks; well above 1 for copies that are damaged chunk by chunk.
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit
-from regen.metrics.ghosting import BlendedShare, DifferenceError
+from regen.metrics.ghosting import GhostingRate, TemporalMae
 from regen.metrics.psnr_ssim import Psnr
 from regen.metrics.seams import SeamRatio
 
@@ -84,10 +84,10 @@ Measures = dict[str, dict[str, float]]
 def measures(request: pytest.FixtureRequest) -> Measures:
     """Each measure of each copy, by the names of both."""
     reference = butterfly() if request.param == "butterfly" else blobs()
-    found: Measures = {"difference_error": {}, "blended_share": {}, "seam_ratio": {}}
+    found: Measures = {"temporal_mae": {}, "ghosting_rate": {}, "seam_ratio": {}}
     for copy, damage in COPIES.items():
-        for name, metric in zip(found, (DifferenceError(), BlendedShare(), SeamRatio(CHUNK)), strict=True):
-            part = reference[:FEW] if name == "blended_share" else reference
+        for name, metric in zip(found, (TemporalMae(), GhostingRate(), SeamRatio(CHUNK)), strict=True):
+            part = reference[:FEW] if name == "ghosting_rate" else reference
             metric.update(part, damage(part))
             value = metric.compute()
             assert value is not None
@@ -95,15 +95,15 @@ def measures(request: pytest.FixtureRequest) -> Measures:
     return found
 
 
-def test_difference_error_orders_the_damage(measures: Measures) -> None:
-    values = measures["difference_error"]
+def test_temporal_mae_orders_the_damage(measures: Measures) -> None:
+    values = measures["temporal_mae"]
     assert values["original"] == 0
     order = [values[copy] for copy in ("original", "blurred", "ghosted", "reversed", "shuffled")]
     assert order == sorted(set(order)), "strictly growing"
 
 
-def test_blended_share_finds_ghosts_alone(measures: Measures) -> None:
-    values = measures["blended_share"]
+def test_ghosting_rate_finds_ghosts_alone(measures: Measures) -> None:
+    values = measures["ghosting_rate"]
     assert values["original"] == 0
     assert all(values[copy] < 0.05 for copy in ("blurred", "reversed", "shuffled", "reversed in chunks"))
     assert all(values[copy] > 0.85 for copy in ("ghosted", "blurred ghost"))
@@ -131,7 +131,7 @@ def test_psnr_does_not_tell_a_ghost_from_blur() -> None:
     reference = butterfly()[:FEW]
     psnr, share = {}, {}
     for copy in ("blurred", "ghosted"):
-        metrics = Psnr(), BlendedShare()
+        metrics = Psnr(), GhostingRate()
         for metric in metrics:
             metric.update(reference, COPIES[copy](reference))
         psnr[copy], share[copy] = metrics[0].compute(), metrics[1].compute()

@@ -11,14 +11,14 @@ from torch.nn import functional
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from regen.metrics.psnr_ssim import (
-    FLAT,
-    PSNR_LIMIT,
+    GRADIENT_EPS,
+    MAX_PSNR,
     Psnr,
     Sharpness,
     Ssim,
-    gradients_of_frames,
-    psnr_of_frames,
-    ssim_of_frames,
+    gradient_per_frame,
+    psnr_per_frame,
+    ssim_per_frame,
 )
 
 
@@ -65,14 +65,14 @@ def test_ssim_is_that_of_the_definition() -> None:
     c1, c2 = 0.01**2, 0.03**2
     ssim = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     ssim = ssim / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    assert ssim_of_frames(reference, other).item() == pytest.approx(ssim.mean().item(), abs=1e-5)
+    assert ssim_per_frame(reference, other).item() == pytest.approx(ssim.mean().item(), abs=1e-5)
 
 
 def test_psnr_of_a_known_error() -> None:
     """Every value off by 5 levels: the mean squared error is 25 / 255², so 20 log10(51) dB."""
     reference = torch.full((2, 9, 13, 3), 100, dtype=torch.uint8)
     expected = torch.full((2,), 20 * math.log10(51), dtype=torch.float64)
-    torch.testing.assert_close(psnr_of_frames(reference, reference + 5), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(psnr_per_frame(reference, reference + 5), expected, rtol=0, atol=1e-5)
 
 
 def test_pooled_psnr_is_that_of_the_mean_squared_error() -> None:
@@ -91,7 +91,7 @@ def test_identical_frames_are_capped() -> None:
     psnr, ssim = Psnr(), Ssim()
     psnr.update(frames, frames)
     ssim.update(frames, frames)
-    assert psnr.compute() == PSNR_LIMIT == 100.0
+    assert psnr.compute() == MAX_PSNR == 100.0
     assert ssim.compute() == pytest.approx(1.0, abs=1e-6)
 
 
@@ -109,8 +109,8 @@ def test_mean_over_frames_and_not_over_updates() -> None:
 @given(height=st.integers(1, 12), width=st.integers(1, 12))
 def test_tiny_frames(height: int, width: int) -> None:
     reference, other = noisy_pair(1, height, width, 50)
-    assert -1 <= ssim_of_frames(reference, other).item() <= 1
-    assert ssim_of_frames(reference, reference).item() == pytest.approx(1.0, abs=1e-3)
+    assert -1 <= ssim_per_frame(reference, other).item() <= 1
+    assert ssim_per_frame(reference, reference).item() == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("metric", [Psnr, Ssim, Sharpness])
@@ -142,7 +142,7 @@ def test_gradient_of_known_frames() -> None:
     rows, columns = torch.meshgrid(torch.arange(6), torch.arange(8), indexing="ij")
     frame = (4 * rows + 3 * columns).to(torch.uint8)[None, :, :, None].expand(1, 6, 8, 3)
     expected = (5 * 7 * 5 + 3 * 7 + 4 * 5) / (6 * 8)
-    assert gradients_of_frames(frame).item() == pytest.approx(expected)
+    assert gradient_per_frame(frame).item() == pytest.approx(expected)
     assert sharpness(frame, frame) == 1.0
 
 
@@ -172,4 +172,4 @@ def test_a_flat_picture_has_a_sharpness() -> None:
     assert sharpness(flat, flat + 7) == 1.0
     striped = flat.clone()
     striped[:, :, ::2] += 1
-    assert sharpness(flat, striped) == pytest.approx((8 / 9 + FLAT) / FLAT)
+    assert sharpness(flat, striped) == pytest.approx((8 / 9 + GRADIENT_EPS) / GRADIENT_EPS)

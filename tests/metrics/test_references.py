@@ -19,7 +19,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit
-from regen.metrics.psnr_ssim import psnr_of_frames, ssim_of_frames
+from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 
 CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
 BORDER = 5  # half of the window of 11 pixels
@@ -65,7 +65,7 @@ def ssim_of_scikit_image(reference: Tensor, other: Tensor, border: int) -> list[
 @pytest.mark.parametrize("kind", ["blurred", "noisy", "dull"])
 def test_psnr_of_real_frames(kind: str) -> None:
     reference, other = frames(), damaged(kind)
-    values = psnr_of_frames(reference, other).tolist()
+    values = psnr_per_frame(reference, other).tolist()
     pairs = list(zip(reference, other, strict=True))
     expected = [peak_signal_noise_ratio(*(x.numpy() for x in pair), data_range=255) for pair in pairs]
     assert values == pytest.approx(expected, abs=1e-4)
@@ -77,7 +77,7 @@ def test_psnr_of_real_frames(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["blurred", "noisy", "dull"])
 def test_ssim_of_real_frames(kind: str) -> None:
     reference, other = frames(), damaged(kind)
-    values = ssim_of_frames(reference, other).tolist()
+    values = ssim_per_frame(reference, other).tolist()
     assert values == pytest.approx(ssim_of_scikit_image(reference, other, BORDER), abs=1e-4)
     expected = ssim_of_torchmetrics(
         as_images(other), as_images(reference), sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
@@ -91,5 +91,5 @@ def test_borders_make_a_small_difference() -> None:
     """Left out, as scikit-image does by itself, they change the third digit of these small frames."""
     reference, other = frames(), damaged("blurred")
     inside = ssim_of_scikit_image(reference, other, 0)
-    differences = (ssim_of_frames(reference, other) - torch.tensor(inside)).abs()
+    differences = (ssim_per_frame(reference, other) - torch.tensor(inside)).abs()
     assert ((differences > 1e-4) & (differences < 2e-2)).all()

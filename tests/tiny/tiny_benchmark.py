@@ -10,11 +10,11 @@ from tiny_media import make_video, tiny_regen
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.evaluate.benchmark.benchmark import Contest
-from regen.evaluate.benchmark.measure import Measures
+from regen.evaluate.benchmark.benchmark import Benchmark
+from regen.evaluate.benchmark.measure import MetricConfig
 from regen.evaluate.benchmark.summary import Row
-from regen.evaluate.benchmark.systems import Entry
-from regen.evaluate.benchmark.workers import evaluate
+from regen.evaluate.benchmark.systems import SystemSpec
+from regen.evaluate.benchmark.workers import run_benchmark
 from regen.media.sizes import Size
 from regen.metrics.features import RandomConvolutions
 
@@ -52,19 +52,19 @@ def tiny_one_dva() -> AutoencoderOneDVA:
     return model.eval()
 
 
-def contest(models: Sequence[str], data: Path, report: Path, **changes: Any) -> Contest:
+def make_benchmark(models: Sequence[str], data: Path, report: Path, **changes: Any) -> Benchmark:
     """An evaluation in fp32 at one small size, with features of random convolutions."""
     wishes = {
-        "entries": tuple(map(Entry, models)),
+        "systems": tuple(map(SystemSpec, models)),
         "sizes": (SIZE,),
         "steps": (1, 2),
-        "measures": Measures(fvd=RandomConvolutions(frames=4, size=16)),
+        "metrics": MetricConfig(fvd=RandomConvolutions(frames=4, size=16)),
     }
-    return Contest(data=data, report=report, dtype="fp32", **wishes | changes)
+    return Benchmark(data=data, report=report, dtype="fp32", **wishes | changes)
 
 
-def run(asked: Contest, processes: int = 1) -> list[Row]:
-    return evaluate(asked, CPU, processes)
+def run(asked: Benchmark, processes: int = 1) -> list[Row]:
+    return run_benchmark(asked, CPU, processes)
 
 
 def results(report: Path) -> dict[str, int]:

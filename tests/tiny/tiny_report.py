@@ -90,8 +90,8 @@ def _row(run: Run, clip: str) -> dict[str, Any]:
         "ssim": psnr / 40,
         "sharpness": 0.9,
         "seam_ratio": None if model == "lab/other" else 1.1,
-        "difference_error": 40 - psnr,
-        "blended_share": 0.1,
+        "temporal_mae": 40 - psnr,
+        "ghosting_rate": 0.1,
         "lpips": None,
         "encode_seconds": 2.0,
         "decode_seconds": 4.0 * steps,
@@ -101,7 +101,7 @@ def _row(run: Run, clip: str) -> dict[str, Any]:
 def _means(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     model, size, steps, _ = run
     mine = [row for row in rows if (row["model"], row["size"], row["steps"]) == (model, size, steps)]
-    metrics = ("psnr", "psnr_pooled", "ssim", "sharpness", "difference_error", "blended_share")
+    metrics = ("psnr", "psnr_pooled", "ssim", "sharpness", "temporal_mae", "ghosting_rate")
     means = {name: sum(row[name] for row in mine) / len(mine) for name in metrics}
     ratio = ratio_of(model)
     return {

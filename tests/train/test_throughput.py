@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.metrics.flops import count_products, operations
+from regen.metrics.flops import count_matmuls, total_flops
 from regen.train import throughput as meter
 from regen.train.finetune import StartConfig, start_from
 from regen.train.throughput import Meter, peak_flops
@@ -67,7 +67,7 @@ def test_a_step_takes_about_three_times_the_operations_of_its_forward_pass(kind,
     model = MODELS[kind]().train()
     data = batch(model, frames=frames)
     generators = [torch.Generator() for _ in range(3)]
-    forward = operations(count_products(lambda: model.loss(data, generators)))
+    forward = total_flops(count_matmuls(lambda: model.loss(data, generators)))
     assert 2.7 * forward < flops(model, data) < 3.001 * forward
 
 
@@ -86,7 +86,7 @@ def test_frozen_weights_save_their_gradients_and_given_latents_the_encoder():
     start_from(model, StartConfig(freeze=("encoder",)))
     frozen = flops(model, data)
     generators = [torch.Generator() for _ in range(3)]
-    encoder = operations(count_products(lambda: model.encoder(data["clip"])))
+    encoder = total_flops(count_matmuls(lambda: model.encoder(data["clip"])))
     assert whole - 2 * encoder <= frozen < whole - 1.5 * encoder
     given = {name: value for name, value in data.items() if name != "clip"}
     given["latents"] = model.encode(data["clip"]).latent_dist.mode()

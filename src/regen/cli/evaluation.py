@@ -12,16 +12,16 @@ from regen.console import clean_exit, warn
 if TYPE_CHECKING:
     import torch
 
-    from regen.evaluate.benchmark.benchmark import Contest
-    from regen.evaluate.benchmark.measure import Measures
-    from regen.evaluate.benchmark.systems import Entry
-    from regen.metrics.features import FeatureSource
+    from regen.evaluate.benchmark.benchmark import Benchmark
+    from regen.evaluate.benchmark.measure import MetricConfig
+    from regen.evaluate.benchmark.systems import SystemSpec
+    from regen.metrics.features import ExtractorSpec
 
 Optional = arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True)
-class Weighted:
+class MetricOptions:
     """Metrics that need weights of their own, which you download; without them they are left out."""
 
     lpips_net: Annotated[Literal["alex", "vgg"] | None, Optional] = None
@@ -41,7 +41,7 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class BenchmarkOptions:
     """Under which conditions the clips are measured."""
 
     size: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="N|HxW", help_behavior_hint="")] = ()
@@ -65,7 +65,7 @@ class Conditions:
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
 
 
-DEFAULT_WEIGHTED, DEFAULT_CONDITIONS = Weighted(), Conditions()
+DEFAULT_METRICS, DEFAULT_BENCHMARK = MetricOptions(), BenchmarkOptions()
 
 
 def evaluate(
@@ -75,8 +75,8 @@ def evaluate(
     reconstructions: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="NAME=FOLDER", help_behavior_hint="")
     ] = (),
-    conditions: Annotated[Conditions, arg(name="")] = DEFAULT_CONDITIONS,
-    weighted: Annotated[Weighted, arg(name="")] = DEFAULT_WEIGHTED,
+    options: Annotated[BenchmarkOptions, arg(name="")] = DEFAULT_BENCHMARK,
+    metrics: Annotated[MetricOptions, arg(name="")] = DEFAULT_METRICS,
     json: Json = False,
 ) -> None:
     """Compare models on the clips of a folder: figures for each clip, their means, and a page to look at.
@@ -102,34 +102,34 @@ def evaluate(
             of each clip's name, of the size measured and with as many frames. Repeat it for several.
         json: Let the last line of the output be the summary, as one JSON list.
     """
-    from regen.evaluate.benchmark.systems import Entry
+    from regen.evaluate.benchmark.systems import SystemSpec
     from regen.evaluate.benchmark.table import result_bar, show_summary
-    from regen.evaluate.benchmark.workers import evaluate as evaluate_contest
+    from regen.evaluate.benchmark.workers import run_benchmark as evaluate_contest
     from regen.runtime import pick_device
 
-    target = pick_device(conditions.device)
-    entries = [Entry.of_model(name) for name in model]
-    entries += [Entry(*_named_folder(text)) for text in reconstructions]
-    contest = _contest(entries, data, report, conditions, weighted, target)
+    target = pick_device(options.device)
+    entries = [SystemSpec.parse(name) for name in model]
+    entries += [SystemSpec(*_named_folder(text)) for text in reconstructions]
+    contest = _contest(entries, data, report, options, metrics, target)
     with clean_exit(report), result_bar() as on_result:
-        summary = evaluate_contest(contest, target, conditions.processes, on_result, warn)
+        summary = evaluate_contest(contest, target, options.processes, on_result, warn)
     show_summary(summary, report, json)
 
 
 def _contest(
-    entries: "list[Entry]",
+    entries: "list[SystemSpec]",
     data: Path,
     report: Path,
-    conditions: Conditions,
-    weighted: Weighted,
+    conditions: BenchmarkOptions,
+    weighted: MetricOptions,
     device: "torch.device",
-) -> "Contest":
-    from regen.evaluate.benchmark.benchmark import Contest
+) -> "Benchmark":
+    from regen.evaluate.benchmark.benchmark import Benchmark
     from regen.media.sizes import parse_size
     from regen.runtime import name_of, pick_dtype
 
-    return Contest(
-        entries=tuple(entries),
+    return Benchmark(
+        systems=tuple(entries),
         data=data,
         report=report,
         dtype=name_of(pick_dtype(conditions.dtype, device)),
@@ -139,7 +139,7 @@ def _contest(
         seams=conditions.seams,
         batch=conditions.batch,
         max_frames=conditions.max_frames,
-        measures=_measures(weighted),
+        metrics=_measures(weighted),
     )
 
 
@@ -150,14 +150,14 @@ def _named_folder(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _measures(weighted: Weighted) -> "Measures":
-    from regen.evaluate.benchmark.measure import Measures
+def _measures(weighted: MetricOptions) -> "MetricConfig":
+    from regen.evaluate.benchmark.measure import MetricConfig
 
     lpips = weighted.lpips_net, weighted.lpips_weights, weighted.lpips_sha256
-    return Measures(*lpips, feature_source(weighted))
+    return MetricConfig(*lpips, feature_source(weighted))
 
 
-def feature_source(weighted: Weighted) -> "FeatureSource | None":
+def feature_source(weighted: MetricOptions) -> "ExtractorSpec | None":
     """Which features the Fréchet video distance is to be measured with."""
     from regen.metrics.features import I3D_SHA256, I3d, RandomConvolutions, VideoMae
 

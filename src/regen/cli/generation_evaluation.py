@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from regen.cli.evaluation import Weighted, feature_source
+from regen.cli.evaluation import MetricOptions, feature_source
 from regen.cli.options import Device, Json, SizeText
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
-    from regen.metrics.features import FeatureSource
+    from regen.metrics.features import ExtractorSpec
 
 Optional = arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True)
-class Generating:
+class SamplingOptions:
     """What is generated."""
 
-    videos: int = 256
+    num_videos: int = 256
     """How many videos; as many of the real ones are taken, or all where there are fewer."""
     frames: int = 33
     """Of each video; further ones of the real videos are left out."""
@@ -29,7 +29,7 @@ class Generating:
     videos are scaled to it and cut at the centre."""
     steps: int = 30
     """Denoising steps of the generator."""
-    guidance: float = 4.0
+    guidance_scale: float = 4.0
     """How much to follow the caption or the class; 1: no guidance, which takes half of the time."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Noise levels between which there is guidance."""
@@ -54,7 +54,7 @@ class Generating:
 
 
 @dataclass(frozen=True)
-class Distance:
+class DistanceOptions:
     """The Fréchet video distance, with a network that you download; without one it is left out."""
 
     fvd: Annotated[Literal["i3d", "videomae", "random"] | None, Optional] = None
@@ -67,15 +67,15 @@ class Distance:
     """Frames of the clips that videos are cut into: 16 by habit, or 33; give several to measure each."""
 
 
-DEFAULT_GENERATING, DEFAULT_DISTANCE = Generating(), Distance()
+DEFAULT_GENERATING, DEFAULT_DISTANCE = SamplingOptions(), DistanceOptions()
 
 
 def evaluate_generator(
     model: Annotated[str, arg(metavar="NAME")],
     data: Annotated[Path, arg(metavar="FOLDER")],
     out: Annotated[Path, arg(metavar="FOLDER")],
-    generating: Annotated[Generating, arg(name="")] = DEFAULT_GENERATING,
-    distance: Annotated[Distance, arg(name="")] = DEFAULT_DISTANCE,
+    generating: Annotated[SamplingOptions, arg(name="")] = DEFAULT_GENERATING,
+    distance: Annotated[DistanceOptions, arg(name="")] = DEFAULT_DISTANCE,
     json: Json = False,
 ) -> None:
     """Generate videos and compare them with real ones: their distance, and whether they show what was said.
@@ -97,7 +97,7 @@ def evaluate_generator(
         json: Let the last line of the output be the result, as one JSON object.
     """
     from regen.codec.sessions import DecodeOptions
-    from regen.evaluate.generators.evaluation import Evaluation
+    from regen.evaluate.generators.evaluation import EvaluationConfig
     from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
     from regen.evaluate.generators.table import show_evaluation
     from regen.generate.sampling import SampleOptions
@@ -105,31 +105,31 @@ def evaluate_generator(
     from regen.runtime import pick_device, pick_dtype
 
     wanted, device = generating, pick_device(generating.device)
-    evaluation = Evaluation(
+    evaluation = EvaluationConfig(
         model=model,
         data=data,
         out=out,
-        videos=wanted.videos,
+        num_videos=wanted.num_videos,
         frames=wanted.frames,
         size=None if wanted.size is None else parse_size(wanted.size),
-        sampling=SampleOptions(wanted.steps, wanted.guidance, wanted.guidance_interval, wanted.solver),
+        sampling=SampleOptions(wanted.steps, wanted.guidance_scale, wanted.guidance_interval, wanted.solver),
         decoding=DecodeOptions(steps=wanted.decode_steps, seed=wanted.seed, seams=wanted.seams),
         seed=wanted.seed,
         batch=wanted.batch,
-        sources=_sources(distance),
+        extractors=_sources(distance),
         embedder=wanted.embedder,
-        text=wanted.text_encoder,
+        text_encoder=wanted.text_encoder,
     )
     with clean_exit(out):
         result = evaluate(evaluation, device, pick_dtype(wanted.dtype, device), progress_bar, warn)
     show_evaluation(result, out, json)
 
 
-def _sources(distance: Distance) -> "tuple[FeatureSource, ...]":
+def _sources(distance: DistanceOptions) -> "tuple[ExtractorSpec, ...]":
     """The network of the distance, for each number of frames."""
     sources = (
         feature_source(
-            Weighted(
+            MetricOptions(
                 fvd=distance.fvd,
                 fvd_weights=distance.fvd_weights,
                 fvd_sha256=distance.fvd_sha256,

@@ -28,7 +28,7 @@ from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_
 from regen.media.pixels import UPRIGHT, RgbConverter, YuvConverter
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit
-from regen.metrics.psnr_ssim import psnr_of_frames, ssim_of_frames
+from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 
 Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]
 """Encodes frames and decodes what the timeline asks for."""
@@ -118,8 +118,8 @@ def evaluate_interpolation(
     reconstruction = codec(kept, SOURCE_FRAMES)
     methods = {
         "model": codec(kept, Timeline(interpolate=factor))[: len(frames)],
-        "average": blend(reconstruction, factor),
-        "average of originals": blend(kept, factor),
+        "average": frame_average(reconstruction, factor),
+        "average of originals": frame_average(kept, factor),
         "motion-compensated": motion_compensated(reconstruction, factor),
         "motion-compensated originals": motion_compensated(kept, factor),
     }
@@ -169,7 +169,7 @@ def evaluate_extrapolation(
     return results
 
 
-def blend(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
+def frame_average(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
     """n = (t - 1) * factor + 1 frames: those given, and between them the average weighted by time."""
     assert len(frames) > 0 and factor > 0
     weights = torch.arange(1, factor) / factor
@@ -250,7 +250,7 @@ def _fill(
 
 
 def _score(reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> Score:
-    psnr, ssim = psnr_of_frames(reference, other), ssim_of_frames(reference, other)
+    psnr, ssim = psnr_per_frame(reference, other), ssim_per_frame(reference, other)
     return Score(len(reference), psnr.mean().item(), ssim.mean(dtype=torch.float64).item())
 
 

@@ -16,13 +16,13 @@ from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit
 from regen.metrics.cost import Stopwatch
-from regen.metrics.ghosting import BlendedShare, DifferenceError
-from regen.metrics.lpips import Lpips, LpipsOfFrames
+from regen.metrics.ghosting import GhostingRate, TemporalMae
+from regen.metrics.lpips import Lpips, LpipsMean
 from regen.metrics.psnr_ssim import Psnr, Sharpness, Ssim
 from regen.metrics.seams import SeamRatio
 
 DEFAULTS = DecodeOptions()
-Pair = tuple[UInt8[Tensor, "t h w 3"], UInt8[Tensor, "t h w 3"]]
+FramePairs = tuple[UInt8[Tensor, "t h w 3"], UInt8[Tensor, "t h w 3"]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ClipResult:
     `psnr_pooled` is the PSNR of the mean squared error over the whole clip. `sharpness` is 1 where the
     reconstruction has as much fine detail as the original, `seam_ratio` is 1 where the seams between chunks
     can't be seen, and None for a clip of one chunk (`regen.metrics.psnr_ssim` and `regen.metrics.seams`).
-    `difference_error` (8-bit levels) and `blended_share` tell of ghosts (`regen.metrics.ghosting`); they are
+    `temporal_mae` (8-bit levels) and `ghosting_rate` tell of ghosts (`regen.metrics.ghosting`); they are
     None for a single frame, and the share where nothing moves. `lpips` is None where none was asked for.
     """
 
@@ -43,8 +43,8 @@ class ClipResult:
     ssim: float
     sharpness: float
     seam_ratio: float | None
-    difference_error: float | None
-    blended_share: float | None
+    temporal_mae: float | None
+    ghosting_rate: float | None
     lpips: float | None
     encode_seconds: float
     decode_seconds: float
@@ -63,13 +63,13 @@ class ClipMetrics:
 
     def __init__(self, chunk_frames: int | None, lpips: Lpips | None = None) -> None:
         self.psnr, self.ssim, self.sharpness = Psnr(), Ssim(), Sharpness()
-        self.difference_error, self.blended_share = DifferenceError(), BlendedShare()
+        self.temporal_mae, self.ghosting_rate = TemporalMae(), GhostingRate()
         self.seams = None if chunk_frames is None else SeamRatio(chunk_frames)
-        self.lpips = None if lpips is None else LpipsOfFrames(lpips)
+        self.lpips = None if lpips is None else LpipsMean(lpips)
 
     def update(self, originals: UInt8[Tensor, "t h w 3"], frames: UInt8[Tensor, "t h w 3"]) -> None:
         """Take the next originals and their reconstructions, any number."""
-        fixed = (self.psnr, self.ssim, self.sharpness, self.difference_error, self.blended_share)
+        fixed = (self.psnr, self.ssim, self.sharpness, self.temporal_mae, self.ghosting_rate)
         for metric in (*fixed, *(each for each in (self.seams, self.lpips) if each is not None)):
             metric.update(originals, frames)
 
@@ -85,15 +85,15 @@ class ClipMetrics:
             ssim=self.ssim.compute(),
             sharpness=self.sharpness.compute(),
             seam_ratio=None if self.seams is None else self.seams.compute(),
-            difference_error=self.difference_error.compute(),
-            blended_share=self.blended_share.compute(),
+            temporal_mae=self.temporal_mae.compute(),
+            ghosting_rate=self.ghosting_rate.compute(),
             lpips=None if self.lpips is None else self.lpips.compute(),
             encode_seconds=encode_seconds,
             decode_seconds=decode_seconds,
         )
 
 
-def reconstructed(
+def reconstruct_pairs(
     model: Embedder,
     frames: Iterable[UInt8[Tensor, "h w 3"]],
     options: DecodeOptions,
@@ -101,7 +101,7 @@ def reconstructed(
     decoding: Stopwatch,
     latents: LatentCounter | None = None,
     lengths: Lengths | None = None,
-) -> Iterator[Pair]:
+) -> Iterator[FramePairs]:
     """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk.
 
     `latents` counts what was encoded, with `lengths` as `EncodeSession` takes them. It is complete when the
@@ -111,7 +111,7 @@ def reconstructed(
     encoder, decoder = EncodeSession(model, lengths=lengths), None
     tally = LatentCounter() if latents is None else latents
 
-    def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[Pair]:
+    def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[FramePairs]:
         if len(decoded):
             yield torch.stack(waiting[: len(decoded)]), decoded
             del waiting[: len(decoded)]
@@ -139,7 +139,7 @@ def reconstructed(
     yield from pair(rest)
 
 
-def evaluate_quality(
+def evaluate_files(
     model: Embedder,
     files: Iterable[Path],
     size: Size | None = None,
@@ -167,6 +167,6 @@ def evaluate_clip(
 ) -> ClipResult:
     """Reconstruct one clip from its 8-bit RGB frames and compare; ValueError when there is no frame."""
     metrics, encoding, decoding = ClipMetrics(model.chunk_frames), Stopwatch(), Stopwatch()
-    for originals, decoded in reconstructed(model, frames, options, encoding, decoding):
+    for originals, decoded in reconstruct_pairs(model, frames, options, encoding, decoding):
         metrics.update(originals, decoded)
     return metrics.result(name, encoding.seconds, decoding.seconds)

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from regen.evaluate.benchmark.clip_list import clip_label
-from regen.evaluate.benchmark.report_folder import key_of
+from regen.evaluate.benchmark.report_folder import result_key
 
 Row = dict[str, Any]  # one clip through one model, or the means of a model
 SCRIPTS = ("page.js", "table.js", "plots.js", "players.js")
@@ -27,7 +27,7 @@ BYTES_PER_MB = 1_000_000
 
 
 @dataclass(frozen=True)
-class Scene:
+class ClipGroup:
     """One clip at one size: the original and what each model made of it, seen or left out together."""
 
     size: str
@@ -82,7 +82,7 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
 
 def video_path(folder: Path, size: str, clip: str, model: str | None = None, steps: int = 0) -> Path:
     """Where the report looks for a video: the reconstruction by `model` in `steps`, or else the original."""
-    return folder / "videos" / f"{key_of(model, size, steps, clip_label(clip))}.mp4"
+    return folder / "videos" / f"{result_key(model, size, steps, clip_label(clip))}.mp4"
 
 
 def _text(path: Path) -> str:
@@ -106,22 +106,22 @@ def _reject(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 
 
-def _scenes(folder: Path, rows: Sequence[Row]) -> list[Scene]:
+def _scenes(folder: Path, rows: Sequence[Row]) -> list[ClipGroup]:
     """The worst clip of each size, then the second worst of each, and so on."""
     together: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         together[row["size"], row["clip"]].append(row)
-    sizes: dict[str, list[Scene]] = defaultdict(list)
+    sizes: dict[str, list[ClipGroup]] = defaultdict(list)
     for (size, clip), group in sorted(together.items(), key=lambda item: fmean(r["psnr"] for r in item[1])):
         paths = [video_path(folder, size, clip)]
         paths += [video_path(folder, size, clip, row["model"], row["steps"]) for row in group]
         videos = [path if path.is_file() else None for path in paths]
-        sizes[size].append(Scene(size, clip, group, videos))
+        sizes[size].append(ClipGroup(size, clip, group, videos))
     ranked = [(rank, scene) for scenes in sizes.values() for rank, scene in enumerate(scenes)]
     return [scene for _, scene in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _embed(scenes: Sequence[Scene], room: int) -> tuple[list[Row], list[str]]:
+def _embed(scenes: Sequence[ClipGroup], room: int) -> tuple[list[Row], list[str]]:
     """The videos of the scenes that fit into `room` characters; each row learns its video's number.
 
     Returns what is known of the original of each scene, and the videos in base64.

@@ -34,7 +34,7 @@ from torch import Tensor
 from regen.data import shape_world as world
 from regen.data.shape_world import DIRECTIONS, FRAME_RATE, SPEEDS, VALUES, Scene
 
-LOOKS = 11  # frames in which shapes are looked at
+NUM_SHAPE_FRAMES = 11  # frames in which shapes are looked at
 FAINT, SHARE = 0.1, 0.25  # colour that is foreground: in itself, and of the strongest there is
 CRUMB, PART = 0.005, 0.3  # areas that are no shape: in heights squared, and of the largest one's
 SIDE = 24  # of a shape that is compared
@@ -43,7 +43,7 @@ MOTION_APART, CAMERA_APART = 8, 12  # frames
 REACH = 0.25  # the farthest shift that is looked for, in heights
 LONG_WAVES = (2, 6)  # how many of them fit into a height and into a width, at most
 FLAT = 1 / 255  # a background that varies less (root mean square) has no waves
-TOGETHER = ("colour", "shape", "direction")  # what training never showed together for unseen scenes
+JOINT_ATTRIBUTES = ("colour", "shape", "direction")  # what training never showed together for unseen scenes
 
 CHANCE = {name: 1 / len(words) for name, words in VALUES.items()}  # accuracy of guessing
 
@@ -78,7 +78,7 @@ def read_scene(video: UInt8[Tensor, "t h w 3"], frame_rate: Fraction = FRAME_RAT
     """What the video shows; see above. Raises ValueError for a video without frames."""
     if not len(video):
         raise ValueError("a video without frames can't be read: give one frame or more")
-    looks = slice(None, None, max(1, len(video) // LOOKS))
+    looks = slice(None, None, max(1, len(video) // NUM_SHAPE_FRAMES))
     colours = _smooth(rearrange(video, "t h w c -> t c h w").float() / 255)
     behind = rearrange(colours[looks, :, ::2, ::2], "t c h w -> c (t h w)").median(1).values
     colours = colours - (behind - behind.mean())[:, None, None]
@@ -125,7 +125,7 @@ class Confusion:
         """Take what was said and what was read of one more video."""
         right = agreement(scene, reading)
         self.videos += 1
-        self.together += all(right[name] for name in TOGETHER)
+        self.together += all(right[name] for name in JOINT_ATTRIBUTES)
         for name in VALUES:
             self._pairs[name, getattr(scene, name), getattr(reading, name)] += 1
 
@@ -134,7 +134,7 @@ class Confusion:
         if not self.videos:
             raise ValueError("no videos, no accuracy: call update() first")
         right = {name: sum(self._pairs[name, word, word] for word in VALUES[name]) for name in VALUES}
-        right["+".join(TOGETHER)] = self.together
+        right["+".join(JOINT_ATTRIBUTES)] = self.together
         return {name: number / self.videos for name, number in right.items()}
 
     def table(self) -> dict[str, dict[str, dict[str, int]]]:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from regen.io import check_sha256
 
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
-I3D_FRAMES = 10  # with fewer, nothing is left for the network's last pooling
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
+I3D_MIN_FRAMES = 10  # with fewer, nothing is left for the network's last pooling
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
 RANDOM_WIDTHS = (16, 32, 64)
 
 
@@ -37,13 +37,13 @@ class Extractor:
     sha256: str
     frames: int
     size: int
-    width: int  # features of a clip
+    num_features: int  # features of a clip
     network: nn.Module  # clips `b 3 t h w` in [-1, 1] to features `b d`
     device: torch.device
 
 
 @runtime_checkable
-class FeatureSource(Protocol):
+class ExtractorSpec(Protocol):
     """A choice of extractor, not yet loaded: `I3d`, `VideoMae` or `RandomConvolutions`."""
 
     def load(self, device: torch.device) -> Extractor:
@@ -64,9 +64,9 @@ class I3d:
     frames: int = 16
 
     def __post_init__(self) -> None:
-        if self.frames < I3D_FRAMES:
+        if self.frames < I3D_MIN_FRAMES:
             raise ValueError(
-                f"I3D needs clips of {I3D_FRAMES} frames or more, not {self.frames}; give 16 or 33."
+                f"I3D needs clips of {I3D_MIN_FRAMES} frames or more, not {self.frames}; give 16 or 33."
             )
 
     def load(self, device: torch.device) -> Extractor:
@@ -148,7 +148,7 @@ class _VideoMaeFeatures(nn.Module):
         super().__init__()
         self.model = model
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1, 1))
-        self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION).reshape(1, 3, 1, 1, 1))
+        self.register_buffer("deviation", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1, 1))
 
     @torch.no_grad()
     def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
@@ -216,7 +216,7 @@ class ClipFeatures:
     def update(self, frames: UInt8[Tensor, "t h w 3"]) -> None:
         """Take the next frames: 8-bit RGB, any number, of any size, on any device."""
         for frame in frames:
-            self._clip.append(_scaled(frame.to(self.extractor.device), self.extractor.size))
+            self._clip.append(_to_square(frame.to(self.extractor.device), self.extractor.size))
             if len(self._clip) == self.extractor.frames:
                 clip = rearrange(self._clip, "t c h w -> 1 c t h w")
                 self.features.append(self.extractor.network(clip).cpu())
@@ -224,7 +224,7 @@ class ClipFeatures:
 
     def compute(self) -> Float[Tensor, "n d"]:
         """One row per whole clip so far; no row while there are fewer frames than a clip has."""
-        return torch.cat([torch.zeros(0, self.extractor.width), *self.features])
+        return torch.cat([torch.zeros(0, self.extractor.num_features), *self.features])
 
 
 def clip_features(extractor: Extractor, frames: Iterable[UInt8[Tensor, "h w 3"]]) -> Float[Tensor, "n d"]:
@@ -235,7 +235,7 @@ def clip_features(extractor: Extractor, frames: Iterable[UInt8[Tensor, "h w 3"]]
     return clips.compute()
 
 
-def _scaled(frame: UInt8[Tensor, "h w 3"], size: int) -> Float[Tensor, "3 size size"]:
+def _to_square(frame: UInt8[Tensor, "h w 3"], size: int) -> Float[Tensor, "3 size size"]:
     """RGB in [-1, 1], the whole frame squeezed into a square."""
     image = rearrange(frame, "h w c -> 1 c h w").to(torch.float32) / 127.5 - 1
     if image.shape[2:] != (size, size):

@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Product:
+class MatMul:
     """`batch` products of a matrix of `rows` x `inner` with one of `inner` x `columns`."""
 
     kind: Kind
@@ -31,36 +31,36 @@ class Product:
     columns: int
 
     @property
-    def operations(self) -> int:
+    def flops(self) -> int:
         """Multiplications and additions."""
         return 2 * self.batch * self.rows * self.inner * self.columns
 
 
-Products = Counter[Product]
+MatMuls = Counter[MatMul]
 
 
-def count_products(work: Callable[[], object]) -> Products:
+def count_matmuls(work: Callable[[], object]) -> MatMuls:
     """The products that `work` computes, each with how often.
 
     In torch's fake mode (`torch._subclasses.FakeTensorMode`) nothing is computed for it. Does not see into
     compiled modules.
     """
-    with torch.inference_mode(False), torch.no_grad(), _Watch() as watch:
+    with torch.inference_mode(False), torch.no_grad(), _MatMulCounter() as watch:
         work()
-    return watch.products
+    return watch.matmuls
 
 
-def operations(products: Products) -> int:
+def total_flops(products: MatMuls) -> int:
     """All operations of the products together."""
-    return sum(product.operations * count for product, count in products.items())
+    return sum(product.flops * count for product, count in products.items())
 
 
-class _Watch(TorchDispatchMode):
+class _MatMulCounter(TorchDispatchMode):
     """Sees every operator on its way to the device, below those that are made of others."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.products: Products = Counter()
+        self.matmuls: MatMuls = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -68,35 +68,35 @@ class _Watch(TorchDispatchMode):
         answer = func(*args, **(kwargs or {}))
         read = READERS.get(func.overloadpacket)
         if read is not None:
-            self.products.update(read(answer, *args))
+            self.matmuls.update(read(answer, *args))
         return answer
 
 
-def _matrices(answer: Tensor, a: Tensor, b: Tensor) -> list[Product]:
+def _matmul(answer: Tensor, a: Tensor, b: Tensor) -> list[MatMul]:
     rows, columns = answer.shape[-2:]
     batch = answer.shape[0] if answer.ndim == 3 else 1
-    return [Product("linear", a.dtype, batch, rows, a.shape[-1], columns)]
+    return [MatMul("linear", a.dtype, batch, rows, a.shape[-1], columns)]
 
 
-def _convolution(answer: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> list[Product]:
+def _convolution(answer: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> list[MatMul]:
     transposed, groups = rest[4], rest[6]
     assert not transposed, "a transposed convolution is another product"
     rows = answer.numel() // answer.shape[1]
     inner, columns = weight[0].numel(), answer.shape[1] // groups
-    return [Product("convolution", x.dtype, groups, rows, inner, columns)]
+    return [MatMul("convolution", x.dtype, groups, rows, inner, columns)]
 
 
-def _attention(answer: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[Product]:
+def _attention(answer: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[MatMul]:
     batch, queries, keys = q.shape[0] * q.shape[1], q.shape[2], k.shape[2]
-    scores = Product("attention", q.dtype, batch, queries, q.shape[3], keys)
-    return [scores, Product("attention", v.dtype, batch, queries, keys, v.shape[3])]
+    scores = MatMul("attention", q.dtype, batch, queries, q.shape[3], keys)
+    return [scores, MatMul("attention", v.dtype, batch, queries, keys, v.shape[3])]
 
 
-READERS: dict[Any, Callable[..., list[Product]]] = {
-    aten.mm: _matrices,
-    aten.bmm: _matrices,
-    aten.addmm: lambda answer, bias, a, b: _matrices(answer, a, b),
-    aten.baddbmm: lambda answer, bias, a, b: _matrices(answer, a, b),
+READERS: dict[Any, Callable[..., list[MatMul]]] = {
+    aten.mm: _matmul,
+    aten.bmm: _matmul,
+    aten.addmm: lambda answer, bias, a, b: _matmul(answer, a, b),
+    aten.baddbmm: lambda answer, bias, a, b: _matmul(answer, a, b),
     aten.convolution: _convolution,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention: _attention,

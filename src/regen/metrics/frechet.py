@@ -26,7 +26,7 @@ class GaussianStatistics:
         """Features of a sample."""
         return len(self.mean)
 
-    def add(self, features: Float[Tensor, "n d"]) -> None:
+    def update(self, features: Float[Tensor, "n d"]) -> None:
         """Take the next samples, any number, from any device; ValueError for another width, inf and nan."""
         self._check_width(features.shape[1])
         if not features.isfinite().all():

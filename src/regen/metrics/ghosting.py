@@ -39,7 +39,7 @@ VISIBLE = 3.0  # levels, root mean square over a block
 MARGIN = 0.5  # of the error of the best single frame
 
 
-class DifferenceError:
+class TemporalMae:
     """Mean absolute error of the changes between frames in levels; see above."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class DifferenceError:
         return self.total / self.changes if self.changes else None
 
 
-class BlendedShare:
+class GhostingRate:
     """Share of what moves that is a blend of neighbouring frames, between 0 and 1; see above.
 
     A frame is judged when the next one has come; two reference frames and one reconstruction wait for that.

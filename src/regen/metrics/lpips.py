@@ -26,9 +26,9 @@ from regen.io import check_sha256
 from regen.metrics.psnr_ssim import FrameMean
 
 Net = Literal["alex", "vgg"]
-MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, of RGB in [-1, 1]
-TINY = 1e-8  # under the root: a place where every feature is zero has a gradient, too
-PIXELS_AT_ONCE = 512 * 512  # of one video; bounds the memory whatever the number of frames
+MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, of RGB in [-1, 1]
+EPS = 1e-8  # under the root: a place where every feature is zero has a gradient, too
+MAX_PIXELS_PER_BATCH = 512 * 512  # of one video; bounds the memory whatever the number of frames
 HEADS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
 
 
@@ -67,7 +67,7 @@ class Backbone:
 
     build: Callable[[], nn.Sequential]
     taps: tuple[int, int, int, int, int]
-    smallest: int  # pixels of a side; below it nothing is left of the image in the deepest layers
+    min_side: int  # pixels of a side; below it nothing is left of the image in the deepest layers
     file: str
     sha256: str  # its first digits, as published in the file's name
 
@@ -90,18 +90,18 @@ class Lpips(nn.Module):
     """Distance of images, differentiable in both; its own weights are frozen. Make it with `from_file`."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, net: Net, layers: nn.Sequential) -> None:
         super().__init__()
         self.net: Net = net
-        self.taps, self.smallest = BACKBONES[net].taps, BACKBONES[net].smallest
+        self.taps, self.min_side = BACKBONES[net].taps, BACKBONES[net].min_side
         self.layers = layers
         stored = torch.load(HEADS / f"{net}.pth", map_location="cpu", weights_only=True)
         heads = [stored[f"lin{index}.model.1.weight"] for index in range(len(self.taps))]
         self.heads = nn.ParameterList(head.reshape(1, -1, 1, 1) for head in heads)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(STD).reshape(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -129,9 +129,9 @@ class Lpips(nn.Module):
     ) -> Float[Tensor, " b"]:
         """Distance of each pair, RGB in [-1, 1]; symmetric. ValueError for a side under 31 or 16 pixels."""
         height, width = image.shape[2:]
-        if min(height, width) < self.smallest:
+        if min(height, width) < self.min_side:
             raise ValueError(
-                f"LPIPS ({self.net}) needs images of {self.smallest} pixels a side or more, "
+                f"LPIPS ({self.net}) needs images of {self.min_side} pixels a side or more, "
                 f"not {height} x {width}; measure larger images."
             )
         pairs = zip(self._features(image), self._features(reference), self.heads, strict=True)
@@ -140,12 +140,12 @@ class Lpips(nn.Module):
 
     def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Features of unit length at the five depths, each `b c h' w'`."""
-        x = (image - self.mean) / self.deviation
+        x = (image - self.mean) / self.std
         found = []
         for index, layer in enumerate(self.layers):
             x = layer(x)
             if index in self.taps:
-                found.append(x / (x.square().sum(1, keepdim=True) + TINY).sqrt())
+                found.append(x / (x.square().sum(1, keepdim=True) + EPS).sqrt())
         return found
 
 
@@ -167,7 +167,7 @@ def _stored_layers(path: Path, layers: nn.Sequential, advice: str) -> dict[str, 
     return found
 
 
-class LpipsOfFrames(FrameMean):
+class LpipsMean(FrameMean):
     """Mean LPIPS over the frames of one video, measured on the device of `lpips` (name its `net` with it)."""
 
     def __init__(self, lpips: Lpips) -> None:
@@ -183,9 +183,9 @@ class LpipsOfFrames(FrameMean):
         assert reference.shape == other.shape, "compare frames of equal size"
         if len(reference) == 0:
             return
-        count = max(1, PIXELS_AT_ONCE // reference[0, ..., 0].numel())
+        count = max(1, MAX_PIXELS_PER_BATCH // reference[0, ..., 0].numel())
         for first, second in zip(reference.split(count), other.split(count), strict=True):
-            self.add(self.lpips(self._images(second), self._images(first)))
+            self.add_values(self.lpips(self._images(second), self._images(first)))
 
     def _images(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "t 3 h w"]:
         images = rearrange(frames.to(self.lpips.mean.device), "t h w c -> t c h w")

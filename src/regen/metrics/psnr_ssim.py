@@ -27,32 +27,32 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-PSNR_LIMIT = 100.0  # dB, given to identical frames, whose PSNR has no finite value
+MAX_PSNR = 100.0  # dB, given to identical frames, whose PSNR has no finite value
 SSIM_SIGMA = 1.5
 SSIM_WINDOW = 11
-FLAT = 0.1  # levels added to every mean gradient, so that no mean is zero; too few for an eye to see
+GRADIENT_EPS = 0.1  # levels added to every mean gradient, so that no mean is zero; too few for an eye to see
 
 
-def psnr_of_frames(
+def psnr_per_frame(
     reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
 ) -> Float[Tensor, " t"]:
     """PSNR of each frame in dB, between 0 and 100."""
     assert reference.shape == other.shape, "compare frames of equal size"
     difference = (reference.to(torch.float32) - other.to(torch.float32)) / 255
     errors = difference.square().mean(dim=(1, 2, 3), dtype=torch.float64)
-    return (-10 * errors.log10()).clamp(max=PSNR_LIMIT)
+    return (-10 * errors.log10()).clamp(max=MAX_PSNR)
 
 
-def ssim_of_frames(
+def ssim_per_frame(
     reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
 ) -> Float[Tensor, " t"]:
     """SSIM of each frame, between -1 and 1; one frame at a time, so memory does not grow with `t`."""
     assert reference.shape == other.shape, "compare frames of equal size"
     pairs = zip(reference, other, strict=True)
-    return torch.stack([_ssim(_for_ssim(first), _for_ssim(second)) for first, second in pairs])
+    return torch.stack([_ssim(_pad_to_window(first), _pad_to_window(second)) for first, second in pairs])
 
 
-def _for_ssim(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h2 w2"]:
+def _pad_to_window(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h2 w2"]:
     image = rearrange(frame, "h w c -> 1 c h w").to(torch.float32) / 255
     missing = [max(0, SSIM_WINDOW - side) for side in frame.shape[:2]]
     return F.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")
@@ -64,7 +64,7 @@ def _ssim(reference: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 h w"]) 
     return value
 
 
-def gradients_of_frames(frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, " t"]:
+def gradient_per_frame(frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, " t"]:
     """Mean length of the gradient of each frame in levels, 0 to 361; zero beyond the last row and column."""
     return torch.stack([_gradient(frame.to(torch.float32)) for frame in frames])
 
@@ -81,7 +81,7 @@ class FrameMean:
     def __init__(self) -> None:
         self.total, self.frames = 0.0, 0
 
-    def add(self, values: Float[Tensor, " t"]) -> None:
+    def add_values(self, values: Float[Tensor, " t"]) -> None:
         """Count one value per frame."""
         self.total += float(values.sum(dtype=torch.float64))
         self.frames += len(values)
@@ -102,9 +102,9 @@ class Psnr(FrameMean):
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
         """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
-        values = psnr_of_frames(reference, other)
-        self.add(values)
-        self.errors.add(10 ** (-values / 10))
+        values = psnr_per_frame(reference, other)
+        self.add_values(values)
+        self.errors.add_values(10 ** (-values / 10))
 
     def compute_pooled(self) -> float:
         """PSNR in dB of the mean squared error over all frames so far; never above `compute`."""
@@ -116,7 +116,7 @@ class Ssim(FrameMean):
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
         """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
-        self.add(ssim_of_frames(reference, other))
+        self.add_values(ssim_per_frame(reference, other))
 
 
 class Sharpness:
@@ -128,9 +128,9 @@ class Sharpness:
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
         """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
         assert reference.shape == other.shape, "compare frames of equal size"
-        self.reference.add(gradients_of_frames(reference))
-        self.other.add(gradients_of_frames(other))
+        self.reference.add_values(gradient_per_frame(reference))
+        self.other.add_values(gradient_per_frame(other))
 
     def compute(self) -> float:
         """1 is as sharp as the reference, less is blurred; ValueError before the first frame."""
-        return (self.other.compute() + FLAT) / (self.reference.compute() + FLAT)
+        return (self.other.compute() + GRADIENT_EPS) / (self.reference.compute() + GRADIENT_EPS)

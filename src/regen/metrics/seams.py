@@ -16,7 +16,7 @@ from statistics import fmean
 from jaxtyping import UInt8
 from torch import Tensor
 
-STILL = 0.1  # levels added to every mean jump, so that no mean is zero; too few for an eye to see
+JUMP_EPS = 0.1  # levels added to every mean jump, so that no mean is zero; too few for an eye to see
 
 
 def jump(before: UInt8[Tensor, "h w 3"], after: UInt8[Tensor, "h w 3"]) -> float:
@@ -49,7 +49,7 @@ class ChunkJumps:
         """Mean jump across borders over that inside chunks; None without a border or without an inside."""
         if not self.across_borders or not self.inside_chunks:
             return None
-        return (fmean(self.across_borders) + STILL) / (fmean(self.inside_chunks) + STILL)
+        return (fmean(self.across_borders) + JUMP_EPS) / (fmean(self.inside_chunks) + JUMP_EPS)
 
 
 class SeamRatio:

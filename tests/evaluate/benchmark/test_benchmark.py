@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_benchmark import CPU, SIZE, contest, make_clips, make_models, results, run, timeless
+from tiny_benchmark import CPU, SIZE, make_benchmark, make_clips, make_models, results, run, timeless
 from tiny_media import make_video, tiny_regen
 
-from regen.evaluate.benchmark.benchmark import Contest, Job, prepare, work
+from regen.evaluate.benchmark.benchmark import Benchmark, Job, prepare, run_jobs
 from regen.evaluate.benchmark.clip_list import read_clips
-from regen.evaluate.benchmark.measure import Measures, View
+from regen.evaluate.benchmark.measure import FittedClip, MetricConfig
 from regen.evaluate.benchmark.report_folder import ReportFolder
-from regen.evaluate.benchmark.systems import Entry
+from regen.evaluate.benchmark.systems import SystemSpec
 from regen.evaluate.quality import evaluate_clip
 from regen.media.reader import VideoReader, VideoWriter
 from regen.media.sizes import Size
@@ -39,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def finished(data: Path, models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of both models in 1 and 2 steps; tests that change it take a copy."""
     report = tmp_path_factory.mktemp("reports") / "whole"
-    run(contest(models, data, report))
+    run(make_benchmark(models, data, report))
     return report
 
 
@@ -58,7 +58,7 @@ def test_one_row_for_each_clip_and_way(finished: Path, models: tuple[str, str]) 
     ]
     for row in summary:
         own = [each for each in rows if (each["model"], each["steps"]) == (row["model"], row["steps"])]
-        for name in ("psnr", "psnr_pooled", "ssim", "sharpness", "difference_error"):
+        for name in ("psnr", "psnr_pooled", "ssim", "sharpness", "temporal_mae"):
             assert row[name] == pytest.approx(sum(each[name] for each in own) / 3)
         assert (row["size"], row["clips"], row["frames"], row["ratio"]) == ("24x32", 3, 20, 4)
         assert row["compression_factor"] == pytest.approx(3 * 5 * 24 * 32 / (2 * 4 * 3 * 4))
@@ -73,17 +73,17 @@ def test_the_figures_are_those_of_a_clip_alone(finished: Path, data: Path, model
     row = next(row for row in rows if (row["model"], row["steps"], row["clip"]) == (models[0], 2, "a.mp4"))
     (clip,) = (clip for clip in read_clips(data, None).clips if clip.name == "a.mp4")
     job = next(job for job in jobs_of(data, models, finished) if job.key.endswith("tiny/24x32-2/a"))
-    options = contest(models, data, finished).options(job)
+    options = make_benchmark(models, data, finished).options(job)
     assert options.seed == row["seed"]
     with one_thread(), VideoReader(data / "a.mp4") as reader:
-        frames = View(data / "a.mp4", clip, SIZE, None).frames(reader)
+        frames = FittedClip(data / "a.mp4", clip, SIZE, None).frames(reader)
         alone = evaluate_clip(load(models[0], CPU, torch.float32), frames, "a", options)
-    for name in ("psnr", "ssim", "seam_ratio", "sharpness", "difference_error", "frames"):
+    for name in ("psnr", "ssim", "seam_ratio", "sharpness", "temporal_mae", "frames"):
         assert getattr(alone, name) == row[name], name
 
 
 def jobs_of(data: Path, models: tuple[str, str], report: Path) -> Sequence[Job]:
-    return prepare(contest(models, data, report), CPU, lambda done, total, what: None, None)
+    return prepare(make_benchmark(models, data, report), CPU, lambda done, total, what: None, None)
 
 
 def test_what_is_kept_of_a_clip(finished: Path, models: tuple[str, str]) -> None:
@@ -102,7 +102,11 @@ def test_what_is_kept_of_a_clip(finished: Path, models: tuple[str, str]) -> None
 
 
 def test_odd_sizes_can_be_played(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
-    run(contest(models[1:], data, tmp_path, sizes=(Size(25, 33), None), max_frames=2, measures=Measures()))
+    run(
+        make_benchmark(
+            models[1:], data, tmp_path, sizes=(Size(25, 33), None), max_frames=2, metrics=MetricConfig()
+        )
+    )
     with VideoReader(tmp_path / "videos" / "original" / "25x33" / "a.mp4") as reader:
         assert (reader.info.width, reader.info.height, reader.info.frames) == (34, 26, 2)
     summary, rows = timeless(tmp_path)
@@ -115,7 +119,7 @@ def test_nothing_depends_on_the_batch(
     data: Path, models: tuple[str, str], tmp_path: Path, seams: str
 ) -> None:
     for batch in (1, 3):
-        run(contest(models[:1], data, tmp_path / str(batch), steps=(1,), batch=batch, seams=seams))
+        run(make_benchmark(models[:1], data, tmp_path / str(batch), steps=(1,), batch=batch, seams=seams))
     single, together = (timeless(tmp_path / batch) for batch in ("1", "3"))
     for one, other in zip([*single[0], *single[1]], [*together[0], *together[1]], strict=True):
         assert one.keys() == other.keys()
@@ -128,11 +132,11 @@ def test_nothing_depends_on_the_batch(
 def test_nothing_depends_on_order_and_company(
     finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
 ) -> None:
-    run(contest(models[::-1], data, tmp_path / "other", steps=(2, 1)))
+    run(make_benchmark(models[::-1], data, tmp_path / "other", steps=(2, 1)))
     assert timeless(tmp_path / "other") == timeless(finished)
     (tmp_path / "alone").mkdir()
     shutil.copy(data / "b.mkv", tmp_path / "alone" / "renamed.mkv")
-    run(contest(models, tmp_path / "alone", tmp_path / "report"))
+    run(make_benchmark(models, tmp_path / "alone", tmp_path / "report"))
     for row, known in zip(
         timeless(tmp_path / "report")[1],
         (row for row in timeless(finished)[1] if row["clip"] == "b.mkv"),
@@ -144,7 +148,7 @@ def test_nothing_depends_on_order_and_company(
 def test_nothing_depends_on_the_number_of_processes(
     finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
 ) -> None:
-    run(contest(models, data, tmp_path), processes=2)
+    run(make_benchmark(models, data, tmp_path), processes=2)
     assert timeless(tmp_path) == timeless(finished)
 
 
@@ -155,7 +159,7 @@ def test_only_what_is_missing_is_done(
     before = results(report)
     lost = next(name for name in before if name.endswith("tiny/24x32-2/b.json"))
     (report / "results" / lost).unlink()
-    run(contest(models, data, report))
+    run(make_benchmark(models, data, report))
     after = results(report)
     assert {name for name in after if after[name] != before[name]} == {lost}
     assert timeless(report) == timeless(finished)
@@ -164,13 +168,13 @@ def test_only_what_is_missing_is_done(
 def test_models_sizes_and_steps_can_be_added(
     finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
 ) -> None:
-    run(contest(models[:1], data, tmp_path, steps=(1,)))
+    run(make_benchmark(models[:1], data, tmp_path, steps=(1,)))
     before = results(tmp_path)
-    run(contest(models[:1], data, tmp_path, steps=(2,)))
-    run(contest(models[1:], data, tmp_path))
+    run(make_benchmark(models[:1], data, tmp_path, steps=(2,)))
+    run(make_benchmark(models[1:], data, tmp_path))
     assert timeless(tmp_path) == timeless(finished)
     assert {name: results(tmp_path)[name] for name in before} == before
-    run(contest(models[1:], data, tmp_path, sizes=(Size(16, 16),)))
+    run(make_benchmark(models[1:], data, tmp_path, sizes=(Size(16, 16),)))
     assert [row["size"] for row in timeless(tmp_path)[0]].count("16x16") == 1
 
 
@@ -178,15 +182,15 @@ def test_other_settings_are_refused(finished: Path, data: Path, models: tuple[st
     for changes, words in (
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"max_frames": 3}, "max_frames was None and is now 3"),
-        ({"measures": Measures()}, "fvd was .*random.* and is now None"),
+        ({"metrics": MetricConfig()}, "fvd was .*random.* and is now None"),
     ):
         with pytest.raises(ValueError, match=f"other settings .*{words}.*another --report.$"):
-            run(contest(models, data, finished, **changes))
+            run(make_benchmark(models, data, finished, **changes))
 
 
 def test_other_weights_of_the_same_name_are_refused(data: Path, tmp_path: Path) -> None:
     tiny, _ = make_models(tmp_path)
-    asked = contest([tiny], data, tmp_path / "report", steps=(1,), max_frames=2)
+    asked = make_benchmark([tiny], data, tmp_path / "report", steps=(1,), max_frames=2)
     run(asked)
     torch.manual_seed(1)
     tiny_regen().save_pretrained(tiny)
@@ -198,7 +202,7 @@ def test_other_clips_are_refused(finished: Path, data: Path, models: tuple[str, 
     shutil.copytree(data, tmp_path / "clips")
     make_video(tmp_path / "clips" / "b.mkv", 4)
     with pytest.raises(ValueError, match="b.mkv has changed"):
-        run(contest(models, tmp_path / "clips", finished))
+        run(make_benchmark(models, tmp_path / "clips", finished))
 
 
 @pytest.fixture
@@ -218,12 +222,12 @@ def write_reconstruction(data: Path, folder: Path, name: str, size: Size, frames
         VideoReader(data / name) as reader,
         VideoWriter(target, size.width, size.height, Fraction(25)) as writer,
     ):
-        for frame in View(data / name, clip, size, frames).frames(reader):
+        for frame in FittedClip(data / name, clip, size, frames).frames(reader):
             writer.write(frame)
 
 
-def finished_by(folder: Path, data: Path, report: Path) -> Contest:
-    return contest([], data, report, entries=(Entry("theirs", folder),))
+def finished_by(folder: Path, data: Path, report: Path) -> Benchmark:
+    return make_benchmark([], data, report, systems=(SystemSpec("theirs", folder),))
 
 
 def test_finished_reconstructions(data: Path, theirs: Path, tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_what_another_process_holds_is_left_and_waited_for(
     data: Path, models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A locked result is passed over; when its process ends without it, it is made here."""
-    asked = contest(models[1:], data, tmp_path, max_frames=2)
+    asked = make_benchmark(models[1:], data, tmp_path, max_frames=2)
     jobs = prepare(asked, CPU, lambda done, total, what: None, None)
     folder = ReportFolder(tmp_path)
     claim = folder.claims.claim(jobs[0].key)
@@ -291,29 +295,29 @@ def test_what_another_process_holds_is_left_and_waited_for(
         claim.__exit__(None, None, None)
 
     monkeypatch.setattr("regen.evaluate.benchmark.benchmark.time.sleep", end_the_other)
-    work(asked, jobs, CPU, lambda done, total, what: None)
+    run_jobs(asked, jobs, CPU, lambda done, total, what: None)
     assert waited == [[False] + [True] * (len(jobs) - 1)]
     assert all(folder.is_done(job.key) for job in jobs)
 
 
 def test_impossible_wishes(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
     for changes, words in (
-        ({"entries": ()}, "no model"),
-        ({"entries": (Entry(models[0]), Entry(models[0]))}, "one name"),
+        ({"systems": ()}, "no model"),
+        ({"systems": (SystemSpec(models[0]), SystemSpec(models[0]))}, "one name"),
         ({"steps": (0,)}, "1 step"),
         ({"max_frames": 0}, "--max-frames"),
     ):
         with pytest.raises(ValueError, match=words):
-            contest(models, data, tmp_path, **changes)
+            make_benchmark(models, data, tmp_path, **changes)
     for name in ("original", "..", "."):
         with pytest.raises(ValueError, match="another name"):
-            Entry(name)
+            SystemSpec(name)
     with pytest.raises(ValueError, match="no folder .*nowhere"):
-        Entry("theirs", tmp_path / "nowhere")
+        SystemSpec("theirs", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="--lpips-weights"):
-        Measures(lpips="alex")
+        MetricConfig(lpips="alex")
     with pytest.raises(ValueError, match="give 1 or more"):
-        run(contest(models, data, tmp_path), processes=0)
+        run(make_benchmark(models, data, tmp_path), processes=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="can't be kept in .*file/report .*--report.$"):
-        run(contest(models, data, tmp_path / "file" / "report"))
+        run(make_benchmark(models, data, tmp_path / "file" / "report"))

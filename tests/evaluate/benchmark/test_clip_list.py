@@ -38,7 +38,7 @@ def test_first_frames_and_images(data: Path) -> None:
 
 def test_equal_files_have_equal_numbers_wherever_they_are(data: Path) -> None:
     shutil.copy(data / "a.mp4", data / "copy.mp4")
-    numbers = {clip.name: clip.number for clip in read_clips(data, None).clips}
+    numbers = {clip.name: clip.seed for clip in read_clips(data, None).clips}
     assert numbers["a.mp4"] == numbers["copy.mp4"] != numbers["b.mkv"]
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_benchmark import CPU, contest, make_models, results, run, timeless, tiny_one_dva
+from tiny_benchmark import CPU, make_benchmark, make_models, results, run, timeless, tiny_one_dva
 
 from regen.codec.rate_control import FixedLength, TargetPsnr
 from regen.codec.sessions import DecodeOptions
 from regen.diffusion import heun
 from regen.evaluate.benchmark.clip_list import Clip
-from regen.evaluate.benchmark.measure import Measures
-from regen.evaluate.benchmark.systems import Entry, Meters, enter
+from regen.evaluate.benchmark.measure import MetricConfig
+from regen.evaluate.benchmark.systems import CodingStats, SystemSpec, load_system
 from regen.media.reader import VideoWriter
 
 RATE, FRAMES = Fraction(10), 34  # two chunks
@@ -50,9 +50,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(folder: Path, *models: str, report: str = "out", **changes: Any) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        entries = tuple(map(Entry.of_model, models))
-        wishes = {"entries": entries, "steps": (1,), "measures": Measures()} | changes
-        return run(contest([], folder / "clips", folder / report, **wishes))
+        entries = tuple(map(SystemSpec.parse, models))
+        wishes = {"systems": entries, "steps": (1,), "metrics": MetricConfig()} | changes
+        return run(make_benchmark([], folder / "clips", folder / report, **wishes))
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +144,8 @@ class Watched(TargetPsnr):
 
 def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path) -> None:
     """The search decodes as the evaluation does: in as many steps, with the noise of the clip."""
-    entry = Entry("watched", model=str(place / "one"), lengths=Watched(3.0))
-    contestant, meters = enter(entry, [], None, CPU, torch.float32), Meters()
+    entry = SystemSpec("watched", model=str(place / "one"), lengths=Watched(3.0))
+    contestant, meters = load_system(entry, [], None, CPU, torch.float32), CodingStats()
     frames = list(torch.zeros(3, 24, 32, 3, dtype=torch.uint8))
     options = DecodeOptions(steps=2, seed=7, solver="heun")
     pairs = contestant.pairs(Clip("a.mp4", "0f" * 32, 3, 24, 32, "10"), frames, options, meters)
@@ -190,7 +190,7 @@ def test_names(
     for folder in ("run", "a@b", "runs@home/best", "whole@25%"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    entry = Entry.of_model(text)
+    entry = SystemSpec.parse(text)
     assert (entry.name, entry.model or entry.name, entry.lengths) == (name, model, lengths)
     assert entry.label == name.replace("/", "--")
 
@@ -202,7 +202,7 @@ def test_nonsense_behind_the_at(length: str) -> None:
     with pytest.raises(
         ValueError, match=r"no length .* for small; give a number such as @320, [^.]*@30dB\.$"
     ):
-        Entry.of_model(f"small@{length}")
+        SystemSpec.parse(f"small@{length}")
 
 
 def test_lengths_that_can_not_be(place: Path, tmp_path: Path) -> None:

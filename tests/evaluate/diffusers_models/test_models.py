@@ -14,9 +14,9 @@ from torch.nn.attention import flex_attention
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.diffusion import euler, heun
-from regen.evaluate.diffusers_models import load_contestant
-from regen.evaluate.diffusers_models.base import Peer
-from regen.evaluate.diffusers_models.classes import CosmosPeer, LTX2DiffusionPeer
+from regen.evaluate.diffusers_models import load_embedder
+from regen.evaluate.diffusers_models.base import DiffusersAdapter
+from regen.evaluate.diffusers_models.classes import CosmosAdapter, LTX2DiffusionAdapter
 from regen.evaluate.quality import evaluate_clip
 from regen.runtime import generator_for
 from regen.tiling import Tile
@@ -45,14 +45,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contestant(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
-    return load_contestant(str(folder / name), CPU, dtype, SHORTEST.get(name, 9))
+    return load_embedder(str(folder / name), CPU, dtype, SHORTEST.get(name, 9))
 
 
 def noise(frames: int, height: int, width: int) -> list[Tensor]:
     return list(torch.randint(0, 256, (frames, height, width, 3), dtype=torch.uint8))
 
 
-def decode(model: Peer, latents: Tensor, steps: int = 1, seed: int = 0, tile: Tile | None = None) -> Tensor:
+def decode(
+    model: DiffusersAdapter, latents: Tensor, steps: int = 1, seed: int = 0, tile: Tile | None = None
+) -> Tensor:
     times = torch.linspace(0, 1, model.chunk_frames)
     generators = [generator_for(seed, index) for index in range(len(latents))]
     return model.decode(latents, times, steps=steps, generator=generators, solver=euler, tile=tile).sample
@@ -129,21 +131,21 @@ def test_half_precision(folder: Path, name: str) -> None:
     [("wan", 33, 33), ("wan", 20, 17), ("cogvideox", 22, 17), ("ltx", 33, 33), ("mochi", 33, 31)],
 )
 def test_windows_follow_the_rule_of_the_class(folder: Path, name: str, window: int, frames: int) -> None:
-    assert load_contestant(str(folder / name), CPU, torch.float32, window).chunk_frames == frames
+    assert load_embedder(str(folder / name), CPU, torch.float32, window).chunk_frames == frames
 
 
 @pytest.mark.parametrize(("name", "shortest"), [("wan", 5), ("cogvideox", 9), ("mochi", 7)])
 def test_windows_that_are_too_short(folder: Path, name: str, shortest: int) -> None:
-    assert load_contestant(str(folder / name), CPU, torch.float32, shortest).chunk_frames == shortest
+    assert load_embedder(str(folder / name), CPU, torch.float32, shortest).chunk_frames == shortest
     with pytest.raises(ValueError, match=f"give {shortest} or more"):
-        load_contestant(str(folder / name), CPU, torch.float32, shortest - 1)
+        load_embedder(str(folder / name), CPU, torch.float32, shortest - 1)
 
 
 def test_cosmos_knows_statistics_for_some_frames_only(folder: Path) -> None:
     vae = contestant(folder, "cosmos").vae
-    assert CosmosPeer(vae, 17).chunk_frames == 17
+    assert CosmosAdapter(vae, 17).chunk_frames == 17
     with pytest.raises(ValueError, match="at most 17 frames"):
-        CosmosPeer(vae, 25)
+        CosmosAdapter(vae, 25)
 
 
 @pytest.mark.parametrize("name", ["wan-2.2", "hunyuan", "ltx"])
@@ -185,7 +187,7 @@ def test_diffusion_decoder_says_what_is_too_small(folder: Path) -> None:
     with pytest.raises(ValueError, match="sides of 24 pixels or more"):
         decode(model, torch.zeros(1, 4, 2, 2, 3))
     with pytest.raises(ValueError, match="give 9 or more"):
-        LTX2DiffusionPeer(model.vae, model.decoder, 8)
+        LTX2DiffusionAdapter(model.vae, model.decoder, 8)
     with pytest.raises(ValueError, match="at least 1 step"):
         decode(model, torch.zeros(1, 4, 2, 3, 3), steps=0)
     assert model.num_parameters() < model.vae.num_parameters() + model.decoder.num_parameters()

@@ -11,7 +11,7 @@ from tiny_diffusers_models import ltx_2, ltx_2_diffusion_decoder, wan
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.evaluate import diffusers_models as peers
-from regen.evaluate.diffusers_models import load_contestant
+from regen.evaluate.diffusers_models import load_embedder
 
 CPU = torch.device("cpu")
 
@@ -28,18 +28,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_own_models_are_contestants(tmp_path: Path) -> None:
     AutoencoderLinear(2, 4).save_pretrained(tmp_path / "run" / "model")
-    assert isinstance(load_contestant(str(tmp_path / "run"), CPU, torch.float32), AutoencoderLinear)
-    assert isinstance(load_contestant("linear-4x", CPU, torch.float32), AutoencoderLinear)
+    assert isinstance(load_embedder(str(tmp_path / "run"), CPU, torch.float32), AutoencoderLinear)
+    assert isinstance(load_embedder("linear-4x", CPU, torch.float32), AutoencoderLinear)
     with pytest.raises(ValueError, match="There is no model nothing"):
-        load_contestant("nothing", CPU, torch.float32)
+        load_embedder("nothing", CPU, torch.float32)
     with pytest.raises(ValueError, match="holds no model"):
-        load_contestant(str(tmp_path), CPU, torch.float32)
+        load_embedder(str(tmp_path), CPU, torch.float32)
 
 
 def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
     def error() -> str:
         with pytest.raises(ValueError, match="^The model in") as caught:
-            load_contestant(str(tmp_path / "model"), CPU, torch.float32)
+            load_embedder(str(tmp_path / "model"), CPU, torch.float32)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -57,7 +57,7 @@ def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
     assert "can't be loaded" in error()
     shutil.copytree(folder / "pipeline" / "diffusion_decoder", tmp_path / "alone" / "diffusion_decoder")
     with pytest.raises(ValueError, match="needs an encoder"):
-        load_contestant(str(tmp_path / "alone" / "diffusion_decoder"), CPU, torch.float32)
+        load_embedder(str(tmp_path / "alone" / "diffusion_decoder"), CPU, torch.float32)
 
 
 def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = peers._find("some/pipeline/diffusion_decoder")
     assert decoder.class_name == "LTX2VideoDiffusionDecoderModel"
     with pytest.raises(ValueError, match="has no config.json in unet"):
-        load_contestant("some/pipeline/unet", CPU, torch.float32)
+        load_embedder("some/pipeline/unet", CPU, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, problem: Exce
 
     monkeypatch.setattr(peers, "hf_hub_download", fail)
     with pytest.raises(ValueError, match=words):
-        load_contestant("some/model", CPU, torch.float32)
+        load_embedder("some/model", CPU, torch.float32)

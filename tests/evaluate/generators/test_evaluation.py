@@ -17,18 +17,18 @@ from tiny_evaluation import FRAMES, HEIGHT, VIDEOS, WIDTH, make_generator, make_
 from regen import AutoencoderRegen
 from regen.data.shape_world import CLASSES, VALUES, draw_scene, parse, render
 from regen.evaluate.generators import videos as evaluated_videos
-from regen.evaluate.generators.evaluation import Evaluation, GeneratorEvaluation, evaluate_generator
+from regen.evaluate.generators.evaluation import EvaluationConfig, GeneratorEvaluation, evaluate_generator
 from regen.evaluate.generators.scores import (
-    Measured,
-    agreement_of,
-    between,
+    VideoSetScores,
     check_clips,
     check_frames,
-    distance_of,
-    measure,
-    said_by,
+    feature_distance,
+    parse_attributes,
+    prompt_agreement,
+    score_videos,
+    video_distance,
 )
-from regen.evaluate.generators.video_cache import VideoStore
+from regen.evaluate.generators.video_cache import VideoCache
 from regen.evaluate.shape_world_reader import CHANCE
 from regen.generate.sampling import SampleOptions
 from regen.metrics.features import RandomConvolutions
@@ -52,9 +52,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def wanted(model: str, data: Path, out: Path, **changes: Any) -> Evaluation:
-    options = {"videos": 4, "frames": FRAMES, "sampling": SampleOptions(2, guidance=2.0), "batch": 2}
-    return Evaluation(model, data, out, **options | changes)
+def wanted(model: str, data: Path, out: Path, **changes: Any) -> EvaluationConfig:
+    options = {"num_videos": 4, "frames": FRAMES, "sampling": SampleOptions(2, guidance=2.0), "batch": 2}
+    return EvaluationConfig(model, data, out, **options | changes)
 
 
 def run(*arguments: Any, **changes: Any) -> GeneratorEvaluation:
@@ -80,10 +80,10 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(
     models: dict[str, str], world: Path, tmp_path: Path, verb: str
 ) -> None:
     sources = (RandomConvolutions(frames=6),)
-    whole = run(models["text"], world, tmp_path / "whole", sources=sources)
+    whole = run(models["text"], world, tmp_path / "whole", extractors=sources)
     with pytest.raises(StoppedError):
         evaluate_generator(
-            wanted(models["text"], world, tmp_path / "parts", sources=sources),
+            wanted(models["text"], world, tmp_path / "parts", extractors=sources),
             CPU,
             torch.float32,
             stop_after(verb, 2),
@@ -91,7 +91,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(
     made = sorted((tmp_path / "parts").glob("*.safetensors"))
     times = [path.stat().st_mtime_ns for path in made]
     assert made and not (tmp_path / "parts" / "result.json").exists()
-    assert run(models["text"], world, tmp_path / "parts", sources=sources) == whole
+    assert run(models["text"], world, tmp_path / "parts", extractors=sources) == whole
     assert [path.stat().st_mtime_ns for path in made] == times
     results = [(tmp_path / name / "result.json").read_text() for name in ("whole", "parts")]
     assert results[0] == results[1] and not list((tmp_path / "parts").glob(".*"))
@@ -104,8 +104,8 @@ def test_the_size_of_the_batch_does_not_matter(
     results, videos = [], []
     for batch in (1, 2):
         out = tmp_path / str(batch)
-        results.append(run(models[kind], world, out, videos=3, frames=7, batch=batch))
-        store = VideoStore(out, "generated")
+        results.append(run(models[kind], world, out, num_videos=3, frames=7, batch=batch))
+        store = VideoCache(out, "generated")
         assert store.missing(4) == [3]
         videos.append(torch.stack([store[number] for number in range(3)]).int())
     assert videos[0].shape == (3, 7, HEIGHT, WIDTH, 3)
@@ -120,8 +120,8 @@ def test_videos_in_parts_do_not_depend_on_those_beside_them(
     """1D latents draw as much noise as the longest clip of the batch needs: the next part must not notice."""
     found = []
     for batch in (1, 3):
-        run(models["hybrid class"], world, tmp_path / str(batch), videos=3, frames=18, batch=batch)
-        store = VideoStore(tmp_path / str(batch), "generated")
+        run(models["hybrid class"], world, tmp_path / str(batch), num_videos=3, frames=18, batch=batch)
+        store = VideoCache(tmp_path / str(batch), "generated")
         found.append(torch.stack([store[number] for number in range(3)]).int())
     assert (found[0] - found[1]).abs().max() <= 1, "rounding to 8 bits alone"
 
@@ -131,19 +131,19 @@ def test_another_decoder_and_other_videos_are_noticed(
 ) -> None:
     """The decoder that was used is in the result; neither it nor the real videos may change on the way."""
     generator = models["class"]
-    first = run(generator, world, tmp_path / "out", videos=2)
+    first = run(generator, world, tmp_path / "out", num_videos=2)
     stored = json.loads(Path(generator, "config.json").read_text())["source"]["embedder"]
     model = AutoencoderRegen.from_pretrained(stored)
     for parameter in model.decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path / "post")
     with pytest.raises(ValueError, match="made with embedder_weights"):
-        run(generator, world, tmp_path / "out", videos=2, embedder=str(tmp_path / "post"))
-    other = run(generator, world, tmp_path / "other", videos=2, embedder=str(tmp_path / "post"))
+        run(generator, world, tmp_path / "out", num_videos=2, embedder=str(tmp_path / "post"))
+    other = run(generator, world, tmp_path / "other", num_videos=2, embedder=str(tmp_path / "post"))
     assert other.embedder == str(tmp_path / "post") and other.embedder_weights != first.embedder_weights
     again = make_world(tmp_path / "world", seed=99)
     with pytest.raises(ValueError, match="made with the real videos"):
-        run(generator, again, tmp_path / "out", videos=2)
+        run(generator, again, tmp_path / "out", num_videos=2)
 
 
 def test_the_rest_may_be_made_in_other_batches(models: dict[str, str], world: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_rest_may_be_made_in_other_batches(models: dict[str, str], world: Pa
 
 def test_the_result_tells_what_it_depends_on(models: dict[str, str], world: Path, tmp_path: Path) -> None:
     sources = tuple(RandomConvolutions(frames=frames) for frames in (6, 12))
-    result = run(models["class"], world, tmp_path, seed=7, videos=20, sources=sources, shown=3)
+    result = run(models["class"], world, tmp_path, seed=7, num_videos=20, extractors=sources, num_pictures=3)
     told = result.as_json()
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(told))
     facts = {name: told[name] for name in ("seed", "videos", "real_videos", "frames", "size", "condition")}
@@ -188,8 +188,8 @@ def test_a_perfect_generator_is_as_good_as_the_real_videos(
         videos = [render(scene, FRAMES, HEIGHT, WIDTH, 50) for scene in scenes if scene is not None]
         return dict(zip(numbers, videos, strict=True))
 
-    monkeypatch.setattr(evaluated_videos, "generated", perfect)
-    result = run(models["text"], world, tmp_path, videos=9, sources=(RandomConvolutions(frames=12),))
+    monkeypatch.setattr(evaluated_videos, "generate_videos", perfect)
+    result = run(models["text"], world, tmp_path, num_videos=9, extractors=(RandomConvolutions(frames=12),))
     assert result.agreement is not None and result.agreement.attributes[-1].name == "colour+shape+direction"
     by_name = {one.name: one for one in result.agreement.attributes}
     for name in ("count", "size", "colour", "direction", "speed", "background"):
@@ -199,23 +199,23 @@ def test_a_perfect_generator_is_as_good_as_the_real_videos(
     assert distance.generated < 0.1 * distance.reconstructed
 
 
-def rendered(count: int, words: dict[str, str], height: int = 96, width: int = 160) -> Measured:
+def rendered(count: int, words: dict[str, str], height: int = 96, width: int = 160) -> VideoSetScores:
     """Videos of scenes, of which something else was said in the attributes `words`."""
     videos = []
     for seed in range(count):
         scene = draw_scene(seed)
-        said = said_by(scene.caption())
+        said = parse_attributes(scene.caption())
         assert said is not None
         for old, new in words.items():
-            said = said_by(said.scene.caption().replace(old, new))
+            said = parse_attributes(said.scene.caption().replace(old, new))
             assert said is not None
         videos.append((render(scene, 13, height, width, seed), RATE, said))
-    return measure(videos, [])
+    return score_videos(videos, [])
 
 
 def test_agreement_counts_what_is_shown_as_it_was_said() -> None:
     right, wrong = rendered(6, {}), rendered(6, {" light ": " dark "})
-    found = agreement_of(right, right, wrong)
+    found = prompt_agreement(right, right, wrong)
     assert found is not None
     by_name = {one.name: one for one in found.attributes}
     assert [by_name[name].generated for name in ("colour", "shape", "direction")] == [1.0, 1.0, 1.0]
@@ -233,8 +233,8 @@ def test_noise_agrees_by_chance_at_most() -> None:
     videos = []
     for seed in range(40):
         noise = torch.randint(0, 256, (4, 48, 64, 3), dtype=torch.uint8, generator=generator)
-        videos.append((noise, RATE, said_by(draw_scene(seed).caption())))
-    shares = measure(videos, []).accuracy()
+        videos.append((noise, RATE, parse_attributes(draw_scene(seed).caption())))
+    shares = score_videos(videos, []).accuracy()
     assert shares is not None
     for name in ("colour", "shape", "direction"):
         assert shares[name] <= CHANCE[name] + 0.2
@@ -243,32 +243,34 @@ def test_noise_agrees_by_chance_at_most() -> None:
 
 @pytest.mark.parametrize("text", ["", "a cat on a mat", "archery"])
 def test_other_texts_name_no_scene(text: str) -> None:
-    assert said_by(text) is None
-    measured = measure([(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), RATE, said_by(text))], [])
-    assert measured.accuracy() is None and agreement_of(measured, measured, measured) is None
+    assert parse_attributes(text) is None
+    measured = score_videos(
+        [(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), RATE, parse_attributes(text))], []
+    )
+    assert measured.accuracy() is None and prompt_agreement(measured, measured, measured) is None
 
 
 def test_a_class_tells_of_shape_and_direction_alone() -> None:
     for name in CLASSES:
-        said = said_by(name)
+        said = parse_attributes(name)
         assert said is not None and said.scene.class_name == name and said.names == ("shape", "direction")
-    said = said_by(draw_scene(0).caption())
+    said = parse_attributes(draw_scene(0).caption())
     assert said is not None and said.names == tuple(VALUES)
 
 
-def some(count: int, frames: int, extractors: list[Any]) -> Measured:
+def some(count: int, frames: int, extractors: list[Any]) -> VideoSetScores:
     generator = torch.Generator().manual_seed(5)
     size = frames, 16, 16, 3
     videos = [torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(count)]
-    return measure([(video, RATE, None) for video in videos], extractors)
+    return score_videos([(video, RATE, None) for video in videos], extractors)
 
 
 def test_the_distance_of_a_set_to_itself_is_nothing() -> None:
     measured = some(8, 8, [RandomConvolutions(frames=4, size=16).load(CPU)])
     features = measured.clips(0)
     spread = float((features - features.mean(0)).square().sum())
-    assert len(features) == 16 and between(features, features) <= 1e-6 * spread
-    distance = distance_of(0, measured, measured, measured)
+    assert len(features) == 16 and feature_distance(features, features) <= 1e-6 * spread
+    distance = video_distance(0, measured, measured, measured)
     assert distance.generated == distance.reconstructed == pytest.approx(0, abs=1e-6 * spread)
     assert distance.floor_clips == 8 and distance.floor > 0
     assert distance.generated_at_floor == pytest.approx(distance.floor), "the other half stands for both"
@@ -276,7 +278,7 @@ def test_the_distance_of_a_set_to_itself_is_nothing() -> None:
 
 def test_the_floor_has_as_many_clips_in_both_halves() -> None:
     extractors = [RandomConvolutions(frames=4, size=16).load(CPU)]
-    distance = distance_of(0, some(5, 8, extractors), some(5, 8, extractors), some(5, 8, extractors))
+    distance = video_distance(0, some(5, 8, extractors), some(5, 8, extractors), some(5, 8, extractors))
     assert (distance.floor_clips, distance.real_clips) == (4, 10)
 
 
@@ -293,17 +295,17 @@ def test_what_is_wrong_is_told_in_a_sentence(models: dict[str, str], world: Path
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no videos in .* give a folder of real ones"):
         run(models["text"], tmp_path / "empty", tmp_path / "out")
-    run(models["text"], world, tmp_path / "out", videos=2)
-    for changes, name in (({"seed": 3}, "seed 0, not 3"), ({"videos": 3}, "videos 2, not 3")):
+    run(models["text"], world, tmp_path / "out", num_videos=2)
+    for changes, name in (({"seed": 3}, "seed 0, not 3"), ({"num_videos": 3}, "videos 2, not 3")):
         with pytest.raises(ValueError, match=rf"were made with {name}; give the same options"):
-            run(models["text"], world, tmp_path / "out", **{"videos": 2} | changes)
+            run(models["text"], world, tmp_path / "out", **{"num_videos": 2} | changes)
     with pytest.raises(ValueError, match="made with sampling .*'steps': 2.*, not .*'steps': 3"):
-        run(models["text"], world, tmp_path / "out", videos=2, sampling=SampleOptions(3, guidance=2.0))
+        run(models["text"], world, tmp_path / "out", num_videos=2, sampling=SampleOptions(3, guidance=2.0))
     with pytest.raises(ValueError, match="were made with weights"):
-        run(models["class"], world, tmp_path / "out", videos=2)
+        run(models["class"], world, tmp_path / "out", num_videos=2)
     next((tmp_path / "out").glob("generated-*")).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is damaged; delete it"):
-        run(models["text"], world, tmp_path / "out", videos=2)
+        run(models["text"], world, tmp_path / "out", num_videos=2)
     with pytest.raises(ValueError, match="1 video or more, of 2 frames or more"):
         wanted(models["text"], world, tmp_path, frames=1)
     alone = make_world(tmp_path / "alone", videos=1)

@@ -19,21 +19,21 @@ import torch
 from regen import __version__
 from regen.codec.sessions import DecodeOptions, Seams
 from regen.evaluate.benchmark.clip_list import Clip, ClipList, OnWarning, check_unchanged, read_clips
-from regen.evaluate.benchmark.measure import Measures, Tools, View, keep_original, measure
-from regen.evaluate.benchmark.report_folder import ReportFolder, key_of, label_of
-from regen.evaluate.benchmark.systems import Contestant, Entry, enter
+from regen.evaluate.benchmark.measure import FittedClip, LoadedMetrics, MetricConfig, measure, record_original
+from regen.evaluate.benchmark.report_folder import ReportFolder, folder_name, result_key
+from regen.evaluate.benchmark.systems import System, SystemSpec, load_system
 from regen.media.sizes import Size
 from regen.runtime import DTYPES, fold_seed, one_thread
 
-PATIENCE = 0.5  # seconds between two looks at what other processes are doing
-OnResult = Callable[[int, int, str], None]  # results there, results wanted, what is being worked on
+POLL_SECONDS = 0.5  # seconds between two looks at what other processes are doing
+OnJob = Callable[[int, int, str], None]  # results there, results wanted, what is being worked on
 
 
 @dataclass(frozen=True)
 class Job:
     """One result; without an entry it is the original, which is only shown and has no steps."""
 
-    entry: Entry | None
+    system: SystemSpec | None
     size: Size | None
     steps: int
     clip: Clip
@@ -41,15 +41,15 @@ class Job:
     @property
     def key(self) -> str:
         """The name of its files in the report."""
-        name = None if self.entry is None else self.entry.name
-        return key_of(name, size_name(self.size), self.steps, self.clip.label)
+        name = None if self.system is None else self.system.name
+        return result_key(name, size_name(self.size), self.steps, self.clip.label)
 
 
 @dataclass(frozen=True)
-class Contest:
+class Benchmark:
     """What is asked for. `sizes`: None is each clip's own; `dtype` is a name of `regen.runtime.DTYPES`."""
 
-    entries: tuple[Entry, ...]
+    systems: tuple[SystemSpec, ...]
     data: Path
     report: Path
     dtype: str
@@ -59,10 +59,10 @@ class Contest:
     seams: Seams = "extend"
     batch: int = 1
     max_frames: int | None = None
-    measures: Measures = field(default_factory=Measures)
+    metrics: MetricConfig = field(default_factory=MetricConfig)
 
     def __post_init__(self) -> None:
-        names = [entry.label for entry in self.entries]
+        names = [entry.label for entry in self.systems]
         if not names:
             raise ValueError("There is no model to evaluate; name at least one with --model.")
         if len({*names}) < len(names):
@@ -75,7 +75,7 @@ class Contest:
         for steps in self.steps:
             DecodeOptions(steps=steps, seams=self.seams, batch=self.batch)
 
-    def settings(self, tools: Tools, device: torch.device) -> dict[str, Any]:
+    def settings(self, tools: LoadedMetrics, device: torch.device) -> dict[str, Any]:
         """What must be the same for all results of a report."""
         return {
             "regen": __version__,
@@ -88,17 +88,17 @@ class Contest:
             **tools.settings(),
         }
 
-    def options(self, job: Job) -> DecodeOptions:
+    def decode_options(self, job: Job) -> DecodeOptions:
         """How a job's clip is decoded; its seed is that of the clip, whatever else is in the list."""
-        seed = fold_seed(self.seed, job.clip.number) >> 32  # 31 bits: a browser reads them exactly
+        seed = fold_seed(self.seed, job.clip.seed) >> 32  # 31 bits: a browser reads them exactly
         return DecodeOptions(steps=job.steps, seed=seed, seams=self.seams, batch=self.batch)
 
-    def enter(self, entry: Entry, clips: Sequence[Clip], device: torch.device) -> Contestant:
-        return enter(entry, clips, self.max_frames, device, DTYPES[self.dtype])
+    def load_system(self, entry: SystemSpec, clips: Sequence[Clip], device: torch.device) -> System:
+        return load_system(entry, clips, self.max_frames, device, DTYPES[self.dtype])
 
 
 def prepare(
-    contest: Contest, device: torch.device, on_result: OnResult, on_warning: OnWarning | None
+    contest: Benchmark, device: torch.device, on_result: OnJob, on_warning: OnWarning | None
 ) -> tuple[Job, ...]:
     """Freeze the list of clips and the settings, or check them; then all results that are wanted, in order.
 
@@ -107,12 +107,12 @@ def prepare(
     folder = ReportFolder(contest.report)
     folder.open()
     with folder.claims.alone():
-        settings = contest.settings(contest.measures.load(device), device)
-        clips, rows = _frozen_clips(contest, settings, on_result, on_warning), folder.rows()
+        settings = contest.settings(contest.metrics.load(device), device)
+        clips, rows = _freeze_clips(contest, settings, on_result, on_warning), folder.rows()
         jobs = [Job(None, size, 0, clip) for size in contest.sizes for clip in clips]
-        for entry in contest.entries:
+        for entry in contest.systems:
             on_result(0, 0, f"loading {entry.name}")
-            contestant = contest.enter(entry, clips, device)
+            contestant = contest.load_system(entry, clips, device)
             _check_weights(contest, entry, {clip.name: contestant.weights(clip) for clip in clips}, rows)
             for size, clip in product(contest.sizes, clips):
                 sides = (clip.height, clip.width) if size is None else (size.height, size.width)
@@ -121,51 +121,51 @@ def prepare(
             ways = product(contest.sizes, steps)
             jobs += [Job(entry, size, number, clip) for size, number in ways for clip in clips]
             del contestant
-            free(device)
+            free_memory(device)
     return tuple(jobs)
 
 
-def work(contest: Contest, jobs: Sequence[Job], device: torch.device, on_result: OnResult) -> None:
+def run_jobs(contest: Benchmark, jobs: Sequence[Job], device: torch.device, on_result: OnJob) -> None:
     """Do what is missing of `jobs`, beside other processes, and return when all of it is there.
 
     Raises ValueError, one sentence, for a clip that can't be measured; what was done before it is kept.
     """
     folder = ReportFolder(contest.report)
     with one_thread():
-        bench = _Bench(contest, list(dict.fromkeys(job.clip for job in jobs)), device)
+        bench = _JobRunner(contest, list(dict.fromkeys(job.clip for job in jobs)), device)
         while missing := [job for job in jobs if not folder.is_done(job.key)]:
             done = before = len(jobs) - len(missing)
             for job in missing:
-                on_result(done, len(jobs), "originals" if job.entry is None else job.entry.name)
+                on_result(done, len(jobs), "originals" if job.system is None else job.system.name)
                 with folder.claims.claim(job.key) as place:
                     if place is not None and not folder.is_done(job.key):
-                        folder.publish(job.key, place, bench.make(job, place))
+                        folder.publish(job.key, place, bench.run(job, place))
                         done += 1
             if done == before:
-                time.sleep(PATIENCE)
+                time.sleep(POLL_SECONDS)
     on_result(len(jobs), len(jobs), "")
 
 
-class _Bench:
+class _JobRunner:
     """What a process measures with; one contestant at a time is in memory."""
 
-    def __init__(self, contest: Contest, clips: Sequence[Clip], device: torch.device) -> None:
+    def __init__(self, contest: Benchmark, clips: Sequence[Clip], device: torch.device) -> None:
         self.contest, self.clips, self.device = contest, clips, device
-        self.tools = contest.measures.load(device)
-        self._entry: Entry | None = None
-        self._contestant: Contestant | None = None
+        self.tools = contest.metrics.load(device)
+        self._entry: SystemSpec | None = None
+        self._contestant: System | None = None
 
-    def make(self, job: Job, place: Path) -> dict[str, Any]:
+    def run(self, job: Job, place: Path) -> dict[str, Any]:
         """Write the videos and features of a job to the folder `place`; answer its row."""
         contest, clip = self.contest, job.clip
-        view = View(contest.data / clip.name, clip, job.size, contest.max_frames)
-        if job.entry is None:
-            keep_original(view, self.tools, place)
+        view = FittedClip(contest.data / clip.name, clip, job.size, contest.max_frames)
+        if job.system is None:
+            record_original(view, self.tools, place)
             return {"clip": clip.name, "sha256": clip.sha256}
-        contestant, options = self._enter(job.entry), contest.options(job)
+        contestant, options = self._enter(job.system), contest.decode_options(job)
         found, about = measure(contestant, view, options, self.tools, place)
         return {
-            "model": job.entry.name,
+            "model": job.system.name,
             "size": size_name(job.size),
             "steps": job.steps,
             "seed": options.seed,
@@ -176,11 +176,11 @@ class _Bench:
             **about,
         }
 
-    def _enter(self, entry: Entry) -> Contestant:
+    def _enter(self, entry: SystemSpec) -> System:
         if self._contestant is None or self._entry != entry:
             self._entry = self._contestant = None
-            free(self.device)
-            self._entry, self._contestant = entry, self.contest.enter(entry, self.clips, self.device)
+            free_memory(self.device)
+            self._entry, self._contestant = entry, self.contest.load_system(entry, self.clips, self.device)
         return self._contestant
 
 
@@ -189,15 +189,15 @@ def size_name(size: Size | None) -> str:
     return "native" if size is None else str(size)
 
 
-def free(device: torch.device) -> None:
+def free_memory(device: torch.device) -> None:
     """Give back the memory of what is not used any more."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _frozen_clips(
-    contest: Contest, now: dict[str, Any], on_result: OnResult, on_warning: OnWarning | None
+def _freeze_clips(
+    contest: Benchmark, now: dict[str, Any], on_result: OnJob, on_warning: OnWarning | None
 ) -> tuple[Clip, ...]:
     """The list of clips; it is written after the settings, so where it is they are, too."""
     folder = ReportFolder(contest.report)
@@ -228,12 +228,12 @@ def _frozen_clips(
 
 
 def _check_weights(
-    contest: Contest, entry: Entry, weights: dict[str, str], rows: Sequence[dict[str, Any]]
+    contest: Benchmark, entry: SystemSpec, weights: dict[str, str], rows: Sequence[dict[str, Any]]
 ) -> None:
     """Raises ValueError when results under a contestant's name are not its own; `weights` are by clip."""
     sizes = [size_name(size) for size in contest.sizes]
     for row in rows:
-        same = label_of(row["model"]) == entry.label and (entry.folder is None or row["size"] in sizes)
+        same = folder_name(row["model"]) == entry.label and (entry.folder is None or row["size"] in sizes)
         if same and (row["model"], row["weights"]) != (entry.name, weights[row["clip"]]):
             raise ValueError(
                 f"The report in {contest.report} has results of another {entry.name}: {row['clip']} came "

@@ -41,7 +41,7 @@ class Clip:
         return clip_label(self.name)
 
     @property
-    def number(self) -> int:
+    def seed(self) -> int:
         """32 bits that follow from the content of the file."""
         return int(self.sha256[:8], 16)
 

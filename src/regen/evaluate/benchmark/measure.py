@@ -16,25 +16,25 @@ from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions
 from regen.evaluate.benchmark.clip_list import Clip, hash_file
-from regen.evaluate.benchmark.systems import Contestant, Meters
+from regen.evaluate.benchmark.systems import CodingStats, System
 from regen.evaluate.quality import ClipMetrics, ClipResult
 from regen.media.prefetch import ahead, behind
 from regen.media.reader import VideoReader, VideoWriter
 from regen.media.sizes import Size, fit
-from regen.metrics.features import ClipFeatures, Extractor, FeatureSource
+from regen.metrics.features import ClipFeatures, Extractor, ExtractorSpec
 from regen.metrics.lpips import Lpips, Net
 
-AHEAD = 16  # frames decoded before they are asked for
+PREFETCH_FRAMES = 16  # frames decoded before they are asked for
 
 
 @dataclass(frozen=True)
-class Measures:
+class MetricConfig:
     """The metrics that need networks of their own; None leaves one out. `lpips` is measured with a file."""
 
     lpips: Net | None = None
     lpips_weights: Path | None = None
     lpips_sha256: str | None = None
-    fvd: FeatureSource | None = None
+    fvd: ExtractorSpec | None = None
 
     def __post_init__(self) -> None:
         if (self.lpips is None) != (self.lpips_weights is None):
@@ -42,32 +42,32 @@ class Measures:
         if self.lpips is None and self.lpips_sha256 is not None:
             raise ValueError("There is no LPIPS whose weights to check; give --lpips-net, too.")
 
-    def load(self, device: torch.device) -> "Tools":
+    def load(self, device: torch.device) -> "LoadedMetrics":
         """ValueError, one sentence, when weights are missing or not those asked for."""
         lpips, facts = None, None
         if self.lpips is not None and self.lpips_weights is not None:
             lpips = Lpips.from_file(self.lpips_weights, self.lpips, self.lpips_sha256).to(device)
             facts = {"net": self.lpips, "sha256": hash_file(self.lpips_weights)}
-        return Tools(lpips, facts, None if self.fvd is None else self.fvd.load(device))
+        return LoadedMetrics(lpips, facts, None if self.fvd is None else self.fvd.load(device))
 
 
 @dataclass(frozen=True)
-class Tools:
+class LoadedMetrics:
     """The networks that measure, on a device."""
 
     lpips: Lpips | None
-    lpips_facts: dict[str, str] | None
+    lpips_info: dict[str, str] | None
     extractor: Extractor | None
 
     def settings(self) -> dict[str, Any]:
         """What their figures must be told with."""
         known = self.extractor
         fvd = known and {name: getattr(known, name) for name in ("name", "sha256", "frames", "size")}
-        return {"lpips": self.lpips_facts, "fvd": fvd}
+        return {"lpips": self.lpips_info, "fvd": fvd}
 
 
 @dataclass(frozen=True)
-class View:
+class FittedClip:
     """A clip as it is measured: the first frames of the file at `path`, fitted to a size or as they are."""
 
     path: Path
@@ -88,17 +88,17 @@ class View:
             yield fit(frame.image, self.size)
 
 
-class Keeper:
+class ClipRecorder:
     """Keeps the frames of a clip in a folder: as a video that every browser plays, and as features."""
 
-    def __init__(self, place: Path, view: View, extractor: Extractor | None) -> None:
+    def __init__(self, place: Path, view: FittedClip, extractor: Extractor | None) -> None:
         self.place, self._features = place, None if extractor is None else ClipFeatures(extractor)
         odd_rows, odd_columns = view.height % 2, view.width % 2  # browsers want even numbers
         self._pad = (0, 0, 0, odd_columns, 0, odd_rows)
         size = view.width + odd_columns, view.height + odd_rows
         self._writer = VideoWriter(place / "video.mp4", *size, view.clip.rate)
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "ClipRecorder":
         self._writer.__enter__()
         return self
 
@@ -109,7 +109,7 @@ class Keeper:
         if error is None and self._features is not None:
             np.save(self.place / "features.npy", self._features.compute().numpy())
 
-    def keep(self, frames: UInt8[Tensor, "t h w 3"]) -> None:
+    def write(self, frames: UInt8[Tensor, "t h w 3"]) -> None:
         """Take the next frames, any number."""
         if self._features is not None:
             self._features.update(frames)
@@ -118,22 +118,22 @@ class Keeper:
 
 
 def measure(
-    contestant: Contestant, view: View, options: DecodeOptions, tools: Tools, place: Path
+    contestant: System, view: FittedClip, options: DecodeOptions, tools: LoadedMetrics, place: Path
 ) -> tuple[ClipResult, dict[str, Any]]:
     """Reconstruct a clip and compare; the reconstruction is kept in the folder `place`.
 
     Answers how good it is, and how much was compressed (see `Contestant.compression`). Reading, computing and
     measuring go on at the same time. Raises ValueError when the reconstruction can't be measured.
     """
-    meters, metrics = Meters(), ClipMetrics(contestant.chunk_frames, tools.lpips)
+    meters, metrics = CodingStats(), ClipMetrics(contestant.chunk_frames, tools.lpips)
     with ExitStack() as files:
         reader = files.enter_context(VideoReader(view.path))
-        frames = files.enter_context(ahead(view.frames(reader), AHEAD))
-        keeper = files.enter_context(Keeper(place, view, tools.extractor))
+        frames = files.enter_context(ahead(view.frames(reader), PREFETCH_FRAMES))
+        keeper = files.enter_context(ClipRecorder(place, view, tools.extractor))
 
         def take(originals: UInt8[Tensor, "t h w 3"], decoded: UInt8[Tensor, "t h w 3"]) -> None:
             metrics.update(originals, decoded)
-            keeper.keep(decoded)
+            keeper.write(decoded)
 
         hand_out = files.enter_context(behind(take))
         for originals, decoded in contestant.pairs(view.clip, frames, options, meters):
@@ -142,8 +142,8 @@ def measure(
     return found, contestant.compression(view.clip, view.height, view.width, meters.latents)
 
 
-def keep_original(view: View, tools: Tools, place: Path) -> None:
+def record_original(view: FittedClip, tools: LoadedMetrics, place: Path) -> None:
     """Keep a clip itself in the folder `place`, as reconstructions are compared with it."""
-    with VideoReader(view.path) as reader, Keeper(place, view, tools.extractor) as keeper:
+    with VideoReader(view.path) as reader, ClipRecorder(place, view, tools.extractor) as keeper:
         for frame in view.frames(reader):
-            keeper.keep(frame[None])
+            keeper.write(frame[None])

@@ -18,16 +18,16 @@ from regen.locks import Claims
 ORIGINAL = "original"  # stands for a model in the names of what is kept of the originals
 
 
-def label_of(model: str) -> str:
+def folder_name(model: str) -> str:
     """The name of a model's folders in a report."""
     return model.replace("/", "--")
 
 
-def key_of(model: str | None, size: str, steps: int, clip: str) -> str:
+def result_key(model: str | None, size: str, steps: int, clip: str) -> str:
     """The name of a result's files: of a model at a size, for a clip by its label; None is the original."""
     if model is None:
         return f"{ORIGINAL}/{size}/{clip}"
-    return f"{label_of(model)}/{size}-{steps}/{clip}"
+    return f"{folder_name(model)}/{size}-{steps}/{clip}"
 
 
 class ReportFolder:

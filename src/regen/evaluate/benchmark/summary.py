@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from regen.evaluate.benchmark.clip_list import clip_label
-from regen.evaluate.benchmark.report_folder import ReportFolder, key_of
+from regen.evaluate.benchmark.report_folder import ReportFolder, result_key
 from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
 Row = dict[str, Any]
 MEANS = (
-    *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "difference_error", "blended_share", "lpips"),
+    *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "temporal_mae", "ghosting_rate", "lpips"),
     *("compression_factor", "values_per_second", "latent_frames_per_frame", "frames_per_latent"),
 )
 UNKNOWN = "how finished reconstructions were made is not known"
@@ -30,8 +30,8 @@ REASONS = {
     "compression_factor": UNKNOWN,
     "latent_frames_per_frame": UNKNOWN,
     "frames_per_latent": UNKNOWN,
-    "difference_error": "no clip has a second frame",
-    "blended_share": "nothing moves in any clip",
+    "temporal_mae": "no clip has a second frame",
+    "ghosting_rate": "nothing moves in any clip",
     "lpips": "no weights were given for it (--lpips-net, --lpips-weights)",
 }
 
@@ -95,11 +95,11 @@ class _Fvd:
         return frechet_distance(self._originals[size], self._statistics(rows)), ""
 
     def _statistics(self, rows: Sequence[Row]) -> GaussianStatistics:
-        keys = [key_of(row["model"], row["size"], row["steps"], clip_label(row["clip"])) for row in rows]
+        keys = [result_key(row["model"], row["size"], row["steps"], clip_label(row["clip"])) for row in rows]
         parts = [torch.from_numpy(np.load(self.folder.features(key))) for key in keys]
         statistics = GaussianStatistics(parts[0].shape[1])
         for part in parts:
-            statistics.add(part)
+            statistics.update(part)
         return statistics
 
 

@@ -20,21 +20,21 @@ from regen.embedders.hybrid import HybridAutoencoder
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.benchmark.clip_list import Clip, clip_label, hash_file
-from regen.evaluate.benchmark.report_folder import ORIGINAL, label_of
-from regen.evaluate.diffusers_models import load_contestant
-from regen.evaluate.diffusers_models.base import Peer
-from regen.evaluate.diffusers_models.classes import LTX2DiffusionPeer
-from regen.evaluate.quality import Pair, reconstructed
+from regen.evaluate.benchmark.report_folder import ORIGINAL, folder_name
+from regen.evaluate.diffusers_models import load_embedder
+from regen.evaluate.diffusers_models.base import DiffusersAdapter
+from regen.evaluate.diffusers_models.classes import LTX2DiffusionAdapter
+from regen.evaluate.quality import FramePairs, reconstruct_pairs
 from regen.media.reader import VideoReader, find_media
 from regen.metrics.cost import Stopwatch
 from regen.pretrained import BUNDLED, CHECKPOINTS, weights_hash
 
 Frames = Iterable[UInt8[Tensor, "h w 3"]]
-Asked = FixedLength | TargetPsnr
+LengthSpec = FixedLength | TargetPsnr
 
 
 @dataclass(frozen=True)
-class Entry:
+class SystemSpec:
     """A contestant by its name: a model, or finished reconstructions where there is a `folder`.
 
     `model` is what loads it, where that is not the name. `lengths`: how many 1D latents it keeps, where it is
@@ -44,10 +44,10 @@ class Entry:
     name: str
     folder: Path | None = None
     model: str | None = None
-    lengths: Asked | None = None
+    lengths: LengthSpec | None = None
 
     @classmethod
-    def of_model(cls, text: str) -> "Entry":
+    def parse(cls, text: str) -> "SystemSpec":
         """A model by what a user calls it, or NAME=FOLDER; with @LENGTH behind it one that keeps so much.
 
         Of a local folder only its own name is told, not where it lies. Raises ValueError, one sentence, when
@@ -74,10 +74,10 @@ class Entry:
     @property
     def label(self) -> str:
         """The name of its folders in the report."""
-        return label_of(self.name)
+        return folder_name(self.name)
 
 
-class Meters:
+class CodingStats:
     """What a reconstruction takes: seconds inside a model, and numbers in its latents."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Meters:
 
 
 @runtime_checkable
-class Contestant(Protocol):
+class System(Protocol):
     """Answers clips."""
 
     @property
@@ -105,7 +105,9 @@ class Contestant(Protocol):
         """A hash of what the reconstruction of a clip follows from."""
         ...
 
-    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, meters: Meters) -> Iterator[Pair]:
+    def pairs(
+        self, clip: Clip, frames: Frames, options: DecodeOptions, meters: CodingStats
+    ) -> Iterator[FramePairs]:
         """The `frames` of a clip with their reconstructions, in order, any number at a time."""
         ...
 
@@ -122,13 +124,13 @@ class Contestant(Protocol):
         ...
 
 
-class ModelContestant:
+class ModelSystem:
     """A model that encodes and decodes.
 
     Raises ValueError when `lengths` are given to a model whose latents have one length.
     """
 
-    def __init__(self, name: str, model: Embedder, lengths: Asked | None = None) -> None:
+    def __init__(self, name: str, model: Embedder, lengths: LengthSpec | None = None) -> None:
         if lengths is not None and not isinstance(model, HybridAutoencoder):
             raise ValueError(
                 f"The latents of {name} have one length; leave @{_length_name(lengths)} away, or give a "
@@ -136,19 +138,21 @@ class ModelContestant:
             )
         self.model, self.lengths = model, lengths
         self.ratio, self.chunk_frames = model.temporal_compression_ratio, model.chunk_frames
-        self.takes_steps = isinstance(model, AutoencoderRegen | AutoencoderOneDVA | LTX2DiffusionPeer)
+        self.takes_steps = isinstance(model, AutoencoderRegen | AutoencoderOneDVA | LTX2DiffusionAdapter)
         self._weights = _weights_of(name, model)
         self._compression: dict[tuple[int, int], Compression] = {}
 
     def weights(self, clip: Clip) -> str:
         return self._weights
 
-    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, meters: Meters) -> Iterator[Pair]:
+    def pairs(
+        self, clip: Clip, frames: Frames, options: DecodeOptions, meters: CodingStats
+    ) -> Iterator[FramePairs]:
         lengths: Lengths | None = self.lengths
         if isinstance(lengths, TargetPsnr):
             lengths = replace(lengths, steps=options.steps, seed=options.seed, solver=SOLVERS[options.solver])
         watches = meters.encoding, meters.decoding
-        return reconstructed(self.model, frames, options, *watches, meters.latents, lengths)
+        return reconstruct_pairs(self.model, frames, options, *watches, meters.latents, lengths)
 
     def check(self, clip: Clip, height: int, width: int) -> None:
         if not isinstance(self.model, HybridAutoencoder) or not isinstance(self.lengths, FixedLength):
@@ -170,7 +174,7 @@ class ModelContestant:
         return asdict(self._compression[height, width]) | per_second
 
 
-class FinishedContestant:
+class PrecomputedSystem:
     """Reconstructions that were made elsewhere: one file per clip, of the clip's name and the size measured.
 
     Raises ValueError when one is missing.
@@ -193,7 +197,9 @@ class FinishedContestant:
     def weights(self, clip: Clip) -> str:
         return hash_file(self._paths[clip.name])
 
-    def pairs(self, clip: Clip, frames: Frames, options: DecodeOptions, meters: Meters) -> Iterator[Pair]:
+    def pairs(
+        self, clip: Clip, frames: Frames, options: DecodeOptions, meters: CodingStats
+    ) -> Iterator[FramePairs]:
         """Raises ValueError when the number or the size of the frames differs."""
         path, number = self._paths[clip.name], 0
         with VideoReader(path) as reader:
@@ -220,17 +226,17 @@ class FinishedContestant:
         return {}
 
 
-def enter(
-    entry: Entry, clips: Iterable[Clip], max_frames: int | None, device: torch.device, dtype: torch.dtype
-) -> Contestant:
+def load_system(
+    entry: SystemSpec, clips: Iterable[Clip], max_frames: int | None, device: torch.device, dtype: torch.dtype
+) -> System:
     """Make ready what an entry stands for; ValueError, one sentence, when it is not there."""
     if entry.folder is None:
         model = entry.model or entry.name
-        return ModelContestant(model, load_contestant(model, device, dtype), entry.lengths)
-    return FinishedContestant(entry.folder, clips, max_frames)
+        return ModelSystem(model, load_embedder(model, device, dtype), entry.lengths)
+    return PrecomputedSystem(entry.folder, clips, max_frames)
 
 
-def _split_length(text: str) -> tuple[str, Asked | None]:
+def _split_length(text: str) -> tuple[str, LengthSpec | None]:
     """The name of a model, and the length behind its last @; an @ in the name of a folder is no such."""
     whole = text.partition("=")[2] or text
     if any((place / name).is_dir() for place in (Path(), BUNDLED, CHECKPOINTS) for name in {text, whole}):
@@ -248,7 +254,7 @@ def _split_length(text: str) -> tuple[str, Asked | None]:
         ) from None
 
 
-def _length_name(lengths: Asked) -> str:
+def _length_name(lengths: LengthSpec) -> str:
     """The text that stands for it, always the same: "320", "25%" or "30dB"."""
     if isinstance(lengths, TargetPsnr):
         return f"{lengths.decibels:.10g}dB"
@@ -257,7 +263,7 @@ def _length_name(lengths: Asked) -> str:
 
 def _weights_of(name: str, model: Embedder) -> str:
     """16 digits: of a peer over its weights as they were loaded, in their precision."""
-    if not isinstance(model, Peer):
+    if not isinstance(model, DiffusersAdapter):
         return weights_hash(name)
     digest = hashlib.blake2b(digest_size=8)
     weights = [pair for network in model.networks for pair in sorted(network.state_dict().items())]

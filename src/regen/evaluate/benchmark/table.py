@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from regen.evaluate.benchmark.benchmark import OnResult
+from regen.evaluate.benchmark.benchmark import OnJob
 from regen.evaluate.benchmark.summary import Row
 
 
@@ -45,13 +45,13 @@ COLUMNS = (
     Column("FVD", "fvd", 2, _low),
     Column("sharpness", "sharpness", 3, _near_one),
     Column("seams", "seam_ratio", 3, _near_one),
-    Column("difference error", "difference_error", 3, _low),
-    Column("blended", "blended_share", 3, _low),
+    Column("difference error", "temporal_mae", 3, _low),
+    Column("blended", "ghosting_rate", 3, _low),
 )
 
 
 @contextmanager
-def result_bar() -> Iterator[OnResult]:
+def result_bar() -> Iterator[OnJob]:
     """A bar on standard error, gone when the work is done; nothing where that is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

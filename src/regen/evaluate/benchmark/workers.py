@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from regen.evaluate.benchmark.benchmark import Contest, Job, OnResult, prepare, work
+from regen.evaluate.benchmark.benchmark import Benchmark, Job, OnJob, prepare, run_jobs
 from regen.evaluate.benchmark.clip_list import OnWarning
 from regen.evaluate.benchmark.report_folder import ReportFolder
 from regen.evaluate.benchmark.summary import Row, write_summary
@@ -15,11 +15,11 @@ from regen.runtime import one_thread
 from regen.workers import device_of, share
 
 
-def evaluate(
-    contest: Contest,
+def run_benchmark(
+    contest: Benchmark,
     device: torch.device,
     processes: int = 1,
-    on_result: OnResult = lambda done, total, what: None,
+    on_result: OnJob = lambda done, total, what: None,
     on_warning: OnWarning | None = None,
 ) -> list[Row]:
     """Do what is missing of an evaluation, write its summary and its page, and answer the summary.
@@ -33,7 +33,7 @@ def evaluate(
     silence_logging()
     jobs = prepare(contest, device, on_result, on_warning)
     if processes == 1:
-        work(contest, jobs, device, on_result)
+        run_jobs(contest, jobs, device, on_result)
     else:
         _share(contest, jobs, device, processes, on_result)
     folder = ReportFolder(contest.report)
@@ -45,7 +45,7 @@ def evaluate(
 
 
 def _share(
-    contest: Contest, jobs: Sequence[Job], device: torch.device, processes: int, on_result: OnResult
+    contest: Benchmark, jobs: Sequence[Job], device: torch.device, processes: int, on_result: OnJob
 ) -> None:
     folder = ReportFolder(contest.report)
 
@@ -55,6 +55,6 @@ def _share(
     share(partial(_work, contest, jobs, device), processes, look)
 
 
-def _work(contest: Contest, jobs: Sequence[Job], device: torch.device, number: int) -> None:
+def _work(contest: Benchmark, jobs: Sequence[Job], device: torch.device, number: int) -> None:
     silence_logging()
-    work(contest, jobs, device_of(number, device), lambda done, total, what: None)
+    run_jobs(contest, jobs, device_of(number, device), lambda done, total, what: None)

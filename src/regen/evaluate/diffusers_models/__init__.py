@@ -30,33 +30,33 @@ from safetensors import SafetensorError
 
 from regen import pretrained
 from regen.codec.chunks import Embedder
-from regen.evaluate.diffusers_models.base import WINDOW, Peer
+from regen.evaluate.diffusers_models.base import DEFAULT_WINDOW, DiffusersAdapter
 from regen.evaluate.diffusers_models.classes import (
-    CogVideoXPeer,
-    CosmosPeer,
-    LTX2DiffusionPeer,
-    LTXPeer,
-    MochiPeer,
-    WanPeer,
+    CogVideoXAdapter,
+    CosmosAdapter,
+    LTX2DiffusionAdapter,
+    LTXAdapter,
+    MochiAdapter,
+    WanAdapter,
 )
 
 VAE = "vae"  # the folder of the autoencoder in a pipeline
 CONFIG = "config.json"
-PEERS: dict[str, tuple[type[ModelMixin], type[Peer]]] = {
-    "AutoencoderKLWan": (AutoencoderKLWan, WanPeer),
-    "AutoencoderKLHunyuanVideo": (AutoencoderKLHunyuanVideo, Peer),
-    "AutoencoderKLHunyuanVideo15": (AutoencoderKLHunyuanVideo15, Peer),
-    "AutoencoderKLCogVideoX": (AutoencoderKLCogVideoX, CogVideoXPeer),
-    "AutoencoderKLLTXVideo": (AutoencoderKLLTXVideo, LTXPeer),
-    "AutoencoderKLLTX2Video": (AutoencoderKLLTX2Video, LTXPeer),
-    "AutoencoderKLMochi": (AutoencoderKLMochi, MochiPeer),
-    "AutoencoderKLCosmos": (AutoencoderKLCosmos, CosmosPeer),
+ADAPTERS: dict[str, tuple[type[ModelMixin], type[DiffusersAdapter]]] = {
+    "AutoencoderKLWan": (AutoencoderKLWan, WanAdapter),
+    "AutoencoderKLHunyuanVideo": (AutoencoderKLHunyuanVideo, DiffusersAdapter),
+    "AutoencoderKLHunyuanVideo15": (AutoencoderKLHunyuanVideo15, DiffusersAdapter),
+    "AutoencoderKLCogVideoX": (AutoencoderKLCogVideoX, CogVideoXAdapter),
+    "AutoencoderKLLTXVideo": (AutoencoderKLLTXVideo, LTXAdapter),
+    "AutoencoderKLLTX2Video": (AutoencoderKLLTX2Video, LTXAdapter),
+    "AutoencoderKLMochi": (AutoencoderKLMochi, MochiAdapter),
+    "AutoencoderKLCosmos": (AutoencoderKLCosmos, CosmosAdapter),
 }
 DIFFUSION_DECODER = "LTX2VideoDiffusionDecoderModel"
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelLocation:
     """Where a model is: a folder inside `root`, which is a local folder or a repository on the Hub."""
 
     root: str
@@ -67,7 +67,9 @@ class Place:
         return f"{self.root}/{self.folder}".rstrip("/")
 
 
-def load_contestant(name: str, device: torch.device, dtype: torch.dtype, window: int = WINDOW) -> Embedder:
+def load_embedder(
+    name: str, device: torch.device, dtype: torch.dtype, window: int = DEFAULT_WINDOW
+) -> Embedder:
     """The contestant called `name`, a model of this package or a peer, in evaluation mode.
 
     `window`: a peer is given at most this many frames at once. Raises ValueError in one sentence when there
@@ -85,18 +87,18 @@ def load_contestant(name: str, device: torch.device, dtype: torch.dtype, window:
             )
         vae = _load(AutoencoderKLLTX2Video, encoder, device, dtype)
         decoder = _load(LTX2VideoDiffusionDecoderModel, place, device, dtype)
-        return LTX2DiffusionPeer(vae, decoder, window)
-    if place.class_name not in PEERS:
-        known = ", ".join([*pretrained.CLASSES, *PEERS, DIFFUSION_DECODER])
+        return LTX2DiffusionAdapter(vae, decoder, window)
+    if place.class_name not in ADAPTERS:
+        known = ", ".join([*pretrained.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
         raise ValueError(
             f"The model in {place} is of the class {place.class_name}, which is not supported; "
             f"supported are {known}."
         )
-    model_class, adapter = PEERS[place.class_name]
+    model_class, adapter = ADAPTERS[place.class_name]
     return adapter(_load(model_class, place, device, dtype), window)
 
 
-def _find(name: str) -> Place | None:
+def _find(name: str) -> ModelLocation | None:
     """The first place that `name` can mean; None where it is no folder and no name on the Hub."""
     local = Path(name).expanduser()
     folders = (pretrained.BUNDLED / name, pretrained.CHECKPOINTS / name, local / "model", local, local / VAE)
@@ -117,7 +119,7 @@ def _find(name: str) -> Place | None:
     return found
 
 
-def _at(root: str, folder: str) -> Place | None:
+def _at(root: str, folder: str) -> ModelLocation | None:
     """The model in a folder of `root`, None where there is no config.json; ValueError if it can't be read."""
     try:
         file = Path(root) / folder / CONFIG
@@ -135,11 +137,11 @@ def _at(root: str, folder: str) -> Place | None:
             f"There is no folder {root}, and the Hugging Face Hub has none of that name that you may read."
         ) from None
     except ValueError as error:
-        raise _damaged(Place(root, folder, None), error) from None
-    return Place(root, folder, config.get("_class_name") if isinstance(config, dict) else None)
+        raise _damaged(ModelLocation(root, folder, None), error) from None
+    return ModelLocation(root, folder, config.get("_class_name") if isinstance(config, dict) else None)
 
 
-def _load(model_class: Any, place: Place, device: torch.device, dtype: torch.dtype) -> Any:
+def _load(model_class: Any, place: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:
     """The model with all its weights, or a ValueError in one sentence."""
     try:
         model, loading = model_class.from_pretrained(
@@ -157,6 +159,6 @@ def _load(model_class: Any, place: Place, device: torch.device, dtype: torch.dty
     return model.to(device)
 
 
-def _damaged(place: Place, error: Exception) -> ValueError:
+def _damaged(place: ModelLocation, error: Exception) -> ValueError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return ValueError(f"The model in {place} can't be loaded ({reason}); get or save it again.")

@@ -13,11 +13,11 @@ from torch import Generator, Tensor, nn
 from regen.diffusion import Solver, euler
 from regen.tiling import Tile, Tiling, cut, spans
 
-WINDOW = 33  # frames; 4n + 1 and 8n + 1, as most classes want it
-COPIES = 8  # activations of the widest layers that lie in memory at once
+DEFAULT_WINDOW = 33  # frames; 4n + 1 and 8n + 1, as most classes want it
+ACTIVATION_COPIES = 8  # activations of the widest layers that lie in memory at once
 
 
-class Peer:
+class DiffusersAdapter:
     """A video autoencoder of diffusers as an `Embedder`: HunyuanVideo and 1.5, and what all have in common.
 
     A chunk is a window of frames that the network sees at once; windows know nothing of each other. It has
@@ -26,7 +26,7 @@ class Peer:
     ValueError when `window` is too short for two latent frames.
     """
 
-    def __init__(self, vae: Any, window: int = WINDOW) -> None:
+    def __init__(self, vae: Any, window: int = DEFAULT_WINDOW) -> None:
         self.vae = vae.eval()
         self.vae.enable_slicing()  # HunyuanVideo 1.5 takes one video at a time only
         step, shortest = self.frame_step, self._shortest()
@@ -125,7 +125,7 @@ class Peer:
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
         """About how much memory it takes to encode or decode `frames` frames of `height` x `width` pixels."""
-        return int(COPIES * frames * height * width * self._width() * self.dtype.itemsize)
+        return int(ACTIVATION_COPIES * frames * height * width * self._width() * self.dtype.itemsize)
 
     def _shortest(self) -> int:
         """Frames of the shortest window: two latent frames."""

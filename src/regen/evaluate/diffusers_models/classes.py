@@ -11,11 +11,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from regen.evaluate.diffusers_models.base import WINDOW, Peer
+from regen.evaluate.diffusers_models.base import DEFAULT_WINDOW, DiffusersAdapter
 from regen.tiling import Tile
 
 
-class WanPeer(Peer):
+class WanAdapter(DiffusersAdapter):
     """Wan 2.1 and 2.2: mean and deviation of each channel."""
 
     @property
@@ -34,7 +34,7 @@ class WanPeer(Peer):
         return (config.decoder_base_dim or config.base_dim) / (config.patch_size or 1) ** 2
 
 
-class CogVideoXPeer(Peer):
+class CogVideoXAdapter(DiffusersAdapter):
     """CogVideoX: works on 8 frames at a time, so a window has 8n + 1; one scaling factor."""
 
     @property
@@ -51,7 +51,7 @@ class CogVideoXPeer(Peer):
         return 2 * self.temporal_compression_ratio
 
 
-class LTXPeer(Peer):
+class LTXAdapter(DiffusersAdapter):
     """LTX-Video and LTX-2: statistics lie beside the weights; some decoders know a noise level or draw noise.
 
     The noise level is 0, and no noise is added to the latents: the defaults of the pipelines. Noise that a
@@ -79,7 +79,7 @@ class LTXPeer(Peer):
         return self.vae.config.decoder_block_out_channels[0] / self.vae.config.patch_size**2
 
 
-class LTX2DiffusionPeer(LTXPeer):
+class LTX2DiffusionAdapter(LTXAdapter):
     """LTX-2.5: encoded by its autoencoder, decoded by its diffusion decoder in any number of Euler steps.
 
     Its attention needs a picture that is not too small, and 11 frames or more, so an image is encoded as a
@@ -88,7 +88,7 @@ class LTX2DiffusionPeer(LTXPeer):
     give it the NATTEN processor (diffusers' page on the class tells how).
     """
 
-    def __init__(self, vae: Any, decoder: Any, window: int = WINDOW) -> None:
+    def __init__(self, vae: Any, decoder: Any, window: int = DEFAULT_WINDOW) -> None:
         self.decoder = decoder.eval()
         super().__init__(vae, window)
 
@@ -159,7 +159,7 @@ class LTX2DiffusionPeer(LTXPeer):
         return needed
 
 
-class MochiPeer(Peer):
+class MochiAdapter(DiffusersAdapter):
     """Mochi: mean and deviation of each channel where the configuration has them, and a scaling factor."""
 
     def _scale(self, latent_frames: int) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
@@ -173,7 +173,7 @@ class MochiPeer(Peer):
         return float(self.vae.config.decoder_block_out_channels[0])
 
 
-class CosmosPeer(Peer):
+class CosmosAdapter(DiffusersAdapter):
     """Cosmos 1.0: mean and deviation of each channel and latent frame, where the configuration has them.
 
     The factor 0.5 by which the pipeline multiplies besides belongs to its scheduler and is left out.
@@ -187,7 +187,7 @@ class CosmosPeer(Peer):
     def spatial_compression_ratio(self) -> int:
         return self.vae.config.spatial_compression_ratio
 
-    def __init__(self, vae: Any, window: int = WINDOW) -> None:
+    def __init__(self, vae: Any, window: int = DEFAULT_WINDOW) -> None:
         super().__init__(vae, window)
         frames = 1 + (self.chunk_frames - 1) // self.temporal_compression_ratio
         known = self._scale(frames)[0].shape[1]

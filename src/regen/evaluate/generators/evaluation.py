@@ -22,34 +22,34 @@ import torch
 
 from regen.codec.sessions import DecodeOptions
 from regen.evaluate.generators.scores import (
-    OF_A_CLASS,
+    CLASS_ATTRIBUTES,
     Agreement,
-    Measured,
-    Said,
+    Attributes,
     VideoDistance,
-    agreement_of,
+    VideoSetScores,
     check_clips,
     check_frames,
-    distance_of,
-    measure,
-    said_by,
+    parse_attributes,
+    prompt_agreement,
+    score_videos,
+    video_distance,
 )
-from regen.evaluate.generators.video_cache import VideoStore, agree_on, write_json
+from regen.evaluate.generators.video_cache import VideoCache, check_options, write_json
 from regen.evaluate.generators.videos import (
     OnProgress,
     RealVideo,
-    Sampling,
+    VideoSettings,
     find_real_videos,
     make_generated,
     make_reconstructions,
-    told_to,
+    select_prompts,
 )
 from regen.generate.contact_sheet import write_sheet
 from regen.generate.load import load_maker
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoMaker
 from regen.media.sizes import Size
-from regen.metrics.features import Extractor, FeatureSource
+from regen.metrics.features import Extractor, ExtractorSpec
 from regen.pretrained import silence_logging, weights_hash
 from regen.runtime import name_of
 
@@ -62,7 +62,7 @@ Bar = Callable[[str], AbstractContextManager[OnProgress]]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationConfig:
     """What is generated, and how it is measured."""
 
     model: str
@@ -71,7 +71,7 @@ class Evaluation:
     """A folder of real videos, with captions (.txt) for a generator that reads them."""
     out: Path
     """The folder of the videos and of the results."""
-    videos: int = 256
+    num_videos: int = 256
     frames: int = 33
     """Of each video; more frames of the real ones are left out."""
     size: Size | None = None
@@ -82,16 +82,16 @@ class Evaluation:
     """The noise of video i follows from this and i; that of its decoding from `decoding.seed` and i."""
     batch: int = 8
     """Videos that are sampled together; no result depends on it, but for rounding."""
-    sources: tuple[FeatureSource, ...] = ()
+    extractors: tuple[ExtractorSpec, ...] = ()
     """The networks of the distance; one for each length of clips."""
-    shown: int = 16
+    num_pictures: int = 16
     """Of the first videos there is a picture."""
     embedder: str | None = None
-    text: str | None = None
+    text_encoder: str | None = None
     """Where embedder and text encoder are, if not where they were in the generator's training."""
 
     def __post_init__(self) -> None:
-        if self.videos < 1 or self.frames < 2 or self.batch < 1 or self.shown < 1:
+        if self.num_videos < 1 or self.frames < 2 or self.batch < 1 or self.num_pictures < 1:
             raise ValueError(
                 "An evaluation needs 1 video or more, of 2 frames or more, in batches of 1 or more."
             )
@@ -127,7 +127,7 @@ class GeneratorEvaluation:
 
 
 def evaluate_generator(
-    evaluation: Evaluation,
+    evaluation: EvaluationConfig,
     device: torch.device,
     dtype: torch.dtype,
     bar: Bar = lambda verb: nullcontext(lambda done, total: None),
@@ -140,13 +140,13 @@ def evaluate_generator(
     missing, when the folder holds videos made with other options, and when there are too few clips.
     """
     silence_logging()
-    extractors = [source.load(device) for source in evaluation.sources]
+    extractors = [source.load(device) for source in evaluation.extractors]
     check_frames(extractors, evaluation.frames)
-    real = find_real_videos(evaluation.data, evaluation.videos)
-    maker = load_maker(evaluation.model, device, dtype, evaluation.embedder, evaluation.text)
-    told = told_to(maker, real, evaluation.videos)
+    real = find_real_videos(evaluation.data, evaluation.num_videos)
+    maker = load_maker(evaluation.model, device, dtype, evaluation.embedder, evaluation.text_encoder)
+    told = select_prompts(maker, real, evaluation.num_videos)
     shape = maker.shape(evaluation.frames, evaluation.size)
-    how = Sampling(
+    how = VideoSettings(
         options=evaluation.sampling,
         decoding=evaluation.decoding,
         frames=evaluation.frames,
@@ -154,17 +154,17 @@ def evaluate_generator(
         seed=evaluation.seed,
         batch=evaluation.batch,
     )
-    facts = _facts(evaluation, maker, how, len(real), dtype)
-    agree_on(evaluation.out, _options(facts, told, real))
+    facts = _known_fields(evaluation, maker, how, len(real), dtype)
+    check_options(evaluation.out, _options(facts, told, real))
     for note in (*shape.notes, *_notes(maker, real)):
         on_warning(note)
     sets = _measured(maker, real, told, how, extractors, evaluation.out, bar)
-    distances = tuple(distance_of(number, *sets) for number in range(len(extractors)))
+    distances = tuple(video_distance(number, *sets) for number in range(len(extractors)))
     for note in few_clips(distances):
         on_warning(note)
-    result = GeneratorEvaluation(**facts, distances=distances, agreement=agreement_of(*sets))
-    store = VideoStore(evaluation.out, GENERATED)
-    shown = ((store[number], text) for number, text in enumerate(told[: evaluation.shown]))
+    result = GeneratorEvaluation(**facts, distances=distances, agreement=prompt_agreement(*sets))
+    store = VideoCache(evaluation.out, GENERATED)
+    shown = ((store[number], text) for number, text in enumerate(told[: evaluation.num_pictures]))
     write_sheet(evaluation.out / PICTURE, shown)
     write_json(evaluation.out / RESULT, result.as_json())
     return result
@@ -174,17 +174,19 @@ def _measured(
     maker: VideoMaker,
     real: Sequence[RealVideo],
     told: Sequence[str],
-    how: Sampling,
+    how: VideoSettings,
     extractors: Sequence[Extractor],
     out: Path,
     bar: Bar,
-) -> tuple[Measured, Measured, Measured]:
+) -> tuple[VideoSetScores, VideoSetScores, VideoSetScores]:
     """The real videos, their reconstructions and the generated ones, measured; what is missing is made."""
-    reconstructed, generated = VideoStore(out, RECONSTRUCTED), VideoStore(out, GENERATED)
+    reconstructed, generated = VideoCache(out, RECONSTRUCTED), VideoCache(out, GENERATED)
     facts = [(video.frame_rate, _said_of(maker, video)) for video in real]
     with bar("real videos") as on_progress:
         originals = _counted((video.read(how.size, how.frames) for video in real), len(real), on_progress)
-        first = measure(((video, *about) for video, about in zip(originals, facts, strict=True)), extractors)
+        first = score_videos(
+            ((video, *about) for video, about in zip(originals, facts, strict=True)), extractors
+        )
     check_clips(first)
     with bar("reconstructions") as on_progress:
         make_reconstructions(maker.embedder, real, how, reconstructed, on_progress)
@@ -193,9 +195,9 @@ def _measured(
     rate = Fraction(maker.source.frame_rate).limit_denominator(100_000)
     with bar("measuring") as on_progress:
         stored = ((reconstructed[number], *about) for number, about in enumerate(facts))
-        second = measure(_counted(stored, len(real), on_progress), extractors)
-        stored = ((generated[number], rate, said_by(text)) for number, text in enumerate(told))
-        third = measure(_counted(stored, len(told), on_progress), extractors)
+        second = score_videos(_counted(stored, len(real), on_progress), extractors)
+        stored = ((generated[number], rate, parse_attributes(text)) for number, text in enumerate(told))
+        third = score_videos(_counted(stored, len(told), on_progress), extractors)
     return first, second, third
 
 
@@ -205,19 +207,19 @@ def _counted(items: Iterable[T], total: int, on_progress: OnProgress) -> Iterato
         on_progress(done, total)
 
 
-def _said_of(maker: VideoMaker, video: RealVideo) -> Said | None:
+def _said_of(maker: VideoMaker, video: RealVideo) -> Attributes | None:
     """What is said of a real video, as far as the generator would be told it."""
     classes = maker.model.config.classes
     if not classes:
-        return said_by(video.caption)
+        return parse_attributes(video.caption)
     if 0 <= video.label < len(classes):
-        return said_by(classes[video.label])
-    said = said_by(video.caption)
-    return None if said is None else Said(said.scene, OF_A_CLASS)
+        return parse_attributes(classes[video.label])
+    said = parse_attributes(video.caption)
+    return None if said is None else Attributes(said.scene, CLASS_ATTRIBUTES)
 
 
-def _facts(
-    evaluation: Evaluation, maker: VideoMaker, how: Sampling, real: int, dtype: torch.dtype
+def _known_fields(
+    evaluation: EvaluationConfig, maker: VideoMaker, how: VideoSettings, real: int, dtype: torch.dtype
 ) -> dict[str, Any]:
     """The fields of the result that are known before."""
     config, source = maker.model.config, maker.source
@@ -229,7 +231,7 @@ def _facts(
         "embedder_weights": weights_hash(embedder),
         "dtype": name_of(dtype),
         "condition": "class" if config.classes else "text" if config.text_width else "nothing",
-        "videos": evaluation.videos,
+        "videos": evaluation.num_videos,
         "real_videos": real,
         "frames": how.frames,
         "size": (how.size.height, how.size.width),

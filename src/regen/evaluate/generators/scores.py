@@ -10,32 +10,32 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from regen.data.shape_world import CLASSES, VALUES, Scene, parse
-from regen.evaluate.shape_world_reader import CHANCE, TOGETHER, Confusion, agreement, read_scene
+from regen.evaluate.shape_world_reader import CHANCE, JOINT_ATTRIBUTES, Confusion, agreement, read_scene
 from regen.metrics.features import Extractor, clip_features
 from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
-OF_A_CLASS = ("shape", "direction")
+CLASS_ATTRIBUTES = ("shape", "direction")
 
 
 @dataclass(frozen=True)
-class Said:
+class Attributes:
     """What a caption or the name of a class tells of a scene: its attributes `names`; others are made up."""
 
     scene: Scene
     names: tuple[str, ...]
 
 
-def said_by(text: str) -> Said | None:
+def parse_attributes(text: str) -> Attributes | None:
     """The scene that a caption or the name of a class tells of; None where it is another text."""
     if text in CLASSES:
         shape, direction = text.split(" moving ")
         words = {name: known[0] for name, known in VALUES.items()} | {"shape": shape, "direction": direction}
-        return Said(Scene(**words), OF_A_CLASS)
+        return Attributes(Scene(**words), CLASS_ATTRIBUTES)
     scene = parse(text)
-    return None if scene is None else Said(scene, tuple(VALUES))
+    return None if scene is None else Attributes(scene, tuple(VALUES))
 
 
-class Measured:
+class VideoSetScores:
     """Features of the clips of each video, for each extractor, and how often videos show what was said."""
 
     def __init__(self, extractors: Sequence[Extractor]) -> None:
@@ -44,7 +44,7 @@ class Measured:
         self.confusion, self.together = Confusion(), 0
         self.names: tuple[str, ...] = ()
 
-    def take(self, video: UInt8[Tensor, "t h w 3"], rate: Fraction, said: Said | None) -> None:
+    def update(self, video: UInt8[Tensor, "t h w 3"], rate: Fraction, said: Attributes | None) -> None:
         """Measure one more video."""
         for found, extractor in zip(self.features, self.extractors, strict=True):
             found.append(clip_features(extractor, video))
@@ -71,7 +71,7 @@ class Measured:
 
 def joint(names: Sequence[str]) -> tuple[str, ...]:
     """Those attributes that are also counted all together."""
-    return tuple(name for name in TOGETHER if name in names)
+    return tuple(name for name in JOINT_ATTRIBUTES if name in names)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class VideoDistance:
 
 
 @dataclass(frozen=True)
-class Attribute:
+class AttributeAccuracy:
     """The share of videos that show what was said; None where nothing was said of the real ones."""
 
     name: str
@@ -115,7 +115,7 @@ class Agreement:
     `generated_words` counts by attribute, word said and word read.
     """
 
-    attributes: tuple[Attribute, ...]
+    attributes: tuple[AttributeAccuracy, ...]
     generated_videos: int
     real_videos: int
     generated_words: dict[str, dict[str, dict[str, int]]]
@@ -131,7 +131,7 @@ def check_frames(extractors: Sequence[Extractor], frames: int) -> None:
         )
 
 
-def check_clips(real: Measured) -> None:
+def check_clips(real: VideoSetScores) -> None:
     """Raises ValueError when the real videos give too few clips for a distance between two halves of them."""
     for number, extractor in enumerate(real.extractors):
         videos = sum(len(clips) > 0 for clips in real.features[number])
@@ -143,7 +143,9 @@ def check_clips(real: Measured) -> None:
             )
 
 
-def distance_of(number: int, real: Measured, reconstructed: Measured, generated: Measured) -> VideoDistance:
+def video_distance(
+    number: int, real: VideoSetScores, reconstructed: VideoSetScores, generated: VideoSetScores
+) -> VideoDistance:
     """All distances with extractor `number`."""
     extractor, count = real.extractors[number], min(_halves(real, number))
     half, other = (real.clips(number, start, 2)[:count] for start in (0, 1))
@@ -154,27 +156,29 @@ def distance_of(number: int, real: Measured, reconstructed: Measured, generated:
         sha256=extractor.sha256,
         frames=extractor.frames,
         size=extractor.size,
-        features=extractor.width,
-        generated=between(generated.clips(number), real.clips(number)),
+        features=extractor.num_features,
+        generated=feature_distance(generated.clips(number), real.clips(number)),
         generated_clips=len(generated.clips(number)),
         real_clips=len(real.clips(number)),
-        reconstructed=between(reconstructed.clips(number), real.clips(number)),
+        reconstructed=feature_distance(reconstructed.clips(number), real.clips(number)),
         reconstructed_clips=len(reconstructed.clips(number)),
-        floor=between(half, other),
-        generated_at_floor=between(half, instead),
+        floor=feature_distance(half, other),
+        generated_at_floor=feature_distance(half, instead),
         floor_clips=count,
     )
 
 
-def between(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> float:
+def feature_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> float:
     """The Fréchet distance of two sets of features."""
     statistics = [GaussianStatistics(features.shape[1]) for features in (first, second)]
     for one, features in zip(statistics, (first, second), strict=True):
-        one.add(features)
+        one.update(features)
     return frechet_distance(*statistics)
 
 
-def agreement_of(real: Measured, reconstructed: Measured, generated: Measured) -> Agreement | None:
+def prompt_agreement(
+    real: VideoSetScores, reconstructed: VideoSetScores, generated: VideoSetScores
+) -> Agreement | None:
     """How often each set shows what was said; None where nothing that was told names a scene."""
     found = generated.accuracy()
     if found is None:
@@ -182,7 +186,7 @@ def agreement_of(real: Measured, reconstructed: Measured, generated: Measured) -
     originals, decoded = (one.accuracy() or {} for one in (real, reconstructed))
     return Agreement(
         tuple(
-            Attribute(
+            AttributeAccuracy(
                 name,
                 share,
                 decoded.get(name),
@@ -197,16 +201,17 @@ def agreement_of(real: Measured, reconstructed: Measured, generated: Measured) -
     )
 
 
-def measure(
-    videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], Fraction, Said | None]], extractors: Sequence[Extractor]
-) -> Measured:
+def score_videos(
+    videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], Fraction, Attributes | None]],
+    extractors: Sequence[Extractor],
+) -> VideoSetScores:
     """Measure a set of videos: of each its frames, how many it has in a second, and what is said of it."""
-    measured = Measured(extractors)
+    measured = VideoSetScores(extractors)
     for video, rate, said in videos:
-        measured.take(video, rate, said)
+        measured.update(video, rate, said)
     return measured
 
 
-def _halves(real: Measured, number: int) -> list[int]:
+def _halves(real: VideoSetScores, number: int) -> list[int]:
     """Clips of every other real video, and of the rest."""
     return [sum(map(len, real.features[number][start::2])) for start in (0, 1)]

@@ -20,7 +20,7 @@ from torch import Tensor
 OPTIONS = "options.json"
 
 
-class VideoStore:
+class VideoCache:
     """Videos of one kind by their numbers. Raises ValueError when a file in the folder is damaged."""
 
     def __init__(self, folder: Path, kind: str) -> None:
@@ -51,7 +51,7 @@ class VideoStore:
             return file.get_tensor(f"{number:06d}")
 
 
-def agree_on(folder: Path, options: dict[str, Any]) -> None:
+def check_options(folder: Path, options: dict[str, Any]) -> None:
     """Write down what the videos in `folder` depend on; ValueError when those that are there had others."""
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / OPTIONS, json.loads(json.dumps(options))

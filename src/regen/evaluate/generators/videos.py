@@ -18,7 +18,7 @@ from torch import Tensor
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.curate.sources import read_sidecars
-from regen.evaluate.generators.video_cache import VideoStore
+from regen.evaluate.generators.video_cache import VideoCache
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoMaker
 from regen.media.reader import VideoReader, find_media
@@ -51,7 +51,7 @@ class RealVideo:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class VideoSettings:
     """How the videos are made, and at which size all are; `batch` at a time, on which nothing depends."""
 
     options: SampleOptions
@@ -66,7 +66,7 @@ class Sampling:
         return replace(self.decoding, seed=fold_seed(self.decoding.seed, number))
 
 
-def find_real_videos(folder: Path, most: int) -> list[RealVideo]:
+def find_real_videos(folder: Path, max_videos: int) -> list[RealVideo]:
     """The videos below `folder` in the order of their names; of more than `most` some equally far apart.
 
     Raises ValueError when there is none, or one can't be read.
@@ -78,11 +78,11 @@ def find_real_videos(folder: Path, most: int) -> list[RealVideo]:
                 found.append(RealVideo(path, *read_sidecars(path), reader.info.frame_rate))
     if not found:
         raise ValueError(f"There are no videos in {folder} to compare with; give a folder of real ones.")
-    count = min(most, len(found))
+    count = min(max_videos, len(found))
     return [found[number * len(found) // count] for number in range(count)]
 
 
-def told_to(maker: VideoMaker, real: Sequence[RealVideo], count: int) -> list[str]:
+def select_prompts(maker: VideoMaker, real: Sequence[RealVideo], count: int) -> list[str]:
     """What the generator is told for each of `count` videos: the captions of the real ones in their order,
     again and again, or all of its classes in turn, so that each comes as often as any other.
 
@@ -103,18 +103,18 @@ def told_to(maker: VideoMaker, real: Sequence[RealVideo], count: int) -> list[st
 
 
 def make_generated(
-    maker: VideoMaker, told: Sequence[str], how: Sampling, store: VideoStore, on_progress: OnProgress
+    maker: VideoMaker, told: Sequence[str], how: VideoSettings, store: VideoCache, on_progress: OnProgress
 ) -> None:
     """Generate the videos that are missing in `store`, a batch at a time."""
 
     def make(numbers: Sequence[int]) -> dict[int, Video]:
-        return generated(maker, [told[number] for number in numbers], how, numbers)
+        return generate_videos(maker, [told[number] for number in numbers], how, numbers)
 
     _fill(store, len(told), how.batch, make, on_progress)
 
 
-def generated(
-    maker: VideoMaker, told: Sequence[str], how: Sampling, numbers: Sequence[int]
+def generate_videos(
+    maker: VideoMaker, told: Sequence[str], how: VideoSettings, numbers: Sequence[int]
 ) -> dict[int, Video]:
     """The videos of these numbers, each told its own, sampled together and decoded one after another."""
     config = maker.model.config
@@ -132,7 +132,11 @@ def generated(
 
 
 def make_reconstructions(
-    embedder: Embedder, real: Sequence[RealVideo], how: Sampling, store: VideoStore, on_progress: OnProgress
+    embedder: Embedder,
+    real: Sequence[RealVideo],
+    how: VideoSettings,
+    store: VideoCache,
+    on_progress: OnProgress,
 ) -> None:
     """Encode and decode the real videos that are missing in `store`: what a perfect generator would give."""
     height, width = how.size.height, how.size.width
@@ -149,7 +153,7 @@ def make_reconstructions(
 
 
 def _fill(
-    store: VideoStore,
+    store: VideoCache,
     count: int,
     batch: int,
     make: Callable[[Sequence[int]], dict[int, Video]],
