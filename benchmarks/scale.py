@@ -24,7 +24,7 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.networks.discriminator import PatchDiscriminator
 from regen.recipes import RECIPES
 from regen.runtime import generator_for
-from regen.train.throughput import PEAKS, Meter
+from regen.train.throughput import PEAK_TFLOPS, ThroughputMeter
 from regen.train.trainer import Recipe, build_model
 
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -71,8 +71,8 @@ def main(
     Args:
         recipe: A name that `regen train --help` lists; repeat it for several. By default the paper's.
         gpus: How many train together; repeat it for several. By default 8 and 32.
-        parts: Into how many parts a batch is divided: GPUs times passes (--loop.passes). The paper's 32 GPUs
-            had one each.
+        parts: Into how many parts a batch is divided: GPUs times --loop.gradient-accumulation-steps. The
+            paper's 32 GPUs had one each.
         mfu: Share of the peak that the model's operations reach; what activation checkpointing computes again
             comes on top.
         clip_seconds: Mean length of the videos in the shards; each is read whole for a clip.
@@ -115,7 +115,7 @@ def drawn(recipe: Recipe, span: int) -> dict[Work, float]:
 
 def operations(model: Model, recipe: Recipe, shares: dict[Work, float], setting: Setting) -> Figures:
     """Tokens and TFLOP of an update, mean over the run, and of the whole run."""
-    meter = Meter(model, torch.device("meta"), processes=1)
+    meter = ThroughputMeter(model, torch.device("meta"), processes=1)
     tflop = mean_over(shares, {work: tflop_of(meter, work) for work in shares})
     tokens = mean_over(shares, {work: work.tokens for work in shares})
     return {
@@ -130,7 +130,7 @@ def operations(model: Model, recipe: Recipe, shares: dict[Work, float], setting:
     }
 
 
-def tflop_of(meter: Meter, work: Work) -> float:
+def tflop_of(meter: ThroughputMeter, work: Work) -> float:
     """Of one update, forward and backward."""
     meter.restart_clock()
     batch = {name: torch.empty(shape, device="meta") for name, shape in work.shapes().items()}
@@ -188,7 +188,7 @@ def times(recipe: Recipe, shares: dict[Work, float], setting: Setting, tflop: fl
     megabytes = clips * setting.clip_seconds * setting.megabits / 8 + images * setting.image_kilobytes / 1e3
     hours, figures = {}, {}
     for chip in CHIPS:
-        seconds = tflop / (PEAKS[chip] * setting.mfu)  # of one GPU for an update
+        seconds = tflop / (PEAK_TFLOPS[chip] * setting.mfu)  # of one GPU for an update
         hours[chip] = seconds * recipe.loop.steps / 3600
         figures[chip] = {
             str(count): {

@@ -77,7 +77,7 @@ def train(steps: int, clips: int, seed: int) -> AutoencoderRegen:
         with torch.autocast("cpu", torch.bfloat16):
             loss, _ = model.loss(batch, [generator_for(seed, step, row) for row in range(clips)])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.max_grad_norm)
         set_learning_rate(optimizers, learning_rate_factor(step, steps, OPTIMIZER))
         for optimizer in optimizers:
             optimizer.step()

@@ -20,7 +20,7 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
 from regen.train.dataloader import Key
-from regen.train.distributed import World
+from regen.train.distributed import DistributedContext
 from regen.train.loop import train
 
 
@@ -78,11 +78,11 @@ def main(
     if not 0 <= stage < len(chosen.data.stages):
         raise ValueError(f"{recipe} has no stage {stage}; its last one is {len(chosen.data.stages) - 1}.")
     part = chosen.data.stages[stage]
-    loop = replace(chosen.loop, steps=2 * steps, log_every=steps, workers=0, dtype=dtype)
+    loop = replace(chosen.loop, steps=2 * steps, log_every=steps, num_workers=0, mixed_precision=dtype)
     model = AutoencoderRegen(**asdict(chosen.model))
     batches = SameBatch(chosen.model.temporal_compression_ratio, part, loop.steps)
     with tempfile.TemporaryDirectory() as folder:
-        train(model, batches, loop, chosen.optimizer, Path(folder), World(target), None, {})
+        train(model, batches, loop, chosen.optimizer, Path(folder), DistributedContext(target), None, {})
         rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     speed = rows[-1]["clips_per_second"]
     size, precision = f"{part.height}x{part.width}", name_of(pick_dtype(dtype, target))

@@ -109,7 +109,7 @@ def test_all_figures_of_a_recipe(scale, capsys) -> None:
     assert one["discriminator_parameters"] > 0
     for chip, hours in one["gpu_hours"].items():
         assert 24 * 4 * one["times"][chip]["4"]["days"] == pytest.approx(hours)
-        assert hours * 3600 * 0.5 * scale.PEAKS[chip] == pytest.approx(1e6 * one["exaflop"])
+        assert hours * 3600 * 0.5 * scale.PEAK_TFLOPS[chip] == pytest.approx(1e6 * one["exaflop"])
 
 
 @pytest.mark.parametrize(

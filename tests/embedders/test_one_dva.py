@@ -14,7 +14,7 @@ from regen.losses.one_dva import OneDVAObjective
 from regen.losses.post_training import PredictionConfig, denoised, unit_gaussian_velocity
 from regen.runtime import generator_for
 from regen.tiling import Tile
-from regen.train.auxiliary_losses import FurtherLosses, LossConfig
+from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
 
 CPU = torch.device("cpu")
 CONFIG = OneDVAConfig(
@@ -279,7 +279,7 @@ def test_post_training_changes_the_decoder_alone():
         seen.append(denoised(unit_gaussian_velocity)(clean, t, generators))
         return seen[-1]
 
-    further = FurtherLosses(config, CPU, predictor=predict)
+    further = AuxiliaryLosses(config, CPU, predictor=predict)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     video = clip(count=8)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)

@@ -449,7 +449,7 @@ def test_one_clip_is_learnt_above_30_db_in_one_step():
     for step in range(steps):
         set_learning_rate(optimizers, learning_rate_factor(step, steps, config))
         model.loss(data, seeded_each(1, step))[0].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

@@ -29,15 +29,15 @@ from regen.generate.training import (
     run_generator,
 )
 from regen.pretrained import load_as
-from regen.train.checkpoint import averaged_weights, list_checkpoints
-from regen.train.distributed import World, join
+from regen.train.checkpoint import list_checkpoints, load_ema
+from regen.train.distributed import DistributedContext, init_distributed
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.signals import Interrupted
-from regen.train.throughput import Meter
+from regen.train.throughput import ThroughputMeter
 
 CPU = torch.device("cpu")
-ALONE = World(CPU)
+ALONE = DistributedContext(CPU)
 STAGE = LatentStage(tokens=400, image_share=0.3, chunks=(1, 2))
 
 
@@ -75,7 +75,7 @@ def text(corpus: Path) -> str:
 def tiny(condition: str = "class", steps: int = 2, text: str = "", **changes: Any) -> GeneratorRecipe:
     model = {"width": 24, "depth": 2, "heads": 2, "joint_depth": 1 if condition == "text" else 0}
     data = {"stages": (STAGE,), "held_out": 2, "preview_samples": 0, "text": text}
-    loop = {"dtype": "fp32", "workers": 0, "eval_every": steps, "ema_decay": 0.5}
+    loop = {"mixed_precision": "fp32", "num_workers": 0, "eval_every": steps, "ema_decay": 0.5}
     groups = [
         {name: changes.pop(name) for name in [*changes] if name in kind.__annotations__}
         for kind in (GeneratorConfig, LatentDataConfig, LoopConfig)
@@ -153,8 +153,7 @@ def test_four_updates_are_two_and_two_more(kind, condition, text, tmp_path, monk
             run_generator(recipe, latents, tmp_path / "halves", ALONE)
     run_generator(recipe, latents, tmp_path / "halves", ALONE)
     straight, halves = (
-        averaged_weights(list_checkpoints(tmp_path / name / "checkpoints")[-1])
-        for name in ("straight", "halves")
+        load_ema(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("straight", "halves")
     )
     assert same(straight, halves)
     assert same(
@@ -163,7 +162,7 @@ def test_four_updates_are_two_and_two_more(kind, condition, text, tmp_path, monk
 
 
 def _train(recipe: GeneratorRecipe, latents: Path, out: Path) -> None:
-    with join("cpu") as world:
+    with init_distributed("cpu") as world:
         run_generator(recipe, latents, out, world)
 
 
@@ -172,7 +171,7 @@ def test_two_processes_train_the_same_model(fsdp, hybrid, tmp_path):
     """Also with pictures, which take both where they share the weights; and in two passes."""
     recipe = tiny(steps=3, preview_samples=1, preview_steps=1)
     run_generator(recipe, hybrid, tmp_path / "one", ALONE)
-    two = replace(recipe, loop=replace(recipe.loop, passes=1 if fsdp else 2, fsdp=fsdp))
+    two = replace(recipe, loop=replace(recipe.loop, gradient_accumulation_steps=1 if fsdp else 2, fsdp=fsdp))
     run_ranks(2, partial(_train, two, hybrid), tmp_path / "two", errors=tmp_path / "said")
     wanted = load(tmp_path / "one" / "model").state_dict()
     for name, value in load(tmp_path / "two" / "model").state_dict().items():
@@ -192,7 +191,12 @@ def test_two_processes_train_the_same_model(fsdp, hybrid, tmp_path):
 def test_two_passes_are_one(latents, text, tmp_path):
     recipe = tiny("text", 3, text)
     run_generator(recipe, latents, tmp_path / "one", ALONE)
-    run_generator(replace(recipe, loop=replace(recipe.loop, passes=2)), latents, tmp_path / "two", ALONE)
+    run_generator(
+        replace(recipe, loop=replace(recipe.loop, gradient_accumulation_steps=2)),
+        latents,
+        tmp_path / "two",
+        ALONE,
+    )
     wanted = load(tmp_path / "one" / "model").state_dict()
     for name, value in load(tmp_path / "two" / "model").state_dict().items():
         torch.testing.assert_close(value, wanted[name], atol=1e-5, rtol=1e-3, msg=name)
@@ -256,7 +260,7 @@ def test_a_batch_too_small_for_its_parts_is_told_before_the_training(latents, tm
     stages = (LatentStage(tokens=400), LatentStage(tokens=8))
     stages = (replace(stages[0], until=0.5), stages[1])
     with pytest.raises(ValueError, match="smallest batch has 1 samples and can't be divided into 2 parts"):
-        run_generator(tiny(stages=stages, passes=2), latents, tmp_path / "run", ALONE)
+        run_generator(tiny(stages=stages, gradient_accumulation_steps=2), latents, tmp_path / "run", ALONE)
 
 
 def test_sizes_are_those_of_the_videos_in_training(latents):
@@ -302,7 +306,7 @@ def test_operations_of_a_generator_are_counted(kind):
     model = awake(kind).train()
 
     def flops(batch: dict[str, torch.Tensor]) -> float:
-        meter = Meter(model, CPU, 1)
+        meter = ThroughputMeter(model, CPU, 1)
         meter.started -= 1e6
         meter.add(batch, 0.0)
         assert meter.tokens == batch["latents"][:, 0].numel()

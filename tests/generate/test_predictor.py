@@ -76,9 +76,9 @@ def test_only_a_generator_of_the_start_models_latents_predicts(tmp_path: Path) -
     other = post_trained(embedder, tmp_path / "other", "encoder")
     generator = generator_for_model(tmp_path / "generator", embedder)
     predictor_of(generator, embedder, CPU)
-    with pytest.raises(ValueError, match="start from that one by --start.model"):
+    with pytest.raises(ValueError, match="start from that one by --init.model"):
         predictor_of(generator, other, CPU)
-    with pytest.raises(ValueError, match="start from that one by --start.model"):
+    with pytest.raises(ValueError, match="start from that one by --init.model"):
         predictor_of(generator, None, CPU)
     with pytest.raises(ValueError, match="no generator"):
         predictor_of(embedder, embedder, CPU)

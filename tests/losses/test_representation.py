@@ -21,7 +21,7 @@ from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
 from regen.networks.patches import Patches
 from regen.runtime import generator_for
-from regen.train.auxiliary_losses import FurtherLosses, LossConfig, Tap
+from regen.train.auxiliary_losses import AuxiliaryLosses, FeatureSpec, LossConfig
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -232,7 +232,7 @@ def test_it_reaches_the_first_third_of_a_decoder_and_the_encoder(folder):
         pixel_channels=2, num_queries=20, kl_weight=0.0, objective={"alignment_weight": 0.0}, region_size=2,
     ).train()  # fmt: skip
     config = LossConfig(representation=RepresentationConfig(0.5, folder, 24))
-    further = FurtherLosses(config, CPU, tap=Tap(24, model.patches))
+    further = AuxiliaryLosses(config, CPU, features=FeatureSpec(24, model.patches))
     video = torch.rand(2, 3, 9, 32, 48) * 2 - 1
     gradients = []
     for extra in (None, further):

@@ -12,9 +12,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.utils.data import Dataset
 
 from regen.runtime import generator_for
-from regen.train.checkpoint import ignore_lone_process, list_checkpoints, sizes_in
+from regen.train.checkpoint import list_checkpoints, silence_single_process_warning, tensor_sizes
 from regen.train.dataloader import Key
-from regen.train.distributed import join
+from regen.train.distributed import init_distributed
 from regen.train.lifecycle import Evaluate
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
@@ -114,22 +114,27 @@ def run_tiny(
     **options: object,
 ) -> TrainState:
     """Train the tiny model into `out`, in all processes that were started; `options` are LoopConfig's."""
-    settings: dict[str, object] = {"workers": 0, "log_every": 5, "save_every_minutes": 60.0, "dtype": "fp32"}
+    settings: dict[str, object] = {
+        "num_workers": 0,
+        "log_every": 5,
+        "save_every_minutes": 60.0,
+        "mixed_precision": "fp32",
+    }
     config = LoopConfig(steps=steps, **settings | options)
     optimizer_config = OptimizerConfig(
         1e-2, muon_learning_rate=1e-2 if muon else None, warmup_steps=3, decay_fraction=0.5
     )
     resolved = {"loop": asdict(config), "optimizer": asdict(optimizer_config)}
     batches = batches or TinyBatches()
-    with join("cpu") as world:
+    with init_distributed("cpu") as world:
         return train(TinyModel(), batches, config, optimizer_config, out, world, evaluate, resolved, resume)
 
 
 def saved_tensors(out: Path) -> dict[str, Tensor]:
     """Every tensor of the newest checkpoint of a run."""
     newest = list_checkpoints(out / "checkpoints")[-1]
-    tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sizes_in(newest).items()}
-    ignore_lone_process()
+    tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in tensor_sizes(newest).items()}
+    silence_single_process_warning()
     load(tensors, checkpoint_id=newest, no_dist=True)
     return tensors
 
@@ -159,7 +164,7 @@ if __name__ == "__main__":
         run_tiny(
             Path(sys.argv[1]),
             batches=TinyBatches(seconds=0.04),
-            workers=int(sys.argv[2]),
+            num_workers=int(sys.argv[2]),
             save_every_minutes=float(sys.argv[3]),
         )
     except Interrupted as stop:

@@ -13,9 +13,9 @@ from tiny_run import assert_same, saved_tensors
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
 from regen.metrics.lpips import Lpips
-from regen.train.auxiliary_losses import FurtherLosses, LossConfig
+from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
 from regen.train.dataloader import Key
-from regen.train.distributed import join
+from regen.train.distributed import init_distributed
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
 from regen.train.signals import Interrupted
@@ -47,10 +47,17 @@ class Clips(torch.utils.data.Dataset):
 def run(out: Path, stop_after: int | None = None, passes: int = 1, fsdp: bool = False) -> TrainState:
     torch.manual_seed(0)
     model = AutoencoderMagvit2(**asdict(MODEL))
-    config = LoopConfig(steps=4, workers=0, save_every_minutes=60.0, dtype="fp32", passes=passes, fsdp=fsdp)
-    further = FurtherLosses(LOSSES, CPU)
+    config = LoopConfig(
+        steps=4,
+        num_workers=0,
+        save_every_minutes=60.0,
+        mixed_precision="fp32",
+        gradient_accumulation_steps=passes,
+        fsdp=fsdp,
+    )
+    further = AuxiliaryLosses(LOSSES, CPU)
     optimizer = OptimizerConfig(1e-3, warmup_steps=0)
-    with join("cpu") as world:
+    with init_distributed("cpu") as world:
         return train(model, Clips(stop_after), config, optimizer, out, world, None, {}, further=further)
 
 
@@ -80,7 +87,7 @@ def test_the_discriminator_learns_and_is_not_part_of_the_model(tmp_path):
     state = run(tmp_path)
     torch.manual_seed(0)
     AutoencoderMagvit2(**asdict(MODEL))
-    fresh, learned = FurtherLosses(LOSSES, CPU).tensors(), state.tensors()
+    fresh, learned = AuxiliaryLosses(LOSSES, CPU).tensors(), state.tensors()
     weights = [name for name in fresh if name.startswith("adversarial.discriminator.")]
     assert any(not torch.equal(fresh[name], learned[f"further.{name}"]) for name in weights)
     assert not any("discriminator" in name for name in state.model.state_dict())
@@ -89,7 +96,7 @@ def test_the_discriminator_learns_and_is_not_part_of_the_model(tmp_path):
 def test_the_perceptual_loss_is_the_mean_over_frames(monkeypatch):
     lpips = Lpips.random_for_tests("vgg")
     monkeypatch.setattr(Lpips, "from_file", lambda *_: lpips)
-    further = FurtherLosses(LossConfig(perceptual_weight=0.5, perceptual_file="weights.pth"), CPU)
+    further = AuxiliaryLosses(LossConfig(perceptual_weight=0.5, perceptual_file="weights.pth"), CPU)
     target, reconstruction = torch.rand(2, 1, 3, 2, 16, 16) * 2 - 1
     total, logs = further(target, reconstruction)
     each = torch.cat([lpips(reconstruction[:, :, i], target[:, :, i]) for i in range(2)])
@@ -99,11 +106,11 @@ def test_the_perceptual_loss_is_the_mean_over_frames(monkeypatch):
 
 
 def test_without_weights_nothing_is_added():
-    total, logs = FurtherLosses(LossConfig(), CPU)(torch.zeros(1, 3, 1, 8, 8), torch.ones(1, 3, 1, 8, 8))
+    total, logs = AuxiliaryLosses(LossConfig(), CPU)(torch.zeros(1, 3, 1, 8, 8), torch.ones(1, 3, 1, 8, 8))
     assert total == 0
     assert logs == {}
 
 
 def test_a_perceptual_loss_without_its_network_is_refused():
     with pytest.raises(ValueError, match="--losses.perceptual-file"):
-        FurtherLosses(LossConfig(perceptual_weight=0.1), CPU)
+        AuxiliaryLosses(LossConfig(perceptual_weight=0.1), CPU)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from tiny_run import TinyModel, assert_same
 
 from regen.train import checkpoint as checkpoint_file
-from regen.train.checkpoint import Checkpoints, list_checkpoints, read_facts
-from regen.train.distributed import World
+from regen.train.checkpoint import Checkpoints, list_checkpoints, read_info
+from regen.train.distributed import DistributedContext
 from regen.train.optimizer import OptimizerConfig, build_optimizers
 from regen.train.state import Ema, TrainState
 
-ALONE = World(torch.device("cpu"))
+ALONE = DistributedContext(torch.device("cpu"))
 
 
 def make_state(step: int = 0, updates: int = 1) -> TrainState:
@@ -51,7 +51,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     path = save(tmp_path, saved)
     restored = load(path)
     assert path.name == "step-00000012"
-    assert read_facts(path).config == {"a": 1}
+    assert read_info(path).config == {"a": 1}
     assert (restored.step, restored.skipped) == (12, 3)
     assert_same(restored.tensors(), saved.tensors())
     assert "optimizer.enter.weight.exp_avg" in restored.tensors()
@@ -75,14 +75,14 @@ def test_the_newest_checkpoints_are_kept_and_remains_removed(tmp_path: Path) -> 
     (tmp_path / "step-00000200.partial").mkdir()
     (tmp_path / "step-00000001.old").mkdir()
     with Checkpoints(tmp_path, 3, ALONE) as checkpoints:
-        assert checkpoints.newest() == tmp_path / "step-100000000"
+        assert checkpoints.latest() == tmp_path / "step-100000000"
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names == ["step-00000005", "step-00000009", "step-100000000"]
 
 
 def test_no_checkpoint_means_none(tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "nothing", 2, ALONE) as checkpoints:
-        assert checkpoints.newest() is None
+        assert checkpoints.latest() is None
 
 
 def test_checkpoints_are_listed_by_step_and_strangers_ignored(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def drill_recipe(steps: int) -> Recipe:
     recipe = tiny_recipe(steps)
     return replace(
         recipe,
-        data=replace(recipe.data, held_out=0),
-        loop=replace(recipe.loop, workers=2, log_every=1, eval_every=steps, seconds_per_batch=5.0),
+        data=replace(recipe.data, num_val_videos=0),
+        loop=replace(recipe.loop, num_workers=2, log_every=1, eval_every=steps, loader_timeout=5.0),
     )
 
 
@@ -68,7 +68,7 @@ def test_damaged_vanished_killed_and_hanging_the_training_ends_with_a_model(
     steps, out = 60, tmp_path / "run"
     thread = threading.Thread(target=harm, args=(shards, out, steps))
     thread.start()
-    folder = run_recipe(drill_recipe(steps), data=[str(shards)], out=out, world=CPU)
+    folder = run_recipe(drill_recipe(steps), data=[str(shards)], out=out, context=CPU)
     thread.join()
     last = [row for row in rows_of(out) if "loss" in row][-1]
     assert last["step"] == steps

@@ -10,7 +10,7 @@ from torch import nn
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.train.finetune import StartConfig, start_from, stretched
+from regen.train.finetune import InitConfig, inflate_kernel, init_weights
 from regen.train.optimizer import OptimizerConfig, build_optimizers
 
 TINY = RegenConfig(
@@ -63,7 +63,7 @@ def train(model: AutoencoderRegen, config: OptimizerConfig, steps: int = 3) -> N
 def test_a_model_of_the_same_size_is_the_start_model(start: tuple[str, AutoencoderRegen]) -> None:
     folder, source = start
     model = fresh()
-    report = start_from(model, StartConfig(folder))
+    report = init_weights(model, InitConfig(folder))
     assert all(torch.equal(value, values(source)[name]) for name, value in values(model).items())
     assert report.whole_encoder and not report.keeps_latents and report.warning is None
     assert model.config.latents_mean is None, "its encoder learns, so the latents will be measured"
@@ -87,7 +87,7 @@ def test_what_fits_is_kept_and_the_rest_is_told(change: str, start: tuple[str, A
     folder, source = start
     model = fresh(**CHANGES[change])
     before, there = values(model), values(source)
-    report = start_from(model, StartConfig(folder))
+    report = init_weights(model, InitConfig(folder))
     fits = {name for name, value in before.items() if name in there and there[name].shape == value.shape}
     for name, value in values(model).items():
         assert torch.equal(value, there[name] if name in fits else before[name]), name
@@ -97,7 +97,7 @@ def test_what_fits_is_kept_and_the_rest_is_told(change: str, start: tuple[str, A
     unused = {f"{part.part}.{name}" for part in report.parts for name in part.unused}
     assert unused == there.keys() - before.keys()
     assert sum(part.parameters for part in report.parts) == sum(p.numel() for p in model.parameters())
-    kept = sum(part.kept_parameters for part in report.parts)
+    kept = sum(part.loaded_parameters for part in report.parts)
     assert kept == sum(before[name].numel() for name in fits)
     lines = str(report).splitlines()
     assert lines[0].startswith(f"Starting from {folder}: {len(fits)} of {len(before)} tensors kept")
@@ -105,14 +105,14 @@ def test_what_fits_is_kept_and_the_rest_is_told(change: str, start: tuple[str, A
 
 
 def test_a_changed_shape_is_told_before_and_after(start: tuple[str, AutoencoderRegen]) -> None:
-    text = str(start_from(fresh(latent_channels=6), StartConfig(start[0])))
+    text = str(init_weights(fresh(latent_channels=6), InitConfig(start[0])))
     assert "new: conv_out.conv.weight (4x8x1x1x1 there, 6x8x1x1x1 here), conv_out.conv.bias (4 there" in text
 
 
 def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderRegen]) -> None:
     folder, source = start
     model = AutoencoderMagvit2(**asdict(BASELINE))
-    report = start_from(model, StartConfig(folder, ("encoder",)))
+    report = init_weights(model, InitConfig(folder, ("encoder",)))
     encoder = values(source.encoder)
     assert all(torch.equal(value, encoder[name]) for name, value in values(model.encoder).items())
     assert "conditioner: the start model's has no place here" in str(report)
@@ -123,16 +123,16 @@ def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderReg
 def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
     AutoencoderLinear(4, 4).save_pretrained(tmp_path / "linear")
     with pytest.raises(ValueError, match=r"No weights of .*linear \(AutoencoderLinear\) fit this model"):
-        start_from(fresh(), StartConfig(str(tmp_path / "linear")))
+        init_weights(fresh(), InitConfig(str(tmp_path / "linear")))
 
 
 def test_a_model_that_is_not_there_or_damaged_is_an_error(start: tuple[str, AutoencoderRegen]) -> None:
     with pytest.raises(ValueError, match="There is no model nowhere"):
-        start_from(fresh(), StartConfig("nowhere"))
+        init_weights(fresh(), InitConfig("nowhere"))
     file = next(Path(start[0]).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged"):
-        start_from(fresh(), StartConfig(start[0]))
+        init_weights(fresh(), InitConfig(start[0]))
 
 
 @pytest.mark.parametrize("muon", [None, 1e-2])
@@ -141,7 +141,7 @@ def test_with_the_encoder_frozen_the_latents_stay_those_of_the_start_model(
 ) -> None:
     folder, source = start
     model = fresh(depth=3)
-    report = start_from(model, StartConfig(folder, ("encoder",)))
+    report = init_weights(model, InitConfig(folder, ("encoder",)))
     assert report.keeps_latents and report.warning is None
     assert "frozen: the encoder, and the latents stay those of the start model" in str(report)
     before = values(model)
@@ -161,7 +161,7 @@ def test_latents_of_the_start_model_train_a_decoder_as_its_clips_do(
     """The loss sees raw latents: those of the frozen encoder, and given ones with the statistics undone."""
     folder, source = start
     model = fresh(depth=3)
-    start_from(model, StartConfig(folder, ("encoder",)))
+    init_weights(model, InitConfig(folder, ("encoder",)))
     data = batch()
     latents = source.encode(data["clip"]).latent_dist.mode().detach()
 
@@ -177,7 +177,7 @@ def test_latents_of_the_start_model_train_a_decoder_as_its_clips_do(
 
 def test_with_the_decoder_frozen_the_encoder_alone_learns(start: tuple[str, AutoencoderRegen]) -> None:
     model = fresh()
-    report = start_from(model, StartConfig(start[0], ("decoder",)))
+    report = init_weights(model, InitConfig(start[0], ("decoder",)))
     assert str(report).endswith("frozen: the decoder") and not report.keeps_latents
     before = values(model)
     with pytest.raises(ValueError, match=r"Muon has nothing to learn.*--optimizer.muon-learning-rate None\."):
@@ -189,7 +189,7 @@ def test_with_the_decoder_frozen_the_encoder_alone_learns(start: tuple[str, Auto
 
 def test_a_frozen_encoder_that_is_not_a_trained_one_is_warned_of(start: tuple[str, AutoencoderRegen]) -> None:
     for model, name in ((fresh(), None), (fresh(latent_channels=6), start[0])):
-        report = start_from(model, StartConfig(name, ("encoder",)))
+        report = init_weights(model, InitConfig(name, ("encoder",)))
         assert report.warning is not None and not report.keeps_latents
         assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
 
@@ -198,41 +198,41 @@ def test_an_encoder_of_the_same_shapes_at_another_ratio_is_another_one(tmp_path:
     eight, sixteen = (fresh(temporal_compression_ratio=ratio, encoder_widths=(8,) * 5) for ratio in (8, 16))
     eight.set_latent_statistics(torch.zeros(2, 4), torch.ones(2, 4))
     eight.save_pretrained(tmp_path / "eight")
-    report = start_from(sixteen, StartConfig(str(tmp_path / "eight"), ("encoder",)))
+    report = init_weights(sixteen, InitConfig(str(tmp_path / "eight"), ("encoder",)))
     assert not any(part.new for part in report.parts), "the test's own assumption"
     assert report.warning is not None and not report.keeps_latents
 
 
 def test_without_statistics_the_latents_have_to_be_measured(tmp_path: Path) -> None:
     fresh(seed=0).save_pretrained(tmp_path / "start")
-    report = start_from(fresh(), StartConfig(str(tmp_path / "start"), ("encoder",)))
+    report = init_weights(fresh(), InitConfig(str(tmp_path / "start"), ("encoder",)))
     assert report.whole_encoder and not report.keeps_latents
 
 
 def test_nothing_is_told_and_changed_without_a_start(start: tuple[str, AutoencoderRegen]) -> None:
     model = fresh()
     before = values(model)
-    assert str(start_from(model, StartConfig())) == ""
+    assert str(init_weights(model, InitConfig())) == ""
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())
     with pytest.raises(ValueError, match="nothing learns; freeze one of them"):
-        StartConfig(start[0], ("encoder", "decoder"))
+        InitConfig(start[0], ("encoder", "decoder"))
 
 
 @pytest.mark.parametrize(("taps", "wanted"), [(5, 9), (9, 5), (1, 3), (5, 5)])
 def test_a_longer_kernel_has_the_same_sum(taps: int, wanted: int) -> None:
     kernel = torch.randn(3, 2, taps, 4, 5)
-    longer = stretched(kernel, torch.Size((3, 2, wanted, 4, 5)))
+    longer = inflate_kernel(kernel, torch.Size((3, 2, wanted, 4, 5)))
     assert longer.shape == (3, 2, wanted, 4, 5)
     torch.testing.assert_close(longer.sum(2), kernel.sum(2))
     line = torch.linspace(0, 1, taps)[:, None, None].expand(1, 1, taps, 4, 5)
-    steps = stretched(line, torch.Size((1, 1, wanted, 4, 5)))[0, 0, :, 0, 0].diff()
+    steps = inflate_kernel(line, torch.Size((1, 1, wanted, 4, 5)))[0, 0, :, 0, 0].diff()
     assert torch.allclose(steps, steps[:1], atol=1e-6) and (steps[0] > 0 or taps == 1)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 9, 4, 6), (4, 2, 9, 4, 5), (3, 2, 9, 4), (3, 2, 5, 4, 5)])
 def test_what_differs_in_more_than_time_is_left_as_it_is(shape: tuple[int, ...]) -> None:
     kernel = torch.randn(3, 2, 5, 4, 5)
-    assert stretched(kernel, torch.Size(shape)) is kernel
+    assert inflate_kernel(kernel, torch.Size(shape)) is kernel
 
 
 def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path: Path) -> N
     four.save_pretrained(tmp_path / "four")
     eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, linear_skip=True)
     before = eight.encoder.shortcut.conv.weight.clone()
-    start_from(eight, StartConfig(str(tmp_path / "four")))
+    init_weights(eight, InitConfig(str(tmp_path / "four")))
     assert eight.encoder.shortcut.conv.weight.shape == before.shape
     still = torch.randn(1, 3, 1, 16, 16)
     short, long = still.expand(-1, -1, 5, -1, -1), still.expand(-1, -1, 9, -1, -1)

@@ -70,7 +70,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
         assert len(list_checkpoints(out / "checkpoints")) >= 1
         if process.wait() != -signal.SIGKILL:  # a busy machine let it finish first
             break
-    assert run_tiny(out, workers=1).step == STEPS
+    assert run_tiny(out, num_workers=1).step == STEPS
     assert_equals_uninterrupted(out, tmp_path)
 
 
@@ -86,5 +86,5 @@ def test_ctrl_c_saves_and_the_same_command_continues(
     assert process.returncode == 130, error
     assert "the same command continues" in output
     assert "Traceback" not in error
-    assert run_tiny(out, workers=1).step == STEPS
+    assert run_tiny(out, num_workers=1).step == STEPS
     assert_equals_uninterrupted(out, tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regen.train.log import RunLog, Window, drop_rows_after
+from regen.train.log import MetricAverager, RunLog, drop_rows_after
 
 VALUES = {"loss": 0.5, "psnr": 20.0, "clips_per_second": 8.0}
 
@@ -14,7 +14,7 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 
 def test_window_averages_each_value_over_the_steps_that_had_it() -> None:
-    window = Window()
+    window = MetricAverager()
     window.add({"loss": torch.tensor(1.0), "psnr": torch.tensor(10.0)})
     window.add({"loss": torch.tensor(2.0, dtype=torch.bfloat16)})
     assert window.means() == {"loss": 1.5, "psnr": 10.0}
@@ -24,7 +24,7 @@ def test_window_averages_each_value_over_the_steps_that_had_it() -> None:
 
 
 def test_window_does_not_change_what_it_is_given() -> None:
-    window, first = Window(), torch.tensor(1.0)
+    window, first = MetricAverager(), torch.tensor(1.0)
     window.add({"loss": first})
     window.add({"loss": torch.tensor(2.0)})
     assert first == 1
@@ -33,21 +33,21 @@ def test_window_does_not_change_what_it_is_given() -> None:
 def test_rows_are_written_at_once_and_resumed_runs_tell_each_step_once(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0, 30) as log:
         for step in (10, 20, 30):
-            log.train_row(step, VALUES)
-        log.evaluation_row(20, {"psnr": 21.0})
+            log.log_training(step, VALUES)
+        log.log_evaluation(20, {"psnr": 21.0})
         assert len(rows(tmp_path)) == 4
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 20, "lo')
     with RunLog(tmp_path, 20, 30) as log:
-        log.train_row(30, VALUES)
+        log.log_training(30, VALUES)
     assert [row["step"] for row in rows(tmp_path)] == [10, 20, 20, 30]
     assert rows(tmp_path)[2] == {"step": 20, "evaluation/psnr": 21.0}
 
 
 def test_a_log_knows_whether_its_first_step_was_evaluated(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0, 30) as log:
-        log.train_row(10, VALUES)
-        log.evaluation_row(10, {"psnr": 21.0})
+        log.log_training(10, VALUES)
+        log.log_evaluation(10, {"psnr": 21.0})
     for step, expected in ((10, True), (9, False)):
         with RunLog(tmp_path, step, 30) as log:
             assert log.has_evaluation is expected
@@ -55,8 +55,8 @@ def test_a_log_knows_whether_its_first_step_was_evaluated(tmp_path: Path) -> Non
 
 def test_a_silent_log_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunLog(tmp_path, 0, 30, silent=True) as log:
-        log.train_row(30, VALUES)
-        log.say("nothing")
+        log.log_training(30, VALUES)
+        log.print("nothing")
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr() == ("", "")
 
@@ -71,7 +71,7 @@ def test_without_a_terminal_there_are_plain_lines_on_stderr(
 ) -> None:
     with RunLog(tmp_path, 0, 40, plain_seconds=3600.0) as log:
         for step in (10, 20, 30, 40):
-            log.train_row(step, VALUES)
+            log.log_training(step, VALUES)
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert captured.out == ""
@@ -86,8 +86,8 @@ def test_on_a_terminal_there_is_a_bar(
     monkeypatch.setenv("COLUMNS", "120")
     with RunLog(tmp_path, 0, 40) as log:
         log.advance(7)
-        log.train_row(10, VALUES)
-        log.say("a line above the bar")
+        log.log_training(10, VALUES)
+        log.print("a line above the bar")
     error = capsys.readouterr().err
     assert "10/40" in error
     assert "20.00 dB" in error
@@ -97,7 +97,7 @@ def test_on_a_terminal_there_is_a_bar(
 def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     with RunLog(tmp_path, 0, 40) as log:
-        log.train_row(10, VALUES)
+        log.log_training(10, VALUES)
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert all(name.encode() in content for name in VALUES)

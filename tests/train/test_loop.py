@@ -11,7 +11,7 @@ from torch import nn
 
 from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import Key
-from regen.train.lifecycle import Leave
+from regen.train.lifecycle import ShouldStop
 from regen.train.loop import LoopConfig
 from regen.train.signals import Interrupted, StopSignals
 
@@ -29,15 +29,17 @@ def test_four_steps_are_two_and_two_more(tmp_path: Path) -> None:
 def test_the_result_does_not_depend_on_workers_logging_and_saving(tmp_path: Path) -> None:
     quiet = run_tiny(tmp_path / "quiet", steps=12)
     busy = run_tiny(
-        tmp_path / "busy", steps=12, workers=2, log_every=1, save_every_minutes=0.0, eval_every=3,
-        keep=5, evaluate=lambda model, step, leave: {"psnr": float(step)},
+        tmp_path / "busy", steps=12, num_workers=2, log_every=1, save_every_minutes=0.0, eval_every=3,
+        keep_last=5, evaluate=lambda model, step, leave: {"psnr": float(step)},
     )  # fmt: skip
     assert_same(quiet.tensors(), busy.tensors())
     assert len(list_checkpoints(tmp_path / "busy" / "checkpoints")) == 5
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"dtype": "bf16"}, {"steps": 13}], ids=["seed", "dtype", "steps"]
+    "change",
+    [{"seed": 1}, {"mixed_precision": "bf16"}, {"steps": 13}],
+    ids=["seed", "mixed_precision", "steps"],
 )
 def test_the_result_depends_on(change: dict[str, Any], tmp_path: Path) -> None:
     plain = run_tiny(tmp_path / "plain", steps=12)
@@ -55,7 +57,7 @@ def test_the_ema_decay_reaches_the_average(tmp_path: Path) -> None:
 def test_training_learns_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
 
-    def evaluate(model: nn.Module, step: int, leave: Leave) -> dict[str, float]:
+    def evaluate(model: nn.Module, step: int, leave: ShouldStop) -> dict[str, float]:
         assert not torch.is_grad_enabled()
         seen.append((step, model.training))
         return {"psnr": 30.0}
@@ -98,7 +100,7 @@ def test_divergence_stops_the_run_and_keeps_what_was_good_and_what_was_not(tmp_p
 def test_a_skipped_update_leaves_no_trace_but_in_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = run_tiny(tmp_path, batches=TinyBatches(broken_step=6), on_divergence="skip", log_every=1)
+    state = run_tiny(tmp_path, batches=TinyBatches(broken_step=6), on_nonfinite="skip", log_every=1)
     assert (state.step, state.skipped) == (STEPS, 1)
     assert "Update 7 is left out" in capsys.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -107,10 +109,10 @@ def test_a_skipped_update_leaves_no_trace_but_in_the_log(
 
 
 def test_a_stopped_run_goes_on_when_told_to_skip(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="on-divergence skip"):
+    with pytest.raises(ValueError, match="on-nonfinite skip"):
         run_tiny(tmp_path / "run", batches=TinyBatches(broken_step=6))
-    skipped = run_tiny(tmp_path / "run", batches=TinyBatches(broken_step=6), on_divergence="skip")
-    straight = run_tiny(tmp_path / "whole", batches=TinyBatches(broken_step=6), on_divergence="skip")
+    skipped = run_tiny(tmp_path / "run", batches=TinyBatches(broken_step=6), on_nonfinite="skip")
+    straight = run_tiny(tmp_path / "whole", batches=TinyBatches(broken_step=6), on_nonfinite="skip")
     assert_same(skipped.tensors(), straight.tensors())
 
 
@@ -122,13 +124,13 @@ class AllBroken(TinyBatches):
 
 def test_skipping_gives_up_in_the_end(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Training diverged: the loss or gradient of update 20"):
-        run_tiny(tmp_path, batches=AllBroken(), on_divergence="skip")
+        run_tiny(tmp_path, batches=AllBroken(), on_nonfinite="skip")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_of_the_data_stays_one_sentence_and_ends_the_workers(tmp_path: Path, workers: int) -> None:
     with pytest.raises(ValueError, match=r"^There is nothing to read: give another folder\.$") as error:
-        run_tiny(tmp_path, batches=TinyBatches(unreadable_step=7), workers=workers)
+        run_tiny(tmp_path, batches=TinyBatches(unreadable_step=7), num_workers=workers)
     assert error.traceback
     assert multiprocessing.active_children() == []
 
@@ -166,13 +168,13 @@ def test_activation_checkpointing_is_switched_on_in_the_model(tmp_path: Path) ->
         {"steps": 0},
         {"eval_every": 0},
         {"log_every": 0},
-        {"keep": 0},
-        {"passes": 0},
-        {"workers": -1},
-        {"dtype": "fp16"},
+        {"keep_last": 0},
+        {"gradient_accumulation_steps": 0},
+        {"num_workers": -1},
+        {"mixed_precision": "fp16"},
     ],
     ids=str,
 )
 def test_impossible_settings_are_refused(field: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(field.keys() - {"dtype"}), "bf16 or fp32")):
+    with pytest.raises(ValueError, match=next(iter(field.keys() - {"mixed_precision"}), "bf16 or fp32")):
         LoopConfig(**({"steps": 1} | field))

@@ -15,13 +15,13 @@ from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.post_training import PredictionConfig
 from regen.recipes import RECIPES
 from regen.train.auxiliary_losses import LossConfig
-from regen.train.checkpoint import averaged_weights, list_checkpoints
-from regen.train.distributed import World, join
-from regen.train.finetune import StartConfig
+from regen.train.checkpoint import list_checkpoints, load_ema
+from regen.train.distributed import DistributedContext, init_distributed
+from regen.train.finetune import InitConfig
 from regen.train.signals import Interrupted
 from regen.train.trainer import Recipe, run_recipe
 
-CPU = World(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def tiny(steps: int = 2, **changes) -> Recipe:
@@ -34,12 +34,12 @@ def tiny(steps: int = 2, **changes) -> Recipe:
     data = replace(
         recipe.data,
         stages=(Stage(24, 32, clips=2, images=4),),
-        held_out=1,
-        preview_clips=1,
+        num_val_videos=1,
+        num_val_clips=1,
         statistics_clips=4,
     )
-    loop = replace(recipe.loop, steps=steps, eval_every=steps, dtype="fp32")
-    return replace(recipe, **{"model": model, "data": data, "loop": loop, "start": StartConfig()} | changes)
+    loop = replace(recipe.loop, steps=steps, eval_every=steps, mixed_precision="fp32")
+    return replace(recipe, **{"model": model, "data": data, "loop": loop, "init": InitConfig()} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,12 @@ def videos(tmp_path_factory) -> Path:
 
 
 def test_two_stages_and_post_training(videos, tmp_path, capsys):
-    stage1 = tiny(start=StartConfig(freeze=("linear",), components=4))
+    stage1 = tiny(init=InitConfig(freeze=("linear",), pca_clips=4))
     stage1 = replace(
         stage1, model=replace(stage1.model, objective=RECIPES["onedva-small-stage1-cpu"].model.objective)
     )
     run_recipe(stage1, [videos], tmp_path / "stage1", CPU)
-    stage2 = tiny(start=StartConfig(str(tmp_path / "stage1"), freeze=("linear",)))
+    stage2 = tiny(init=InitConfig(str(tmp_path / "stage1"), freeze=("linear",)))
     before = AutoencoderOneDVA.from_pretrained(run_recipe(stage2, [videos], tmp_path / "stage2", CPU))
     first = AutoencoderOneDVA.from_pretrained(tmp_path / "stage1" / "model")
     for half in ("encoder", "decoder"):  # which were fitted, not learned
@@ -63,7 +63,7 @@ def test_two_stages_and_post_training(videos, tmp_path, capsys):
         assert torch.equal(ours, theirs)
     assert first.objective.lengths == "full" and before.objective.lengths == "motion"
     post = tiny(
-        start=StartConfig(str(tmp_path / "stage2"), freeze=("encoder",)),
+        init=InitConfig(str(tmp_path / "stage2"), freeze=("encoder",)),
         losses=LossConfig(prediction=PredictionConfig(share=0.5)),
     )
     after = AutoencoderOneDVA.from_pretrained(run_recipe(post, [videos], tmp_path / "post", CPU))
@@ -89,14 +89,13 @@ def test_four_updates_are_two_and_two_more(videos, tmp_path, monkeypatch):
             run_recipe(tiny(4), [videos], tmp_path / "halves", CPU)
     run_recipe(tiny(4), [videos], tmp_path / "halves", CPU)
     straight, halves = (
-        averaged_weights(list_checkpoints(tmp_path / name / "checkpoints")[-1])
-        for name in ("straight", "halves")
+        load_ema(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("straight", "halves")
     )
     assert all(torch.equal(value, halves[name]) for name, value in straight.items())
 
 
 def _train(videos: Path, out: Path) -> None:
-    with join("cpu") as world:
+    with init_distributed("cpu") as world:
         run_recipe(tiny(3), [videos], out, world)
 
 
@@ -110,7 +109,7 @@ def test_two_processes_train_the_same_model(videos, tmp_path):
 
 def test_post_training_wants_a_finished_model_and_a_frozen_encoder(videos, tmp_path):
     recipe = tiny(losses=LossConfig(prediction=PredictionConfig(share=0.5)))
-    with pytest.raises(ValueError, match="give --start.model and --start.freeze encoder"):
+    with pytest.raises(ValueError, match="give --init.model and --init.freeze encoder"):
         run_recipe(recipe, [videos], tmp_path / "run", CPU)
 
 
@@ -118,4 +117,4 @@ def test_what_belongs_to_another_method_is_told():
     with pytest.raises(ValueError, match="Only REGEN decodes other frames"):
         tiny(tasks=replace(tiny().tasks, hold=0.5))
     with pytest.raises(ValueError, match="are One-DVA's"):
-        replace(RECIPES["toy"], start=StartConfig(components=3))
+        replace(RECIPES["toy"], init=InitConfig(pca_clips=3))

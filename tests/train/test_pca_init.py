@@ -8,8 +8,8 @@ from tiny_media import make_video
 
 from regen.data.clips import ClipDataset
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
-from regen.train.finetune import StartConfig, start_from
-from regen.train.pca_init import start_at_components
+from regen.train.finetune import InitConfig, init_weights
+from regen.train.pca_init import init_from_pca
 
 CONFIG = OneDVAConfig(
     latent_channels=6, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
@@ -30,7 +30,7 @@ def batches(tmp_path) -> list[dict[str, torch.Tensor]]:
 def test_it_begins_with_the_smallest_error_that_is_linear(tmp_path):
     torch.manual_seed(0)
     model, data = AutoencoderOneDVA(**asdict(CONFIG)), batches(tmp_path)
-    start_at_components(model, data, 16)
+    init_from_pca(model, data, 16)
     clips = torch.cat([batch["clip"] for batch in data])
     patches = model.patches.cut(model.patches.pad(clips)).flatten(0, 1)
     values = torch.linalg.svdvals((patches - patches.mean(0)).double())
@@ -44,7 +44,7 @@ def test_it_begins_with_the_smallest_error_that_is_linear(tmp_path):
 
 def test_frozen_linear_maps_stay(tmp_path):
     model = AutoencoderOneDVA(**asdict(CONFIG))
-    report = start_from(model, StartConfig(freeze=("linear",), components=4))
+    report = init_weights(model, InitConfig(freeze=("linear",), pca_clips=4))
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert frozen == {
         f"{half}.shortcut.{kind}" for half in ("encoder", "decoder") for kind in ("weight", "bias")
@@ -54,17 +54,15 @@ def test_frozen_linear_maps_stay(tmp_path):
 
 def test_what_does_not_fit_is_told(tmp_path):
     with pytest.raises(ValueError, match="linear maps"):
-        start_at_components(
-            AutoencoderOneDVA(**asdict(CONFIG) | {"linear_skip": False}), batches(tmp_path), 4
-        )
-    for options in ({"components": -1}, {"components": 4, "model": "other"}):
+        init_from_pca(AutoencoderOneDVA(**asdict(CONFIG) | {"linear_skip": False}), batches(tmp_path), 4)
+    for options in ({"pca_clips": -1}, {"pca_clips": 4, "model": "other"}):
         with pytest.raises(ValueError, match="not at both"):
-            StartConfig(**options)
+            InitConfig(**options)
 
 
 def test_linear_maps_are_not_frozen_before_something_has_fitted_them():
     with pytest.raises(ValueError, match="have to come from somewhere"):
-        start_from(AutoencoderOneDVA(**asdict(CONFIG)), StartConfig(freeze=("linear",)))
+        init_weights(AutoencoderOneDVA(**asdict(CONFIG)), InitConfig(freeze=("linear",)))
     without = AutoencoderOneDVA(**asdict(CONFIG) | {"linear_skip": False})
     with pytest.raises(ValueError, match="no linear maps to freeze"):
-        start_from(without, StartConfig(freeze=("linear",), components=4))
+        init_weights(without, InitConfig(freeze=("linear",), pca_clips=4))

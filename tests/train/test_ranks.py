@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import Key
-from regen.train.lifecycle import Leave
+from regen.train.lifecycle import ShouldStop
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,13 @@ def assert_close(out: Path, other: Path, tolerance: float = 2e-6) -> None:
 
 @pytest.mark.parametrize(
     ("ranks", "options"),
-    [(1, {"passes": 4}), (2, {}), (2, {"passes": 2}), (2, {"fsdp": True}), (4, {})],
+    [
+        (1, {"gradient_accumulation_steps": 4}),
+        (2, {}),
+        (2, {"gradient_accumulation_steps": 2}),
+        (2, {"fsdp": True}),
+        (4, {}),
+    ],
     ids=["four-passes", "ddp", "ddp-two-passes", "fsdp", "four-ranks"],
 )
 def test_any_split_of_the_batch_trains_the_same(
@@ -116,7 +122,7 @@ def test_a_signal_to_one_process_lets_all_save_and_leave(number: signal.Signals,
     assert_same(saved_tensors(out), saved_tensors(tmp_path / "whole"))
 
 
-def evaluate_slowly(begun: Path, model: nn.Module, step: int, leave: Leave) -> dict[str, float] | None:
+def evaluate_slowly(begun: Path, model: nn.Module, step: int, leave: ShouldStop) -> dict[str, float] | None:
     for _ in range(500):
         begun.touch()
         if leave():
@@ -137,7 +143,7 @@ def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path: P
     assert newest_step(out) == 2
     seen: list[int] = []
 
-    def evaluate(model: nn.Module, step: int, leave: Leave) -> dict[str, float]:
+    def evaluate(model: nn.Module, step: int, leave: ShouldStop) -> dict[str, float]:
         seen.append(step)
         return {"psnr": 20.0}
 
@@ -164,7 +170,7 @@ def test_what_is_no_number_in_one_process_stops_all_before_the_update(tmp_path: 
     kept = torch.load(out / "rejected" / "step-00000006-1.pt", weights_only=True)
     assert kept["step"] == 5
     assert kept["batches"][0]["clip"].isnan().all()
-    run_ranks(2, partial(run_tiny, on_divergence="skip", batches=BrokenForOne()), out, errors=errors)
+    run_ranks(2, partial(run_tiny, on_nonfinite="skip", batches=BrokenForOne()), out, errors=errors)
     assert newest_step(out) == STEPS
     assert all(value.isfinite().all() for value in saved_tensors(out).values())
 

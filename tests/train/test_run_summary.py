@@ -21,16 +21,20 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 def make_run(folder: Path, steps: int = 100, of: int = 200, every: int = 20, **extra: float) -> Path:
     """A run as the training writes it, up to update `steps`; later rows have better numbers."""
     folder.mkdir(parents=True)
-    config = {"loop": {"steps": of, "keep": 2}, "model": {"width": 24}, "fingerprint": "0123456789abcdef"}
+    config = {
+        "loop": {"steps": of, "keep_last": 2},
+        "model": {"width": 24},
+        "fingerprint": "0123456789abcdef",
+    }
     (folder / "config.json").write_text(json.dumps(config))
     with RunLog(folder, 0, of) as log:
         for step in range(every, steps + 1, every):
             part = step / of
             values = {"loss": 0.5 * 0.1**part, "psnr": 15 + 10 * part, "gradient_norm": 1 - 0.5 * part}
-            speed = {"tokens_per_second": 1000.0 + step, "clips_per_second": 10.0, "waiting_share": 0.05}
-            log.train_row(step, values | {"learning_rate_factor": min(1.0, step / 50)} | speed | extra)
+            speed = {"tokens_per_second": 1000.0 + step, "clips_per_second": 10.0, "data_wait_fraction": 0.05}
+            log.log_training(step, values | {"learning_rate_factor": min(1.0, step / 50)} | speed | extra)
             if step % 40 == 0:
-                log.evaluation_row(step, {"psnr": 16 + 10 * part})
+                log.log_evaluation(step, {"psnr": 16 + 10 * part})
     return folder
 
 
@@ -48,13 +52,13 @@ def test_the_figures_of_a_run_that_goes_on(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "first", mfu=0.41, memory_gb=7.5, skipped_updates=2, slow_samples=3)
     add_checkpoints(folder, 60, 100)
     (folder / "checkpoints" / "step-00000120.partial").mkdir()
-    facts = read_run(folder, "first").facts()
+    facts = read_run(folder, "first").summary()
     assert (facts.name, facts.folder, facts.state) == ("first", str(folder), "running")
     assert (facts.step, facts.steps, facts.fingerprint) == (100, 200, "0123456789abcdef")
     assert facts.psnr == 20.0 and facts.loss == pytest.approx(0.5 * 0.1**0.5)
     assert (facts.evaluation_psnr, facts.best_psnr, facts.best_step) == (20.0, 20.0, 80)
     assert facts.tokens_per_second == 1060.0, "the median of the last ones"
-    assert (facts.mfu, facts.memory_gb, facts.waiting_share) == (0.41, 7.5, 0.05)
+    assert (facts.mfu, facts.memory_gb, facts.data_wait_fraction) == (0.41, 7.5, 0.05)
     assert (facts.skipped_updates, facts.slow_samples, facts.damaged_samples) == (2, 3, 0)
     assert facts.checkpoints == (60, 100) and facts.is_saving
     words = describe(facts)
@@ -69,32 +73,32 @@ def test_the_best_evaluation_need_not_be_the_last(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     with (folder / "log.jsonl").open("a") as file:
         print(json.dumps({"step": 120, "evaluation/psnr": 3.0}), file=file)
-    facts = read_run(folder, "run").facts()
+    facts = read_run(folder, "run").summary()
     assert (facts.evaluation_psnr, facts.best_psnr, facts.best_step) == (3.0, 20.0, 80)
 
 
 def test_states_as_far_as_they_can_be_told(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
-    assert read_run(folder, "run").facts().state == "running"
+    assert read_run(folder, "run").summary().state == "running"
     age(folder, 3 * 3600)
-    facts = read_run(folder, "run").facts()
+    facts = read_run(folder, "run").summary()
     assert facts.state == "stopped"
     assert describe(facts)["state"] == "stopped, or stuck: nothing for 3 h"
     add_checkpoints(folder, 100)
-    assert read_run(folder, "run").facts().state == "running", "a checkpoint is a sign of life"
+    assert read_run(folder, "run").summary().state == "running", "a checkpoint is a sign of life"
     whole = make_run(tmp_path / "whole", steps=200)
-    assert describe(read_run(whole, "whole").facts())["state"].startswith("making the model, heard of ")
+    assert describe(read_run(whole, "whole").summary())["state"].startswith("making the model, heard of ")
     (whole / "model").mkdir()
     (whole / "model" / "config.json").write_text("{}")
     age(whole, 3 * 3600)
-    assert describe(read_run(whole, "whole").facts())["state"] == "finished"
+    assert describe(read_run(whole, "whole").summary())["state"] == "finished"
 
 
 def test_a_run_that_has_said_nothing_yet(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", steps=0)
     for log_is_there in (True, False):
         run = read_run(folder, "run")
-        facts = run.facts()
+        facts = run.summary()
         assert (facts.step, facts.steps, facts.loss, facts.state) == (0, 200, None, "running")
         assert describe(facts)["loss"] == "–"
         assert draw_in_terminal([run], 100, is_coloured=False) == ""
@@ -144,7 +148,7 @@ def test_what_is_no_number_is_not_drawn(tmp_path: Path) -> None:
         print('{"step": 120, "loss": NaN, "psnr": Infinity, "gradient_norm": -1.0}', file=file)
     run = read_run(folder, "run")
     assert run.series("loss")[0] == run.series("psnr")[0] == [20.0, 40.0, 60.0, 80.0, 100.0]
-    assert run.facts().loss is not None
+    assert run.summary().loss is not None
     norms = next(chart for chart in charts_of([run]) if chart.panel.is_log and "norm" in chart.panel.title)
     assert norms.lines[0].steps[-1] == 100.0, "a logarithmic axis has no place for it"
 
@@ -158,7 +162,11 @@ def test_runs_of_the_same_name_are_called_by_their_paths(tmp_path: Path) -> None
 def test_differences_of_configurations_that_act_on_the_result(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name) for name in ("a", "b")]
     config = json.loads((runs[1] / "config.json").read_text())
-    config |= {"loop": {"steps": 200, "keep": 7}, "model": {"width": 48, "depth": 3}, "fingerprint": "f" * 16}
+    config |= {
+        "loop": {"steps": 200, "keep_last": 7},
+        "model": {"width": 48, "depth": 3},
+        "fingerprint": "f" * 16,
+    }
     (runs[1] / "config.json").write_text(json.dumps(config))
     assert differences(read_runs(runs)) == {"model.width": ["24", "48"], "model.depth": ["–", "3"]}
 

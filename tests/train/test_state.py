@@ -28,19 +28,19 @@ def test_ema_follows_its_formula_and_takes_buffers_as_they_are() -> None:
 
 
 def test_a_differing_configuration_is_named() -> None:
-    before = {"loop": {"seed": 0, "workers": 2}, "data": ["a"], "width": 8}
-    now = {"loop": {"seed": 1, "workers": 0}, "data": ("a",), "depth": 4}
+    before = {"loop": {"seed": 0, "num_workers": 2}, "data": ["a"], "width": 8}
+    now = {"loop": {"seed": 1, "num_workers": 0}, "data": ("a",), "depth": 4}
     with pytest.raises(ValueError, match="another configuration") as error:
         compare_configs(before, now, Path("run"))
     assert "loop.seed was 0 and is now 1" in str(error.value)
     assert "width was 8 and is now absent" in str(error.value)
     assert "depth was absent and is now 4" in str(error.value)
-    assert "workers" not in str(error.value)
+    assert "num_workers" not in str(error.value)
     assert "data" not in str(error.value)
 
 
 def test_open_run_writes_the_configuration_and_refuses_to_mix_runs(tmp_path: Path) -> None:
-    run, config = tmp_path / "a" / "run", {"width": 8, "loop": {"workers": 2}}
+    run, config = tmp_path / "a" / "run", {"width": 8, "loop": {"num_workers": 2}}
     open_run(run, config, None, resume=True)
     stored = json.loads((run / "config.json").read_text())
     assert stored == config | {"fingerprint": fingerprint(config)}
@@ -53,9 +53,9 @@ def test_open_run_writes_the_configuration_and_refuses_to_mix_runs(tmp_path: Pat
 
 
 def test_the_fingerprint_knows_what_acts_on_the_result() -> None:
-    config = {"width": 8, "loop": {"workers": 2, "seed": 0}}
-    assert fingerprint(config) == fingerprint({"width": 8, "loop": {"workers": 0, "seed": 0}})
-    assert fingerprint(config) != fingerprint({"width": 8, "loop": {"workers": 2, "seed": 1}})
+    config = {"width": 8, "loop": {"num_workers": 2, "seed": 0}}
+    assert fingerprint(config) == fingerprint({"width": 8, "loop": {"num_workers": 0, "seed": 0}})
+    assert fingerprint(config) != fingerprint({"width": 8, "loop": {"num_workers": 2, "seed": 1}})
 
 
 def test_one_process_writes_for_all(tmp_path: Path) -> None:

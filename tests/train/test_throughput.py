@@ -11,8 +11,8 @@ from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.train import throughput as meter
-from regen.train.finetune import StartConfig, start_from
-from regen.train.throughput import Meter, peak_flops
+from regen.train.finetune import InitConfig, init_weights
+from regen.train.throughput import ThroughputMeter, peak_flops
 
 CPU = torch.device("cpu")
 TINY = RegenConfig(
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def flops(model: nn.Module, *batches: dict[str, Tensor], processes: int = 1) -> float:
     """Counted for these passes."""
-    one = Meter(model, CPU, processes)
+    one = ThroughputMeter(model, CPU, processes)
     one.started = time.perf_counter() - 1e6
     for each in batches:
         one.add(each, 0.0)
@@ -83,7 +83,7 @@ def test_frozen_weights_save_their_gradients_and_given_latents_the_encoder():
     model = MODELS["regen"]()
     data = batch(model)
     whole = flops(model, data)
-    start_from(model, StartConfig(freeze=("encoder",)))
+    init_weights(model, InitConfig(freeze=("encoder",)))
     frozen = flops(model, data)
     generators = [torch.Generator() for _ in range(3)]
     encoder = total_flops(count_matmuls(lambda: model.encoder(data["clip"])))
@@ -93,7 +93,7 @@ def test_frozen_weights_save_their_gradients_and_given_latents_the_encoder():
     model.loss(given, generators)
     assert flops(model, given) == pytest.approx(frozen - encoder)
     other = MODELS["regen"]()
-    start_from(other, StartConfig(freeze=("decoder",)))
+    init_weights(other, InitConfig(freeze=("decoder",)))
     assert whole * 2 / 3 < flops(other, data) < 0.9 * whole
 
 
@@ -124,7 +124,7 @@ def test_counting_leaves_no_trace(kind):
 
 def test_rates_are_those_of_all_processes_since_the_last_report(clock):
     model = MODELS["regen"]()
-    one = Meter(model, CPU, processes=2)
+    one = ThroughputMeter(model, CPU, processes=2)
     data = batch(model)
     one.add(data, 1.0)
     one.add(data, 2.0)
@@ -132,7 +132,7 @@ def test_rates_are_those_of_all_processes_since_the_last_report(clock):
     said = one.report()
     assert said["clips_per_second"] == 2 * 6 / 12
     assert said["tokens_per_second"] == 2 * (6 * 6 * 4 * 6) / 12
-    assert said["waiting_share"] == 3 / 12
+    assert said["data_wait_fraction"] == 3 / 12
     assert 0.05 < said["memory_gb"] < 100
     assert "mfu" not in said, "nobody has said what this processor can do"
     one.add(data, 0.0)
@@ -141,13 +141,13 @@ def test_rates_are_those_of_all_processes_since_the_last_report(clock):
     one.add(data, 0.5)
     clock[0] += 2.0
     again = one.report()
-    assert again["clips_per_second"] == 2 * 3 / 2 and again["waiting_share"] == 0.25
+    assert again["clips_per_second"] == 2 * 3 / 2 and again["data_wait_fraction"] == 0.25
     assert again["tflops_per_second"] == pytest.approx(3 * said["tflops_per_second"])
 
 
 def test_counting_itself_takes_none_of_the_time_and_happens_once(clock, monkeypatch):
     model = MODELS["regen"]()
-    one = Meter(model, CPU, processes=1)
+    one = ThroughputMeter(model, CPU, processes=1)
     calls = 0
     loss = one.fake.loss
 
@@ -169,7 +169,7 @@ def test_counting_itself_takes_none_of_the_time_and_happens_once(clock, monkeypa
 
 def test_the_share_of_the_peak(clock):
     model = MODELS["regen"]()
-    one = Meter(model, CPU, processes=4)
+    one = ThroughputMeter(model, CPU, processes=4)
     one.peak = 1e12
     one.add(batch(model), 0.0)
     clock[0] += 3.0

@@ -12,12 +12,12 @@ from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.train import trainer as run_file
-from regen.train.checkpoint import averaged_weights, list_checkpoints
-from regen.train.distributed import World
-from regen.train.finetune import StartConfig
+from regen.train.checkpoint import list_checkpoints, load_ema
+from regen.train.distributed import DistributedContext
+from regen.train.finetune import InitConfig
 from regen.train.trainer import Recipe, run_recipe
 
-CPU = World(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def tiny_recipe(steps: int = 2) -> Recipe:
@@ -25,8 +25,8 @@ def tiny_recipe(steps: int = 2) -> Recipe:
     data = replace(
         recipe.data,
         stages=(Stage(16, 16, clips=2, images=2),),
-        held_out=1,
-        preview_clips=1,
+        num_val_videos=1,
+        num_val_clips=1,
         statistics_clips=4,
     )
     model = replace(recipe.model, width=24, depth=1, heads=3, encoder_widths=(8, 8, 8, 8), siren_width=8)
@@ -82,7 +82,7 @@ def test_nothing_to_train_on_is_told_in_a_sentence(tmp_path):
 
 def test_without_held_out_videos_the_training_videos_are_drawn(videos, tmp_path):
     recipe = tiny_recipe(steps=1)
-    recipe = replace(recipe, data=replace(recipe.data, held_out=0))
+    recipe = replace(recipe, data=replace(recipe.data, num_val_videos=0))
     run_recipe(recipe, [videos], tmp_path / "run", CPU)
     assert (tmp_path / "run" / "previews" / "step-00000001.png").exists()
 
@@ -102,7 +102,7 @@ def test_another_set_of_files_is_another_run(videos, tmp_path):
         run_recipe(tiny_recipe(steps=1), fewer, tmp_path / "run", CPU)
 
 
-@pytest.mark.parametrize("change", [{"preview_clips": 0}, {"statistics_clips": 0}, {"held_out": -1}])
+@pytest.mark.parametrize("change", [{"num_val_clips": 0}, {"statistics_clips": 0}, {"num_val_videos": -1}])
 def test_impossible_numbers_are_told_at_once(change):
     with pytest.raises(ValueError, match="at least 1 preview clip"):
         replace(tiny_recipe().data, **change)
@@ -116,11 +116,11 @@ def test_a_run_starts_from_one_that_is_not_finished(videos, tmp_path, capsys):
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_file, "measure", stop)
+        patch.setattr(run_file, "measure_statistics", stop)
         with pytest.raises(StopError):
             run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU)
-    average = averaged_weights(list_checkpoints(tmp_path / "first" / "checkpoints")[-1])
-    recipe = replace(tiny_recipe(), start=StartConfig(str(tmp_path / "first"), freeze=("encoder",)))
+    average = load_ema(list_checkpoints(tmp_path / "first" / "checkpoints")[-1])
+    recipe = replace(tiny_recipe(), start=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
     folder = run_recipe(recipe, [videos], tmp_path / "second", CPU)
     told = capsys.readouterr().err
     assert "tensors kept, " in told and "frozen: the encoder" in told
@@ -133,9 +133,9 @@ def test_a_run_starts_from_one_that_is_not_finished(videos, tmp_path, capsys):
 
 def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, tmp_path):
     first = AutoencoderRegen.from_pretrained(run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU))
-    recipe = replace(tiny_recipe(), start=StartConfig(str(tmp_path / "first"), freeze=("encoder",)))
+    recipe = replace(tiny_recipe(), start=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_file, "measure", None)
+        patch.setattr(run_file, "measure_statistics", None)
         second = AutoencoderRegen.from_pretrained(run_recipe(recipe, [videos], tmp_path / "second", CPU))
     assert torch.equal(first.latents_mean, second.latents_mean)
     assert torch.equal(first.latents_std, second.latents_std)

@@ -55,7 +55,7 @@ def show(
         raise ValueError("No run is named; give the folder of a training.")
     runs = read_runs(folders)
     if json:
-        print(json_module.dumps({"runs": [asdict(run.facts()) for run in runs]}))
+        print(json_module.dumps({"runs": [asdict(run.summary()) for run in runs]}))
     else:
         _show(runs)
     if png is not None:
@@ -75,7 +75,7 @@ def _show(runs: "list[Run]") -> None:
     if not console.is_terminal:  # a file or a pipe: no line is cut or folded
         console = Console(markup=False, highlight=False, width=10_000)
     table = Table("", *(run.name for run in runs), box=None)
-    words = [describe(run.facts()) for run in runs]
+    words = [describe(run.summary()) for run in runs]
     for name in words[0]:
         table.add_row(name, *(one[name] for one in words))
     for name, values in differences(runs).items():

@@ -13,7 +13,7 @@ from regen.cli.options import Device
 
 if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
-    from regen.train.distributed import World
+    from regen.train.distributed import DistributedContext
     from regen.train.trainer import Recipe
 
 TRAIN = """Train a model by a recipe.
@@ -69,13 +69,13 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
             cache: Folder to keep decoded frames in; faster for up to some hours of video.
         """
 
-        def run(world: "World") -> Path:
+        def run(world: "DistributedContext") -> Path:
             generator = recipe.losses.prediction.generator
             predictor = None
             if generator is not None:
-                predictor = predictor_of(generator, recipe.start.model, world.device)
+                predictor = predictor_of(generator, recipe.init.model, world.device)
             return run_recipe(
-                recipe, data=data, out=out, world=world, resume=resume, cache=cache, predictor=predictor
+                recipe, data=data, out=out, context=world, resume=resume, cache=cache, predictor=predictor
             )
 
         _run(device, run, "use it with --model")
@@ -112,13 +112,13 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
     return train
 
 
-def _run(device: str | None, train: "Callable[[World], Path]", use: str) -> None:
+def _run(device: str | None, train: "Callable[[DistributedContext], Path]", use: str) -> None:
     """Train, and say where the model is; leave with the signal's exit code when interrupted."""
-    from regen.train.distributed import join
+    from regen.train.distributed import init_distributed
     from regen.train.signals import Interrupted
 
     try:
-        with join(device) as world:
+        with init_distributed(device) as world:
             folder = train(world)
     except Interrupted as stop:
         print(f"regen: {stop}", file=sys.stderr)

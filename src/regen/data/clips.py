@@ -95,7 +95,7 @@ class ClipDataset:
         if not 0 < holdout < len(self) or holdout > len(candidates):
             raise ValueError(
                 f"{holdout} videos can't be held out of {len(self)} files, of which {len(candidates)} "
-                f"have {frames} frames; add longer videos, or hold out fewer (--data.held-out)."
+                f"have {frames} frames; add longer videos, or hold out fewer (--data.num-val-videos)."
             )
         names = self.collection.file_names(self._numbers[candidates])
         hashes = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)

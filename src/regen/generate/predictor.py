@@ -24,7 +24,7 @@ def predictor_of(name: str, start: str | None, device: torch.device) -> Predicto
     if start is None or not goes_with(model, start):
         raise ValueError(
             f"The generator {name} makes latents of {model.source.embedder} (hash {model.source.weights}), "
-            "not of the model that is post-trained; start from that one by --start.model."
+            "not of the model that is post-trained; start from that one by --init.model."
         )
     return predictor(model)
 

@@ -13,7 +13,7 @@ from regen.generate.sampling import SampleOptions, sample
 from regen.latents import latents_in
 from regen.pretrained import load, weights_hash
 from regen.runtime import generator_for
-from regen.train.distributed import World
+from regen.train.distributed import DistributedContext
 
 
 class SamplePreview:
@@ -28,7 +28,7 @@ class SamplePreview:
         count: int,
         options: SampleOptions,
         folder: Path,
-        world: World,
+        world: DistributedContext,
     ):
         manifest = batches.dataset.manifest
         batches.dataset.require_model(weights_hash(manifest.model))

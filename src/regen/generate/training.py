@@ -22,12 +22,12 @@ from regen.generate.sampling import SampleOptions
 from regen.generate.text import DEFAULT_TEXT, TextSource, find_text_encoder
 from regen.pretrained import find_model, is_generator, silence_logging, stored_config, stored_weights
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
-from regen.train.distributed import World, whole_state
+from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.gradient import ON_THE_CPU
-from regen.train.lifecycle import Leave
+from regen.train.lifecycle import ShouldStop
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
-from regen.train.trainer import export
+from regen.train.trainer import save_model
 
 VALIDATION_STREAM = -5
 
@@ -68,7 +68,7 @@ class GeneratorRecipe:
 
 
 def run_generator(
-    recipe: GeneratorRecipe, latents: Path, out: Path, world: World, resume: bool = True
+    recipe: GeneratorRecipe, latents: Path, out: Path, world: DistributedContext, resume: bool = True
 ) -> Path:
     """Train a generator on the folder `latents` of `regen latents export`; return the model's folder.
 
@@ -91,12 +91,12 @@ def run_generator(
     batches = LatentBatches(
         dataset, numbers, stages, recipe.loop.steps, recipe.loop.seed, states, has_classes
     )
-    check_sizes(model, batches, world.size * recipe.loop.passes)
-    dtype = pick_dtype(recipe.loop.dtype, world.device)
+    check_sizes(model, batches, world.size * recipe.loop.gradient_accumulation_steps)
+    dtype = pick_dtype(recipe.loop.mixed_precision, world.device)
     evaluate = Validation(
         validation_batches(dataset, held_out, recipe, states), world, dtype, recipe, out / "previews"
     )
-    loop = replace(recipe.loop, dtype=name_of(dtype))
+    loop = replace(recipe.loop, mixed_precision=name_of(dtype))
     resolved = asdict(replace(recipe, loop=loop)) | {
         "class": "LatentGenerator",
         "latents": {"weights": dataset.manifest.weights, "samples": len(dataset)},
@@ -105,11 +105,11 @@ def run_generator(
     state = train(model, batches, recipe.loop, recipe.optimizer, out, world, evaluate, resolved, resume)
     folder = out / "model"
     if not folder.exists():
-        weights = whole_state(state.ema.model)
+        weights = full_state_dict(state.ema.model)
         if world.is_main:
             finished = build_generator(recipe, dataset, text, states)
             finished.load_state_dict(weights)
-            export(finished.eval(), folder)
+            save_model(finished.eval(), folder)
     return folder
 
 
@@ -130,7 +130,7 @@ def needs_text(recipe: GeneratorRecipe) -> bool:
     return recipe.data.condition == "text"
 
 
-def caption_states(dataset: LatentDataset, text: TextSource, world: World) -> CaptionStates:
+def caption_states(dataset: LatentDataset, text: TextSource, world: DistributedContext) -> CaptionStates:
     """The embedded captions; the processes share the shards whose captions are not embedded yet."""
     if not any(any(dataset.captions(shard)) for shard in range(len(dataset.manifest.shards))):
         raise ValueError(
@@ -141,7 +141,7 @@ def caption_states(dataset: LatentDataset, text: TextSource, world: World) -> Ca
         embed_captions(
             dataset, text, world.device, on_progress=on_progress, part=world.rank, parts=world.size
         )
-    world.wait()
+    world.barrier()
     return CaptionStates(dataset, text.fingerprint)
 
 
@@ -215,13 +215,13 @@ class Validation:
     def __init__(
         self,
         batches: LatentBatches,
-        world: World,
+        world: DistributedContext,
         dtype: torch.dtype,
         recipe: GeneratorRecipe,
         folder: Path,
     ):
         self.batches, self.world, self.dtype, self.seed = batches, world, dtype, recipe.loop.seed
-        self.passes, data = recipe.loop.passes, recipe.data
+        self.passes, data = recipe.loop.gradient_accumulation_steps, recipe.data
         self.preview: SamplePreview | None = None
         if data.preview_samples:
             try:
@@ -236,7 +236,7 @@ class Validation:
                 print(f"regen: warning: no pictures of this training: {error}", file=sys.stderr)
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module, step: int, leave: Leave) -> dict[str, float] | None:
+    def __call__(self, model: nn.Module, step: int, leave: ShouldStop) -> dict[str, float] | None:
         """The mean loss over samples; each process works on its parts of the batches, as in the training."""
         assert isinstance(model, LatentGenerator)
         world, total = self.world, 0.0
@@ -248,7 +248,7 @@ class Validation:
         if self.preview is not None and not leave():
             with torch.autocast(world.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 self.preview(model, step)
-        return world.mean_of({"validation_loss": world.size * total / len(self.batches)})
+        return world.all_reduce_mean({"validation_loss": world.size * total / len(self.batches)})
 
     def _loss(self, model: LatentGenerator, key: Key) -> float:
         """That of a part of a batch, as its share of the whole one's mean."""

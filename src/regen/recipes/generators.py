@@ -21,7 +21,7 @@ def t2v_world_cpu() -> GeneratorRecipe:
     return GeneratorRecipe(
         model=GeneratorConfig(width=224, depth=6, heads=4, joint_depth=2, timestep="adaln_single", shift=2.0),
         data=LatentDataConfig(stages),
-        loop=LoopConfig(steps=3000, eval_every=500, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        loop=LoopConfig(steps=3000, eval_every=500, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=50, decay_fraction=0.5),
     )
 
@@ -44,7 +44,7 @@ def t2v_world() -> GeneratorRecipe:
     return replace(
         recipe,
         data=replace(recipe.data, stages=stages),
-        loop=replace(recipe.loop, steps=12_000, eval_every=2000, ema_decay=0.999, workers=14),
+        loop=replace(recipe.loop, steps=12_000, eval_every=2000, ema_decay=0.999, num_workers=14),
         optimizer=replace(recipe.optimizer, warmup_steps=500),
     )
 
@@ -56,7 +56,7 @@ def toy_t2v() -> GeneratorRecipe:
         recipe,
         model=replace(recipe.model, width=96, depth=3, heads=3, joint_depth=1),
         data=LatentDataConfig((LatentStage(tokens=8000),), held_out=4, preview_steps=10),
-        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+        loop=replace(recipe.loop, steps=200, eval_every=100, num_workers=0),
     )
 
 
@@ -103,7 +103,7 @@ def t2v_small() -> GeneratorRecipe:
     return GeneratorRecipe(
         model=GeneratorConfig(width=512, depth=12, heads=8, joint_depth=12, shift=2.0),
         data=LatentDataConfig(stages),
-        loop=LoopConfig(steps=10_000, ema_decay=0.999, workers=14),
+        loop=LoopConfig(steps=10_000, ema_decay=0.999, num_workers=14),
         optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=500, decay_fraction=0.3),
     )
 
@@ -117,7 +117,7 @@ def t2v_paper(width: int, depth: int, batch: int) -> GeneratorRecipe:
     return GeneratorRecipe(
         model=GeneratorConfig(width=width, depth=depth, heads=16, joint_depth=depth, shift=3.0),
         data=LatentDataConfig(stages, text_tokens=128),
-        loop=LoopConfig(steps=340_000, activation_checkpointing=True, workers=8, fsdp=True),
+        loop=LoopConfig(steps=340_000, activation_checkpointing=True, num_workers=8, fsdp=True),
         optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
     )
 
@@ -128,7 +128,7 @@ def latte_l2() -> GeneratorRecipe:
     return GeneratorRecipe(
         model=GeneratorConfig(),
         data=LatentDataConfig(stages, condition="class"),
-        loop=LoopConfig(steps=300_000, ema_decay=0.9999, activation_checkpointing=True, workers=8),
+        loop=LoopConfig(steps=300_000, ema_decay=0.9999, activation_checkpointing=True, num_workers=8),
         optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
     )
 

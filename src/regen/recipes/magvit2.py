@@ -85,7 +85,7 @@ def paper(ratio: int) -> Recipe[Magvit2Config]:
     return Recipe(
         model=Magvit2Config(ratio, encoder_widths=widths),
         data=DataConfig(stages=(Stage(128, 128, clips=32 * 2, images=32 * 6),)),
-        loop=LoopConfig(steps=200_000, ema_decay=0.999, activation_checkpointing=ratio == 32, workers=8),
+        loop=LoopConfig(steps=200_000, ema_decay=0.999, activation_checkpointing=ratio == 32, num_workers=8),
         tasks=TaskConfig(hold=1.0),
         optimizer=OptimizerConfig(1e-4, decay_fraction=0.5),
         losses=LossConfig(AdversarialConfig(), perceptual_weight=0.1),
@@ -99,7 +99,7 @@ def toy() -> Recipe[Magvit2Config]:
         recipe,
         model=replace(recipe.model, encoder_widths=(32, 32, 64, 64), decoder_widths=(32, 32, 32, 32)),
         data=replace(recipe.data, stages=(Stage(32, 32, clips=3, images=16),), statistics_clips=64),
-        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
+        loop=replace(recipe.loop, steps=200, eval_every=100, num_workers=0),
         losses=LossConfig(AdversarialConfig(weight=0.02, start=140, width=8, multipliers=(2, 4))),
     )
 
@@ -161,6 +161,6 @@ PRESETS: dict[str, Preset[Recipe]] = {
     "world-32x-magvit2-cpu": Preset(
         world_cpu(),
         "The baseline to world-32x-cpu, from magvit2-small-8x; no discriminator.",
-        "regen train {name} --data WORLD --out RUN --start.model magvit2-small-8x",
+        "regen train {name} --data WORLD --out RUN --init.model magvit2-small-8x",
     ),
 }

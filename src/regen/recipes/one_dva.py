@@ -10,18 +10,18 @@ from regen.losses.representation import RepresentationConfig
 from regen.recipes.preset import Preset
 from regen.recipes.regen import PLAIN
 from regen.train.auxiliary_losses import LossConfig
-from regen.train.finetune import StartConfig
+from regen.train.finetune import InitConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import DataConfig, Recipe
 
 STAGE1 = "regen train {name} --data DIR --cache FRAMES --out STAGE1"
-STAGE2 = "regen train {name} --data DIR --cache FRAMES --out RUN --start.model STAGE1"
+STAGE2 = "regen train {name} --data DIR --cache FRAMES --out RUN --init.model STAGE1"
 LARGE_STAGE1 = "regen train {name} --data SHARDS --out STAGE1 --losses.perceptual-file FILE"
 LARGE_STAGE2 = (
-    "regen train {name} --data SHARDS --out RUN --start.model STAGE1 --losses.representation.model SIGLIP"
+    "regen train {name} --data SHARDS --out RUN --init.model STAGE1 --losses.representation.model SIGLIP"
 )
-LARGE_POST = "regen train {name} --data SHARDS --out RUN --start.model STAGE2"
+LARGE_POST = "regen train {name} --data SHARDS --out RUN --init.model STAGE2"
 
 
 def small_cpu() -> Recipe[OneDVAConfig]:
@@ -36,10 +36,10 @@ def small_cpu() -> Recipe[OneDVAConfig]:
     return Recipe(
         model=model,
         data=DataConfig(stages=(Stage(64, 64, clips=12, images=48),), short_side=256, statistics_clips=1024),
-        loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         tasks=TaskConfig(image_share=0.1, hold=1.0),
         optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.4),
-        start=StartConfig(freeze=("linear",)),
+        init=InitConfig(freeze=("linear",)),
     )
 
 
@@ -65,7 +65,7 @@ def small_stage1_cpu() -> Recipe[OneDVAConfig]:
         data=replace(recipe.data, stages=stages, statistics_clips=64),
         loop=replace(recipe.loop, steps=1400),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100),
-        start=StartConfig(freeze=("linear",), components=700),
+        init=InitConfig(freeze=("linear",), pca_clips=700),
     )
 
 
@@ -77,7 +77,7 @@ def small_post_cpu() -> Recipe[OneDVAConfig]:
         loop=replace(recipe.loop, steps=400, eval_every=200),
         losses=LossConfig(prediction=PredictionConfig(share=0.5)),
         optimizer=OptimizerConfig(1e-4, warmup_steps=50, decay_fraction=0.4),
-        start=StartConfig(freeze=("encoder", "linear")),
+        init=InitConfig(freeze=("encoder", "linear")),
     )
 
 
@@ -92,8 +92,8 @@ def toy() -> Recipe[OneDVAConfig]:
         recipe,
         model=model,
         data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
-        loop=replace(recipe.loop, steps=200, eval_every=100, workers=0),
-        start=StartConfig(freeze=("linear",), components=64),
+        loop=replace(recipe.loop, steps=200, eval_every=100, num_workers=0),
+        init=InitConfig(freeze=("linear",), pca_clips=64),
     )
 
 
@@ -103,7 +103,7 @@ def on_gpu(recipe: Recipe[OneDVAConfig], steps: int, stages: tuple[Stage, ...]) 
         recipe,
         model=replace(recipe.model, num_queries=320, region_size=8),
         data=replace(recipe.data, stages=stages),
-        loop=replace(recipe.loop, steps=steps, workers=14),
+        loop=replace(recipe.loop, steps=steps, num_workers=14),
     )
 
 
@@ -123,7 +123,7 @@ def base() -> Recipe[OneDVAConfig]:
     return Recipe(
         model=OneDVAConfig(objective=OneDVAObjective()),
         data=DataConfig(stages=(stage,), frame_rate=24.0),
-        loop=LoopConfig(steps=200_000, activation_checkpointing=True, workers=8, fsdp=True),
+        loop=LoopConfig(steps=200_000, activation_checkpointing=True, num_workers=8, fsdp=True),
         tasks=TaskConfig(hold=1.0),
         optimizer=OptimizerConfig(5e-5),
         losses=LossConfig(representation=RepresentationConfig(weight=0.5)),
@@ -155,7 +155,7 @@ def post(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
         loop=replace(recipe.loop, steps=20_000),
         optimizer=OptimizerConfig(2e-5),
         losses=LossConfig(prediction=PredictionConfig(share=0.5)),
-        start=StartConfig(freeze=("encoder",)),
+        init=InitConfig(freeze=("encoder",)),
     )
 
 
@@ -176,7 +176,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
     "onedva-small-post-cpu": Preset(
         small_post_cpu(),
         "Post-training of onedva-small-cpu: the decoder learns from predicted latents.",
-        "regen train {name} --data DIR --cache FRAMES --out RUN --start.model onedva-small",
+        "regen train {name} --data DIR --cache FRAMES --out RUN --init.model onedva-small",
     ),
     "onedva-small-stage1": Preset(
         small_stage1(), "Stage 1 of onedva-small, for about 10 minutes of one H200. Not run yet.", STAGE1

@@ -44,7 +44,7 @@ def small_cpu(ratio: int, clips: int, steps: int) -> Recipe[RegenConfig]:
     return Recipe(
         model=model,
         data=DataConfig(stages=stages, short_side=256, statistics_clips=1024),
-        loop=LoopConfig(steps=steps, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, workers=1),
+        loop=LoopConfig(steps=steps, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         tasks=TaskConfig(image_share=0.1, hold=0.3, early=0.02, late=0.1),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
     )
@@ -64,7 +64,7 @@ def small_gpu(ratio: int, clips: int) -> Recipe[RegenConfig]:
     return Recipe(
         model=model,
         data=DataConfig(stages=stages, short_side=256, statistics_clips=4096),
-        loop=LoopConfig(steps=5000, ema_decay=0.998, workers=14),
+        loop=LoopConfig(steps=5000, ema_decay=0.998, num_workers=14),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
     )
 
@@ -72,14 +72,14 @@ def small_gpu(ratio: int, clips: int) -> Recipe[RegenConfig]:
 def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
     """Batches for the paper's 32 GPUs, each with `clips` clips of 192 x 320 or 28 images of about 256².
 
-    With fewer GPUs: more gradient accumulation, --loop.passes.
+    With fewer GPUs: more gradient accumulation, --loop.gradient-accumulation-steps.
     """
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
     stage = Stage(192, 320, clips=32 * clips, images=32 * 28, image_size=(256, 256))
     return Recipe(
         model=RegenConfig(ratio, encoder_widths=widths),
         data=DataConfig(stages=(stage,)),
-        loop=LoopConfig(steps=100_000, activation_checkpointing=True, workers=8, fsdp=True),
+        loop=LoopConfig(steps=100_000, activation_checkpointing=True, num_workers=8, fsdp=True),
     )
 
 
@@ -91,7 +91,7 @@ def toy() -> Recipe[RegenConfig]:
         recipe,
         model=model,
         data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
-        loop=replace(recipe.loop, eval_every=100, workers=0),
+        loop=replace(recipe.loop, eval_every=100, num_workers=0),
     )
 
 
@@ -134,7 +134,7 @@ def world_gpu() -> Recipe[RegenConfig]:
         recipe,
         data=replace(recipe.data, stages=(Stage(96, 160, clips=32, images=256),)),
         tasks=replace(recipe.tasks, decoded=12),
-        loop=replace(recipe.loop, steps=5000, workers=14),
+        loop=replace(recipe.loop, steps=5000, num_workers=14),
     )
 
 
@@ -198,11 +198,11 @@ PRESETS: dict[str, Preset[Recipe]] = {
         world_cpu(),
         "REGEN at 32× on the world of moving shapes, from regen-small-8x, 38 minutes on one core.",
         "python benchmarks/world.py --out WORLD --videos 480 --frames 66 --size 192 320 --seed 100\n\n"
-        "regen train {name} --data WORLD --out RUN --start.model regen-small-8x",
+        "regen train {name} --data WORLD --out RUN --init.model regen-small-8x",
     ),
     "world-32x": Preset(
         world_gpu(),
         "world-32x-cpu with crops of 96 x 160, for about 25 minutes of one H200. Not run yet.",
-        "regen train {name} --data WORLD --out RUN --start.model regen-small-8x",
+        "regen train {name} --data WORLD --out RUN --init.model regen-small-8x",
     ),
 }

@@ -39,14 +39,14 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class Tap:
+class FeatureSpec:
     """What a decoder's features are: their channels, and the patches that they stand for."""
 
     channels: int
     patches: Patches
 
 
-class FurtherLosses:
+class AuxiliaryLosses:
     """What is made of a clip and its reconstruction, with all state that it has.
 
     `tap`: the features that are to be aligned, of a model that has such. `predictor`: what predicts latents,
@@ -57,7 +57,7 @@ class FurtherLosses:
         self,
         config: LossConfig,
         device: torch.device,
-        tap: Tap | None = None,
+        features: FeatureSpec | None = None,
         predictor: Predictor | None = None,
     ) -> None:
         self.config = config
@@ -75,8 +75,10 @@ class FurtherLosses:
         if config.adversarial.weight > 0:
             self.adversarial = AdversarialLoss(config.adversarial, device)
         if config.representation.weight > 0:
-            assert tap is not None, "a model with features"
-            self.representation = RepresentationLoss(config.representation, tap.channels, tap.patches, device)
+            assert features is not None, "a model with features"
+            self.representation = RepresentationLoss(
+                config.representation, features.channels, features.patches, device
+            )
         if config.prediction.share > 0:
             assert predictor is not None, "something that predicts"
             self.prediction = PredictedLatents(config.prediction, predictor)

@@ -29,20 +29,20 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from regen.losses.optimizer_state import Size
-from regen.train.distributed import LOST, World, is_lost
+from regen.train.distributed import LOST_PROCESS, DistributedContext, is_connection_error
 from regen.train.state import TrainState, sync_folder, write_json
 
-FACTS = "checkpoint.json"
+INFO_FILE = "checkpoint.json"
 
 
 @dataclass(frozen=True)
-class Facts:
+class CheckpointInfo:
     """What checkpoint.json says."""
 
     step: int
     skipped: int
     config: dict[str, Any]
-    sums: dict[str, int | None]
+    checksums: dict[str, int | None]
 
 
 class Checkpoints:
@@ -52,7 +52,7 @@ class Checkpoints:
     manager: at its end the last one is whole.
     """
 
-    def __init__(self, folder: Path, keep: int, world: World) -> None:
+    def __init__(self, folder: Path, keep: int, world: DistributedContext) -> None:
         self.folder, self.keep, self.world = folder, keep, world
         cuda = world.device.type == "cuda"
         self.stager = DefaultStager(StagingOptions(cuda, False, False, cuda))
@@ -82,7 +82,7 @@ class Checkpoints:
             return
         staged = self.stager.stage(state.tensors())
         assert isinstance(staged, dict), "staging was not asked to happen in the background"
-        facts = Facts(state.step, state.skipped, resolved_config, {})
+        facts = CheckpointInfo(state.step, state.skipped, resolved_config, {})
         self.writing = self.thread.submit(self._write, staged, facts)
         self.saved_step = state.step
 
@@ -92,12 +92,12 @@ class Checkpoints:
             self.writing.result()
             self.writing = None
 
-    def newest(self) -> Path | None:
+    def latest(self) -> Path | None:
         """The newest whole one; all processes have to call it. Removes what interruptions have left."""
         if self.world.is_main:
-            remove_remains(self.folder)
+            remove_partial(self.folder)
         paths = list_checkpoints(self.folder)
-        name = self.world.tell(paths[-1].name if paths else None)
+        name = self.world.broadcast(paths[-1].name if paths else None)
         return None if name is None else self.folder / name
 
     def load(self, path: Path, state: TrainState) -> None:
@@ -105,12 +105,12 @@ class Checkpoints:
 
         Raises ValueError when it is damaged or of another model.
         """
-        facts = read_facts(path)
-        mine = sorted(facts.sums)[self.world.rank :: self.world.size]
-        damaged = any(checksum(path / name) != facts.sums[name] for name in mine)
-        if self.world.agree(damaged)[0]:
+        facts = read_info(path)
+        mine = sorted(facts.checksums)[self.world.rank :: self.world.size]
+        damaged = any(checksum(path / name) != facts.checksums[name] for name in mine)
+        if self.world.all_reduce_max(damaged)[0]:
             raise ValueError(f"Checkpoint {path} is damaged; delete it to continue from the one before.")
-        sizes = sizes_in(path)
+        sizes = tensor_sizes(path)
         try:
             state.prepare(sizes)
         except KeyError as error:
@@ -118,19 +118,24 @@ class Checkpoints:
         tensors = state.tensors()
         if other := sorted(sizes.keys() ^ tensors.keys()):
             raise ValueError(f"Checkpoint {path} is of another model: they differ in {other[0]}.")
-        ignore_lone_process()
+        silence_single_process_warning()
         load(tensors, checkpoint_id=path, no_dist=self.world.size == 1)
         state.step, state.skipped = facts.step, facts.skipped
         self.saved_step = facts.step
 
-    def _write(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+    def _write(self, tensors: dict[str, Tensor], facts: CheckpointInfo) -> None:
         path = self.folder / f"step-{facts.step:08d}"
         partial = path.with_suffix(".partial")
         try:
             sums = self._write_files(partial, tensors)
             if self.world.is_main:
-                content = {"step": facts.step, "skipped": facts.skipped, "config": facts.config, "sums": sums}
-                write_json(partial / FACTS, content)
+                content = {
+                    "step": facts.step,
+                    "skipped": facts.skipped,
+                    "config": facts.config,
+                    "checksums": sums,
+                }
+                write_json(partial / INFO_FILE, content)
                 sync_folder(partial)
                 partial.rename(path)
                 sync_folder(self.folder)
@@ -138,9 +143,9 @@ class Checkpoints:
         except (Exception, CheckpointException) as error:  # the latter is no Exception; all are told alike
             if self.world.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
-            reason = cause(error)
-            if is_lost(reason):
-                raise ValueError(LOST) from None
+            reason = root_cause(error)
+            if is_connection_error(reason):
+                raise ValueError(LOST_PROCESS) from None
             what = str(getattr(reason, "strerror", None) or reason).partition("\n")[0].rstrip(".")
             raise ValueError(
                 f"Checkpoint {path} could not be written ({what}); "
@@ -150,7 +155,7 @@ class Checkpoints:
     def _write_files(self, folder: Path, tensors: dict[str, Tensor]) -> dict[str, int | None]:
         """Write this process's share; the checksums of all files, in the main process."""
         alone = self.world.size == 1
-        ignore_lone_process()
+        silence_single_process_warning()
         writer = FileSystemWriter(folder, overwrite=True)
         save(tensors, storage_writer=writer, process_group=self.world.background, no_dist=alone)
         mine = [*folder.glob(f"__{self.world.rank}_*")]
@@ -168,17 +173,17 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
 
-def read_facts(path: Path) -> Facts:
+def read_info(path: Path) -> CheckpointInfo:
     """What the checkpoint `path` is. Raises ValueError when that can't be read."""
     try:
-        return Facts(**json.loads((path / FACTS).read_text()))
+        return CheckpointInfo(**json.loads((path / INFO_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         raise ValueError(
             f"Checkpoint {path} is damaged; delete it to continue from the one before."
         ) from None
 
 
-def sizes_in(path: Path) -> dict[str, Size]:
+def tensor_sizes(path: Path) -> dict[str, Size]:
     """Shape and type of every tensor of the checkpoint `path`."""
     entries = FileSystemReader(path).read_metadata().state_dict_metadata
     return {
@@ -188,22 +193,22 @@ def sizes_in(path: Path) -> dict[str, Size]:
     }
 
 
-def averaged_weights(path: Path) -> dict[str, Tensor]:
+def load_ema(path: Path) -> dict[str, Tensor]:
     """The moving average of the model in the checkpoint `path`, on the CPU.
 
     Raises ValueError when it is damaged.
     """
-    facts = read_facts(path)
-    if any(checksum(path / name) != value for name, value in facts.sums.items()):
+    facts = read_info(path)
+    if any(checksum(path / name) != value for name, value in facts.checksums.items()):
         raise ValueError(f"Checkpoint {path} is damaged; start from another one.")
-    sizes = {name: size for name, size in sizes_in(path).items() if name.startswith("ema.")}
+    sizes = {name: size for name, size in tensor_sizes(path).items() if name.startswith("ema.")}
     tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in sizes.items()}
-    ignore_lone_process()
+    silence_single_process_warning()
     load(tensors, checkpoint_id=path, no_dist=True)
     return {name.removeprefix("ema."): tensor for name, tensor in tensors.items()}
 
 
-def remove_remains(folder: Path) -> None:
+def remove_partial(folder: Path) -> None:
     """Delete what interrupted saves and deletions have left."""
     for pattern in ("step-*.partial", "step-*.old"):
         for remains in folder.glob(pattern):
@@ -228,11 +233,11 @@ def checksum(path: Path) -> int | None:
     return value
 
 
-def cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """What lies behind an error, also where torch has put together those of all processes."""
     return next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
 
 
-def ignore_lone_process() -> None:
+def silence_single_process_warning() -> None:
     """torch warns that a process alone saves as one."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)

@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regen.runtime import pick_device
 
-PATIENCE = timedelta(minutes=30)  # how long a process waits for the others before it gives up
-LOST = (
+TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others before it gives up
+LOST_PROCESS = (
     "Another process of this training has ended or can't be reached; see what that one said: the same "
     "command goes on from the last checkpoint."
 )
@@ -31,7 +31,7 @@ Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """This process among those that train together."""
 
     device: torch.device
@@ -45,7 +45,7 @@ class World:
         """Whether it is this process that tells and writes what is told and written once."""
         return self.rank == 0
 
-    def agree(self, *values: int) -> list[int]:
+    def all_reduce_max(self, *values: int) -> list[int]:
         """The largest of each number over all processes: what one of them wants, all do."""
         if self.size == 1:
             return list(values)
@@ -53,7 +53,7 @@ class World:
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return [int(number) for number in numbers.tolist()]
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the main process gives, in all processes."""
         if self.size == 1:
             return value
@@ -61,11 +61,11 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
-        self.agree(0)
+        self.all_reduce_max(0)
 
-    def mean_of(self, values: dict[str, float]) -> dict[str, float]:
+    def all_reduce_mean(self, values: dict[str, float]) -> dict[str, float]:
         """The mean of each number over the processes, all of which give the same names."""
         if self.size == 1:
             return values
@@ -73,7 +73,7 @@ class World:
         dist.all_reduce(numbers)
         return dict(zip(values, (numbers / self.size).tolist(), strict=True))
 
-    def average(self, tensors: list[Tensor]) -> None:
+    def average_tensors(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""
         if self.size == 1 or not tensors:
             return
@@ -85,7 +85,7 @@ class World:
 
 
 @contextmanager
-def join(device: str | None) -> Iterator[World]:
+def init_distributed(device: str | None) -> Iterator[DistributedContext]:
     """The world that torchrun has told this process of; leaves it at the end.
 
     Each process takes the GPU of its number on its machine. Raises ValueError when the device is not here,
@@ -94,23 +94,23 @@ def join(device: str | None) -> Iterator[World]:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     target = pick_device(device)
     if size == 1:
-        yield World(target)
+        yield DistributedContext(target)
         return
     if target.type == "cuda":
         target = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(target)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if target.type == "cuda" else "gloo", timeout=PATIENCE)
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield World(target, dist.get_rank(), size, group)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if target.type == "cuda" else "gloo", timeout=TIMEOUT)
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        yield DistributedContext(target, dist.get_rank(), size, group)
         dist.destroy_process_group()
     except RuntimeError as error:
-        if is_lost(error):
-            raise ValueError(LOST) from None
+        if is_connection_error(error):
+            raise ValueError(LOST_PROCESS) from None
         raise
 
 
-def is_lost(error: BaseException) -> bool:
+def is_connection_error(error: BaseException) -> bool:
     """Whether an error means that another process has ended, or can't be reached."""
     signs = ("gloo", "nccl", "connection", "socket", "timed out")
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
@@ -140,12 +140,12 @@ class Parallel:
     """How the loss of a model is computed so that gradients are those of the whole batch."""
 
     loss: Loss
-    quiet: Callable[[], AbstractContextManager[None]] = nullcontext
+    no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
     """Opened around all passes of an update but the last: gradients are not yet exchanged."""
 
 
-def parallelise(
-    model: nn.Module, average: nn.Module, world: World, fsdp: bool, dtype: torch.dtype
+def parallelize(
+    model: nn.Module, average: nn.Module, world: DistributedContext, fsdp: bool, dtype: torch.dtype
 ) -> Parallel:
     """Prepare `model` and its moving average in place for the processes of `world`.
 
@@ -169,7 +169,7 @@ def parallelise(
     return Parallel(parallel, parallel.no_sync)
 
 
-def shard(model: nn.Module, world: World, dtype: torch.dtype) -> None:
+def shard(model: nn.Module, world: DistributedContext, dtype: torch.dtype) -> None:
     """FSDP2 on each block of `model` and on the rest."""
     mesh = init_device_mesh(world.device.type, (world.size,))
     # torch warns of blocks that return views, in case they are changed in place: here nothing is.
@@ -184,11 +184,11 @@ def shard(model: nn.Module, world: World, dtype: torch.dtype) -> None:
         register_fsdp_forward_method(model, method)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor of which each process holds a share, put together; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The weights of a model, each put together; all processes have to call it."""
-    return {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    return {name: full_tensor(tensor) for name, tensor in model.state_dict().items()}

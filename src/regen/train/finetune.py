@@ -13,7 +13,7 @@ from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.pretrained import find_model, stored_config, stored_weights
-from regen.train.checkpoint import averaged_weights, list_checkpoints, read_facts
+from regen.train.checkpoint import list_checkpoints, load_ema, read_info
 
 Half = Literal["encoder", "decoder", "linear"]
 
@@ -22,7 +22,7 @@ NAMED = 3  # tensors of each part that a report names before it only counts them
 
 
 @dataclass(frozen=True)
-class StartConfig:
+class InitConfig:
     """What a training begins with; by default new weights, all of which learn."""
 
     model: str | None = None
@@ -32,27 +32,27 @@ class StartConfig:
     freeze: tuple[Half, ...] = ()
     """Leave this half as it is: the encoder, or the decoder with all that tells it of the latents; or the
     linear maps beside both (linear)."""
-    components: int = 0
+    pca_clips: int = 0
     """One-DVA: let the linear maps beside its transformers begin with the principal components of the patches
     of so many clips; 0: at random. Not with a start model, which brings them. Freeze them then: with the
     learning rates of a training from nothing they would be lost again."""
 
     def __post_init__(self) -> None:
-        if self.components < 0 or (self.components and self.model is not None):
+        if self.pca_clips < 0 or (self.pca_clips and self.model is not None):
             raise ValueError("Start at the components of 1 clip or more, or from a model, not at both.")
         if {"encoder", "decoder"} <= set(self.freeze):
             raise ValueError("With encoder and decoder frozen nothing learns; freeze one of them.")
 
 
 @dataclass(frozen=True)
-class Kept:
+class LoadedPart:
     """What a part of the model, such as its encoder, has of the start model."""
 
     part: str
     tensors: int
-    kept_tensors: int
+    loaded_tensors: int
     parameters: int
-    kept_parameters: int
+    loaded_parameters: int
     new: tuple[str, ...]
     """The tensors that begin anew, each with the reason."""
     unused: tuple[str, ...]
@@ -61,8 +61,8 @@ class Kept:
     def __str__(self) -> str:
         if not self.tensors:
             return f"  {self.part}: the start model's has no place here"
-        count = f"{self.kept_tensors} of {self.tensors}" if self.new else f"all {self.tensors}"
-        lines = [f"  {self.part}: {count} tensors kept, {_millions(self.kept_parameters, self.parameters)}"]
+        count = f"{self.loaded_tensors} of {self.tensors}" if self.new else f"all {self.tensors}"
+        lines = [f"  {self.part}: {count} tensors kept, {_millions(self.loaded_parameters, self.parameters)}"]
         for about, names in (("new", self.new), ("left out", self.unused)):
             if names:
                 more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -71,11 +71,11 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class StartReport:
-    """What became of a `StartConfig`. As text, what a person should know; empty where there is nothing."""
+class InitReport:
+    """What became of a `InitConfig`. As text, what a person should know; empty where there is nothing."""
 
-    config: StartConfig
-    parts: tuple[Kept, ...] = ()
+    config: InitConfig
+    parts: tuple[LoadedPart, ...] = ()
     whole_encoder: bool = False
     """The encoder is the start model's, all of it, and works as it did there."""
     keeps_latents: bool = False
@@ -95,8 +95,8 @@ class StartReport:
     def __str__(self) -> str:
         lines = []
         if self.parts:
-            kept, tensors = sum(p.kept_tensors for p in self.parts), sum(p.tensors for p in self.parts)
-            numbers = sum(p.kept_parameters for p in self.parts), sum(p.parameters for p in self.parts)
+            kept, tensors = sum(p.loaded_tensors for p in self.parts), sum(p.tensors for p in self.parts)
+            numbers = sum(p.loaded_parameters for p in self.parts), sum(p.parameters for p in self.parts)
             count = f"{kept} of {tensors} tensors kept, {_millions(*numbers)}"
             lines = [f"Starting from {self.config.model}: {count}", *map(str, self.parts)]
         for half in set(self.config.freeze):
@@ -106,9 +106,9 @@ class StartReport:
         return "\n".join(lines)
 
 
-def start_from(
-    model: AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA, config: StartConfig
-) -> StartReport:
+def init_weights(
+    model: AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA, config: InitConfig
+) -> InitReport:
     """Put the weights of `config.model` into `model`, tensor by tensor where name and shape fit, and freeze.
 
     Call it before optimizers and averages are made of the model. The start model may be of another class.
@@ -123,13 +123,13 @@ def start_from(
     if "linear" in config.freeze:
         _freeze_linear_maps(model, config)
     if config.model is None:
-        return StartReport(config)
+        return InitReport(config)
     source, weights = _source(config.model)
     parts = _copy(model, weights)
-    if not any(part.kept_tensors for part in parts):
+    if not any(part.loaded_tensors for part in parts):
         raise ValueError(
             f"No weights of {config.model} ({source['_class_name']}) fit this model; "
-            "start from another one, or without --start.model."
+            "start from another one, or without --init.model."
         )
     encoder = next(part for part in parts if part.part == "encoder")
     whole = not encoder.new and not encoder.unused and _encoder_facts(source) == _encoder_facts(model.config)
@@ -139,17 +139,17 @@ def start_from(
     keeps_latents = whole and known and "encoder" in config.freeze
     if keeps_latents:
         model.set_latent_statistics(torch.tensor(mean), torch.tensor(std))
-    return StartReport(config, parts, whole, keeps_latents)
+    return InitReport(config, parts, whole, keeps_latents)
 
 
-def _freeze_linear_maps(model: nn.Module, config: StartConfig) -> None:
+def _freeze_linear_maps(model: nn.Module, config: InitConfig) -> None:
     weights = [weight for name, weight in model.named_parameters() if name.startswith(LINEAR_MAPS)]
     if not weights:
-        raise ValueError("This model has no linear maps to freeze; leave linear out of --start.freeze.")
-    if config.model is None and not config.components:
+        raise ValueError("This model has no linear maps to freeze; leave linear out of --init.freeze.")
+    if config.model is None and not config.pca_clips:
         raise ValueError(
-            "Frozen linear maps have to come from somewhere: give --start.model, such as a finished stage 1, "
-            "or --start.components, or leave linear out of --start.freeze."
+            "Frozen linear maps have to come from somewhere: give --init.model, such as a finished stage 1, "
+            "or --init.pca-clips, or leave linear out of --init.freeze."
         )
     for weight in weights:
         weight.requires_grad_(False)
@@ -161,17 +161,17 @@ def _source(name: str) -> tuple[Mapping[str, Any], Iterable[tuple[str, Tensor]]]
     checkpoints = list_checkpoints(folder / "checkpoints")
     if not checkpoints:
         return stored_config(folder), stored_weights(folder)
-    run = read_facts(checkpoints[-1]).config
-    return run["model"] | {"_class_name": run["class"]}, averaged_weights(checkpoints[-1]).items()
+    run = read_info(checkpoints[-1]).config
+    return run["model"] | {"_class_name": run["class"]}, load_ema(checkpoints[-1]).items()
 
 
 @torch.no_grad()
-def _copy(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> tuple[Kept, ...]:
+def _copy(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> tuple[LoadedPart, ...]:
     """Copy the tensors that fit, and tell of each part of `model` what it has now."""
     target, there = model.state_dict(), dict[str, str]()
     for name, values in weights:
         if name in target:
-            values = stretched(values, target[name].shape)
+            values = inflate_kernel(values, target[name].shape)
         there[name] = _shape(values)
         if name in target and target[name].shape == values.shape:
             target[name].copy_(values)
@@ -180,7 +180,7 @@ def _copy(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> tuple[Kept
     return tuple(_kept(part, target, here, there) for part in dict.fromkeys(names))
 
 
-def stretched(values: Tensor, shape: torch.Size) -> Tensor:
+def inflate_kernel(values: Tensor, shape: torch.Size) -> Tensor:
     """The kernel of a 3D convolution with as many taps along time as `shape`, where only those differ.
 
     Its sum stays, so what a still clip becomes is the same at another ratio. Other tensors are left as they
@@ -201,7 +201,7 @@ def stretched(values: Tensor, shape: torch.Size) -> Tensor:
     return rearrange(longer, "1 (o i h w) t -> o i t h w", **sizes).to(values.dtype)
 
 
-def _kept(part: str, target: dict[str, Tensor], here: dict[str, str], there: dict[str, str]) -> Kept:
+def _kept(part: str, target: dict[str, Tensor], here: dict[str, str], there: dict[str, str]) -> LoadedPart:
     mine = [name for name in here if name.startswith(f"{part}.")]
     fitting = [name for name in mine if there.get(name) == here[name]]
     new = [
@@ -211,12 +211,12 @@ def _kept(part: str, target: dict[str, Tensor], here: dict[str, str], there: dic
         if there.get(name) != here[name]
     ]
     unused = [name for name in there if name.startswith(f"{part}.") and name not in here]
-    return Kept(
+    return LoadedPart(
         part,
         tensors=len(mine),
-        kept_tensors=len(fitting),
+        loaded_tensors=len(fitting),
         parameters=sum(target[name].numel() for name in mine),
-        kept_parameters=sum(target[name].numel() for name in fitting),
+        loaded_parameters=sum(target[name].numel() for name in fitting),
         new=tuple(new),
         unused=tuple(name.removeprefix(f"{part}.") for name in unused),
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from regen.runtime import generator_for
-from regen.train.distributed import Loss, Parallel, World, whole
+from regen.train.distributed import DistributedContext, Loss, Parallel, full_tensor
 from regen.train.state import Stateful, TrainState
 
 Batch = dict[str, Tensor]
@@ -22,7 +22,7 @@ ON_THE_CPU = frozenset({"rows", "batch_size", "replaced", "progress"})
 
 
 @runtime_checkable
-class FurtherLoss(Stateful, Protocol):
+class AuxiliaryLoss(Stateful, Protocol):
     """(target, reconstruction) -> a loss besides the model's own, and what to log of it.
 
     `update` lets it learn from the calls since the last one, with a function that replaces tensors by their
@@ -43,11 +43,11 @@ class Gradient:
         self,
         parallel: Parallel,
         state: TrainState,
-        world: World,
+        world: DistributedContext,
         dtype: torch.dtype,
         seed: int,
         clip_norm: float,
-        further: FurtherLoss | None,
+        further: AuxiliaryLoss | None,
     ) -> None:
         self.parallel, self.state, self.world = parallel, state, world
         self.dtype, self.seed, self.clip_norm, self.further = dtype, seed, clip_norm, further
@@ -72,7 +72,7 @@ class Gradient:
         # Processes average their gradients: what all of them have counts `size` times.
         weight = self.world.size * len(rows) / int(batch["batch_size"])
         loss_of: Loss = self.parallel.loss
-        with nullcontext() if is_last else self.parallel.quiet():
+        with nullcontext() if is_last else self.parallel.no_sync():
             with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
                 loss, logs = (
                     loss_of(there, generators)
@@ -88,7 +88,7 @@ class Gradient:
 
         Waits for the device: what is not finite must not reach a weight.
         """
-        norm = whole(clip_grad_norm_(self.state.model.parameters(), self.clip_norm, foreach=True))
+        norm = full_tensor(clip_grad_norm_(self.state.model.parameters(), self.clip_norm, foreach=True))
         return norm, bool(torch.isfinite(self.loss) & torch.isfinite(norm))
 
     def apply(self) -> None:
@@ -96,7 +96,7 @@ class Gradient:
         for optimizer in self.state.optimizers:
             optimizer.step()
         if self.further is not None:
-            self.further.update(self.world.average)
+            self.further.update(self.world.average_tensors)
         self.state.step += 1
         self.state.ema.update(self.state.step)
         self.discard()

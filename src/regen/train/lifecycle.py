@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from regen.train.checkpoint import Checkpoints, read_facts
-from regen.train.distributed import World
+from regen.train.checkpoint import Checkpoints, read_info
+from regen.train.distributed import DistributedContext
 from regen.train.gradient import Gradient
 from regen.train.log import RunLog
 from regen.train.signals import Interrupted, StopSignals
 from regen.train.state import TrainState, open_run
 
-Leave = Callable[[], bool]
+ShouldStop = Callable[[], bool]
 # (averaged model, step, whether to leave at once) -> numbers for the log; None when it left.
-Evaluate = Callable[[nn.Module, int, Leave], dict[str, float] | None]
+Evaluate = Callable[[nn.Module, int, ShouldStop], dict[str, float] | None]
 
 
-class Watch:
+class RunLifecycle:
     """The run in the folder `out`: opens it, goes on from its newest checkpoint, and keeps it safe.
 
     Every decision is one of all processes: a signal to one of them is one to all.
@@ -31,25 +31,25 @@ class Watch:
         self,
         state: TrainState,
         out: Path,
-        world: World,
+        world: DistributedContext,
         resolved_config: dict[str, Any],
         evaluate: Evaluate | None,
         steps: int,
         keep: int,
         save_every_minutes: float,
     ) -> None:
-        self.state, self.out, self.world, self.evaluate = state, out, world, evaluate
+        self.state, self.out, self.world, self.evaluator = state, out, world, evaluate
         self.resolved_config, self.steps, self.save_every_minutes = resolved_config, steps, save_every_minutes
         self.checkpoints = Checkpoints(out / "checkpoints", keep, world)
         self.stop = StopSignals()
         self.closing = ExitStack()
-        self.asked = 0  # the signal on which all processes leave
+        self.stop_signal = 0  # the signal on which all processes leave
         self.last_save = time.monotonic()
 
     def open(self, resume: bool) -> bool:
         """Prepare the folder and load the newest checkpoint, if there is one, which is the answer."""
-        newest = self.checkpoints.newest()
-        saved = None if newest is None else read_facts(newest).config
+        newest = self.checkpoints.latest()
+        saved = None if newest is None else read_info(newest).config
         open_run(self.out, self.resolved_config, saved, resume, write=self.world.is_main)
         if newest is not None:
             self.checkpoints.load(newest, self.state)
@@ -65,13 +65,13 @@ class Watch:
     def __exit__(self, *error: Any) -> None:
         self.closing.__exit__(*error)
 
-    def agree(self, is_finite: bool) -> tuple[bool, bool]:
+    def sync_flags(self, is_finite: bool) -> tuple[bool, bool]:
         """Whether the update is one of numbers in all processes, and whether it is time to save.
 
         Raises ValueError when a checkpoint could not be written.
         """
         due = self.world.is_main and time.monotonic() - self.last_save >= 60 * self.save_every_minutes
-        self.asked, bad, failed, save = self.world.agree(
+        self.stop_signal, bad, failed, save = self.world.all_reduce_max(
             self.stop.number, not is_finite, self.checkpoints.failed, due
         )
         if failed:
@@ -86,49 +86,49 @@ class Watch:
 
     def leave_if_asked(self) -> None:
         """Raises Interrupted after a signal, when all is saved."""
-        if self.asked and self.state.step < self.steps:
-            self.leave()
+        if self.stop_signal and self.state.step < self.steps:
+            self.save_and_exit()
 
-    def leave(self) -> None:
+    def save_and_exit(self) -> None:
         """Save and raise Interrupted."""
         self.save()
         self.checkpoints.wait()
-        raise Interrupted(self.state.step, self.asked)
+        raise Interrupted(self.state.step, self.stop_signal)
 
-    def look(self) -> None:
+    def evaluate(self) -> None:
         """Evaluate; a signal ends that, too."""
-        if self.evaluate is None:
+        if self.evaluator is None:
             return
         with torch.no_grad():
-            values = self.evaluate(self.state.ema.model, self.state.step, self._must_leave)
+            values = self.evaluator(self.state.ema.model, self.state.step, self._must_leave)
         if values is None:
-            self.leave()
+            self.save_and_exit()
         else:
-            self.log.evaluation_row(self.state.step, values)
+            self.log.log_evaluation(self.state.step, values)
 
-    def look_again(self, eval_every: int) -> None:
+    def evaluate_if_missed(self, eval_every: int) -> None:
         """Make up for the evaluation that the run was stopped in."""
         due = self.state.step == self.steps or self.state.step % eval_every == 0
-        if due and not self.world.tell(self.log.has_evaluation):
-            self.look()
+        if due and not self.world.broadcast(self.log.has_evaluation):
+            self.evaluate()
 
-    def reject(self, gradient: Gradient, skip: bool) -> None:
+    def handle_nonfinite(self, gradient: Gradient, skip: bool) -> None:
         """Keep the batch of an update that is no number; then leave it out, or raise ValueError."""
         path = gradient.keep(self.out / "rejected")
         gradient.discard()
         number = self.state.step + 1
         if skip:
             self.state.step, self.state.skipped = number, self.state.skipped + 1
-            self.log.say(f"Update {number} is left out: its loss or gradient is no number ({path}).")
+            self.log.print(f"Update {number} is left out: its loss or gradient is no number ({path}).")
             return
         self.save()
         self.checkpoints.wait()
         raise ValueError(
             f"Training diverged: the loss or gradient of update {number} is no number (its batch: {path}); "
             "start anew with a lower learning rate or a longer warm-up, or go on without such updates by "
-            "--loop.on-divergence skip."
+            "--loop.on-nonfinite skip."
         )
 
     def _must_leave(self) -> bool:
-        self.asked = self.world.agree(self.stop.number)[0]
-        return self.asked > 0
+        self.stop_signal = self.world.all_reduce_max(self.stop.number)[0]
+        return self.stop_signal > 0

@@ -16,7 +16,7 @@ from torch import Tensor
 PLAIN_SECONDS = 30.0
 
 
-class Window:
+class MetricAverager:
     """Means since the last report, summed on the device so that no step waits for it."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class RunLog:
     def advance(self, step: int) -> None:
         self.progress.update(self.task, completed=step)
 
-    def train_row(self, step: int, values: dict[str, float]) -> None:
+    def log_training(self, step: int, values: dict[str, float]) -> None:
         """Report the means over the last steps: loss, psnr, clips_per_second and what else the model logs."""
         self.write(step, values)
         report = f"{describe(values)} · {self.time_left(step)} left"
@@ -93,15 +93,15 @@ class RunLog:
         now = time.perf_counter()
         if self.progress.disable and (now - self.last_plain >= self.plain_seconds or step == self.steps):
             self.last_plain = now
-            self.say(f"step {step}/{self.steps} · {report}")
+            self.print(f"step {step}/{self.steps} · {report}")
 
-    def evaluation_row(self, step: int, values: dict[str, float]) -> None:
+    def log_evaluation(self, step: int, values: dict[str, float]) -> None:
         """Report an evaluation; its names get the prefix `evaluation/`."""
         self.write(step, {f"evaluation/{name}": value for name, value in values.items()})
         numbers = " · ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.say(f"evaluation after step {step}: {numbers}")
+        self.print(f"evaluation after step {step}: {numbers}")
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """One line on stderr, above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 

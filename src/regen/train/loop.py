@@ -10,13 +10,13 @@ from torch.utils.data import Dataset
 
 from regen.runtime import pick_dtype
 from regen.train.dataloader import BatchLoader, Key
-from regen.train.distributed import World, parallelise
-from regen.train.gradient import Batch, FurtherLoss, Gradient
-from regen.train.lifecycle import Evaluate, Watch
-from regen.train.log import Window
+from regen.train.distributed import DistributedContext, parallelize
+from regen.train.gradient import AuxiliaryLoss, Batch, Gradient
+from regen.train.lifecycle import Evaluate, RunLifecycle
+from regen.train.log import MetricAverager
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 from regen.train.state import Ema, TrainState
-from regen.train.throughput import Meter
+from regen.train.throughput import ThroughputMeter
 
 SKIPS_IN_A_ROW = 20  # updates left out one after another before a run gives up
 
@@ -33,32 +33,32 @@ class LoopConfig:
     eval_every: int = 1000
     """Updates between evaluations; there is always one at the end."""
     log_every: int = 20
-    keep: int = 2
+    keep_last: int = 2
     """How many checkpoints to keep, the newest ones."""
-    dtype: str | None = None
+    mixed_precision: str | None = None
     """Precision of the products: bf16 or fp32; None takes bf16 where the hardware has it."""
-    workers: int = 2
+    num_workers: int = 2
     """Processes that load data, for each process that trains; 0 loads in this one."""
-    seconds_per_batch: float = 600.0
+    loader_timeout: float = 600.0
     """Longest wait for a batch; then the processes that load data are started anew."""
-    passes: int = 1
+    gradient_accumulation_steps: int = 1
     """Parts in which each process works on its share of a batch: less memory, the same result."""
     fsdp: bool = False
     """With several processes, share parameters, gradients and optimizer among them (FSDP2) in place of a
     copy in each (DDP): less memory, more traffic."""
     activation_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
-    on_divergence: Literal["stop", "skip"] = "stop"
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do with an update whose loss or gradient is no number: stop the run, or leave that update out.
     Its batch is kept in either case."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "eval_every", "log_every", "keep", "passes"):
+        for name in ("steps", "eval_every", "log_every", "keep_last", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
-        if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}; give 0 or more.")
-        if self.dtype == "fp16":
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers is {self.num_workers}; give 0 or more.")
+        if self.mixed_precision == "fp16":
             raise ValueError("Training in fp16 loses small gradients; use bf16 or fp32.")
 
 
@@ -74,11 +74,11 @@ def train(
     config: LoopConfig,
     optimizer_config: OptimizerConfig,
     out: Path,
-    world: World,
+    world: DistributedContext,
     evaluate: Evaluate | None,
     resolved_config: dict[str, Any],
     resume: bool = True,
-    further: FurtherLoss | None = None,
+    further: AuxiliaryLoss | None = None,
 ) -> TrainState:
     """Train `model` and return the state after `config.steps` updates.
 
@@ -95,42 +95,49 @@ def train(
     when the run in `out` has another configuration (or is there at all while `resume` is False), its newest
     checkpoint is damaged or none can be written, or the training diverges.
     """
-    dtype = pick_dtype(config.dtype, world.device)
+    dtype = pick_dtype(config.mixed_precision, world.device)
     model.to(world.device).train()
     if config.activation_checkpointing:
         cast(Checkpointable, model).enable_gradient_checkpointing()
-    meter, average = Meter(model, world.device, world.size), copy.deepcopy(model)
-    parallel = parallelise(model, average, world, config.fsdp, dtype)
+    meter, average = ThroughputMeter(model, world.device, world.size), copy.deepcopy(model)
+    parallel = parallelize(model, average, world, config.fsdp, dtype)
     optimizers = build_optimizers(model, optimizer_config)
     state = TrainState(model, Ema(model, average, config.ema_decay), optimizers, further)
-    gradient = Gradient(parallel, state, world, dtype, config.seed, optimizer_config.clip_norm, further)
-    watch = Watch(
-        state, out, world, resolved_config, evaluate, config.steps, config.keep, config.save_every_minutes
+    gradient = Gradient(parallel, state, world, dtype, config.seed, optimizer_config.max_grad_norm, further)
+    watch = RunLifecycle(
+        state,
+        out,
+        world,
+        resolved_config,
+        evaluate,
+        config.steps,
+        config.keep_last,
+        config.save_every_minutes,
     )
     is_continued = watch.open(resume)
     keys = keys_of(state.step, config, world)
     with (
         watch as log,
-        BatchLoader(batches, keys, config.workers, world.device, config.seconds_per_batch) as loader,
+        BatchLoader(batches, keys, config.num_workers, world.device, config.loader_timeout) as loader,
     ):
         if is_continued and state.step < config.steps:
-            log.say(f"Continuing the run in {out} after step {state.step}.")
+            log.print(f"Continuing the run in {out} after step {state.step}.")
         elif is_continued:
-            log.say(f"The run in {out} is finished: {state.step} of {config.steps} steps are done.")
+            log.print(f"The run in {out} is finished: {state.step} of {config.steps} steps are done.")
         if is_continued:
-            watch.look_again(config.eval_every)
-        window, loaded, in_a_row = Window(), iter(loader), 0
+            watch.evaluate_if_missed(config.eval_every)
+        window, loaded, in_a_row = MetricAverager(), iter(loader), 0
         meter.restart_clock()
         while state.step < config.steps:
             rows = []
-            for index in range(config.passes):
+            for index in range(config.gradient_accumulation_steps):
                 waited = loader.waited
                 batch = next(loaded)
-                rows.append(gradient.add(batch, is_last=index == config.passes - 1))
+                rows.append(gradient.add(batch, is_last=index == config.gradient_accumulation_steps - 1))
                 meter.add(batch, loader.waited - waited)
             norm, is_finite = gradient.finish()
             factor = learning_rate_factor(state.step, config.steps, optimizer_config)
-            is_finite, save = watch.agree(is_finite)
+            is_finite, save = watch.sync_flags(is_finite)
             if is_finite:
                 set_learning_rate(state.optimizers, factor)
                 gradient.apply()
@@ -139,25 +146,29 @@ def train(
                 in_a_row = 0
             else:
                 in_a_row += 1
-                watch.reject(gradient, skip=config.on_divergence == "skip" and in_a_row < SKIPS_IN_A_ROW)
+                watch.handle_nonfinite(
+                    gradient, skip=config.on_nonfinite == "skip" and in_a_row < SKIPS_IN_A_ROW
+                )
             log.advance(state.step)
-            leaving = watch.asked > 0 or state.step == config.steps
+            leaving = watch.stop_signal > 0 or state.step == config.steps
             if (leaving or state.step % config.log_every == 0) and window.counts:
                 counts = {"learning_rate_factor": factor, "skipped_updates": state.skipped} | loader.counts
-                log.train_row(state.step, world.mean_of(window.means()) | meter.report() | counts)
+                log.log_training(state.step, world.all_reduce_mean(window.means()) | meter.report() | counts)
                 window.reset()
             if leaving or save:
                 watch.save()
                 meter.restart_clock()
             watch.leave_if_asked()
             if state.step == config.steps or state.step % config.eval_every == 0:
-                watch.look()
+                watch.evaluate()
                 meter.restart_clock()
     return state
 
 
-def keys_of(step: int, config: LoopConfig, world: World) -> list[Key]:
+def keys_of(step: int, config: LoopConfig, world: DistributedContext) -> list[Key]:
     """The parts of the batches from update `step` on that this process works on, in their order."""
-    parts = world.size * config.passes
-    mine = range(world.rank * config.passes, (world.rank + 1) * config.passes)
+    parts = world.size * config.gradient_accumulation_steps
+    mine = range(
+        world.rank * config.gradient_accumulation_steps, (world.rank + 1) * config.gradient_accumulation_steps
+    )
     return [(update, part, parts) for update in range(step, config.steps) for part in mine]

@@ -20,7 +20,7 @@ class OptimizerConfig:
     warmup_steps: int = 2000
     decay_fraction: float = 0.0
     """The last part of the run over which the learning rate falls to 0."""
-    clip_norm: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the whole gradient."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from regen.embedders.one_dva import AutoencoderOneDVA
 
 
 @torch.no_grad()
-def start_at_components(model: AutoencoderOneDVA, batches: Iterable[dict[str, Tensor]], count: int) -> None:
+def init_from_pca(model: AutoencoderOneDVA, batches: Iterable[dict[str, Tensor]], count: int) -> None:
     """Let `model` begin as the best linear embedder of its patches with its structural latents.
 
     The components are those of the patches of `count` clips or a few more, from batches with a `clip`
@@ -21,7 +21,7 @@ def start_at_components(model: AutoencoderOneDVA, batches: Iterable[dict[str, Te
     if encoder.shortcut is None or decoder.shortcut is None:
         raise ValueError(
             "Only a model with linear maps can start at components; add --model.linear-skip, or leave "
-            "--start.components away."
+            "--init.pca-clips away."
         )
     covariance, seen = Covariance(encoder.shortcut.in_features), 0
     for batch in batches:

@@ -54,7 +54,7 @@ PANELS = (
         is_smoothed=False,
     ),
     Panel("speed", {"tokens_per_second": "tokens/s", "clips_per_second": "clips/s"}, from_zero=True),
-    Panel("waiting for data", {"waiting_share": "% of the time"}, from_zero=True, factor=100.0),
+    Panel("waiting for data", {"data_wait_fraction": "% of the time"}, from_zero=True, factor=100.0),
 )
 
 
@@ -145,7 +145,7 @@ def draw_png(runs: Sequence[Run], path: Path) -> None:
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
     for index, chart in enumerate(charts):
         _panel_of_png(figure.add_subplot(rows, columns, index + 1), chart)
-    facts = runs[0].facts()
+    facts = runs[0].summary()
     title = f"{facts.name}: {facts.step} of {facts.steps or '?'} updates" if len(runs) == 1 else ""
     figure.suptitle(title, color=INK, fontsize=15, fontweight="bold")
     if len(runs) > 1:

@@ -10,24 +10,24 @@ from statistics import median
 from typing import Any, Literal
 
 from regen.train.checkpoint import list_checkpoints
-from regen.train.state import counts, flatten
+from regen.train.state import affects_result, flatten
 
 Row = dict[str, float]
 State = Literal["finished", "ending", "running", "stopped"]
 
 EVALUATION = "evaluation/psnr"
-QUIET_SECONDS = 900.0  # after which a run that says nothing is taken for stopped
+STALE_SECONDS = 900.0  # after which a run that says nothing is taken for stopped
 RECENT = 10  # rows of which speeds are the median
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunSummary:
     """A run in figures; None where nothing is known. As one line of JSON they are for other programs."""
 
     name: str
     folder: str
     state: State
-    quiet_seconds: float | None
+    seconds_since_write: float | None
     """Since the run has written anything."""
     step: int
     steps: int | None
@@ -43,7 +43,7 @@ class Facts:
     clips_per_second: float | None
     tflops_per_second: float | None
     mfu: float | None
-    waiting_share: float | None
+    data_wait_fraction: float | None
     memory_gb: float | None
     skipped_updates: int
     damaged_samples: int
@@ -64,25 +64,25 @@ class Run:
     folder: Path
     config: dict[str, Any]
     rows: tuple[Row, ...]
-    quiet_seconds: float | None
+    seconds_since_write: float | None
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Updates, and what the log has under `name` for them; without what is no number."""
         points = [(row["step"], row[name]) for row in self.rows if math.isfinite(row.get(name, math.nan))]
         return [step for step, _ in points], [value for _, value in points]
 
-    def facts(self) -> Facts:
+    def summary(self) -> RunSummary:
         """The run in figures."""
         saved = tuple(int(path.name.removeprefix("step-")) for path in list_checkpoints(self._checkpoints))
         step = int(max([row["step"] for row in self.rows] + list(saved), default=0))
         steps = self.config.get("loop", {}).get("steps")
         evaluated, psnr = self.series(EVALUATION)
         best = max(zip(psnr, evaluated, strict=True), default=(None, None))
-        return Facts(
+        return RunSummary(
             self.name,
             str(self.folder),
             state=self._state(step, steps),
-            quiet_seconds=self.quiet_seconds,
+            seconds_since_write=self.seconds_since_write,
             step=step,
             steps=steps,
             fingerprint=self.config.get("fingerprint"),
@@ -95,7 +95,7 @@ class Run:
             clips_per_second=self._recent("clips_per_second"),
             tflops_per_second=self._recent("tflops_per_second"),
             mfu=self._recent("mfu"),
-            waiting_share=self._recent("waiting_share"),
+            data_wait_fraction=self._recent("data_wait_fraction"),
             memory_gb=self._last("memory_gb"),
             skipped_updates=self._count("skipped_updates"),
             damaged_samples=self._count("damaged_samples"),
@@ -113,7 +113,7 @@ class Run:
     def _state(self, step: int, steps: int | None) -> State:
         if (self.folder / "model" / "config.json").is_file():
             return "finished"
-        if self.quiet_seconds is None or self.quiet_seconds > QUIET_SECONDS:
+        if self.seconds_since_write is None or self.seconds_since_write > STALE_SECONDS:
             return "stopped"
         return "ending" if step == steps else "running"
 
@@ -156,12 +156,14 @@ def read_run(folder: Path, name: str) -> Run:
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The fields in which the configurations of runs differ, with the value of each run."""
     flat = [flatten(run.config) for run in runs]
-    names = dict.fromkeys(name for one in flat for name in one if counts(name) and name != "fingerprint")
+    names = dict.fromkeys(
+        name for one in flat for name in one if affects_result(name) and name != "fingerprint"
+    )
     values = {name: [_text(one.get(name)) for one in flat] for name in names}
     return {name: texts for name, texts in values.items() if len(set(texts)) > 1}
 
 
-def describe(facts: Facts) -> dict[str, str]:
+def describe(facts: RunSummary) -> dict[str, str]:
     """The figures in words, for a person."""
     best = f", best {facts.best_psnr:.2f} after {facts.best_step}" if facts.best_step else ""
     rates = {
@@ -192,8 +194,8 @@ def describe(facts: Facts) -> dict[str, str]:
         "evaluation PSNR": "" if facts.evaluation_psnr is None else f"{facts.evaluation_psnr:.2f} dB{best}",
         "speed": ", ".join(speed),
         "waiting for data": ""
-        if facts.waiting_share is None
-        else f"{100 * facts.waiting_share:.1f} % of the time",
+        if facts.data_wait_fraction is None
+        else f"{100 * facts.data_wait_fraction:.1f} % of the time",
         "memory": "" if facts.memory_gb is None else f"{facts.memory_gb:.2f} GB",
         "trouble": ", ".join(f"{count} {name}" for name, count in trouble.items() if count) or "none",
         "checkpoints": saved + (", one is not whole yet" if facts.is_saving else ""),
@@ -201,10 +203,10 @@ def describe(facts: Facts) -> dict[str, str]:
     return {name: text or "–" for name, text in words.items()}
 
 
-def _state_in_words(facts: Facts) -> str:
-    if facts.state == "finished" or facts.quiet_seconds is None:
+def _state_in_words(facts: RunSummary) -> str:
+    if facts.state == "finished" or facts.seconds_since_write is None:
         return facts.state
-    quiet = facts.quiet_seconds
+    quiet = facts.seconds_since_write
     ago = (
         f"{quiet:.0f} s"
         if quiet < 120

@@ -15,8 +15,16 @@ from regen.losses.optimizer_state import Size, below, make_moments, moments
 # These fields change when a run looks and saves, where a checked file lies, on how many processes or in how
 # many passes it computes, or what it does where it would else end: never what is computed.
 NEUTRAL_FIELDS = frozenset(
-    {"log_every", "eval_every", "save_every_minutes", "keep", "workers", "preview_clips", "perceptual_file"}
-    | {"passes", "fsdp", "on_divergence", "seconds_per_sample", "seconds_per_batch"}
+    {
+        "log_every",
+        "eval_every",
+        "save_every_minutes",
+        "keep_last",
+        "num_workers",
+        "num_val_clips",
+        "perceptual_file",
+    }
+    | {"gradient_accumulation_steps", "fsdp", "on_nonfinite", "decode_timeout", "loader_timeout"}
 )
 
 
@@ -117,12 +125,12 @@ def open_run(
 
 def fingerprint(config: dict[str, Any]) -> str:
     """16 hexadecimal digits for all of a configuration that acts on the result."""
-    flat = {name: value for name, value in flatten(config).items() if counts(name)}
+    flat = {name: value for name, value in flatten(config).items() if affects_result(name)}
     text = json.dumps(flat, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def counts(name: str) -> bool:
+def affects_result(name: str) -> bool:
     """Whether the field with this dotted name acts on the result."""
     return NEUTRAL_FIELDS.isdisjoint(name.split("."))
 
@@ -133,7 +141,7 @@ def compare_configs(saved: dict[str, Any], wanted: dict[str, Any], out: Path) ->
     differences = [
         f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name, "absent") != now.get(name, "absent") and counts(name)
+        if before.get(name, "absent") != now.get(name, "absent") and affects_result(name)
     ]
     if differences:
         raise ValueError(

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from regen.tiling import PLACE
 
 # Dense bf16 products with fp32 sums in TFLOP/s, by the makers' data sheets; a longer name stands first.
-PEAKS = {
+PEAK_TFLOPS = {
     "GB200": 2500.0, "B200": 2250.0,
     "GH200": 989.5, "H200 NVL": 835.5, "H200": 989.5,
     "H100 PCIe": 756.0, "H100 NVL": 835.5, "H100": 989.5, "H800": 989.5,
@@ -42,7 +42,7 @@ SEQUENCE_STEP = 64  # 1D latents up to whose next multiple is counted, because e
 Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]  # of one sample
 
 
-class Meter:
+class ThroughputMeter:
     """Counts the passes of one process from one report to the next.
 
     `model` is taken as it is to be trained, with its frozen part, before it is wrapped or sharded; only the
@@ -88,8 +88,8 @@ class Meter:
         tokens_per_second (8 x 8 pixels of a frame that is decoded, or places of latents that are generated),
         clips_per_second (images count as clips),
         tflops_per_second, mfu (of the peak in bf16, whatever the precision; only where that is known),
-        memory_gb (the largest so far, of this process alone: on a GPU what tensors take), waiting_share (of
-        the time, for data; of this process alone).
+        memory_gb (the largest so far, of this process alone: on a GPU what tensors take),
+        data_wait_fraction (of the time; of this process alone).
         """
         seconds = time.perf_counter() - self.started
         flops = sum(self._flops(shapes) * count for shapes, count in self.passes.items()) / seconds
@@ -100,7 +100,7 @@ class Meter:
         }
         if self.peak is not None:
             values["mfu"] = flops / self.peak
-        values |= {"memory_gb": peak_memory(self.device) / 1e9, "waiting_share": self.waited / seconds}
+        values |= {"memory_gb": peak_memory(self.device) / 1e9, "data_wait_fraction": self.waited / seconds}
         self.restart_clock()
         return values
 
@@ -122,7 +122,7 @@ def peak_flops(name: str) -> float | None:
     """What the GPU with this name can do in dense bf16 products, in FLOP/s; None where it is not known."""
     if OTHER_CHIPS.search(name):
         return None
-    known = (peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name))
+    known = (peak for part, peak in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name))
     return next((peak * 1e12 for peak in known), None)
 
 
