@@ -1,4 +1,4 @@
-"""What a run costs: seconds and memory."""
+"""Seconds and peak memory of a run."""
 
 import resource
 import sys
@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds inside `with stopwatch:`. On a GPU what is timed must end by copying to the CPU."""
+    """Adds up the seconds inside `with stopwatch:`. On a GPU the block must end with a copy to the CPU."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -21,7 +21,7 @@ class Stopwatch:
 
 
 class PeakMemory:
-    """The largest memory in use since this was made on a GPU, since the process began on the CPU."""
+    """Largest memory in use: of tensors since construction on a GPU, of the process since its start on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -30,7 +30,12 @@ class PeakMemory:
 
     def megabytes(self) -> float:
         """In units of 10^6 bytes."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 1e6
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, KiB on Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        return peak_memory(self.device) / 1e6
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: by tensors on a GPU, by this process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

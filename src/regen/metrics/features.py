@@ -70,7 +70,7 @@ class I3d:
             )
 
     def load(self, device: torch.device) -> Extractor:
-        """See `FeatureSource`; one empty clip is measured, so that a wrong file is found at once."""
+        """See `ExtractorSpec`; one empty clip is measured, so that a wrong file is found at once."""
         advice = "get i3d_torchscript.pt (StyleGAN-V's copy of I3D, 400 features) and give its path"
         digest = check_sha256(self.path, self.sha256, advice)
         try:
@@ -112,7 +112,7 @@ class VideoMae:
     sha256: str | None = None
 
     def load(self, device: torch.device) -> Extractor:
-        """See `FeatureSource`; ValueError also when `transformers` is not installed."""
+        """See `ExtractorSpec`; ValueError also when `transformers` is not installed."""
         try:
             from transformers import VideoMAEModel
         except ImportError:
@@ -173,7 +173,7 @@ class RandomConvolutions:
             raise ValueError(f"Clips of {self.frames} frames are none; give --fvd-frames 16 or 33.")
 
     def load(self, device: torch.device) -> Extractor:
-        """See `FeatureSource`; the weights follow from the seed; the sum tells whether they are equal."""
+        """See `ExtractorSpec`; the weights follow from the seed; the sum tells whether they are equal."""
         network = _RandomFeatures(self.seed)
         weights = b"".join(weight.numpy().tobytes() for weight in network.state_dict().values())
         name = "random-convolutions, not comparable with any published number"

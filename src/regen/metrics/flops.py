@@ -1,9 +1,8 @@
-"""The matrix products inside a computation: which they are, and how many operations they take.
+"""Matrix products of a computation, and their floating-point operations.
 
-Counted, at two operations for a multiplication and an addition: matrix products; convolutions, as the product
-of their unfolded input and their weights; and attention, as its two products over all pairs of tokens that
-see each other. Softmax, norms and all that is done value by value are not counted: they take time, but make
-no figure of speed better.
+Counted, at two operations per multiply-add: matrix products; convolutions, as the product of their unfolded
+input and their weights; and attention, as its two products over all visible pairs of tokens. Softmax, norms
+and other elementwise work are left out, as is usual for figures such as MFU.
 """
 
 from collections import Counter
@@ -39,24 +38,24 @@ class MatMul:
 MatMuls = Counter[MatMul]
 
 
-def count_matmuls(work: Callable[[], object]) -> MatMuls:
-    """The products that `work` computes, each with how often.
+def count_matmuls(run: Callable[[], object]) -> MatMuls:
+    """Matrix products that `run` computes, each with its number of occurrences.
 
-    In torch's fake mode (`torch._subclasses.FakeTensorMode`) nothing is computed for it. Does not see into
-    compiled modules.
+    Gradients are off; for a backward pass, `run` turns them on. In fake mode
+    (`torch._subclasses.FakeTensorMode`) nothing is computed. Operators inside compiled modules are not seen.
     """
-    with torch.inference_mode(False), torch.no_grad(), _MatMulCounter() as watch:
-        work()
-    return watch.matmuls
+    with torch.inference_mode(False), torch.no_grad(), _MatMulCounter() as counter:
+        run()
+    return counter.matmuls
 
 
-def total_flops(products: MatMuls) -> int:
-    """All operations of the products together."""
-    return sum(product.flops * count for product, count in products.items())
+def total_flops(matmuls: MatMuls) -> int:
+    """Operations of all the products together."""
+    return sum(matmul.flops * count for matmul, count in matmuls.items())
 
 
 class _MatMulCounter(TorchDispatchMode):
-    """Sees every operator on its way to the device, below those that are made of others."""
+    """Sees every operator on its way to the device, after composite ones are decomposed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,28 +64,34 @@ class _MatMulCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        answer = func(*args, **(kwargs or {}))
-        read = READERS.get(func.overloadpacket)
-        if read is not None:
-            self.matmuls.update(read(answer, *args))
-        return answer
+        out = func(*args, **(kwargs or {}))
+        reader = READERS.get(func.overloadpacket)
+        if reader is not None:
+            self.matmuls.update(reader(out, *args))
+        return out
 
 
-def _matmul(answer: Tensor, a: Tensor, b: Tensor) -> list[MatMul]:
-    rows, columns = answer.shape[-2:]
-    batch = answer.shape[0] if answer.ndim == 3 else 1
+def _matmul(out: Tensor, a: Tensor, b: Tensor) -> list[MatMul]:
+    rows, columns = out.shape[-2:]
+    batch = out.shape[0] if out.ndim == 3 else 1
     return [MatMul("linear", a.dtype, batch, rows, a.shape[-1], columns)]
 
 
-def _convolution(answer: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> list[MatMul]:
-    transposed, groups = rest[4], rest[6]
-    assert not transposed, "a transposed convolution is another product"
-    rows = answer.numel() // answer.shape[1]
-    inner, columns = weight[0].numel(), answer.shape[1] // groups
+def _convolution(out: Tensor, x: Tensor, weight: Tensor, *args: Any) -> list[MatMul]:
+    transposed, groups = args[4], args[6]
+    assert not transposed, "transposed convolutions are not counted"
+    rows = out.numel() // out.shape[1]
+    inner, columns = weight[0].numel(), out.shape[1] // groups
     return [MatMul("convolution", x.dtype, groups, rows, inner, columns)]
 
 
-def _attention(answer: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list[MatMul]:
+def _convolution_backward(out: Any, grad: Tensor, x: Tensor, weight: Tensor, *args: Any) -> list[MatMul]:
+    """The gradients of input and weights, where they are asked for, each as large as the forward product."""
+    needs_grad = args[-1]
+    return _convolution(grad, x, weight, *args) * sum(needs_grad[:2])
+
+
+def _attention(out: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any) -> list[MatMul]:
     batch, queries, keys = q.shape[0] * q.shape[1], q.shape[2], k.shape[2]
     scores = MatMul("attention", q.dtype, batch, queries, q.shape[3], keys)
     return [scores, MatMul("attention", v.dtype, batch, queries, keys, v.shape[3])]
@@ -95,9 +100,10 @@ def _attention(answer: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> list
 READERS: dict[Any, Callable[..., list[MatMul]]] = {
     aten.mm: _matmul,
     aten.bmm: _matmul,
-    aten.addmm: lambda answer, bias, a, b: _matmul(answer, a, b),
-    aten.baddbmm: lambda answer, bias, a, b: _matmul(answer, a, b),
+    aten.addmm: lambda out, bias, a, b: _matmul(out, a, b),
+    aten.baddbmm: lambda out, bias, a, b: _matmul(out, a, b),
     aten.convolution: _convolution,
+    aten.convolution_backward: _convolution_backward,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention: _attention,
     aten._scaled_dot_product_efficient_attention: _attention,

@@ -8,8 +8,6 @@ sheet is the model FLOPs utilisation (MFU; PaLM, arXiv 2204.02311, appendix B).
 
 import copy
 import re
-import resource
-import sys
 import time
 from collections import Counter
 from typing import Any, cast
@@ -18,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from regen.metrics.cost import peak_memory
+from regen.metrics.flops import count_matmuls, total_flops
 from regen.tiling import PLACE
 
 # Dense bf16 products with fp32 sums in TFLOP/s, by the makers' data sheets; a longer name stands first.
@@ -107,14 +106,17 @@ class ThroughputMeter:
     def _flops(self, shapes: Shapes) -> int:
         """Operations of one sample, forward and backward; counted on tensors without content."""
         if shapes not in self.counted:
-            # The fused kernels of the CPU are unknown to the counter; their plain form has the same products.
-            with self.fake_mode, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+
+            @torch.enable_grad()
+            def forward_and_backward() -> None:
                 batch = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in shapes}
-                with FlopCounterMode(display=False) as counter:
-                    loss, _ = cast(Any, self.fake).loss(batch, [torch.Generator()])
-                    loss.backward()
+                loss, _ = cast(Any, self.fake).loss(batch, [torch.Generator()])
+                loss.backward()
+
+            # Fused attention has no counted backward pass; its plain form has the same products.
+            with self.fake_mode, sdpa_kernel(SDPBackend.MATH):
+                self.counted[shapes] = total_flops(count_matmuls(forward_and_backward))
                 self.fake.zero_grad(set_to_none=True)
-            self.counted[shapes] = counter.get_total_flops()
         return self.counted[shapes]
 
 
@@ -124,14 +126,6 @@ def peak_flops(name: str) -> float | None:
         return None
     known = (peak for part, peak in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name))
     return next((peak * 1e12 for peak in known), None)
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far: by tensors on a GPU, by this process elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _shapes(batch: dict[str, Tensor]) -> Shapes:
