@@ -21,7 +21,7 @@ class Stopwatch:
 
 
 class PeakMemory:
-    """Largest memory in use: of tensors since construction on a GPU, of the process since its start on a CPU."""
+    """Peak memory: of tensors since construction on a GPU, of the process since its start elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -1,28 +1,25 @@
-"""What is wrong between the frames: motion that differs, and frames blended into each other (ghosting).
+"""Temporal errors: temporal MAE and ghosting rate (both are ours).
 
-PSNR, SSIM and LPIPS look at frames alone. A decoder that has too few latents for its frames shows a moving
-thing twice, half transparent, or lets neighbouring frames flow into each other. Two measures look for it
-(both are ours):
+PSNR, SSIM and LPIPS compare single frames. A decoder with too few latents for its frames shows a moving thing
+twice, half transparent, or blends neighbouring frames. Two metrics measure that:
 
-`DifferenceError`: the mean absolute error of the change from frame to frame, over pixels and channels, in
-8-bit levels. It is not divided by the motion of the reference, so it reads like an error of pixels. A
-constant mistake (a wrong tint) counts for nothing, noise and flicker count fully, blur where things move.
+`TemporalMae`: mean absolute error of frame differences, over pixels and channels, in 8-bit levels. A constant
+error (a wrong tint) does not count, noise and flicker count fully, blur counts where things move.
 
-`BlendedShare`: where the reference moves, the share of the reconstruction that a mixture of frames explains
-better than any single frame. It is decided for blocks of 8 x 8 pixels:
+`GhostingRate`: of the blocks (8 x 8 pixels) in which the reference moves, the fraction where a mean of
+reference frames explains the reconstruction better than any single frame.
 
-- The candidates are the reference frame, the ones before and after it (at the ends of a video the one that
-  exists), and the means of any two and of all three of them. A candidate's error is its mean squared
-  difference to the reconstruction, after the weights of three Gaussian blurs of it have been fitted: blur
-  alone is no ghosting, and a blurred ghost is one.
-- The reference moves in a block when each mean differs from each of the frames by 3 levels (root mean square)
-  even after that fit. Where the picture is still, or so slow or smooth that the mean of its frames looks like
-  one of them, no ghost can be seen, and the block does not count.
-- A block is blended when the best mean has less than half the error of the best single frame. The margin is
-  there because a mean is nearer to anything, to noise and to a wrong frame, than a single frame is.
+- Candidates are the reference frame, its neighbours (at the ends of a video the one that exists), and the
+  means of two or three of them. The error of a candidate is its mean squared difference to the reconstruction
+  after the weights of three Gaussian blurs of it are fitted: so blur alone is not ghosting, and a blurred
+  ghost is.
+- The reference moves in a block when each mean differs from each frame by 3 levels (root mean square) after
+  the same fit. Elsewhere a ghost can't be seen, and the block does not count.
+- A block is ghosted when the best mean has less than half the error of the best single frame. The margin is
+  needed because a mean is nearer to anything, such as noise or a wrong frame, than a single frame is.
 
-The share is that of the blended blocks among those that move, over the whole video: 0 for the reference
-itself, for one that is late, blurred or noisy, and near 1 for means of neighbours.
+The rate is taken over the whole video: 0 for the reference and for a late, blurred or noisy copy of it, near
+1 for means of neighbouring frames.
 """
 
 from itertools import combinations
@@ -40,14 +37,14 @@ MARGIN = 0.5  # of the error of the best single frame
 
 
 class TemporalMae:
-    """Mean absolute error of the changes between frames in levels; see above."""
+    """Mean absolute error of frame differences in 8-bit levels; see above."""
 
     def __init__(self) -> None:
         self.total, self.changes = 0.0, 0
         self._last: Tensor | None = None
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next frames of both videos: 8-bit RGB of equal size, any number, on any device."""
+        """Add frames of both videos: 8-bit RGB of equal size, any number, on any device."""
         assert reference.shape == other.shape, "compare frames of equal size"
         for original, frame in zip(reference, other, strict=True):
             error = frame.short() - original.short()
@@ -57,79 +54,79 @@ class TemporalMae:
             self._last = error
 
     def compute(self) -> float | None:
-        """0 when everything changes as in the reference; None while there are fewer than two frames."""
+        """0 when all changes equal those of the reference; None for fewer than two frames."""
         return self.total / self.changes if self.changes else None
 
 
 class GhostingRate:
-    """Share of what moves that is a blend of neighbouring frames, between 0 and 1; see above.
+    """Fraction of moving blocks that are blends of neighbouring frames, between 0 and 1; see above.
 
-    A frame is judged when the next one has come; two reference frames and one reconstruction wait for that.
+    A frame is evaluated when the next one is there: two reference frames and one reconstruction are held.
     """
 
     def __init__(self) -> None:
-        self.moving, self.blended = 0, 0  # blocks
-        self._references: list[Tensor] = []  # blurred blocks of the frame before the waiting one, and of it
-        self._waiting: Tensor | None = None  # blocks of the reconstruction
+        self.moving, self.ghosted = 0, 0  # blocks
+        self._references: list[Tensor] = []  # blurred blocks of the pending frame and the one before
+        self._pending: Tensor | None = None  # blocks of the reconstruction
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next frames of both videos: 8-bit RGB of equal size, any number, on any device."""
+        """Add frames of both videos: 8-bit RGB of equal size, any number, on any device."""
         assert reference.shape == other.shape, "compare frames of equal size"
         for original, frame in zip(reference, other, strict=True):
             self._references.append(_blurred_blocks(original))
-            moving, blended = self._judge()
-            self.moving, self.blended = self.moving + moving, self.blended + blended
+            moving, ghosted = self._count()
+            self.moving, self.ghosted = self.moving + moving, self.ghosted + ghosted
             del self._references[:-2]
-            self._waiting = _blocks(frame)
+            self._pending = _blocks(frame)
 
     def compute(self) -> float | None:
-        """0 is free of ghosts; None while nothing moves, as in a video of one frame or of a still picture."""
-        moving, blended = self._judge()  # the last frame, which has none after it
-        return (self.blended + blended) / (self.moving + moving) if self.moving + moving else None
+        """0 is free of ghosts; None when nothing moves, as in a single frame."""
+        moving, ghosted = self._count()  # the last frame, which has no next one
+        return (self.ghosted + ghosted) / (self.moving + moving) if self.moving + moving else None
 
-    def _judge(self) -> tuple[int, int]:
-        """How many blocks of the waiting frame move, and how many of these are blended."""
-        if self._waiting is None or len(self._references) < 2:
+    def _count(self) -> tuple[int, int]:
+        """Number of blocks of the pending frame that move, and of those that are ghosted."""
+        if self._pending is None or len(self._references) < 2:
             return 0, 0
-        moving, blended = _judge(self._waiting, self._references)
-        return int(moving.sum()), int(blended.sum())
+        moving, ghosted = _moving_and_ghosted(self._pending, self._references)
+        return int(moving.sum()), int(ghosted.sum())
 
 
 def _blocks(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "n v"]:
-    """The n whole blocks of a frame, v = 8 x 8 x 3 values; what fills no block at the border is left out."""
-    return _cut(rearrange(frame, "h w c -> c 1 h w").to(torch.float32))
+    """The n complete blocks of a frame, v = 8 x 8 x 3 values each."""
+    return _to_blocks(rearrange(frame, "h w c -> c 1 h w").to(torch.float32))
 
 
 def _blurred_blocks(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "k n v"]:
-    """The blocks of a frame, and the changes that each of the blurs makes to them."""
+    """The blocks of a frame, and how each blur changes them."""
     image = rearrange(frame, "h w c -> c 1 h w").to(torch.float32)
-    return torch.stack([_cut(image), *(_cut(_blur(image, sigma) - image) for sigma in BLURS)])
+    return torch.stack([_to_blocks(image), *(_to_blocks(_blur(image, sigma) - image) for sigma in BLURS)])
 
 
-def _cut(image: Float[Tensor, "c 1 h w"]) -> Float[Tensor, "n v"]:
+def _to_blocks(image: Float[Tensor, "c 1 h w"]) -> Float[Tensor, "n v"]:
     height, width = (side // BLOCK * BLOCK for side in image.shape[2:])
     whole = image[..., :height, :width]
     return rearrange(whole, "c 1 (y p) (x q) -> (y x) (c p q)", p=BLOCK, q=BLOCK)
 
 
 def _blur(image: Float[Tensor, "c 1 h w"], sigma: float) -> Float[Tensor, "c 1 h w"]:
-    """Gaussian blur, cut off at three standard deviations, the frame repeated beyond its border."""
-    reach = round(3 * sigma)
-    ramp = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
-    bell = torch.exp(-ramp.square() / (2 * sigma**2))
-    bell = bell / bell.sum()
-    padded = F.pad(image, [reach] * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, bell[None, None, None]), bell[None, None, :, None])
+    """Gaussian blur up to three standard deviations, with replicated borders."""
+    radius = round(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = F.pad(image, [radius] * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])
 
 
-def _judge(
+def _moving_and_ghosted(
     frame: Float[Tensor, "n v"], references: list[Tensor]
 ) -> tuple[Bool[Tensor, " m"], Bool[Tensor, " m"]]:
-    """Which of the blocks that may move do so, and which of them are blended."""
+    """Which of the m candidate blocks move, and which of these are ghosted."""
     pairs = list(combinations(references, 2))
-    # The mean of two frames is half their difference away from each: an upper bound, quick to test.
-    near = torch.stack([(a[0] - b[0]).square().mean(1).sqrt() / 2 for a, b in pairs]).amin(0)
-    candidates = near >= VISIBLE
+    # A mean of two frames differs from each by half their difference: an upper bound, cheap to test.
+    bound = torch.stack([(a[0] - b[0]).square().mean(1).sqrt() / 2 for a, b in pairs]).amin(0)
+    candidates = bound >= VISIBLE
     target = frame[candidates]
     singles = [reference[:, candidates] for reference in references]
     groups = [group for count in (2, 3) for group in combinations(singles, count)]
@@ -142,10 +139,10 @@ def _judge(
 
 
 def _error(target: Float[Tensor, "n v"], candidate: Float[Tensor, "k n v"]) -> Float[Tensor, " n"]:
-    """Mean squared error of a candidate with the blur that suits each block best (least squares)."""
+    """Mean squared error of a candidate with the best blur for each block (least squares)."""
     error = target - candidate[0]
     changes = rearrange(candidate[1:], "k n v -> n v k")
     identity = torch.eye(len(BLURS), device=error.device, dtype=error.dtype)
-    normal = changes.mT @ changes + identity  # the identity, small beside visible changes, for flat blocks
+    normal = changes.mT @ changes + identity  # regularised for flat blocks; visible changes are much larger
     weights = torch.linalg.solve(normal, changes.mT @ error[..., None])
     return (error - (changes @ weights)[..., 0]).square().mean(1)

@@ -1,12 +1,12 @@
-"""LPIPS, the learned perceptual image patch similarity (Zhang et al. 2018, arXiv 1801.03924).
+"""LPIPS, learned perceptual image patch similarity: the network, and its mean over frames.
 
-Both images go through a network trained to classify pictures. At five depths the features of every place are
-scaled to unit length; their squared differences, weighted by a learned head and averaged over the places, add
-up to the distance: 0 for equal images, about 1 for unrelated ones.
+Both images pass through a network trained for image classification (Zhang et al. 2018, arXiv 1801.03924). At
+five depths the features of each position are scaled to unit length; their squared differences, weighted by a
+learned head and averaged over positions, are summed: 0 for equal images, about 1 for unrelated ones.
 
-The distances of two backbones differ several times over, so name the one in use: "alex" is usual for
-measuring, "vgg" for training. The heads (version 0.1) come with torchmetrics; the backbone's weights are a
-download of the user's, `Lpips.from_file` checks them, and nothing stands in for them silently.
+The two backbones give distances on different scales: "alex" is usual for evaluation, "vgg" for training. The
+heads (version 0.1) come with torchmetrics; the user downloads the weights of the backbone, and
+`Lpips.from_file` checks them.
 """
 
 import pickle
@@ -27,8 +27,8 @@ from regen.metrics.psnr_ssim import FrameMean
 
 Net = Literal["alex", "vgg"]
 MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, of RGB in [-1, 1]
-EPS = 1e-8  # under the root: a place where every feature is zero has a gradient, too
-MAX_PIXELS_PER_BATCH = 512 * 512  # of one video; bounds the memory whatever the number of frames
+EPS = 1e-8  # under the root: gives positions with zero features a gradient
+MAX_PIXELS_PER_BATCH = 512 * 512  # of one video; bounds the memory
 HEADS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
 
 
@@ -55,29 +55,26 @@ def _vgg() -> nn.Sequential:
     stages = [(3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512)]
     layers: list[nn.Module] = []
     for stage in stages:
-        for inward, outward in pairwise(stage):
-            layers += [nn.Conv2d(inward, outward, 3, padding=1), nn.ReLU()]
+        for in_channels, out_channels in pairwise(stage):
+            layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers[:-1])
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What is known of a network: layers, those whose output counts, and torchvision's file of weights."""
+    """A feature network: its layers, those compared, and torchvision's weight file."""
 
     build: Callable[[], nn.Sequential]
     taps: tuple[int, int, int, int, int]
-    min_side: int  # pixels of a side; below it nothing is left of the image in the deepest layers
+    min_side: int  # pixels; smaller images are empty in the deepest layers
     file: str
-    sha256: str  # its first digits, as published in the file's name
+    sha256: str  # first digits, as in the file's name
 
     @property
     def advice(self) -> str:
-        """How to get the file, to end an error's sentence."""
-        return (
-            f"download {self.file}, as torchvision publishes it, and give its path "
-            "(or, for another file of the same layout, its own sha256 as well)"
-        )
+        """How to get the file, the end of an error message."""
+        return f"download torchvision's {self.file}, or give the sha256 of another file of the same layout"
 
 
 BACKBONES: dict[Net, Backbone] = {
@@ -87,7 +84,7 @@ BACKBONES: dict[Net, Backbone] = {
 
 
 class Lpips(nn.Module):
-    """Distance of images, differentiable in both; its own weights are frozen. Make it with `from_file`."""
+    """LPIPS distance, differentiable in both images, with frozen weights. Use `from_file` to load it."""
 
     mean: Tensor
     std: Tensor
@@ -101,15 +98,15 @@ class Lpips(nn.Module):
         heads = [stored[f"lin{index}.model.1.weight"] for index in range(len(self.taps))]
         self.heads = nn.ParameterList(head.reshape(1, -1, 1, 1) for head in heads)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(STD).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).reshape(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
     @classmethod
     def from_file(cls, path: Path, net: Net = "alex", sha256: str | None = None) -> "Lpips":
-        """The distance with the weights of a local file in the layout of torchvision (`features.N.weight`).
+        """Load backbone weights in torchvision's layout (`features.N.weight`).
 
-        `sha256`, whole or its first 8 digits or more, must be that of the file; None stands for the sum that
-        torchvision publishes. ValueError when the file is missing, another, damaged or of another network.
+        `sha256`: at least 8 digits of the file's checksum; None for the one that torchvision publishes.
+        Raises ValueError when the file is missing, damaged or different.
         """
         backbone = BACKBONES[net]
         check_sha256(path, sha256 or backbone.sha256, backbone.advice)
@@ -119,7 +116,7 @@ class Lpips(nn.Module):
 
     @classmethod
     def random_for_tests(cls, net: Net = "alex", seed: int = 0) -> "Lpips":
-        """The distance with random backbone weights, FOR TESTS ONLY: its numbers mean nothing."""
+        """Random backbone weights, FOR TESTS ONLY: the distances are meaningless."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(net, BACKBONES[net].build())
@@ -127,13 +124,10 @@ class Lpips(nn.Module):
     def forward(
         self, image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
-        """Distance of each pair, RGB in [-1, 1]; symmetric. ValueError for a side under 31 or 16 pixels."""
+        """Distance of each pair, RGB in [-1, 1]; symmetric. Raises ValueError for sides under `min_side`."""
         height, width = image.shape[2:]
         if min(height, width) < self.min_side:
-            raise ValueError(
-                f"LPIPS ({self.net}) needs images of {self.min_side} pixels a side or more, "
-                f"not {height} x {width}; measure larger images."
-            )
+            raise ValueError(f"LPIPS ({self.net}) needs {self.min_side} pixels, got {height} x {width}.")
         pairs = zip(self._features(image), self._features(reference), self.heads, strict=True)
         distances = [((a - b).square() * head).sum(1).mean((1, 2)) for a, b, head in pairs]
         return torch.stack(distances).sum(0)
@@ -141,34 +135,31 @@ class Lpips(nn.Module):
     def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Features of unit length at the five depths, each `b c h' w'`."""
         x = (image - self.mean) / self.std
-        found = []
+        features = []
         for index, layer in enumerate(self.layers):
             x = layer(x)
             if index in self.taps:
-                found.append(x / (x.square().sum(1, keepdim=True) + EPS).sqrt())
-        return found
+                features.append(x / (x.square().sum(1, keepdim=True) + EPS).sqrt())
+        return features
 
 
 def _stored_layers(path: Path, layers: nn.Sequential, advice: str) -> dict[str, Tensor]:
-    """The weights in the file that `layers` has, under its names; those of the classifier are left out."""
+    """The weights of `layers` from a file of torchvision, which also has those of the classifier."""
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
-        raise ValueError(f"The file {path} can't be read as weights of PyTorch; {advice}.") from None
-    found: dict[str, Tensor] = {}
-    for name, wanted in layers.state_dict().items():
+        raise ValueError(f"{path} can't be read as PyTorch weights; {advice}.") from None
+    weights: dict[str, Tensor] = {}
+    for name, expected in layers.state_dict().items():
         weight = stored.get(f"features.{name}") if isinstance(stored, dict) else None
-        if not isinstance(weight, Tensor) or weight.shape != wanted.shape:
-            raise ValueError(
-                f"The file {path} holds another network, without features.{name} of shape "
-                f"{tuple(wanted.shape)}; {advice}."
-            )
-        found[name] = weight
-    return found
+        if not isinstance(weight, Tensor) or weight.shape != expected.shape:
+            raise ValueError(f"{path} lacks features.{name} of shape {tuple(expected.shape)}; {advice}.")
+        weights[name] = weight
+    return weights
 
 
 class LpipsMean(FrameMean):
-    """Mean LPIPS over the frames of one video, measured on the device of `lpips` (name its `net` with it)."""
+    """Mean LPIPS over the frames of one video, computed on the device of `lpips`."""
 
     def __init__(self, lpips: Lpips) -> None:
         super().__init__()
@@ -176,10 +167,7 @@ class LpipsMean(FrameMean):
 
     @torch.no_grad()
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next frames of both videos: 8-bit RGB of equal size, on any device.
-
-        ValueError when a side is under the 31 (alex) or 16 (vgg) pixels that the network needs.
-        """
+        """Add frames of both videos: 8-bit RGB of equal size, on any device."""
         assert reference.shape == other.shape, "compare frames of equal size"
         if len(reference) == 0:
             return

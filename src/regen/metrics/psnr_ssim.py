@@ -1,21 +1,19 @@
-"""PSNR, SSIM and sharpness of whole videos, fed a few frames at a time.
+"""PSNR, SSIM and sharpness of whole videos, updated a few frames at a time.
 
-The protocol (REGEN paper, section 4; the details that it leaves open are fixed here):
+The protocol (REGEN, Sec. 4; the paper leaves the details open):
 
-- Both videos are 8-bit RGB, so a reconstruction is rounded to 8 bits before it is measured.
-- The metrics see RGB in [0, 1]; every frame is measured alone, over all its pixels and channels.
-- PSNR of a frame is -10 log10 of its mean squared error, at most 100 dB: identical frames have 100 dB.
-- SSIM of a frame is that of torchmetrics: an 11 x 11 Gaussian window with sigma 1.5 around every pixel, the
-  frame mirrored beyond its border, mean over pixels and channels. Its float32 sums are good to 0.0005 where
-  a frame is flat. A frame with a side under 11 pixels can't hold the window; both frames are then extended
-  to 11 pixels by repeating their last row or column.
-- A video's figure is the mean over its frames; a set's figure is the mean over its videos. The PSNR of a
-  video's mean squared error, which some papers report instead, is lower (`Psnr.compute_pooled`).
-- Sharpness (ours) tells how much fine detail there is, right or wrong. The gradient of a pixel and channel is
-  the length of its differences to the right and lower neighbours, in 8-bit levels; a video's sharpness is the
-  mean gradient of the reconstruction over that of the original, 0.1 levels added to both, so that a flat
-  picture has one, too. 1 is as sharp as the original, and less is blurred. Noise and visible block borders
-  are gradients as well and raise it, above 1 too: read it beside PSNR.
+- Both videos are 8-bit RGB: reconstructions are rounded to 8 bits first. Metrics see RGB in [0, 1], and each
+  frame is compared on its own, over all pixels and channels.
+- PSNR of a frame is -10 log10 of its mean squared error, at most 100 dB (identical frames).
+- SSIM of a frame is that of torchmetrics: an 11 x 11 Gaussian window with sigma 1.5 around every pixel, with
+  mirrored borders, mean over pixels and channels. Its float32 sums are accurate to 0.0005 where a frame is
+  flat. Sides under 11 pixels are extended to 11 by repeating the last row or column.
+- A video has the mean over its frames, a set the mean over its videos. The PSNR of a video's mean squared
+  error, which some papers report instead, is lower (`Psnr.compute_pooled`).
+- Sharpness (ours) measures fine detail, right or wrong. The gradient of a pixel and channel is the length of
+  its differences to the right and lower neighbours in 8-bit levels; sharpness is the mean gradient of the
+  reconstruction over that of the original, with 0.1 levels added to both for flat pictures. Below 1 is
+  blurred. Noise and block borders raise it, also above 1: read it next to PSNR.
 """
 
 import math
@@ -27,10 +25,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-MAX_PSNR = 100.0  # dB, given to identical frames, whose PSNR has no finite value
+MAX_PSNR = 100.0  # dB, of identical frames
 SSIM_SIGMA = 1.5
 SSIM_WINDOW = 11
-GRADIENT_EPS = 0.1  # levels added to every mean gradient, so that no mean is zero; too few for an eye to see
+GRADIENT_EPS = 0.1  # levels added to every mean gradient
 
 
 def psnr_per_frame(
@@ -46,7 +44,7 @@ def psnr_per_frame(
 def ssim_per_frame(
     reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
 ) -> Float[Tensor, " t"]:
-    """SSIM of each frame, between -1 and 1; one frame at a time, so memory does not grow with `t`."""
+    """SSIM of each frame, between -1 and 1, one frame at a time to bound the memory."""
     assert reference.shape == other.shape, "compare frames of equal size"
     pairs = zip(reference, other, strict=True)
     return torch.stack([_ssim(_pad_to_window(first), _pad_to_window(second)) for first, second in pairs])
@@ -65,7 +63,7 @@ def _ssim(reference: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 h w"]) 
 
 
 def gradient_per_frame(frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, " t"]:
-    """Mean length of the gradient of each frame in levels, 0 to 361; zero beyond the last row and column."""
+    """Mean gradient length of each frame in levels, 0 to 361; zero beyond the last row and column."""
     return torch.stack([_gradient(frame.to(torch.float32)) for frame in frames])
 
 
@@ -76,20 +74,20 @@ def _gradient(frame: Float[Tensor, "h w 3"]) -> Float[Tensor, ""]:
 
 
 class FrameMean:
-    """Mean of a number that every frame has."""
+    """Mean of one value per frame."""
 
     def __init__(self) -> None:
         self.total, self.frames = 0.0, 0
 
     def add_values(self, values: Float[Tensor, " t"]) -> None:
-        """Count one value per frame."""
+        """Add one value per frame."""
         self.total += float(values.sum(dtype=torch.float64))
         self.frames += len(values)
 
     def compute(self) -> float:
-        """Mean over all frames so far; ValueError before the first frame."""
+        """Mean over all frames so far. Raises ValueError before the first frame."""
         if self.frames == 0:
-            raise ValueError("There is no frame to measure; give the metric at least one.")
+            raise ValueError("A metric needs at least one frame, got none.")
         return self.total / self.frames
 
 
@@ -101,13 +99,13 @@ class Psnr(FrameMean):
         self.errors = FrameMean()
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
+        """Add frames of both videos: 8-bit RGB of equal size, on any device."""
         values = psnr_per_frame(reference, other)
         self.add_values(values)
         self.errors.add_values(10 ** (-values / 10))
 
     def compute_pooled(self) -> float:
-        """PSNR in dB of the mean squared error over all frames so far; never above `compute`."""
+        """PSNR in dB of the mean squared error over all frames so far, at most `compute`."""
         return -10 * math.log10(self.errors.compute())
 
 
@@ -115,22 +113,22 @@ class Ssim(FrameMean):
     """Mean SSIM over the frames of one video; see the protocol above."""
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
+        """Add frames of both videos: 8-bit RGB of equal size, on any device."""
         self.add_values(ssim_per_frame(reference, other))
 
 
 class Sharpness:
-    """Fine detail of one video over that of its reference; see the protocol above."""
+    """Fine detail of a video relative to its reference; see the protocol above."""
 
     def __init__(self) -> None:
         self.reference, self.other = FrameMean(), FrameMean()
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next frames of both videos: 8-bit RGB of equal size, on any device."""
+        """Add frames of both videos: 8-bit RGB of equal size, on any device."""
         assert reference.shape == other.shape, "compare frames of equal size"
         self.reference.add_values(gradient_per_frame(reference))
         self.other.add_values(gradient_per_frame(other))
 
     def compute(self) -> float:
-        """1 is as sharp as the reference, less is blurred; ValueError before the first frame."""
+        """1 is as sharp as the reference, less is blurred. Raises ValueError before the first frame."""
         return (self.other.compute() + GRADIENT_EPS) / (self.reference.compute() + GRADIENT_EPS)
