@@ -22,7 +22,7 @@ from timing import seconds
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.codec.compression import model_compression
+from regen.codec.report import model_compression
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.diffusers_models.base import DiffusersAdapter

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from regen.codec.comparison import GREY, STRIP, WHITE, label
+from regen.codec.streams import GREY, LABEL_HEIGHT, WHITE, label
 from regen.evaluate.slices import GUTTER, SliceCollector, compare_slices
 from regen.media.files import write_image
 
@@ -71,16 +71,16 @@ def test_slices_stand_side_by_side(frames: int, chunk: int, lines: int) -> None:
         "1 step": random_frames(frames, width=15, seed=1)[:, 0],
     }
     picture = compare_slices(slices, chunk, lines)
-    assert picture.shape == (STRIP + frames * lines, 9 + 15 + 2 * GUTTER, 3)
+    assert picture.shape == (LABEL_HEIGHT + frames * lines, 9 + 15 + 2 * GUTTER, 3)
     columns = picture.split([GUTTER, 9, GUTTER, 15], dim=1)
-    assert torch.equal(picture[:STRIP, : GUTTER + 9], label("original", GUTTER + 9))
-    assert torch.equal(picture[:STRIP, GUTTER + 9 :], label("1 step", GUTTER + 15))
+    assert torch.equal(picture[:LABEL_HEIGHT, : GUTTER + 9], label("original", GUTTER + 9))
+    assert torch.equal(picture[:LABEL_HEIGHT, GUTTER + 9 :], label("1 step", GUTTER + 15))
     for gutter, shown, lines_of in zip(columns[::2], columns[1::2], slices.values(), strict=True):
         for y in range(frames * lines):
-            assert torch.equal(shown[STRIP + y], lines_of[y // lines])
+            assert torch.equal(shown[LABEL_HEIGHT + y], lines_of[y // lines])
             near = any(y in (b * lines - 1, b * lines) for b in range(chunk, frames, chunk))
-            assert gutter[STRIP + y, -1].tolist() == list(WHITE if near else GREY)
-            assert gutter[STRIP + y, 0].tolist() == list(GREY)
+            assert gutter[LABEL_HEIGHT + y, -1].tolist() == list(WHITE if near else GREY)
+            assert gutter[LABEL_HEIGHT + y, 0].tolist() == list(GREY)
 
 
 def test_picture_can_be_written(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_long_prompt_is_told(generate: Command) -> None:
         ("nothing", ("--steps", "0"), ("at least 1 step",)),
         ("nothing", ("--guidance-interval", "0.9", "0.1"), ("two noise levels",)),
         ("nothing", ("--length", "50%"), ("need a One-DVA model",)),
-        ("hybrid class", (*LEFT, "--length", "much"), ("is no length",)),
+        ("hybrid class", (*LEFT, "--length", "much"), ("got 'much'",)),
         ("nothing", ("--device", "gpu"), ("no device",)),
         ("nothing", ("-o", "out.avi"), ("must end in one of",)),
         ("nothing", ("-o", "nowhere/out.mp4"), ("nowhere/out.mp4 can't be written",)),

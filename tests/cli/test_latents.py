@@ -132,7 +132,7 @@ def test_shards_of_a_remote_place(folder: Path) -> None:
         (("--data", "empty"), ("no video or image in empty",)),
         (("--model", "nothing"), ("no model nothing",)),
         (("--tile", "8"), ("8x8 pixels can't overlap",)),
-        (("--length", "half"), ("'half' is no length",)),
+        (("--length", "half"), ("got 'half'",)),
         (("--length", "50%"), ("--num-latents", "need a One-DVA model")),
         (("--out", "tiny/config.json/out"), ("can't be kept in", "--out")),
     ],

@@ -439,11 +439,11 @@ def test_latents_have_the_precision_of_the_model(build: Callable[[], Autoencoder
 
 @PER_EMBEDDER
 def test_change_of_size_within_a_video_is_an_error(model: Autoencoder) -> None:
-    with pytest.raises(ValueError, match="changes from 8x16 to 24x8 pixels within the video"):
+    with pytest.raises(ValueError, match="changes from 8x16 to 24x8 pixels"):
         EncodeSession(model).feed([*video(2, 16, 8), *video(1, 8, 24)])
     session = EncodeSession(model)
     session.feed(video(7, 16, 8))
-    with pytest.raises(ValueError, match="give one size with --size HxW"):
+    with pytest.raises(ValueError, match="--size HxW"):
         session.feed(video(1, 8, 24))
     session.flush()
     session.feed(video(1, 8, 24))
@@ -456,12 +456,12 @@ def test_latents_of_another_size_are_told_in_a_sentence(model: Autoencoder, plac
     side = model.spatial_compression_ratio
     height, width = places[0] * side, places[1] * side
     session = DecodeSession(model, height=height, width=width)
-    with pytest.raises(ValueError, match=f"Frames of {width}x{height} pixels have .* not 4x1; give the size"):
+    with pytest.raises(ValueError, match=f"Frames of {width}x{height} pixels need .* got 4x1"):
         session.feed(first)
     fitting = DecodeSession(model, height=side - 1, width=3 * side + 1)
     fitting.feed(first)
     (other,) = random_chunks(model, model.chunk_frames, (1, 2))
-    with pytest.raises(ValueError, match="have 4x1 latents, not 2x1"):
+    with pytest.raises(ValueError, match="need 4x1 latents, got 2x1"):
         fitting.feed(ChunkLatents(1, other.latents, 5))
     assert fitting.feed(second).shape == (model.chunk_frames, side - 1, 3 * side + 1, 3), "it goes on"
 
@@ -469,10 +469,10 @@ def test_latents_of_another_size_are_told_in_a_sentence(model: Autoencoder, plac
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"steps": 0}, "at least 1 step, not 0"),
-        ({"batch": 0}, "at least 1 chunk, not 0"),
-        ({"solver": "midpoint"}, "solvers euler, heun .* not 'midpoint'"),
-        ({"seams": "blend"}, "seams extend, match, none, not .* and 'blend'"),
+        ({"steps": 0}, "steps .* got 0"),
+        ({"batch": 0}, "batch .* and 0"),
+        ({"solver": "midpoint"}, "one of euler, heun, got 'midpoint'"),
+        ({"seams": "blend"}, "one of extend, match, none, got 'blend'"),
     ],
 )
 def test_options_out_of_range_are_told_in_a_sentence(options: dict[str, object], sentence: str) -> None:

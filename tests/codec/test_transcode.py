@@ -12,10 +12,10 @@ from tiny_media import EMBEDDERS, make_image, make_video, picture, record_frames
 from torch import Tensor
 
 from regen.codec import transcode as module
-from regen.codec.comparison import STRIP
 from regen.codec.latent_file import LatentVideo
 from regen.codec.rate_control import Budget, FixedLength
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
+from regen.codec.streams import LABEL_HEIGHT
 from regen.codec.timeline import Timeline
 from regen.codec.transcode import Report, decode_video, encode_video, reconstruct_video
 from regen.evaluate.interpolation import codec_of
@@ -188,8 +188,8 @@ def test_comparison_has_the_original_above(tmp_path: Path, model: Autoencoder) -
     source = make_image(tmp_path / "in.png", 20, 28)
     reconstruct(model, source, tmp_path / "out.png", compare=tmp_path / "both.png")
     (both,), (out,) = read(tmp_path / "both.png")[0], read(tmp_path / "out.png")[0]
-    assert both.shape == (2 * 20 + 2 * STRIP, 28, 3)
-    assert np.array_equal(both[STRIP : STRIP + 20], picture(0, 20, 28))
+    assert both.shape == (2 * 20 + 2 * LABEL_HEIGHT, 28, 3)
+    assert np.array_equal(both[LABEL_HEIGHT : LABEL_HEIGHT + 20], picture(0, 20, 28))
     assert torch.equal(both[-20:], out)
 
 
@@ -197,7 +197,7 @@ def test_comparison_of_a_video_has_its_frames_and_sound(tmp_path: Path, model: A
     source = make_video(tmp_path / "in.mp4", sound="aac")
     reconstruct(model, source, tmp_path / "out.mp4", compare=tmp_path / "both.mp4")
     with VideoReader(tmp_path / "both.mp4") as reader:
-        assert reader.info.has_audio and reader.info.height == 2 * 24 + 2 * STRIP
+        assert reader.info.has_audio and reader.info.height == 2 * 24 + 2 * LABEL_HEIGHT
         assert len(list(reader)) == 7
 
 
@@ -245,7 +245,7 @@ def test_interruption_leaves_nothing(tmp_path: Path, model: Autoencoder) -> None
 
 def test_steps_and_places_are_checked(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", 1)
-    with pytest.raises(ValueError, match="at least 1 step, not 0"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         reconstruct(model, source, tmp_path / "out.mp4", options=DecodeOptions(steps=0))
     for output, compare in (("in.mp4", None), ("out.mp4", "out.mp4"), ("out.mp4", "in.mp4")):
         with pytest.raises(ValueError, match="must be different files"):

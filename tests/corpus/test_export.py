@@ -354,7 +354,7 @@ def test_a_length_is_a_setting_where_there_is_one(
         export(hybrid, lively, exported_hybrid, group=2, batch=1, length="50%")
     with pytest.raises(ValueError, match="need a One-DVA model"):
         export(model, corpus, tmp_path / "out", length="50%")
-    with pytest.raises(ValueError, match="'half' is no length"):
+    with pytest.raises(ValueError, match="got 'half'"):
         wanted(hybrid, lively, tmp_path / "out", length="half")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="of 48x32 pixels has 30 1D latents, fewer .* or one --size for all"):

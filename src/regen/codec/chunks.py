@@ -1,8 +1,8 @@
-"""What a chunk of frames is to a codec: the model's contract, latents, padding, 8 bits and back.
+"""The chunks of a video: the model's interface, latents, padding, 8-bit frames.
 
-A short last chunk repeats its last frame, sides that are no multiple of the model's places (8 or 16 pixels)
-repeat their border, and both are cut off again after decoding (spec A3). A single frame is an image and has
-one latent frame.
+A short last chunk repeats its last frame, and sides that are not a multiple of the spatial ratio (8 or 16
+pixels) repeat their border; both are cropped after decoding. A single frame is an image and has one latent
+frame (docs/method.md, Sec. 1).
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from regen.tiling import Tile
 
 @runtime_checkable
 class Embedder(Protocol):
-    """What this package needs of a model: every class in `regen.embedders` has it, as diffusers names it."""
+    """The interface of a video embedder, named as in diffusers; all of `regen.embedders` have it."""
 
     @property
     def temporal_compression_ratio(self) -> int: ...
@@ -59,7 +59,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class ChunkLatents:
-    """The normalised latents (on the CPU) that stand for the next `frames` frames of a video.
+    """The normalised latents (on the CPU) of chunk number `index`, which holds `frames` frames of the video.
 
     A tensor "c n h w", or `HybridLatents` whose structural part has that shape.
     """
@@ -72,19 +72,19 @@ class ChunkLatents:
 def to_clip(
     frames: UInt8[Tensor, "t h w 3"], device: torch.device, dtype: torch.dtype
 ) -> Float[Tensor, "1 3 t h w"]:
-    """8-bit frames to a clip with values in [-1, 1]."""
+    """Convert 8-bit frames to a clip with values in [-1, 1]."""
     clip = rearrange(frames.to(device), "t h w c -> 1 c t h w")
     return (clip.float() / 127.5 - 1).to(dtype)
 
 
 def to_image(frame: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
-    """One decoded frame in 8 bits; values beyond [-1, 1] are clamped."""
+    """Convert a decoded frame to 8 bits; values outside [-1, 1] are clamped."""
     values = (frame.float().clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
     return rearrange(values, "c h w -> h w c")
 
 
 def pad(clip: Float[Tensor, "1 3 t h w"], length: int, multiple: int) -> Float[Tensor, "1 3 T H W"]:
-    """Repeat the last frame up to `length`, and the right and lower border up to a multiple of `multiple`."""
+    """Repeat the last frame up to `length` frames, and the right and lower border up to `multiple` pixels."""
     height, width = clip.shape[-2:]
     sides = (0, -width % multiple, 0, -height % multiple, 0, length - clip.shape[2])
     return functional.pad(clip, sides, mode="replicate")

@@ -1,6 +1,6 @@
-"""Joining a chunk to the one before it: latent extension, and a correction that acts at one step too.
+"""Seams between chunks: latent extension and offset correction.
 
-Both decode the chunk together with one more frame, at -1: the last frame of the chunk before it.
+Both decode a chunk together with the last frame of the chunk before it, at frame offset -1.
 """
 
 from collections.abc import Sequence
@@ -11,31 +11,30 @@ from torch import Tensor
 
 from regen.diffusion import Network, Solver
 
-Trajectory = list[Float[Tensor, "b 3 h w"]]  # one frame at every noise level at which a solver asks
+Trajectory = list[Float[Tensor, "b 3 h w"]]  # one frame at every noise level that the solver evaluates
 
 
 class LatentExtension:
-    """Latent extension (REGEN, Sec. 3.4; spec A9): a solver that lays one frame on a stored trajectory.
+    """Latent extension (REGEN, Sec. 3.4): a solver that keeps one frame on a stored trajectory.
 
-    At every evaluation frame number `overlap` is replaced by what it was at the same noise level when the
-    chunk before was decoded (`stored`), so the others are drawn towards it. Afterwards `trajectory` is that
-    of frame number `last`, for the next chunk. With one step the only level is that of the noise: the two
-    frames would share their noise and nothing else.
+    At every evaluation, frame number `overlap` is replaced by its state at the same noise level when the
+    previous chunk was decoded (`stored`), which draws the other frames towards it. After a call, `trajectory`
+    is that of frame number `last`, for the next chunk. With one step the two frames share their noise only.
     """
 
     def __init__(self, solver: Solver, last: int, overlap: int = 0, stored: Trajectory | None = None) -> None:
         self.solver, self.last, self.overlap, self.stored = solver, last, overlap, stored
         self.trajectory: Trajectory = []
 
-    def __call__(self, velocity: Network, noise: Tensor, grid: list[float]) -> Tensor:
+    def __call__(self, velocity: Network, noise: Tensor, schedule: list[float]) -> Tensor:
         self.trajectory = []
 
-        def held(x: Tensor, t: Tensor) -> Tensor:
+        def injected(x: Tensor, t: Tensor) -> Tensor:
             x = self._inject(x)
             self.trajectory.append(x[:, :, self.last].clone())
             return velocity(x, t)
 
-        return self.solver(held, self._inject(noise), grid)
+        return self.solver(injected, self._inject(noise), schedule)
 
     def _inject(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         if self.stored is None:
@@ -46,13 +45,13 @@ class LatentExtension:
 
 
 def offset_correction(
-    clip: Float[Tensor, "b 3 t h w"], order: Sequence[float], before: Float[Tensor, "b 3 h w"]
+    clip: Float[Tensor, "b 3 t h w"], offsets: Sequence[float], previous: Float[Tensor, "b 3 h w"]
 ) -> Float[Tensor, "b 3 t h w"]:
-    """Move the beginning of a chunk towards the frame that was shown `before` it (not in the paper).
+    """Shift the beginning of a chunk towards the last frame of the `previous` chunk (not in the paper).
 
-    `order` are the frames of `clip`, counted from the chunk's first, with -1 among them. What the clip has at
-    -1 differs from `before`; all of this difference is added at -1, half of it at 0, nothing from 1 on.
+    `offsets` are the frames of `clip` counted from the chunk's first, -1 among them. The difference between
+    `previous` and the clip at -1 is added with weight 1 at -1, 1/2 at 0, and 0 from 1 on.
     """
-    difference = before - clip[:, :, order.index(-1.0)]
-    weights = torch.tensor([min(1.0, max(0.0, (1 - at) / 2)) for at in order], device=clip.device)
+    difference = previous - clip[:, :, offsets.index(-1.0)]
+    weights = torch.tensor([min(1.0, max(0.0, (1 - at) / 2)) for at in offsets], device=clip.device)
     return clip + difference[:, :, None] * weights.to(clip.dtype)[:, None, None]

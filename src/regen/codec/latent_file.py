@@ -1,11 +1,10 @@
-"""The latent file: a whole video as latents, with all that decoding needs, in one safetensors file.
+"""Latent files: an encoded video in one safetensors file.
 
-Tensors: `latents` "chunks c n h w" in the precision of the model, `times` "frames" (float64, seconds) and,
-when the video has sound, `audio` (the bytes of an audio-only MP4 file). Where the model has 1D latents, too,
-`sequence` "c s" has those that each chunk keeps, one chunk after the other, and `lengths` "chunks r" how many
-of them belong to each region of each chunk. Metadata: one JSON object under the
-key `regen_latents` with the version of the format, the model and a hash of its weights, sizes, frame rate.
-The latents of a whole video are kept in memory; at 4x with 8 channels they have 1/60 of its values.
+Tensors: `latents` "chunks c n h w" in the precision of the model; `times` "frames" (float64, seconds); for a
+video with sound, `audio` (the bytes of an audio-only MP4 file); for a model with 1D latents, `sequence` "c s"
+(those of all chunks, concatenated) and `lengths` "chunks r" (their number in each region of each chunk).
+Metadata: a JSON object under the key `regen_latents` with the format version, the model and a hash of its
+weights, the sizes and the frame rate. The whole file is kept in memory.
 """
 
 import json
@@ -23,6 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents
+from regen.console import first_line
+from regen.io import write_bytes
 from regen.latents import HybridLatents, Latents, batch_of
 
 KEY = "regen_latents"
@@ -31,11 +32,16 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class LatentVideo:
-    """A video as latents. `model` and `weights` (a hash) name the one model that can decode it.
+    """An encoded video.
 
-    `latents` are those of all chunks as a batch: a tensor "chunks c n h w", or `HybridLatents`.
-    `height` and `width` are those of the decoded frames, in pixels; the latents cover them padded to a
-    multiple of the patch. `source_height` and `source_width` are those of the video that was encoded.
+    Attributes:
+        latents: Latents of all chunks as a batch: a tensor "chunks c n h w", or `HybridLatents`.
+        times: Times of the frames in seconds.
+        height, width: Size of the decoded frames in pixels; the latents cover it padded to whole patches.
+        source_height, source_width: Size of the frames before resizing.
+        frame_rate: Mean frame rate in frames per second.
+        model, weights: Name of the model, and a hash of the weights that can decode the latents.
+        audio: An audio-only MP4 file, if the video has sound.
     """
 
     latents: Latents
@@ -50,19 +56,19 @@ class LatentVideo:
     audio: bytes | None = None
 
     def chunks(self, length: int) -> Iterator[ChunkLatents]:
-        """The latents chunk by chunk, when a chunk stands for `length` frames and the last for the rest."""
-        count = len(self.latents)
-        if not (count - 1) * length < len(self.times) <= count * length:
+        """The latents chunk by chunk; a chunk holds `length` frames, the last one the rest."""
+        count, frames = len(self.latents), len(self.times)
+        if not (count - 1) * length < frames <= count * length:
             raise ValueError(
-                f"{len(self.times)} frames do not fit {count} chunks of {length}; encode the video again."
+                f"{frames} frames do not fit {count} chunks of {length}; encode the video again."
             )
         for index in range(count):
-            yield ChunkLatents(index, self.latents[index], min(length, len(self.times) - index * length))
+            yield ChunkLatents(index, self.latents[index], min(length, frames - index * length))
 
 
 def write(path: Path, video: LatentVideo) -> None:
-    """Write the file whole or not at all. Raises OSError, in one sentence, when it can't be written."""
-    facts = {
+    """Write a latent file atomically. Raises OSError when that fails."""
+    metadata = {
         "version": VERSION,
         "model": video.model,
         "weights": video.weights,
@@ -73,55 +79,50 @@ def write(path: Path, video: LatentVideo) -> None:
     tensors = {**_tensors(video.latents), "times": video.times}
     if video.audio is not None:
         tensors["audio"] = torch.frombuffer(bytearray(video.audio), dtype=torch.uint8)
-    data = save(tensors, metadata={KEY: json.dumps(facts)})
     try:
-        _replace(path, data)
+        write_bytes(path, save(tensors, metadata={KEY: json.dumps(metadata)}))
     except OSError as error:
-        raise OSError(f"Could not write {path}: {error.strerror}; choose another place with -o.") from None
+        raise OSError(f"Can't write {path}: {first_line(error)}; choose another place with -o.") from None
 
 
 def check_target(path: Path) -> None:
-    """Fail before the work is done, not after it, when `path` can't become a latent file."""
+    """Raise ValueError when `path` can't become a latent file; to be called before encoding."""
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is no name for a latent file; let it end in .safetensors.")
+        raise ValueError(f"The output must end in .safetensors, got {str(path)!r}.")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file to write.")
+        raise ValueError(f"The output must be a file, but {path} is a folder.")
     if not path.parent.is_dir():
-        raise ValueError(f"There is no folder {path.parent} to write {path.name} into; create it first.")
+        raise ValueError(f"The output folder {path.parent} does not exist; create it first.")
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"The folder {path.parent} is not writable; choose another place with -o.")
+        raise ValueError(f"The output folder {path.parent} is not writable; choose another place with -o.")
 
 
 def read(path: Path) -> LatentVideo:
-    """Read a latent file. Raises ValueError when it is missing, damaged, of another kind or version."""
-    if not path.exists():
-        raise ValueError(f"There is no file {path}.")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a latent file made by `regen encode`.")
+    """Read a latent file. Raises ValueError when it is missing, damaged, or of another kind or version."""
+    if not path.is_file():
+        raise ValueError(f"{path} must be a latent file made by `regen encode`, but there is no such file.")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = (file.metadata() or {}).get(KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if facts else {}  # noqa: SIM118
+            metadata = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if metadata else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no latent file ({_first_line(error)}).") from None
-    if facts is None:
-        raise ValueError(f"{path} holds tensors but no encoded video; give a file made by `regen encode`.")
+        raise ValueError(f"{path} is damaged or not a latent file ({first_line(error)}).") from None
+    if metadata is None:
+        raise ValueError(f"{path} has tensors but no encoded video; give a file made by `regen encode`.")
     try:
-        return _parse(path, json.loads(facts), tensors)
+        return _parse(path, json.loads(metadata), tensors)
     except (KeyError, TypeError, ZeroDivisionError, json.JSONDecodeError):
-        raise ValueError(
-            f"{path} is damaged: its description is not complete; encode the video again."
-        ) from None
+        raise ValueError(f"{path} is damaged: its metadata is incomplete; encode the video again.") from None
 
 
 def check_model(path: Path, video: LatentVideo, model: str, weights: str) -> None:
-    """Raise ValueError unless `video` was encoded with exactly these weights, whatever their name."""
+    """Raise ValueError unless `video` was encoded with these weights, whatever the name of the model."""
     if video.weights == weights:
         return
     if video.model == model:
         raise ValueError(
-            f"{path} was encoded with other weights of {model} (hash {video.weights}) than these "
-            f"(hash {weights}); give the folder of the former with --model."
+            f"{path} was encoded with other weights of {model} (hash {video.weights}, not {weights}); "
+            "give their folder with --model."
         )
     raise ValueError(
         f"{path} was encoded with {video.model} (hash {video.weights}), not with {model} (hash {weights}); "
@@ -129,18 +130,18 @@ def check_model(path: Path, video: LatentVideo, model: str, weights: str) -> Non
     )
 
 
-def _parse(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
-    if facts["version"] != VERSION:
+def _parse(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
+    if metadata["version"] != VERSION:
         raise ValueError(
-            f"{path} has version {facts['version']} of the latent file and this program reads version "
-            f"{VERSION}; use the release of regen that wrote it."
+            f"{path} must have format version {VERSION}, got {metadata['version']}; use the release of regen "
+            "that wrote it."
         )
     latents, times = tensors["latents"], tensors["times"]
     try:
-        (height, width), (source_height, source_width) = facts["size"], facts["source_size"]
-        frame_rate = Fraction(str(facts["frame_rate"]))
+        (height, width), (source_height, source_width) = metadata["size"], metadata["source_size"]
+        frame_rate = Fraction(str(metadata["frame_rate"]))
     except ValueError as error:
-        raise TypeError("facts of another form") from error
+        raise TypeError("metadata of another form") from error
     if (
         latents.ndim != 5
         or not latents.is_floating_point()
@@ -158,8 +159,8 @@ def _parse(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Lat
         source_height=int(source_height),
         source_width=int(source_width),
         frame_rate=frame_rate,
-        model=str(facts["model"]),
-        weights=str(facts["weights"]),
+        model=str(metadata["model"]),
+        weights=str(metadata["weights"]),
         audio=tensors["audio"].numpy().tobytes() if "audio" in tensors else None,
     )
 
@@ -167,16 +168,16 @@ def _parse(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Lat
 def _tensors(latents: Latents) -> dict[str, Tensor]:
     if isinstance(latents, Tensor):
         return {"latents": latents.contiguous()}
-    kept = [latents[index].sequence for index in range(len(latents))]
+    sequences = [latents[index].sequence for index in range(len(latents))]
     return {
         "latents": latents.structural.contiguous(),
-        "sequence": torch.cat(kept, dim=1).contiguous(),
+        "sequence": torch.cat(sequences, dim=1).contiguous(),
         "lengths": latents.lengths.contiguous(),
     }
 
 
 def _hybrid(structural: Tensor, sequence: Tensor, lengths: Tensor) -> Latents:
-    """Raises TypeError when the parts do not fit together."""
+    """Assemble hybrid latents. Raises TypeError when the tensors do not fit together."""
     fits = sequence.ndim == 2 and lengths.ndim == 2 and lengths.dtype == torch.int64
     if not fits or len(lengths) != len(structural) or sequence.dtype != structural.dtype:
         raise TypeError("1D latents of another form")
@@ -186,19 +187,3 @@ def _hybrid(structural: Tensor, sequence: Tensor, lengths: Tensor) -> Latents:
         raise TypeError("1D latents of another number")
     parts = zip(structural, sequence.split(counts, dim=1), lengths, strict=True)
     return batch_of([HybridLatents(*part) for part in parts])
-
-
-def _replace(path: Path, data: bytes) -> None:
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with hidden.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

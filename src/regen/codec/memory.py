@@ -1,13 +1,11 @@
-"""How large a tile fits into a budget of memory, and what to do when it does not after all."""
+"""Memory: the largest tile that fits a budget, and smaller ones after running out."""
 
 import re
-import resource
-import sys
 from collections.abc import Callable
 from math import inf
-from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+import psutil
 import torch
 
 from regen.tiling import SMALLEST, Tile
@@ -15,12 +13,12 @@ from regen.tiling import SMALLEST, Tile
 T = TypeVar("T")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 OVERLAP = 32  # pixels
-WHOLE_FRAME_BYTES = 26  # for each value of the clip: noise, answer and what the solver keeps beside them
+WHOLE_FRAME_BYTES = 26  # for each value of the clip: noise, prediction and the state of the solver
 
 
 @runtime_checkable
 class HasMemoryEstimate(Protocol):
-    """A model that can tell how much it needs."""
+    """A model that estimates the memory of its activations."""
 
     @property
     def device(self) -> torch.device: ...
@@ -29,53 +27,46 @@ class HasMemoryEstimate(Protocol):
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of "8GB", "500 MB" or "2e9"; units are powers of 1000. Raises ValueError for anything else."""
+    """Bytes of "8GB", "500 MB" or "2e9", in powers of 1000. Raises ValueError for anything else."""
     match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([KMGT]?)i?B?\s*", text, flags=re.IGNORECASE)
     try:
         value = float(match[1]) * UNITS[match[2].upper()] if match else 0.0
     except ValueError:
         value = 0.0
     if not 1 <= value < inf:
-        raise ValueError(f"{text!r} is no amount of memory; give a number with a unit, such as 8GB or 500MB.")
+        raise ValueError(f"An amount of memory must be a number such as 8GB or 500MB, got {text!r}.")
     return int(value)
 
 
 def used_memory(device: torch.device) -> int:
-    """Bytes in use: allocated on a GPU, or the memory of this process."""
+    """Bytes allocated on the GPU, or the resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return psutil.Process().memory_info().rss
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device; 1 TB where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    known = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-    return int(known[1]) * 1024 if known else 10**12
+    """Bytes available on the GPU, or in main memory."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def largest_tile(
     model: HasMemoryEstimate, frames: int, height: int, width: int, budget: int | None
 ) -> Tile | None:
-    """The largest tile with which `frames` frames of `height` x `width` pixels stay within `budget` bytes.
+    """The largest tile for `frames` frames of `height` x `width` pixels in `budget` bytes, if any is needed.
 
-    None when they do without tiles. The budget is for all of the process (or of what it has on the GPU); by
-    default four fifths of what is free may be taken too. The smallest tile is tried even where it should not
-    fit: estimates are on the safe side.
+    The budget covers the whole process, or all that it has on the GPU; the default is the memory in use plus
+    80 % of the free memory. The smallest tile is returned even if its (conservative) estimate exceeds the
+    budget.
     """
     if budget is None:
         budget = used_memory(model.device) + free_memory(model.device) * 4 // 5
-    held = 3 * frames * height * width * WHOLE_FRAME_BYTES
-    room = budget - used_memory(model.device) - held
-    if model.activation_bytes(frames, height, width) <= room:
+    frame_bytes = 3 * frames * height * width * WHOLE_FRAME_BYTES
+    available = budget - used_memory(model.device) - frame_bytes
+    if model.activation_bytes(frames, height, width) <= available:
         return None
     tile = halve_tile(None, height, width)
-    while tile is not None and model.activation_bytes(frames, tile.height, tile.width) > room:
+    while tile is not None and model.activation_bytes(frames, tile.height, tile.width) > available:
         smaller = halve_tile(tile, height, width)
         if smaller is None:
             return tile
@@ -84,27 +75,27 @@ def largest_tile(
 
 
 def halve_tile(tile: Tile | None, height: int, width: int) -> Tile | None:
-    """A tile of half the size of `tile`, or of the picture; None where there is nothing left to halve."""
-    height, width, overlap = _up(height), _up(width), OVERLAP
-    if tile is not None:  # what reaches beyond the picture saves nothing
+    """Half of `tile`, or of a picture of `height` x `width` pixels; None when it can't be halved."""
+    height, width, overlap = _round_up(height), _round_up(width), OVERLAP
+    if tile is not None:  # the part outside the picture saves no memory
         height, width, overlap = min(height, tile.height), min(width, tile.width), tile.overlap
     return Tile(height, width, min(overlap, height // 2, width // 2)).halved()
 
 
-def _up(side: int) -> int:
+def _round_up(side: int) -> int:
     return max(SMALLEST, -(-side // 8) * 8)
 
 
 class OomRetry:
-    """The tile that work is done on; it halves whenever memory runs out, and stays so."""
+    """Repeats work with half the tile whenever memory runs out, and keeps the smaller tile."""
 
     def __init__(self, tile: Tile | None) -> None:
         self.tile = tile
 
     def run(self, work: Callable[[Tile | None], T], height: int, width: int) -> T:
-        """`work(tile)` for a picture of `height` x `width` pixels, again with half the tile while it fails.
+        """Return `work(tile)` for a picture of `height` x `width` pixels.
 
-        Raises MemoryError, in one sentence, when not even the smallest tile fits.
+        Raises MemoryError when not even the smallest tile fits.
         """
         while True:
             try:
@@ -112,9 +103,7 @@ class OomRetry:
             except RuntimeError as error:
                 if not is_oom(error):
                     raise
-            smaller = halve_tile(
-                self.tile, height, width
-            )  # not inside `except`, which still holds the tensors
+            smaller = halve_tile(self.tile, height, width)  # outside `except`, which keeps tensors alive
             if smaller is None:
                 raise MemoryError(
                     f"Not enough memory for {width}x{height} pixels even in small tiles; choose a smaller "
@@ -126,6 +115,6 @@ class OomRetry:
 
 
 def is_oom(error: RuntimeError) -> bool:
-    """Whether memory was wanting: CUDA has an error of its own, CPU's and MPS's allocators only say so."""
-    said = ("can't allocate memory", "MPS backend out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    """Whether the error is an out-of-memory error; on the CPU and MPS only the message tells."""
+    messages = ("can't allocate memory", "MPS backend out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)

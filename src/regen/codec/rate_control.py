@@ -1,8 +1,8 @@
-"""How many 1D latents the chunks of a video keep: a number, what a budget allows, or what a quality needs.
+"""Rate control: the number of 1D latents that each chunk keeps.
 
-For models with latents of adaptive length (One-DVA; spec B4). Without any of these a chunk keeps what the
-motion of each of its regions asks for. A shorter sequence is the beginning of the longer one, so a chunk is
-encoded in full and cut.
+For models with latents of adaptive length (One-DVA), whose default length follows the motion of each region
+(docs/method.md, Sec. 16). A shorter sequence is a prefix of the longer one, so chunks are encoded in full and
+truncated.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,41 +28,41 @@ Clip = Float[Tensor, "1 3 t h w"]
 
 @runtime_checkable
 class Lengths(Protocol):
-    """Chooses how many 1D latents each region of a chunk keeps."""
+    """Chooses the number of 1D latents of each region of a chunk."""
 
     def choose(
         self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
-        """For chunk number `index`, whose padded frames are `clip` and all of whose latents are `full`."""
+        """Lengths for chunk number `index` with padded frames `clip` and complete latents `full`."""
         ...
 
 
 @dataclass(frozen=True)
 class FixedLength:
-    """The same for every chunk: `count` 1D latents, or a `share` of those that it can have."""
+    """The same length for every chunk: `count` 1D latents, or a `share` of the maximum."""
 
     count: int | None = None
     share: float | None = None
 
     def __post_init__(self) -> None:
-        assert (self.count is None) != (self.share is None), "a number or a share"
+        assert (self.count is None) != (self.share is None), "give count or share"
         if (self.count is not None and self.count < 0) or not 0 <= (self.share or 0) <= 1:
-            raise ValueError("A length is a number of 0 or more, or a share from 0% to 100%.")
+            raise ValueError("A length must be a number of at least 0, or a share from 0% to 100%.")
 
     def choose(
         self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
-        """Regions share by their size. Raises ValueError when a chunk can't have so many."""
-        most = sum(model.budgets(*clip.shape[2:]))
-        count = round((self.share or 0) * most) if self.count is None else self.count
-        if count > most and clip.shape[2] == 1:  # what is too long for an image may fit the video's chunks
-            count = most
+        """Split the length among the regions by their size. Raises ValueError when it exceeds the maximum."""
+        maximum = sum(model.budgets(*clip.shape[2:]))
+        count = round((self.share or 0) * maximum) if self.count is None else self.count
+        if count > maximum and clip.shape[2] == 1:  # may fit the chunks of a video, which have more
+            count = maximum
         return model.shared_length(count, *clip.shape[2:])
 
 
 @dataclass(frozen=True)
 class PlannedLengths:
-    """Those of each chunk and region, known beforehand (see `plan`)."""
+    """The lengths of every chunk and region, computed in advance by `two_pass`."""
 
     rows: Sequence[Int64[Tensor, " r"]]
 
@@ -74,10 +74,10 @@ class PlannedLengths:
 
 @dataclass(frozen=True)
 class TargetPsnr:
-    """The shortest length with which each region reaches a PSNR of `decibels`, found by bisection.
+    """The shortest length at which each region reaches a PSNR of `decibels`, found by bisection.
 
-    The chunk is decoded for it as with `steps`, `seed` and `solver`, about eight times. A region that does
-    not reach it keeps all it has. That more latents are better is assumed, and true in the mean only.
+    Decodes the chunk about eight times with `steps`, `seed` and `solver`. A region that can't reach the
+    target keeps all its latents. Bisection assumes that PSNR rises with the length, which holds on average.
     """
 
     decibels: float
@@ -87,36 +87,35 @@ class TargetPsnr:
 
     def __post_init__(self) -> None:
         if not 0 < self.decibels < 100:
-            raise ValueError(f"A PSNR of {self.decibels} dB can't be aimed at; give a number such as 30.")
+            raise ValueError(f"The target PSNR must be between 0 and 100 dB, got {self.decibels}.")
 
     def choose(
         self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
-        most = full.lengths[0]
-        enough, low = most.clone(), torch.zeros_like(most)  # the best known, and the least not yet tried
-        while bool((low < enough).any()):
-            middle = (low + enough) // 2
-            reached = self._reached(model, clip, full.shortened(middle[None]), index, tile)
-            enough = torch.where(reached, middle, enough)
-            low = torch.where(reached, low, torch.minimum(middle + 1, enough))
-        return enough
+        high, low = full.lengths[0].clone(), torch.zeros_like(full.lengths[0])  # high is known to suffice
+        while bool((low < high).any()):
+            middle = (low + high) // 2
+            reached = self._is_reached(model, clip, full.shortened(middle[None]), index, tile)
+            high = torch.where(reached, middle, high)
+            low = torch.where(reached, low, torch.minimum(middle + 1, high))
+        return high
 
-    def _reached(
+    def _is_reached(
         self, model: HybridAutoencoder, clip: Clip, latents: HybridLatents, index: int, tile: Tile | None
     ) -> Tensor:
         noise = [generator_for(self.seed, index)]
-        answer = model.decode(
+        decoded = model.decode(
             latents, steps=self.steps, generator=noise, solver=self.solver, tile=tile
         ).sample
-        answer = answer[..., : clip.shape[3], : clip.shape[4]].clamp(-1, 1).float()
-        parts = zip(model.region_clips(answer), model.region_clips(clip.float()), strict=True)
-        errors = torch.stack([(ours - theirs).square().mean() for ours, theirs in parts])
+        decoded = decoded[..., : clip.shape[3], : clip.shape[4]].clamp(-1, 1).float()
+        regions = zip(model.region_clips(decoded), model.region_clips(clip.float()), strict=True)
+        errors = torch.stack([(output - target).square().mean() for output, target in regions])
         return -10 * torch.log10(errors / 4) >= self.decibels
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`values_per_second` numbers in all latents of a video, for each second of it: more for busy chunks."""
+    """`values_per_second` values in all latents for each second of a video, more of them for busy chunks."""
 
     values_per_second: float
 
@@ -126,7 +125,7 @@ class Budget:
 
 
 def parse_length(text: str) -> FixedLength:
-    """ "320", or "25%" of what a chunk can have. Raises ValueError for anything else."""
+    """Parse "320", or "25%" of the maximum. Raises ValueError for anything else."""
     number = text.strip().removesuffix("%")
     try:
         if text.strip().endswith("%"):
@@ -134,12 +133,12 @@ def parse_length(text: str) -> FixedLength:
         return FixedLength(count=int(number))
     except ValueError:
         raise ValueError(
-            f"{text!r} is no length; give a number such as 320, or a share such as 25%."
+            f"A length must be a number such as 320 or a share such as 25%, got {text!r}."
         ) from None
 
 
 def check_lengths(model: Embedder, lengths: Lengths | Budget | None) -> None:
-    """Raises ValueError when lengths are given to a model whose latents have none."""
+    """Raise ValueError for `lengths` with a model whose latents have a fixed size."""
     if lengths is not None and not isinstance(model, HybridAutoencoder):
         raise ValueError(
             "--num-latents, --values-per-second and --target-psnr need a One-DVA model; the latents of this "
@@ -150,7 +149,7 @@ def check_lengths(model: Embedder, lengths: Lengths | Budget | None) -> None:
 def truncate_to(
     lengths: Lengths, model: Embedder, clip: Clip, index: int, tile: Tile | None
 ) -> HybridLatents:
-    """The latents of chunk number `index`, as long as `lengths` has it."""
+    """The latents of chunk number `index`, truncated to the lengths chosen for it."""
     assert isinstance(model, HybridAutoencoder)
     full = encode_full(model, clip, tile)
     return full.shortened(lengths.choose(model, clip, full, index, tile)[None])
@@ -159,67 +158,68 @@ def truncate_to(
 def encode_full(
     model: HybridAutoencoder, clips: Float[Tensor, "b 3 t h w"], tile: Tile | None
 ) -> HybridLatents:
-    """Clips with all 1D latents that they can have."""
-    most = sum(model.budgets(*clips.shape[2:]))
-    return model.encode(clips, tile=tile, length=most).latent_dist.mode()
+    """The latents of clips with the maximal number of 1D latents."""
+    maximum = sum(model.budgets(*clips.shape[2:]))
+    return model.encode(clips, tile=tile, length=maximum).latent_dist.mode()
 
 
 def two_pass(
     model: Embedder, frames: Iterable[UInt8[Tensor, "h w 3"]], rate: Fraction, budget: Budget
 ) -> PlannedLengths:
-    """Look at all frames of a video, and share a budget out among its chunks and their regions.
+    """The first pass over a video: distribute a budget over its chunks and their regions.
 
-    Each gets a part in proportion to what its motion asks for, but not more than it can use. Raises
+    Each region gets a share proportional to the length that its motion calls for, up to its maximum. Raises
     ValueError when the structural latents alone exceed the budget.
     """
     check_lengths(model, budget)
     assert isinstance(model, HybridAutoencoder)
-    wanted, most, structural, count = [], [], 0, 0
+    demands, maxima, structural, num_frames = [], [], 0, 0
     for chunk in _chunks(frames, model.chunk_frames):
-        length = 1 if count == 0 and len(chunk) == 1 else model.chunk_frames
-        count += len(chunk)
+        length = 1 if num_frames == 0 and len(chunk) == 1 else model.chunk_frames
+        num_frames += len(chunk)
         clip = pad(to_clip(chunk, model.device, model.dtype), length, model.spatial_compression_ratio)
-        budgets = torch.tensor(model.budgets(*clip.shape[2:]))
-        shares = [model.length_rule.share(motion(part))[0].cpu() for part in model.region_clips(clip)]
-        wanted.append(budgets * torch.stack(shares))
-        most.append(budgets)
-        structural += int(budgets.sum())
-    if not most:
+        maximum = torch.tensor(model.budgets(*clip.shape[2:]))
+        shares = [model.length_rule.share(motion(region))[0].cpu() for region in model.region_clips(clip)]
+        demands.append(maximum * torch.stack(shares))
+        maxima.append(maximum)
+        structural += int(maximum.sum())
+    if not maxima:
         return PlannedLengths([])
-    each = count / rate / model.latent_channels  # seconds of the video for each channel, exactly
-    room = int(Fraction(budget.values_per_second) * each) - structural
-    if room < 0:
+    seconds_per_channel = num_frames / rate / model.latent_channels  # an exact fraction
+    total = int(Fraction(budget.values_per_second) * seconds_per_channel) - structural
+    if total < 0:
+        minimum = ceil(structural / seconds_per_channel)
         raise ValueError(
-            f"--values-per-second must be at least {ceil(structural / each)} for the structural latents, "
-            f"got {budget.values_per_second:g}; a smaller --size needs less."
+            f"--values-per-second must be at least {minimum} for the structural latents, got "
+            f"{budget.values_per_second:g}; a smaller --size needs less."
         )
-    flat = allocate(torch.cat(wanted), torch.cat(most), room)
-    return PlannedLengths(flat.split([len(row) for row in most]))
+    flat = allocate(torch.cat(demands), torch.cat(maxima), total)
+    return PlannedLengths(flat.split([len(row) for row in maxima]))
 
 
-def allocate(wanted: Float[Tensor, " n"], most: Int64[Tensor, " n"], total: int) -> Int64[Tensor, " n"]:
-    """`total` in whole parts, in proportion to `wanted` and at most `most`; less where all have the most."""
-    total = min(total, int(most.sum()))
-    wanted = torch.maximum(wanted.double(), 1e-6 * most)  # what wants nothing gets what all others leave
-    low, high = 0.0, 2e6
+def allocate(demand: Float[Tensor, " n"], maximum: Int64[Tensor, " n"], total: int) -> Int64[Tensor, " n"]:
+    """Split `total` into integers proportional to `demand` and at most `maximum`; all maxima if they fit."""
+    total = min(total, int(maximum.sum()))
+    demand = torch.maximum(demand.double(), 1e-6 * maximum)  # without demand, what all others leave over
+    low, high = 0.0, 2e6  # bisection of the common factor
     for _ in range(80):
         middle = (low + high) / 2
-        fits = float(torch.minimum(wanted * middle, most).sum()) <= total
+        fits = float(torch.minimum(demand * middle, maximum).sum()) <= total
         low, high = (middle, high) if fits else (low, middle)
-    exact = torch.minimum(wanted * low, most)
+    exact = torch.minimum(demand * low, maximum)
     parts = exact.floor().long()
     rest = total - int(parts.sum())
-    order = torch.argsort(exact - parts, descending=True, stable=True)
-    parts[order[parts[order] < most[order]][:rest]] += 1
+    order = torch.argsort(exact - parts, descending=True, stable=True)  # largest remainders first
+    parts[order[parts[order] < maximum[order]][:rest]] += 1
     return parts
 
 
 def _chunks(frames: Iterable[UInt8[Tensor, "h w 3"]], length: int) -> Iterator[UInt8[Tensor, "t h w 3"]]:
-    waiting: list[Tensor] = []
+    pending: list[Tensor] = []
     for frame in frames:
-        waiting.append(frame)
-        if len(waiting) == length:
-            yield torch.stack(waiting)
-            waiting = []
-    if waiting:
-        yield torch.stack(waiting)
+        pending.append(frame)
+        if len(pending) == length:
+            yield torch.stack(pending)
+            pending = []
+    if pending:
+        yield torch.stack(pending)

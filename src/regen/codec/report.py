@@ -1,22 +1,20 @@
-"""The account of one run of a command: what was done, how well, and what it took."""
+"""Figures of a run: compression, quality, speed and memory."""
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from regen.codec.chunks import Embedder, pad
+from regen.embedders.hybrid import HybridAutoencoder
 from regen.latents import HybridLatents, Latents
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was done and how well; None for what a run did not measure.
-
-    `compression` is values in the video per value in the latents, of which there are `values_per_second`.
-    `lengths` are the 1D latents of each chunk, where the model has such. PSNR (dB) and SSIM are means over
-    the frames of 8-bit original against 8-bit reconstruction, before video coding. `seam_ratio` is the jump
-    between chunks over that inside them, over the same of the original: 1 is seamless (`evaluate.seams`).
-    The seconds are those inside the model. `peak_memory_mb` (10^6 bytes) is that of the GPU when one is used,
-    else of the process. `tile` (height, width in pixels) is None when the picture was worked on as a whole.
-    """
+    """Figures of `regen reconstruct`, `encode` or `decode`; None for what was not measured."""
 
     model: str
     frames: int
@@ -25,15 +23,25 @@ class Report:
     fps: float
     latent_shape: list[int]
     compression: float
+    """Values in the video (3 a pixel) for each value in the latents."""
     values_per_second: float
+    """Values in the latents for each second of the video."""
     lengths: list[int] | None = None
+    """1D latents of each chunk, for models that have them."""
     psnr: float | None = None
+    """Mean PSNR (dB) over the frames, 8-bit original against 8-bit reconstruction, before video coding."""
     ssim: float | None = None
+    """Mean SSIM over the same frames."""
     seam_ratio: float | None = None
+    """Jumps between chunks over those inside, relative to the original: 1 is seamless (`metrics.seams`)."""
     encode_seconds: float | None = None
+    """Seconds inside the encoder."""
     decode_seconds: float | None = None
+    """Seconds inside the decoder."""
     tile: list[int] | None = None
+    """Height and width of the tiles in pixels; None for whole frames."""
     peak_memory_mb: float | None = None
+    """Peak memory (10^6 bytes) of the GPU where one is used, else of the process."""
 
 
 class LatentCounter:
@@ -45,7 +53,7 @@ class LatentCounter:
         self.lengths: list[int] = []
 
     def add(self, latents: Latents) -> None:
-        """Take the latents of the next chunk, without an axis for the batch."""
+        """Count the latents of the next chunk (without batch axis)."""
         self.values += latents.numel()
         self.chunks += 1
         self.shape = list(latents.shape)
@@ -56,7 +64,7 @@ class LatentCounter:
 def make_report(
     model: str, frames: int, height: int, width: int, frame_rate: Fraction, latents: LatentCounter
 ) -> Report:
-    """What is known without measuring, of a video with these latents."""
+    """The report of a video with these latents, without measurements."""
     return Report(
         model=model,
         frames=frames,
@@ -67,4 +75,64 @@ def make_report(
         compression=frames * height * width * 3 / latents.values,
         values_per_second=latents.values * float(frame_rate) / frames,
         lengths=latents.lengths or None,
+    )
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How much a model compresses a full chunk, or a clip where the length of the latents is adaptive.
+
+    The nominal ratio alone hides the cost: a chunk of REGEN at ratio 4 is 5 frames in 2 latent frames, while
+    a causal autoencoder of ratio 4 keeps 33 frames in 9.
+    """
+
+    ratio: int
+    """Nominal temporal compression ratio."""
+    compression_factor: float
+    """Values in the frames (3 a pixel) for each value in the latents."""
+    latent_frames_per_frame: float
+    """Latent frames for each frame of the video; 1D latents are not counted."""
+    frames_per_latent: float
+    """The inverse of `latent_frames_per_frame`."""
+
+
+def model_compression(model: Embedder, height: int, width: int) -> Compression:
+    """The compression of a full chunk of `height` x `width` pixels, from shapes alone (fake tensors).
+
+    Padded pixels are not counted. For latents of adaptive length see `clip_compression`.
+    """
+    assert not isinstance(model, HybridAutoencoder), "the compression depends on the clip"
+    frames = model.chunk_frames
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        clip = torch.zeros(1, 3, frames, height, width, device=model.device, dtype=model.dtype)
+        clip = pad(clip, frames, model.spatial_compression_ratio)
+        latents = model.encode(clip).latent_dist.mode()
+    latent_frames = latents.shape[2]
+    return Compression(
+        ratio=model.temporal_compression_ratio,
+        compression_factor=3 * frames * height * width / latents.numel(),
+        latent_frames_per_frame=latent_frames / frames,
+        frames_per_latent=frames / latent_frames,
+    )
+
+
+def clip_compression(
+    model: HybridAutoencoder, latents: LatentCounter, frames: int, height: int, width: int
+) -> Compression:
+    """The compression of a clip of `frames` x `height` x `width` pixels into these `latents`.
+
+    A chunk's values count in proportion to its real frames, so the padding of the last chunk costs nothing,
+    as for other models; with one length for all chunks this is the figure of a full chunk.
+    """
+    chunk = model.chunk_frames if frames > 1 else 1  # a single frame is an image
+    structural, values = prod(latents.shape), 0.0
+    for index, length in enumerate(latents.lengths):
+        real_frames = min(chunk, frames - index * chunk)
+        values += (structural + length * latents.shape[0]) * real_frames / chunk
+    latent_frames = latents.shape[1]
+    return Compression(
+        ratio=model.temporal_compression_ratio,
+        compression_factor=3 * frames * height * width / values,
+        latent_frames_per_frame=latent_frames / chunk,
+        frames_per_latent=chunk / latent_frames,
     )

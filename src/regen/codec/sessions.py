@@ -1,8 +1,8 @@
-"""Sessions: a video goes in and comes out in pieces of any length, and what is in between stays here.
+"""Streaming encoder and decoder: frames or latents in, in pieces of any length.
 
-A session belongs to its caller; the model knows nothing of it, so two sessions on one model do not touch
-each other. What comes out depends on the frames and the options alone, not on how they were split into calls:
-chunks (and batches of them) begin at fixed frames, and the noise of chunk i depends on (seed, i).
+The state of a video lies in the session, never in the model, so several sessions can share one model. The
+result depends on the frames and the options, not on how they were split into calls: chunks, and batches of
+them, begin at fixed frames, and the noise of chunk i depends on (seed, i).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,38 +29,35 @@ SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun}
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How a `DecodeSession` samples."""
+    """Sampling options of a `DecodeSession`."""
 
     steps: int = 1
-    """Denoising steps: 1 is closest to the original; more draw samples, not means."""
+    """Denoising steps: 1 is closest to the original; more draw samples instead of means."""
     seed: int = 0
-    """The noise of chunk i follows from this and i."""
+    """The noise of chunk i depends on (seed, i)."""
     solver: SolverName = "euler"
     """Heun's method is of second order and evaluates the network about twice a step."""
     seams: Seams = "extend"
-    """How a chunk is joined to the one before it. "extend": latent extension, from 2 steps on (with 1 step it
-    can't act and is left out). "match": half of the difference between the last frame as it was shown and as
-    this chunk would have it is added to this chunk's first frame; acts at 1 step too. "none": not at all."""
+    """How a chunk is joined to the one before it. "extend": latent extension (REGEN, Sec. 3.4), which needs 2
+    steps or more and is skipped with 1. "match": half of the difference between the last frame of the chunk
+    before and this chunk's own version of it is added to this chunk's first frame, with any number of steps.
+    "none": chunks are independent."""
     batch: int = 1
-    """Chunks that go through the model together, where none waits for the one before it; faster on a GPU
-    for small frames. Frames come out a batch at a time."""
+    """Chunks decoded together where they are independent; faster on a GPU for small frames."""
     tile: Tile | None = None
-    """The largest part of the picture to work on at once; by default what the model's `enable_tiling` set."""
+    """Largest part of the picture to work on at once; by default what the model's `enable_tiling` set."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"Decoding takes at least 1 step, not {self.steps}; 1 is the default.")
-        if self.solver not in SOLVERS or self.seams not in get_args(Seams):
-            raise ValueError(
-                f"There are the solvers {', '.join(SOLVERS)} and the seams {', '.join(get_args(Seams))}, "
-                f"not {self.solver!r} and {self.seams!r}."
-            )
-        if self.batch < 1:
-            raise ValueError(f"A batch has at least 1 chunk, not {self.batch}.")
+        if min(self.steps, self.batch) < 1:
+            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}.")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}.")
+        if self.seams not in get_args(Seams):
+            raise ValueError(f"seams must be one of {', '.join(get_args(Seams))}, got {self.seams!r}.")
 
     @property
     def extends(self) -> bool:
-        """Whether latent extension is used: with one step it has nothing to act on."""
+        """Whether latent extension acts: a single step evaluates the network at pure noise only."""
         return self.seams == "extend" and self.steps > 1
 
     @property
@@ -70,10 +67,10 @@ class DecodeOptions:
 
 
 class EncodeSession:
-    """Frames in, latents out, one chunk at a time (spec A3).
+    """Encoder of a stream of frames, chunk by chunk.
 
-    `lengths` says how many 1D latents chunks keep, of a model that has such; by default what the model finds
-    by itself. Raises ValueError when the model's latents have one length.
+    `lengths` sets the number of 1D latents of each chunk, for models that have them; by default it follows
+    the motion of the chunk. Raises ValueError for `lengths` with another model.
     """
 
     def __init__(self, model: Embedder, tile: Tile | None = None, lengths: Lengths | None = None) -> None:
@@ -82,39 +79,39 @@ class EncodeSession:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was fed; the next frame begins a new video."""
-        self._waiting: list[UInt8[Tensor, "h w 3"]] = []
+        """Forget all frames; the next one begins a new video."""
+        self._pending: list[UInt8[Tensor, "h w 3"]] = []
         self._index = 0
         self._shape: torch.Size | None = None
 
     def feed(self, frames: Iterable[UInt8[Tensor, "h w 3"]]) -> list[ChunkLatents]:
-        """Take the next frames, 8-bit RGB; answer the chunks that are complete now.
+        """Take the next frames (8-bit RGB) and return the chunks that they complete.
 
         Raises ValueError when the size of the frames changes within a video.
         """
-        done = []
+        chunks = []
         for frame in frames:
-            self._check(frame)
-            self._waiting.append(frame)
-            if len(self._waiting) == self.model.chunk_frames:
-                done.append(self._encode(len(self._waiting)))
-        return done
+            self._check_size(frame)
+            self._pending.append(frame)
+            if len(self._pending) == self.model.chunk_frames:
+                chunks.append(self._encode(len(self._pending)))
+        return chunks
 
     def flush(self) -> list[ChunkLatents]:
-        """The video ends here: answer what is left of it, and be ready for another.
+        """End the video: return its last chunk, if any, and reset the session.
 
         A short last chunk repeats its last frame; a video of one frame is an image.
         """
-        is_image = self._index == 0 and len(self._waiting) == 1
+        is_image = self._index == 0 and len(self._pending) == 1
         length = 1 if is_image else self.model.chunk_frames
-        done = [self._encode(length)] if self._waiting else []
+        chunks = [self._encode(length)] if self._pending else []
         self.reset()
-        return done
+        return chunks
 
     @torch.inference_mode()
     def _encode(self, length: int) -> ChunkLatents:
-        frames, model, index = torch.stack(self._waiting), self.model, self._index
-        self._waiting, self._index = [], index + 1
+        frames, model, index = torch.stack(self._pending), self.model, self._index
+        self._pending, self._index = [], index + 1
         clip = pad(to_clip(frames, model.device, model.dtype), length, model.spatial_compression_ratio)
         height, width = clip.shape[-2:]
         latents = self.oom_retry.run(lambda tile: self._latents(clip, index, tile), height, width)
@@ -125,28 +122,27 @@ class EncodeSession:
             return self.model.encode(clip, tile=tile).latent_dist.mode()
         return truncate_to(self.lengths, self.model, clip, index, tile)
 
-    def _check(self, frame: UInt8[Tensor, "h w 3"]) -> None:
+    def _check_size(self, frame: UInt8[Tensor, "h w 3"]) -> None:
         self._shape = self._shape or frame.shape
         if frame.shape != self._shape:
             before, now = (f"{shape[1]}x{shape[0]}" for shape in (self._shape, frame.shape))
             raise ValueError(
-                f"The picture changes from {before} to {now} pixels within the video; "
-                "give one size with --size HxW."
+                f"The frame size changes from {before} to {now} pixels; set one with --size HxW."
             )
 
 
 @dataclass(frozen=True)
 class _Request:
-    """One chunk and the frames that are wanted of it, counted from its first; `order` is what is decoded."""
+    """A chunk, the frame offsets to return, and those to decode (which include the encoded frames)."""
 
     chunk: ChunkLatents
-    at: list[float]
-    order: list[float]
+    offsets: list[float]
+    decoded: list[float]
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """What a chunk leaves to the next one: its number, and the path and the pixels of its last frame."""
+class _PreviousChunk:
+    """Number of the last decoded chunk, with the trajectory and the pixels of its last frame."""
 
     index: int
     trajectory: Trajectory
@@ -154,9 +150,9 @@ class _Ended:
 
 
 class DecodeSession:
-    """Latents in, frames out, `height` x `width` pixels.
+    """Decoder of a stream of latents into frames of `height` x `width` pixels.
 
-    Chunks of a model that knows no frame before its chunk are not joined, whatever `options.seams` says.
+    For models that can't extrapolate, chunks are independent whatever `options.seams` is.
     """
 
     def __init__(
@@ -168,96 +164,99 @@ class DecodeSession:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was fed; the next chunk begins anew, whatever its number."""
-        self._waiting: list[_Request] = []
-        self._before: _Ended | None = None
+        """Forget all chunks; the next one is not joined to them."""
+        self._pending: list[_Request] = []
+        self._previous: _PreviousChunk | None = None
 
     def feed(self, chunk: ChunkLatents, offsets: Sequence[float] | None = None) -> UInt8[Tensor, "t h w 3"]:
-        """Take the latents of the next chunk; answer the frames that are ready now, 8-bit RGB on the CPU.
+        """Take the latents of the next chunk and return the frames that are ready, 8-bit RGB on the CPU.
 
-        `at`: which frames are wanted, counted from the chunk's first, any real numbers in any order: 0.5 lies
-        between the first two, -1 one frame before the chunk. By default the frames that
-        were encoded. Those are always decoded along with what is wanted, because they are what the model
-        knows best. Raises ValueError when the latents do not fit the size of the frames.
+        `offsets` are the frames to return, counted from the chunk's first: real numbers in any order, so 0.5
+        lies between the first two frames and -1 before the chunk. The default is the encoded frames, which
+        are always decoded too, because the model knows them best. Raises ValueError when the latents do not
+        fit the size of the frames.
         """
         request = self._request(chunk, offsets)
-        same = [(r.order, r.chunk.latents.shape) for r in self._waiting[:1]]
-        ready = [] if same in ([], [(request.order, chunk.latents.shape)]) else self._decode_waiting()
-        self._waiting.append(request)
-        if len(self._waiting) == (1 if self.options.overlaps else self.options.batch):
-            ready += self._decode_waiting()
-        return self._together(ready)
+        fits_batch = not self._pending or (
+            self._pending[0].decoded == request.decoded
+            and self._pending[0].chunk.latents.shape == chunk.latents.shape
+        )
+        ready = [] if fits_batch else self._decode_pending()
+        self._pending.append(request)
+        if len(self._pending) == (1 if self.options.overlaps else self.options.batch):
+            ready += self._decode_pending()
+        return self._stack(ready)
 
     def flush(self) -> UInt8[Tensor, "t h w 3"]:
-        """The video ends here: answer the frames that are left, and be ready for another."""
-        ready = self._decode_waiting()
+        """End the video: return the remaining frames and reset the session."""
+        ready = self._decode_pending()
         self.reset()
-        return self._together(ready)
+        return self._stack(ready)
 
-    def _request(self, chunk: ChunkLatents, at: Sequence[float] | None) -> _Request:
-        side = self.model.spatial_compression_ratio
-        places = (-(-self.height // side), -(-self.width // side))
-        if chunk.latents.shape[-2:] != places:
+    def _request(self, chunk: ChunkLatents, offsets: Sequence[float] | None) -> _Request:
+        ratio = self.model.spatial_compression_ratio
+        expected = (-(-self.height // ratio), -(-self.width // ratio))
+        if chunk.latents.shape[-2:] != expected:
             raise ValueError(
-                f"Frames of {self.width}x{self.height} pixels have {places[1]}x{places[0]} latents, not "
+                f"Frames of {self.width}x{self.height} pixels need {expected[1]}x{expected[0]} latents, got "
                 f"{chunk.latents.shape[-1]}x{chunk.latents.shape[-2]}; give the size that was encoded."
             )
-        own = [float(i) for i in range(self._last(chunk) + 1)]
-        wanted = own[: chunk.frames] if at is None else [float(value) for value in at]
-        joined = self.options.overlaps and self._before is not None and self._before.index + 1 == chunk.index
-        return _Request(chunk, wanted, sorted({*own, *wanted, *([-1.0] if joined else [])}))
+        encoded = [float(i) for i in range(self._last(chunk) + 1)]
+        wanted = encoded[: chunk.frames] if offsets is None else [float(value) for value in offsets]
+        overlap = [-1.0] if self.options.overlaps and self._follows(chunk) else []
+        return _Request(chunk, wanted, sorted({*encoded, *wanted, *overlap}))
 
     def _last(self, chunk: ChunkLatents) -> int:
-        """Number of the last frame of a chunk, counted from 0; 0 for an image."""
+        """Offset of the last frame of a chunk; 0 for an image."""
         return self.model.chunk_frames - 1 if chunk.latents.shape[1] > 1 else 0
 
-    def _decode_waiting(self) -> list[UInt8[Tensor, "h w 3"]]:
-        requests, self._waiting = self._waiting, []
+    def _follows(self, chunk: ChunkLatents) -> bool:
+        return self._previous is not None and self._previous.index + 1 == chunk.index
+
+    def _decode_pending(self) -> list[UInt8[Tensor, "h w 3"]]:
+        requests, self._pending = self._pending, []
         if not requests:
             return []
         clips = self._decode(requests)
         return [
-            to_image(clip[:, request.order.index(at), : self.height, : self.width])
+            to_image(clip[:, request.decoded.index(offset), : self.height, : self.width])
             for clip, request in zip(clips, requests, strict=True)
-            for at in request.at
+            for offset in request.offsets
         ]
 
     @torch.inference_mode()
     def _decode(self, requests: list[_Request]) -> Float[Tensor, "b 3 t h w"]:
-        model, options, order = self.model, self.options, requests[0].order
+        model, options, offsets = self.model, self.options, requests[0].decoded
         chunk, last = requests[0].chunk, self._last(requests[0].chunk)
         latents = batch_of([request.chunk.latents for request in requests]).to(model.device, model.dtype)
-        solver, before = SOLVERS[options.solver], self._before
-        joined = before is not None and before.index + 1 == chunk.index
+        solver, previous = SOLVERS[options.solver], self._previous if self._follows(chunk) else None
         if options.extends:
-            stored = before.trajectory if before is not None and joined else None
-            solver = LatentExtension(solver, order.index(last), order.index(-1.0) if joined else 0, stored)
+            overlap, stored = (offsets.index(-1.0), previous.trajectory) if previous else (0, None)
+            solver = LatentExtension(solver, offsets.index(last), overlap, stored)
 
         def decode(tile: Tile | None) -> Float[Tensor, "b 3 t h w"]:
             noise = [generator_for(options.seed, request.chunk.index) for request in requests]
-            times = torch.tensor(order) / max(1, last)
-            answer = model.decode(
+            times = torch.tensor(offsets) / max(1, last)
+            return model.decode(
                 latents, times, steps=options.steps, generator=noise, solver=solver, tile=tile
-            )
-            return answer.sample
+            ).sample
 
         height, width = (side * model.spatial_compression_ratio for side in latents.shape[-2:])
         clip = self.oom_retry.run(decode, height, width)
         if not bool(torch.isfinite(clip).all()):
             raise ValueError(
-                f"The model's answer for chunk {chunk.index} has values that are not finite (such as NaN); "
-                "try --dtype fp32, or another model."
+                f"The decoded chunk {chunk.index} is not finite (such as NaN); try --dtype fp32."
             )
-        if options.seams == "match" and before is not None and joined:
-            clip = offset_correction(clip, order, before.frame)
+        if options.seams == "match" and previous is not None:
+            clip = offset_correction(clip, offsets, previous.frame)
         if options.overlaps:
             trajectory = solver.trajectory if isinstance(solver, LatentExtension) else []
-            self._before = _Ended(chunk.index, trajectory, clip[:, :, order.index(last)].clone())
+            self._previous = _PreviousChunk(chunk.index, trajectory, clip[:, :, offsets.index(last)].clone())
         return clip
 
-    def _together(self, images: list[UInt8[Tensor, "h w 3"]]) -> UInt8[Tensor, "t h w 3"]:
-        none = torch.empty(0, self.height, self.width, 3, dtype=torch.uint8)
-        return torch.stack(images).cpu() if images else none
+    def _stack(self, images: list[UInt8[Tensor, "h w 3"]]) -> UInt8[Tensor, "t h w 3"]:
+        empty = torch.empty(0, self.height, self.width, 3, dtype=torch.uint8)
+        return torch.stack(images).cpu() if images else empty
 
 
 def encode_frames(
@@ -266,7 +265,7 @@ def encode_frames(
     tile: Tile | None = None,
     lengths: Lengths | None = None,
 ) -> Iterator[ChunkLatents]:
-    """Latents of a whole video, chunk by chunk, read from `frames` as they are needed."""
+    """Encode a whole video chunk by chunk, reading `frames` as needed."""
     session = EncodeSession(model, tile, lengths)
     for frame in frames:
         yield from session.feed([frame])
@@ -281,7 +280,7 @@ def decode_chunks(
     width: int,
     options: DecodeOptions = DecodeOptions(),
 ) -> Iterator[UInt8[Tensor, "h w 3"]]:
-    """The frames of a whole video, one by one, cropped to `height` x `width` pixels."""
+    """Decode a whole video, frame by frame, cropped to `height` x `width` pixels."""
     session = DecodeSession(model, height=height, width=width, options=options)
     for chunk in chunks:
         yield from session.feed(chunk)

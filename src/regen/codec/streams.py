@@ -1,24 +1,29 @@
-"""What flows through a reconstruction: frames at the coded size with their times, and files to write."""
+"""Frames in and out of a reconstruction: sized frames, comparison videos, sound."""
 
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
 from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from regen.codec.comparison import STRIP, Comparison
 from regen.media.audio import SUFFIX
 from regen.media.reader import VideoReader, VideoWriter
 from regen.media.sizes import Size, fit
 
-Image = UInt8[Tensor, "h w 3"]
-WritePair = Callable[[Image, Image, float], None]
+Frame = UInt8[Tensor, "h w 3"]
+WritePair = Callable[[Frame, Frame, float], None]
+
+LABEL_HEIGHT = 20  # pixels; even, so that two of them keep the height even
+GREY, WHITE = (32, 32, 32), (230, 230, 230)
 
 
 class FrameStream:
-    """The frames of an opened video at the size that is coded, each with its time in seconds."""
+    """The frames of an open video at the coded size, each with its time in seconds."""
 
     def __init__(self, reader: VideoReader, size: Size | None) -> None:
         self.reader, self.size = reader, size
@@ -26,30 +31,39 @@ class FrameStream:
         self.width = size.width if size else reader.info.width
         self.frame_rate = reader.info.frame_rate
 
-    def __iter__(self) -> Iterator[tuple[Image, float]]:
+    def __iter__(self) -> Iterator[tuple[Frame, float]]:
         for frame in self.reader:
             yield fit(frame.image, self.size), frame.time
 
-    def writer(self, path: Path, source: Path, extra_height: int = 0) -> VideoWriter:
-        """A video of this size, rate and sound."""
+    def writer(self, path: Path, source: Path, height: int | None = None) -> VideoWriter:
+        """A writer for a video with the stream's width, frame rate, sound and (unless given) height."""
         audio = source if self.reader.info.has_audio else None
-        return VideoWriter(path, self.width, self.height + extra_height, self.frame_rate, audio)
+        return VideoWriter(path, self.width, height or self.height, self.frame_rate, audio)
 
 
 @contextmanager
 def comparison_writer(stream: FrameStream, source: Path, path: Path | None, name: str) -> Iterator[WritePair]:
-    """Writes original above reconstruction to `path`; nothing when there is none."""
+    """Write the original above the reconstruction, both labelled, to `path`; None writes nothing."""
     if path is None:
-        yield lambda original, image, at: None
+        yield lambda original, reconstruction, time: None
         return
-    comparison = Comparison(stream.width, "original", name)
-    with stream.writer(path, source, stream.height + 2 * STRIP) as writer:
-        yield lambda original, image, at: writer.write(comparison.stack(original, image), at)
+    above, below = label("original", stream.width), label(name, stream.width)
+    with stream.writer(path, source, height=2 * (stream.height + LABEL_HEIGHT)) as writer:
+        yield lambda original, reconstruction, time: writer.write(
+            torch.cat([above, original, below, reconstruction]), time
+        )
+
+
+def label(text: str, width: int) -> UInt8[Tensor, "h width 3"]:
+    """A dark strip of `width` x LABEL_HEIGHT pixels with `text`, cut off where it is too long."""
+    strip = Image.new("RGB", (width, LABEL_HEIGHT), GREY)
+    ImageDraw.Draw(strip).text((4, 3), text, fill=WHITE, font=ImageFont.load_default(12))
+    return torch.from_numpy(np.array(strip))
 
 
 @contextmanager
 def audio_file(audio: bytes | None) -> Iterator[Path | None]:
-    """The sound of a latent file as a file of its own while it is needed."""
+    """A temporary file with the sound of a latent file; None for no sound."""
     if audio is None:
         yield None
         return

@@ -12,9 +12,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder
-from regen.codec.compression import Compression, clip_compression, model_compression
 from regen.codec.rate_control import FixedLength, Lengths, TargetPsnr, parse_length
-from regen.codec.report import LatentCounter
+from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -118,7 +117,7 @@ class System(Protocol):
     def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
         """How much smaller the latents of a clip are than its frames; nothing where nobody knows.
 
-        These are the fields of `regen.codec.compression.Compression`, `values_per_second` (numbers in all
+        These are the fields of `regen.codec.report.Compression`, `values_per_second` (numbers in all
         latents, for each second of the video), and the `lengths` of the chunks where they have 1D latents.
         """
         ...

@@ -7,8 +7,7 @@ from tiny_diffusers_models import cogvideox, ltx, mochi
 from tiny_media import tiny_regen
 
 from regen.codec.chunks import Embedder
-from regen.codec.compression import Compression, clip_compression, model_compression
-from regen.codec.report import LatentCounter
+from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.evaluate.diffusers_models.classes import CogVideoXAdapter, LTXAdapter, MochiAdapter
