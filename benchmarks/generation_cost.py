@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.generate.conditions import Condition
-from regen.generate.generator import LatentGenerator, LatentSource
+from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.training import GeneratorRecipe
 from regen.media.sizes import Size, parse_size
@@ -123,7 +123,9 @@ def generator_of(recipe: GeneratorRecipe) -> LatentGenerator:
     by_class = recipe.data.condition == "class"
     return LatentGenerator(
         **asdict(recipe.model),
-        source=asdict(LatentSource(channels=CHANNELS, chunk_latents=CHUNK_LATENTS, place=PLACE)),
+        latent_spec=asdict(
+            LatentSpec(channels=CHANNELS, chunk_latents=CHUNK_LATENTS, spatial_compression_ratio=PLACE)
+        ),
         classes=[str(number) for number in range(CLASSES)] if by_class else None,
         text_width=TEXT_WIDTH if recipe.data.condition == "text" else None,
     )
@@ -139,7 +141,7 @@ def batch_of(model: LatentGenerator, case: Case, count: int, device: torch.devic
     keep = torch.ones(count, TEXT_TOKENS, dtype=torch.bool, device=device)
     return batch | {
         "text": torch.randn(count, TEXT_TOKENS, TEXT_WIDTH, device=device),
-        "text_keep": keep,
+        "text_mask": keep,
     }
 
 
@@ -149,7 +151,7 @@ def counted(recipe: GeneratorRecipe, case: Case) -> Figures:
         model = generator_of(recipe)
         grid = model.layout.grid(*case.shape[1:])
         batch = batch_of(model, case, 1, torch.device("cpu"))
-        level, condition = torch.ones(1), Condition.of(batch)
+        level, condition = torch.ones(1), Condition.from_batch(batch)
         products = count_matmuls(lambda: model.velocity(batch["latents"], level, condition))
     attention = sum(p.flops * count for p, count in products.items() if p.kind == "attention")
     return {
@@ -196,12 +198,12 @@ def measured(recipe: GeneratorRecipe, cases: list[Case], setting: Setting) -> li
 def sampling(model: LatentGenerator, case: Case, setting: Setting) -> Callable[[], object]:
     """All steps of sampling a batch of videos, without guidance."""
     batch = batch_of(model, case, setting.batch, setting.device)
-    options = SampleOptions(setting.steps, guidance=1.0)
+    options = SampleOptions(setting.steps, guidance_scale=1.0)
 
     def run() -> object:
         with autocast(setting):
             generators = [generator_for(0, number) for number in range(setting.batch)]
-            return sample(model.eval(), Condition.of(batch), batch["latents"], generators, options)
+            return sample(model.eval(), Condition.from_batch(batch), batch["latents"], generators, options)
 
     return run
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from regen.codec.chunks import to_clip, to_image
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.generate.predictor import predictor_of
+from regen.generate.predictor import load_predictor
 from regen.latents import HybridLatents
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, fit, parse_size
@@ -69,7 +69,7 @@ def main(
         )
     kind = pick_dtype(dtype, target)
     decoders = [hybrid(name, target, kind) for name in model]
-    predict = predictor_of(generator, model[0], target)
+    predict = load_predictor(generator, model[0], target)
     files = find_clips(data, None)[:videos]
     sums = {name: dict.fromkeys((0.0, *levels), 0.0) for name in model}
     for start in track(range(0, len(files), BATCH), "videos", console=Console(stderr=True)):

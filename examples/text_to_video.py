@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from regen.generate.load import DEFAULT_GENERATOR
-from regen.generate.pipeline import pipeline_of
+from regen.generate.pipeline import load_pipeline
 from regen.media.reader import VideoWriter
 from regen.runtime import pick_device, pick_dtype
 
 device = pick_device()
-pipeline = pipeline_of(DEFAULT_GENERATOR, device, pick_dtype(None, device))
+pipeline = load_pipeline(DEFAULT_GENERATOR, device, pick_dtype(None, device))
 seeded = torch.Generator().manual_seed(0)
 frames = pipeline(sys.argv[1], num_inference_steps=30, guidance_scale=4.0, generator=seeded).frames[0]
 

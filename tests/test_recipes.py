@@ -123,7 +123,7 @@ def generator_of(name: str) -> LatentGenerator:
     width = 4096 if name in ("t2v-base", "t2v-5b") else 384
     return LatentGenerator(
         **asdict(recipe.model),
-        source={"channels": 8, "chunk_frames": 33, "chunk_latents": 2},
+        latent_spec={"channels": 8, "chunk_frames": 33, "chunk_latents": 2},
         classes=None if text else [str(number) for number in range(101)],
         text_width=width if text else None,
     )
@@ -133,7 +133,7 @@ def generator_of(name: str) -> LatentGenerator:
 def test_generator_recipes_are_complete(name):
     recipe = GENERATORS[name]
     assert isinstance(recipe, GeneratorRecipe) and recipe.data.stages[-1].until == 1.0
-    assert (recipe.model.joint_depth > 0) == (recipe.data.condition == "text")
+    assert (recipe.model.num_joint_layers > 0) == (recipe.data.condition == "text")
     assert json.loads(json.dumps(asdict(recipe)))["loop"]["steps"] == recipe.loop.steps
 
 
@@ -145,7 +145,7 @@ def test_docs_tell_parameters_and_operations_of_generators(name):
         text = torch.zeros(1, 128, model.config.text_width or 1)
         condition = Condition(label=torch.zeros(1, dtype=torch.long))
         if model.config.text_width:
-            condition = Condition(text=text, keep=torch.ones(1, 128, dtype=torch.bool))
+            condition = Condition(text=text, text_mask=torch.ones(1, 128, dtype=torch.bool))
         latents, level = torch.zeros(1, 8, 8, 24, 40), torch.zeros(1)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.velocity(latents, level, condition)

@@ -122,15 +122,15 @@ def test_hybrid_decoder_compiles_and_takes_any_size_and_length(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("joint_depth", [1, 2])
-def test_generator_of_text_compiles_and_takes_any_size(joint_depth: int):
+@pytest.mark.parametrize("num_joint_layers", [1, 2])
+def test_generator_of_text_compiles_and_takes_any_size(num_joint_layers: int):
     source = {"channels": 4, "chunk_latents": 2}
-    model = LatentGenerator(24, 2, 2, joint_depth, source=source, text_width=10).eval()
+    model = LatentGenerator(24, 2, 2, num_joint_layers, latent_spec=source, text_width=10).eval()
     fill(model)
     compiled = torch.compile(model.velocity, fullgraph=True, backend="aot_eager")
     for n, y, x in ((2, 2, 4), (4, 6, 8)):
         keep = torch.arange(5) < torch.tensor([[5], [2]])
-        condition = Condition(text=torch.randn(2, 5, 10), keep=keep)
+        condition = Condition(text=torch.randn(2, 5, 10), text_mask=keep)
         arguments = torch.randn(2, 4, n, y, x), torch.rand(1), condition, torch.rand(2, n) < 0.5
         found, expected = compiled(*arguments), model.velocity(*arguments)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)

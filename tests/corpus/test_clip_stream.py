@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_media import make_video
 
-from regen.corpus.clip_stream import DEPTH, at_rate, side_by_side
+from regen.corpus.clip_stream import DEPTH, at_rate, prefetch_streams
 from regen.media.files import Frame
 from regen.media.reader import VideoReader
 
@@ -64,7 +64,7 @@ def test_streams_come_in_order_and_run_side_by_side() -> None:
             made.release()
             yield number, item
 
-    with side_by_side((stream(number) for number in range(5)), 3) as streams:
+    with prefetch_streams((stream(number) for number in range(5)), 3) as streams:
         first = next(streams)
         for _ in range(3 * DEPTH):
             assert made.acquire(timeout=10)
@@ -85,7 +85,7 @@ def test_all_threads_end_with_the_block() -> None:
             closed.append(number)
 
     def interrupted() -> None:
-        with side_by_side((stream(number) for number in range(9)), 3) as streams:
+        with prefetch_streams((stream(number) for number in range(9)), 3) as streams:
             assert next(next(streams)) == 0
             raise KeyboardInterrupt
 
@@ -100,7 +100,7 @@ def test_what_a_stream_raises_is_raised_where_it_is_read() -> None:
         if number == 1:
             raise ValueError("damaged")
 
-    with side_by_side((stream(n) for n in range(3)), 2) as streams:
+    with prefetch_streams((stream(n) for n in range(3)), 2) as streams:
         assert list(next(streams)) == [0]
         with pytest.raises(ValueError, match="damaged"):
             list(next(streams))

@@ -20,7 +20,7 @@ from regen.corpus.ray_engine import Cluster, connected, export_latents_with_ray
 # Ray uses options of its own that it has deprecated (ray 2.60).
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
 PATIENCE = 600.0  # seconds for Ray to begin its work on a busy machine
-EMBEDDER, DECODER = "ray::MapWorker(Map(Embedder))", "ray::decoded_run"
+EMBEDDER, DECODER = "ray::MapWorker(Map(Embedder))", "ray::decode_samples"
 
 
 @pytest.fixture(scope="module")

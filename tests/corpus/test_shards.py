@@ -17,7 +17,7 @@ from regen.corpus.dataset import LatentDataset
 from regen.corpus.shards import (
     MANIFEST,
     InputShard,
-    LatentFacts,
+    LatentInfo,
     LatentManifest,
     LatentShardWriter,
     ShardRows,
@@ -47,10 +47,10 @@ def manifest(shards: list[InputShard]) -> LatentManifest:
     )
 
 
-def facts_of(key: str, latents: Tensor, caption: str = "", label: int = -1) -> LatentFacts:
+def facts_of(key: str, latents: Tensor, caption: str = "", label: int = -1) -> LatentInfo:
     chunks, _, frames, height, width = latents.shape
     is_image = (chunks, frames) == (1, 1)
-    return LatentFacts(
+    return LatentInfo(
         key=key,
         frames=1 if is_image else 5 * chunks - 2,
         frame_rate=1.0 if is_image else 23.976,

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from regen.generate.conditions import Condition
-from regen.generate.generator import GeneratorConfig, LatentGenerator, LatentSource, shifted
+from regen.generate.generator import GeneratorConfig, LatentGenerator, LatentSpec, shift_noise_levels
 from regen.latents import HybridLatents, Latents, noise_like, of_parts, parts_of
 from regen.pretrained import load_as
 
@@ -51,7 +51,9 @@ def test_the_answer_has_the_form_of_the_question_and_is_zero_at_first(kind, chun
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
 def test_a_class_is_learnt_as_soon_as_the_noise_level(timestep):
     """Two classes of constant latents, +1 and -1: their velocities at pure noise are 2 apart."""
-    model = fresh("class", timestep=timestep, condition_dropout=0.0, given_share=0.0).train()
+    model = fresh(
+        "class", timestep_conditioning=timestep, condition_dropout=0.0, given_frames_prob=0.0
+    ).train()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     label = torch.arange(16) % 2
     clean = (2.0 * label - 1).reshape(-1, 1, 1, 1, 1).expand(16, CHANNELS, 1, 4, 4)
@@ -66,7 +68,7 @@ def test_a_class_is_learnt_as_soon_as_the_noise_level(timestep):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_reaches_every_parameter(kind):
-    model = awake(kind, given_share=1.0, condition_dropout=0.5).train()
+    model = awake(kind, given_frames_prob=1.0, condition_dropout=0.5).train()
     batch = batch_of(latents_of(kind, 8, 3), condition_of(kind, 8))
     if "label" in batch:
         batch["label"] = torch.arange(8) % len(CLASSES)
@@ -93,7 +95,7 @@ def batch_of_one(latents: HybridLatents) -> HybridLatents:
 
 @pytest.mark.parametrize("kind", ["hybrid text", "hybrid class"])
 def test_what_fills_up_a_sequence_changes_nothing(kind):
-    model, latents, condition = awake(kind, given_share=1.0), latents_of(kind, 3), condition_of(kind, 3)
+    model, latents, condition = awake(kind, given_frames_prob=1.0), latents_of(kind, 3), condition_of(kind, 3)
     filler = torch.full((3, latents.sequence.shape[1], 4), 9.0)
     longer = replace(latents, sequence=torch.cat([latents.sequence, filler], dim=2))
     t = torch.rand(3)
@@ -123,7 +125,7 @@ def test_what_a_generator_is_told_acts(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_mean_of_that_of_its_samples(kind):
     """With all that is random about a sample coming from its own generator."""
-    model = awake(kind, given_share=0.5, condition_dropout=0.5)
+    model = awake(kind, given_frames_prob=0.5, condition_dropout=0.5)
     latents, condition = latents_of(kind, 4), condition_of(kind, 4)
     batch = batch_of(latents, condition)
     whole, _ = model.loss(batch, generators(4))
@@ -138,7 +140,7 @@ def test_the_loss_is_the_mean_of_that_of_its_samples(kind):
 @pytest.mark.parametrize("kind", ["text", "hybrid class"])
 def test_the_loss_of_no_answer_is_that_of_noise_less_data(kind):
     """E (ε - x₀)² = 2 for data of deviation 1, for each kind of latents."""
-    model = fresh(kind, given_share=0.0)
+    model = fresh(kind, given_frames_prob=0.0)
     loss, logs = model.loss(batch_of(latents_of(kind, 64), condition_of(kind, 64)), generators(64))
     names = ["velocity", "velocity_1d"][: 1 + kind.startswith("hybrid")]
     assert {*logs} == {"loss", *names}
@@ -168,12 +170,12 @@ def asked(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[s
 def test_given_frames_carry_no_noise_and_are_not_counted(kind):
     """What the model sees of them is the data; the loss is that of the others alone."""
     latents = latents_of(kind, 40, 3)
-    model, logs = asked(kind, latents, given_share=1.0)
+    model, logs = asked(kind, latents, given_frames_prob=1.0)
     noisy, _, _, given = model.asked
     counts = given.sum(1)
     assert {*counts.tolist()} == {1, 2, 4}, "the first latent frame, one chunk, or two of three"
     assert all(row[:count].all() for row, count in zip(given, counts, strict=True))
-    unknown = model.layout.counted(latents, given)
+    unknown = model.layout.unknown_masks(latents, given)
     own, total = generators(40), []
     for each in own:  # the draws before the noise: its level, the condition, what is given
         torch.rand(2, generator=each), torch.randn((), generator=each)
@@ -189,19 +191,19 @@ def test_given_frames_carry_no_noise_and_are_not_counted(kind):
 
 
 def test_of_a_single_chunk_the_content_latent_is_given_and_of_an_image_nothing():
-    model, _ = asked("none", latents_of("none", 30, 1), given_share=0.5)
+    model, _ = asked("none", latents_of("none", 30, 1), given_frames_prob=0.5)
     counts = model.asked[3].sum(1)
     assert {*counts.tolist()} == {0, 1} and 5 < counts.sum() < 25
-    model, _ = asked("none", latents_of("none", 3, frames=1), given_share=1.0)
+    model, _ = asked("none", latents_of("none", 3, frames=1), given_frames_prob=1.0)
     assert not model.asked[3].any()
 
 
 def test_noise_levels_are_shifted():
     latents = latents_of("none", 200, 1, 2, 2)
-    plain, high = (asked("none", latents, shift=shift)[0].asked[1] for shift in (1.0, 3.0))
+    plain, high = (asked("none", latents, timestep_shift=shift)[0].asked[1] for shift in (1.0, 3.0))
     torch.testing.assert_close(high, 3 * plain / (1 + 2 * plain))
     assert high.mean() > plain.mean() + 0.15
-    assert torch.equal(shifted(torch.tensor([0.0, 1.0]), 3.0), torch.tensor([0.0, 1.0]))
+    assert torch.equal(shift_noise_levels(torch.tensor([0.0, 1.0]), 3.0), torch.tensor([0.0, 1.0]))
 
 
 @pytest.mark.parametrize("kind", ["text", "class"])
@@ -211,7 +213,9 @@ def test_dropout_makes_the_condition_irrelevant(kind):
         one, two = Condition(torch.tensor([0, 1, 2])), Condition(torch.tensor([1, 2, 0]))
     for share, same in ((1.0, True), (0.0, False)):
         model = awake(kind, condition_dropout=share)
-        losses = [model.loss(batch_of(latents, each), generators(3))[0] for each in (one, two, one.absent())]
+        losses = [
+            model.loss(batch_of(latents, each), generators(3))[0] for each in (one, two, one.unconditional())
+        ]
         assert torch.equal(losses[0], losses[1]) == same
         assert torch.equal(losses[0], losses[2]) == same
 
@@ -225,7 +229,7 @@ def test_conditions_beside_each_other():
     torch.testing.assert_close(
         together[2:], model.velocity(noisy[2:], torch.full((1,), 0.4), two), atol=1e-5, rtol=1e-4
     )
-    labels = Condition(torch.tensor([1, 2])).beside(Condition(torch.tensor([-1])))
+    labels = Condition(torch.tensor([1, 2])).concat(Condition(torch.tensor([-1])))
     assert labels.label.tolist() == [1, 2, -1]
 
 
@@ -243,12 +247,12 @@ def test_classes_by_their_names():
     [
         ({"heads": 5}, "5 heads divide into even parts, not 24"),
         ({"heads": 8}, "8 heads divide into even parts"),
-        ({"joint_depth": 3, "text_width": 8}, "from 0 to depth"),
-        ({"joint_depth": 1}, "no joint blocks without text"),
+        ({"num_joint_layers": 3, "text_width": 8}, "from 0 to depth"),
+        ({"num_joint_layers": 1}, "no joint blocks without text"),
         ({"classes": CLASSES, "text_width": 8}, "not both"),
         ({"condition_dropout": 1.5}, "shares from 0 to 1"),
-        ({"given_share": -0.1}, "shares from 0 to 1"),
-        ({"shift": 0.0}, "shift above 0"),
+        ({"given_frames_prob": -0.1}, "shares from 0 to 1"),
+        ({"timestep_shift": 0.0}, "shift above 0"),
         ({"patch_size": 0}, "a patch of 1"),
     ],
 )
@@ -260,12 +264,16 @@ def test_options_that_exclude_each_other_are_told(changes: Changes, wanted: str)
 @pytest.mark.parametrize("kind", ["hybrid text", "class"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path: Path):
-    source = KINDS[kind]["source"] | {"sizes": ((32, 48),), "length_counts": ((3, 1), (0, 2)), "place": 16}
-    model = awake(kind, source=source, shift=2.0).to(dtype)
+    source = KINDS[kind]["latent_spec"] | {
+        "sizes": ((32, 48),),
+        "length_counts": ((3, 1), (0, 2)),
+        "spatial_compression_ratio": 16,
+    }
+    model = awake(kind, latent_spec=source, timestep_shift=2.0).to(dtype)
     model.save_pretrained(tmp_path / "model")
     again = load_as(LatentGenerator, tmp_path / "model", torch.device("cpu"), dtype)
-    assert again.source == model.source == LatentSource.of(source)
-    assert again.source.sizes == ((32, 48),) and again.config.shift == 2.0
+    assert again.latent_spec == model.latent_spec == LatentSpec.from_dict(source)
+    assert again.latent_spec.sizes == ((32, 48),) and again.config.timestep_shift == 2.0
     noisy, condition, t = latents_of(kind), condition_of(kind), torch.rand(2)
     answer, wanted = (one.velocity(noisy, t, condition) for one in (again, model))
     for a, b in zip(parts_of(answer), parts_of(wanted), strict=True):
@@ -281,7 +289,10 @@ def latte() -> LatentGenerator:
 
 def paper() -> LatentGenerator:
     """An MMDiT of the paper's 5 B parameters with the states of T5-XXL."""
-    return build(GeneratorConfig(width=2048, depth=33, heads=16, joint_depth=33, shift=3.0), text_width=4096)
+    return build(
+        GeneratorConfig(width=2048, depth=33, heads=16, num_joint_layers=33, timestep_shift=3.0),
+        text_width=4096,
+    )
 
 
 def build(config: GeneratorConfig, **condition: Any) -> LatentGenerator:
@@ -308,7 +319,7 @@ def test_the_papers_sizes(name):
     condition = Condition(label=torch.zeros(1, dtype=torch.int64, device="meta"))
     if model.config.text_width:
         keep = torch.ones(1, 256, dtype=torch.bool, device="meta")
-        condition = Condition(text=torch.empty(1, 256, 4096, device="meta"), keep=keep)
+        condition = Condition(text=torch.empty(1, 256, 4096, device="meta"), text_mask=keep)
     noisy, t = torch.empty(1, 8, 8, 24, 40, device="meta"), torch.empty(1, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.velocity(noisy, t, condition)

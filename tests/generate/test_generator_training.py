@@ -21,12 +21,12 @@ from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import Key
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
-from regen.generate.latent_spec import class_names, source_of
+from regen.generate.latent_spec import class_names, make_latent_spec
 from regen.generate.training import (
     GeneratorRecipe,
     LatentDataConfig,
-    divided,
     run_generator,
+    split_samples,
 )
 from regen.pretrained import load_as
 from regen.train.checkpoint import list_checkpoints, load_ema
@@ -38,7 +38,7 @@ from regen.train.throughput import ThroughputMeter
 
 CPU = torch.device("cpu")
 ALONE = DistributedContext(CPU)
-STAGE = LatentStage(tokens=400, image_share=0.3, chunks=(1, 2))
+STAGE = LatentStage(tokens_per_batch=400, image_share=0.3, chunks=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def text(corpus: Path) -> str:
 
 
 def tiny(condition: str = "class", steps: int = 2, text: str = "", **changes: Any) -> GeneratorRecipe:
-    model = {"width": 24, "depth": 2, "heads": 2, "joint_depth": 1 if condition == "text" else 0}
-    data = {"stages": (STAGE,), "held_out": 2, "preview_samples": 0, "text": text}
+    model = {"width": 24, "depth": 2, "heads": 2, "num_joint_layers": 1 if condition == "text" else 0}
+    data = {"stages": (STAGE,), "num_val_samples": 2, "preview_samples": 0, "text_encoder": text}
     loop = {"mixed_precision": "fp32", "num_workers": 0, "eval_every": steps, "ema_decay": 0.5}
     groups = [
         {name: changes.pop(name) for name in [*changes] if name in kind.__annotations__}
@@ -106,18 +106,23 @@ def test_from_latents_to_a_finished_model(kind, condition, text, tmp_path, reque
     folder = run_generator(recipe, latents, tmp_path / "run", ALONE)
     assert folder == tmp_path / "run" / "model"
     model, dataset = load(folder), LatentDataset(latents)
-    own = model.source
-    assert (own.embedder, own.weights) == (dataset.manifest.model, dataset.manifest.weights)
-    assert own.sizes == ((32, 64),) and own.chunks == 2 and own.frame_rate == pytest.approx(30000 / 1001)
+    own = model.latent_spec
+    assert (own.embedder, own.weights_hash) == (dataset.manifest.model, dataset.manifest.weights)
+    assert own.sizes == ((32, 64),) and own.max_chunks == 2 and own.frame_rate == pytest.approx(30000 / 1001)
     assert (own.chunk_frames, own.chunk_latents) == ((5, 2) if kind == "latents" else (17, 5))
     if kind == "hybrid":
-        assert (own.place, own.has_sequence, own.region, own.queries) == (16, True, 2, 20)
+        assert (own.spatial_compression_ratio, own.has_sequence, own.region_size, own.num_queries) == (
+            16,
+            True,
+            2,
+            20,
+        )
         videos = np.flatnonzero(dataset.column("frames") > 1).tolist()
         regions = sum(dataset.latents(number).lengths.numel() for number in videos)
         assert sum(map(sum, own.length_counts)) == regions and len(own.length_counts) == 3
     if condition == "text":
-        assert model.config.text["name"] == text and model.config.text_width == 32
-        assert model.config.text["max_tokens"] == 24
+        assert model.config.text_encoder["name"] == text and model.config.text_width == 32
+        assert model.config.text_encoder["max_tokens"] == 24
     assert model.config.classes == (["cat", "1", "dog"] if condition == "class" else None)
     assert len([*(tmp_path / "run" / "previews").glob("*.png")]) == 1
     found = [
@@ -143,7 +148,7 @@ def test_four_updates_are_two_and_two_more(kind, condition, text, tmp_path, monk
     read = LatentBatches.__getitem__
 
     def stopping(batches: LatentBatches, key: Key) -> dict[str, torch.Tensor]:
-        if key[0] == 1 and len(batches.numbers) > 2:
+        if key[0] == 1 and len(batches.indices) > 2:
             signal.raise_signal(signal.SIGTERM)
         return read(batches, key)
 
@@ -203,12 +208,12 @@ def test_two_passes_are_one(latents, text, tmp_path):
 
 
 def test_the_loss_falls_and_a_training_starts_from_another(latents, tmp_path):
-    stage = replace(STAGE, tokens=400, chunks=(1,))
-    recipe = tiny(steps=60, stages=(stage,), log_every=1, given_share=0.0)
+    stage = replace(STAGE, tokens_per_batch=400, chunks=(1,))
+    recipe = tiny(steps=60, stages=(stage,), log_every=1, given_frames_prob=0.0)
     run_generator(recipe, latents, tmp_path / "first", ALONE)
     losses = [row["loss"] for row in rows_of(tmp_path / "first") if "loss" in row]
     assert len(losses) == 60 and sum(losses[-10:]) < 0.9 * sum(losses[:10])
-    further = tiny(steps=1, stages=(stage,), start=str(tmp_path / "first"), log_every=1)
+    further = tiny(steps=1, stages=(stage,), init_from=str(tmp_path / "first"), log_every=1)
     further = replace(further, optimizer=OptimizerConfig(1e-12, warmup_steps=0))
     run_generator(further, latents, tmp_path / "second", ALONE)
     wanted = load(tmp_path / "first" / "model").state_dict()
@@ -228,19 +233,19 @@ def test_what_is_missing_is_told(corpus, latents, text, tmp_path):
     shutil.copy(corpus / "4.mp4", bare)
     out, nothing = tmp_path / "run", export(str(corpus.parent / "model"), bare, tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"None of the latents .* has a caption; put NAME.txt"):
-        run_generator(tiny("text", text=text, held_out=1), nothing, out, ALONE)
+        run_generator(tiny("text", text=text, num_val_samples=1), nothing, out, ALONE)
     with pytest.raises(ValueError, match="have no classes; put NAME.cls"):
-        run_generator(tiny("class", held_out=1), nothing, out, ALONE)
+        run_generator(tiny("class", num_val_samples=1), nothing, out, ALONE)
     with pytest.raises(ValueError, match="2 of 2 samples can't be kept out"):
         run_generator(tiny("none"), nothing, out, ALONE)
     with pytest.raises(ValueError, match="4 x 8 places don't divide into patches of 3"):
         run_generator(tiny(patch_size=3), latents, out, ALONE)
     with pytest.raises(ValueError, match="Hold out 1 sample"):
-        tiny(held_out=0)
+        tiny(num_val_samples=0)
     for path in nothing.glob("00000.*"):
         path.unlink()
     with pytest.raises(ValueError, match="shards of latents .* are missing"):
-        run_generator(tiny("none", held_out=1), nothing, out, ALONE)
+        run_generator(tiny("none", num_val_samples=1), nothing, out, ALONE)
     with pytest.raises(ValueError, match="latents"):
         run_generator(tiny("none"), tmp_path / "nowhere", out, ALONE)
     assert not out.exists()
@@ -257,7 +262,7 @@ def test_without_its_embedder_a_training_has_no_pictures(corpus, latents, tmp_pa
 
 
 def test_a_batch_too_small_for_its_parts_is_told_before_the_training(latents, tmp_path):
-    stages = (LatentStage(tokens=400), LatentStage(tokens=8))
+    stages = (LatentStage(tokens_per_batch=400), LatentStage(tokens_per_batch=8))
     stages = (replace(stages[0], until=0.5), stages[1])
     with pytest.raises(ValueError, match="smallest batch has 1 samples and can't be divided into 2 parts"):
         run_generator(tiny(stages=stages, gradient_accumulation_steps=2), latents, tmp_path / "run", ALONE)
@@ -265,20 +270,20 @@ def test_a_batch_too_small_for_its_parts_is_told_before_the_training(latents, tm
 
 def test_sizes_are_those_of_the_videos_in_training(latents):
     dataset = LatentDataset(latents)
-    assert source_of(dataset, (STAGE,), True).sizes == ((32, 64),)
-    assert source_of(dataset, (replace(STAGE, sizes=((16, 16),)),), True).sizes == ()
+    assert make_latent_spec(dataset, (STAGE,), True).sizes == ((32, 64),)
+    assert make_latent_spec(dataset, (replace(STAGE, sizes=((16, 16),)),), True).sizes == ()
 
 
 def test_that_nothing_is_kept_out_of_the_last_stage_is_told(latents, tmp_path, capfd):
     """The first sample is kept out, which has 20 frames; others have 34, 6 whole chunks."""
-    stage = LatentStage(tokens=400, image_share=0.0, chunks=(6,))
-    run_generator(tiny(stages=(stage,), steps=1, held_out=1), latents, tmp_path / "run", ALONE)
+    stage = LatentStage(tokens_per_batch=400, image_share=0.0, chunks=(6,))
+    run_generator(tiny(stages=(stage,), steps=1, num_val_samples=1), latents, tmp_path / "run", ALONE)
     assert "validation sees those of the training; raise --data.held-out." in capfd.readouterr().err
 
 
 def test_samples_are_kept_out_at_equal_distances(latents):
     dataset = LatentDataset(latents)
-    numbers, kept = divided(dataset, 3)
+    numbers, kept = split_samples(dataset, 3)
     assert kept.tolist() == [0, 2, 5] and sorted([*numbers, *kept]) == [*range(6)]
 
 
@@ -296,7 +301,7 @@ def test_of_images_alone_a_chunk_is_an_image(corpus, tmp_path):
     images.mkdir()
     make_image(images / "a.png", 32, 64)
     dataset = LatentDataset(export(str(corpus.parent / "model"), images, tmp_path / "latents"))
-    source = source_of(dataset, tiny("none").data.stages, by_class=False)
+    source = make_latent_spec(dataset, tiny("none").data.stages, by_class=False)
     assert (source.chunk_frames, source.chunk_latents) == (1, 1)
 
 

@@ -12,11 +12,11 @@ from tiny_text import make_t5
 
 from regen.corpus.dataset import LatentDataset
 from regen.generate.captions import CaptionStates, embed_captions
-from regen.generate.latent_batches import LatentBatches, LatentStage, padded
+from regen.generate.latent_batches import LatentBatches, LatentStage, pad_text
 from regen.generate.text import find_text_encoder
-from regen.generate.tokens import in_a_row
+from regen.generate.tokens import concat_chunks
 
-VIDEOS = LatentStage(tokens=24 * 7, image_share=0.0)
+VIDEOS = LatentStage(tokens_per_batch=24 * 7, image_share=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_a_batch_is_a_function_of_seed_and_step(dataset):
     stage = replace(VIDEOS, image_share=0.3, chunks=(1, 2))
-    one, again, other = (batches(dataset, stage, seed=seed, has_classes=True) for seed in (0, 0, 1))
+    one, again, other = (batches(dataset, stage, seed=seed, class_conditional=True) for seed in (0, 0, 1))
     assert all(same(one[step, 0, 1], again[step, 0, 1]) for step in range(8))
     assert not any(same(one[step, 0, 1], other[step, 0, 1]) for step in range(8))
     assert not same(one[0, 0, 1], one[1, 0, 1]) and len(one) == 40
@@ -69,7 +69,9 @@ def test_a_batch_is_a_function_of_seed_and_step(dataset):
 @pytest.mark.parametrize("kind", ["dataset", "hybrid"])
 def test_parts_are_the_rows_of_the_whole_batch(kind, parts, request):
     data = request.getfixturevalue(kind)
-    made = batches(data, LatentStage(tokens=200, image_share=0.3), has_classes=kind == "dataset")
+    made = batches(
+        data, LatentStage(tokens_per_batch=200, image_share=0.3), class_conditional=kind == "dataset"
+    )
     for step in range(6):
         whole = made[step, 0, 1]
         count = int(whole["batch_size"])
@@ -87,9 +89,9 @@ def test_parts_are_the_rows_of_the_whole_batch(kind, parts, request):
 
 def test_stages_follow_each_other(dataset):
     stages = (
-        LatentStage(tokens=48, image_share=1.0, until=0.25),
-        LatentStage(tokens=24 * 8, image_share=0.0, chunks=(2,), until=0.5),
-        LatentStage(tokens=2 * 24 * 2, image_share=0.0, sizes=((32, 48),)),
+        LatentStage(tokens_per_batch=48, image_share=1.0, until=0.25),
+        LatentStage(tokens_per_batch=24 * 8, image_share=0.0, chunks=(2,), until=0.5),
+        LatentStage(tokens_per_batch=2 * 24 * 2, image_share=0.0, sizes=((32, 48),)),
     )
     made = batches(dataset, *stages)
     shapes = [tuple(made[step, 0, 1]["latents"].shape) for step in range(40)]
@@ -114,16 +116,16 @@ def test_shares_and_sizes_are_met(dataset):
 
 def test_batches_have_about_as_many_tokens_as_asked_for(dataset):
     for tokens in (300, 1000):
-        made = batches(dataset, LatentStage(tokens=tokens, image_share=0.3, chunks=(1, 2)))
+        made = batches(dataset, LatentStage(tokens_per_batch=tokens, image_share=0.3, chunks=(1, 2)))
         for step in range(20):
             b, _, f, y, x = made[step, 0, 1]["latents"].shape
             assert abs(b * f * y * x - tokens) <= f * y * x / 2
-    assert batches(dataset, replace(VIDEOS, tokens=1))[0, 0, 1]["latents"].shape[0] == 1
+    assert batches(dataset, replace(VIDEOS, tokens_per_batch=1))[0, 0, 1]["latents"].shape[0] == 1
 
 
 def test_videos_are_whole_chunks_and_images_first_latent_frames(dataset):
     """The embedder is causal: the first latent frame of any chunk is that of an image."""
-    everything = [in_a_row(dataset.latents(number)) for number in range(len(dataset))]
+    everything = [concat_chunks(dataset.latents(number)) for number in range(len(dataset))]
     made = batches(dataset, replace(VIDEOS, image_share=0.5, chunks=(1, 2)), steps=60)
     starts = {1: set(), 2: set(), 4: set()}
     for step in range(60):
@@ -160,7 +162,7 @@ def test_a_last_chunk_that_stands_still_is_no_video(tmp_path):
 
 
 def test_images_of_other_embedders_are_images(hybrid):
-    made = batches(hybrid, LatentStage(tokens=100, image_share=1.0))
+    made = batches(hybrid, LatentStage(tokens_per_batch=100, image_share=1.0))
     images = hybrid.latents(2)
     for step in range(5):
         batch = made[step, 0, 1]
@@ -169,7 +171,7 @@ def test_images_of_other_embedders_are_images(hybrid):
 
 
 def test_only_the_numbers_that_are_given_are_taken(dataset):
-    made = LatentBatches(dataset, np.array([1, 3]), (VIDEOS,), 30, 0, has_classes=True)
+    made = LatentBatches(dataset, np.array([1, 3]), (VIDEOS,), 30, 0, class_conditional=True)
     labels = torch.cat([made[step, 0, 1]["label"] for step in range(30)])
     assert {*labels.tolist()} == {0, -1}
 
@@ -182,7 +184,7 @@ def test_captions_come_as_states_of_one_length(dataset, tmp_path):
     for step in range(9):
         batch = made[step, 0, 1]
         assert batch["text"].shape[1:] == (8, states.width) and "label" not in batch
-        for row, keep in zip(batch["text"], batch["text_keep"], strict=True):
+        for row, keep in zip(batch["text"], batch["text_mask"], strict=True):
             assert not row[~keep].any()
             assert any(torch.equal(row[keep], states.states(number)) for number in range(3))
 
@@ -190,10 +192,10 @@ def test_captions_come_as_states_of_one_length(dataset, tmp_path):
 def test_padding_of_texts():
     one, two = torch.ones(3, 4), torch.ones(0, 4)
     for longest, length in ((0, 8), (8, 8), (9, 16)):
-        batch = padded([one, two], longest)
+        batch = pad_text([one, two], longest)
         assert batch["text"].shape == (2, length, 4)
-        assert batch["text_keep"].sum(1).tolist() == [3, 0]
-        assert torch.equal(batch["text"].any(-1), batch["text_keep"])
+        assert batch["text_mask"].sum(1).tolist() == [3, 0]
+        assert torch.equal(batch["text"].any(-1), batch["text_mask"])
 
 
 def test_what_is_not_there_is_told(dataset, hybrid):
@@ -207,10 +209,12 @@ def test_what_is_not_there_is_told(dataset, hybrid):
         with pytest.raises(ValueError, match="in rising order and the last at 1"):
             batches(dataset, *stages)
     with pytest.raises(ValueError, match="batch of 1 samples can't be divided into 2 parts"):
-        batches(dataset, replace(VIDEOS, tokens=1))[0, 0, 2]
+        batches(dataset, replace(VIDEOS, tokens_per_batch=1))[0, 0, 2]
 
 
-@pytest.mark.parametrize("changes", [{"tokens": 0}, {"chunks": ()}, {"chunks": (0,)}, {"image_share": 1.1}])
+@pytest.mark.parametrize(
+    "changes", [{"tokens_per_batch": 0}, {"chunks": ()}, {"chunks": (0,)}, {"image_share": 1.1}]
+)
 def test_impossible_stages_are_told(changes):
     with pytest.raises(ValueError, match="A stage needs"):
         replace(VIDEOS, **changes)

@@ -10,7 +10,7 @@ import torch
 from tiny_evaluation import HEIGHT, WIDTH, make_generator
 from tiny_media import make_image
 
-from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput, pipeline_of
+from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput, load_pipeline
 from regen.latents import HybridLatents
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -30,7 +30,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def pipelines(names: dict[str, str]) -> dict[str, RegenTextToVideoPipeline]:
-    made = {kind: pipeline_of(name, CPU, FP32) for kind, name in names.items()}
+    made = {kind: load_pipeline(name, CPU, FP32) for kind, name in names.items()}
     for pipeline in made.values():
         pipeline.set_progress_bar_config(disable=True)
     return made

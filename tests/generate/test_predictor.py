@@ -10,18 +10,18 @@ from tiny_latents import CPU, make_hybrid_model
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.conditions import Condition
 from regen.generate.load import load_embedder
-from regen.generate.predictor import predictor, predictor_of, without_condition
+from regen.generate.predictor import load_predictor, predictor, unconditional
 from regen.latents import HybridLatents
 from regen.pretrained import encoder_hash, weights_hash
 from regen.runtime import generator_for
 
-SOURCE = {"has_sequence": True, "region": 2, "queries": 8, "channels": CHANNELS}
+SOURCE = {"has_sequence": True, "region_size": 2, "num_queries": 8, "channels": CHANNELS}
 
 
 def generator_for_model(folder: Path, embedder: str, **changes: str) -> str:
     """A generator of hybrid latents with random weights, of the latents of `embedder`."""
-    facts = {"embedder": embedder, "weights": weights_hash(embedder), "encoder": encoder_hash(embedder)}
-    awake("hybrid class", source=SOURCE | facts | changes).save_pretrained(folder)
+    facts = {"embedder": embedder, "weights": weights_hash(embedder), "encoder_hash": encoder_hash(embedder)}
+    awake("hybrid class", latent_spec=SOURCE | facts | changes).save_pretrained(folder)
     return str(folder)
 
 
@@ -66,7 +66,7 @@ def test_it_answers_with_the_clean_latents_that_its_velocity_points_at() -> None
 @pytest.mark.parametrize("kind", ["hybrid text", "hybrid class", "none"])
 def test_without_condition(kind: str) -> None:
     model, latents = awake(kind), latents_of(kind)
-    condition = without_condition(model, 2)
+    condition = unconditional(model, 2)
     answer = model.velocity(latents, torch.tensor([0.5, 0.5]), condition)
     assert answer.shape == latents.shape
 
@@ -75,19 +75,19 @@ def test_only_a_generator_of_the_start_models_latents_predicts(tmp_path: Path) -
     embedder = make_hybrid_model(tmp_path / "embedder")
     other = post_trained(embedder, tmp_path / "other", "encoder")
     generator = generator_for_model(tmp_path / "generator", embedder)
-    predictor_of(generator, embedder, CPU)
+    load_predictor(generator, embedder, CPU)
     with pytest.raises(ValueError, match="start from that one by --init.model"):
-        predictor_of(generator, other, CPU)
+        load_predictor(generator, other, CPU)
     with pytest.raises(ValueError, match="start from that one by --init.model"):
-        predictor_of(generator, None, CPU)
+        load_predictor(generator, None, CPU)
     with pytest.raises(ValueError, match="no generator"):
-        predictor_of(embedder, embedder, CPU)
+        load_predictor(embedder, embedder, CPU)
 
 
 def test_a_post_trained_decoder_may_be_trained_further(tmp_path: Path) -> None:
     embedder = make_hybrid_model(tmp_path / "embedder")
     generator = generator_for_model(tmp_path / "generator", embedder)
-    predictor_of(generator, post_trained(embedder, tmp_path / "post", "decoder"), CPU)
+    load_predictor(generator, post_trained(embedder, tmp_path / "post", "decoder"), CPU)
 
 
 def test_a_post_trained_decoder_goes_with_the_generator_and_another_encoder_does_not(tmp_path: Path) -> None:
@@ -95,12 +95,15 @@ def test_a_post_trained_decoder_goes_with_the_generator_and_another_encoder_does
     decoder = post_trained(embedder, tmp_path / "decoder", "decoder")
     encoder = post_trained(embedder, tmp_path / "encoder", "encoder")
     assert weights_hash(decoder) != weights_hash(embedder) and encoder_hash(decoder) == encoder_hash(embedder)
-    model = awake("hybrid class", source=SOURCE | {"encoder": encoder_hash(embedder), "weights": "0" * 16})
+    model = awake(
+        "hybrid class",
+        latent_spec=SOURCE | {"encoder_hash": encoder_hash(embedder), "weights_hash": "0" * 16},
+    )
     for given in (embedder, decoder):
         load_embedder(model, "mine", CPU, torch.float32, given)
     with pytest.raises(ValueError, match="--embedder"):
         load_embedder(model, "mine", CPU, torch.float32, encoder)
-    blind = awake("hybrid class", source=SOURCE | {"weights": "0" * 16})
+    blind = awake("hybrid class", latent_spec=SOURCE | {"weights_hash": "0" * 16})
     with pytest.raises(ValueError, match="--embedder"):
         load_embedder(blind, "mine", CPU, torch.float32, decoder)
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.generate.sampling import (
-    Known,
+    GivenFrames,
     SampleOptions,
+    drop_first_chunk,
     evaluations,
-    noise_levels,
     sample,
     sample_video,
-    without_first,
+    sampling_schedule,
 )
 from regen.latents import HybridLatents, Latents, of_parts, parts_of
 
@@ -31,7 +31,9 @@ class Gaussian(LatentGenerator):
     """
 
     def __init__(self, shift: float = 1.0, chunks: int = 1, classes: tuple[str, ...] = ("one", "two")):
-        super().__init__(8, 1, 1, shift=shift, source=HYBRID | {"chunks": chunks}, classes=list(classes))
+        super().__init__(
+            8, 1, 1, timestep_shift=shift, latent_spec=HYBRID | {"max_chunks": chunks}, classes=list(classes)
+        )
         self.asked: list[tuple[float, int, Tensor | None]] = []
         self.seen: list[Latents] = []
 
@@ -60,7 +62,7 @@ NOBODY = Condition()
 @pytest.mark.parametrize("kind", ["plain", "hybrid"])
 def test_samples_are_those_of_the_data(kind, solver, steps, shift):
     blank = latents_of(kind, 64)
-    out = draw(Gaussian(shift), blank, NOBODY, steps=steps, solver=solver, guidance=1.0)
+    out = draw(Gaussian(shift), blank, NOBODY, steps=steps, solver=solver, guidance_scale=1.0)
     found = [out] if isinstance(out, Tensor) else [out.structural, out.sequence[:, :, :4]]
     for part in found:
         assert part.mean() == pytest.approx(MEAN, abs=0.03)
@@ -70,23 +72,23 @@ def test_samples_are_those_of_the_data(kind, solver, steps, shift):
 def test_without_classes_and_texts_nothing_is_made_twice_for_guidance():
     model = Gaussian(classes=())
     blank = latents_of("plain", 2)
-    guided, plain = (draw(model, blank, NOBODY, steps=3, guidance=g) for g in (4.0, 1.0))
+    guided, plain = (draw(model, blank, NOBODY, steps=3, guidance_scale=g) for g in (4.0, 1.0))
     assert torch.equal(guided, plain) and {count for _, count, _ in model.asked} == {2}
 
 
 def test_guidance_is_not_negative():
     with pytest.raises(ValueError, match="0 or more, not -1"):
-        SampleOptions(guidance=-1.0)
+        SampleOptions(guidance_scale=-1.0)
 
 
 def test_heun_is_of_second_order():
     """Against the exact answer: x = m + s ε for the noise ε."""
     blank = latents_of("plain", 4)
-    noise = (draw(Gaussian(), blank, NOBODY, steps=2000, guidance=1.0) - MEAN) / DEVIATION
+    noise = (draw(Gaussian(), blank, NOBODY, steps=2000, guidance_scale=1.0) - MEAN) / DEVIATION
     errors = {}
     for solver in ("euler", "heun"):
         for steps in (10, 40):
-            out = draw(Gaussian(), blank, NOBODY, steps=steps, solver=solver, guidance=1.0)
+            out = draw(Gaussian(), blank, NOBODY, steps=steps, solver=solver, guidance_scale=1.0)
             errors[solver, steps] = (out - MEAN - DEVIATION * noise).abs().max()
     assert errors["heun", 10] < errors["euler", 40] < errors["euler", 10]
     assert errors["heun", 40] < errors["heun", 10] / 4
@@ -114,9 +116,9 @@ def test_evaluations_are_counted(interval, solver, guidance, shift):
 def test_guidance_goes_beyond_the_condition():
     """One step from 1: x - (v₀ + g (v₁ - v₀)); the velocities of two Gaussians differ by their means."""
     blank, told = latents_of("plain"), Condition(torch.tensor([0, 0]))
-    free = draw(Gaussian(), blank, told.absent(), steps=1, guidance=1.0)
+    free = draw(Gaussian(), blank, told.unconditional(), steps=1, guidance_scale=1.0)
     for guidance in (0.0, 1.0, 2.5, 4.0):
-        out = draw(Gaussian(), blank, told, steps=1, guidance=guidance)
+        out = draw(Gaussian(), blank, told, steps=1, guidance_scale=guidance)
         torch.testing.assert_close(out, free + guidance)  # the mean without is lower by 1
     other = Condition(torch.tensor([3, 3]))
     negative = sample(Gaussian(), told, blank, generators(2), SampleOptions(1, 2.0), without=other)
@@ -125,10 +127,10 @@ def test_guidance_goes_beyond_the_condition():
 
 def test_outside_of_its_interval_there_is_no_guidance():
     blank, told = latents_of("plain"), Condition(torch.tensor([0, 2]))
-    plain = draw(Gaussian(), blank, told, steps=10, guidance=1.0)
-    outside = draw(Gaussian(), blank, told, steps=10, guidance=5.0, guidance_interval=(0.41, 0.49))
+    plain = draw(Gaussian(), blank, told, steps=10, guidance_scale=1.0)
+    outside = draw(Gaussian(), blank, told, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.49))
     assert torch.equal(outside, plain)
-    inside = draw(Gaussian(), blank, told, steps=10, guidance=5.0, guidance_interval=(0.41, 0.51))
+    inside = draw(Gaussian(), blank, told, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.51))
     assert not torch.allclose(inside, plain)
 
 
@@ -141,7 +143,7 @@ def test_known_frames_come_out_as_they_are_given_at_every_step(kind, frames, sol
     if isinstance(blank, HybridLatents):
         lengths = torch.cat([clean.lengths, blank.lengths[:, clean.lengths.shape[1] :]], dim=1)
         blank = HybridLatents(blank.structural, torch.zeros(2, CHANNELS, int(lengths.sum(1).max())), lengths)
-    known, seen = Known(clean, frames), []
+    known, seen = GivenFrames(clean, frames), []
 
     def look(step: int, latents: Latents) -> Latents:
         seen.append((step, latents))
@@ -229,7 +231,7 @@ def test_long_videos_go_on_from_the_chunk_before(kind, most, chunks):
 
 def test_without_its_first_chunk_a_row_has_the_others():
     row = latents_of("hybrid", 2, 3)
-    rest = without_first(row, 2)
+    rest = drop_first_chunk(row, 2)
     for i in range(2):
         assert torch.equal(rest[i].structural, row[i].structural[:, 2:])
         assert torch.equal(rest[i].sequence, row[i].sequence[:, int(row.lengths[i, :6].sum()) :])
@@ -243,10 +245,10 @@ def test_of_one_chunk_in_training_a_video_has_no_more():
 def test_the_shift_changes_the_noise_levels_of_the_steps():
     for shift in (1.0, 3.0):
         model = Gaussian(shift)
-        draw(model, latents_of("plain"), NOBODY, steps=4, guidance=1.0)
+        draw(model, latents_of("plain"), NOBODY, steps=4, guidance_scale=1.0)
         wanted = [shift * t / (1 + (shift - 1) * t) for t in (1.0, 0.75, 0.5, 0.25)]
         assert [t for t, _, _ in model.asked] == pytest.approx(wanted)
-        assert noise_levels(4, shift) == pytest.approx([*wanted, 0.0])
+        assert sampling_schedule(4, shift) == pytest.approx([*wanted, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ from tiny_text import LIMIT, make_clip, make_gemma, make_t5
 from transformers.utils import logging
 
 from regen.generate import text as module
-from regen.generate.text import DEFAULT_TEXT, TextEncoder, TextSource, find_text_encoder, load_text_encoder
+from regen.generate.text import (
+    DEFAULT_TEXT_ENCODER,
+    TextEncoder,
+    TextEncoderSource,
+    find_text_encoder,
+    load_text_encoder,
+)
 
 CPU = torch.device("cpu")
 TEXTS = ["a red ball", "the cat sits on the mat and then rolls over the ball", "", "a green ball"]
@@ -25,7 +31,7 @@ Make = Callable[[Path], str]
 
 @pytest.fixture(scope="module")
 def minilm() -> TextEncoder:
-    return load_text_encoder(DEFAULT_TEXT, CPU)
+    return load_text_encoder(DEFAULT_TEXT_ENCODER, CPU)
 
 
 @pytest.fixture
@@ -37,19 +43,19 @@ def check_states(encoder: TextEncoder, width: int) -> None:
     """What holds of every encoder."""
     found = encoder(TEXTS)
     assert encoder.width == width
-    assert found.states.shape == (len(TEXTS), max(found.keep.sum(1)), width)
+    assert found.states.shape == (len(TEXTS), max(found.mask.sum(1)), width)
     assert not found.states.requires_grad
     assert not found.states.is_inference()
-    assert (found.keep.int().diff(dim=1) <= 0).all(), "padding is on the right"
-    assert found.keep.sum(1)[2] == 0
-    assert not found.states[~found.keep].any()
-    assert found.states[found.keep].isfinite().all()
-    assert found.states[found.keep].abs().sum(1).all()
+    assert (found.mask.int().diff(dim=1) <= 0).all(), "padding is on the right"
+    assert found.mask.sum(1)[2] == 0
+    assert not found.states[~found.mask].any()
+    assert found.states[found.mask].isfinite().all()
+    assert found.states[found.mask].abs().sum(1).all()
     torch.testing.assert_close(encoder(TEXTS).states, found.states, rtol=0, atol=0)
     for row, text in enumerate(TEXTS):
-        alone, length = encoder([text]), int(found.keep[row].sum())
-        assert alone.keep.shape == (1, length)
-        assert alone.keep.all()
+        alone, length = encoder([text]), int(found.mask[row].sum())
+        assert alone.mask.shape == (1, length)
+        assert alone.mask.all()
         torch.testing.assert_close(alone.states[0], found.states[row, :length], rtol=0, atol=1e-5)
     assert (found.states[0, :5] - found.states[3, :5]).abs().max() > 1e-2, "another word, other states"
 
@@ -114,7 +120,7 @@ def test_precision(t5: str) -> None:
 def test_a_long_prompt_is_cut_and_told_of(t5: str) -> None:
     encoder = load_text_encoder(t5, CPU, max_tokens=8)
     assert encoder.truncation("the cat sits on the red mat") is None  # and the end mark
-    assert encoder(["the cat sits on the red mat"]).keep.shape == (1, 8)
+    assert encoder(["the cat sits on the red mat"]).mask.shape == (1, 8)
     told = encoder.truncation(" The cat sits on the red mat and then Rolls over balls")
     assert told == (
         "The prompt has 13 tokens; the last 5, from 'and then Rolls over' on, are left out "
@@ -205,5 +211,5 @@ def test_damaged_and_foreign_folders(tmp_path: Path, t5: str) -> None:
 
 def test_a_source_is_plain_data(t5: str) -> None:
     source = find_text_encoder(t5)
-    assert source == TextSource(t5, Path(t5), LIMIT, source.fingerprint)
+    assert source == TextEncoderSource(t5, Path(t5), LIMIT, source.fingerprint)
     assert source.load(CPU).fingerprint == source.fingerprint

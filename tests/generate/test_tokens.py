@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_media import same_latents
 
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.generate.tokens import FIRST, OTHERS, TokenLayout, as_chunks, in_a_row
+from regen.generate.tokens import FIRST_FRAME, OTHER_FRAMES, TokenLayout, concat_chunks, split_chunks
 from regen.latents import HybridLatents, batch_of
 
 CPU = torch.device("cpu")
@@ -28,36 +28,36 @@ LENGTHS = st.integers(1, 3).flatmap(
 @given(LENGTHS)
 def test_rows_of_hybrid_chunks_fall_apart_into_the_same(lengths):
     chunks = hybrid_chunks(lengths)
-    row = in_a_row(chunks)
+    row = concat_chunks(chunks)
     assert isinstance(row, HybridLatents)
     assert row.structural.shape == (3, 2 * len(lengths), 2, 4)
     assert row.sequence.shape == (3, sum(map(sum, lengths))), "nothing is filled up within a row"
-    again = as_chunks(row, 2)
+    again = split_chunks(row, 2)
     assert len(again) == len(lengths)
     assert all(same_latents(one, chunks[i]) for i, one in enumerate(again))
-    assert same_latents(in_a_row(batch_of(again)), row)
+    assert same_latents(concat_chunks(batch_of(again)), row)
 
 
 @given(chunks=st.integers(1, 4), n=st.integers(1, 3))
 def test_rows_of_chunks_fall_apart_into_the_same(chunks, n):
     latents = torch.randn(chunks, 3, n, 2, 4)
-    row = in_a_row(latents)
+    row = concat_chunks(latents)
     assert torch.equal(row[:, n * (chunks - 1)], latents[-1, :, 0])
-    assert torch.equal(torch.stack(as_chunks(row, n)), latents)
+    assert torch.equal(torch.stack(split_chunks(row, n)), latents)
 
 
 def test_an_image_is_a_chunk_of_its_own():
     image = torch.randn(3, 1, 2, 4)
-    assert [one.shape for one in as_chunks(image, 2)] == [image.shape]
+    assert [one.shape for one in split_chunks(image, 2)] == [image.shape]
 
 
 def test_content_motion_and_chunks_have_their_kinds_and_positions():
     layout = TokenLayout(3, 2, None)
     grid = layout.grid(6, 4, 6)
     assert grid == (6, 2, 3)
-    kinds = layout.kinds(grid, CPU).reshape(grid)
+    kinds = layout.token_types(grid, CPU).reshape(grid)
     content = torch.tensor([True, False, False] * 2)[:, None, None].expand(grid)
-    assert torch.equal(kinds == FIRST, content) and torch.equal(kinds == OTHERS, ~content)
+    assert torch.equal(kinds == FIRST_FRAME, content) and torch.equal(kinds == OTHER_FRAMES, ~content)
     t, y, x = layout.positions(grid, CPU).reshape(*grid, 3).unbind(-1)
     assert torch.allclose(t[:, 0, 0], torch.tensor([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]))
     assert torch.equal(y[0, :, 0], torch.arange(2.0)) and torch.equal(x[0, 0], torch.arange(3.0))
@@ -84,7 +84,9 @@ def test_regions_are_those_of_the_embedder(region, queries, places, frames):
     n, chunks = model.patches.grid(frames, side, side)[0], 1 if frames == 1 else 3
     layout = TokenLayout(5, 2, region, queries)
     assert layout.regions(n * chunks, height, width).places == wanted
-    centres = layout.centres(layout.grid(n * chunks, height, width), CPU).reshape(chunks, len(wanted), 3)
+    centres = layout.region_centres(layout.grid(n * chunks, height, width), CPU).reshape(
+        chunks, len(wanted), 3
+    )
     assert torch.equal(centres[:, 0, 0], torch.arange(float(chunks)))
     for ((top, bottom), (left, right)), (_, y, x) in zip(wanted, centres[-1].tolist(), strict=True):
         assert (y, x) == pytest.approx(((top + bottom - 2) / 4, (left + right - 2) / 4))
@@ -93,18 +95,18 @@ def test_regions_are_those_of_the_embedder(region, queries, places, frames):
 def test_the_middle_of_a_region_of_one_patch_is_the_position_of_its_token():
     layout = TokenLayout(2, 2, 2)
     grid = layout.grid(1, 4, 6)
-    assert torch.equal(layout.centres(grid, CPU), layout.positions(grid, CPU))
+    assert torch.equal(layout.region_centres(grid, CPU), layout.positions(grid, CPU))
 
 
 def test_1d_latents_are_numbered_in_their_regions():
     lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])  # two regions in each of two chunks
     latents = HybridLatents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 6), lengths)
     tokens = TokenLayout(2, 2, 2).sequence(latents)
-    assert tokens.number[0].tolist() == [0, 1, 0, 1, 2, 0]
+    assert tokens.index[0].tolist() == [0, 1, 0, 1, 2, 0]
     assert tokens.chunk[0].tolist() == [0, 0, 1, 1, 1, 1]
-    assert tokens.there.tolist() == [[True] * 6, [True] * 2 + [False] * 4]
+    assert tokens.mask.tolist() == [[True] * 6, [True] * 2 + [False] * 4]
     assert tokens.positions[0].tolist() == [[0, 0, 0]] * 2 + [[1, 0, 0]] * 3 + [[1, 0, 1]]
-    assert tokens.number[1, :2].tolist() == [0, 1] and tokens.chunk[1, :2].tolist() == [1, 1]
+    assert tokens.index[1, :2].tolist() == [0, 1] and tokens.chunk[1, :2].tolist() == [1, 1]
     assert tokens.positions[1, :2].tolist() == [[1, 0, 1]] * 2
 
 
@@ -113,7 +115,7 @@ def test_1d_latents_are_given_with_the_last_latent_frame_of_their_chunk(known, u
     lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])
     latents = HybridLatents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 7), lengths)
     given = torch.stack([torch.arange(4) < known, torch.zeros(4, dtype=torch.bool)])
-    structural, sequence = TokenLayout(2, 2, 2).counted(latents, given)
+    structural, sequence = TokenLayout(2, 2, 2).unknown_masks(latents, given)
     assert structural.expand(-1, 3, -1, 2, 4)[0, 0, :, 0, 0].tolist() == (torch.arange(4) >= known).tolist()
     assert sequence[0, 0].tolist() == [6 - unknown_1d <= i < 6 for i in range(7)]
     assert structural[1].all() and sequence[1, 0].tolist() == [True] * 2 + [False] * 5
@@ -121,5 +123,5 @@ def test_1d_latents_are_given_with_the_last_latent_frame_of_their_chunk(known, u
 
 def test_an_image_has_no_given_1d_latents():
     latents = HybridLatents(torch.zeros(1, 3, 1, 2, 4), torch.zeros(1, 3, 3), torch.tensor([[2, 0]]))
-    _, sequence = TokenLayout(2, 2, 2).counted(latents, torch.zeros(1, 1, dtype=torch.bool))
+    _, sequence = TokenLayout(2, 2, 2).unknown_masks(latents, torch.zeros(1, 1, dtype=torch.bool))
     assert sequence[0, 0].tolist() == [True, True, False]

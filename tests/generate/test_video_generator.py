@@ -16,16 +16,18 @@ from regen import pretrained
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import encode_frames
 from regen.embedders.regen import AutoencoderRegen
-from regen.generate.generator import LatentGenerator, LatentSource
-from regen.generate.load import load_generator, load_maker
+from regen.generate.generator import LatentGenerator, LatentSpec
+from regen.generate.load import load_generator, load_video_generator
 from regen.generate.sampling import SampleOptions
-from regen.generate.video_generator import VideoMaker
+from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import video_shape
 from regen.latents import HybridLatents
 from regen.media.sizes import Size
 
 CPU, FP32 = torch.device("cpu"), torch.float32
-SOURCE = LatentSource(sizes=((48, 64), (64, 48)), chunks=3)  # of chunks of 5 frames, with places of 8 pixels
+SOURCE = LatentSpec(
+    sizes=((48, 64), (64, 48)), max_chunks=3
+)  # of chunks of 5 frames, with places of 8 pixels
 QUICK = SampleOptions(steps=2)
 
 
@@ -37,15 +39,18 @@ def changed(folder: str, **source: Any) -> str:
     """The generator in `folder`, after its own account of its latents was changed."""
     file = Path(folder, "config.json")
     config = json.loads(file.read_text())
-    file.write_text(json.dumps(config | {"source": config["source"] | source}))
+    file.write_text(json.dumps(config | {"latent_spec": config["latent_spec"] | source}))
     return folder
 
 
 @pytest.fixture(scope="module")
-def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoMaker]:
+def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoGenerator]:
     kinds = ("text", "class", "nothing", "hybrid class")
     folders = {kind: tmp_path_factory.mktemp(kind.replace(" ", "-")) for kind in kinds}
-    return {kind: load_maker(make_generator(folder, kind), CPU, FP32) for kind, folder in folders.items()}
+    return {
+        kind: load_video_generator(make_generator(folder, kind), CPU, FP32)
+        for kind, folder in folders.items()
+    }
 
 
 def test_by_default_it_is_one_chunk_of_the_most_frequent_size() -> None:
@@ -79,16 +84,16 @@ def test_long_videos_are_made_in_parts(frames: int, continues: bool, parts: int)
     [
         (SOURCE, 0, False, "1 frame or more, not 0"),
         (replace(SOURCE, sizes=()), 5, False, "give one, such as 256x256"),
-        (replace(SOURCE, chunks=1), 6, False, "give at most 5 frames"),
-        (replace(SOURCE, chunks=1), 5, True, "without a video to go on with"),
+        (replace(SOURCE, max_chunks=1), 6, False, "give at most 5 frames"),
+        (replace(SOURCE, max_chunks=1), 5, True, "without a video to go on with"),
     ],
 )
-def test_what_can_not_be_made(source: LatentSource, frames: int, continues: bool, words: str) -> None:
+def test_what_can_not_be_made(source: LatentSpec, frames: int, continues: bool, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         video_shape(source, 2, frames, continues=continues)
 
 
-def test_an_image_has_one_latent_frame(makers: dict[str, VideoMaker]) -> None:
+def test_an_image_has_one_latent_frame(makers: dict[str, VideoGenerator]) -> None:
     for kind, told in (("nothing", ([], [])), ("hybrid class", ([], ["circle moving left"]))):
         maker = makers[kind]
         shape = maker.shape(1)
@@ -99,7 +104,7 @@ def test_an_image_has_one_latent_frame(makers: dict[str, VideoMaker]) -> None:
 
 
 @pytest.mark.parametrize("frames", [3, 5, 10, 23])
-def test_as_many_frames_as_asked_for(makers: dict[str, VideoMaker], frames: int) -> None:
+def test_as_many_frames_as_asked_for(makers: dict[str, VideoGenerator], frames: int) -> None:
     maker = makers["text"]
     shape = maker.shape(frames, Size(41, 50))
     condition = maker.condition(["a red ball", "a cat"], [])
@@ -108,7 +113,7 @@ def test_as_many_frames_as_asked_for(makers: dict[str, VideoMaker], frames: int)
     assert not torch.equal(*videos)
 
 
-def test_the_negative_prompt_and_the_prompt_act(makers: dict[str, VideoMaker]) -> None:
+def test_the_negative_prompt_and_the_prompt_act(makers: dict[str, VideoGenerator]) -> None:
     maker, found = makers["text"], []
     for prompt, negative in [("a red ball", []), ("a cat", []), ("a red ball", ["a cat"]), ("", [])]:
         without = maker.without(negative, 1)
@@ -130,20 +135,20 @@ def test_the_negative_prompt_and_the_prompt_act(makers: dict[str, VideoMaker]) -
     ],
 )
 def test_conditions_that_a_generator_does_not_know(
-    makers: dict[str, VideoMaker], kind: str, prompts: list[str], classes: list[str], words: str
+    makers: dict[str, VideoGenerator], kind: str, prompts: list[str], classes: list[str], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
         makers[kind].condition(prompts, classes)
 
 
-def test_negative_prompts_that_do_not_fit(makers: dict[str, VideoMaker]) -> None:
+def test_negative_prompts_that_do_not_fit(makers: dict[str, VideoGenerator]) -> None:
     with pytest.raises(ValueError, match="reads no texts"):
         makers["class"].without(["a cat"], 1)
     with pytest.raises(ValueError, match="one for each of 3 videos, not 2"):
         makers["text"].without(["a cat", "a ball"], 3)
 
 
-def test_the_lengths_of_1d_latents(makers: dict[str, VideoMaker]) -> None:
+def test_the_lengths_of_1d_latents(makers: dict[str, VideoGenerator]) -> None:
     maker = makers["hybrid class"]
     condition = maker.condition([], ["circle moving left"] * 2)
     shape = maker.shape(10)
@@ -169,10 +174,10 @@ def test_the_lengths_of_1d_latents(makers: dict[str, VideoMaker]) -> None:
         )
 
 
-def test_lengths_follow_the_class(makers: dict[str, VideoMaker]) -> None:
+def test_lengths_follow_the_class(makers: dict[str, VideoGenerator]) -> None:
     own = makers["hybrid class"]
-    maker = VideoMaker(own.model, own.embedder)
-    maker.source = replace(own.source, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
+    maker = VideoGenerator(own.model, own.embedder)
+    maker.latent_spec = replace(own.source, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
     for name, wanted in [
         ("circle moving left", {3}),
         ("circle moving right", {1}),
@@ -185,12 +190,12 @@ def test_lengths_follow_the_class(makers: dict[str, VideoMaker]) -> None:
 
 @pytest.mark.parametrize("size", [(48, 64), (41, 50)])
 def test_the_first_latent_frame_is_that_of_the_image(
-    makers: dict[str, VideoMaker], size: tuple[int, int]
+    makers: dict[str, VideoGenerator], size: tuple[int, int]
 ) -> None:
     maker = makers["nothing"]
     image = torch.randint(0, 256, (60, 70, 3), dtype=torch.uint8)
     shape = maker.shape(20, Size(*size))
-    known = maker.given_images([image], shape)
+    known = maker.encode_images([image], shape)
     (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK, known)
     assert torch.equal(one.rows[0][:, :1], known.latents[0])
     if size == (48, 64):
@@ -199,33 +204,35 @@ def test_the_first_latent_frame_is_that_of_the_image(
         (encoded,) = encode_frames(maker.embedder, [fit(image, Size(48, 64))])
         torch.testing.assert_close(known.latents[0], encoded.latents)
     with pytest.raises(ValueError, match="2 frames or more"):
-        maker.given_images([image], maker.shape(1))
+        maker.encode_images([image], maker.shape(1))
 
 
-def test_an_image_needs_a_causal_embedder(makers: dict[str, VideoMaker]) -> None:
+def test_an_image_needs_a_causal_embedder(makers: dict[str, VideoGenerator]) -> None:
     image = torch.zeros(48, 64, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match="causal .REGEN, MAGVIT-v2."):
-        makers["hybrid class"].given_images([image], makers["hybrid class"].shape())
-    model = awake("none", source={"channels": 4, "chunk_frames": 17, "chunk_latents": 5, "sizes": [[32, 32]]})
-    maker = VideoMaker(model, tiny_magvit2())
-    known = maker.given_images([image], maker.shape())
+        makers["hybrid class"].encode_images([image], makers["hybrid class"].shape())
+    model = awake(
+        "none", latent_spec={"channels": 4, "chunk_frames": 17, "chunk_latents": 5, "sizes": [[32, 32]]}
+    )
+    maker = VideoGenerator(model, tiny_magvit2())
+    known = maker.encode_images([image], maker.shape())
     (one,) = maker.sample(maker.shape(), maker.condition([], []), seeds(1), QUICK, known)
     assert len(list(maker.decode(one))) == 17
 
 
 @pytest.mark.parametrize("kind", ["nothing", "hybrid class"])
-def test_a_video_is_gone_on_with(makers: dict[str, VideoMaker], kind: str) -> None:
+def test_a_video_is_gone_on_with(makers: dict[str, VideoGenerator], kind: str) -> None:
     maker = makers[kind]
     frames = torch.randint(0, 256, (9, 48, 64, 3), dtype=torch.uint8)
     shape = maker.shape(8, continues=True)
-    known = maker.given_chunk(frames, shape)
+    known = maker.encode_last_chunk(frames, shape)
     condition = maker.condition([], ["circle moving left"] if kind != "nothing" else [])
     (one,) = maker.sample(shape, condition, seeds(1), QUICK, known)
     assert [chunk.frames for chunk in one.chunks()] == [5, 5, 5]
     assert same_latents(one.chunks()[0].latents, known.latents[0])
     assert torch.stack(list(maker.decode(one))).shape == (8, 48, 64, 3)
     with pytest.raises(ValueError, match="at least 5 frames of it are needed, and it has 4"):
-        maker.given_chunk(frames[:4], shape)
+        maker.encode_last_chunk(frames[:4], shape)
 
 
 def test_132_frames_from_8_latent_frames() -> None:
@@ -233,9 +240,9 @@ def test_132_frames_from_8_latent_frames() -> None:
     embedder = AutoencoderRegen(
         latent_channels=4, temporal_compression_ratio=32, heads=1, siren_width=8, **sizes
     ).eval()
-    source = LatentSource(channels=4, chunk_frames=33, sizes=((192, 320),), chunks=4)
-    model = awake("none", source=asdict(source))
-    maker = VideoMaker(model, embedder)
+    source = LatentSpec(channels=4, chunk_frames=33, sizes=((192, 320),), max_chunks=4)
+    model = awake("none", latent_spec=asdict(source))
+    maker = VideoGenerator(model, embedder)
     shape = maker.shape(132)
     assert (shape.parts, shape.notes) == (1, ())
     (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK)
@@ -262,19 +269,19 @@ def test_the_embedder_is_the_one_of_the_training(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="has the weights .{16}, and .* makes latents of .{16}; .*--embedder"
     ):
-        load_maker(name, CPU, FP32, embedder=other)
+        load_video_generator(name, CPU, FP32, embedder=other)
     moved = (tmp_path / "embedder").rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="can't be loaded; say where it is by --embedder. There is no model"):
-        load_maker(name, CPU, FP32)
-    assert load_maker(name, CPU, FP32, embedder=str(moved)).embedder is not None
+        load_video_generator(name, CPU, FP32)
+    assert load_video_generator(name, CPU, FP32, embedder=str(moved)).embedder is not None
 
 
-def test_an_embedder_with_other_latents_is_refused(makers: dict[str, VideoMaker]) -> None:
+def test_an_embedder_with_other_latents_is_refused(makers: dict[str, VideoGenerator]) -> None:
     """A pipeline is put together from any modules."""
     text, hybrid = makers["text"], makers["hybrid class"]
     for maker, embedder in ((text, hybrid.embedder), (hybrid, text.embedder)):
         with pytest.raises(ValueError, match="give the one that it was trained with"):
-            VideoMaker(maker.model, embedder, maker.text)
+            VideoGenerator(maker.model, embedder, maker.text)
 
 
 def test_the_text_encoder_is_the_one_of_the_training(tmp_path: Path) -> None:
@@ -282,13 +289,16 @@ def test_the_text_encoder_is_the_one_of_the_training(tmp_path: Path) -> None:
     torch.manual_seed(99)
     other = make_t5(tmp_path / "other")
     with pytest.raises(ValueError, match="has the fingerprint .* was trained with .*--text-encoder"):
-        load_maker(name, CPU, FP32, text=other)
+        load_video_generator(name, CPU, FP32, text=other)
     moved = (tmp_path / "text").rename(tmp_path / "moved")
     with pytest.raises(
         ValueError, match="reads texts through .* say where it is by --text-encoder. There is no"
     ):
-        load_maker(name, CPU, FP32)
-    maker = load_maker(name, CPU, FP32, text=str(moved))
+        load_video_generator(name, CPU, FP32)
+    maker = load_video_generator(name, CPU, FP32, text=str(moved))
     long = "the cat sits on the mat and then rolls over the ball and " * 3
-    assert maker.truncations(["a cat"]) == []
-    assert "left out" in maker.truncations([long, long])[0] and len(maker.truncations([long, long])) == 1
+    assert maker.truncation_warnings(["a cat"]) == []
+    assert (
+        "left out" in maker.truncation_warnings([long, long])[0]
+        and len(maker.truncation_warnings([long, long])) == 1
+    )

@@ -13,9 +13,9 @@ WIDTH, HEADS = 24, 2
 JOINT = [0, 1, 2]  # of two blocks: none for text alone, the first, both
 
 
-def awake(joint_depth: int = 1, timestep: str = "adaln_zero", depth: int = 2) -> LatentTransformer:
+def awake(num_joint_layers: int = 1, timestep: str = "adaln_zero", depth: int = 2) -> LatentTransformer:
     """A tiny network whose zero-initialised layers are filled, so that everything acts."""
-    network = LatentTransformer(WIDTH, depth, HEADS, joint_depth, timestep)
+    network = LatentTransformer(WIDTH, depth, HEADS, num_joint_layers, timestep)
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -29,7 +29,7 @@ def inputs(tokens: int = 6, words: int = 4, b: int = 2) -> dict[str, Tensor]:
         "level": torch.randn(b, WIDTH),
         "keep": torch.arange(tokens) < torch.tensor([[tokens], [tokens - 2]]),
         "text": torch.randn(b, words, WIDTH),
-        "text_keep": torch.arange(words) < torch.tensor([[words - 1], [1]]),
+        "text_mask": torch.arange(words) < torch.tensor([[words - 1], [1]]),
     }
 
 
@@ -38,18 +38,18 @@ def without_text(arguments: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
-@pytest.mark.parametrize("joint_depth", JOINT)
-def test_gradient_reaches_every_parameter(joint_depth, timestep):
+@pytest.mark.parametrize("num_joint_layers", JOINT)
+def test_gradient_reaches_every_parameter(num_joint_layers, timestep):
     """Also where all blocks have weights of their own for text, of which nothing is asked after the last."""
-    network = awake(joint_depth, timestep)
+    network = awake(num_joint_layers, timestep)
     network(**inputs()).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-@pytest.mark.parametrize("joint_depth", JOINT)
-def test_tokens_that_are_left_out_are_seen_by_none(joint_depth):
-    network, arguments = awake(joint_depth), inputs()
-    keep, words = arguments["keep"], arguments["text_keep"]
+@pytest.mark.parametrize("num_joint_layers", JOINT)
+def test_tokens_that_are_left_out_are_seen_by_none(num_joint_layers):
+    network, arguments = awake(num_joint_layers), inputs()
+    keep, words = arguments["keep"], arguments["text_mask"]
     out = network(**arguments)
     changed = arguments | {
         "x": torch.where(keep[..., None], arguments["x"], 5.0),
@@ -61,17 +61,17 @@ def test_tokens_that_are_left_out_are_seen_by_none(joint_depth):
     torch.testing.assert_close(network(**everything)[0], out[0])
 
 
-@pytest.mark.parametrize("joint_depth", JOINT)
-def test_text_matters_where_it_is_there(joint_depth):
-    network, arguments = awake(joint_depth), inputs()
+@pytest.mark.parametrize("num_joint_layers", JOINT)
+def test_text_matters_where_it_is_there(num_joint_layers):
+    network, arguments = awake(num_joint_layers), inputs()
     out = network(**arguments)
     for place, acts in ((0, True), (3, False)):  # of the first sample, which has the first three words
         text = arguments["text"].clone()
         text[:, place] = torch.randn(WIDTH)
         moved = network(**arguments | {"text": text})
         assert torch.allclose(moved[0], out[0], atol=1e-5) != acts
-    none = arguments | {"text_keep": torch.zeros_like(arguments["text_keep"])}
-    if joint_depth == 0:  # the same weights with no text at all
+    none = arguments | {"text_mask": torch.zeros_like(arguments["text_mask"])}
+    if num_joint_layers == 0:  # the same weights with no text at all
         torch.testing.assert_close(network(**none), network(**without_text(arguments)))
 
 
@@ -87,9 +87,9 @@ def test_what_tokens_see_depends_on_distances_alone():
         assert not torch.allclose(network(**arguments | {"positions": stretched}), out, atol=1e-3), axis
 
 
-@pytest.mark.parametrize("joint_depth", JOINT)
-def test_positions_of_each_sample_or_of_all(joint_depth):
-    network, arguments = awake(joint_depth), inputs()
+@pytest.mark.parametrize("num_joint_layers", JOINT)
+def test_positions_of_each_sample_or_of_all(num_joint_layers):
+    network, arguments = awake(num_joint_layers), inputs()
     out = network(**arguments)
     each = arguments["positions"].expand(2, -1, -1)
     torch.testing.assert_close(network(**arguments | {"positions": each}), out)
@@ -108,9 +108,9 @@ def test_rotations_join_in_the_order_of_their_tokens():
 
 
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
-@pytest.mark.parametrize("joint_depth", [1, 2])
-def test_activation_checkpointing_gives_the_same_gradients(joint_depth, timestep):
-    network, arguments = awake(joint_depth, timestep).train(), inputs()
+@pytest.mark.parametrize("num_joint_layers", [1, 2])
+def test_activation_checkpointing_gives_the_same_gradients(num_joint_layers, timestep):
+    network, arguments = awake(num_joint_layers, timestep).train(), inputs()
 
     def gradients() -> list[Tensor]:
         network.zero_grad()
@@ -123,13 +123,13 @@ def test_activation_checkpointing_gives_the_same_gradients(joint_depth, timestep
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("joint_depth", JOINT)
-def test_trunk_matrices_are_the_weights_of_attention_and_feedforward(joint_depth):
-    network = awake(joint_depth)
+@pytest.mark.parametrize("num_joint_layers", JOINT)
+def test_trunk_matrices_are_the_weights_of_attention_and_feedforward(num_joint_layers):
+    network = awake(num_joint_layers)
     parts = [part for part in network.modules() if isinstance(part, Attention | Feedforward)]
     weights = {id(p) for part in parts for p in part.parameters() if p.ndim == 2}
     keys_of_text = {id(p) for name, p in network.named_parameters() if name.endswith(".kv.weight")}
-    assert len(keys_of_text) == (joint_depth == 2)
+    assert len(keys_of_text) == (num_joint_layers == 2)
     found = [id(matrix) for matrix in network.trunk_matrices()]
     assert len(found) == len({*found}) and {*found} == weights | keys_of_text
-    assert len(weights) == 4 * {0: 2, 1: 3, 2: 3}[joint_depth]
+    assert len(weights) == 4 * {0: 2, 1: 3, 2: 3}[num_joint_layers]

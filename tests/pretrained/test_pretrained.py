@@ -201,7 +201,7 @@ def test_generators_are_described_apart_from_embedders(tmp_path: Path) -> None:
         ("of-text", "checkpoints", {"text_width": 6}),
         ("of-nothing", "checkpoints", {}),
     ):
-        model = LatentGenerator(8, 1, 1, source=source, **condition)
+        model = LatentGenerator(8, 1, 1, latent_spec=source, **condition)
         model.save_pretrained(tmp_path / place / name)
     assert available() == before
     found = {facts.name: facts for facts in available_generators()}

@@ -9,7 +9,7 @@ from tiny_media import tiny_onedva, tiny_regen
 from tiny_text import make_t5
 
 from regen.data.shape_world import CLASSES, write_world
-from regen.generate.generator import LatentGenerator, LatentSource
+from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.text import find_text_encoder
 from regen.pretrained import encoder_hash, weights_hash
 
@@ -31,27 +31,27 @@ def make_generator(folder: Path, kind: str) -> str:
     hybrid = kind.startswith("hybrid")
     embedder, place = (tiny_onedva(), 16) if hybrid else (tiny_regen(), 8)
     embedder.save_pretrained(folder / "embedder")
-    source = LatentSource(
+    source = LatentSpec(
         embedder=str(folder / "embedder"),
-        weights=weights_hash(str(folder / "embedder")),
-        encoder=encoder_hash(str(folder / "embedder")),
+        weights_hash=weights_hash(str(folder / "embedder")),
+        encoder_hash=encoder_hash(str(folder / "embedder")),
         channels=4,
-        place=place,
+        spatial_compression_ratio=place,
         has_sequence=hybrid,
-        region=2 if hybrid else None,
+        region_size=2 if hybrid else None,
         length_counts=((1, 2, 3),) if hybrid else (),
         sizes=((HEIGHT, WIDTH),),
-        chunks=2,
+        max_chunks=2,
     )
     told: dict[str, Any] = {}
     if kind == "text":
         text = find_text_encoder(make_t5(folder / "text"))
         facts = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
-        told = {"text_width": 32, "text": facts}
+        told = {"text_width": 32, "text_encoder": facts}
     elif kind.endswith("class"):
         told = {"classes": list(CLASSES)}
     patch = 1 if hybrid else 2
-    model = LatentGenerator(width=24, depth=1, heads=2, patch_size=patch, source=asdict(source), **told)
+    model = LatentGenerator(width=24, depth=1, heads=2, patch_size=patch, latent_spec=asdict(source), **told)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder / "generator")

@@ -11,15 +11,15 @@ from regen.generate.tokens import TokenLayout
 from regen.latents import HybridLatents, Latents
 
 CHANNELS, TEXT_WIDTH, CLASSES = 4, 10, ["cat", "dog", "dolphin"]
-PLAIN = {"channels": CHANNELS, "chunks": 3}
-HYBRID = PLAIN | {"has_sequence": True, "region": 2, "queries": 8}
+PLAIN = {"channels": CHANNELS, "max_chunks": 3}
+HYBRID = PLAIN | {"has_sequence": True, "region_size": 2, "num_queries": 8}
 SIZES: dict[str, Any] = {"width": 24, "depth": 2, "heads": 2}
 KINDS: dict[str, dict[str, Any]] = {
-    "text": SIZES | {"source": PLAIN, "text_width": TEXT_WIDTH, "joint_depth": 1},
-    "class": SIZES | {"source": PLAIN, "classes": CLASSES, "timestep": "adaln_single"},
-    "none": SIZES | {"source": PLAIN},
-    "hybrid text": SIZES | {"source": HYBRID, "text_width": TEXT_WIDTH, "joint_depth": 2},
-    "hybrid class": SIZES | {"source": HYBRID, "classes": CLASSES},
+    "text": SIZES | {"latent_spec": PLAIN, "text_width": TEXT_WIDTH, "num_joint_layers": 1},
+    "class": SIZES | {"latent_spec": PLAIN, "classes": CLASSES, "timestep_conditioning": "adaln_single"},
+    "none": SIZES | {"latent_spec": PLAIN},
+    "hybrid text": SIZES | {"latent_spec": HYBRID, "text_width": TEXT_WIDTH, "num_joint_layers": 2},
+    "hybrid class": SIZES | {"latent_spec": HYBRID, "classes": CLASSES},
 }
 
 
@@ -61,13 +61,13 @@ def condition_of(kind: str, b: int = 2, words: int = 5) -> Condition:
         return Condition(label=torch.randint(0, len(CLASSES), (b,)))
     if kind.endswith("text"):
         keep = torch.arange(words) < torch.randint(1, words + 1, (b, 1))
-        return Condition(text=torch.randn(b, words, TEXT_WIDTH), keep=keep)
+        return Condition(text=torch.randn(b, words, TEXT_WIDTH), text_mask=keep)
     return Condition()
 
 
 def batch_of(latents: Latents, condition: Condition) -> dict[str, Tensor]:
     """As `LatentBatches` gives them."""
-    values = {"label": condition.label, "text": condition.text, "text_keep": condition.keep}
+    values = {"label": condition.label, "text": condition.text, "text_mask": condition.text_mask}
     batch = {name: value for name, value in values.items() if value is not None}
     if isinstance(latents, Tensor):
         return batch | {"latents": latents}
@@ -78,7 +78,7 @@ def batch_of(latents: Latents, condition: Condition) -> dict[str, Tensor]:
 
 def rows(condition: Condition, index: slice) -> Condition:
     """Some samples of a batch of conditions."""
-    parts = (condition.label, condition.text, condition.keep)
+    parts = (condition.label, condition.text, condition.text_mask)
     return Condition(*(None if part is None else part[index] for part in parts))
 
 

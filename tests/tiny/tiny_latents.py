@@ -9,7 +9,7 @@ import torch
 from tiny_media import make_image, make_video, tiny_regen
 
 from regen.corpus.export import export_latents
-from regen.corpus.plan import Export, Settings
+from regen.corpus.plan import Export, ExportSettings
 from regen.curate.sources import list_sources, read_sidecars
 from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -107,7 +107,7 @@ def make_shards(corpus: Path, folder: Path, each: int) -> Path:
 def wanted(model: str, data: Sequence[Path] | Path, out: Path, **changes: Any) -> Export:
     """An export in fp32, unless the settings are changed."""
     places = (data,) if isinstance(data, Path) else data
-    settings = Settings(**{"dtype": "fp32", "store": "fp32"} | changes)
+    settings = ExportSettings(**{"dtype": "fp32", "store": "fp32"} | changes)
     return Export(model, tuple(map(str, places)), out, settings)
 
 

@@ -118,7 +118,7 @@ def generate(
         output: The video (.mp4, .m4v, .mov, .mkv), or for one frame an image (.png, .jpg).
         json: Let the last line of the output be one JSON object.
     """
-    from regen.generate.load import load_maker
+    from regen.generate.load import load_video_generator
     from regen.generate.run import generate_files
     from regen.pretrained import silence_logging
     from regen.runtime import pick_device, pick_dtype
@@ -127,7 +127,7 @@ def generate(
     silence_logging()
     device = pick_device(machine.device)
     dtype = pick_dtype(machine.dtype, device)
-    maker = load_maker(machine.model, device, dtype, machine.embedder, machine.text_encoder)
+    maker = load_video_generator(machine.model, device, dtype, machine.embedder, machine.text_encoder)
     with progress_bar("generate") as on_progress:
         report = generate_files(maker, request, output, form.grid, on_progress, warn)
     _show(report, json)

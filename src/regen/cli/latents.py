@@ -12,7 +12,7 @@ from regen.cli.options import Device, Json, SizeText
 from regen.console import clean_exit, progress_bar
 
 if TYPE_CHECKING:
-    from regen.corpus.plan import Settings
+    from regen.corpus.plan import ExportSettings
 
 LATENTS = """The latents of a corpus, computed once: export, show.
 
@@ -92,14 +92,14 @@ def export(
     from regen.corpus import overview
     from regen.corpus.export import export_latents
     from regen.corpus.plan import Export
-    from regen.corpus.ray_engine import connected, export_latents_with_ray, usual_dtype
+    from regen.corpus.ray_engine import connected, default_dtype, export_latents_with_ray
     from regen.runtime import name_of, pick_device, pick_dtype
 
     with clean_exit(out), progress_bar("export") as on_progress:
         if engine == "ray":
             with connected() as cluster:
                 target = cluster.device(device)
-                asked = Export(model, data, out, _settings(form, form.dtype or usual_dtype(target)))
+                asked = Export(model, data, out, _settings(form, form.dtype or default_dtype(target)))
                 export_latents_with_ray(asked, cluster, target, processes, on_progress)
         else:
             target = pick_device(device)
@@ -122,9 +122,9 @@ def show(folder: Annotated[Positional[Path], arg(metavar="FOLDER")], json: Json 
     overview.show(overview.overview(folder), json)
 
 
-def _settings(form: Form, dtype: str) -> "Settings":
+def _settings(form: Form, dtype: str) -> "ExportSettings":
     from regen.codec.memory import OVERLAP
-    from regen.corpus.plan import Settings
+    from regen.corpus.plan import ExportSettings
     from regen.media.sizes import parse_size
     from regen.tiling import Tile
 
@@ -135,7 +135,7 @@ def _settings(form: Form, dtype: str) -> "Settings":
             f"{form.fps!r} is no frame rate; give a number or a fraction, such as 24 or 24000/1001."
         ) from None
     size, tile = (None if text is None else parse_size(text) for text in (form.size, form.tile))
-    return Settings(
+    return ExportSettings(
         dtype=dtype,
         size=size,
         fps=fps,

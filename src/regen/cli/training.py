@@ -45,7 +45,7 @@ def recipe_commands(name: str) -> SubcommandApp:
 
 
 def _embedder_training(default: "Recipe") -> Callable[..., None]:
-    from regen.generate.predictor import predictor_of
+    from regen.generate.predictor import load_predictor
     from regen.train.trainer import Recipe, run_recipe
 
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
@@ -73,7 +73,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
             generator = recipe.losses.prediction.generator
             predictor = None
             if generator is not None:
-                predictor = predictor_of(generator, recipe.init.model, world.device)
+                predictor = load_predictor(generator, recipe.init.model, world.device)
             return run_recipe(
                 recipe, data=data, out=out, context=world, resume=resume, cache=cache, predictor=predictor
             )

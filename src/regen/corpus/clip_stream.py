@@ -24,7 +24,7 @@ DEPTH = 2  # chunks of each video that are decoded before they are asked for
 
 
 @dataclass(frozen=True)
-class View:
+class FrameView:
     """What of a video a model sees.
 
     Frames are fitted to `size` (see `data.sizes.fit`); without one their sides are cut down at the centre
@@ -52,16 +52,16 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """Why a sample can't be embedded, in words; nothing comes after it."""
 
     reason: str
 
 
-Decoded = Chunk | LeftOut
+Decoded = Chunk | Skipped
 
 
-def decoded(corpus: Corpus, sample: Sample, view: View) -> Iterator[Decoded]:
+def decoded(corpus: Corpus, sample: Sample, view: FrameView) -> Iterator[Decoded]:
     """The chunks of a sample as they get ready. Raises GoneError when its file can't be had any more."""
     try:
         material = corpus.open(sample)
@@ -74,14 +74,16 @@ def decoded(corpus: Corpus, sample: Sample, view: View) -> Iterator[Decoded]:
             for frames in _chunks(islice(shown, view.frames), view):
                 yield Chunk(frames, *known)
             if reader.damage is not None:
-                yield LeftOut(f"{reader.path}: {reader.damage}.")
+                yield Skipped(f"{reader.path}: {reader.damage}.")
     except GoneError:
         raise
     except VideoError as error:
-        yield LeftOut(str(error))
+        yield Skipped(str(error))
 
 
-def decoded_run(corpus: Corpus, samples: Iterable[Sample], view: View) -> Iterator[tuple[int, Decoded]]:
+def decode_samples(
+    corpus: Corpus, samples: Iterable[Sample], view: FrameView
+) -> Iterator[tuple[int, Decoded]]:
     """The chunks of several samples, one sample after the other, each with the number of its sample."""
     for sample in samples:
         for piece in decoded(corpus, sample, view):
@@ -113,7 +115,7 @@ def at_rate(frames: Iterable[Frame], rate: Fraction, own: Fraction) -> Iterator[
 
 
 @contextmanager
-def side_by_side(streams: Iterable[Iterable[Item]], width: int) -> Iterator[Iterator[Iterator[Item]]]:
+def prefetch_streams(streams: Iterable[Iterable[Item]], width: int) -> Iterator[Iterator[Iterator[Item]]]:
     """In the block: the items of each stream, stream by stream in their order.
 
     The one that is asked for and those after it, `width` in all, are iterated in threads at the same time,
@@ -141,7 +143,9 @@ def side_by_side(streams: Iterable[Iterable[Item]], width: int) -> Iterator[Iter
             threads.close()
 
 
-def _chunks(frames: Iterable[UInt8[Tensor, "h w 3"]], view: View) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+def _chunks(
+    frames: Iterable[UInt8[Tensor, "h w 3"]], view: FrameView
+) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
     """Raises VideoError when the picture is too small, or changes its size on the way."""
     waiting: list[Tensor] = []
     shape: torch.Size | None = None

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.corpus.shards import LENGTHS, SEQUENCE, LatentFacts, LatentManifest, ShardRows, damaged
+from regen.corpus.shards import LENGTHS, SEQUENCE, LatentInfo, LatentManifest, ShardRows, damaged
 from regen.latents import HybridLatents
 
 WHOLE = slice(None)
@@ -62,18 +62,18 @@ class LatentDataset(Dataset):
         return len(self._shards)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Sample `number`: `latents` (chunks c n h w, or hybrid), and all of `LatentFacts` by name."""
+        """Sample `number`: `latents` (chunks c n h w, or hybrid), and all of `LatentInfo` by name."""
         return vars(self.facts(number)) | {"latents": self.latents(number)}
 
-    def facts(self, number: int) -> LatentFacts:
+    def facts(self, number: int) -> LatentInfo:
         """What is known of sample `number`, without its latents. Raises IndexError when there is none."""
         if not 0 <= number < len(self):
             raise IndexError(f"There is no sample {number} among {len(self)}.")
         values: dict[str, Any] = {name: self._numbers[name][number].item() for name in NUMBERS}
-        return LatentFacts(**values | {name: self._text(name, number) for name in TEXTS})
+        return LatentInfo(**values | {name: self._text(name, number) for name in TEXTS})
 
     def column(self, name: str) -> np.ndarray:
-        """A number of `LatentFacts`, such as `chunks` or `label`, of every sample."""
+        """A number of `LatentInfo`, such as `chunks` or `label`, of every sample."""
         return self._numbers[name]
 
     def captions(self, shard: int) -> list[str]:
@@ -117,7 +117,7 @@ class LatentDataset(Dataset):
 class _Columns:
     """The rows of one shard by column; texts lie end to end."""
 
-    def __init__(self, rows: list[LatentFacts]) -> None:
+    def __init__(self, rows: list[LatentInfo]) -> None:
         self.numbers = {
             name: np.array([getattr(row, name) for row in rows], dtype=kind) for name, kind in NUMBERS.items()
         }

@@ -12,8 +12,8 @@ from torch import Tensor
 from regen.codec.chunks import Embedder, pad, to_clip
 from regen.codec.memory import is_oom
 from regen.codec.rate_control import FixedLength, encode_full
-from regen.corpus.clip_stream import Chunk, Decoded, LeftOut
-from regen.corpus.shards import LatentFacts
+from regen.corpus.clip_stream import Chunk, Decoded, Skipped
+from regen.corpus.shards import LatentInfo
 from regen.corpus.sources import Sample
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.latents import HybridLatents, Latents, batch_of, is_finite
@@ -24,7 +24,7 @@ from regen.tiling import Tile
 class Embedded:
     """A whole sample: normalised latents on the CPU, a batch of all its chunks, and what is known of it."""
 
-    facts: LatentFacts
+    facts: LatentInfo
     latents: Latents
 
 
@@ -36,20 +36,20 @@ class _Slot:
     counts: list[int] = field(default_factory=list)  # real frames of each chunk
     latents: list[Latents] = field(default_factory=list)  # of each chunk
     last: Chunk | None = None
-    left_out: LeftOut | None = None
+    left_out: Skipped | None = None
     closed: bool = False
 
     @property
     def is_ready(self) -> bool:
         return self.closed and len(self.latents) == len(self.counts)
 
-    def result(self) -> Embedded | LeftOut:
+    def result(self) -> Embedded | Skipped:
         if self.left_out is not None:
             return self.left_out
         assert self.last is not None, "a video without a frame is damaged, and said to be"
         latents: Latents = batch_of(self.latents)
         last = self.last
-        facts = LatentFacts(
+        facts = LatentInfo(
             key=self.sample.key,
             frames=sum(self.counts),
             frame_rate=last.frame_rate,
@@ -90,7 +90,7 @@ class Embedding:
 
     def run(
         self, streams: Iterable[tuple[Sample, Iterable[Decoded]]]
-    ) -> Iterator[tuple[Sample, Embedded | LeftOut]]:
+    ) -> Iterator[tuple[Sample, Embedded | Skipped]]:
         """Each sample with its latents, or why there are none, in their order.
 
         Raises ValueError when latents are no numbers or a chunk has not so many as it shall keep,
@@ -99,7 +99,7 @@ class Embedding:
         for sample, pieces in streams:
             self._slots.append(slot := _Slot(sample))
             for piece in pieces:
-                if isinstance(piece, LeftOut):
+                if isinstance(piece, Skipped):
                     slot.left_out = piece
                 else:
                     self._add(slot, piece)
@@ -124,7 +124,7 @@ class Embedding:
         if len(self._waiting) == self.batch:
             self._encode_waiting()
 
-    def _ready(self) -> Iterator[tuple[Sample, Embedded | LeftOut]]:
+    def _ready(self) -> Iterator[tuple[Sample, Embedded | Skipped]]:
         while self._slots and self._slots[0].is_ready:
             slot = self._slots.popleft()
             yield slot.sample, slot.result()

@@ -13,10 +13,10 @@ from functools import cache, partial
 
 import torch
 
-from regen.corpus.clip_stream import Decoded, LeftOut, decoded, side_by_side
+from regen.corpus.clip_stream import Decoded, Skipped, decoded, prefetch_streams
 from regen.corpus.embedding import Embedding
-from regen.corpus.plan import Export, LoadModel, Plan, prepare
-from regen.corpus.shards import LatentManifest, LatentShardWriter, is_done
+from regen.corpus.plan import Export, ExportPlan, LoadModel, prepare
+from regen.corpus.shards import LatentManifest, LatentShardWriter, is_complete
 from regen.corpus.sources import Sample
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.pretrained import Autoencoder, silence_logging
@@ -27,7 +27,7 @@ PATIENCE = 0.5  # seconds between two looks at what other processes are doing
 MOST_DECODERS = 16  # threads; further ones hold more memory than they bring
 OnProgress = Callable[[int, int], None]  # samples done; samples in all
 # What decodes the samples of a shard, in their order, side by side: in threads, or elsewhere.
-Decode = Callable[[Plan, list[Sample]], AbstractContextManager[Iterable[Iterable[Decoded]]]]
+Decode = Callable[[ExportPlan, list[Sample]], AbstractContextManager[Iterable[Iterable[Decoded]]]]
 
 
 def export_latents(
@@ -51,21 +51,21 @@ def export_latents(
     if processes == 1 or not plan.missing():
         work(plan, load_once, decoders(1), on_progress)
     else:
-        total = plan.samples_but(())
+        total = plan.count_samples_except(())
         share(
             partial(_work, plan, device, decoders(processes)),
             processes,
-            lambda: on_progress(plan.samples_but(plan.missing()), total),
+            lambda: on_progress(plan.count_samples_except(plan.missing()), total),
         )
     finish(plan)
     return plan.manifest
 
 
-def work(plan: Plan, load_model: LoadModel, decode: Decode, on_progress: OnProgress) -> None:
+def work(plan: ExportPlan, load_model: LoadModel, decode: Decode, on_progress: OnProgress) -> None:
     """Make what is missing, beside other processes, and return when all of it is there."""
-    total = plan.samples_but(())
+    total = plan.count_samples_except(())
     while missing := plan.missing():
-        done = before = plan.samples_but(missing)
+        done = before = plan.count_samples_except(missing)
         for number in missing:
             if make(plan, number, load_model, decode, partial(_tell, on_progress, done, total)):
                 done += plan.corpus.shards[number].samples
@@ -75,7 +75,7 @@ def work(plan: Plan, load_model: LoadModel, decode: Decode, on_progress: OnProgr
 
 
 def make(
-    plan: Plan, number: int, load_model: LoadModel, decode: Decode, on_sample: Callable[[int], object]
+    plan: ExportPlan, number: int, load_model: LoadModel, decode: Decode, on_sample: Callable[[int], object]
 ) -> bool:
     """Make shard `number`; False when another process does, or has done.
 
@@ -85,7 +85,7 @@ def make(
     samples = plan.corpus.samples(number)
     try:
         with plan.claims.claim(name) as place:
-            if place is None or is_done(out, name):
+            if place is None or is_complete(out, name):
                 return False
             model, keys = load_model(), [sample.key for sample in samples]
             hybrid = isinstance(model, HybridAutoencoder)
@@ -117,13 +117,13 @@ def decoders(processes: int) -> Decode:
 
 
 def _in_threads(
-    width: int, plan: Plan, samples: list[Sample]
+    width: int, plan: ExportPlan, samples: list[Sample]
 ) -> AbstractContextManager[Iterable[Iterable[Decoded]]]:
-    return side_by_side((decoded(plan.corpus, sample, plan.view) for sample in samples), width)
+    return prefetch_streams((decoded(plan.corpus, sample, plan.view) for sample in samples), width)
 
 
 def _embed(
-    plan: Plan,
+    plan: ExportPlan,
     samples: list[Sample],
     model: Autoencoder,
     decode: Decode,
@@ -136,14 +136,14 @@ def _embed(
     with decode(plan, samples) as streams:
         results = embedding.run(zip(samples, streams, strict=True))
         for done, (sample, result) in enumerate(results, 1):
-            if isinstance(result, LeftOut):
+            if isinstance(result, Skipped):
                 writer.leave_out(sample.key, result.reason)
             else:
                 writer.add(result.facts, result.latents)
             on_sample(done)
 
 
-def _work(plan: Plan, device: torch.device, decode: Decode, number: int) -> None:
+def _work(plan: ExportPlan, device: torch.device, decode: Decode, number: int) -> None:
     silence_logging()
     load_once = cache(partial(plan.export.load, device_of(number, device)))
     work(plan, load_once, decode, lambda done, total: None)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from regen.codec.rate_control import FixedLength, check_lengths, parse_length
-from regen.corpus.clip_stream import View
-from regen.corpus.shards import MANIFEST, InputShard, LatentManifest, is_done
+from regen.corpus.clip_stream import FrameView
+from regen.corpus.shards import MANIFEST, InputShard, LatentManifest, is_complete
 from regen.corpus.sources import Corpus
 from regen.locks import Claims
 from regen.media.sizes import Size
@@ -22,8 +22,8 @@ LoadModel = Callable[[], Autoencoder]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What must be the same for all latents of a folder; see `View` for `size`, `fps` and `frames`.
+class ExportSettings:
+    """What must be the same for all latents of a folder; see `FrameView` for `size`, `fps` and `frames`.
 
     `dtype` is the precision in which the model computes and `store` that of the latents, both names of
     `regen.runtime.DTYPES`. `batch` chunks go through the model together, in tiles of at most `tile` pixels.
@@ -85,14 +85,14 @@ class Export:
     model: str
     data: tuple[str, ...]
     out: Path
-    settings: Settings
+    settings: ExportSettings
 
     def load(self, device: torch.device) -> Autoencoder:
         return load(self.model, device, DTYPES[self.settings.dtype])
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """An export whose manifest is written; it can be handed to other processes."""
 
     export: Export
@@ -104,23 +104,23 @@ class Plan:
         return Claims(self.export.out / ".work")
 
     @property
-    def view(self) -> View:
+    def view(self) -> FrameView:
         settings, manifest = self.export.settings, self.manifest
         ratio = manifest.spatial_compression_ratio
-        return View(settings.size, settings.fps, settings.frames, manifest.chunk_frames, ratio)
+        return FrameView(settings.size, settings.fps, settings.frames, manifest.chunk_frames, ratio)
 
     def missing(self) -> list[int]:
         """The numbers of the shards that are not there."""
         out = self.export.out
-        return [number for number, shard in enumerate(self.corpus.shards) if not is_done(out, shard.name)]
+        return [number for number, shard in enumerate(self.corpus.shards) if not is_complete(out, shard.name)]
 
-    def samples_but(self, missing: Iterable[int]) -> int:
+    def count_samples_except(self, missing: Iterable[int]) -> int:
         """How many samples there are in all shards but these."""
         shards = self.corpus.shards
         return sum(shard.samples for shard in shards) - sum(shards[number].samples for number in missing)
 
 
-def prepare(export: Export, load_model: LoadModel) -> Plan:
+def prepare(export: Export, load_model: LoadModel) -> ExportPlan:
     """Write the manifest, or check that it is the same as before; `load_model` is called if there is none.
 
     Raises ValueError, one sentence, when the data, the model or the settings are not those of the folder.
@@ -142,7 +142,7 @@ def prepare(export: Export, load_model: LoadModel) -> Plan:
         manifest = LatentManifest.read(export.out)
     _check_settings(manifest, export, weights)
     _check_data(manifest.shards, corpus.shards, export.out)
-    return Plan(export, corpus, manifest)
+    return ExportPlan(export, corpus, manifest)
 
 
 def _manifest(export: Export, corpus: Corpus, weights: str, model: Autoencoder) -> LatentManifest:

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from regen.corpus.clip_stream import Decoded, decoded_run
+from regen.corpus.clip_stream import Decoded, decode_samples
 from regen.corpus.export import PATIENCE, Decode, OnProgress, finish, make
-from regen.corpus.plan import Export, Plan, prepare
-from regen.corpus.shards import LatentManifest, is_done
+from regen.corpus.plan import Export, ExportPlan, prepare
+from regen.corpus.shards import LatentManifest, is_complete
 from regen.corpus.sources import Sample
 from regen.pretrained import find_model, silence_logging
 from regen.runtime import name_of, pick_device, pick_dtype
@@ -64,7 +64,7 @@ class Cluster:
         return wanted or (most if device.type == "cuda" else self.cpus // 2)
 
 
-def usual_dtype(device: torch.device) -> str:
+def default_dtype(device: torch.device) -> str:
     """The precision in which a cluster computes by default; its GPUs are not those of this machine."""
     return "bf16" if device.type == "cuda" else name_of(pick_dtype(None, device))
 
@@ -107,9 +107,9 @@ def export_latents_with_ray(
     count, export = cluster.embedders(device, embedders), _everywhere(export)
     silence_logging()
     plan = prepare(export, partial(export.load, torch.device("cpu")))
-    total = plan.samples_but(())
+    total = plan.count_samples_except(())
     while missing := plan.missing():
-        done = before = plan.samples_but(missing)
+        done = before = plan.count_samples_except(missing)
         on_progress(done, total)
         for row in _results(export, missing, device, min(count, len(missing)), cluster.cpus):
             if row["failure"]:
@@ -134,7 +134,7 @@ class Embedder:
         self._load = cache(partial(export.load, torch.device(device)))
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _plan(self) -> ExportPlan:
         silence_logging()
         return prepare(self._export, self._load)
 
@@ -149,13 +149,13 @@ class Embedder:
         except (ValueError, OSError, MemoryError) as error:
             return {"shard": number, "done": False, "failure": str(error)}
         # Also when another made it, such as the actor that died before it could say so.
-        done = is_done(self._export.out, self._plan.corpus.shards[number].name)
+        done = is_complete(self._export.out, self._plan.corpus.shards[number].name)
         return {"shard": number, "done": done, "failure": ""}
 
 
 @contextmanager
 def _in_tasks(
-    corpus: Any, tasks: int, plan: Plan, samples: list[Sample]
+    corpus: Any, tasks: int, plan: ExportPlan, samples: list[Sample]
 ) -> Iterator[Iterator[Iterator[Decoded]]]:
     """In the block: what each sample is decoded to, in their order, by up to `tasks` tasks at a time.
 
@@ -163,7 +163,7 @@ def _in_tasks(
     """
     ray = _ray()
     options = {"num_cpus": 1, "max_retries": -1, "num_returns": "streaming"}
-    remote = ray.remote(**options, _generator_backpressure_num_objects=DEPTH)(decoded_run)
+    remote = ray.remote(**options, _generator_backpressure_num_objects=DEPTH)(decode_samples)
     runs = (samples[start : start + RUN] for start in range(0, len(samples), RUN))
     begun = deque[Any]()
 

@@ -2,7 +2,7 @@
 
     manifest.json      the model, its normalisation, the settings, and the input shards
     NAME.safetensors   one tensor for each sample of the input shard NAME, under the sample's key
-    NAME.json          its samples in their order (see `LatentFacts`), and those that were left out, with why
+    NAME.json          its samples in their order (see `LatentInfo`), and those that were left out, with why
 
 A tensor has the shape "chunks channels frames height width": chunk by chunk what the model's `encode` gives,
 normalised, with as many latent frames as a chunk has (2 for REGEN; 1 for an image, which is one chunk). A
@@ -40,7 +40,7 @@ ENTRY_BYTES = 256  # of the header for one tensor, beside its name: more than it
 
 
 @dataclass(frozen=True)
-class LatentFacts:
+class LatentInfo:
     """What is known of a sample: `frames` frames of `height` x `width` pixels, `frame_rate` a second.
 
     `chunks` of `latent_frames` each stand for them, the last chunk for `last_frames` frames. The source had
@@ -137,7 +137,7 @@ class LatentManifest:
 
     def missing(self, folder: Path) -> list[InputShard]:
         """The input shards whose latents are not there yet."""
-        return [shard for shard in self.shards if not is_done(folder, shard.name)]
+        return [shard for shard in self.shards if not is_complete(folder, shard.name)]
 
     def command(self, folder: Path) -> str:
         """The command that finishes the export."""
@@ -148,7 +148,7 @@ class LatentManifest:
 class ShardRows:
     """The content of NAME.json; `bytes` is the size of NAME.safetensors, `left_out` tells why by key."""
 
-    samples: list[LatentFacts]
+    samples: list[LatentInfo]
     left_out: dict[str, str]
     bytes: int
 
@@ -159,7 +159,7 @@ class ShardRows:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             rows = cls(
-                [LatentFacts(**row) for row in content["samples"]], content["left_out"], content["bytes"]
+                [LatentInfo(**row) for row in content["samples"]], content["left_out"], content["bytes"]
             )
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(damaged(folder, name, f"{name}.json can't be read")) from None
@@ -170,7 +170,7 @@ class ShardRows:
         return rows
 
 
-def is_done(folder: Path, name: str) -> bool:
+def is_complete(folder: Path, name: str) -> bool:
     """Whether the latents of the input shard `name` are there."""
     return (folder / f"{name}.json").is_file()
 
@@ -199,7 +199,7 @@ class LatentShardWriter:
         self._hybrid = hybrid
         self._room = -(-room // 8) * 8  # the values begin at a multiple of 8 bytes
         self._header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        self._samples: list[LatentFacts] = []
+        self._samples: list[LatentInfo] = []
         self._left_out: dict[str, str] = {}
         self._bytes = 0
 
@@ -208,7 +208,7 @@ class LatentShardWriter:
         self._file.seek(8 + self._room)
         return self
 
-    def add(self, facts: LatentFacts, latents: Float[Tensor, "chunks c n h w"] | HybridLatents) -> None:
+    def add(self, facts: LatentInfo, latents: Float[Tensor, "chunks c n h w"] | HybridLatents) -> None:
         """Append a sample, in the precision that `latents` has; hybrid ones are a batch of all its chunks."""
         assert latents.shape[0] == facts.chunks and latents.shape[2] == facts.latent_frames
         assert isinstance(latents, HybridLatents) == self._hybrid == (facts.tokens >= 0), facts.key

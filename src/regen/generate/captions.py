@@ -3,9 +3,9 @@
     states     "tokens d", bf16: the states of the tokens of all captions, sample after sample
     lengths    how many tokens each sample has (int64); an empty caption has none
 
-FINGERPRINT is that of the text encoder (see `TextSource`), so the captions can be there for several encoders.
+FINGERPRINT is that of the text encoder (see `TextEncoderSource`), so the captions can be there for several encoders.
 The metadata of a file has a hash of the captions: when they are others, they are embedded anew.
-"""
+"""  # noqa: E501
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regen.corpus.dataset import LatentDataset
-from regen.generate.text import TextEncoder, TextSource
+from regen.generate.text import TextEncoder, TextEncoderSource
 
 BATCH = 64  # captions at a time
 
@@ -33,7 +33,7 @@ def caption_path(folder: Path, shard: str, fingerprint: str) -> Path:
 
 def embed_captions(
     dataset: LatentDataset,
-    source: TextSource,
+    source: TextEncoderSource,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     on_progress: Callable[[int, int], None] | None = None,
@@ -58,11 +58,11 @@ def embed_captions(
         )
         if not _is_there(path, captions):
             missing[path] = captions
-    total, done = sum(len(_different(captions)) for captions in missing.values()), 0
+    total, done = sum(len(_unique(captions)) for captions in missing.values()), 0
     encoder = source.load(device, dtype) if missing else None
     for path, captions in missing.items():
         assert encoder is not None
-        different, embedded = _different(captions), {"": torch.empty(0, encoder.width, dtype=torch.bfloat16)}
+        different, embedded = _unique(captions), {"": torch.empty(0, encoder.width, dtype=torch.bfloat16)}
         for start in range(0, len(different), BATCH):
             batch = different[start : start + BATCH]
             embedded |= zip(batch, _states(encoder, batch), strict=True)
@@ -114,13 +114,13 @@ class CaptionStates:
             return file.get_slice("states")[start : start + length]
 
 
-def _different(captions: list[str]) -> list[str]:
+def _unique(captions: list[str]) -> list[str]:
     return [caption for caption in dict.fromkeys(captions) if caption]
 
 
 def _states(encoder: TextEncoder, captions: list[str]) -> list[Float[Tensor, "_ d"]]:
     found = encoder(captions)
-    states, lengths = found.states.to("cpu", torch.bfloat16), found.keep.sum(1).tolist()
+    states, lengths = found.states.to("cpu", torch.bfloat16), found.mask.sum(1).tolist()
     return [row[:length].clone() for row, length in zip(states, lengths, strict=True)]
 
 

@@ -18,41 +18,43 @@ class Condition:
 
     label: Int64[Tensor, " b"] | None = None
     text: Float[Tensor, "b m e"] | None = None
-    keep: Bool[Tensor, "b m"] | None = None
+    text_mask: Bool[Tensor, "b m"] | None = None
 
     @classmethod
-    def of(cls, batch: dict[str, Tensor]) -> "Condition":
+    def from_batch(cls, batch: dict[str, Tensor]) -> "Condition":
         """That of a training batch."""
-        return cls(batch.get("label"), batch.get("text"), batch.get("text_keep"))
+        return cls(batch.get("label"), batch.get("text"), batch.get("text_mask"))
 
-    def absent(self) -> "Condition":
+    def unconditional(self) -> "Condition":
         """As many samples without condition, as classifier-free guidance asks for."""
         label = None if self.label is None else torch.full_like(self.label, -1)
-        return Condition(label, self.text, None if self.keep is None else torch.zeros_like(self.keep))
+        return Condition(
+            label, self.text, None if self.text_mask is None else torch.zeros_like(self.text_mask)
+        )
 
-    def dropped(self, share: float, generators: list[torch.Generator]) -> "Condition":
+    def dropout(self, share: float, generators: list[torch.Generator]) -> "Condition":
         """The same, with each sample losing its condition by chance, decided by its own generator."""
         draws = torch.stack([torch.rand((), generator=each, device=each.device) for each in generators])
-        label, keep = self.label, self.keep
+        label, keep = self.label, self.text_mask
         if label is not None:
             label = torch.where(draws.to(label.device) < share, -1, label)
         if keep is not None:
             keep = keep & (draws.to(keep.device) >= share)[:, None]
-        return replace(self, label=label, keep=keep)
+        return replace(self, label=label, text_mask=keep)
 
-    def beside(self, other: "Condition") -> "Condition":
+    def concat(self, other: "Condition") -> "Condition":
         """A batch of both, this one first; texts are filled up to the longer one."""
         if self.label is not None and other.label is not None:
             return Condition(label=torch.cat([self.label, other.label]))
-        if self.text is None or other.text is None or self.keep is None or other.keep is None:
+        if self.text is None or other.text is None or self.text_mask is None or other.text_mask is None:
             return Condition()
         longest = max(self.text.shape[1], other.text.shape[1])
         texts = [F.pad(one, (0, 0, 0, longest - one.shape[1])) for one in (self.text, other.text)]
-        keeps = [F.pad(one, (0, longest - one.shape[1])) for one in (self.keep, other.keep)]
-        return Condition(text=torch.cat(texts), keep=torch.cat(keeps))
+        keeps = [F.pad(one, (0, longest - one.shape[1])) for one in (self.text_mask, other.text_mask)]
+        return Condition(text=torch.cat(texts), text_mask=torch.cat(keeps))
 
     def to(self, device: torch.device) -> "Condition":
-        values = (None if one is None else one.to(device) for one in (self.label, self.text, self.keep))
+        values = (None if one is None else one.to(device) for one in (self.label, self.text, self.text_mask))
         return Condition(*values)
 
 
@@ -63,10 +65,10 @@ class ConditionEmbedding(nn.Module):
     of its tokens can be seen.
     """
 
-    def __init__(self, width: int, classes: int, text_width: int | None):
+    def __init__(self, width: int, num_classes: int, text_width: int | None):
         super().__init__()
-        self.classes = classes
-        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.num_classes = num_classes
+        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
         if self.label is not None:
             nn.init.normal_(self.label.weight)  # much below 1, the noise level drowns it and it is not learnt
         self.text_norm = nn.LayerNorm(text_width) if text_width else None
@@ -81,12 +83,12 @@ class ConditionEmbedding(nn.Module):
         """The vector, and the tokens of the text with which of them are there; None without condition."""
         if self.label is not None:
             assert condition.label is not None, "the generator knows classes"
-            label = torch.where(condition.label < 0, self.classes, condition.label)
+            label = torch.where(condition.label < 0, self.num_classes, condition.label)
             return self.label(label), None, None
         if self.text_norm is None:
             return None, None, None
-        assert condition.text is not None and condition.keep is not None, "the generator knows texts"
-        keep = condition.keep
+        assert condition.text is not None and condition.text_mask is not None, "the generator knows texts"
+        keep = condition.text_mask
         states = self.text_norm(condition.text.to(self.text_norm.weight.dtype))
         total = (states * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp_min(1)
         pooled = torch.where(keep.any(1, keepdim=True), self.text_pool(total), self.without_text)

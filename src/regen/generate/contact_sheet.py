@@ -14,7 +14,7 @@ MANY = 6  # videos; more stand in two columns
 GAP, GREY = 6, (235, 235, 235)
 
 
-def write_sheet(path: Path, videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:
+def write_contact_sheet(path: Path, videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:
     """Write the picture of videos of one size, each with its caption."""
     strips = [(_strip(video), caption) for video, caption in videos]
     width, height = strips[0][0].size

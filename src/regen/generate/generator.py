@@ -37,53 +37,53 @@ class GeneratorConfig:
     width: int = 1024
     depth: int = 24
     heads: int = 16
-    joint_depth: int = 0
+    num_joint_layers: int = 0
     """Of `depth` blocks the first so many have weights of their own for the text (MMDiT: all); with classes
     it is 0."""
     patch_size: int = 2
     """Latent places on a side that become one token."""
-    timestep: Level = "adaln_zero"
+    timestep_conditioning: Level = "adaln_zero"
     """How noise level and condition act: through one projection that all blocks share (adaln_single), or one
     in each block (adaln_zero)."""
     condition_dropout: float = 0.1
     """Share of the samples that are trained without text or class, for classifier-free guidance."""
-    given_share: float = 0.15
+    given_frames_prob: float = 0.15
     """Share of the videos of which the first content latent, or the first chunks, are given without noise:
     what turns an image into a video, and goes on with one."""
-    shift: float = 1.0
+    timestep_shift: float = 1.0
     """Noise levels t become s t / (1 + (s - 1) t), in training and sampling: above 1, more of them are high
     (arXiv 2403.03206, Eq. 23)."""
 
 
 @dataclass(frozen=True)
-class LatentSource:
+class LatentSpec:
     """What a generator has to know of the latents that it makes, and of the videos that it was trained on."""
 
     embedder: str = ""
     """The name of the embedder; `weights` is the hash of its weights, `encoder` that of its encoder alone."""
-    weights: str = ""
-    encoder: str = ""
+    weights_hash: str = ""
+    encoder_hash: str = ""
     channels: int = 8
     chunk_frames: int = 5
     """Frames that one chunk stands for; `chunk_latents` latent frames do."""
     chunk_latents: int = 2
-    place: int = 8
+    spatial_compression_ratio: int = 8
     """Pixels on a side of one place of the latents."""
     has_sequence: bool = False
     """Whether there are 1D latents; `region` is the side of a region that has its own ones, in places, and
     `queries` the most that a region of a chunk can have, which bounds its side."""
-    region: int | None = None
-    queries: int | None = None
+    region_size: int | None = None
+    num_queries: int | None = None
     length_counts: tuple[tuple[int, ...], ...] = ()
     """For each class, or for all together: how many regions had 0, 1, 2 ... 1D latents in training."""
     frame_rate: float = 25.0
     sizes: tuple[tuple[int, int], ...] = ()
     """Height and width in pixels of the videos in training, the frequent ones first."""
-    chunks: int = 1
+    max_chunks: int = 1
     """The most chunks in a row in training."""
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> "LatentSource":
+    def from_dict(cls, content: dict[str, Any]) -> "LatentSpec":
         """From JSON, which has lists for tuples."""
         values = {field.name: content[field.name] for field in fields(cls) if field.name in content}
         for name in ("sizes", "length_counts"):
@@ -94,7 +94,7 @@ class LatentSource:
 class LatentGenerator(ModelMixin, ConfigMixin):
     """A latent diffusion model with the conventions of a diffusers model.
 
-    `source` holds the fields of a `LatentSource`. Given are `classes` (their names), or `text_width` (of the
+    `source` holds the fields of a `LatentSpec`. Given are `classes` (their names), or `text_width` (of the
     states of the text encoder that `text` tells of: its `name`, `fingerprint` and `max_tokens`), or neither
     for a model without condition.
     """
@@ -109,38 +109,38 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         width: int = 1024,
         depth: int = 24,
         heads: int = 16,
-        joint_depth: int = 0,
+        num_joint_layers: int = 0,
         patch_size: int = 2,
-        timestep: Level = "adaln_zero",
+        timestep_conditioning: Level = "adaln_zero",
         condition_dropout: float = 0.1,
-        given_share: float = 0.15,
-        shift: float = 1.0,
-        source: dict[str, Any] | None = None,
+        given_frames_prob: float = 0.15,
+        timestep_shift: float = 1.0,
+        latent_spec: dict[str, Any] | None = None,
         classes: list[str] | None = None,
         text_width: int | None = None,
-        text: dict[str, Any] | None = None,
+        text_encoder: dict[str, Any] | None = None,
     ):
         super().__init__()
         _check(self.config)
-        own = self.source = LatentSource.of(source or {})
-        self.layout = TokenLayout(own.chunk_latents, patch_size, own.region, own.queries)
-        values = self.source.channels * patch_size**2
+        own = self.latent_spec = LatentSpec.from_dict(latent_spec or {})
+        self.layout = TokenLayout(own.chunk_latents, patch_size, own.region_size, own.num_queries)
+        values = self.latent_spec.channels * patch_size**2
         self.embed = nn.Linear(values, width)
-        self.kinds = nn.Embedding(4 if self.source.has_sequence else 2, width)
+        self.kinds = nn.Embedding(4 if self.latent_spec.has_sequence else 2, width)
         nn.init.normal_(self.kinds.weight, std=0.2)
         self.given = nn.Parameter(torch.zeros(width))  # zero: given frames begin like the others
         self.noise_level = NoiseLevelEmbedding(width)
         self.condition = ConditionEmbedding(width, len(classes or ()), text_width)
-        self.transformer = LatentTransformer(width, depth, heads, joint_depth, timestep)
+        self.transformer = LatentTransformer(width, depth, heads, num_joint_layers, timestep_conditioning)
         self.out = zero_linear(width, values)
-        if self.source.has_sequence:
-            self.embed_sequence = nn.Linear(self.source.channels, width)
+        if self.latent_spec.has_sequence:
+            self.embed_sequence = nn.Linear(self.latent_spec.channels, width)
             self.index = nn.Linear(INDEX_WIDTH, width)
             self.length = nn.Linear(INDEX_WIDTH, width)
-            self.out_sequence = zero_linear(width, self.source.channels)
+            self.out_sequence = zero_linear(width, self.latent_spec.channels)
 
     @property
-    def is_told_something(self) -> bool:
+    def is_conditional(self) -> bool:
         """Whether there are classes or texts; without them there is nothing to guide it by."""
         return bool(self.config.classes or self.config.text_width)
 
@@ -162,7 +162,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         noisy: Latents,
         t: Float[Tensor, " #b"],
         condition: Condition,
-        given: Bool[Tensor, "b f"] | None = None,
+        given_mask: Bool[Tensor, "b f"] | None = None,
     ) -> Latents:
         """v = ε - x_0 as the model sees it in latents at noise level t (`regen.diffusion`), in their form.
 
@@ -173,16 +173,16 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         structural, *rest = parts_of(noisy)
         grid, patch = self.layout.grid(*structural.shape[2:]), self.config.patch_size
         x = self.embed(patchify(structural.to(self.embed.weight.dtype), patch))
-        x = x + self.kinds(self.layout.kinds(grid, x.device))
-        if given is not None:
-            x = x + given.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given
+        x = x + self.kinds(self.layout.token_types(grid, x.device))
+        if given_mask is not None:
+            x = x + given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given
         positions, keep, count = self.layout.positions(grid, x.device), None, x.shape[1]
         if isinstance(noisy, HybridLatents):
             x, positions, keep = self._with_sequence(x, positions, noisy, grid)
-        pooled, text, text_keep = self.condition(condition)
+        pooled, text, text_mask = self.condition(condition)
         level = self.noise_level(t.to(x.device).expand(len(x)))
         level = level if pooled is None else level + pooled
-        x = self.transformer(x, positions, level, keep, text, text_keep)
+        x = self.transformer(x, positions, level, keep, text, text_mask)
         answers = [unpatchify(self.out(x[:, :count]), grid, patch)]
         for sequence in rest:
             tokens = x[:, count : count + sequence.shape[2]]
@@ -194,10 +194,10 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         noisy: Latents,
         t: Float[Tensor, " #b"],
         condition: Condition,
-        given: Bool[Tensor, "b f"] | None = None,
+        given_mask: Bool[Tensor, "b f"] | None = None,
     ) -> Latents:
         """See `velocity`."""
-        return self.velocity(noisy, t, condition, given)
+        return self.velocity(noisy, t, condition, given_mask)
 
     def loss(
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
@@ -205,16 +205,16 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         """‖v - v̂‖² of latents at logit-normal noise levels, the sum over their kinds (spec A15, B8).
 
         `batch`: `latents` (b c f y x, normalised; where there are 1D latents with `sequence`, b c s, and
-        `lengths`, b r), and `label` (b), or `text` (b m e) and `text_keep` (b m). All that is random about a
+        `lengths`, b r), and `label` (b), or `text` (b m e) and `text_mask` (b m). All that is random about a
         sample comes from its own one of the `generators`.
         """
         clean = latents_in(batch)
         parts = [part.float() for part in parts_of(clean)]
         t = diffusion.draw_noise_levels(0.0, generators, "logit_normal").to(parts[0].device)
-        t = shifted(t, self.config.shift)
-        condition = Condition.of(batch).dropped(self.config.condition_dropout, generators)
-        given = self._draw_given(parts[0], generators)
-        counted = self.layout.counted(clean, given)
+        t = shift_noise_levels(t, self.config.timestep_shift)
+        condition = Condition.from_batch(batch).dropout(self.config.condition_dropout, generators)
+        given = self._sample_given_mask(parts[0], generators)
+        counted = self.layout.unknown_masks(clean, given)
         noise = noise_like(clean, generators)
         noisy = [
             torch.where(unknown, diffusion.add_noise(part, e, t), part)
@@ -241,15 +241,15 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         """The tokens of the grid, then those of the 1D latents and of how many each region has."""
         tokens = self.layout.sequence(noisy)
         own = self.embed_sequence(noisy.sequence.mT.to(x.dtype)) + self.kinds.weight[SEQUENCE]
-        own = own + self.index(_features(tokens.number).to(x.dtype))
+        own = own + self.index(_features(tokens.index).to(x.dtype))
         counts = self.length(_features(noisy.lengths).to(x.dtype)) + self.kinds.weight[LENGTH]
-        centres = self.layout.centres(grid, x.device).expand(len(x), -1, -1)
-        keep = [x.new_ones(x.shape[:2], dtype=torch.bool), tokens.there]
+        centres = self.layout.region_centres(grid, x.device).expand(len(x), -1, -1)
+        keep = [x.new_ones(x.shape[:2], dtype=torch.bool), tokens.mask]
         keep.append(x.new_ones(counts.shape[:2], dtype=torch.bool))
         places = [positions.expand(len(x), -1, -1), tokens.positions, centres]
         return torch.cat([x, own, counts], dim=1), torch.cat(places, dim=1), torch.cat(keep, dim=1)
 
-    def _draw_given(
+    def _sample_given_mask(
         self, structural: Float[Tensor, "b c f y x"], generators: list[torch.Generator]
     ) -> Bool[Tensor, "b f"]:
         """Which latent frames are known: of some videos the first content latent, or the first chunks."""
@@ -259,13 +259,13 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         chunks = -(-frames // self.layout.chunk_latents)
         whole = self.layout.chunk_latents * (1 + (share * (chunks - 1)).long())
         count = torch.where(kind < 0.5, 1, whole) if chunks > 1 else torch.ones_like(whole)
-        count = torch.where(chance < self.config.given_share, count, 0)
+        count = torch.where(chance < self.config.given_frames_prob, count, 0)
         if frames == 1:
             count = torch.zeros_like(count)
         return torch.arange(frames, device=device) < count[:, None]
 
 
-def shifted(t: T, shift: float) -> T:
+def shift_noise_levels(t: T, shift: float) -> T:
     """Noise levels, a number or a tensor of them, moved up: s t / (1 + (s - 1) t)."""
     return shift * t / (1 + (shift - 1) * t)
 
@@ -279,13 +279,14 @@ def _features(numbers: Int64[Tensor, "b s"]) -> Float[Tensor, "b s e"]:
 def _check(config: FrozenDict) -> None:
     """Raises ValueError for options that exclude each other."""
     width, heads = config.width, config.heads
-    shares = (config.condition_dropout, config.given_share)
+    shares = (config.condition_dropout, config.given_frames_prob)
     wants = {
         f"a width that {heads} heads divide into even parts, not {width}": width % (2 * heads) == 0,
-        "from 0 to depth blocks for text": 0 <= config.joint_depth <= config.depth,
-        "no joint blocks without text": config.text_width is not None or config.joint_depth == 0,
+        "from 0 to depth blocks for text": 0 <= config.num_joint_layers <= config.depth,
+        "no joint blocks without text": config.text_width is not None or config.num_joint_layers == 0,
         "classes or text, not both": not (config.classes and config.text_width),
-        "shares from 0 to 1 and a shift above 0": all(0 <= one <= 1 for one in shares) and config.shift > 0,
+        "shares from 0 to 1 and a shift above 0": all(0 <= one <= 1 for one in shares)
+        and config.timestep_shift > 0,
         "a patch of 1 place or more": config.patch_size >= 1,
     }
     for wanted, fulfilled in wants.items():

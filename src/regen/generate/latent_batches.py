@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import Key
 from regen.generate.captions import CaptionStates
-from regen.generate.tokens import in_a_row
+from regen.generate.tokens import concat_chunks
 from regen.latents import HybridLatents, Latents, batch_of
 from regen.runtime import generator_for
 
@@ -25,7 +25,7 @@ CAUSAL = ("AutoencoderRegen", "AutoencoderMagvit2")  # the first latent frame of
 class LatentStage:
     """A part of the training, up to `until`."""
 
-    tokens: int
+    tokens_per_batch: int
     """Places of latents in a batch of all processes together, about: as many samples as have them."""
     image_share: float = 0.2
     """Share of the batches that are images; 1 for images alone."""
@@ -37,7 +37,12 @@ class LatentStage:
     """Height and width in pixels of the samples to take; without any, all."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 1 or not self.chunks or min(self.chunks) < 1 or not 0 <= self.image_share <= 1:
+        if (
+            self.tokens_per_batch < 1
+            or not self.chunks
+            or min(self.chunks) < 1
+            or not 0 <= self.image_share <= 1
+        ):
             raise ValueError("A stage needs at least 1 token and 1 chunk, and a share of images from 0 to 1.")
 
 
@@ -48,7 +53,7 @@ class Bucket:
     chunks: int
     height: int
     width: int
-    numbers: np.ndarray
+    indices: np.ndarray
 
 
 class LatentBatches(Dataset):
@@ -59,7 +64,7 @@ class LatentBatches(Dataset):
         latents      "b c f y x" in fp32: of an image (f = 1) or some chunks in a row; with 1D latents also
         sequence     "b c s" and lengths "b r"
         label        (b) the class, -1 without one; or
-        text         "b m e" and text_keep "b m", the states of the caption, filled up
+        text         "b m e" and text_mask "b m", the states of the caption, filled up
         rows, batch_size, progress    as in `regen.data.tasks.TrainingBatches`
 
     Images are those of the data and, where the embedder is causal, the first latent frame of any chunk. A
@@ -71,26 +76,26 @@ class LatentBatches(Dataset):
     def __init__(
         self,
         dataset: LatentDataset,
-        numbers: np.ndarray,
+        indices: np.ndarray,
         stages: Sequence[LatentStage],
         steps: int,
         seed: int,
-        texts: CaptionStates | None = None,
-        has_classes: bool = False,
+        captions: CaptionStates | None = None,
+        class_conditional: bool = False,
     ):
         ends = [stage.until for stage in stages]
         if not stages or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(
                 f"The stages of a training must end in rising order and the last at 1, not {ends}."
             )
-        self.dataset, self.numbers, self.stages, self.steps = dataset, numbers, tuple(stages), steps
-        self.seed, self.texts, self.has_classes = seed, texts, has_classes
+        self.dataset, self.indices, self.stages, self.steps = dataset, indices, tuple(stages), steps
+        self.seed, self.captions, self.class_conditional = seed, captions, class_conditional
         is_short = dataset.column("last_frames") < dataset.manifest.chunk_frames
         self.whole_chunks = dataset.column("chunks") - is_short
         self.buckets = {
             (stage, chunks): self._buckets(stage, chunks)
             for stage in self.stages
-            for chunks in _numbers_of_chunks(stage)
+            for chunks in _chunk_counts(stage)
         }
 
     def __len__(self) -> int:
@@ -105,9 +110,9 @@ class LatentBatches(Dataset):
         modality, which, where = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         chunks = 0 if modality < stage.image_share else stage.chunks[int(which * len(stage.chunks))]
         buckets = self.buckets[stage, chunks]
-        ends = np.cumsum([len(bucket.numbers) for bucket in buckets])
+        ends = np.cumsum([len(bucket.indices) for bucket in buckets])
         bucket = buckets[int(np.searchsorted(ends, where * ends[-1], side="right"))]
-        count = self._count(stage, bucket)
+        count = self._batch_size(stage, bucket)
         if count < parts:
             raise ValueError(
                 f"A batch of {count} samples can't be divided into {parts} parts; use fewer processes, fewer "
@@ -128,7 +133,7 @@ class LatentBatches(Dataset):
             draws = torch.rand(
                 2, generator=generator_for(self.seed, SAMPLE_STREAM, step, row), dtype=torch.float64
             )
-            number = int(bucket.numbers[int(draws[0] * len(bucket.numbers))])
+            number = int(bucket.indices[int(draws[0] * len(bucket.indices))])
             chosen.append(number)
             latents.append(self._latents(number, bucket.chunks, float(draws[1])))
         whole = batch_of(latents)
@@ -142,16 +147,16 @@ class LatentBatches(Dataset):
         """Some chunks in a row of a sample, or an image of it."""
         there = int((self.whole_chunks if chunks else self.dataset.column("chunks"))[number])
         start = int(draw * (there - max(1, chunks) + 1))
-        latents = in_a_row(self.dataset.latents(number, slice(start, start + max(1, chunks))))
+        latents = concat_chunks(self.dataset.latents(number, slice(start, start + max(1, chunks))))
         return latents[:, :1] if chunks == 0 and isinstance(latents, Tensor) else latents
 
     def _conditions(self, numbers: list[int]) -> dict[str, Tensor]:
-        if self.has_classes:
+        if self.class_conditional:
             return {"label": torch.from_numpy(self.dataset.column("label")[numbers].astype(np.int64))}
-        if self.texts is None:
+        if self.captions is None:
             return {}
-        states = [self.texts.states(number) for number in numbers]
-        return padded(states, self.texts.longest)
+        states = [self.captions.states(number) for number in numbers]
+        return pad_text(states, self.captions.longest)
 
     def _buckets(self, stage: LatentStage, chunks: int) -> list[Bucket]:
         column = self.dataset.column
@@ -160,7 +165,7 @@ class LatentBatches(Dataset):
             fits = images | (self.dataset.manifest.model_class in CAUSAL)
         else:
             fits = ~images & (self.whole_chunks >= chunks)
-        fits = fits & np.isin(np.arange(len(self.dataset)), self.numbers)
+        fits = fits & np.isin(np.arange(len(self.dataset)), self.indices)
         sizes = np.stack([column("height"), column("width")], axis=1)
         kinds = np.unique(sizes[fits], axis=0)
         wanted = [tuple(size) for size in kinds.tolist() if not stage.sizes or tuple(size) in stage.sizes]
@@ -175,26 +180,26 @@ class LatentBatches(Dataset):
             for height, width in wanted
         ]
 
-    def least(self) -> int:
+    def min_batch_size(self) -> int:
         """Samples of the smallest batch that may come."""
         buckets = ((stage, bucket) for (stage, _), row in self.buckets.items() for bucket in row)
-        return min(self._count(stage, bucket) for stage, bucket in buckets)
+        return min(self._batch_size(stage, bucket) for stage, bucket in buckets)
 
-    def _count(self, stage: LatentStage, bucket: Bucket) -> int:
+    def _batch_size(self, stage: LatentStage, bucket: Bucket) -> int:
         side = self.dataset.manifest.spatial_compression_ratio
-        frames = int(self.dataset.column("latent_frames")[bucket.numbers[0]]) * bucket.chunks or 1
+        frames = int(self.dataset.column("latent_frames")[bucket.indices[0]]) * bucket.chunks or 1
         places = -(-bucket.height // side) * -(-bucket.width // side) * frames
-        return max(1, round(stage.tokens / places))
+        return max(1, round(stage.tokens_per_batch / places))
 
 
-def padded(states: Sequence[Float[Tensor, "_ e"]], longest: int) -> dict[str, Tensor]:
-    """States of texts as one batch of `longest` tokens, or the next multiple of 8: `text` and `text_keep`."""
+def pad_text(states: Sequence[Float[Tensor, "_ e"]], longest: int) -> dict[str, Tensor]:
+    """States of texts as one batch of `longest` tokens, or the next multiple of 8: `text` and `text_mask`."""
     length = max(8, -(-longest // 8) * 8)
     counts = torch.tensor([len(one) for one in states])
     text = torch.stack([F.pad(one, (0, 0, 0, length - len(one))) for one in states])
-    return {"text": text, "text_keep": torch.arange(length) < counts[:, None]}
+    return {"text": text, "text_mask": torch.arange(length) < counts[:, None]}
 
 
-def _numbers_of_chunks(stage: LatentStage) -> list[int]:
+def _chunk_counts(stage: LatentStage) -> list[int]:
     images = [0] if stage.image_share > 0 else []
     return [*images, *(stage.chunks if stage.image_share < 1 else ())]

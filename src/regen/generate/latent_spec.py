@@ -6,12 +6,12 @@ import numpy as np
 
 from regen.corpus.dataset import LatentDataset
 from regen.corpus.shards import LatentManifest
-from regen.generate.generator import LatentSource
+from regen.generate.generator import LatentSpec
 from regen.generate.latent_batches import LatentStage
 from regen.latents import HybridLatents
 from regen.pretrained import encoder_hash, find_model, stored_config, weights_hash
 
-LENGTHS_LOOKED_AT = 2000  # samples, for how many 1D latents regions have
+MAX_LENGTH_SAMPLES = 2000  # samples, for how many 1D latents regions have
 
 
 def class_names(dataset: LatentDataset) -> list[str]:
@@ -26,7 +26,7 @@ def class_names(dataset: LatentDataset) -> list[str]:
     return [names.get(number, str(number)) for number in range(max([count, *(one + 1 for one in names)]))]
 
 
-def source_of(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: bool) -> LatentSource:
+def make_latent_spec(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: bool) -> LatentSpec:
     """What a generator has to know of these latents, of which its training takes those of `stages`."""
     manifest, column = dataset.manifest, dataset.column
     videos = column("frames") > 1
@@ -38,21 +38,21 @@ def source_of(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: b
     sizes = [tuple(kinds[i].tolist()) for i in np.argsort(-numbers, kind="stable")]
     hybrid = bool((column("tokens") >= 0).any())
     embedder = stored_config(find_model(manifest.model)) if hybrid else {}
-    return LatentSource(
+    return LatentSpec(
         embedder=manifest.model,
-        weights=manifest.weights,
-        encoder=encoder_of(manifest),
+        weights_hash=manifest.weights,
+        encoder_hash=encoder_of(manifest),
         channels=manifest.latent_channels,
         chunk_frames=manifest.chunk_frames if videos.any() else 1,
         chunk_latents=int(column("latent_frames").max()),
-        place=manifest.spatial_compression_ratio,
+        spatial_compression_ratio=manifest.spatial_compression_ratio,
         has_sequence=hybrid,
-        region=embedder.get("region_size"),
-        queries=embedder.get("num_queries"),
+        region_size=embedder.get("region_size"),
+        num_queries=embedder.get("num_queries"),
         length_counts=length_counts(dataset, by_class) if hybrid else (),
         frame_rate=float(np.median(column("frame_rate")[videos])) if videos.any() else 25.0,
         sizes=tuple(size for size in sizes if not wanted or size in wanted),
-        chunks=max(number for stage in stages for number in stage.chunks),
+        max_chunks=max(number for stage in stages for number in stage.chunks),
     )
 
 
@@ -73,7 +73,7 @@ def length_counts(dataset: LatentDataset, by_class: bool) -> tuple[tuple[int, ..
     videos = dataset.column("frames") > 1
     chosen = videos if videos.any() else ~videos
     numbers = np.flatnonzero(chosen & (labels >= 0) if (chosen & (labels >= 0)).any() else chosen)
-    step = max(1, len(numbers) // LENGTHS_LOOKED_AT)
+    step = max(1, len(numbers) // MAX_LENGTH_SAMPLES)
     found: list[tuple[int, np.ndarray]] = []
     for number in numbers[::step].tolist():
         latents = dataset.latents(number)

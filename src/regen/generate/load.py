@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from regen.generate.generator import LatentGenerator
-from regen.generate.predictor import goes_with
+from regen.generate.predictor import matches_embedder
 from regen.generate.text import TextEncoder, find_text_encoder
-from regen.generate.video_generator import VideoMaker
+from regen.generate.video_generator import VideoGenerator
 from regen.pretrained import (
     Autoencoder,
     available_generators,
@@ -22,20 +22,20 @@ from regen.pretrained import (
 DEFAULT_GENERATOR = "t2v-world"
 
 
-def load_maker(
+def load_video_generator(
     name: str,
     device: torch.device,
     dtype: torch.dtype,
     embedder: str | None = None,
     text: str | None = None,
-) -> VideoMaker:
+) -> VideoGenerator:
     """The generator called `name` and all that it takes to make videos, in evaluation mode.
 
     `embedder` and `text` say where its embedder and text encoder are, when they are not where they were in
     its training. Raises ValueError when one of the three is not there, or is not what it was.
     """
     model = load_generator(name, device, dtype)
-    return VideoMaker(
+    return VideoGenerator(
         model,
         load_embedder(model, name, device, dtype, embedder),
         load_text(model, name, device, dtype, text),
@@ -74,8 +74,8 @@ def load_embedder(
     One that differs in its decoder alone, such as one that was post-trained, is as good. Raises ValueError
     when it is not there, and when its latents are not those that the generator learned from.
     """
-    wanted = model.source.weights
-    embedder = model.source.embedder if given is None else given
+    wanted = model.latent_spec.weights_hash
+    embedder = model.latent_spec.embedder if given is None else given
     try:
         found = weights_hash(embedder)
     except ValueError as error:
@@ -83,7 +83,7 @@ def load_embedder(
             f"The generator {name} makes latents of the embedder {embedder}, which can't be loaded; say "
             f"where it is by --embedder. {error}"
         ) from None
-    if not goes_with(model, embedder):
+    if not matches_embedder(model, embedder):
         raise ValueError(
             f"The embedder {embedder} has the weights {found}, and the generator {name} makes latents of "
             f"{wanted}; give the embedder that has those by --embedder."
@@ -98,7 +98,7 @@ def load_text(
 
     Raises ValueError when it is not there or is another one.
     """
-    told = model.config.text
+    told = model.config.text_encoder
     if told is None:
         return None
     encoder = told["name"] if given is None else given

@@ -15,9 +15,9 @@ from torch import Generator, Tensor, nn
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
 from regen.generate.conditions import Condition
-from regen.generate.decoding import Sampled
+from regen.generate.decoding import GeneratedLatents
 from regen.generate.generator import LatentGenerator
-from regen.generate.load import load_maker
+from regen.generate.load import load_video_generator
 from regen.generate.pipeline_inputs import (
     Callback,
     Image,
@@ -29,10 +29,10 @@ from regen.generate.pipeline_inputs import (
     repeated,
     size_of,
 )
-from regen.generate.sampling import Known, OnStep, SampleOptions, noise_levels
+from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sampling_schedule
 from regen.generate.text import TextEncoder
-from regen.generate.tokens import as_chunks, in_a_row
-from regen.generate.video_generator import VideoMaker
+from regen.generate.tokens import concat_chunks, split_chunks
+from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, batch_of
 from regen.pretrained import CLASSES, Autoencoder
@@ -55,7 +55,7 @@ class VideoPipelineOutput(BaseOutput):
 
 
 class RegenTextToVideoPipeline(DiffusionPipeline):
-    """Videos from prompts or classes, in diffusers' conventions; `pipeline_of` makes one by a name.
+    """Videos from prompts or classes, in diffusers' conventions; `load_pipeline` makes one by a name.
 
     `generator` makes latents of the embedder `vae`. `text_encoder` and `tokenizer` are those of transformers
     that the generator was trained with; one that reads no texts does without them.
@@ -155,23 +155,23 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
-    def _maker(self) -> VideoMaker:
+    def _maker(self) -> VideoGenerator:
         """The modules as they are now. Raises ValueError where one is missing."""
         model, text = self.generator, None
         if model.config.text_width:
-            if self.text_encoder is None or self.tokenizer is None or model.config.text is None:
+            if self.text_encoder is None or self.tokenizer is None or model.config.text_encoder is None:
                 raise ValueError(
                     "This generator reads texts; give the pipeline the text_encoder and the tokenizer that "
-                    "it was trained with, as pipeline_of does."
+                    "it was trained with, as load_pipeline does."
                 )
-            text = TextEncoder.around(
-                self.text_encoder, self.tokenizer, model.config.text, model.config.text_width
+            text = TextEncoder.from_modules(
+                self.text_encoder, self.tokenizer, model.config.text_encoder, model.config.text_width
             )
-        return VideoMaker(model, self.vae, text)
+        return VideoGenerator(model, self.vae, text)
 
     def _conditions(
         self,
-        maker: VideoMaker,
+        maker: VideoGenerator,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None,
         class_labels: str | list[str] | None,
@@ -184,11 +184,16 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         told = maker.condition(repeated(prompts, each), repeated(classes, each))
         count = max(1, len(prompts) + len(classes)) * each
         without = maker.without(negative if len(negative) == 1 else repeated(negative, each), count)
-        return _Conditions(count, told, without, maker.truncations([*prompts, *negative]))
+        return _Conditions(count, told, without, maker.truncation_warnings([*prompts, *negative]))
 
     def _known(
-        self, maker: VideoMaker, image: Image | list[Image] | None, shape: VideoShape, each: int, count: int
-    ) -> Known | None:
+        self,
+        maker: VideoGenerator,
+        image: Image | list[Image] | None,
+        shape: VideoShape,
+        each: int,
+        count: int,
+    ) -> GivenFrames | None:
         """The first frames of the videos, where they are given."""
         if image is None:
             return None
@@ -198,15 +203,15 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
                 f"Give one image, or one for each of {count // each} prompts, not {len(images)}."
             )
         _onload(self.vae)
-        known = maker.given_images([pixels_of(one) for one in images], shape)
+        known = maker.encode_images([pixels_of(one) for one in images], shape)
         assert isinstance(known.latents, Tensor)
-        return Known(known.latents.repeat_interleave(count // len(images), dim=0), known.frames)
+        return GivenFrames(known.latents.repeat_interleave(count // len(images), dim=0), known.frames)
 
     def _on_step(
         self, callback: Callback | None, inputs: Sequence[str], steps: int, update: Callable[[], Any]
     ) -> OnStep:
         """Tell the bar and the caller's `callback` of every step; this one may change the latents."""
-        levels = noise_levels(steps, self.generator.config.shift)
+        levels = sampling_schedule(steps, self.generator.config.timestep_shift)
 
         def on_step(step: int, latents: Latents) -> Latents:
             update()
@@ -220,17 +225,19 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
 
     def _shown(
         self,
-        maker: VideoMaker,
-        sampled: list[Sampled],
+        maker: VideoGenerator,
+        sampled: list[GeneratedLatents],
         seeds: list[int],
         output_type: str,
         steps: int,
     ) -> Any:
         """Sampled videos in the form that was asked for, decoded with noise of these seeds."""
         if output_type == "latent":
-            n = maker.source.chunk_latents
-            chunks = [[part for row in one.rows for part in as_chunks(row, n)] for one in sampled]
-            return batch_of([in_a_row(batch_of(parts)) if len(parts) > 1 else parts[0] for parts in chunks])
+            n = maker.latent_spec.chunk_latents
+            chunks = [[part for row in one.rows for part in split_chunks(row, n)] for one in sampled]
+            return batch_of(
+                [concat_chunks(batch_of(parts)) if len(parts) > 1 else parts[0] for parts in chunks]
+            )
         _onload(self.vae)
         videos = [
             torch.stack(list(maker.decode(one, DecodeOptions(steps=steps, seed=seed))))
@@ -252,15 +259,15 @@ class _Conditions:
     notes: list[str]
 
 
-def pipeline_of(
+def load_pipeline(
     name: str,
     device: torch.device,
     dtype: torch.dtype,
     embedder: str | None = None,
     text: str | None = None,
 ) -> RegenTextToVideoPipeline:
-    """The pipeline of the generator called `name`, with its embedder and its text encoder (`load_maker`)."""
-    maker = load_maker(name, device, dtype, embedder, text)
+    """The pipeline of the generator called `name`, with its embedder and its text encoder (`load_video_generator`)."""  # noqa: E501
+    maker = load_video_generator(name, device, dtype, embedder, text)
     encoder = maker.text
     if encoder is None:
         return RegenTextToVideoPipeline(maker.model, maker.embedder)

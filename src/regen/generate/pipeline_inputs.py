@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Generator, Tensor
 
-from regen.generate.video_generator import VideoMaker
+from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents
 from regen.media.files import read_image
@@ -62,17 +62,17 @@ def generators_of(given: Generator | list[Generator] | None, count: int) -> list
     return given
 
 
-def check_noise(latents: Latents | None, maker: VideoMaker, shape: VideoShape, count: int) -> None:
+def check_noise(latents: Latents | None, maker: VideoGenerator, shape: VideoShape, count: int) -> None:
     """Raises ValueError for noise that does not have the form of these videos' latents."""
     if latents is None:
         return
-    if maker.source.has_sequence:
+    if maker.latent_spec.has_sequence:
         raise ValueError(
             "Videos of an embedder with 1D latents begin with noise of their generators alone; leave latents "
             "away."
         )
-    chunks = min(shape.chunks, max(1, maker.source.chunks))
-    wanted = (count, maker.source.channels, chunks * shape.latent_frames, shape.rows, shape.columns)
+    chunks = min(shape.chunks, max(1, maker.latent_spec.max_chunks))
+    wanted = (count, maker.latent_spec.channels, chunks * shape.latent_frames, shape.rows, shape.columns)
     if tuple(latents.shape) != wanted or not isinstance(latents, Tensor):
         raise ValueError(
             f"These videos begin as a tensor of the shape {wanted}, the latents of a first part, not "

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from regen.generate.conditions import Condition
-from regen.generate.contact_sheet import write_sheet
-from regen.generate.decoding import Sampled, decode
+from regen.generate.contact_sheet import write_contact_sheet
+from regen.generate.decoding import GeneratedLatents, decode
 from regen.generate.generator import LatentGenerator
 from regen.generate.latent_batches import LatentBatches
 from regen.generate.sampling import SampleOptions, sample
@@ -38,7 +38,7 @@ class SamplePreview:
         bucket = batches.buckets[stage, max(stage.chunks) if stage.image_share < 1 else 0][0]
         batch = batches.items(bucket, 0, range(count))
         self.size = bucket.height, bucket.width
-        self.condition = Condition.of(batch).to(world.device)
+        self.condition = Condition.from_batch(batch).to(world.device)
         self.blank = latents_in(batch)
 
     def __call__(self, model: LatentGenerator, step: int) -> None:
@@ -50,7 +50,7 @@ class SamplePreview:
             return
         videos = []
         for number in range(count):
-            one = Sampled([latents[number]], *self.size, model.source)
+            one = GeneratedLatents([latents[number]], *self.size, model.latent_spec)
             videos.append((torch.stack(list(decode(self.embedder, one))), ""))
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_sheet(self.folder / f"step-{step:08d}.png", videos)
+        write_contact_sheet(self.folder / f"step-{step:08d}.png", videos)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
-from regen.generate.contact_sheet import FRAMES, write_sheet
-from regen.generate.decoding import ONE_STEP, Sampled
-from regen.generate.sampling import Known, SampleOptions, evaluations
-from regen.generate.video_generator import VideoMaker
+from regen.generate.contact_sheet import FRAMES, write_contact_sheet
+from regen.generate.decoding import ONE_STEP, GeneratedLatents
+from regen.generate.sampling import GivenFrames, SampleOptions, evaluations
+from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents
 from regen.media.files import IMAGE_SUFFIXES, is_image
@@ -86,7 +86,7 @@ class GenerationReport:
 
 
 def generate_files(
-    maker: VideoMaker,
+    maker: VideoGenerator,
     request: VideoRequest,
     output: Path,
     grid: Path | None = None,
@@ -105,7 +105,7 @@ def generate_files(
     check_targets(files, grid, shape)
     maker.condition(request.prompts, request.classes)  # what it raises comes before the work
     known = _known(maker, request, shape, on_warning)
-    for sentence in [*shape.notes, *maker.truncations((*request.prompts, *request.negative))]:
+    for sentence in [*shape.notes, *maker.truncation_warnings((*request.prompts, *request.negative))]:
         on_warning(sentence)
     progress = Progress(request.options.steps * shape.parts, shape.frames, len(told), on_progress)
     rows: list[Tensor] = []
@@ -121,7 +121,7 @@ def generate_files(
         if grid is not None:
             rows.append(torch.stack([kept[index] for index in picked]))
     if grid is not None:
-        write_whole_sheet(grid, list(zip(rows, told, strict=True)))
+        write_whole_contact_sheet(grid, list(zip(rows, told, strict=True)))
     return GenerationReport(
         files=[str(path) for path in files],
         told=told,
@@ -164,18 +164,18 @@ def check_targets(files: Sequence[Path], grid: Path | None, shape: VideoShape) -
             raise VideoError(f"{path} can't be written: give the name of a file in a folder that exists.")
 
 
-def write_whole_sheet(path: Path, videos: list[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:
+def write_whole_contact_sheet(path: Path, videos: list[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:
     """The picture of all videos, complete or not there at all."""
     temporary = path.with_name(f".{path.stem[:100]}.{uuid4().hex[:8]}{path.suffix}")
     try:
-        write_sheet(temporary, videos)
+        write_contact_sheet(temporary, videos)
         temporary.replace(path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def read_last(path: Path, count: int) -> tuple[UInt8[Tensor, "t h w 3"], Fraction]:
+def read_last_frames(path: Path, count: int) -> tuple[UInt8[Tensor, "t h w 3"], Fraction]:
     """The last frames of a video, as many as there are up to `count`, and its frame rate."""
     with VideoReader(path) as reader:
         times = reader.frame_times()[-count:].tolist()
@@ -183,8 +183,12 @@ def read_last(path: Path, count: int) -> tuple[UInt8[Tensor, "t h w 3"], Fractio
 
 
 def _sampled(
-    maker: VideoMaker, request: VideoRequest, shape: VideoShape, known: Known | None, progress: Progress
-) -> Iterator[Sampled]:
+    maker: VideoGenerator,
+    request: VideoRequest,
+    shape: VideoShape,
+    known: GivenFrames | None,
+    progress: Progress,
+) -> Iterator[GeneratedLatents]:
     """The latents of all videos, in their order, a batch at a time."""
     total, each = len(request.told()), request.count
     if len(request.negative) > 1 and len(request.negative) != len(request.prompts):
@@ -213,28 +217,28 @@ def _sampled(
 
 
 def _known(
-    maker: VideoMaker, request: VideoRequest, shape: VideoShape, on_warning: OnWarning
-) -> Known | None:
+    maker: VideoGenerator, request: VideoRequest, shape: VideoShape, on_warning: OnWarning
+) -> GivenFrames | None:
     """The image or the chunk that the videos begin with."""
     if request.image is not None:
         if request.image.suffix.lower() not in IMAGE_SUFFIXES:
             raise ValueError(f"{request.image} is no image; to go on with a video give it by --continue.")
         with VideoReader(request.image) as reader:
-            return maker.given_images([frame.image for frame in reader], shape)
+            return maker.encode_images([frame.image for frame in reader], shape)
     if request.continues is None:
         return None
-    frames, rate = read_last(request.continues, maker.source.chunk_frames)
+    frames, rate = read_last_frames(request.continues, maker.latent_spec.chunk_frames)
     own = _rate(maker)
     if abs(rate / own - 1) > RATE_TOLERANCE:
         on_warning(
             f"{request.continues} has {float(rate):.5g} frames per second, and what goes on from it "
             f"{float(own):.5g}."
         )
-    return maker.given_chunk(frames, shape, request.length)
+    return maker.encode_last_chunk(frames, shape, request.length)
 
 
-def _rate(maker: VideoMaker) -> Fraction:
-    return Fraction(maker.source.frame_rate).limit_denominator(10_000)
+def _rate(maker: VideoGenerator) -> Fraction:
+    return Fraction(maker.latent_spec.frame_rate).limit_denominator(10_000)
 
 
 def _numbered(path: Path, number: int) -> Path:

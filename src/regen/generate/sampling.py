@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from regen.diffusion import noise_grid
 from regen.generate.conditions import Condition
-from regen.generate.generator import LatentGenerator, shifted
+from regen.generate.generator import LatentGenerator, shift_noise_levels
 from regen.latents import HybridLatents, Latents, joined, noise_like, of_parts, parts_of
 
 OnStep = Callable[[int, Latents], Latents]  # (number of the step, latents) -> latents to go on with
@@ -22,7 +22,7 @@ class SampleOptions:
     """How latents are sampled."""
 
     steps: int = 30
-    guidance: float = 4.0
+    guidance_scale: float = 4.0
     """v = v₀ + g (v₁ - v₀) with the velocities without (v₀) and with (v₁) the condition; 1: no guidance,
     which takes half of the time; 0: the condition is not looked at (arXiv 2207.12598)."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
@@ -33,8 +33,8 @@ class SampleOptions:
         low, high = self.guidance_interval
         if self.steps < 1:
             raise ValueError(f"Sampling takes at least 1 step, not {self.steps}; 30 is the default.")
-        if self.guidance < 0:
-            raise ValueError(f"Guidance is 0 or more, not {self.guidance}; 1 is none, 4 the default.")
+        if self.guidance_scale < 0:
+            raise ValueError(f"Guidance is 0 or more, not {self.guidance_scale}; 1 is none, 4 the default.")
         if not 0 <= low < high <= 1:
             raise ValueError(f"Guidance acts between two noise levels from 0 to 1, not {low} and {high}.")
         if self.solver not in ("euler", "heun"):
@@ -43,11 +43,11 @@ class SampleOptions:
     def guides(self, t: float) -> bool:
         """Whether there is guidance at noise level t."""
         low, high = self.guidance_interval
-        return self.guidance != 1 and low <= t <= high
+        return self.guidance_scale != 1 and low <= t <= high
 
 
 @dataclass(frozen=True)
-class Known:
+class GivenFrames:
     """Frames that are given: clean latents "b c g y x" (or hybrid ones of whole chunks), first in a row."""
 
     latents: Latents
@@ -61,7 +61,7 @@ def sample(
     blank: Latents,
     generators: list[Generator],
     options: SampleOptions = SampleOptions(),
-    known: Known | None = None,
+    known: GivenFrames | None = None,
     without: Condition | None = None,
     on_step: OnStep = lambda step, latents: latents,
     noise: Latents | None = None,
@@ -74,11 +74,11 @@ def sample(
     with, in place of the generators' own. A model without condition has no guidance.
     """
     options = guided(options, model)
-    grid, blank = noise_levels(options.steps, model.config.shift), blank.to(model.device)
+    grid, blank = sampling_schedule(options.steps, model.config.timestep_shift), blank.to(model.device)
     drawn = noise_like(blank, generators) if noise is None else parts_of(noise)
     x = [part.to(model.device, torch.float32) for part in drawn]
     clean, mask = _given(model, blank, known)
-    both = condition.beside(without or condition.absent())
+    both = condition.concat(without or condition.unconditional())
 
     def velocity(x: list[Tensor], t: float) -> list[Tensor]:
         level = torch.full((1,), t, device=model.device)
@@ -89,7 +89,7 @@ def sample(
         twice = of_parts([torch.cat([part, part]) for part in x], _twice(blank))
         answer = model.velocity(twice, level, both, None if given is None else torch.cat([given, given]))
         told, free = zip(*(part.float().chunk(2) for part in parts_of(answer)), strict=True)
-        return [torch.lerp(b, a, options.guidance) for a, b in zip(told, free, strict=True)]
+        return [torch.lerp(b, a, options.guidance_scale) for a, b in zip(told, free, strict=True)]
 
     def keep(x: list[Tensor]) -> list[Tensor]:
         if known is None:
@@ -116,7 +116,7 @@ def sample_video(
     chunks: int,
     generators: list[Generator],
     options: SampleOptions = SampleOptions(),
-    known: Known | None = None,
+    known: GivenFrames | None = None,
     without: Condition | None = None,
     on_step: OnStep = lambda step, latents: latents,
     noise: Latents | None = None,
@@ -129,11 +129,11 @@ def sample_video(
     is what the first part begins with; see `sample` for the rest. Raises ValueError when more are needed
     and the training had only one chunk in a row.
     """
-    most, n = max(1, model.source.chunks), model.source.chunk_latents
+    most, n = max(1, model.latent_spec.max_chunks), model.latent_spec.chunk_latents
     if chunks > most and most < 2:
         raise ValueError(
-            f"This generator was trained on one chunk of {model.source.chunk_frames} frames at a time and "
-            f"can't go on from it; give at most {model.source.chunk_frames} frames."
+            f"This generator was trained on one chunk of {model.latent_spec.chunk_frames} frames at a time and "  # noqa: E501
+            f"can't go on from it; give at most {model.latent_spec.chunk_frames} frames."
         )
     count = min(chunks, most)
     first, further = blank(count), _seeds(generators, chunks - count)
@@ -149,28 +149,28 @@ def sample_video(
             for g, row in zip(generators, further, strict=True)
         ]
         x = sample(
-            model, condition, _after(last, blank(1 + more)), own, options, Known(last, n),
+            model, condition, _after(last, blank(1 + more)), own, options, GivenFrames(last, n),
             without, on_step, None, stopped,
         )  # fmt: skip
-        parts.append(without_first(x, n))
+        parts.append(drop_first_chunk(x, n))
         done += more
     return parts
 
 
-def noise_levels(steps: int, shift: float) -> list[float]:
+def sampling_schedule(steps: int, shift: float) -> list[float]:
     """`steps` + 1 noise levels from 1 to 0, equally far apart before they are shifted (see `shifted`)."""
-    return [shifted(t, shift) for t in noise_grid(steps)]
+    return [shift_noise_levels(t, shift) for t in noise_grid(steps)]
 
 
 def guided(options: SampleOptions, model: LatentGenerator) -> SampleOptions:
     """The options without guidance for a model without condition, whose two velocities are the same."""
-    return options if model.is_told_something else replace(options, guidance=1.0)
+    return options if model.is_conditional else replace(options, guidance_scale=1.0)
 
 
 def evaluations(options: SampleOptions, model: LatentGenerator) -> int:
     """How often the network sees one sample for a video: with guidance twice a step, inside its interval."""
     options, asked = guided(options, model), list[float]()
-    for now, after in pairwise(noise_levels(options.steps, model.config.shift)):
+    for now, after in pairwise(sampling_schedule(options.steps, model.config.timestep_shift)):
         asked += [now, after] if options.solver == "heun" and after > 0 else [now]
     return sum(2 if options.guides(t) else 1 for t in asked)
 
@@ -199,14 +199,17 @@ def _twice(latents: Latents) -> Latents:
 
 
 def _given(
-    model: LatentGenerator, blank: Latents, known: Known | None
+    model: LatentGenerator, blank: Latents, known: GivenFrames | None
 ) -> tuple[list[Tensor], list[Bool[Tensor, "b ..."]]]:
     """Clean latents of the shape of `blank`, as far as they are known, and which of them are."""
     empty = [torch.zeros_like(part, dtype=torch.float32, device=model.device) for part in parts_of(blank)]
     structural = empty[0]
     frames = 0 if known is None else known.frames
     given = torch.arange(structural.shape[2], device=model.device) < frames
-    mask = [~part for part in model.layout.counted(blank.to(model.device), given.expand(len(structural), -1))]
+    mask = [
+        ~part
+        for part in model.layout.unknown_masks(blank.to(model.device), given.expand(len(structural), -1))
+    ]
     if known is not None:
         structural[:, :, :frames] = parts_of(known.latents)[0][:, :, :frames].to(structural)
         for part, values in zip(empty[1:], parts_of(known.latents)[1:], strict=True):
@@ -222,7 +225,7 @@ def last_chunk(latents: Latents, n: int) -> Latents:
     return _cut_hybrid(latents, latents.structural[:, :, -n:], latents.lengths.shape[1] - rows, None)
 
 
-def without_first(latents: Latents, n: int) -> Latents:
+def drop_first_chunk(latents: Latents, n: int) -> Latents:
     """Of a batch of latents in a row, all but those of the first chunk of n latent frames."""
     if isinstance(latents, Tensor):
         return latents[:, :, n:]

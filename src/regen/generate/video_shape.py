@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from regen.generate.generator import LatentSource
+from regen.generate.generator import LatentSpec
 from regen.media.sizes import Size
 
 
@@ -32,7 +32,7 @@ class VideoShape:
 
 
 def video_shape(
-    source: LatentSource,
+    source: LatentSpec,
     patch: int,
     frames: int | None = None,
     size: Size | None = None,
@@ -55,11 +55,11 @@ def video_shape(
         size = Size(*source.sizes[0])
     is_image = frames == 1 and not continues
     chunks = 1 if is_image else -(-frames // whole)
-    multiple = source.place * patch
+    multiple = source.spatial_compression_ratio * patch
     rows, columns = (-(-side // multiple) * patch for side in (size.height, size.width))
-    made = Size(rows * source.place, columns * source.place)
+    made = Size(rows * source.spatial_compression_ratio, columns * source.spatial_compression_ratio)
     notes = [*_cut(size, made, multiple, frames, chunks * whole, is_image), *_unknown(source, size, made)]
-    total, most = chunks + continues, max(1, source.chunks)
+    total, most = chunks + continues, max(1, source.max_chunks)
     if total > most and most < 2:
         raise ValueError(
             f"This generator was trained on one chunk of {whole} frames at a time and can't go on from it; "
@@ -93,7 +93,7 @@ def _cut(size: Size, made: Size, multiple: int, frames: int, total: int, is_imag
     return notes
 
 
-def _unknown(source: LatentSource, size: Size, made: Size) -> list[str]:
+def _unknown(source: LatentSpec, size: Size, made: Size) -> list[str]:
     """A warning about a size that the training did not have."""
     if not source.sizes or not {(size.height, size.width), (made.height, made.width)}.isdisjoint(
         source.sizes

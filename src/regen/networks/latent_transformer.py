@@ -101,21 +101,21 @@ class LastJointBlock(nn.Module):
 class LatentTransformer(nn.Module):
     """Tokens of noisy latents to as many answers, zero at initialisation because the last gain is.
 
-    `joint_depth` of the `depth` blocks have weights of their own for text; 0 for a network without text.
+    `num_joint_layers` of the `depth` blocks have weights of their own for text; 0 for a network without text.
     """
 
     _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
 
-    def __init__(self, width: int, depth: int, heads: int, joint_depth: int, timestep: Level):
+    def __init__(self, width: int, depth: int, heads: int, num_joint_layers: int, timestep: Level):
         super().__init__()
         self.head_width = width // heads
         self.gradient_checkpointing = False
         self.shared = zero_linear(width, 6 * width) if timestep == "adaln_single" else None
         self.joint_blocks = nn.ModuleList(
             (LastJointBlock if number == depth else JointBlock)(width, heads, timestep)
-            for number in range(1, joint_depth + 1)
+            for number in range(1, num_joint_layers + 1)
         )
-        self.blocks = nn.ModuleList(Block(width, heads, timestep) for _ in range(depth - joint_depth))
+        self.blocks = nn.ModuleList(Block(width, heads, timestep) for _ in range(depth - num_joint_layers))
         self.final = Modulator(width, 2, own_projection=True)
 
     def forward(
@@ -125,9 +125,9 @@ class LatentTransformer(nn.Module):
         level: Float[Tensor, "b d"],
         keep: Bool[Tensor, "b n"] | None = None,
         text: Float[Tensor, "b m d"] | None = None,
-        text_keep: Bool[Tensor, "b m"] | None = None,
+        text_mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """`positions` (t, y, x) of the tokens; those that `keep` and `text_keep` leave out are seen by none.
+        """`positions` (t, y, x) of the tokens; those that `keep` and `text_mask` leave out are seen by none.
 
         `level` is the embedding of the noise level and of what else conditions all tokens alike.
         """
@@ -136,9 +136,9 @@ class LatentTransformer(nn.Module):
         if self.shared is not None:
             shared = rearrange(self.shared(F.silu(level)), "b (p d) -> b p d", p=6)
         if text is not None:
-            assert text_keep is not None, "which tokens of the text are there"
+            assert text_mask is not None, "which tokens of the text are there"
             keep = x.new_ones(x.shape[:2], dtype=torch.bool) if keep is None else keep
-            keep = torch.cat([keep, text_keep], dim=1)
+            keep = torch.cat([keep, text_mask], dim=1)
             for block in self.joint_blocks:
                 x, text = self._call(block, x, text, level, shared, turn, keep)
             x = torch.cat([x, text], dim=1)

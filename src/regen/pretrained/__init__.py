@@ -227,7 +227,7 @@ def _model_info(folder: Path, where: str) -> ModelInfo:
 
 def _generator_info(folder: Path, where: str) -> GeneratorInfo:
     config = _config(folder)
-    classes, source = config.get("classes"), config.get("source") or {}
+    classes, source = config.get("classes"), config.get("latent_spec") or {}
     condition = f"{len(classes)} classes" if classes else "text" if config.get("text_width") else "nothing"
     return GeneratorInfo(folder.name, where, str(source.get("embedder", "?")), condition, *_sizes(folder))
 

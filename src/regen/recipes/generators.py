@@ -15,11 +15,18 @@ ON_LATENTS = "regen train {name} --data LATENTS --out RUN"
 def t2v_world_cpu() -> GeneratorRecipe:
     """One chunk of the world of moving shapes; images first."""
     stages = (
-        LatentStage(tokens=48 * 240, image_share=1.0, until=0.08),
-        LatentStage(tokens=48 * 480, image_share=0.1),
+        LatentStage(tokens_per_batch=48 * 240, image_share=1.0, until=0.08),
+        LatentStage(tokens_per_batch=48 * 480, image_share=0.1),
     )
     return GeneratorRecipe(
-        model=GeneratorConfig(width=224, depth=6, heads=4, joint_depth=2, timestep="adaln_single", shift=2.0),
+        model=GeneratorConfig(
+            width=224,
+            depth=6,
+            heads=4,
+            num_joint_layers=2,
+            timestep_conditioning="adaln_single",
+            timestep_shift=2.0,
+        ),
         data=LatentDataConfig(stages),
         loop=LoopConfig(steps=3000, eval_every=500, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=50, decay_fraction=0.5),
@@ -31,7 +38,7 @@ def t2v_world_long_cpu() -> GeneratorRecipe:
     recipe = t2v_world_cpu()
     return replace(
         recipe,
-        data=LatentDataConfig((LatentStage(tokens=40 * 480, image_share=0.05, chunks=(1, 1, 4)),)),
+        data=LatentDataConfig((LatentStage(tokens_per_batch=40 * 480, image_share=0.05, chunks=(1, 1, 4)),)),
         loop=replace(recipe.loop, steps=300, eval_every=100),
         optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=20, decay_fraction=0.7),
     )
@@ -40,7 +47,9 @@ def t2v_world_long_cpu() -> GeneratorRecipe:
 def t2v_world() -> GeneratorRecipe:
     """Batches eight times as large as those of `t2v_world_cpu`, and four times as many updates."""
     recipe = t2v_world_cpu()
-    stages = tuple(replace(stage, tokens=8 * stage.tokens) for stage in recipe.data.stages)
+    stages = tuple(
+        replace(stage, tokens_per_batch=8 * stage.tokens_per_batch) for stage in recipe.data.stages
+    )
     return replace(
         recipe,
         data=replace(recipe.data, stages=stages),
@@ -54,8 +63,8 @@ def toy_t2v() -> GeneratorRecipe:
     recipe = t2v_world_cpu()
     return replace(
         recipe,
-        model=replace(recipe.model, width=96, depth=3, heads=3, joint_depth=1),
-        data=LatentDataConfig((LatentStage(tokens=8000),), held_out=4, preview_steps=10),
+        model=replace(recipe.model, width=96, depth=3, heads=3, num_joint_layers=1),
+        data=LatentDataConfig((LatentStage(tokens_per_batch=8000),), held_out=4, preview_steps=10),
         loop=replace(recipe.loop, steps=200, eval_every=100, num_workers=0),
     )
 
@@ -65,7 +74,7 @@ def toy_c2v() -> GeneratorRecipe:
     recipe = toy_t2v()
     return replace(
         recipe,
-        model=replace(recipe.model, joint_depth=0),
+        model=replace(recipe.model, num_joint_layers=0),
         data=replace(recipe.data, condition="class"),
     )
 
@@ -73,10 +82,10 @@ def toy_c2v() -> GeneratorRecipe:
 def c2v_world_cpu() -> GeneratorRecipe:
     """`t2v_world_cpu` for classes, with fewer updates."""
     recipe = t2v_world_cpu()
-    stages = (LatentStage(tokens=32 * 480, image_share=0.1),)
+    stages = (LatentStage(tokens_per_batch=32 * 480, image_share=0.1),)
     return replace(
         recipe,
-        model=replace(recipe.model, joint_depth=0),
+        model=replace(recipe.model, num_joint_layers=0),
         data=LatentDataConfig(stages, condition="class"),
         loop=replace(recipe.loop, steps=1100),
     )
@@ -85,10 +94,10 @@ def c2v_world_cpu() -> GeneratorRecipe:
 def c2v_onedva_world_cpu() -> GeneratorRecipe:
     """17 frames of 64 x 64 in hybrid latents."""
     recipe = c2v_world_cpu()
-    stages = (LatentStage(tokens=48 * 80, image_share=0.0),)
+    stages = (LatentStage(tokens_per_batch=48 * 80, image_share=0.0),)
     return replace(
         recipe,
-        model=replace(recipe.model, width=192, patch_size=1, given_share=0.0),
+        model=replace(recipe.model, width=192, patch_size=1, given_frames_prob=0.0),
         data=LatentDataConfig(stages, condition="class"),
         loop=replace(recipe.loop, steps=500, eval_every=250),
     )
@@ -97,11 +106,11 @@ def c2v_onedva_world_cpu() -> GeneratorRecipe:
 def t2v_small() -> GeneratorRecipe:
     """Any latents, on one GPU."""
     stages = (
-        LatentStage(tokens=256 * 240, image_share=1.0, until=0.3),
-        LatentStage(tokens=256 * 480, image_share=0.2),
+        LatentStage(tokens_per_batch=256 * 240, image_share=1.0, until=0.3),
+        LatentStage(tokens_per_batch=256 * 480, image_share=0.2),
     )
     return GeneratorRecipe(
-        model=GeneratorConfig(width=512, depth=12, heads=8, joint_depth=12, shift=2.0),
+        model=GeneratorConfig(width=512, depth=12, heads=8, num_joint_layers=12, timestep_shift=2.0),
         data=LatentDataConfig(stages),
         loop=LoopConfig(steps=10_000, ema_decay=0.999, num_workers=14),
         optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=500, decay_fraction=0.3),
@@ -111,12 +120,12 @@ def t2v_small() -> GeneratorRecipe:
 def t2v_paper(width: int, depth: int, batch: int) -> GeneratorRecipe:
     """260 K updates on images, then 80 K on images and videos of up to 4 chunks at 192 x 320."""
     stages = (
-        LatentStage(tokens=4 * batch * 960, image_share=1.0, until=260 / 340),
-        LatentStage(tokens=batch * 8 * 960, image_share=0.3, chunks=(4,)),
+        LatentStage(tokens_per_batch=4 * batch * 960, image_share=1.0, until=260 / 340),
+        LatentStage(tokens_per_batch=batch * 8 * 960, image_share=0.3, chunks=(4,)),
     )
     return GeneratorRecipe(
-        model=GeneratorConfig(width=width, depth=depth, heads=16, joint_depth=depth, shift=3.0),
-        data=LatentDataConfig(stages, text_tokens=128),
+        model=GeneratorConfig(width=width, depth=depth, heads=16, num_joint_layers=depth, timestep_shift=3.0),
+        data=LatentDataConfig(stages, max_text_tokens=128),
         loop=LoopConfig(steps=340_000, activation_checkpointing=True, num_workers=8, fsdp=True),
         optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
     )
@@ -124,7 +133,7 @@ def t2v_paper(width: int, depth: int, batch: int) -> GeneratorRecipe:
 
 def latte_l2() -> GeneratorRecipe:
     """Classes of UCF-101 by Latte-L/2."""
-    stages = (LatentStage(tokens=64 * 2 * 32 * 32, image_share=0.0),)
+    stages = (LatentStage(tokens_per_batch=64 * 2 * 32 * 32, image_share=0.0),)
     return GeneratorRecipe(
         model=GeneratorConfig(),
         data=LatentDataConfig(stages, condition="class"),
@@ -146,7 +155,7 @@ PRESETS: dict[str, Preset[GeneratorRecipe]] = {
     "t2v-world-long-cpu": Preset(
         t2v_world_long_cpu(),
         "After t2v-world-cpu: up to four chunks in a row, and the size of 192 x 320 as well.",
-        ON_LATENTS + " --start STAGE1",
+        ON_LATENTS + " --init-from STAGE1",
     ),
     "t2v-world": Preset(
         t2v_world(), "t2v-world-cpu for about 25 minutes of one H200. Not run yet.", ON_LATENTS
@@ -169,7 +178,7 @@ PRESETS: dict[str, Preset[GeneratorRecipe]] = {
     "t2v-base": Preset(
         t2v_paper(1024, 24, batch=64),
         "Text to video, 0.9 B parameters, for 8 GPUs. Not run here.",
-        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN --data.text TEXT_ENCODER",
+        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN --data.text-encoder TEXT_ENCODER",  # noqa: E501
     ),
     "t2v-5b": Preset(
         t2v_paper(2048, 33, batch=256),

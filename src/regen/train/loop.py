@@ -126,7 +126,7 @@ def train(
             log.print(f"The run in {out} is finished: {state.step} of {config.steps} steps are done.")
         if is_continued:
             watch.evaluate_if_missed(config.eval_every)
-        window, loaded, in_a_row = MetricAverager(), iter(loader), 0
+        window, loaded, concat_chunks = MetricAverager(), iter(loader), 0
         meter.restart_clock()
         while state.step < config.steps:
             rows = []
@@ -143,11 +143,11 @@ def train(
                 gradient.apply()
                 for row in rows:
                     window.add(row | {"gradient_norm": norm})
-                in_a_row = 0
+                concat_chunks = 0
             else:
-                in_a_row += 1
+                concat_chunks += 1
                 watch.handle_nonfinite(
-                    gradient, skip=config.on_nonfinite == "skip" and in_a_row < SKIPS_IN_A_ROW
+                    gradient, skip=config.on_nonfinite == "skip" and concat_chunks < SKIPS_IN_A_ROW
                 )
             log.advance(state.step)
             leaving = watch.stop_signal > 0 or state.step == config.steps

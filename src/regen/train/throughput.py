@@ -36,7 +36,7 @@ PEAK_TFLOPS = {
 OTHER_CHIPS = re.compile(r"Laptop|Max-Q|MIG|RTX \d+ D\b")
 
 # What has one entry for each sample; `times` are those of all.
-SAMPLES = ("clip", "target", "latents", "sequence", "lengths", "label", "text", "text_keep")
+SAMPLES = ("clip", "target", "latents", "sequence", "lengths", "label", "text", "text_mask")
 SEQUENCE_STEP = 64  # 1D latents up to whose next multiple is counted, because every batch has another number
 Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]  # of one sample
 

@@ -53,7 +53,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wanted(model: str, data: Path, out: Path, **changes: Any) -> EvaluationConfig:
-    options = {"num_videos": 4, "frames": FRAMES, "sampling": SampleOptions(2, guidance=2.0), "batch": 2}
+    options = {
+        "num_videos": 4,
+        "frames": FRAMES,
+        "sampling": SampleOptions(2, guidance_scale=2.0),
+        "batch": 2,
+    }
     return EvaluationConfig(model, data, out, **options | changes)
 
 
@@ -132,7 +137,7 @@ def test_another_decoder_and_other_videos_are_noticed(
     """The decoder that was used is in the result; neither it nor the real videos may change on the way."""
     generator = models["class"]
     first = run(generator, world, tmp_path / "out", num_videos=2)
-    stored = json.loads(Path(generator, "config.json").read_text())["source"]["embedder"]
+    stored = json.loads(Path(generator, "config.json").read_text())["latent_spec"]["embedder"]
     model = AutoencoderRegen.from_pretrained(stored)
     for parameter in model.decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -164,7 +169,7 @@ def test_the_result_tells_what_it_depends_on(models: dict[str, str], world: Path
         "seed": 7, "videos": 20, "real_videos": VIDEOS, "frames": FRAMES, "size": (HEIGHT, WIDTH),
         "condition": "class",
     }  # fmt: skip
-    assert told["sampling"]["steps"] == 2 and told["sampling"]["guidance"] == 2.0
+    assert told["sampling"]["steps"] == 2 and told["sampling"]["guidance_scale"] == 2.0
     counts = ("frames", "generated_clips", "real_clips", "reconstructed_clips", "floor_clips")
     assert [[distance[name] for name in counts] for distance in told["distances"]] == [
         [6, 40, 12, 12, 6],
@@ -300,7 +305,13 @@ def test_what_is_wrong_is_told_in_a_sentence(models: dict[str, str], world: Path
         with pytest.raises(ValueError, match=rf"were made with {name}; give the same options"):
             run(models["text"], world, tmp_path / "out", **{"num_videos": 2} | changes)
     with pytest.raises(ValueError, match="made with sampling .*'steps': 2.*, not .*'steps': 3"):
-        run(models["text"], world, tmp_path / "out", num_videos=2, sampling=SampleOptions(3, guidance=2.0))
+        run(
+            models["text"],
+            world,
+            tmp_path / "out",
+            num_videos=2,
+            sampling=SampleOptions(3, guidance_scale=2.0),
+        )
     with pytest.raises(ValueError, match="were made with weights"):
         run(models["class"], world, tmp_path / "out", num_videos=2)
     next((tmp_path / "out").glob("generated-*")).write_bytes(b"nothing")

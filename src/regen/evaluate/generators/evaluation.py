@@ -44,10 +44,10 @@ from regen.evaluate.generators.videos import (
     make_reconstructions,
     select_prompts,
 )
-from regen.generate.contact_sheet import write_sheet
-from regen.generate.load import load_maker
+from regen.generate.contact_sheet import write_contact_sheet
+from regen.generate.load import load_video_generator
 from regen.generate.sampling import SampleOptions
-from regen.generate.video_generator import VideoMaker
+from regen.generate.video_generator import VideoGenerator
 from regen.media.sizes import Size
 from regen.metrics.features import Extractor, ExtractorSpec
 from regen.pretrained import silence_logging, weights_hash
@@ -143,7 +143,9 @@ def evaluate_generator(
     extractors = [source.load(device) for source in evaluation.extractors]
     check_frames(extractors, evaluation.frames)
     real = find_real_videos(evaluation.data, evaluation.num_videos)
-    maker = load_maker(evaluation.model, device, dtype, evaluation.embedder, evaluation.text_encoder)
+    maker = load_video_generator(
+        evaluation.model, device, dtype, evaluation.embedder, evaluation.text_encoder
+    )
     told = select_prompts(maker, real, evaluation.num_videos)
     shape = maker.shape(evaluation.frames, evaluation.size)
     how = VideoSettings(
@@ -165,13 +167,13 @@ def evaluate_generator(
     result = GeneratorEvaluation(**facts, distances=distances, agreement=prompt_agreement(*sets))
     store = VideoCache(evaluation.out, GENERATED)
     shown = ((store[number], text) for number, text in enumerate(told[: evaluation.num_pictures]))
-    write_sheet(evaluation.out / PICTURE, shown)
+    write_contact_sheet(evaluation.out / PICTURE, shown)
     write_json(evaluation.out / RESULT, result.as_json())
     return result
 
 
 def _measured(
-    maker: VideoMaker,
+    maker: VideoGenerator,
     real: Sequence[RealVideo],
     told: Sequence[str],
     how: VideoSettings,
@@ -192,7 +194,7 @@ def _measured(
         make_reconstructions(maker.embedder, real, how, reconstructed, on_progress)
     with bar("generated videos") as on_progress:
         make_generated(maker, told, how, generated, on_progress)
-    rate = Fraction(maker.source.frame_rate).limit_denominator(100_000)
+    rate = Fraction(maker.latent_spec.frame_rate).limit_denominator(100_000)
     with bar("measuring") as on_progress:
         stored = ((reconstructed[number], *about) for number, about in enumerate(facts))
         second = score_videos(_counted(stored, len(real), on_progress), extractors)
@@ -207,7 +209,7 @@ def _counted(items: Iterable[T], total: int, on_progress: OnProgress) -> Iterato
         on_progress(done, total)
 
 
-def _said_of(maker: VideoMaker, video: RealVideo) -> Attributes | None:
+def _said_of(maker: VideoGenerator, video: RealVideo) -> Attributes | None:
     """What is said of a real video, as far as the generator would be told it."""
     classes = maker.model.config.classes
     if not classes:
@@ -219,10 +221,10 @@ def _said_of(maker: VideoMaker, video: RealVideo) -> Attributes | None:
 
 
 def _known_fields(
-    evaluation: EvaluationConfig, maker: VideoMaker, how: VideoSettings, real: int, dtype: torch.dtype
+    evaluation: EvaluationConfig, maker: VideoGenerator, how: VideoSettings, real: int, dtype: torch.dtype
 ) -> dict[str, Any]:
     """The fields of the result that are known before."""
-    config, source = maker.model.config, maker.source
+    config, source = maker.model.config, maker.latent_spec
     embedder = evaluation.embedder or source.embedder
     return {
         "model": evaluation.model,
@@ -257,10 +259,10 @@ def _fingerprint(texts: Sequence[str]) -> str:
     return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
-def _notes(maker: VideoMaker, real: Sequence[RealVideo]) -> Iterator[str]:
+def _notes(maker: VideoGenerator, real: Sequence[RealVideo]) -> Iterator[str]:
     """Warnings about what makes the real videos others than those of the training."""
     rates = {float(video.frame_rate) for video in real}
-    own = maker.source.frame_rate
+    own = maker.latent_spec.frame_rate
     if any(abs(rate - own) > 0.01 * own for rate in rates):
         listed = ", ".join(f"{rate:.5g}" for rate in sorted(rates))
         yield (

@@ -19,7 +19,7 @@ def show_evaluation(result: GeneratorEvaluation, out: Path, as_json: bool) -> No
     options = result.sampling
     lines: list[str | Table] = [
         f"{result.videos} videos of {result.frames} frames, {height}x{width}, from {result.model} in "
-        f"{options.steps} steps with guidance {options.guidance:g}; {result.real_videos} real ones"
+        f"{options.steps} steps with guidance {options.guidance_scale:g}; {result.real_videos} real ones"
     ]
     if result.agreement is not None:
         lines.append(agreement_table(result.agreement))

@@ -20,7 +20,7 @@ from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.curate.sources import read_sidecars
 from regen.evaluate.generators.video_cache import VideoCache
 from regen.generate.sampling import SampleOptions
-from regen.generate.video_generator import VideoMaker
+from regen.generate.video_generator import VideoGenerator
 from regen.media.reader import VideoReader, find_media
 from regen.media.sizes import Size, fit
 from regen.runtime import fold_seed, generator_for
@@ -82,7 +82,7 @@ def find_real_videos(folder: Path, max_videos: int) -> list[RealVideo]:
     return [found[number * len(found) // count] for number in range(count)]
 
 
-def select_prompts(maker: VideoMaker, real: Sequence[RealVideo], count: int) -> list[str]:
+def select_prompts(maker: VideoGenerator, real: Sequence[RealVideo], count: int) -> list[str]:
     """What the generator is told for each of `count` videos: the captions of the real ones in their order,
     again and again, or all of its classes in turn, so that each comes as often as any other.
 
@@ -103,7 +103,7 @@ def select_prompts(maker: VideoMaker, real: Sequence[RealVideo], count: int) -> 
 
 
 def make_generated(
-    maker: VideoMaker, told: Sequence[str], how: VideoSettings, store: VideoCache, on_progress: OnProgress
+    maker: VideoGenerator, told: Sequence[str], how: VideoSettings, store: VideoCache, on_progress: OnProgress
 ) -> None:
     """Generate the videos that are missing in `store`, a batch at a time."""
 
@@ -114,7 +114,7 @@ def make_generated(
 
 
 def generate_videos(
-    maker: VideoMaker, told: Sequence[str], how: VideoSettings, numbers: Sequence[int]
+    maker: VideoGenerator, told: Sequence[str], how: VideoSettings, numbers: Sequence[int]
 ) -> dict[int, Video]:
     """The videos of these numbers, each told its own, sampled together and decoded one after another."""
     config = maker.model.config
