@@ -114,7 +114,7 @@ def test_what_a_generator_is_told_acts(kind):
     condition, given = condition_of(kind), torch.zeros(2, 4, dtype=torch.bool)
     out = parts_of(model.velocity(noisy, t, condition, given))
     others = (
-        model.velocity(noisy, t, condition.absent(), given),
+        model.velocity(noisy, t, condition.unconditional(), given),
         model.velocity(noisy, 1 - t, condition, given),
         model.velocity(noisy, t, condition, given | (torch.arange(4) < 2)),
     )
@@ -222,7 +222,7 @@ def test_dropout_makes_the_condition_irrelevant(kind):
 
 def test_conditions_beside_each_other():
     one, two = condition_of("text", 2, 5), condition_of("text", 1, 3)
-    both = one.beside(two)
+    both = one.concat(two)
     assert both.text.shape == (3, 5, 10)
     model, noisy = awake("text"), latents_of("text", 3)
     together = model.velocity(noisy, torch.full((1,), 0.4), both)

@@ -104,7 +104,7 @@ def _tell(on_progress: OnProgress, before: int, total: int, done: int) -> None:
     on_progress(before + done, total)
 
 
-def finish(plan: Plan) -> None:
+def finish(plan: ExportPlan) -> None:
     """Tidy up what processes have left that were killed."""
     with plan.claims.alone():
         plan.claims.tidy()

@@ -3,9 +3,9 @@
     states     "tokens d", bf16: the states of the tokens of all captions, sample after sample
     lengths    how many tokens each sample has (int64); an empty caption has none
 
-FINGERPRINT is that of the text encoder (see `TextEncoderSource`), so the captions can be there for several encoders.
+FINGERPRINT is that of the text encoder, so the captions can be there for several encoders.
 The metadata of a file has a hash of the captions: when they are others, they are embedded anew.
-"""  # noqa: E501
+"""
 
 import hashlib
 import os

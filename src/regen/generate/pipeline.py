@@ -266,7 +266,7 @@ def load_pipeline(
     embedder: str | None = None,
     text: str | None = None,
 ) -> RegenTextToVideoPipeline:
-    """The pipeline of the generator called `name`, with its embedder and its text encoder (`load_video_generator`)."""  # noqa: E501
+    """The pipeline of the generator called `name`, with its embedder and its text encoder."""
     maker = load_video_generator(name, device, dtype, embedder, text)
     encoder = maker.text
     if encoder is None:

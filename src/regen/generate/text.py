@@ -186,7 +186,7 @@ def find_text_encoder(name: str, max_tokens: int | None = None) -> TextEncoderSo
 def load_text_encoder(
     name: str, device: torch.device, dtype: torch.dtype = torch.float32, max_tokens: int | None = None
 ) -> TextEncoder:
-    """The text encoder called `name` on `device`, in `dtype`; see `find_text_encoder` and `TextEncoderSource`."""  # noqa: E501
+    """The text encoder called `name` on `device`, in `dtype`; see `find_text_encoder`."""
     return find_text_encoder(name, max_tokens).load(device, dtype)
 
 

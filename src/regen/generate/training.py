@@ -196,7 +196,7 @@ def split_samples(dataset: LatentDataset, held_out: int) -> tuple[np.ndarray, np
     if held_out >= len(dataset):
         raise ValueError(
             f"{held_out} of {len(dataset)} samples can't be kept out of the training; export more, or lower "
-            "--data.held-out."
+            "--data.num-val-samples."
         )
     kept = np.unique(np.linspace(0, len(dataset) - 1, held_out).round().astype(int))
     return np.setdiff1d(np.arange(len(dataset)), kept), kept
@@ -213,7 +213,7 @@ def validation_batches(
     except ValueError:
         print(
             "regen: warning: none of the samples that are kept out of the training fits its last stage, so "
-            "validation sees those of the training; raise --data.held-out.",
+            "validation sees those of the training; raise --data.num-val-samples.",
             file=sys.stderr,
         )
         everything = np.arange(len(dataset))

@@ -64,7 +64,7 @@ def toy_t2v() -> GeneratorRecipe:
     return replace(
         recipe,
         model=replace(recipe.model, width=96, depth=3, heads=3, num_joint_layers=1),
-        data=LatentDataConfig((LatentStage(tokens_per_batch=8000),), held_out=4, preview_steps=10),
+        data=LatentDataConfig((LatentStage(tokens_per_batch=8000),), num_val_samples=4, preview_steps=10),
         loop=replace(recipe.loop, steps=200, eval_every=100, num_workers=0),
     )
 
@@ -178,7 +178,8 @@ PRESETS: dict[str, Preset[GeneratorRecipe]] = {
     "t2v-base": Preset(
         t2v_paper(1024, 24, batch=64),
         "Text to video, 0.9 B parameters, for 8 GPUs. Not run here.",
-        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN --data.text-encoder TEXT_ENCODER",  # noqa: E501
+        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN "
+        "--data.text-encoder TEXT_ENCODER",
     ),
     "t2v-5b": Preset(
         t2v_paper(2048, 33, batch=256),
