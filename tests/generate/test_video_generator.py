@@ -177,7 +177,7 @@ def test_the_lengths_of_1d_latents(makers: dict[str, VideoGenerator]) -> None:
 def test_lengths_follow_the_class(makers: dict[str, VideoGenerator]) -> None:
     own = makers["hybrid class"]
     maker = VideoGenerator(own.model, own.embedder)
-    maker.latent_spec = replace(own.source, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
+    maker.latent_spec = replace(own.latent_spec, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
     for name, wanted in [
         ("circle moving left", {3}),
         ("circle moving right", {1}),
