@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The libraries come in before the hook of the shape checks, which would compile each of their files anew.
+import diffusers.models.autoencoders.vae  # noqa: F401
 import torch
 import torchmetrics  # noqa: F401
 
