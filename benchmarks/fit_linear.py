@@ -24,7 +24,7 @@ from torch import Tensor
 from regen.codec.chunks import to_clip
 from regen.embedders.linear import PATCH, AutoencoderLinear
 from regen.media.reader import VideoError, VideoReader, find_media
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 
 CARD = """---
 library_name: diffusers
@@ -92,7 +92,7 @@ def crop(frame: UInt8[Tensor, "h w 3"], short_side: int) -> UInt8[Tensor, "h2 w2
     """The frame at this short side, whole but for what is cropped to make both sides multiples of 8."""
     scale = short_side / min(frame.shape[:2])
     height, width = (round(side * scale) // PATCH * PATCH for side in frame.shape[:2])
-    return fit(frame, Size(height, width))
+    return resize_center_crop(frame, Size(height, width))
 
 
 def main(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regen.codec.sessions import decode_chunks, encode_frames
 from regen.media.reader import VideoReader, find_media
-from regen.media.sizes import fit, parse_size
+from regen.media.sizes import parse_size, resize_center_crop
 from regen.pretrained import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, pick_device, pick_dtype
 
@@ -69,7 +69,9 @@ def main(
 def read(file: Path, size: str, frames: int) -> UInt8[Tensor, "t h w 3"]:
     """The first frames of a clip, fitted to a size."""
     with VideoReader(file) as reader:
-        return torch.stack([fit(frame.image, parse_size(size)) for frame in islice(reader, frames)])
+        return torch.stack(
+            [resize_center_crop(frame.image, parse_size(size)) for frame in islice(reader, frames)]
+        )
 
 
 def grid_ratio(clips: list[UInt8[Tensor, "t h w 3"]]) -> float:

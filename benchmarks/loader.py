@@ -24,24 +24,24 @@ from report import find_clips, finish, one_sentence_errors, show_table
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.curate.analysis import open_facts
+from regen.curate.analysis import read_sample_info
 from regen.data import clip_spec as cutting
-from regen.data.clip_spec import Cut, Window, pick_frames, place_window
+from regen.data.clip_spec import ClipSpec, CropWindow, crop_window, pick_frame_times
 from regen.data.clips import ClipDataset
-from regen.data.shards import INDEX, ShardSet, ShardWriter, index_bytes
+from regen.data.shards import INDEX, ShardSet, ShardWriter, serialize_index
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.media import reader as video
 from regen.media.files import VideoError, is_image
 from regen.media.pixels import SCALING
 from regen.media.reader import VideoReader
 from regen.media.seeking import Seeker
-from regen.train.dataloader import BatchLoader, Key
+from regen.train.dataloader import BatchKey, BatchLoader
 
 CPU = torch.device("cpu")
 BY_HAND = {"plain PyAV": False, "PyAV, exact colours": True}
 COPIES = 32  # of the example, where no other videos are given
 PER_SHARD = 32
-TASKS = TaskConfig(image_share=0.0, hold=1.0)
+TASKS = TaskConfig(image_share=0.0, warmup_fraction=1.0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Excerpt:
     path: str
     start: float
     frames: int
-    window: Window
+    window: CropWindow
     size: tuple[int, int]
 
 
@@ -85,18 +85,18 @@ def count_by_hand(excerpt: Excerpt, exact: bool) -> int:
     return read_by_hand(excerpt, exact).shape[1]
 
 
-def excerpts_of(batches: TrainingBatches, keys: Sequence[Key]) -> list[Excerpt]:
+def excerpts_of(batches: TrainingBatches, keys: Sequence[BatchKey]) -> list[Excerpt]:
     """The clips that `batches` will read from files, in their order."""
     clips, stage = batches.clips, batches.stages[0]
-    cut = Cut(batches.ratio + 1, (stage.height, stage.width), batches.scale)
+    cut = ClipSpec(batches.ratio + 1, (stage.height, stage.width), batches.scale)
     found = []
-    for row in range(len(keys) * stage.clips):
+    for row in range(len(keys) * stage.video_batch_size):
         draw = clips.draw(row, cut, batches.seed)
         catalog, place = clips.collection.find(draw.number)
         times = catalog.times(place, catalog.source(place))
-        shown = pick_frames(times, float(catalog.columns.frame_rate[place]), cut, draw)
+        shown = pick_frame_times(times, float(catalog.columns.frame_rate[place]), cut, draw)
         height, width = int(catalog.columns.height[place]), int(catalog.columns.width[place])
-        window = place_window(height, width, cut, draw)
+        window = crop_window(height, width, cut, draw)
         found.append(Excerpt(catalog.name(place), float(shown[0]), cut.frames, window, cut.size))
     return found
 
@@ -110,9 +110,9 @@ def write_shards(files: Sequence[Path], folder: Path) -> None:
         names.append(f"{len(names):05d}.tar")
         with ShardWriter(folder / names[-1]) as writer:
             for number, path in enumerate(files[start : start + PER_SHARD], start):
-                writer.add(open_facts(path, f"{number:06d}{path.suffix}"), path.read_bytes())
+                writer.add(read_sample_info(path, f"{number:06d}{path.suffix}"), path.read_bytes())
         rows.append(writer.rows)
-    (folder / INDEX).write_bytes(index_bytes(names, rows))
+    (folder / INDEX).write_bytes(serialize_index(names, rows))
 
 
 def usable(path: Path) -> bool:
@@ -130,7 +130,7 @@ class Stored(Dataset[dict[str, Tensor]]):
     def __init__(self, batch: dict[str, Tensor]) -> None:
         self.batch = batch
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         return self.batch
 
 
@@ -156,7 +156,7 @@ def processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def load_all(batches: Dataset[dict[str, Tensor]], keys: Sequence[Key], workers: int) -> None:
+def load_all(batches: Dataset[dict[str, Tensor]], keys: Sequence[BatchKey], workers: int) -> None:
     """All batches, one after the other, as a training takes them."""
     with BatchLoader(batches, keys, workers, CPU) as loader:
         for _ in loader:
@@ -171,7 +171,7 @@ def read_all_by_hand(excerpts: Sequence[Excerpt], processes: int, exact: bool) -
         pool.join()
 
 
-def milliseconds_by_part(batches: TrainingBatches, keys: Sequence[Key]) -> dict[str, float]:
+def milliseconds_by_part(batches: TrainingBatches, keys: Sequence[BatchKey]) -> dict[str, float]:
     """Where the time of one process goes for one clip from shards, and that of its way to the trainer."""
     profiler = cProfile.Profile()
     for key in keys:
@@ -184,8 +184,8 @@ def milliseconds_by_part(batches: TrainingBatches, keys: Sequence[Key]) -> dict[
 
     parts = {
         "read": seconds(ShardSet.read),
-        "open": seconds(Seeker.__init__) + seconds(Seeker.find_first),
-        "seek and decode": seconds(Seeker.frames_of),
+        "open": seconds(Seeker.__init__) + seconds(Seeker.locate_first),
+        "seek and decode": seconds(Seeker.frames_starting_at),
         "convert to RGB and crop": seconds(video._stacked),
         "resize": seconds(cutting.resize),
     }
@@ -196,7 +196,9 @@ def milliseconds_by_part(batches: TrainingBatches, keys: Sequence[Key]) -> dict[
         with timed(costs):
             load_all(stored, some, 1)
     parts["to the trainer, in floats"] = costs[1].processors - costs[0].processors
-    return {name: 1e3 * value / len(keys) / batches.stages[0].clips for name, value in parts.items()}
+    return {
+        name: 1e3 * value / len(keys) / batches.stages[0].video_batch_size for name, value in parts.items()
+    }
 
 
 def main(
@@ -231,7 +233,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         files = [path for path in find_clips(data, None) if usable(path)] if data else copies(Path(folder))
         write_shards(files, Path(folder) / "shards")
-        stage = Stage(*size, clips=batch, images=1)
+        stage = Stage(*size, video_batch_size=batch, image_batch_size=1)
         sources = {
             name: TrainingBatches(ClipDataset(paths), ratio, TASKS, (stage,), (0.5, 1.0), batches, 0)
             for name, paths in (("shards", [Path(folder) / "shards"]), ("files", files))

@@ -21,7 +21,7 @@ from regen.codec.chunks import pad, to_clip
 from regen.data.clips import ClipDataset
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.media.reader import VideoReader, find_media
-from regen.media.sizes import fit, parse_size
+from regen.media.sizes import parse_size, resize_center_crop
 from regen.networks.length_rule import motion
 from regen.pretrained import load
 
@@ -96,7 +96,10 @@ def look(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> Look:
     """The first chunks of a clip, as a session would cut them."""
     shares, moved, kept, most, seconds = [], [], 0, 0, 0.0
     with VideoReader(file) as reader:
-        frames = [fit(frame.image, parse_size(size)) for frame in islice(reader, chunks * model.chunk_frames)]
+        frames = [
+            resize_center_crop(frame.image, parse_size(size))
+            for frame in islice(reader, chunks * model.chunk_frames)
+        ]
         rate = float(reader.info.frame_rate)
     for start in range(0, len(frames), model.chunk_frames):
         part = torch.stack(frames[start : start + model.chunk_frames])

@@ -21,7 +21,7 @@ from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.predictor import load_predictor
 from regen.latents import HybridLatents
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, fit, parse_size
+from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame
 from regen.pretrained import encoder_hash, load
 from regen.runtime import generator_for, name_of, pick_device, pick_dtype
@@ -110,7 +110,7 @@ def hybrid(name: str, device: torch.device, dtype: torch.dtype) -> HybridAutoenc
 def first_chunk(file: Path, model: HybridAutoencoder, size: Size) -> Tensor:
     """Its frames at this size, "1 3 t h w" in [-1, 1]; ValueError for a video that is shorter."""
     with VideoReader(file) as reader:
-        frames = [fit(frame.image, size) for frame in islice(reader, model.chunk_frames)]
+        frames = [resize_center_crop(frame.image, size) for frame in islice(reader, model.chunk_frames)]
     if len(frames) < model.chunk_frames:
         raise ValueError(f"{file.name} has fewer than {model.chunk_frames} frames; give longer videos.")
     return to_clip(torch.stack(frames), model.device, torch.float32)

@@ -109,7 +109,7 @@ def drawn(recipe: Recipe, span: int) -> dict[Work, float]:
         task = draw_task(span, progress, recipe.tasks, generator)
         stage = next(stage for stage in recipe.data.stages if progress < stage.until)
         frames = len(task.inputs), len(task.targets)
-        counts[Work(stage.count(task, span), *frames, *stage.size(task))] += 1
+        counts[Work(stage.batch_size(task, span), *frames, *stage.crop_size(task))] += 1
     return {work: count / len(chosen) for work, count in counts.items()}
 
 

@@ -25,7 +25,7 @@ from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Se
 from regen.evaluate.slices import SliceCollector, compare_slices
 from regen.media.files import write_image
 from regen.media.reader import VideoReader, find_media
-from regen.media.sizes import Size, fit, parse_size
+from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.cost import Stopwatch
 from regen.metrics.psnr_ssim import Psnr, Ssim
 from regen.metrics.seams import SeamRatio
@@ -134,7 +134,7 @@ def clips_below(data: Sequence[Path], max_frames: int | None, picture: Path | No
 def read_clip(file: Path, size: Size, max_frames: int | None) -> UInt8[Tensor, "t h w 3"]:
     """The clip at the measuring size."""
     with VideoReader(file) as reader:
-        return torch.stack([fit(frame.image, size) for frame in islice(reader, max_frames)])
+        return torch.stack([resize_center_crop(frame.image, size) for frame in islice(reader, max_frames)])
 
 
 def encode(model: Embedder, frames: UInt8[Tensor, "t h w 3"]) -> list[ChunkLatents]:

@@ -18,11 +18,11 @@ import tyro
 from report import finish, one_sentence_errors
 
 from regen.data.clips import ClipDataset
-from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
+from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.data.synthetic import moving_shapes
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.media.reader import VideoReader, VideoWriter
-from regen.train.dataloader import BatchLoader, Key
+from regen.train.dataloader import BatchKey, BatchLoader
 
 DISTINCT = 24
 SIDE = 16  # pixels
@@ -62,22 +62,24 @@ def write_samples(folder: Path, samples: int) -> None:
             for number in range(start, min(start + PER_SHARD, samples)):
                 content, frames, seconds = videos[number % DISTINCT]
                 shard.add(
-                    SampleFacts(f"{number:08d}.mp4", frames, 25.0, seconds, SIDE, SIDE, False, True), content
+                    SampleInfo(f"{number:08d}.mp4", frames, 25.0, seconds, SIDE, SIDE, False, True), content
                 )
         rows.append(shard.rows)
-    (folder / INDEX).write_bytes(index_bytes(names, rows))
+    (folder / INDEX).write_bytes(serialize_index(names, rows))
 
 
 def open_batches(folder: Path, steps: int) -> TrainingBatches:
     """The training data, with a part held out, as a run opens them."""
     clips, _ = ClipDataset([folder]).split(10, frames=5)
-    stage = Stage(SIDE, SIDE, clips=CLIPS, images=CLIPS)
-    return TrainingBatches(clips, 4, TaskConfig(image_share=0.2, hold=1.0), (stage,), (0.5, 1.0), steps, 0)
+    stage = Stage(SIDE, SIDE, video_batch_size=CLIPS, image_batch_size=CLIPS)
+    return TrainingBatches(
+        clips, 4, TaskConfig(image_share=0.2, warmup_fraction=1.0), (stage,), (0.5, 1.0), steps, 0
+    )
 
 
 def read_all(batches: TrainingBatches, workers: int) -> Outcome:
     """Read every batch; memory is that of this process and of those that load, each page counted once."""
-    keys: list[Key] = [(step, 0, 1) for step in range(len(batches))]
+    keys: list[BatchKey] = [(step, 0, 1) for step in range(len(batches))]
     digest, megabytes = hashlib.blake2b(digest_size=16), []
     every = max(1, (len(keys) - WARM_UP) // LOOKS)
     start = time.perf_counter()

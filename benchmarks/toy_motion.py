@@ -47,7 +47,7 @@ MODEL = {
     "width": 128, "depth": 4, "heads": 4, "siren_width": 64, "t_min": 0.5, "pure_noise_prob": 0.3,
 }  # fmt: skip
 OPTIMIZER = OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=50, decay_fraction=0.3)
-TASKS = TaskConfig(image_share=0.05, hold=0.0, early=0.33, late=0.33)
+TASKS = TaskConfig(image_share=0.05, warmup_fraction=0.0, share_start=0.33, share_end=0.33)
 
 
 def discs(clips: int, frames: int, generator: torch.Generator) -> Float[Tensor, "b 3 t h w"]:

@@ -19,7 +19,6 @@ from regen.data.tasks import Stage, reconstruction
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
-from regen.train.dataloader import Key
 from regen.train.distributed import DistributedContext
 from regen.train.loop import train
 
@@ -29,22 +28,22 @@ class SameBatch(Dataset[dict[str, Tensor]]):
 
     def __init__(self, ratio: int, stage: Stage, steps: int) -> None:
         task = reconstruction(ratio)
-        shape = (stage.clips, 3, task.frames, stage.height, stage.width)
+        shape = (stage.video_batch_size, 3, task.frames, stage.height, stage.width)
         clip = torch.rand(shape, generator=generator_for(0)) * 2 - 1
-        rows = torch.arange(stage.clips)
+        rows = torch.arange(stage.video_batch_size)
         self.batch = {
             "clip": clip,
             "target": clip,
             "times": torch.tensor(task.times),
             "rows": rows,
-            "batch_size": torch.tensor(stage.clips),
+            "batch_size": torch.tensor(stage.video_batch_size),
         }
         self.steps = steps
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         return self.batch
 
 
@@ -87,15 +86,15 @@ def main(
     speed = rows[-1]["clips_per_second"]
     size, precision = f"{part.height}x{part.width}", name_of(pick_dtype(dtype, target))
     finish(
-        f"Training {recipe}: batches of {part.clips} clips of {size}, {precision}",
+        f"Training {recipe}: batches of {part.video_batch_size} clips of {size}, {precision}",
         ["clips per second", "updates per second"],
-        [[f"{speed:.2f}", f"{speed / part.clips:.3f}"]],
+        [[f"{speed:.2f}", f"{speed / part.video_batch_size:.3f}"]],
         {
             "benchmark": "train_speed",
             "recipe": recipe,
             "stage": stage,
             "size": size,
-            "batch": part.clips,
+            "batch": part.video_batch_size,
             "dtype": precision,
             "clips_per_second": speed,
         },

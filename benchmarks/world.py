@@ -7,7 +7,7 @@ import tyro
 from report import finish, one_sentence_errors
 
 from regen.console import progress_bar
-from regen.data.shape_world import Split, write_world
+from regen.data.shape_world import Split, write_shape_world
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     """
     height, width = size
     with progress_bar("videos") as on_progress:
-        write_world(out, videos, frames, height, width, seed, split, on_progress)
+        write_shape_world(out, videos, frames, height, width, seed, split, on_progress)
     facts = {"videos": videos, "frames": frames, "size": f"{height}x{width}", "seed": seed, "split": split}
     rows = [[name, str(value)] for name, value in facts.items()]
     finish(f"Written to {out}", ["", ""], rows, {"benchmark": "world", **facts}, torch.device("cpu"))

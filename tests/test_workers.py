@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regen.workers import device_of, share
+from regen.workers import run_workers, worker_device
 
 COUNT = 2
 
@@ -31,7 +31,7 @@ def die(number: int) -> None:
 
 def test_each_has_its_number(tmp_path: Path) -> None:
     looks: list[None] = []
-    share(partial(leave_a_note, tmp_path), COUNT, lambda: looks.append(None))
+    run_workers(partial(leave_a_note, tmp_path), COUNT, lambda: looks.append(None))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"] and looks
 
 
@@ -44,15 +44,15 @@ def test_each_has_its_number(tmp_path: Path) -> None:
 )
 def test_a_failure_ends_all(kind: type[Exception], told: type[Exception], words: str) -> None:
     with pytest.raises(told, match=words):
-        share(partial(fail, kind), COUNT, lambda: None)
+        run_workers(partial(fail, kind), COUNT, lambda: None)
 
 
 def test_one_that_is_killed_is_noticed() -> None:
     with pytest.raises(ValueError, match=r"exit code -9.* the same command continues"):
-        share(die, 1, lambda: None)
+        run_workers(die, 1, lambda: None)
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [str(device_of(n, torch.device("cuda"))) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert [str(device_of(1, torch.device(name))) for name in ("cpu", "cuda:0")] == ["cpu", "cuda:0"]
+    assert [str(worker_device(n, torch.device("cuda"))) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [str(worker_device(1, torch.device(name))) for name in ("cpu", "cuda:0")] == ["cpu", "cuda:0"]

@@ -86,8 +86,8 @@ def record(tree: Path, data: Path, out: Path) -> int:
     sums |= {f"latents/{file.name}": tensors_sum(file) for file in sorted(latents.glob("*.safetensors"))}
     world = data.with_name(data.name + "-world")
     if not world.exists():
-        module = "shape_world" if is_new else "world"
-        write = f"from regen.data.{module} import write_world; from pathlib import Path; "
+        new = "shape_world import write_shape_world as write_world"
+        write = f"from regen.data.{new if is_new else 'world import write_world'}; from pathlib import Path; "
         run(
             "-c",
             f"{write}write_world(Path({str(world)!r}), videos=12, frames=66, height=32, width=48, seed=0)",

@@ -13,11 +13,11 @@ from types import FrameType
 
 import torch
 
-LOOK = 0.2  # seconds between two looks at the workers
+POLL_SECONDS = 0.2  # seconds between two looks at the workers
 GRACE = 10.0  # seconds for a worker to tidy up
 
 
-def share(work: Callable[[int], object], processes: int, on_look: Callable[[], object]) -> None:
+def run_workers(work: Callable[[int], object], processes: int, on_poll: Callable[[], object]) -> None:
     """Call `work(number)` in each of `processes` new processes; return when all of them are through.
 
     All are stopped as soon as one fails or this process is interrupted, and none outlives this process.
@@ -36,8 +36,8 @@ def share(work: Callable[[int], object], processes: int, on_look: Callable[[], o
             workers.append(worker)
             ears.append(ear)
         while any(worker.is_alive() for worker in workers):
-            on_look()
-            wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=LOOK)
+            on_poll()
+            wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=POLL_SECONDS)
             _raise_what_failed(workers, ears)
         _raise_what_failed(workers, ears)
     finally:
@@ -48,7 +48,7 @@ def share(work: Callable[[int], object], processes: int, on_look: Callable[[], o
             worker.kill()
 
 
-def device_of(number: int, device: torch.device) -> torch.device:
+def worker_device(number: int, device: torch.device) -> torch.device:
     """The device of worker `number`: "cuda" is all GPUs in turn, unless one was chosen."""
     if device.type != "cuda" or device.index is not None:
         return device
@@ -72,7 +72,7 @@ def _worker(work: Callable[[int], object], number: int, mouth: Connection) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent, which ends its workers
     signal.signal(signal.SIGTERM, _leave)
     warnings.simplefilter("ignore")
-    end_with_parent()
+    exit_with_parent()
     try:
         work(number)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
@@ -85,7 +85,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(1)
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """See to it that this process, a worker, ends when its parent is killed; it must not go on alone."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

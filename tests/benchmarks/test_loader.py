@@ -21,7 +21,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_both_read_the_same_clips(loader: ModuleType, tmp_path: Path) -> None:
     loader.write_shards(loader.copies(tmp_path)[:2], tmp_path / "shards")
-    stage = Stage(64, 96, clips=3, images=1)
+    stage = Stage(64, 96, video_batch_size=3, image_batch_size=1)
     sources = [
         TrainingBatches(ClipDataset(paths), 4, loader.TASKS, (stage,), (0.5, 1.0), 2, 0)
         for paths in ([tmp_path / "000.mp4", tmp_path / "001.mp4"], [tmp_path / "shards"])
@@ -36,7 +36,7 @@ def test_both_read_the_same_clips(loader: ModuleType, tmp_path: Path) -> None:
 
 def test_every_part_has_a_time(loader: ModuleType, tmp_path: Path) -> None:
     loader.write_shards(loader.copies(tmp_path)[:2], tmp_path / "shards")
-    stage = Stage(64, 96, clips=2, images=1)
+    stage = Stage(64, 96, video_batch_size=2, image_batch_size=1)
     source = TrainingBatches(ClipDataset([tmp_path / "shards"]), 4, loader.TASKS, (stage,), (0.5, 1.0), 4, 0)
     parts = loader.milliseconds_by_part(source, [(step, 0, 1) for step in range(4)])
     assert all(value > 0 for name, value in parts.items() if name != "to the trainer, in floats")

@@ -105,7 +105,7 @@ def test_options_reach_the_shards(shards: Shell, clips: Path) -> None:
     )
     assert shards("build", "clips", "--out", "out", *SMALL, *options)[0] == 0
     collection = ShardSet("out")
-    facts = [collection.facts(number) for number in range(len(collection))]
+    facts = [collection.info(number) for number in range(len(collection))]
     assert len(collection.shards) == 2
     assert [(one.width, one.height, one.label) for one in facts] == [(26, 16, 0), (22, 16, 0)]
     assert json.loads(Path("out/classes.json").read_text()) == {"clips": 0}
@@ -117,7 +117,7 @@ def test_options_reach_the_shards(shards: Shell, clips: Path) -> None:
 
 def test_a_caption_and_class_of_the_folder_are_told(shards: Shell, clips: Path) -> None:
     shards("build", "clips", "--out", "out", *SMALL)
-    facts = ShardSet("out").facts(0)
+    facts = ShardSet("out").info(0)
     assert (facts.caption, facts.label) == ("a caption", 4)
 
 

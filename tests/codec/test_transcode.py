@@ -21,7 +21,7 @@ from regen.codec.transcode import Report, decode_video, encode_video, reconstruc
 from regen.evaluate.interpolation import codec_of
 from regen.latents import Latents
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 from regen.pretrained import Autoencoder
 
@@ -204,7 +204,7 @@ def test_comparison_of_a_video_has_its_frames_and_sound(tmp_path: Path, model: A
 def test_size_is_the_measuring_protocol(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", 2, 24, 40)
     report = reconstruct(model, source, tmp_path / "out.mp4", size=Size(16, 16))
-    frames = [fit(frame, Size(16, 16)) for frame in read(source)[0]]
+    frames = [resize_center_crop(frame, Size(16, 16)) for frame in read(source)[0]]
     decoded = torch.stack(list(decode_chunks(model, encode_frames(model, frames), height=16, width=16)))
     assert report.psnr == pytest.approx(psnr_per_frame(torch.stack(frames), decoded).mean().item())
 

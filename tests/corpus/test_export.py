@@ -33,9 +33,9 @@ from regen.corpus.plan import prepare
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.latents import HybridLatents, is_finite
-from regen.media.files import GoneError
+from regen.media.files import MissingFileError
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.pretrained import load, weights_hash
 from regen.runtime import one_thread
 from regen.tiling import Tile
@@ -83,7 +83,7 @@ def by_hand(path: Path, model: str, size: Size | None, frames: int | None = None
             height, width = (side // 8 * 8 for side in images[0].shape[:2])
             top, left = (images[0].shape[0] - height) // 2, (images[0].shape[1] - width) // 2
             images = [image[top : top + height, left : left + width] for image in images]
-        images = [fit(image, size) for image in images]
+        images = [resize_center_crop(image, size) for image in images]
         chunks = encode_frames(load(model, CPU, torch.float32), images)
         return torch.stack([chunk.latents for chunk in chunks])
 
@@ -270,7 +270,7 @@ def test_damaged_samples_are_left_out_and_named(corpus: Path, model: str, tmp_pa
 def test_a_shard_that_is_gone_stops_the_export(corpus: Path, model: str, tmp_path: Path) -> None:
     shards = make_shards(corpus, tmp_path / "shards", 2)
     hidden = (shards / "00001.tar").rename(tmp_path / "hidden")
-    with pytest.raises(GoneError, match=r"00001.tar/c-.* is the shard still there\?"):
+    with pytest.raises(MissingFileError, match=r"00001.tar/c-.* is the shard still there\?"):
         export(model, shards, tmp_path / "out")
     assert [*contents(tmp_path / "out")].count("00001.json") == 0 and "00000.json" in contents(
         tmp_path / "out"

@@ -15,7 +15,7 @@ from movies import make_movie
 from regen.curate import encoding
 from regen.curate.build_folder import BuildFolder
 from regen.curate.filters import Filters
-from regen.curate.workers import JobError, Work
+from regen.curate.workers import JobError, PoolOptions
 from regen.curate.writing import Packing
 from regen.data.shards import ShardSet
 from regen.media.decoding import Decoder
@@ -47,7 +47,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(
     clips: Path, tmp_path: Path, packing: Packing
 ) -> None:
     for workers in (1, 2):
-        run(clips, tmp_path / str(workers), SPLIT, packing, Work(workers))
+        run(clips, tmp_path / str(workers), SPLIT, packing, PoolOptions(workers))
     assert results(tmp_path / "1") == results(tmp_path / "2")
 
 
@@ -58,7 +58,7 @@ def test_encoded_again_they_are_small_with_many_key_frames_and_a_shot_each(
     with VideoReader(clips / "shots.mp4", short_side=64) as reader:
         source = list(reader)
     shards = ShardSet(str(tmp_path / "out"))
-    facts = [shards.facts(number) for number in range(len(shards))]
+    facts = [shards.info(number) for number in range(len(shards))]
     assert [one.frames for one in facts if one.name.startswith("shots")] == [9, 12, 8]
     assert {min(one.width, one.height) for one in facts} == {64}
     assert all(one.is_regular and one.frame_rate == 20 for one in facts if not one.is_image)
@@ -70,7 +70,7 @@ def test_encoded_again_they_are_small_with_many_key_frames_and_a_shot_each(
             greys = [frame.image.float().mean(-1) for frame in source[9:21]]  # colour is stored at half size
             errors = [float((frames[5].image.float().mean(-1) - grey).abs().mean()) for grey in greys]
             assert errors.index(min(errors)) == 5 and errors[5] < 4
-    (rows,) = {len(shards.of_shard(shard)) for shard in shards.shards[:-1]}
+    (rows,) = {len(shards.samples_in(shard)) for shard in shards.shards[:-1]}
     assert rows == AGAIN.max_samples
     assert not (tmp_path / "out" / ".build" / "encoded").exists()
 
@@ -78,8 +78,8 @@ def test_encoded_again_they_are_small_with_many_key_frames_and_a_shot_each(
 def test_key_frames_come_as_often_as_asked(tmp_path: Path) -> None:
     source = write(tmp_path / "a.mp4", moving(0))
     for every, count in ((4, 4), (20, 1)):
-        part = encoding.Part(3, 19, tmp_path / f"{every}.mp4", "a.mp4")
-        (facts,) = encoding.encode(encoding.Encoding(source, (part,), None, every), lambda seconds: None)
+        part = encoding.Segment(3, 19, tmp_path / f"{every}.mp4", "a.mp4")
+        (facts,) = encoding.encode(encoding.EncodeJob(source, (part,), None, every), lambda seconds: None)
         assert (facts.frames, facts.is_regular) == (16, True)
         with Decoder(part.target, threads=1) as decoder:
             assert sum(packet.is_keyframe for packet in decoder.demux() if packet.size) == count
@@ -87,9 +87,9 @@ def test_key_frames_come_as_often_as_asked(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_no_reason_to_leave_a_sample_out(tmp_path: Path) -> None:
     source = write(tmp_path / "a.mp4", moving(0))
-    part = encoding.Part(0, 20, tmp_path / "gone" / "b.mp4", "b.mp4")
+    part = encoding.Segment(0, 20, tmp_path / "gone" / "b.mp4", "b.mp4")
     with pytest.raises(JobError, match="can't be written") as caught:
-        encoding.encode(encoding.Encoding(source, (part,), 32, 4), lambda seconds: None)
+        encoding.encode(encoding.EncodeJob(source, (part,), 32, 4), lambda seconds: None)
     assert caught.value.reason == "disk"
 
 
@@ -165,9 +165,9 @@ def test_a_file_that_never_ends_is_given_up(clips: Path, tmp_path: Path) -> None
     folder.mkdir()
     os.link(clips / "0.mp4", folder / "good.mp4")
     os.mkfifo(folder / "pipe.mp4")  # who opens it waits for ever
-    outcome = run(folder, tmp_path / "out", LOOSE, work=Work(2, time_limit=1.0))
+    outcome = run(folder, tmp_path / "out", LOOSE, work=PoolOptions(2, time_limit=1.0))
     assert outcome.counts == {"slow": 1}
-    assert outcome.dropped[0].verdict.text == "not done after 1 s"
+    assert outcome.dropped[0].rejection.text == "not done after 1 s"
     (folder / "pipe.mp4").unlink()
     os.link(clips / "1.mp4", folder / "pipe.mp4")
     assert run(folder, tmp_path / "out", LOOSE).counts == {}  # another file by now
@@ -184,7 +184,7 @@ def test_retry_looks_again_at_what_took_too_long(clips: Path, tmp_path: Path) ->
     log.write_text(json.dumps(row | failure) + "\n")
     with pytest.raises(ValueError, match="None of the 1 files is kept"):
         run(folder, tmp_path / "out", LOOSE)
-    assert run(folder, tmp_path / "out", LOOSE, work=Work(1, retry=True)).counts == {}
+    assert run(folder, tmp_path / "out", LOOSE, work=PoolOptions(1, retry=True)).counts == {}
 
 
 @pytest.mark.filterwarnings("ignore")  # the library leaves its file open
@@ -262,7 +262,7 @@ def test_without_a_library_its_filter_can_be_switched_off(
     ("packing", "words"),
     [
         ({"short_side": 8}, "--short-side is 8"),
-        ({"key_every": 0}, "--key-every"),
+        ({"keyframe_interval": 0}, "--keyframe-interval"),
         ({"max_samples": -1}, "--max-s"),
     ],
     ids=["side", "key", "samples"],
@@ -272,7 +272,9 @@ def test_impossible_packing(clips: Path, tmp_path: Path, packing: dict[str, int]
         run(clips, tmp_path / "out", LOOSE, replace(PACKING, **packing))
 
 
-@pytest.mark.parametrize(("work", "words"), [(Work(0), "0 processes"), (Work(1, 0.0), "--time-limit is 0.0")])
-def test_impossible_work(clips: Path, tmp_path: Path, work: Work, words: str) -> None:
+@pytest.mark.parametrize(
+    ("work", "words"), [(PoolOptions(0), "0 processes"), (PoolOptions(1, 0.0), "--time-limit is 0.0")]
+)
+def test_impossible_work(clips: Path, tmp_path: Path, work: PoolOptions, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         run(clips, tmp_path / "out", LOOSE, work=work)

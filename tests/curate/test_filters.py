@@ -10,10 +10,10 @@ from curation_clips import FRAMES, HEIGHT, WIDTH, letterboxed, moving, resized, 
 from movies import damage, truncate
 from PIL import Image
 
-from regen.curate.analysis import Analysis, analyser
+from regen.curate.analysis import Analysis, make_analyse
 from regen.curate.filters import Filters
 from regen.curate.frame_stats import bar_share
-from regen.curate.selection import choose
+from regen.curate.selection import select
 from regen.curate.sources import SourceFile, list_sources
 from regen.curate.workers import Failure
 from regen.data.shards import ShardSet
@@ -91,7 +91,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def looked_at(built: Path) -> tuple[list[SourceFile], dict[str, Analysis]]:
     """The files and what is known of them, also with cuts not looked for."""
     sources = list_sources([built / "clips"])
-    look = analyser(Filters())
+    look = make_analyse(Filters())
     analyses = {}
     for source in sources:
         try:
@@ -111,7 +111,7 @@ def reasons(built: Path) -> dict[str, str]:
 def test_every_filter_drops_what_was_made_for_it_and_nothing_else(built: Path) -> None:
     assert reasons(built) == DROPPED
     shards = ShardSet(str(built / "shards"))
-    assert sorted(shards.facts(number).key.rpartition("-")[0] for number in range(len(shards))) == sorted(
+    assert sorted(shards.info(number).key.rpartition("-")[0] for number in range(len(shards))) == sorted(
         name.partition(".")[0] for name in KEPT
     )
 
@@ -156,8 +156,8 @@ def test_each_filter_can_be_switched_off(
     looked_at: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: object, clip: str
 ) -> None:
     sources, analyses = looked_at
-    before, _ = choose(sources, analyses, Filters(min_side=100))
-    after, _ = choose(sources, analyses, replace(Filters(min_side=100), **{name: value}))
+    before, _ = select(sources, analyses, Filters(min_side=100))
+    after, _ = select(sources, analyses, replace(Filters(min_side=100), **{name: value}))
     new = {one.source.path.name for one in after} - {one.source.path.name for one in before}
     assert clip in new
     assert all(DROPPED[one] == DROPPED[clip] for one in new)
@@ -178,7 +178,7 @@ def test_limits(
     looked_at: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: float, videos: set[str]
 ) -> None:
     sources, analyses = looked_at
-    kept, dropped = choose(sources, analyses, replace(Filters(min_side=100), **{name: value}))
+    kept, dropped = select(sources, analyses, replace(Filters(min_side=100), **{name: value}))
     names = {one.source.path.name for one in kept}
     assert {name for name in names if name.endswith(".mp4")} == videos
     assert "picture.png" in names  # length and motion say nothing of a picture
@@ -213,7 +213,7 @@ def test_nothing_kept_is_told_with_the_report(tmp_path: Path) -> None:
 )
 def test_impossible_limits(changes: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        replace(Filters(), **changes).check()
+        replace(Filters(), **changes).validate()
 
 
 @pytest.mark.parametrize(

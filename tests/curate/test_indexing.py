@@ -10,7 +10,7 @@ from curation_clips import LOOSE, make_mixture, moving, results, run, samples, w
 from movies import truncate
 
 from regen.curate.indexing import make_index
-from regen.curate.workers import Work
+from regen.curate.workers import PoolOptions
 from regen.data.shards import ShardSet
 from regen.media.reader import VideoReader
 
@@ -52,12 +52,12 @@ def test_every_sample_has_its_place_and_facts(
     second = {"three.JPG": picture, "four.thumbnail.jpg": picture, "four.mp4": video, "z.txt": b"alone"}
     pack(tmp_path / "b.tar", first, kind)
     pack(tmp_path / "c.tar", second, kind)
-    indexed = make_index(str(tmp_path), Work(workers))
+    indexed = make_index(str(tmp_path), PoolOptions(workers))
     assert (indexed.shards, indexed.samples, indexed.left_out) == (2, 4, ())
     shards = ShardSet(str(tmp_path))
-    facts = {shards.name(number): shards.facts(number) for number in range(4)}
+    facts = {shards.name(number): shards.info(number) for number in range(4)}
     assert list(facts) == ["./folder/one.mp4", "two.mp4", "three.JPG", "four.mp4"]
-    assert shards.shards == ["b.tar", "c.tar"] and list(shards.of_shard("c.tar")) == [2, 3]
+    assert shards.shards == ["b.tar", "c.tar"] and list(shards.samples_in("c.tar")) == [2, 3]
     contents = [shards.read(number).content for number in range(4)]
     assert contents == [video, video, picture, video]
     one, two, three, four = facts.values()
@@ -70,7 +70,7 @@ def test_the_index_of_shards_built_here_is_the_same(tmp_path: Path) -> None:
     run(make_mixture(tmp_path / "clips"), tmp_path / "out", LOOSE)
     before = results(tmp_path / "out")
     (tmp_path / "out" / "index.safetensors").unlink()
-    make_index(str(tmp_path / "out"), Work(2))
+    make_index(str(tmp_path / "out"), PoolOptions(2))
     assert results(tmp_path / "out") == before
 
 
@@ -90,7 +90,7 @@ def test_what_is_bad_is_left_out_and_told(tmp_path: Path, video: bytes) -> None:
     )
     truncate(pack(tmp_path / "cut.tar", {"first.mp4": video, "second.mp4": video}), 0.5)
     (tmp_path / "no.tar").write_bytes(b"This is no tar file." * 100)
-    indexed = make_index(str(tmp_path), Work(2))
+    indexed = make_index(str(tmp_path), PoolOptions(2))
     left_out = {name.removeprefix(f"{tmp_path}/"): reason for name, reason in indexed.left_out}
     bad = ("class.mp4", "empty.png", "half.mp4", "json.mp4", "text.mp4")
     assert set(left_out) == {*(f"a.tar/{name}" for name in bad), "cut.tar", "no.tar"}
@@ -107,22 +107,22 @@ def test_names_that_are_no_text_are_read(tmp_path: Path, video: bytes) -> None:
         info = tarfile.TarInfo("größe" + "x" * 120 + ".mp4")
         info.size = len(video)
         tar.addfile(info, io.BytesIO(video))
-    make_index(str(tmp_path), Work(1))
+    make_index(str(tmp_path), PoolOptions(1))
     assert ShardSet(str(tmp_path)).read(0).content == video
 
 
 def test_an_address_of_fsspec(tmp_path: Path, video: bytes) -> None:
     pack(tmp_path / "a.tar", {"one.mp4": video})
     address = f"file://{tmp_path}"
-    assert make_index(address, Work(1)).samples == 1
+    assert make_index(address, PoolOptions(1)).samples == 1
     assert ShardSet(address).read(0).content == video
     assert samples(tmp_path).keys() == {""}
 
 
 def test_without_shards_or_samples(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no .tar file in"):
-        make_index(str(tmp_path), Work(1))
+        make_index(str(tmp_path), PoolOptions(1))
     pack(tmp_path / "a.tar", {"a.txt": b"alone"})
     with pytest.raises(ValueError, match="hold no video and no image"):
-        make_index(str(tmp_path), Work(1))
+        make_index(str(tmp_path), PoolOptions(1))
     assert not (tmp_path / "index.safetensors").exists()

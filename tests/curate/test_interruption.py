@@ -49,7 +49,7 @@ def start(*arguments: str, code: tuple[str, ...] = ("-m", "regen")) -> "subproce
 def options(clips: Path, out: Path) -> list[str]:
     """SPLIT and AGAIN as options of the command."""
     filters = ("--min-frames", "5", "--min-side", "0", "--cuts", "split")
-    packing = ("--short-side", "64", "--key-every", "4", "--max-samples", "2")
+    packing = ("--short-side", "64", "--keyframe-interval", "4", "--max-samples", "2")
     return [str(clips), "--out", str(out), *filters, *packing, "--workers", "1"]
 
 

@@ -29,7 +29,7 @@ def test_bad_sidecars_are_told(tmp_path: Path, name: str, content: str | bytes, 
     (tmp_path / "clips" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     outcome = run(tmp_path / "clips", tmp_path / "out", LOOSE)
     assert outcome.counts == {"sidecar": 1}
-    assert words in outcome.dropped[0].verdict.text
+    assert words in outcome.dropped[0].rejection.text
 
 
 def test_classes_from_folders_are_numbered_by_their_names(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from regen.curate.workers import Extend, Failure, JobError, run_jobs
+from regen.curate.workers import ExtendDeadline, Failure, JobError, run_jobs
 
 
-def work(job: str, extend: Extend) -> str:
+def work(job: str, extend: ExtendDeadline) -> str:
     match job:
         case "hang":
             time.sleep(1000)
@@ -62,7 +62,7 @@ def test_jobs_are_taken_as_they_are_begun() -> None:
     assert list(run_jobs(work, [], 2, limit=1.0)) == []
 
 
-def identify(job: int, extend: Extend) -> int:
+def identify(job: int, extend: ExtendDeadline) -> int:
     return os.getpid()
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_shards import make_shards
 
 from regen.data.catalog import FolderCatalog, ShardCatalog, open_collection
-from regen.data.clip_spec import Cut
+from regen.data.clip_spec import ClipSpec
 from regen.data.clips import ClipDataset
 
 UNEVEN = [0, 0.04, 0.08, 0.3, 0.4, 0.5]
@@ -33,7 +33,11 @@ def test_a_folder_and_shards_of_the_same_files_are_the_same_data(files: list[Pat
     shards = ClipDataset([make_shards(tmp_path / "shards", files)])
     assert folder.fingerprint() == shards.fingerprint()
     assert np.array_equal(folder.columns.width, [64, 64, 48, 40])
-    for cut in (Cut(4, (16, 24), (0.5, 1.0)), Cut(3, (16, 24), frame_rate=12.5), Cut(1, (24, 24))):
+    for cut in (
+        ClipSpec(4, (16, 24), (0.5, 1.0)),
+        ClipSpec(3, (16, 24), frame_rate=12.5),
+        ClipSpec(1, (24, 24)),
+    ):
         for index in range(10):
             one, other = (clips.sample(index, cut, seed=3).video for clips in (folder, shards))
             assert np.array_equal(one, other)
@@ -56,7 +60,7 @@ def test_files_folders_and_shards_mixed(files: list[Path], tmp_path: Path) -> No
     assert collection.columns.frames.tolist() == [12, 6, 9, 1, 5, 12, 6, 9]
     names = list(collection.file_names(np.arange(8)))
     assert names == [b"a.mp4", b"b.mkv", b"c.mp4", b"d.png", b"more.mp4", b"a.mp4", b"b.mkv", b"c.mp4"]
-    assert ClipDataset([shards, more]).sample(0, Cut(5, (16, 16)), 0).video.shape == (3, 5, 16, 16)
+    assert ClipDataset([shards, more]).sample(0, ClipSpec(5, (16, 16)), 0).video.shape == (3, 5, 16, 16)
 
 
 def test_names_of_any_kind(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_a_cache_serves_files_alone(files: list[Path], tmp_path: Path) -> None:
     assert len(list(cache.glob("*.npy"))) == 2, "frames and times of one file"
     plain = ClipDataset([shards, files[2]])
     for index in range(8):
-        one, other = (part.sample(index, Cut(3, (16, 16)), 0).video for part in (clips, plain))
+        one, other = (part.sample(index, ClipSpec(3, (16, 16)), 0).video for part in (clips, plain))
         assert np.array_equal(one, other)
     assert len(list(cache.glob("*.npy"))) == 2
 
@@ -99,9 +103,11 @@ def test_the_weights_of_few_kinds_of_clips_are_kept(files: list[Path]) -> None:
     clips = ClipDataset(files)
     for frames in range(1, 13):
         for bucket in range(3):
-            clips.weight(Cut(frames, (8, 8), aspect_ratios=(0.5, 1.0, 2.0), bucket=bucket))
-    assert len(clips._sums) <= 16
-    whole = clips.weight(Cut(4, (8, 8)))
-    parts = [clips.weight(Cut(4, (8, 8), aspect_ratios=(0.7, 1.4), bucket=bucket)) for bucket in range(2)]
+            clips.weight(ClipSpec(frames, (8, 8), aspect_ratios=(0.5, 1.0, 2.0), bucket=bucket))
+    assert len(clips._cached_sums) <= 16
+    whole = clips.weight(ClipSpec(4, (8, 8)))
+    parts = [
+        clips.weight(ClipSpec(4, (8, 8), aspect_ratios=(0.7, 1.4), bucket=bucket)) for bucket in range(2)
+    ]
     assert whole == pytest.approx(sum(parts))
     assert whole == pytest.approx(12 / 25 + 9 / 25 + 6 / float(clips.columns.frame_rate[1]))

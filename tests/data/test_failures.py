@@ -13,14 +13,14 @@ from movies import damage, make_movie, noisy, numbered, truncate
 from tiny_shards import make_shards
 
 from regen.data import failures
-from regen.data.clip_spec import Cut
+from regen.data.clip_spec import ClipSpec
 from regen.data.clips import ClipDataset
-from regen.data.failures import Failures, SlowError, time_limit
+from regen.data.failures import Failures, ReadTimeoutError, time_limit
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
-from regen.media.files import GoneError, VideoError
+from regen.media.files import MissingFileError, VideoError
 from regen.train.dataloader import BatchLoader
 
-CUT = Cut(5, (16, 24))
+CUT = ClipSpec(5, (16, 24))
 FAST = {"movflags": "faststart"}
 
 
@@ -30,7 +30,7 @@ def test_a_block_may_take_so_long_and_no_longer() -> None:
         pass
     start = time.monotonic()
     with (
-        pytest.raises(SlowError, match=r"^a\.mp4 could not be read in 0\.1 seconds\.$"),
+        pytest.raises(ReadTimeoutError, match=r"^a\.mp4 could not be read in 0\.1 seconds\.$"),
         time_limit(0.1, "a.mp4"),
     ):
         time.sleep(5)
@@ -64,15 +64,15 @@ def test_there_is_no_limit_where_none_can_be_set() -> None:
 def test_records_are_bounded_and_each_sample_is_named_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(failures, "NAMED", 3)
+    monkeypatch.setattr(failures, "MAX_NAMED", 3)
     record = Failures()
     for number in range(50):
         record.record(f"{number % 10}.mp4", VideoError(f"{number % 10}.mp4 is broken."))
     assert record.counts == {"damaged": 50}
     assert list(record.reasons) == ["0.mp4", "1.mp4", "2.mp4"]
     assert capsys.readouterr().err.count("is broken") == 3
-    assert record.record("a", SlowError("a is slow.")) == 1
-    assert record.record("a", GoneError("a is gone.")) == 2
+    assert record.record("a", ReadTimeoutError("a is slow.")) == 1
+    assert record.record("a", MissingFileError("a is gone.")) == 2
     assert record.slow == set()
 
 
@@ -85,11 +85,11 @@ def clips(request: pytest.FixtureRequest, tmp_path: Path) -> ClipDataset:
             make_movie(tmp_path / f"{name}.mp4", noisy(40), options={"g": "10"}, container_options=FAST)
         )
     if request.param == "folder":
-        return ClipDataset(files, seconds_per_sample=0.5)
+        return ClipDataset(files, decode_timeout=0.5)
     shards = make_shards(tmp_path / "shards", files, per_shard=1)
     for path in files:
         path.unlink()
-    return ClipDataset([str(shards)], seconds_per_sample=0.5)
+    return ClipDataset([str(shards)], decode_timeout=0.5)
 
 
 def place_of(clips: ClipDataset, tmp_path: Path) -> Path:
@@ -160,7 +160,7 @@ def test_a_sample_that_hangs_is_replaced_and_waited_for_once(
 def test_files_that_hang_at_the_start_are_left_out(tmp_path: Path) -> None:
     make_movie(tmp_path / "good.mp4", numbered(12))
     os.mkfifo(tmp_path / "hangs.mp4")
-    clips = ClipDataset([tmp_path], seconds_per_sample=0.2)
+    clips = ClipDataset([tmp_path], decode_timeout=0.2)
     assert len(clips) == 1
     assert "could not be read in 0.2 seconds" in clips.skipped[f"{tmp_path}/hangs.mp4"]
 
@@ -169,7 +169,10 @@ def test_a_shard_deleted_while_processes_read_it(tmp_path: Path) -> None:
     """The batches whose samples are not in it stay as they were, the others are filled up and counted."""
     files = [make_movie(tmp_path / f"{index}.mp4", numbered(12 + index)) for index in range(4)]
     shards = make_shards(tmp_path / "shards", files, per_shard=1)
-    tasks, stage = TaskConfig(image_share=0.0, hold=1.0), Stage(16, 24, clips=3, images=1)
+    tasks, stage = (
+        TaskConfig(image_share=0.0, warmup_fraction=1.0),
+        Stage(16, 24, video_batch_size=3, image_batch_size=1),
+    )
     data = TrainingBatches(ClipDataset([str(shards)]), 4, tasks, (stage,), (1.0, 1.0), 30, 0)
     keys = [(step, 0, 1) for step in range(30)]
     undisturbed = [data[key]["clip"] for key in keys]

@@ -21,16 +21,16 @@ from regen.data.shape_world import (
     SIZES,
     SPEEDS,
     VALUES,
-    Scene,
+    ShapeScene,
     draw_scene,
     render,
     scenes,
     template,
-    write_world,
+    write_shape_world,
 )
 from regen.media.reader import VideoReader
 
-SCENE = Scene("one", "small", "plain", "red", "circle", "left", "quickly", "stays still", "dark")
+SCENE = ShapeScene("one", "small", "plain", "red", "circle", "left", "quickly", "stays still", "dark")
 
 
 def chroma(video: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def centre(weight: Tensor, axis: int) -> float:
 
 
 def test_every_word_has_its_field_and_captions_have_every_word() -> None:
-    assert list(VALUES) == [field.name for field in fields(Scene)]
+    assert list(VALUES) == [field.name for field in fields(ShapeScene)]
     for scene, caption in scenes(50, seed=1):
         assert caption in (scene.caption(0), scene.caption(1))
         for wording in (0, 1):
@@ -194,14 +194,14 @@ def test_three_large_shapes_need_room() -> None:
 
 
 def test_another_world_needs_another_folder(tmp_path: Path) -> None:
-    write_world(tmp_path, 1, 5, 32, 48, seed=12)
+    write_shape_world(tmp_path, 1, 5, 32, 48, seed=12)
     with pytest.raises(ValueError, match="give another folder"):
-        write_world(tmp_path, 2, 5, 32, 48, seed=13)
+        write_shape_world(tmp_path, 2, 5, 32, 48, seed=13)
 
 
 def test_written_worlds_are_the_same_and_left_as_they_are(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_world(tmp_path / name, 3, 5, 32, 48, seed=12)
+        write_shape_world(tmp_path / name, 3, 5, 32, 48, seed=12)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["classes.json", "world.json"] + [
         f"world_0000{i}.{end}" for i in range(3) for end in ("cls", "mp4", "txt")
@@ -219,7 +219,7 @@ def test_written_worlds_are_the_same_and_left_as_they_are(tmp_path: Path) -> Non
     marked = tmp_path / "a" / "world_00001.mp4"
     marked.write_bytes(b"mine")
     calls: list[tuple[int, int]] = []
-    write_world(
+    write_shape_world(
         tmp_path / "a", 4, 5, 32, 48, seed=12, on_progress=lambda done, total: calls.append((done, total))
     )
     assert marked.read_bytes() == b"mine"

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_shards import facts_of, make_shards
 
 from regen.data.shards import INDEX, ShardSet, ShardWriter, is_shard_set
-from regen.media.files import GoneError, VideoError
+from regen.media.files import MissingFileError, VideoError
 from regen.media.reader import VideoReader
 
 
@@ -39,11 +39,11 @@ def test_every_sample_comes_back_with_what_is_known_of_it(files: list[Path], sha
     for number, path in enumerate(files):
         assert found.read(number).content == path.read_bytes()
         assert found.read(number).suffix == path.suffix
-        facts = found.facts(number)
+        facts = found.info(number)
         assert facts == facts_of(path, caption=f"about {path.stem}", label=2 * (number // 2))
         assert facts.key == path.stem
-    assert [found.facts(number).is_regular for number in range(3)] == [True, False, True]
-    assert [list(found.of_shard(name)) for name in found.shards] == [[0, 1], [2]]
+    assert [found.info(number).is_regular for number in range(3)] == [True, False, True]
+    assert [list(found.samples_in(name)) for name in found.shards] == [[0, 1], [2]]
 
 
 def test_the_files_are_what_others_read_and_write(files: list[Path], shards: Path) -> None:
@@ -101,7 +101,7 @@ def test_any_place_that_fsspec_knows(shards: Path) -> None:
     found = pickle.loads(pickle.dumps(ShardSet(address)))
     assert found.read(2).content == ShardSet(str(shards)).read(2).content
     memory.rm("/bucket/00001.tar")
-    with pytest.raises(GoneError, match="memory://bucket/00001.tar/c.png can't be read"):
+    with pytest.raises(MissingFileError, match="memory://bucket/00001.tar/c.png can't be read"):
         found.read(2)
 
 
@@ -111,7 +111,7 @@ def test_what_is_missing_is_told(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="is cut off; copy the shard again"):
         found.read(2)
     (shards / "00001.tar").unlink()
-    with pytest.raises(GoneError, match="is the shard still there"):
+    with pytest.raises(MissingFileError, match="is the shard still there"):
         found.read(2)
     assert not is_shard_set(str(tmp_path))
     with pytest.raises(ValueError, match="has no index.safetensors that can be read"):

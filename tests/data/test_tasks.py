@@ -17,14 +17,14 @@ from regen.data.tasks import (
     Task,
     TaskConfig,
     TrainingBatches,
+    bucket_size,
+    chunk_overlap,
     draw_task,
     extrapolation,
     image,
     interpolation,
-    overlap,
     reconstruction,
-    shaped_size,
-    some_of,
+    subsample_targets,
 )
 
 RATIOS = st.sampled_from([4, 8, 16, 32])
@@ -44,7 +44,7 @@ def test_times_are_the_places_of_the_frames(ratio, data):
         reconstruction(ratio),
         interpolation(ratio, start),
         extrapolation(ratio, shift),
-        overlap(ratio),
+        chunk_overlap(ratio),
     ):
         assert task.times == pytest.approx(times_of(task, ratio))
         assert len(task.inputs) == ratio + 1
@@ -56,7 +56,7 @@ def test_times_are_the_places_of_the_frames(ratio, data):
 
 def test_the_special_cases():
     assert image() == Task("image", 1, (0,), (0,), (0.0,))
-    assert overlap(4).times == (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+    assert chunk_overlap(4).times == (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
     assert interpolation(4, 1).times == (0.125, 0.25, 0.375, 0.5, 0.625)
     assert interpolation(4, 1).inputs == (0, 2, 4, 6, 8)
 
@@ -81,13 +81,16 @@ def test_shares_follow_the_schedule():
     ("config", "names"),
     [
         (TaskConfig(image_share=1.0), {"image"}),
-        (TaskConfig(image_share=0.0, hold=1.0), {"reconstruction"}),
-        (TaskConfig(image_share=0.0, hold=0.0, early=0.5), {"interpolation", "extrapolation"}),
-        (TaskConfig(image_share=0.0, early=0.0, late=0.0), {"reconstruction"}),
+        (TaskConfig(image_share=0.0, warmup_fraction=1.0), {"reconstruction"}),
+        (
+            TaskConfig(image_share=0.0, warmup_fraction=0.0, share_start=0.5),
+            {"interpolation", "extrapolation"},
+        ),
+        (TaskConfig(image_share=0.0, share_start=0.0, share_end=0.0), {"reconstruction"}),
     ],
 )
 def test_every_field_of_the_schedule_acts(config, names):
-    assert set(shares(0.0 if config.hold == 0 else 0.5, config)) == names
+    assert set(shares(0.0 if config.warmup_fraction == 0 else 0.5, config)) == names
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,10 @@ def clips(tmp_path_factory) -> ClipDataset:
 
 
 def batches(clips: ClipDataset, seed: int = 0, tasks: TaskConfig | None = None) -> TrainingBatches:
-    stages = (Stage(16, 24, clips=3, images=5, until=0.5), Stage(32, 32, clips=1, images=2))
+    stages = (
+        Stage(16, 24, video_batch_size=3, image_batch_size=5, until=0.5),
+        Stage(32, 32, video_batch_size=1, image_batch_size=2),
+    )
     return TrainingBatches(clips, 4, tasks or TaskConfig(), stages, (0.5, 1.0), steps=10, seed=seed)
 
 
@@ -111,7 +117,7 @@ def test_a_batch_is_a_function_of_seed_and_step(clips):
 
 
 def test_stages_change_size_and_count(clips):
-    data = batches(clips, tasks=TaskConfig(image_share=0.0, hold=1.0))
+    data = batches(clips, tasks=TaskConfig(image_share=0.0, warmup_fraction=1.0))
     assert data[4, 0, 1]["clip"].shape == (3, 3, 5, 16, 24)
     assert data[5, 0, 1]["clip"].shape == (1, 3, 5, 32, 32)
     assert torch.equal(data[4, 0, 1]["clip"], data[4, 0, 1]["target"])
@@ -137,16 +143,20 @@ def test_impossible_stages_are_told(stage):
         Stage(*stage)
 
 
-@pytest.mark.parametrize("shares", [{"image_share": 1.2}, {"hold": -0.1}, {"early": 0.6}, {"late": 0.51}])
+@pytest.mark.parametrize(
+    "shares", [{"image_share": 1.2}, {"warmup_fraction": -0.1}, {"share_start": 0.6}, {"share_end": 0.51}]
+)
 def test_impossible_shares_are_told(shares):
     with pytest.raises(ValueError, match="between 0 and 1"):
         TaskConfig(**shares)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
-@pytest.mark.parametrize("tasks", [TaskConfig(image_share=1.0), TaskConfig(image_share=0.0, hold=0.0)])
+@pytest.mark.parametrize(
+    "tasks", [TaskConfig(image_share=1.0), TaskConfig(image_share=0.0, warmup_fraction=0.0)]
+)
 def test_parts_are_the_rows_of_the_whole_batch(clips, parts, tasks):
-    stage = Stage(16, 24, clips=5, images=7)
+    stage = Stage(16, 24, video_batch_size=5, image_batch_size=7)
     data = TrainingBatches(clips, 4, tasks, (stage,), (0.5, 1.0), 4, 0)
     whole = data[2, 0, 1]
     count = int(whole["batch_size"])
@@ -171,18 +181,18 @@ def test_more_parts_than_samples_are_told(clips):
 @pytest.mark.parametrize(
     ("stage", "ratio", "expected"),
     [
-        (Stage(192, 320, clips=6, image_size=(256, 256)), 4, 28),
-        (Stage(128, 128, clips=2, image_size=(128, 128)), 16, 34),
-        (Stage(64, 64, clips=1, image_size=(512, 512)), 4, 1),
-        (Stage(16, 24, clips=3), 8, 27),
-        (Stage(16, 24, clips=3, images=5), 8, 5),
+        (Stage(192, 320, video_batch_size=6, image_size=(256, 256)), 4, 28),
+        (Stage(128, 128, video_batch_size=2, image_size=(128, 128)), 16, 34),
+        (Stage(64, 64, video_batch_size=1, image_size=(512, 512)), 4, 1),
+        (Stage(16, 24, video_batch_size=3), 8, 27),
+        (Stage(16, 24, video_batch_size=3, image_batch_size=5), 8, 5),
     ],
-    ids=lambda value: None if isinstance(value, int) else f"{value.height}x{value.images}",
+    ids=lambda value: None if isinstance(value, int) else f"{value.height}x{value.image_batch_size}",
 )
 def test_images_have_the_tokens_of_the_clips(stage, ratio, expected):
     """28 images of 256x256 for 6 clips of 5 frames of 192x320 (spec A8)."""
-    assert stage.count(image(), ratio) == expected
-    assert stage.count(reconstruction(ratio), ratio) == stage.clips
+    assert stage.batch_size(image(), ratio) == expected
+    assert stage.batch_size(reconstruction(ratio), ratio) == stage.video_batch_size
 
 
 @pytest.mark.parametrize(
@@ -196,7 +206,7 @@ def test_images_have_the_tokens_of_the_clips(stage, ratio, expected):
     ],
 )
 def test_shapes_keep_the_area(size, shape, expected):
-    assert shaped_size(size, shape) == expected
+    assert bucket_size(size, shape) == expected
 
 
 @given(
@@ -205,7 +215,7 @@ def test_shapes_keep_the_area(size, shape, expected):
     shape=st.floats(0.3, 3.0),
 )
 def test_shaped_sizes_are_near_what_was_asked_for(height, width, shape):
-    found = shaped_size((height * 8, width * 8), shape)
+    found = bucket_size((height * 8, width * 8), shape)
     assert all(side % 8 == 0 for side in found)
     area = height * width * 64
     assert abs(found[0] * found[1] - area) <= 4 * found[0]
@@ -223,8 +233,10 @@ def shapes(tmp_path_factory) -> ClipDataset:
 
 
 def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
-    stage = Stage(32, 32, clips=2, images=3, image_size=(48, 48), aspect_ratios=(2.0, 1.0, 0.5))
-    tasks = TaskConfig(image_share=0.5, hold=1.0)
+    stage = Stage(
+        32, 32, video_batch_size=2, image_batch_size=3, image_size=(48, 48), aspect_ratios=(2.0, 1.0, 0.5)
+    )
+    tasks = TaskConfig(image_share=0.5, warmup_fraction=1.0)
     data = TrainingBatches(shapes, 4, tasks, (stage,), (1.0, 1.0), 300, 0)
     drawn = Counter()
     for step in range(120):
@@ -233,7 +245,7 @@ def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
         assert brightness.max() - brightness.min() < 4, "all of one bucket"
         bucket = round((float(brightness.mean()) - 60) / 60)
         frames = video.shape[2]
-        size = shaped_size((48, 48) if frames == 1 else (32, 32), (2.0, 1.0, 0.5)[bucket])
+        size = bucket_size((48, 48) if frames == 1 else (32, 32), (2.0, 1.0, 0.5)[bucket])
         assert video.shape[-2:] == size
         drawn[frames, bucket] += 1
     assert drawn.keys() == {(1, 0), (1, 1), (1, 2), (5, 0), (5, 1)}, "the tall video is too short for clips"
@@ -242,19 +254,22 @@ def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
 
 @pytest.mark.parametrize("shape", [0.0, -1.0, 9.0, float("nan")])
 def test_impossible_shapes_are_told(shape):
-    with pytest.raises(ValueError, match=r"widths divided by heights, between 0\.125 and 8"):
+    with pytest.raises(ValueError, match=r"between 0\.125 and 8"):
         Stage(16, 16, 1, 1, aspect_ratios=(1.0, shape))
 
 
 def test_images_may_have_a_size_of_their_own(clips):
-    stage = Stage(16, 24, clips=1, images=2, image_size=(32, 8))
+    stage = Stage(16, 24, video_batch_size=1, image_batch_size=2, image_size=(32, 8))
     data = TrainingBatches(clips, 4, TaskConfig(image_share=1.0), (stage,), (1.0, 1.0), 1, 0)
     assert data[0, 0, 1]["clip"].shape == (2, 3, 1, 32, 8)
 
 
 def test_clips_at_a_frame_rate_of_their_own(clips):
     """At half the rate of the videos, a clip of 5 frames shows what 9 frames of the video show."""
-    stage, tasks = Stage(16, 16, clips=1, images=1), TaskConfig(image_share=0.0, hold=1.0)
+    stage, tasks = (
+        Stage(16, 16, video_batch_size=1, image_batch_size=1),
+        TaskConfig(image_share=0.0, warmup_fraction=1.0),
+    )
     rate = float(clips.columns.frame_rate[0]) / 2
     slow = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0, rate)[0, 0, 1]["clip"]
     fast = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0)[0, 0, 1]["clip"]
@@ -264,8 +279,8 @@ def test_clips_at_a_frame_rate_of_their_own(clips):
 
 def test_some_frames_of_a_chunk_are_decoded(clips):
     """The encoder sees the whole chunk; the targets are some of it at their times, others in other steps."""
-    config = TaskConfig(image_share=0.0, hold=1.0)
-    few, whole = (batches(clips, tasks=replace(config, decoded=count)) for count in (2, None))
+    config = TaskConfig(image_share=0.0, warmup_fraction=1.0)
+    few, whole = (batches(clips, tasks=replace(config, decoded_frames=count)) for count in (2, None))
     drawn = set()
     for step in range(10):
         some, everything = few[step, 0, 1], whole[step, 0, 1]
@@ -279,13 +294,13 @@ def test_some_frames_of_a_chunk_are_decoded(clips):
 
 
 def test_of_fewer_frames_than_asked_for_all_are_decoded(clips):
-    stills = batches(clips, tasks=TaskConfig(image_share=1.0, decoded=2))
+    stills = batches(clips, tasks=TaskConfig(image_share=1.0, decoded_frames=2))
     assert stills[0, 0, 1]["target"].shape[2] == 1
     task = interpolation(4, 1)
     generator = torch.Generator()
-    assert some_of(task, 99, generator) == task
-    part = some_of(task, 3, generator)
+    assert subsample_targets(task, 99, generator) == task
+    part = subsample_targets(task, 3, generator)
     assert {*zip(part.targets, part.times, strict=True)} < {*zip(task.targets, task.times, strict=True)}
     assert part.inputs == task.inputs
     with pytest.raises(ValueError, match="At least 1 frame is decoded, not 0"):
-        TaskConfig(decoded=0)
+        TaskConfig(decoded_frames=0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from regen import diffusion
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.media.reader import VideoReader
-from regen.media.sizes import fit, parse_size
+from regen.media.sizes import parse_size, resize_center_crop
 from regen.recipes import RECIPES
 from regen.tiling import Tile, Tiling, cut
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
@@ -440,7 +440,9 @@ def test_what_it_needs_in_memory_grows_with_the_clip():
 def test_one_clip_is_learnt_above_30_db_in_one_step():
     """Encoder and decoder overfit on five frames of a real video: the whole method in one step (A17 8)."""
     with VideoReader(EXAMPLE) as reader:
-        frames = torch.stack([fit(frame.image, parse_size("48")) for frame in islice(reader, 30, 35)])
+        frames = torch.stack(
+            [resize_center_crop(frame.image, parse_size("48")) for frame in islice(reader, 30, 35)]
+        )
     clip = rearrange(frames / 127.5 - 1, "t h w c -> 1 c t h w")
     data = {"clip": clip, "target": clip, "times": torch.linspace(0, 1, 5)}
     model = AutoencoderRegen(**asdict(RECIPES["toy"].model)).train()

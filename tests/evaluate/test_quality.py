@@ -14,7 +14,7 @@ from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.quality import evaluate_clip, evaluate_files
 from regen.media.reader import VideoError, VideoReader, VideoWriter
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import Sharpness, psnr_per_frame, ssim_per_frame
 from regen.metrics.seams import SeamRatio
 
@@ -68,7 +68,7 @@ def test_files_are_fitted_first(model: AutoencoderLinear, clip: Path) -> None:
     size = Size(16, 24)
     (result,) = evaluate_files(model, [clip], size)
     with VideoReader(clip) as reader:
-        frames = [fit(frame.image, size) for frame in reader]
+        frames = [resize_center_crop(frame.image, size) for frame in reader]
     expected = evaluate_clip(model, frames, "moving")
     assert (result.name, result.frames, result.psnr, result.ssim) == (
         expected.name,

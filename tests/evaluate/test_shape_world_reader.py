@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regen.data.shape_world import DIRECTIONS, VALUES, Scene, draw_scene, render
+from regen.data.shape_world import DIRECTIONS, VALUES, ShapeScene, draw_scene, render
 from regen.evaluate.shape_world_reader import (
     CHANCE,
     JOINT_ATTRIBUTES,
@@ -19,7 +19,7 @@ from regen.evaluate.shape_world_reader import (
     read_scene,
 )
 
-SCENE = Scene("two", "large", "plain", "green", "triangle", "left", "quickly", "pans right", "dark")
+SCENE = ShapeScene("two", "large", "plain", "green", "triangle", "left", "quickly", "pans right", "dark")
 STILL = {"direction", "speed", "camera"}  # what one picture can't show
 
 

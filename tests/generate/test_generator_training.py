@@ -18,7 +18,6 @@ from tiny_media import make_image, make_video
 from tiny_text import make_t5
 
 from regen.corpus.dataset import LatentDataset
-from regen.data.tasks import Key
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
 from regen.generate.latent_spec import class_names, make_latent_spec
@@ -147,7 +146,7 @@ def test_four_updates_are_two_and_two_more(kind, condition, text, tmp_path, monk
     run_generator(recipe, latents, tmp_path / "straight", ALONE)
     read = LatentBatches.__getitem__
 
-    def stopping(batches: LatentBatches, key: Key) -> dict[str, torch.Tensor]:
+    def stopping(batches: LatentBatches, key: BatchKey) -> dict[str, torch.Tensor]:
         if key[0] == 1 and len(batches.indices) > 2:
             signal.raise_signal(signal.SIGTERM)
         return read(batches, key)

@@ -199,9 +199,9 @@ def test_the_first_latent_frame_is_that_of_the_image(
     (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK, known)
     assert torch.equal(one.rows[0][:, :1], known.latents[0])
     if size == (48, 64):
-        from regen.media.sizes import fit
+        from regen.media.sizes import resize_center_crop
 
-        (encoded,) = encode_frames(maker.embedder, [fit(image, Size(48, 64))])
+        (encoded,) = encode_frames(maker.embedder, [resize_center_crop(image, Size(48, 64))])
         torch.testing.assert_close(known.latents[0], encoded.latents)
     with pytest.raises(ValueError, match="2 frames or more"):
         maker.encode_images([image], maker.shape(1))

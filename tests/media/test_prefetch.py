@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from movies import make_movie, number_of, numbered
 
-from regen.media.prefetch import ahead, behind
+from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
 
 PATIENCE = 20.0  # seconds; longer than anything here takes on a busy machine
@@ -120,20 +120,20 @@ class Calls:
 @given(st.lists(st.integers()), st.integers(1, 5))
 def test_ahead_keeps_order_and_all_items(items: list[int], depth: int) -> None:
     for source in (items, iter(items), (item for item in items)):
-        with ahead(source, depth) as made:
+        with prefetch(source, depth) as made:
             assert list(made) == items
             assert list(made) == []
 
 
 def test_ahead_hands_on_what_looks_like_nothing() -> None:
-    with ahead([None, 0, False, StopIteration]) as made:
+    with prefetch([None, 0, False, StopIteration]) as made:
         assert list(made) == [None, 0, False, StopIteration]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_ahead_makes_depth_items_and_no_more(depth: int) -> None:
     source = Source(20)
-    with ahead(source, depth) as made:
+    with prefetch(source, depth) as made:
         for taken in range(6):
             wait_until(lambda taken=taken: source.made == taken + depth)
             time.sleep(A_WHILE)
@@ -149,7 +149,7 @@ def test_items_are_made_while_others_are_used() -> None:
         wait(used)  # until the consumer works on the first one
         yield 1
 
-    with ahead(items(), depth=1) as made:
+    with prefetch(items(), depth=1) as made:
         assert next(made) == 0
         used.set()
         assert next(made) == 1
@@ -171,7 +171,7 @@ def test_memory_of_ahead_is_bounded(depth: int) -> None:
 
     gc.disable()  # nothing here may wait for the search of cycles
     try:
-        with ahead(items(), depth) as made:
+        with prefetch(items(), depth) as made:
             for taken in made:
                 time.sleep(0.002)
                 most = max(most, len(alive))
@@ -186,7 +186,7 @@ def test_memory_of_ahead_is_bounded(depth: int) -> None:
 @pytest.mark.parametrize("error", [OneError, KeyError, SystemExit, KeyboardInterrupt])
 def test_an_error_of_the_source_comes_at_its_place(count: int, error: type[BaseException]) -> None:
     taken, raised = [], error("why")
-    with ahead(Source(count, raised)) as made:
+    with prefetch(Source(count, raised)) as made:
         with pytest.raises(error) as caught:
             taken.extend(made.__next__() for _ in range(count + 1))
         assert caught.value is raised
@@ -199,13 +199,13 @@ def test_a_source_that_cannot_begin_is_an_error_at_the_first_item() -> None:
         def __iter__(self) -> Iterator[int]:
             raise OneError
 
-    with ahead(Unreadable()) as made, pytest.raises(OneError):
+    with prefetch(Unreadable()) as made, pytest.raises(OneError):
         next(made)
 
 
 def test_an_error_that_was_not_reached_is_not_raised() -> None:
     source = Source(3, OneError())
-    with ahead(source, depth=5) as made:
+    with prefetch(source, depth=5) as made:
         wait_until(lambda: source.closed_in != 0)
         assert next(made) == 0
 
@@ -213,7 +213,7 @@ def test_an_error_that_was_not_reached_is_not_raised() -> None:
 @pytest.mark.parametrize("taken", [0, 1, 4])
 def test_a_block_that_is_left_early_closes_the_source_in_its_thread(taken: int) -> None:
     source = Source(20)
-    with ahead(source) as made:
+    with prefetch(source) as made:
         wait_until(lambda: source.made == 2)
         assert [next(made) for _ in range(taken)] == list(range(taken))
     assert source.made <= taken + 2
@@ -222,7 +222,7 @@ def test_a_block_that_is_left_early_closes_the_source_in_its_thread(taken: int) 
 
 
 def take_one_and_fail(source: Iterable[int], error: type[BaseException]) -> None:
-    with ahead(source) as made:
+    with prefetch(source) as made:
         next(made)
         raise error
 
@@ -259,7 +259,7 @@ def test_interruption_while_ahead_is_waited_for() -> None:
             closed.append(True)
 
     def consume() -> None:
-        with ahead(items(), depth=1) as made:
+        with prefetch(items(), depth=1) as made:
             for _ in made:
                 pass
             never_returns()
@@ -284,7 +284,7 @@ def test_interruption_at_the_end_of_ahead_waits_for_what_is_in_work() -> None:
         yield 0
 
     def consume() -> None:
-        with ahead(items()):
+        with prefetch(items()):
             wait(begun)
 
     with pytest.raises(KeyboardInterrupt):
@@ -294,9 +294,9 @@ def test_interruption_at_the_end_of_ahead_waits_for_what_is_in_work() -> None:
 
 def test_ahead_of_ahead() -> None:
     first, second = Source(50), Source(50)
-    with ahead(first) as once, ahead(2 * item for item in once) as twice:
+    with prefetch(first) as once, prefetch(2 * item for item in once) as twice:
         assert list(twice) == [2 * item for item in range(50)]
-    with ahead(second) as once, ahead(2 * item for item in once) as twice:
+    with prefetch(second) as once, prefetch(2 * item for item in once) as twice:
         assert next(twice) == 0
     assert second.closed_in
 
@@ -304,7 +304,7 @@ def test_ahead_of_ahead() -> None:
 @given(st.lists(st.integers()), st.integers(1, 5))
 def test_behind_keeps_order_and_does_all(numbers: list[int], depth: int) -> None:
     calls = Calls()
-    with behind(calls, depth) as submit:
+    with background_writer(calls, depth) as submit:
         for number in numbers:
             submit(number)
     assert calls.done == numbers
@@ -316,7 +316,7 @@ def test_behind_hands_on_arguments_as_they_are() -> None:
     def function(*arguments: object, **named: object) -> None:
         seen.append((arguments, named))
 
-    with behind(function) as submit:
+    with background_writer(function) as submit:
         submit()
         submit(None, 1, key=2)
     assert seen == [((), {}), ((None, 1), {"key": 2})]
@@ -326,7 +326,7 @@ def test_behind_hands_on_arguments_as_they_are() -> None:
 def test_only_depth_calls_wait(depth: int) -> None:
     calls = Calls(held=True)
     opener = threading.Timer(A_WHILE, calls.gate.set)
-    with behind(calls, depth) as submit:
+    with background_writer(calls, depth) as submit:
         submit(0)
         wait_until(lambda: calls.begun == 1)
         for number in range(1, depth + 1):
@@ -340,7 +340,7 @@ def test_only_depth_calls_wait(depth: int) -> None:
 @pytest.mark.parametrize("error", [OneError, KeyError, SystemExit])
 def test_a_failed_call_is_raised_once_at_the_next(error: type[BaseException]) -> None:
     calls, before = Calls(held=True, fails_at=1, error=error), threads()
-    with behind(calls, depth=4) as submit:
+    with background_writer(calls, depth=4) as submit:
         for number in range(3):
             submit(number)
         calls.gate.set()
@@ -357,7 +357,7 @@ def test_a_failed_call_is_raised_at_the_end() -> None:
     calls = Calls(held=True, fails_at=2)
 
     def fill() -> None:
-        with behind(calls, depth=5) as submit:
+        with background_writer(calls, depth=5) as submit:
             for number in range(4):
                 submit(number)
             calls.gate.set()
@@ -371,7 +371,7 @@ def test_a_failed_call_frees_the_one_that_waits_for_room() -> None:
     calls = Calls(held=True, fails_at=0)
 
     def fill() -> None:
-        with behind(calls, depth=1) as submit:
+        with background_writer(calls, depth=1) as submit:
             threading.Timer(A_WHILE, calls.gate.set).start()
             for number in range(4):
                 submit(number)
@@ -388,7 +388,7 @@ def test_the_error_of_the_caller_wins(error: type[BaseException], fails_at: int 
     calls = Calls(held=True, fails_at=fails_at)
 
     def fail() -> None:
-        with behind(calls, depth=3) as submit:
+        with background_writer(calls, depth=3) as submit:
             for number in range(3):
                 submit(number)
             wait_until(lambda: calls.begun == 1)
@@ -405,7 +405,7 @@ def test_the_error_of_the_caller_wins_when_the_call_has_failed_before() -> None:
     calls, before = Calls(fails_at=0), threads()
 
     def fail() -> None:
-        with behind(calls) as submit:
+        with background_writer(calls) as submit:
             submit(0)
             wait_until(lambda: calls.failed and threads() == before)
             raise OtherError
@@ -416,7 +416,7 @@ def test_the_error_of_the_caller_wins_when_the_call_has_failed_before() -> None:
 
 def test_no_call_after_the_block() -> None:
     calls = Calls()
-    with behind(calls, depth=1) as submit:
+    with background_writer(calls, depth=1) as submit:
         submit(0)
     for _ in range(9):
         with pytest.raises(AssertionError, match="over"):
@@ -436,7 +436,7 @@ def test_behind_keeps_no_arguments() -> None:
 
     gc.disable()
     try:
-        with behind(function) as submit:
+        with background_writer(function) as submit:
             submit(Frame())
             wait_until(lambda: len(seen) == 1 and len(alive) == 0)
     finally:
@@ -455,7 +455,7 @@ def test_interruption_drops_what_waits(where: str) -> None:
         calls.gate.set()
 
     def fill() -> None:
-        with behind(calls, depth=2) as submit:
+        with background_writer(calls, depth=2) as submit:
             for number in range(3):
                 submit(number)
                 wait_until(lambda: calls.begun == 1)
@@ -481,7 +481,7 @@ def test_no_order_of_failures_hangs(
     calls = Calls(fails_at=call_fails, error=OtherError)
 
     def work() -> None:
-        with ahead(source, depth) as made, behind(calls, depth) as submit:
+        with prefetch(source, depth) as made, background_writer(calls, depth) as submit:
             for number in made:
                 if number == consumer_fails:
                     raise ZeroDivisionError
@@ -500,14 +500,14 @@ def test_no_order_of_failures_hangs(
 
 INTERRUPTED = """
 import signal, sys, time
-from regen.media.prefetch import ahead, behind
+from regen.media.prefetch import background_writer, prefetch
 
 caught, end = 0, time.monotonic() + 2
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 while time.monotonic() < end:
     try:
         signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + caught % 397))
-        with ahead(range(100)) as made, behind(abs) as submit:
+        with prefetch(range(100)) as made, background_writer(abs) as submit:
             for number in made:
                 submit(number)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -533,8 +533,8 @@ def test_a_video_through_both(tmp_path: Path) -> None:
         info = reader.info
         with (
             VideoWriter(path, info.width, info.height, info.frame_rate, source) as writer,
-            ahead(reader) as frames,
-            behind(writer.write) as write,
+            prefetch(reader) as frames,
+            background_writer(writer.write) as write,
         ):
             for frame in frames:
                 write(frame.image, frame.time)
@@ -550,8 +550,8 @@ def test_a_failing_writer_ends_the_reader_and_leaves_no_file(tmp_path: Path) -> 
         with (
             VideoReader(source) as reader,
             VideoWriter(path, 64, 48, reader.info.frame_rate) as writer,
-            ahead(reader) as frames,
-            behind(writer.write) as write,
+            prefetch(reader) as frames,
+            background_writer(writer.write) as write,
         ):
             for frame in frames:
                 write(frame.image)

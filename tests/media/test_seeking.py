@@ -76,9 +76,9 @@ def test_little_is_decoded(tmp_path: Path) -> None:
     """Of 30 frames before the excerpt those that others need; none behind it but what the codec holds."""
     path = make_movie(tmp_path / "a.mp4", noisy(60), options={"g": "250", "bf": "3"})
     with Seeker(path, 1) as seeker:
-        seeker.find_first()
+        seeker.locate_first()
         assert seeker.decoder.frames == 0
-        found = seeker.frames_of([index / 25 for index in range(30, 34)])
+        found = seeker.frames_starting_at([index / 25 for index in range(30, 34)])
         assert len(found) == 4
         assert seeker.decoder.frames < 26
         assert seeker.decoder.packets < 45
@@ -88,7 +88,7 @@ def test_the_first_frame_is_told_by_packets_where_they_can_tell(tmp_path: Path) 
     for name, told in (("a.mp4", True), ("a.mkv", False), ("a.ts", False)):
         path = make_movie(tmp_path / name, noisy(10), options={"bf": "3"})
         with Seeker(path, 1) as seeker, Seeker(path, 1) as other:
-            seeker.find_first()
+            seeker.locate_first()
             other.decode_first()
             assert seeker.start == other.start
             assert (seeker.decoder.frames == 0) is told

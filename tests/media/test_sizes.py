@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from regen.media.sizes import Size, fit, parse_size, scaled_size
+from regen.media.sizes import Size, parse_size, resize_center_crop, scaled_size
 
 sides = st.integers(8, 200)
 
@@ -58,18 +58,22 @@ def test_scaled_frame_just_covers_the_size(
 @given(height=sides, width=sides, target_height=sides, target_width=sides)
 def test_fit_gives_the_size(height: int, width: int, target_height: int, target_width: int) -> None:
     frame = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
-    assert fit(frame, Size(target_height, target_width)).shape == (target_height, target_width, 3)
+    assert resize_center_crop(frame, Size(target_height, target_width)).shape == (
+        target_height,
+        target_width,
+        3,
+    )
 
 
 def test_no_size_and_own_size_change_nothing() -> None:
     frame = smooth_frame(40, 56)
-    assert fit(frame, None) is frame
-    assert torch.equal(fit(frame, Size(40, 56)), frame)
+    assert resize_center_crop(frame, None) is frame
+    assert torch.equal(resize_center_crop(frame, Size(40, 56)), frame)
 
 
 def test_crop_is_central() -> None:
     frame = smooth_frame(40, 64)
-    assert torch.equal(fit(frame, Size(40, 40)), frame[:, 12:52])
+    assert torch.equal(resize_center_crop(frame, Size(40, 40)), frame[:, 12:52])
 
 
 @pytest.mark.parametrize("source", [(90, 160), (160, 90), (33, 47), (64, 64)])
@@ -81,17 +85,19 @@ def test_square_is_short_side_then_centre_crop(source: tuple[int, int]) -> None:
     image = functional.interpolate(image, size=scaled, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
     top, left = (scaled[0] - side) // 2, (scaled[1] - side) // 2
     expected = image[top : top + side, left : left + side].clamp(0, 255)
-    assert (fit(frame, parse_size(str(side))).float() - expected).abs().max() <= 1.5
+    assert (resize_center_crop(frame, parse_size(str(side))).float() - expected).abs().max() <= 1.5
 
 
 def test_antialiasing_averages_fine_stripes() -> None:
     frame = torch.zeros(64, 64, 3, dtype=torch.uint8)
     frame[:, ::2] = 255
-    small = fit(frame, Size(16, 16))[2:-2, 2:-2].float()
+    small = resize_center_crop(frame, Size(16, 16))[2:-2, 2:-2].float()
     assert (small - 127.5).abs().max() < 4
 
 
 def test_input_may_be_a_view() -> None:
     frame = smooth_frame(40, 64)
     turned = frame.transpose(0, 1)
-    assert torch.equal(fit(turned, Size(16, 16)), fit(turned.contiguous(), Size(16, 16)))
+    assert torch.equal(
+        resize_center_crop(turned, Size(16, 16)), resize_center_crop(turned.contiguous(), Size(16, 16))
+    )

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.ghosting import GhostingRate, TemporalMae
 from regen.metrics.psnr_ssim import Psnr
 from regen.metrics.seams import SeamRatio
@@ -30,7 +30,9 @@ FEW = 15  # frames for the measure that takes longest
 
 def butterfly() -> Tensor:
     with VideoReader(CLIP) as reader:
-        return torch.stack([fit(frame.image, Size(96, 168)) for frame in islice(reader, FRAMES)])
+        return torch.stack(
+            [resize_center_crop(frame.image, Size(96, 168)) for frame in islice(reader, FRAMES)]
+        )
 
 
 def blobs() -> Tensor:

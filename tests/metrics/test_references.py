@@ -18,7 +18,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio as psnr_of_tor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim_of_torchmetrics
 
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 
 CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
@@ -27,7 +27,9 @@ BORDER = 5  # half of the window of 11 pixels
 
 def frames() -> Tensor:
     with VideoReader(CLIP) as reader:
-        return torch.stack([fit(frame.image, Size(90, 121)) for frame in islice(reader, 0, 60, 30)])
+        return torch.stack(
+            [resize_center_crop(frame.image, Size(90, 121)) for frame in islice(reader, 0, 60, 30)]
+        )
 
 
 def damaged(kind: str) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from regen.codec.sessions import decode_chunks, encode_frames
 from regen.media.reader import VideoReader
-from regen.media.sizes import fit, parse_size
+from regen.media.sizes import parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import Psnr
 from regen.pretrained import CLASSES, DEFAULT_MODEL, available, find_model, load
 
@@ -37,7 +37,7 @@ def psnr(name: str) -> float:
     assert type(model) in CLASSES.values()
     size, measure = parse_size("128"), Psnr()
     with VideoReader(ROOT / "examples" / "butterfly.mp4") as reader:
-        frames = [fit(frame.image, size) for frame in islice(reader, 30, 40)]
+        frames = [resize_center_crop(frame.image, size) for frame in islice(reader, 30, 40)]
     again = list(decode_chunks(model, encode_frames(model, frames), height=128, width=128))
     measure.update(torch.stack(frames), torch.stack(again))
     return measure.compute()

@@ -10,16 +10,16 @@ from PIL import Image
 
 from regen.curate.build import Build, build
 from regen.curate.filters import Filters
-from regen.curate.report import Outcome
-from regen.curate.workers import Work
+from regen.curate.report import BuildResult
+from regen.curate.workers import PoolOptions
 from regen.curate.writing import Packing
-from regen.data.shards import SampleFacts, ShardSet
+from regen.data.shards import SampleInfo, ShardSet
 
 HEIGHT, WIDTH, FRAMES = 128, 160, 20
 LOOSE = Filters(min_frames=0, min_side=0, cuts="keep", min_motion=0.0, max_bars=0.0, duplicates="keep")
 SPLIT = Filters(min_frames=5, min_side=0, cuts="split")
-PACKING = Packing(short_side=None, key_every=4, max_shard_bytes=512_000_000, max_samples=0)
-AGAIN = Packing(short_side=64, key_every=4, max_shard_bytes=512_000_000, max_samples=2)
+PACKING = Packing(short_side=None, keyframe_interval=4, max_shard_bytes=512_000_000, max_samples=0)
+AGAIN = Packing(short_side=64, keyframe_interval=4, max_shard_bytes=512_000_000, max_samples=2)
 
 
 def texture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -62,12 +62,12 @@ def run(
     out: Path,
     filters: Filters | None = None,
     packing: Packing = PACKING,
-    work: Work | None = None,
+    work: PoolOptions | None = None,
     classes_from_folders: bool = False,
-) -> Outcome:
+) -> BuildResult:
     """A build of one folder, by two processes unless `work` says otherwise."""
     task = Build((folder,), out, filters or Filters(), packing, classes_from_folders)
-    return build(task, work or Work(2))
+    return build(task, work or PoolOptions(2))
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -75,10 +75,10 @@ def results(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
-def samples(out: Path) -> dict[str, SampleFacts]:
+def samples(out: Path) -> dict[str, SampleInfo]:
     """All samples by the first part of their keys."""
     shards = ShardSet(str(out))
-    facts = [shards.facts(number) for number in range(len(shards))]
+    facts = [shards.info(number) for number in range(len(shards))]
     return {one.key.rpartition("-")[0]: one for one in facts}
 
 

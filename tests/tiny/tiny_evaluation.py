@@ -8,7 +8,7 @@ import torch
 from tiny_media import tiny_onedva, tiny_regen
 from tiny_text import make_t5
 
-from regen.data.shape_world import CLASSES, write_world
+from regen.data.shape_world import CLASSES, write_shape_world
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.text import find_text_encoder
 from regen.pretrained import encoder_hash, weights_hash
@@ -18,7 +18,7 @@ VIDEOS, FRAMES, HEIGHT, WIDTH = 6, 12, 48, 64
 
 def make_world(folder: Path, videos: int = VIDEOS, seed: int = 1) -> Path:
     """Six videos of 12 frames with captions and classes."""
-    write_world(folder, videos, FRAMES, HEIGHT, WIDTH, seed)
+    write_shape_world(folder, videos, FRAMES, HEIGHT, WIDTH, seed)
     return folder
 
 

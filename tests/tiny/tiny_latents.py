@@ -11,7 +11,7 @@ from tiny_media import make_image, make_video, tiny_regen
 from regen.corpus.export import export_latents
 from regen.corpus.plan import Export, ExportSettings
 from regen.curate.sources import list_sources, read_sidecars
-from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
+from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.media.reader import VideoReader
 
@@ -85,7 +85,7 @@ def make_shards(corpus: Path, folder: Path, each: int) -> Path:
                 with VideoReader(source.path) as reader:
                     info, frames = reader.info, len(reader.frame_times())
                 caption, label = read_sidecars(source.path)
-                facts = SampleFacts(
+                facts = SampleInfo(
                     name=source.key + source.suffix,
                     frames=frames,
                     frame_rate=float(info.frame_rate),
@@ -100,7 +100,7 @@ def make_shards(corpus: Path, folder: Path, each: int) -> Path:
                 writer.add(facts, source.path.read_bytes())
         rows.append(writer.rows)
     names = [f"{number:05}.tar" for number in range(len(rows))]
-    (folder / INDEX).write_bytes(index_bytes(names, rows))
+    (folder / INDEX).write_bytes(serialize_index(names, rows))
     return folder
 
 

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 
 from regen.runtime import generator_for
 from regen.train.checkpoint import list_checkpoints, silence_single_process_warning, tensor_sizes
-from regen.train.dataloader import Key
 from regen.train.distributed import init_distributed
 from regen.train.lifecycle import Evaluate
 from regen.train.loop import LoopConfig, train
@@ -44,7 +43,7 @@ class TinyBatches(Dataset[dict[str, Tensor]]):
         self.broken_step = broken_step
         self.stop_after = stop_after
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         step, part, parts = key
         time.sleep(self.seconds)
         if step == self.unreadable_step:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regen.curate import analysis
-from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
+from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.media.reader import VideoReader
 
 
-def facts_of(path: Path, name: str | None = None, caption: str = "", label: int = -1) -> SampleFacts:
+def facts_of(path: Path, name: str | None = None, caption: str = "", label: int = -1) -> SampleInfo:
     """What the index says of a video or an image."""
     with VideoReader(path) as reader:
-        return analysis.facts_of(reader, name or path.name, caption, label)
+        return analysis.sample_info(reader, name or path.name, caption, label)
 
 
 def make_shards(folder: Path, files: Sequence[Path], per_shard: int = 2) -> Path:
@@ -24,5 +24,5 @@ def make_shards(folder: Path, files: Sequence[Path], per_shard: int = 2) -> Path
             for path in files[start : start + per_shard]:
                 writer.add(facts_of(path, caption=f"about {path.stem}", label=start), path.read_bytes())
         rows.append(writer.rows)
-    (folder / INDEX).write_bytes(index_bytes(names, rows))
+    (folder / INDEX).write_bytes(serialize_index(names, rows))
     return folder

@@ -14,7 +14,6 @@ from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
 from regen.metrics.lpips import Lpips
 from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
-from regen.train.dataloader import Key
 from regen.train.distributed import init_distributed
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
@@ -34,7 +33,7 @@ class Clips(torch.utils.data.Dataset):
     def __init__(self, stop_after: int | None = None) -> None:
         self.stop_after = stop_after
 
-    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, torch.Tensor]:
         step, part, parts = key
         if self.stop_after is not None and step + 1 == self.stop_after:
             signal.raise_signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.train.dataloader import RESTARTS, BatchLoader, Key
+from regen.train.dataloader import RESTARTS, BatchKey, BatchLoader
 
 CPU = torch.device("cpu")
 KEYS = [(step, part, 2) for step in range(12) for part in range(2)]
@@ -25,11 +25,14 @@ class Numbered(Dataset[dict[str, Tensor]]):
     `always`; `folder` remembers what has happened already, and who loads."""
 
     def __init__(
-        self, folder: Path, accidents: dict[Key, Callable[[], object]] | None = None, always: bool = False
+        self,
+        folder: Path,
+        accidents: dict[BatchKey, Callable[[], object]] | None = None,
+        always: bool = False,
     ) -> None:
         self.folder, self.accidents, self.always = folder, accidents or {}, always
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         (self.folder / f"pid-{os.getpid()}").touch()
         mark = self.folder / "-".join(map(str, key))
         if key in self.accidents and (self.always or not mark.exists()):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.train.test_trainer import CPU, tiny_recipe
 
-from regen.data.shards import INDEX, SampleFacts, ShardWriter, index_bytes
+from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.data.synthetic import write_dataset
 from regen.embedders.regen import AutoencoderRegen
 from regen.train.trainer import Recipe, run_recipe
@@ -30,11 +30,11 @@ def shards(tmp_path: Path) -> Path:
     for shard, part in enumerate((files[:3], files[3:])):
         with ShardWriter(folder / f"{shard}.tar") as writer:
             for file in part:
-                facts = SampleFacts(file.name, 12, 25.0, 0.44, 40, 32, is_image=False, is_regular=True)
+                facts = SampleInfo(file.name, 12, 25.0, 0.44, 40, 32, is_image=False, is_regular=True)
                 content = file.read_bytes()
                 writer.add(facts, content[: len(content) // 3] if file == files[0] else content)
         rows.append(writer.rows)
-    (folder / INDEX).write_bytes(index_bytes(["0.tar", "1.tar"], rows))
+    (folder / INDEX).write_bytes(serialize_index(["0.tar", "1.tar"], rows))
     return folder
 
 

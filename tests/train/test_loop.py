@@ -10,7 +10,6 @@ from tiny_run import STEPS, TinyBatches, TinyModel, assert_same, run_tiny
 from torch import nn
 
 from regen.train.checkpoint import list_checkpoints
-from regen.train.dataloader import Key
 from regen.train.lifecycle import ShouldStop
 from regen.train.loop import LoopConfig
 from regen.train.signals import Interrupted, StopSignals
@@ -117,7 +116,7 @@ def test_a_stopped_run_goes_on_when_told_to_skip(tmp_path: Path) -> None:
 
 
 class AllBroken(TinyBatches):
-    def __getitem__(self, key: Key) -> dict[str, torch.Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, torch.Tensor]:
         item = super().__getitem__(key)
         return item | {"clip": item["clip"] * float("nan")}
 

@@ -10,7 +10,7 @@ import torch
 from ranks import run_ranks
 
 from regen.data.synthetic import write_dataset
-from regen.data.tasks import Key, Stage, TrainingBatches
+from regen.data.tasks import BatchKey, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.post_training import PredictionConfig
 from regen.recipes import RECIPES
@@ -33,7 +33,7 @@ def tiny(steps: int = 2, **changes) -> Recipe:
     )  # fmt: skip
     data = replace(
         recipe.data,
-        stages=(Stage(24, 32, clips=2, images=4),),
+        stages=(Stage(24, 32, video_batch_size=2, image_batch_size=4),),
         num_val_videos=1,
         num_val_clips=1,
         statistics_clips=4,
@@ -78,7 +78,7 @@ def test_four_updates_are_two_and_two_more(videos, tmp_path, monkeypatch):
     run_recipe(tiny(4), [videos], tmp_path / "straight", CPU)
     read = TrainingBatches.__getitem__
 
-    def stopping(batches: TrainingBatches, key: Key) -> dict[str, torch.Tensor]:
+    def stopping(batches: TrainingBatches, key: BatchKey) -> dict[str, torch.Tensor]:
         if key[0] == 1:
             signal.raise_signal(signal.SIGTERM)
         return read(batches, key)
@@ -115,6 +115,6 @@ def test_post_training_wants_a_finished_model_and_a_frozen_encoder(videos, tmp_p
 
 def test_what_belongs_to_another_method_is_told():
     with pytest.raises(ValueError, match="Only REGEN decodes other frames"):
-        tiny(tasks=replace(tiny().tasks, hold=0.5))
+        tiny(tasks=replace(tiny().tasks, warmup_fraction=0.5))
     with pytest.raises(ValueError, match="are One-DVA's"):
         replace(RECIPES["toy"], init=InitConfig(pca_clips=3))

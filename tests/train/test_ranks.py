@@ -17,7 +17,6 @@ from tiny_run import STEPS, TinyBatches, assert_same, run_tiny, saved_tensors
 from torch import Tensor, nn
 
 from regen.train.checkpoint import list_checkpoints
-from regen.train.dataloader import Key
 from regen.train.lifecycle import ShouldStop
 
 
@@ -154,7 +153,7 @@ def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path: P
 class BrokenForOne(TinyBatches):
     """One process's part of update 6 is no number."""
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         item = super().__getitem__(key)
         if key[:2] == (5, 1):
             item["clip"] = item["clip"] * float("nan")

@@ -24,7 +24,7 @@ def tiny_recipe(steps: int = 2) -> Recipe:
     recipe = RECIPES["toy"]
     data = replace(
         recipe.data,
-        stages=(Stage(16, 16, clips=2, images=2),),
+        stages=(Stage(16, 16, video_batch_size=2, image_batch_size=2),),
         num_val_videos=1,
         num_val_clips=1,
         statistics_clips=4,
@@ -91,7 +91,7 @@ def test_videos_that_are_too_short_are_told_before_the_training(tmp_path):
     write_dataset(tmp_path / "short", videos=3, frames=6, height=16, width=16, seed=0)
     with pytest.raises(ValueError, match="No video is long enough for 9 frames"):
         run_recipe(tiny_recipe(), [tmp_path / "short"], tmp_path / "run", CPU)
-    only_reconstruct = replace(tiny_recipe(steps=1), tasks=TaskConfig(hold=1.0))
+    only_reconstruct = replace(tiny_recipe(steps=1), tasks=TaskConfig(warmup_fraction=1.0))
     run_recipe(only_reconstruct, [tmp_path / "short"], tmp_path / "run", CPU)
 
 

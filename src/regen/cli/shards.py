@@ -13,7 +13,7 @@ from regen.console import clean_exit
 from regen.curate.filters import Filters
 
 if TYPE_CHECKING:
-    from regen.curate.workers import Work
+    from regen.curate.workers import PoolOptions
 
 SHARDS = """Many videos and images in few tar files, for training: build, index, show.
 
@@ -21,13 +21,13 @@ Example: regen shards build clips/ --out shards/"""
 
 
 @dataclass(frozen=True)
-class Form:
+class ShardOptions:
     """How samples are stored."""
 
     short_side: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Encode again, the short side at most N pixels, hardly visible losses, without sound; for fast training.
     By default the files themselves are stored."""
-    key_every: Annotated[int, arg(metavar="N")] = 16
+    keyframe_interval: Annotated[int, arg(metavar="N")] = 16
     """A key frame every N frames of what is encoded again: few frames are decoded for a clip."""
     max_shard_size: Annotated[str, arg(metavar="SIZE")] = "512MB"
     """Size of a shard."""
@@ -36,7 +36,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Effort:
+class EffortOptions:
     """How the work is done; the shards do not depend on it."""
 
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -47,7 +47,7 @@ class Effort:
     """Look again at files that took too long or ended the process that read them."""
 
 
-DEFAULT_FORM, DEFAULT_EFFORT, DEFAULT_FILTERS = Form(), Effort(), Filters()
+DEFAULT_FORM, DEFAULT_EFFORT, DEFAULT_FILTERS = ShardOptions(), EffortOptions(), Filters()
 Workers = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Shards = Annotated[Positional[str], arg(metavar="SHARDS")]
 
@@ -64,10 +64,10 @@ def shards_commands() -> SubcommandApp:
 def build(
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR [DIR ...]")],
     out: Annotated[Path, arg(metavar="SHARDS")],
-    form: Annotated[Form, arg(name="")] = DEFAULT_FORM,
+    form: Annotated[ShardOptions, arg(name="")] = DEFAULT_FORM,
     classes_from_folders: FlagCreatePairsOff[bool] = False,
     filters: Annotated[Filters, arg(name="")] = DEFAULT_FILTERS,
-    effort: Annotated[Effort, arg(name="")] = DEFAULT_EFFORT,
+    effort: Annotated[EffortOptions, arg(name="")] = DEFAULT_EFFORT,
     json: Json = False,
 ) -> None:
     """Make shards from folders of videos and images, and a report of what was left out and why.
@@ -89,21 +89,23 @@ def build(
     from regen.codec.memory import parse_memory
     from regen.curate.build import Build
     from regen.curate.build import build as build_shards
-    from regen.curate.console import phase_bar, show_outcome
+    from regen.curate.console import phase_bar, print_result
     from regen.curate.writing import Packing
 
-    packing = Packing(form.short_side, form.key_every, parse_memory(form.max_shard_size), form.max_samples)
+    packing = Packing(
+        form.short_side, form.keyframe_interval, parse_memory(form.max_shard_size), form.max_samples
+    )
     task = Build(folders, out, filters, packing, classes_from_folders)
     with clean_exit(out), phase_bar() as on_progress:
         outcome = build_shards(task, _work(effort), on_progress)
     if json:
         _print_json(outcome.as_json() | {"report": str(outcome.page)})
     else:
-        show_outcome(outcome)
+        print_result(outcome)
 
 
 def index(
-    shards: Shards, effort: Annotated[Effort, arg(name="")] = DEFAULT_EFFORT, json: Json = False
+    shards: Shards, effort: Annotated[EffortOptions, arg(name="")] = DEFAULT_EFFORT, json: Json = False
 ) -> None:
     """Make the index of shards from elsewhere, in WebDataset's format.
 
@@ -116,7 +118,7 @@ def index(
         shards: A folder of .tar files, or an address such as s3://bucket/shards.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.curate.console import phase_bar, show_indexed
+    from regen.curate.console import phase_bar, print_index_result
     from regen.curate.indexing import make_index
 
     with phase_bar() as on_progress:
@@ -125,7 +127,7 @@ def index(
         left_out = [list(pair) for pair in indexed.left_out]
         _print_json({"shards": indexed.shards, "samples": indexed.samples, "left_out": left_out})
     else:
-        show_indexed(indexed, shards)
+        print_index_result(indexed, shards)
 
 
 def show(
@@ -142,7 +144,7 @@ def show(
         picture: Draw samples, evenly spaced, into this file.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.curate.console import show_overview
+    from regen.curate.console import print_overview
     from regen.curate.overview import draw_sheet, overview
     from regen.data.shards import ShardSet
 
@@ -153,16 +155,16 @@ def show(
     if json:
         _print_json(figures)
         return
-    show_overview(figures)
+    print_overview(figures)
     if picture is not None:
         print(f"Some samples are in {picture}.")
 
 
-def _work(effort: Effort) -> "Work":
-    from regen.curate.workers import Work
+def _work(effort: EffortOptions) -> "PoolOptions":
+    from regen.curate.workers import PoolOptions
 
     workers = (os.cpu_count() or 1) if effort.workers is None else effort.workers
-    return Work(workers, effort.time_limit, effort.retry)
+    return PoolOptions(workers, effort.time_limit, effort.retry)
 
 
 def _print_json(content: dict[str, object]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regen.media.audio import SUFFIX
 from regen.media.reader import VideoReader, VideoWriter
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 
 Frame = UInt8[Tensor, "h w 3"]
 WritePair = Callable[[Frame, Frame, float], None]
@@ -33,7 +33,7 @@ class FrameStream:
 
     def __iter__(self) -> Iterator[tuple[Frame, float]]:
         for frame in self.reader:
-            yield fit(frame.image, self.size), frame.time
+            yield resize_center_crop(frame.image, self.size), frame.time
 
     def writer(self, path: Path, source: Path, height: int | None = None) -> VideoWriter:
         """A writer for a video with the stream's width, frame rate, sound and (unless given) height."""

@@ -25,7 +25,7 @@ from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_
 from regen.console import OnProgress
 from regen.latents import batch_of
 from regen.media.audio import extract_audio
-from regen.media.prefetch import ahead, behind
+from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
 from regen.media.sizes import Size
 from regen.metrics.cost import PeakMemory, Stopwatch
@@ -74,8 +74,8 @@ def reconstruct_video(
         writer = files.enter_context(stream.writer(output, source))
         write_pair = files.enter_context(comparison_writer(stream, source, compare, name))
         sink = MetricSink(model.chunk_frames, [lambda _, image, time: writer.write(image, time), write_pair])
-        hand_out = files.enter_context(behind(sink.take))
-        frames = files.enter_context(ahead(stream, depth=2 * model.chunk_frames))
+        hand_out = files.enter_context(background_writer(sink.take))
+        frames = files.enter_context(prefetch(stream, depth=2 * model.chunk_frames))
         originals: deque[tuple[Frame, float]] = deque()
 
         def requests() -> Iterator[tuple[ChunkLatents, None]]:
@@ -123,7 +123,7 @@ def encode_video(
         stream = FrameStream(reader, size)
         tile = _with_tile(DEFAULTS, model, stream.height, stream.width, memory).tile
         session = EncodeSession(model, tile, _resolve_lengths(lengths, model, source, size))
-        frames = files.enter_context(ahead(stream, depth=2 * model.chunk_frames))
+        frames = files.enter_context(prefetch(stream, depth=2 * model.chunk_frames))
         for chunk in _encode(session, frames, encoding, lambda frame: times.append(frame[1])):
             chunks.append(chunk)
             on_progress(len(times), reader.info.frames)
@@ -178,7 +178,7 @@ def decode_video(
         audio = files.enter_context(audio_file(None if timeline.every_chunk else video.audio))
         delay = timeline.extrapolate_before / video.frame_rate if audio else Fraction(0)
         writer = files.enter_context(VideoWriter(output, video.width, video.height, rate, audio, delay))
-        hand_out = files.enter_context(behind(writer.write))
+        hand_out = files.enter_context(background_writer(writer.write))
         requests = zip(video.chunks(chunk_frames), offsets, strict=True)
         for images in blend_frames(frames, offsets, _decode(session, requests, decoding)):
             for image, frame in zip(images, pending, strict=False):

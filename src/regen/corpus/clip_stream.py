@@ -14,10 +14,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.corpus.sources import Corpus, Sample
-from regen.media.files import Frame, GoneError, VideoError
-from regen.media.prefetch import ahead
+from regen.media.files import Frame, MissingFileError, VideoError
+from regen.media.prefetch import prefetch
 from regen.media.reader import TIME_TOLERANCE, VideoReader
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 
 Item = TypeVar("Item")
 DEPTH = 2  # chunks of each video that are decoded before they are asked for
@@ -62,7 +62,7 @@ Decoded = Chunk | Skipped
 
 
 def decoded(corpus: Corpus, sample: Sample, view: FrameView) -> Iterator[Decoded]:
-    """The chunks of a sample as they get ready. Raises GoneError when its file can't be had any more."""
+    """The chunks of a sample as they get ready. Raises MissingFileError when its file can't be opened."""
     try:
         material = corpus.open(sample)
         with VideoReader(material.source, threads=1) as reader:
@@ -75,7 +75,7 @@ def decoded(corpus: Corpus, sample: Sample, view: FrameView) -> Iterator[Decoded
                 yield Chunk(frames, *known)
             if reader.damage is not None:
                 yield Skipped(f"{reader.path}: {reader.damage}.")
-    except GoneError:
+    except MissingFileError:
         raise
     except VideoError as error:
         yield Skipped(str(error))
@@ -127,7 +127,7 @@ def prefetch_streams(streams: Iterable[Iterable[Item]], width: int) -> Iterator[
     def begin() -> None:
         for stream in islice(waiting, width - len(begun)):
             threads = ExitStack()
-            begun.append((threads, threads.enter_context(ahead(stream, DEPTH))))
+            begun.append((threads, threads.enter_context(prefetch(stream, DEPTH))))
 
     def each() -> Iterator[Iterator[Item]]:
         begin()
@@ -150,7 +150,7 @@ def _chunks(
     waiting: list[Tensor] = []
     shape: torch.Size | None = None
     for frame in frames:
-        image = fit(frame, view.size) if view.size else _cut(frame, view.multiple)
+        image = resize_center_crop(frame, view.size) if view.size else _cut(frame, view.multiple)
         shape = shape or image.shape
         if image.shape != shape:
             raise VideoError("The picture changes its size within the video; give one by --size HxW.")

@@ -21,7 +21,7 @@ from regen.corpus.sources import Sample
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.pretrained import Autoencoder, silence_logging
 from regen.runtime import DTYPES, one_thread
-from regen.workers import device_of, share
+from regen.workers import run_workers, worker_device
 
 PATIENCE = 0.5  # seconds between two looks at what other processes are doing
 MOST_DECODERS = 16  # threads; further ones hold more memory than they bring
@@ -52,7 +52,7 @@ def export_latents(
         work(plan, load_once, decoders(1), on_progress)
     else:
         total = plan.count_samples_except(())
-        share(
+        run_workers(
             partial(_work, plan, device, decoders(processes)),
             processes,
             lambda: on_progress(plan.count_samples_except(plan.missing()), total),
@@ -145,5 +145,5 @@ def _embed(
 
 def _work(plan: ExportPlan, device: torch.device, decode: Decode, number: int) -> None:
     silence_logging()
-    load_once = cache(partial(plan.export.load, device_of(number, device)))
+    load_once = cache(partial(plan.export.load, worker_device(number, device)))
     work(plan, load_once, decode, lambda done, total: None)

@@ -13,7 +13,7 @@ from regen.corpus.shards import InputShard
 from regen.curate.sources import SourceFile, list_sources, read_sidecars
 from regen.curate.workers import JobError
 from regen.data.shards import ShardSet, is_shard_set
-from regen.media.files import GoneError, Source, VideoError
+from regen.media.files import MissingFileError, Source, VideoError
 
 CLASSES = "classes.json"  # in a folder of shards or files: the numbers of its classes by their names
 
@@ -71,7 +71,7 @@ class Corpus:
         return [Sample(place, number, self._places[place].key(number)) for number in numbers]
 
     def open(self, sample: Sample) -> Material:
-        """Raises GoneError when it can't be had any more, VideoError when something is wrong with it."""
+        """Raises MissingFileError when it can't be opened, VideoError when something is wrong with it."""
         return self._places[sample.place].open(sample.number)
 
 
@@ -86,7 +86,7 @@ class _SetPlace:
         columns = [self._set.column(name) for name in ("offset", "size", "frames", "label")]
         found = []
         for shard in self._set.shards:
-            numbers = self._set.of_shard(shard)
+            numbers = self._set.samples_in(shard)
             rows = b"".join(column[numbers.start : numbers.stop].tobytes() for column in columns)
             name = PurePosixPath(shard).with_suffix("").as_posix().replace("/", "--")
             source = f"{self._set.address}/{shard}"
@@ -97,11 +97,11 @@ class _SetPlace:
         return self._set.name(number).rpartition(".")[0]
 
     def open(self, number: int) -> Material:
-        facts = self._set.facts(number)
+        facts = self._set.info(number)
         try:
             return Material(self._set.read(number), facts.caption, facts.label)
         except VideoError as error:  # the shard is at fault, not the sample
-            raise GoneError(str(error)) from None
+            raise MissingFileError(str(error)) from None
 
 
 class _FolderPlace:

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from regen.curate.filters import Filters, Measures
-from regen.curate.frame_stats import SMALL, CutFinder, Hasher, Look
+from regen.curate.filters import Filters, Measurements
+from regen.curate.frame_stats import ANALYSIS_SIDE, CutFinder, FrameStats, Hasher
 from regen.curate.sources import SourceFile, read_sidecars
-from regen.curate.workers import Extend, Failure, JobError
-from regen.data.shards import SampleFacts
+from regen.curate.workers import ExtendDeadline, Failure, JobError
+from regen.data.shards import SampleInfo
 from regen.media.reader import VideoReader
 
-PATIENCE = 0.15  # seconds of work for each frame, beyond the time limit
-SLOWEST = 1e7  # bytes that are read in a second, at least
-REGULAR = 5e-4  # seconds that a frame may be off its place at a constant rate
+SECONDS_PER_FRAME = 0.15  # seconds of work for each frame, beyond the time limit
+MIN_BYTES_PER_SECOND = 1e7  # bytes that are read in a second, at least
+TIME_TOLERANCE = 5e-4  # seconds that a frame may be off its place at a constant rate
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Shot:
     seconds: float
     motion: float | None
     bars: float
-    prints: tuple[str, ...]
+    hashes: tuple[str, ...]
 
     @property
     def middle(self) -> float:
@@ -54,16 +54,16 @@ class Analysis:
     key: str
     stamp: str
     bytes: int
-    facts: SampleFacts | None
+    info: SampleInfo | None
     cuts: tuple[float, ...]
     shots: tuple[Shot, ...]
     failure: Failure | None = None
 
-    def measures(self, shot: Shot) -> Measures:
+    def measurements(self, shot: Shot) -> Measurements:
         """What the filters want to know of one shot."""
-        facts = self.facts
+        facts = self.info
         assert facts is not None
-        return Measures(
+        return Measurements(
             frames=shot.end - shot.first,
             seconds=shot.seconds,
             width=facts.width,
@@ -82,7 +82,7 @@ class Analysis:
         facts, failure = row["facts"], row["failure"]
         shots = [Shot(**(shot | {"prints": tuple(shot["prints"])})) for shot in row["shots"]]
         changed = {
-            "facts": None if facts is None else SampleFacts(**facts),
+            "facts": None if facts is None else SampleInfo(**facts),
             "cuts": tuple(row["cuts"]),
             "shots": tuple(shots),
             "failure": None if failure is None else Failure(**failure),
@@ -95,7 +95,7 @@ def failed(source: SourceFile, failure: Failure) -> Analysis:
     return Analysis(source.key, source.stamp, 0, None, (), (), failure)
 
 
-def analyser(filters: Filters) -> "partial[Analysis]":
+def make_analyse(filters: Filters) -> "partial[Analysis]":
     """The work of a process: `analyse` with what the filters need."""
     return partial(
         analyse,
@@ -106,20 +106,20 @@ def analyser(filters: Filters) -> "partial[Analysis]":
 
 
 def analyse(
-    source: SourceFile, extend: Extend, *, cut_threshold: float | None, split: bool, hashes: bool
+    source: SourceFile, extend: ExtendDeadline, *, cut_threshold: float | None, split: bool, hashes: bool
 ) -> Analysis:
     """Decode all of a file and measure it. Cuts are looked for when there is a `cut_threshold`.
 
     Raises VideoError when it can't be read, JobError when it can be read in part or has wrong sidecars.
     """
     size = source.path.stat().st_size
-    extend(size / SLOWEST)
+    extend(size / MIN_BYTES_PER_SECOND)
     caption, label = read_sidecars(source.path)
     finder = None if cut_threshold is None else CutFinder(cut_threshold)
-    look = Look(Hasher() if hashes else None)
-    with VideoReader(source.path, threads=1, short_side=SMALL) as reader:
-        facts = facts_of(reader, source.key + source.suffix, caption, label)
-        extend(PATIENCE * facts.frames)
+    look = FrameStats(Hasher() if hashes else None)
+    with VideoReader(source.path, threads=1, short_side=ANALYSIS_SIDE) as reader:
+        facts = sample_info(reader, source.key + source.suffix, caption, label)
+        extend(SECONDS_PER_FRAME * facts.frames)
         times: list[float] = []
         for frame in reader:
             image = frame.image.numpy()
@@ -130,7 +130,7 @@ def analyse(
         if reader.damage is not None:
             raise JobError("damaged", reader.damage)
     if len(times) != facts.frames:  # then frames are found by their times only
-        facts = SampleFacts(**(asdict(facts) | {"is_regular": False}))
+        facts = SampleInfo(**(asdict(facts) | {"is_regular": False}))
     cuts = finder.cuts if finder is not None else []
     bounds = [0, *cuts, len(times)] if split else [0, len(times)]
     shots = [_shot(look, times, first, end, facts.frame_rate) for first, end in pairwise(bounds)]
@@ -139,7 +139,7 @@ def analyse(
     )
 
 
-def _shot(look: Look, times: Sequence[float], first: int, end: int, rate: float) -> Shot:
+def _shot(look: FrameStats, times: Sequence[float], first: int, end: int, rate: float) -> Shot:
     stop = times[end] if end < len(times) else times[-1] + 1 / rate
     motion = look.motion(first, end)
     return Shot(
@@ -149,11 +149,11 @@ def _shot(look: Look, times: Sequence[float], first: int, end: int, rate: float)
         seconds=stop - times[first],
         motion=None if motion is None else round(motion, 4),
         bars=round(look.bars(first, end), 4),
-        prints=tuple(look.prints(first, end)),
+        hashes=tuple(look.hashes(first, end)),
     )
 
 
-def facts_of(reader: VideoReader, name: str, caption: str = "", label: int = -1) -> SampleFacts:
+def sample_info(reader: VideoReader, name: str, caption: str = "", label: int = -1) -> SampleInfo:
     """What the index of shards tells of a file, with the size of its upright frames; it is not decoded."""
     times, info = reader.frame_times(), reader.info
     rate = float(info.frame_rate)
@@ -162,7 +162,7 @@ def facts_of(reader: VideoReader, name: str, caption: str = "", label: int = -1)
     is_regular = _is_regular(times, rate)
     if not is_regular and _is_regular(times, measured):
         rate, is_regular = measured, True
-    return SampleFacts(
+    return SampleInfo(
         name=name,
         frames=len(times),
         frame_rate=rate,
@@ -177,10 +177,10 @@ def facts_of(reader: VideoReader, name: str, caption: str = "", label: int = -1)
 
 
 def _is_regular(times: np.ndarray, rate: float) -> bool:
-    return bool(np.abs(times - np.arange(len(times)) / rate).max() <= REGULAR)
+    return bool(np.abs(times - np.arange(len(times)) / rate).max() <= TIME_TOLERANCE)
 
 
-def open_facts(path: Path, name: str) -> SampleFacts:
-    """`facts_of` a file that is opened for it."""
+def read_sample_info(path: Path, name: str) -> SampleInfo:
+    """`sample_info` a file that is opened for it."""
     with VideoReader(path, threads=1) as reader:
-        return facts_of(reader, name)
+        return sample_info(reader, name)

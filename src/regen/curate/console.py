@@ -9,9 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from regen.curate.filters import REASONS
-from regen.curate.indexing import Indexed
-from regen.curate.report import Outcome
-from regen.curate.workers import OnProgress
+from regen.curate.indexing import IndexResult
+from regen.curate.report import BuildResult
+from regen.curate.workers import OnPhase
 
 VERBS = {
     "look": "looking at files",
@@ -24,7 +24,7 @@ SIZES = 12  # lines
 
 
 @contextmanager
-def phase_bar() -> Iterator[OnProgress]:
+def phase_bar() -> Iterator[OnPhase]:
     """A bar on standard error, gone when the work is done; nothing where that is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -41,7 +41,7 @@ def phase_bar() -> Iterator[OnProgress]:
         yield show
 
 
-def show_outcome(outcome: Outcome) -> None:
+def print_result(outcome: BuildResult) -> None:
     """How many were kept and dropped, and where to look."""
     figures = outcome.as_json()
     rows = [(f"dropped: {REASONS[reason]}", f"{count:,}") for reason, count in figures["reasons"].items()]
@@ -54,7 +54,7 @@ def show_outcome(outcome: Outcome) -> None:
     print(f"Pictures of what was dropped and why are in {outcome.page}.")
 
 
-def show_indexed(indexed: Indexed, address: str) -> None:
+def print_index_result(indexed: IndexResult, address: str) -> None:
     """How many samples there are, and what was left out."""
     for name, reason in indexed.left_out[:NAMED]:
         print(f"left out: {name}: {reason}")
@@ -64,7 +64,7 @@ def show_indexed(indexed: Indexed, address: str) -> None:
     print(f"The index of {address} has {_count(indexed.samples, 'sample')} in {shards}.")
 
 
-def show_overview(figures: dict[str, Any]) -> None:
+def print_overview(figures: dict[str, Any]) -> None:
     """What a set of shards holds."""
     facts = [
         ("samples", f"{figures['samples']:,}, in {_count(figures['shards'], 'shard')}"),

@@ -7,7 +7,7 @@ from jaxtyping import Int, UInt8
 
 
 def find_duplicates(
-    prints: UInt8[np.ndarray, "n d"], share: float, rank: Int[np.ndarray, " n"]
+    hashes: UInt8[np.ndarray, "n d"], max_distance: float, rank: Int[np.ndarray, " n"]
 ) -> Int[np.ndarray, " n"]:
     """For each fingerprint the number of one of better (lower) rank that it doubles and that is kept, or -1.
 
@@ -17,18 +17,18 @@ def find_duplicates(
     fingerprints and of candidates, which are few where files differ.
     """
     order = np.argsort(rank, kind="stable")
-    ranked = np.ascontiguousarray(prints[order])
+    ranked = np.ascontiguousarray(hashes[order])
     # Equal ones first: a thousand copies would make half a million pairs.
     _, firsts, group = np.unique(ranked, axis=0, return_index=True, return_inverse=True)
     places = np.sort(firsts)
     double = firsts[group]
     double[places] = -1
-    for better, worse in _close_pairs(ranked[places], int(share * prints.shape[1] * 8)).tolist():
+    for better, worse in _close_pairs(ranked[places], int(max_distance * hashes.shape[1] * 8)).tolist():
         if double[places[better]] < 0 and double[places[worse]] < 0:
             double[places[worse]] = places[better]
     copies = np.flatnonzero((double >= 0) & (double[double] >= 0))
     double[copies] = double[double[copies]]  # the copies of what is itself a duplicate
-    found = np.full(len(prints), -1)
+    found = np.full(len(hashes), -1)
     found[order] = np.where(double < 0, -1, order[double])
     return found
 

@@ -49,7 +49,7 @@ class Filters:
     duplicate_distance: float = 0.1
     """Two look the same when their perceptual hashes differ in at most this share of the bits."""
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raises ValueError for values that make no sense."""
         for field in fields(self):
             value = getattr(self, field.name)
@@ -67,7 +67,7 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class Measures:
+class Measurements:
     """What the filters look at, of a whole file or of one shot.
 
     `seconds` includes the last frame's own time. `motion` is None where there are too few frames to tell,
@@ -85,7 +85,7 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Rejection:
     """Why something is not kept: one of REASONS, the measured value, its limit, and both in words."""
 
     reason: str
@@ -94,34 +94,36 @@ class Verdict:
     text: str
 
 
-def judge(one: Measures, filters: Filters) -> Verdict | None:
+def check(measured: Measurements, filters: Filters) -> Rejection | None:
     """The first reason not to keep it, or None. Duplicates are not looked for here."""
-    return (None if one.is_image else _judge_length(one, filters)) or _judge_picture(one, filters)
+    return (None if measured.is_image else _check_length(measured, filters)) or _check_picture(
+        measured, filters
+    )
 
 
-def _judge_length(one: Measures, filters: Filters) -> Verdict | None:
-    frames, seconds = one.frames, one.seconds
+def _check_length(measured: Measurements, filters: Filters) -> Rejection | None:
+    frames, seconds = measured.frames, measured.seconds
     if frames < filters.min_frames:
-        return Verdict("short", frames, filters.min_frames, f"{frames} frames")
+        return Rejection("short", frames, filters.min_frames, f"{frames} frames")
     if seconds < filters.min_seconds:
-        return Verdict("short", seconds, filters.min_seconds, f"{seconds:.2f} s")
+        return Rejection("short", seconds, filters.min_seconds, f"{seconds:.2f} s")
     if 0 < filters.max_frames < frames:
-        return Verdict("long", frames, filters.max_frames, f"{frames} frames")
+        return Rejection("long", frames, filters.max_frames, f"{frames} frames")
     if 0 < filters.max_seconds < seconds:
-        return Verdict("long", seconds, filters.max_seconds, f"{seconds:.0f} s")
+        return Rejection("long", seconds, filters.max_seconds, f"{seconds:.0f} s")
     return None
 
 
-def _judge_picture(one: Measures, filters: Filters) -> Verdict | None:
-    side = min(one.width, one.height)
+def _check_picture(measured: Measurements, filters: Filters) -> Rejection | None:
+    side = min(measured.width, measured.height)
     if side < filters.min_side:
-        return Verdict("small", side, filters.min_side, f"{one.width} x {one.height} pixels")
-    if filters.cuts == "drop" and one.cuts:
-        count = len(one.cuts)
-        text = f"{count} cut{'s' * (count > 1)}, the first at {one.cuts[0]:.2f} s"
-        return Verdict("cuts", count, 0, text)
-    if one.motion is not None and not one.is_image and one.motion < filters.min_motion:
-        return Verdict("static", one.motion, filters.min_motion, f"motion {one.motion:.2f}")
-    if 0 < filters.max_bars < one.bars:
-        return Verdict("bars", one.bars, filters.max_bars, f"bars take {100 * one.bars:.0f} %")
+        return Rejection("small", side, filters.min_side, f"{measured.width} x {measured.height} pixels")
+    if filters.cuts == "drop" and measured.cuts:
+        count = len(measured.cuts)
+        text = f"{count} cut{'s' * (count > 1)}, the first at {measured.cuts[0]:.2f} s"
+        return Rejection("cuts", count, 0, text)
+    if measured.motion is not None and not measured.is_image and measured.motion < filters.min_motion:
+        return Rejection("static", measured.motion, filters.min_motion, f"motion {measured.motion:.2f}")
+    if 0 < filters.max_bars < measured.bars:
+        return Rejection("bars", measured.bars, filters.max_bars, f"bars take {100 * measured.bars:.0f} %")
     return None

@@ -4,15 +4,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-SMALL = 64  # pixels of the short side of the frames that are looked at
-EVERY = 0.25  # seconds between two frames that motion, bars and hashes are taken from
+ANALYSIS_SIDE = 64  # pixels of the short side of the frames that are looked at
+SAMPLE_INTERVAL = 0.25  # seconds between two frames that motion, bars and hashes are taken from
 HASH_SIDE = 16  # bits along each side of a perceptual hash
-PRINTS = (1 / 6, 1 / 2, 5 / 6)  # where in a video its hashes are taken
+HASH_POSITIONS = (1 / 6, 1 / 2, 5 / 6)  # where in a video its hashes are taken
 NOISE = 2.0  # of 255 levels; key frames of still pictures differ by as much
-LIT = 24.0  # of 255 levels; brighter is not black, also where black is stored as 16
-STRAY = 0.02  # this share of a line may be lit in a black bar
-EDGE = 0.5  # a picture begins at a line that is lit so far, of the line that is lit most
-UNEVEN = 2  # small pixels by which two opposite bars may differ
+BLACK_LEVEL = 24.0  # of 255 levels; brighter is not black, also where black is stored as 16
+MAX_LIT_IN_BAR = 0.02  # this share of a line may be lit in a black bar
+MIN_LIT_AT_EDGE = 0.5  # a picture begins at a line that is lit so far, of the line that is lit most
+MAX_BAR_DIFFERENCE = 2  # small pixels by which two opposite bars may differ
 
 
 class CutFinder:
@@ -63,7 +63,7 @@ class Hasher:
         return np.packbits(bits).tobytes().hex()
 
 
-class Look:
+class FrameStats:
     """Motion, bars and hashes from a frame every quarter of a second; memory grows by 0.5 kB for each."""
 
     def __init__(self, hasher: Hasher | None) -> None:
@@ -80,12 +80,12 @@ class Look:
         """The next frame of the video; most are passed over."""
         if time < self._next - 1e-3:
             return
-        self._next = time + EVERY
+        self._next = time + SAMPLE_INTERVAL
         grey = image.mean(-1, dtype=np.float32)
         change = 0.0 if self._grey is None else np.maximum(np.abs(grey - self._grey) - NOISE, 0).mean()
         self._changes.append(float(change))
         self._grey = grey
-        lit = grey > LIT
+        lit = grey > BLACK_LEVEL
         self._rows.append(lit.mean(1, dtype=np.float32))
         self._columns.append(lit.mean(0, dtype=np.float32))
         self._prints.append("" if self._hasher is None else self._hasher(image))
@@ -107,12 +107,12 @@ class Look:
             return 0.0
         return max(bar_share(np.max(lines[a:b], axis=0)) for lines in (self._rows, self._columns))
 
-    def prints(self, first: int, end: int) -> list[str]:
+    def hashes(self, first: int, end: int) -> list[str]:
         """Three hashes; none when they were not asked for."""
         a, b = np.searchsorted(self.frames, [first, end])
         if self._hasher is None or a == b:
             return []
-        return [self._prints[a + round(part * (b - a - 1))] for part in PRINTS]
+        return [self._prints[a + round(part * (b - a - 1))] for part in HASH_POSITIONS]
 
 
 def bar_share(lit: Float[np.ndarray, " n"]) -> float:
@@ -120,15 +120,15 @@ def bar_share(lit: Float[np.ndarray, " n"]) -> float:
 
     Bars are equally thick and end sharply, so a dark room or a planet in the night sky has none.
     """
-    bright = np.flatnonzero(lit > STRAY)
+    bright = np.flatnonzero(lit > MAX_LIT_IN_BAR)
     if len(bright) == 0:
         return 0.0
     before, after = int(bright[0]), len(lit) - 1 - int(bright[-1])
-    if not before or not after or abs(before - after) > UNEVEN:
+    if not before or not after or abs(before - after) > MAX_BAR_DIFFERENCE:
         return 0.0
     # A line may be half bar, half picture; the next one must be picture.
     inner = min(before + 1, len(lit) - 1), max(len(lit) - after - 2, 0)
-    if min(lit[list(inner)]) < EDGE * lit.max():
+    if min(lit[list(inner)]) < MIN_LIT_AT_EDGE * lit.max():
         return 0.0
     return (before + after) / len(lit)
 

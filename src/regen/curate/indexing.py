@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from regen.curate.analysis import SLOWEST, facts_of
+from regen.curate.analysis import MIN_BYTES_PER_SECOND, sample_info
 from regen.curate.build_folder import write_bytes
 from regen.curate.sources import parse_caption, parse_class, parse_json
-from regen.curate.workers import Extend, Failure, JobError, OnProgress, Work, run_jobs
-from regen.data.shards import INDEX, index_bytes
+from regen.curate.workers import ExtendDeadline, Failure, JobError, OnPhase, PoolOptions, run_jobs
+from regen.data.shards import INDEX, serialize_index
 from regen.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Blob
 from regen.media.reader import VideoReader
 
@@ -32,7 +32,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ShardListing:
     """The samples of a shard; `damage` says what is wrong with it as a tar file."""
 
     members: tuple[Member, ...]
@@ -40,7 +40,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Indexed:
+class IndexResult:
     """What came of it: samples in the index, and why others, or parts of shards, are left out."""
 
     shards: int
@@ -49,14 +49,14 @@ class Indexed:
 
 
 def make_index(
-    address: str, work: Work, on_progress: OnProgress = lambda phase, done, total: None
-) -> Indexed:
+    address: str, work: PoolOptions, on_progress: OnPhase = lambda phase, done, total: None
+) -> IndexResult:
     """Write the index of the tar files in a folder, or at an address that fsspec knows.
 
     A sample is a video or an image and what has the same name but for its suffix: a caption (.txt), a class
     (.cls), or both in JSON. Raises ValueError when there is no shard or not a single sample.
     """
-    work.check()
+    work.validate()
     files, root = fsspec.core.url_to_fs(address)
     names = sorted(PurePosixPath(path).name for path in files.glob(f"{root}/*.tar"))
     if not names:
@@ -85,21 +85,21 @@ def make_index(
         first = f", as: {min(left_out)[1]}" if left_out else ""
         raise ValueError(f"The shards in {address} hold no video and no image that can be read{first}.")
     parts = [sorted(rows[shard], key=lambda row: row["offset"]) for shard in addresses]
-    content = index_bytes(names, parts)
+    content = serialize_index(names, parts)
     if "://" in address:
         files.pipe_file(f"{root}/{INDEX}", content)
     else:
         write_bytes(Path(address) / INDEX, content)
-    return Indexed(len(names), sum(map(len, parts)), tuple(sorted(left_out)))
+    return IndexResult(len(names), sum(map(len, parts)), tuple(sorted(left_out)))
 
 
-def list_members(shard: str, extend: Extend) -> Listing:
+def list_members(shard: str, extend: ExtendDeadline) -> ShardListing:
     """The samples of one shard, from the headers of its tar file."""
     found: dict[str, list[tarfile.TarInfo]] = {}
     damage = None
     with fsspec.open(shard, "rb") as file:
         size = file.seek(0, 2)
-        extend(size / SLOWEST)
+        extend(size / MIN_BYTES_PER_SECOND)
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -114,7 +114,7 @@ def list_members(shard: str, extend: Extend) -> Listing:
     whole = [member for member in members if member and member.offset + member.size <= size]
     if damage is None and len(whole) < sum(member is not None for member in members):
         damage = "it is cut off"
-    return Listing(tuple(whole), damage)
+    return ShardListing(tuple(whole), damage)
 
 
 def _key(name: str) -> str:
@@ -142,7 +142,7 @@ def _suffix(info: tarfile.TarInfo) -> str:
     return PurePosixPath(info.name).suffix.lower()
 
 
-def read_member(member: Member, extend: Extend) -> dict[str, Any]:
+def read_member(member: Member, extend: ExtendDeadline) -> dict[str, Any]:
     """The row of one sample in the index. Raises VideoError when it can't be read."""
     with fsspec.open(member.shard, "rb") as file:
         file.seek(member.offset)
@@ -154,5 +154,5 @@ def read_member(member: Member, extend: Extend) -> dict[str, Any]:
     caption = parse_caption(texts.get(".txt"), beside, member.name)
     label = parse_class(texts.get(".cls"), beside, member.name)
     with VideoReader(Blob(member.name, content), threads=1) as reader:
-        facts = facts_of(reader, member.name, caption, label)
+        facts = sample_info(reader, member.name, caption, label)
     return asdict(facts) | {"offset": member.offset, "size": member.size}

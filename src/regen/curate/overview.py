@@ -66,6 +66,6 @@ def draw_sheet(shards: ShardSet, path: Path) -> int:
 
 
 def _middle(shards: ShardSet, number: int) -> Image.Image:
-    facts = shards.facts(number)
+    facts = shards.info(number)
     with VideoReader(shards.read(number), threads=1, short_side=2 * CELL) as reader:
         return scaled(reader.read_at([facts.seconds / 2])[0].numpy(), CELL)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from regen.curate.thumbnails import HEIGHT, Glimpse
+from regen.curate.thumbnails import HEIGHT, ThumbnailSpec
 
 STYLE = f"""
 :root {{ --paper: #fbfbf9; --ink: #1b1d20; --soft: #62666c; --line: #dddcd6;
@@ -48,7 +48,7 @@ class Card:
 
     name: str
     text: str
-    glimpse: Glimpse | None
+    glimpse: ThumbnailSpec | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Section:
 
 
 def make_page(
-    figures: dict[str, Any], sections: Sequence[Section], pictures: Mapping[Glimpse, Sequence[str]]
+    figures: dict[str, Any], sections: Sequence[Section], pictures: Mapping[ThumbnailSpec, Sequence[str]]
 ) -> str:
     """The page; `figures` are those of an Outcome, `pictures` the JPEG files in base64."""
     head = (
@@ -90,7 +90,7 @@ def _table(sections: Sequence[Section]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _show(section: Section, pictures: Mapping[Glimpse, Sequence[str]]) -> str:
+def _show(section: Section, pictures: Mapping[ThumbnailSpec, Sequence[str]]) -> str:
     title = section.title[0].upper() + section.title[1:]
     notes = [f"{section.count:,}"]
     if len(section.cards) < section.count:

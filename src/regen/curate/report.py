@@ -10,16 +10,16 @@ from typing import Any
 from regen.curate.build_folder import write_bytes, write_json
 from regen.curate.filters import REASONS
 from regen.curate.page import Card, Section, make_page
-from regen.curate.selection import Candidate, Drop
-from regen.curate.thumbnails import Glimpse, thumbnails
-from regen.curate.workers import Work
+from regen.curate.selection import Candidate, Dropped
+from regen.curate.thumbnails import ThumbnailSpec, thumbnails
+from regen.curate.workers import PoolOptions
 
 PICTURES = 12  # of each reason
 KEPT_PICTURES = 24
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildResult:
     """A build that is done: how many files, the rows of each shard, what was kept and what was dropped."""
 
     out: Path
@@ -27,7 +27,7 @@ class Outcome:
     files: int
     shards: Sequence[Sequence[dict[str, Any]]]
     kept: Sequence[Candidate]
-    dropped: Sequence[Drop]
+    dropped: Sequence[Dropped]
 
     @property
     def page(self) -> Path:
@@ -36,7 +36,7 @@ class Outcome:
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many were dropped for each reason that there was, in the order of REASONS."""
-        counts = Counter(drop.verdict.reason for drop in self.dropped)
+        counts = Counter(drop.rejection.reason for drop in self.dropped)
         return {reason: counts[reason] for reason in REASONS if counts[reason]}
 
     def as_json(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Outcome:
         }
 
 
-def write_report(outcome: Outcome, work: Work) -> None:
+def write_report(outcome: BuildResult, work: PoolOptions) -> None:
     """Both files, in the folder of the shards. Raises OSError when they can't be written."""
     drops = [drop.as_json() for drop in outcome.dropped]
     content = outcome.as_json() | {"settings": outcome.settings, "drops": drops}
@@ -65,22 +65,24 @@ def write_report(outcome: Outcome, work: Work) -> None:
     write_bytes(outcome.page, make_page(outcome.as_json(), sections, pictures).encode(errors="replace"))
 
 
-def _section(reason: str, outcome: Outcome) -> Section:
+def _section(reason: str, outcome: BuildResult) -> Section:
     """What was dropped for one reason: samples from the least to the most of what was measured."""
-    drops = [drop for drop in outcome.dropped if drop.verdict.reason == reason]
-    drops.sort(key=lambda drop: drop.verdict.value)
+    drops = [drop for drop in outcome.dropped if drop.rejection.reason == reason]
+    drops.sort(key=lambda drop: drop.rejection.value)
     cards = [_card(drop) for drop in _spread(drops, PICTURES)]
     return Section(reason, REASONS[reason], len(drops), cards)
 
 
-def _card(drop: Drop) -> Card:
-    moments = [(drop.path, moment) for moment in drop.at]
-    if drop.twin is not None:
-        moments.append(drop.twin)
-    return Card(_name(drop.path, drop.start), drop.verdict.text, Glimpse(tuple(moments)) if moments else None)
+def _card(drop: Dropped) -> Card:
+    moments = [(drop.path, moment) for moment in drop.times]
+    if drop.duplicate_of is not None:
+        moments.append(drop.duplicate_of)
+    return Card(
+        _name(drop.path, drop.start), drop.rejection.text, ThumbnailSpec(tuple(moments)) if moments else None
+    )
 
 
-def _kept(outcome: Outcome) -> Section:
+def _kept(outcome: BuildResult) -> Section:
     cards = []
     for one in _spread(outcome.kept, KEPT_PICTURES):
         measures = one.measures
@@ -89,7 +91,7 @@ def _kept(outcome: Outcome) -> Section:
             text += f", {measures.seconds:.1f} s"
             text += "" if measures.motion is None else f", motion {measures.motion:.1f}"
         path, start = str(one.source.path), None if one.number is None else one.shot.start
-        cards.append(Card(_name(path, start), text, Glimpse(((path, one.shot.middle),))))
+        cards.append(Card(_name(path, start), text, ThumbnailSpec(((path, one.shot.middle),))))
     return Section("kept", "kept", len(outcome.kept), cards)
 
 

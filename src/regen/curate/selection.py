@@ -8,7 +8,7 @@ import numpy as np
 
 from regen.curate.analysis import Analysis, Shot
 from regen.curate.duplicates import find_duplicates, from_hex, hash_distance
-from regen.curate.filters import Filters, Measures, Verdict, judge
+from regen.curate.filters import Filters, Measurements, Rejection, check
 from regen.curate.sources import SourceFile
 
 
@@ -22,8 +22,8 @@ class Candidate:
     number: int | None
 
     @property
-    def measures(self) -> Measures:
-        return self.analysis.measures(self.shot)
+    def measures(self) -> Measurements:
+        return self.analysis.measurements(self.shot)
 
     @property
     def key(self) -> str:
@@ -31,7 +31,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Drop:
+class Dropped:
     """What is not kept, and why. `path` and, of a shot, when it begins and how many seconds it lasts.
 
     `at` are the moments in seconds that show the reason, `twin` is what a duplicate looks like, with the
@@ -39,68 +39,68 @@ class Drop:
     """
 
     path: str
-    verdict: Verdict
+    rejection: Rejection
     start: float | None = None
     seconds: float | None = None
-    at: tuple[float, ...] = ()
-    twin: tuple[str, float] | None = None
+    times: tuple[float, ...] = ()
+    duplicate_of: tuple[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A row of the report."""
-        row = {"path": self.path} | asdict(self.verdict)
+        row = {"path": self.path} | asdict(self.rejection)
         if self.start is not None and self.seconds is not None:
             row |= {"start": round(self.start, 3), "seconds": round(self.seconds, 3)}
-        return row if self.twin is None else row | {"like": self.twin[0]}
+        return row if self.duplicate_of is None else row | {"like": self.duplicate_of[0]}
 
 
-def choose(
+def select(
     sources: Sequence[SourceFile], analyses: dict[str, Analysis], filters: Filters
-) -> tuple[list[Candidate], list[Drop]]:
+) -> tuple[list[Candidate], list[Dropped]]:
     """(kept, dropped), both in the order of the sources."""
     candidates: list[Candidate] = []
-    dropped: list[tuple[int, Drop]] = []
+    dropped: list[tuple[int, Dropped]] = []
     for order, source in enumerate(sources):
         analysis = analyses[source.key]
         if analysis.failure is not None:
             failure = analysis.failure
-            verdict = Verdict(failure.reason, 1, 0, failure.text)
-            dropped.append((order, Drop(str(source.path), verdict)))
+            verdict = Rejection(failure.reason, 1, 0, failure.text)
+            dropped.append((order, Dropped(str(source.path), verdict)))
         several = len(analysis.shots) > 1
         for number, shot in enumerate(analysis.shots):
             one = Candidate(source, analysis, shot, number if several else None)
-            found = judge(one.measures, filters)
+            found = check(one.measures, filters)
             if found is None:
                 candidates.append(one)
             else:
                 dropped.append((order, _drop(one, found)))
-    twins = _twins(candidates, filters)
+    twins = _match_duplicates(candidates, filters)
     kept = [one for number, one in enumerate(candidates) if twins[number] is None]
     places = {source.key: order for order, source in enumerate(sources)}
     for one, twin in zip(candidates, twins, strict=True):
         if twin is not None:
-            share = hash_distance(one.shot.prints, twin.shot.prints)
+            share = hash_distance(one.shot.hashes, twin.shot.hashes)
             like = "/".join(twin.source.path.parts[-2:])
             text = f"like {like}; {100 * share:.1f} % of the hash differ"
-            verdict = Verdict("duplicate", round(share, 4), filters.duplicate_distance, text)
+            verdict = Rejection("duplicate", round(share, 4), filters.duplicate_distance, text)
             dropped.append((places[one.source.key], _drop(one, verdict, twin)))
     return kept, [drop for _, drop in sorted(dropped, key=lambda pair: pair[0])]
 
 
-def _drop(one: Candidate, verdict: Verdict, twin: Candidate | None = None) -> Drop:
+def _drop(one: Candidate, verdict: Rejection, twin: Candidate | None = None) -> Dropped:
     shot, is_part = one.shot, one.number is not None
-    return Drop(
+    return Dropped(
         path=str(one.source.path),
-        verdict=verdict,
+        rejection=verdict,
         start=shot.start if is_part else None,
         seconds=shot.seconds if is_part else None,
-        at=_moments(one, verdict.reason),
-        twin=None if twin is None else (str(twin.source.path), twin.shot.middle),
+        times=_evidence_times(one, verdict.reason),
+        duplicate_of=None if twin is None else (str(twin.source.path), twin.shot.middle),
     )
 
 
-def _moments(one: Candidate, reason: str) -> tuple[float, ...]:
+def _evidence_times(one: Candidate, reason: str) -> tuple[float, ...]:
     """When to look at what is dropped, in seconds: on both sides of a cut, at both ends of what is static."""
-    rate = one.analysis.facts.frame_rate if one.analysis.facts else 1.0
+    rate = one.analysis.info.frame_rate if one.analysis.info else 1.0
     shot = one.shot
     match reason:
         case "cuts":
@@ -110,7 +110,7 @@ def _moments(one: Candidate, reason: str) -> tuple[float, ...]:
     return (shot.middle,)
 
 
-def _twins(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate | None]:
+def _match_duplicates(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate | None]:
     """For each candidate the one that it duplicates: the largest, longest, first one."""
     twins: list[Candidate | None] = [None] * len(candidates)
     if filters.duplicates == "keep":
@@ -119,7 +119,7 @@ def _twins(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate 
         numbers = [
             number
             for number, one in enumerate(candidates)
-            if one.measures.is_image == images and one.shot.prints
+            if one.measures.is_image == images and one.shot.hashes
         ]
         if not numbers:
             continue
@@ -128,7 +128,7 @@ def _twins(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate 
         seconds = np.array([one.seconds for one in measures])
         rank = np.empty(len(numbers), dtype=np.int64)
         rank[np.lexsort((-seconds, -pixels))] = np.arange(len(numbers))
-        prints = from_hex([candidates[number].shot.prints for number in numbers])
+        prints = from_hex([candidates[number].shot.hashes for number in numbers])
         found = find_duplicates(prints, filters.duplicate_distance, rank)
         for number, better in zip(numbers, found.tolist(), strict=True):
             if better >= 0:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regen.console import first_line
 from regen.curate.workers import JobError
-from regen.media.files import find_media, reason
+from regen.media.files import find_media
 
 LONGEST_STEM = 60  # of a key; with its digest, suffix and number of a shot a name stays below tar's 100
 SIDECARS = (".txt", ".cls", ".json")
@@ -128,4 +129,4 @@ def _text_of(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise JobError("sidecar", f"{path.name} can't be read ({reason(error)})") from None
+        raise JobError("sidecar", f"{path.name} can't be read ({first_line(error)})") from None

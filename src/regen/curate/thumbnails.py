@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from regen.curate.workers import Extend, Failure, Work, run_jobs
+from regen.curate.workers import ExtendDeadline, Failure, PoolOptions, run_jobs
 from regen.media.reader import VideoReader
 
 HEIGHT = 108  # pixels
@@ -19,19 +19,21 @@ QUALITY = 78  # of JPEG
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class ThumbnailSpec:
     """Moments (path, seconds), to be seen side by side."""
 
     moments: tuple[tuple[str, float], ...]
 
 
-def thumbnails(glimpses: Sequence[Glimpse], work: Work) -> dict[Glimpse, list[str]]:
+def thumbnails(glimpses: Sequence[ThumbnailSpec], work: PoolOptions) -> dict[ThumbnailSpec, list[str]]:
     """JPEG files in base64, one for each moment; without those of files that can't be read."""
-    with closing(run_jobs(look_at, dict.fromkeys(glimpses), work.workers, work.time_limit)) as results:
+    with closing(
+        run_jobs(make_thumbnails, dict.fromkeys(glimpses), work.workers, work.time_limit)
+    ) as results:
         return {glimpse: result for glimpse, result in results if not isinstance(result, Failure)}
 
 
-def look_at(glimpse: Glimpse, extend: Extend) -> list[str]:
+def make_thumbnails(glimpse: ThumbnailSpec, extend: ExtendDeadline) -> list[str]:
     """The pictures of one glimpse."""
     pictures = []
     for path, moment in glimpse.moments:

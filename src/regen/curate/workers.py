@@ -14,18 +14,18 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from regen.workers import end_with_parent
+from regen.workers import exit_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Extend = Callable[[float], None]  # asks for so many seconds more
-OnProgress = Callable[[str, int, int], None]  # called with the phase, and how much is done of how much
+ExtendDeadline = Callable[[float], None]  # asks for so many seconds more
+OnPhase = Callable[[str, int, int], None]  # called with the phase, and how much is done of how much
 
 GRACE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
-class Work:
+class PoolOptions:
     """How work is shared out, on which no result depends: the processes, and the seconds for a file.
 
     More is allowed for large files and many frames (see `run_jobs`). With `retry` files are looked at again
@@ -36,7 +36,7 @@ class Work:
     time_limit: float = 60.0
     retry: bool = False
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raises ValueError for values that make no sense."""
         if self.workers < 1:
             raise ValueError(f"{self.workers} processes do nothing; give --workers 1 or more.")
@@ -61,7 +61,7 @@ class JobError(ValueError):
 
 
 def run_jobs(
-    work: Callable[[Job, Extend], Result], jobs: Iterable[Job], workers: int, limit: float
+    work: Callable[[Job, ExtendDeadline], Result], jobs: Iterable[Job], workers: int, limit: float
 ) -> Generator[tuple[Job, Result | Failure], None, None]:
     """Each job with its result, as they are ready.
 
@@ -109,7 +109,7 @@ class _Worker(Generic[Job]):
 
     job: Job
 
-    def __init__(self, work: Callable[[Job, Extend], Any]) -> None:
+    def __init__(self, work: Callable[[Job, ExtendDeadline], Any]) -> None:
         context = _context()
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=_serve, args=(work, far), daemon=True)
@@ -162,18 +162,18 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _serve(work: Callable[[Any, Extend], Any], pipe: Connection) -> None:
+def _serve(work: Callable[[Any, ExtendDeadline], Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent, which ends its workers
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    end_with_parent()
+    exit_with_parent()
 
     with suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
             pipe.send(("done", _answer(work, pipe)))
 
 
-def _answer(work: Callable[[Any, Extend], Any], pipe: Connection) -> Any:
+def _answer(work: Callable[[Any, ExtendDeadline], Any], pipe: Connection) -> Any:
     """What comes of the next job."""
     job = pipe.recv()
     try:

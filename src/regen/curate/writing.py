@@ -9,13 +9,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from regen.console import first_line
 from regen.curate.build_folder import BuildFolder, shard_name
-from regen.curate.encoding import Encoding, Part, encode
-from regen.curate.filters import Verdict
-from regen.curate.selection import Candidate, Drop
-from regen.curate.workers import Failure, OnProgress, Work, run_jobs
-from regen.data.shards import SampleFacts, ShardWriter
-from regen.media.files import reason
+from regen.curate.encoding import EncodeJob, Segment, encode
+from regen.curate.filters import Rejection
+from regen.curate.selection import Candidate, Dropped
+from regen.curate.workers import Failure, OnPhase, PoolOptions, run_jobs
+from regen.data.shards import SampleInfo, ShardWriter
 
 BLOCK = 512  # of a tar file: a member has a header and is filled up
 
@@ -26,42 +26,46 @@ class Packing:
 
     A shard is closed before it has more than `max_shard_bytes` or `max_samples` (0: no limit). With
     `short_side` files are encoded again, the short side at most that many pixels, with a key frame every
-    `key_every` frames; so are the shots of files that are split, in their own size where it is None.
+    `keyframe_interval` frames; so are the shots of files that are split, in their own size where it is None.
     """
 
     short_side: int | None
-    key_every: int
+    keyframe_interval: int
     max_shard_bytes: int
     max_samples: int
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShardSample:
     """What goes into a shard; `id` changes with all that its bytes depend on, `facts` are its source's."""
 
     id: str
-    one: Candidate
-    facts: SampleFacts
+    candidate: Candidate
+    info: SampleInfo
 
 
-Content = tuple[Sample, SampleFacts, Path]  # a sample with the file that is stored, and the facts of that
+Content = tuple[ShardSample, SampleInfo, Path]  # a sample with the file that is stored, and the facts of that
 
 
-def as_samples(kept: Sequence[Candidate], classes: dict[str, int] | None) -> list[Sample]:
+def as_samples(kept: Sequence[Candidate], classes: dict[str, int] | None) -> list[ShardSample]:
     """What is kept as samples, in the same order, with the `classes` of their folders if there are any."""
     samples = []
     for one in kept:
-        facts = one.analysis.facts
+        facts = one.analysis.info
         assert facts is not None
         if classes is not None:
             facts = replace(facts, label=classes[one.source.folder])
         text = json.dumps([one.key, one.analysis.stamp, facts.caption, facts.label, asdict(one.shot)])
-        samples.append(Sample(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), one, facts))
+        samples.append(ShardSample(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), one, facts))
     return samples
 
 
 def write_shards(
-    folder: BuildFolder, samples: Sequence[Sample], packing: Packing, work: Work, on_progress: OnProgress
+    folder: BuildFolder,
+    samples: Sequence[ShardSample],
+    packing: Packing,
+    work: PoolOptions,
+    on_progress: OnPhase,
 ) -> list[list[dict[str, Any]]]:
     """Write the shards that are missing; returns the rows of all.
 
@@ -91,11 +95,11 @@ def write_shards(
     return shards
 
 
-def unwritten_samples(folder: BuildFolder, samples: Sequence[Sample]) -> list[Drop]:
+def unwritten_samples(folder: BuildFolder, samples: Sequence[ShardSample]) -> list[Dropped]:
     """Those that were to be kept and could not be encoded."""
     texts = folder.unwritten()
     return [
-        Drop(str(sample.one.source.path), Verdict("unwritten", 1, 0, texts[sample.id]))
+        Dropped(str(sample.candidate.source.path), Rejection("unwritten", 1, 0, texts[sample.id]))
         for sample in samples
         if sample.id in texts
     ]
@@ -144,17 +148,19 @@ def _write_shard(folder: BuildFolder, number: int, contents: _Queue, packing: Pa
     return record
 
 
-def _read(sample: Sample, path: Path) -> bytes:
+def _read(sample: ShardSample, path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} can't be read any more ({reason(error)}); run the command again.") from None
-    if path == sample.one.source.path and len(content) != sample.one.analysis.bytes:
+        raise ValueError(
+            f"{path} can't be read any more ({first_line(error)}); run the command again."
+        ) from None
+    if path == sample.candidate.source.path and len(content) != sample.candidate.analysis.bytes:
         raise ValueError(f"{path} has changed since it was looked at; run the command again.")
     return content
 
 
-def _tar_bytes(facts: SampleFacts, size: int) -> int:
+def _tar_bytes(facts: SampleInfo, size: int) -> int:
     """What a sample takes in a tar file."""
     caption = len(facts.caption.encode())
     sizes = [size] + [caption] * (caption > 0) + [len(str(facts.label))] * (facts.label >= 0)
@@ -162,18 +168,18 @@ def _tar_bytes(facts: SampleFacts, size: int) -> int:
 
 
 def _contents(
-    folder: BuildFolder, samples: Sequence[Sample], packing: Packing, work: Work
+    folder: BuildFolder, samples: Sequence[ShardSample], packing: Packing, work: PoolOptions
 ) -> Iterator[Content]:
     """The samples in their order, each with the file to be stored, encoded where need be."""
-    groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.one.source.key)]
+    groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.candidate.source.key)]
     jobs = {
         group[0].id: _encoding(folder, group, packing) for group in groups if _is_encoded(group[0], packing)
     }
-    ready: dict[Encoding, tuple[SampleFacts, ...] | Failure] = {}
+    ready: dict[EncodeJob, tuple[SampleInfo, ...] | Failure] = {}
     with closing(run_jobs(encode, jobs.values(), work.workers, work.time_limit)) as results:
         for group in groups:
             if group[0].id not in jobs:
-                yield from ((sample, sample.facts, sample.one.source.path) for sample in group)
+                yield from ((sample, sample.info, sample.candidate.source.path) for sample in group)
                 continue
             job = jobs[group[0].id]
             while job not in ready:
@@ -186,24 +192,26 @@ def _contents(
                 for sample in group:
                     folder.note_unwritten(sample.id, outcome.text)
                 continue
-            for sample, part, facts in zip(group, job.parts, outcome, strict=True):
-                told = replace(facts, caption=sample.facts.caption, label=sample.facts.label)
+            for sample, part, facts in zip(group, job.segments, outcome, strict=True):
+                told = replace(facts, caption=sample.info.caption, label=sample.info.label)
                 yield sample, told, part.target
 
 
-def _is_encoded(sample: Sample, packing: Packing) -> bool:
+def _is_encoded(sample: ShardSample, packing: Packing) -> bool:
     """Shots of a file, and with a short side all but the images that are small already."""
     if packing.short_side is None:
-        return sample.one.number is not None
-    side = min(sample.facts.width, sample.facts.height)
-    return not sample.facts.is_image or side > packing.short_side
+        return sample.candidate.number is not None
+    side = min(sample.info.width, sample.info.height)
+    return not sample.info.is_image or side > packing.short_side
 
 
-def _encoding(folder: BuildFolder, group: Sequence[Sample], packing: Packing) -> Encoding:
+def _encoding(folder: BuildFolder, group: Sequence[ShardSample], packing: Packing) -> EncodeJob:
     parts = []
     for sample in group:
-        suffix = sample.one.source.suffix if sample.facts.is_image else ".mp4"
-        shot = sample.one.shot
+        suffix = sample.candidate.source.suffix if sample.info.is_image else ".mp4"
+        shot = sample.candidate.shot
         target = folder.encoded / f"{sample.id}{suffix}"
-        parts.append(Part(shot.first, shot.end, target, f"{sample.one.key}{suffix}"))
-    return Encoding(group[0].one.source.path, tuple(parts), packing.short_side, packing.key_every)
+        parts.append(Segment(shot.first, shot.end, target, f"{sample.candidate.key}{suffix}"))
+    return EncodeJob(
+        group[0].candidate.source.path, tuple(parts), packing.short_side, packing.keyframe_interval
+    )

@@ -19,7 +19,7 @@ from regen.media.reader import VideoReader
 
 
 @dataclass(frozen=True)
-class Columns:
+class MediaColumns:
     """A value for every sample; `seconds` is the time from the first to the last frame."""
 
     frames: Int64[np.ndarray, " sample"]
@@ -32,16 +32,16 @@ class Columns:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def take(self, numbers: Int64[np.ndarray, " taken"]) -> "Columns":
+    def take(self, numbers: Int64[np.ndarray, " taken"]) -> "MediaColumns":
         """The columns of some samples, in the order of `numbers`."""
-        return Columns(*(getattr(self, field.name)[numbers] for field in fields(self)))
+        return MediaColumns(*(getattr(self, field.name)[numbers] for field in fields(self)))
 
 
 @runtime_checkable
 class Catalog(Protocol):
     """The samples of one place, by number. Holds no open file and may be used in any process."""
 
-    columns: Columns
+    columns: MediaColumns
 
     def name(self, number: int) -> str:
         """Where sample `number` lies, for messages; its last part is the name of its file."""
@@ -124,9 +124,11 @@ class Collection:
     skipped: dict[str, str]
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> MediaColumns:
         parts = [catalog.columns for catalog in self.catalogs]
-        return Columns(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Columns)))
+        return MediaColumns(
+            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(MediaColumns))
+        )
 
     def find(self, number: int) -> tuple[Catalog, int]:
         """The catalogue that has sample `number`, and its number there."""
@@ -171,6 +173,6 @@ def _nothing(places: Sequence[str], skipped: dict[str, str]) -> str:
     return f"There is no video or image in {where}; give a folder that holds some."
 
 
-def _columns(*values: Sequence[Any] | np.ndarray) -> Columns:
+def _columns(*values: Sequence[Any] | np.ndarray) -> MediaColumns:
     kinds = (np.int64, np.float64, np.float64, np.int64, np.int64, np.bool_)
-    return Columns(*(np.asarray(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)))
+    return MediaColumns(*(np.asarray(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)))

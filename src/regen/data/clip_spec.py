@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Cut:
+class ClipSpec:
     """What to cut out of a video: `frames` frames of `size` (height, width), 1 / `frame_rate` seconds apart.
 
     Without a rate they are those of the video as they are. The picture is scaled by a factor drawn between
@@ -32,7 +32,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Draw:
+class ClipDraw:
     """What chance decides about a clip: which sample, from when on, and which part of the picture.
 
     All but the number are evenly distributed from 0 to 1; below 0.5 `mirror` mirrors.
@@ -47,7 +47,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """A rectangle in stored pixels, and whether it is mirrored."""
 
     top: int
@@ -65,15 +65,15 @@ class Window:
         return slice(self.left, self.left + self.width)
 
 
-def pick_frames(
-    times: Float64[np.ndarray, " all"], own_rate: float, cut: Cut, draw: Draw
+def pick_frame_times(
+    times: Float64[np.ndarray, " all"], own_rate: float, spec: ClipSpec, draw: ClipDraw
 ) -> Float64[np.ndarray, " t"]:
     """The times of the frames that are shown at evenly spaced moments, from a random frame on.
 
     The moments lie in the middle of a frame's time, so that at its own rate a video gives consecutive
     frames even where its time stamps are rounded.
     """
-    moments = np.arange(cut.frames) / (own_rate if cut.frame_rate is None else cut.frame_rate)
+    moments = np.arange(spec.frames) / (own_rate if spec.frame_rate is None else spec.frame_rate)
     half = 0.5 / own_rate
     starts = max(1, int(np.searchsorted(times, times[-1] - moments[-1] + half, side="right")))
     moments += times[int(draw.start * starts)] + half
@@ -81,14 +81,14 @@ def pick_frames(
     return times[shown]
 
 
-def place_window(height: int, width: int, cut: Cut, draw: Draw) -> Window:
+def crop_window(height: int, width: int, spec: ClipSpec, draw: ClipDraw) -> CropWindow:
     """The part of a stored frame of `height` x `width` that becomes the clip."""
-    factor = cut.scale[0] + draw.scale * (cut.scale[1] - cut.scale[0])
-    factor = max(factor, cut.size[0] / height, cut.size[1] / width)
-    rows = min(height, max(1, round(cut.size[0] / factor)))
-    columns = min(width, max(1, round(cut.size[1] / factor)))
+    factor = spec.scale[0] + draw.scale * (spec.scale[1] - spec.scale[0])
+    factor = max(factor, spec.size[0] / height, spec.size[1] / width)
+    rows = min(height, max(1, round(spec.size[0] / factor)))
+    columns = min(width, max(1, round(spec.size[1] / factor)))
     top, left = int(draw.top * (height - rows + 1)), int(draw.left * (width - columns + 1))
-    return Window(top, left, rows, columns, mirrored=draw.mirror < 0.5)
+    return CropWindow(top, left, rows, columns, mirrored=draw.mirror < 0.5)
 
 
 def resize(

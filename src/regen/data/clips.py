@@ -13,23 +13,25 @@ from rich.progress import track
 from torch import Tensor
 
 from regen.data.catalog import Catalog, FolderCatalog, open_collection
-from regen.data.clip_spec import Cut, Draw, pick_frames, place_window, resize
-from regen.data.failures import KINDS, Failures, SlowError, time_limit
+from regen.data.clip_spec import ClipDraw, ClipSpec, crop_window, pick_frame_times, resize
+from regen.data.failures import KINDS, Failures, ReadTimeoutError, time_limit
 from regen.data.frame_cache import FrameCache
 from regen.media.files import Blob, VideoError, shrunk_size
-from regen.media.pixels import signed
+from regen.media.pixels import uint8_to_signed
 from regen.media.reader import read_frames
 from regen.media.seeking import TIME_TOLERANCE
 from regen.runtime import generator_for
 
-LONGEST = 10.0  # seconds; longer videos are drawn no more often than one of this length
+MAX_WEIGHT_SECONDS = 10.0  # seconds; longer videos are drawn no more often than one of this length
 IMAGE_SECONDS = 1.0  # an image is drawn as often as a video of this length
 ATTEMPTS = 100  # draws for one sample, when one video after the other can't be decoded
-KEPT_SUMS = 16  # running sums of weights that are kept: one for each kind of clip that was asked for last
+MAX_CACHED_SUMS = (
+    16  # running sums of weights that are kept: one for each kind of clip that was asked for last
+)
 
 
 @dataclass(frozen=True)
-class Sample:
+class ClipSample:
     """A clip in 8 bits, and how many media were drawn in vain before it, for each of `failures.KINDS`."""
 
     video: UInt8[Tensor, "3 t h w"]
@@ -43,7 +45,7 @@ class ClipDataset:
     the reason. Of shards only the index is read then. With `short_side` frames are shrunk so that their short
     side is at most that many pixels; that is the size to which the `scale` of a clip refers. With `cache`, a
     folder, each file is decoded once and its frames are kept there; samples in shards need no cache and
-    use none. Reading a sample takes at most `seconds_per_sample`, where that can be enforced (see
+    use none. Reading a sample takes at most `decode_timeout`, where that can be enforced (see
     `failures.time_limit`). A dataset holds no open files and may be used in any number of processes.
 
     Raises ValueError when nothing is left.
@@ -54,21 +56,23 @@ class ClipDataset:
         paths: Sequence[str | Path],
         cache: Path | None = None,
         short_side: int | None = None,
-        seconds_per_sample: float | None = 60.0,
+        decode_timeout: float | None = 60.0,
     ) -> None:
-        self.short_side, self.seconds_per_sample = short_side, seconds_per_sample
+        self.short_side, self.decode_timeout = short_side, decode_timeout
         self.failures = Failures()
-        self.collection = open_collection(paths, seconds_per_sample)
+        self.collection = open_collection(paths, decode_timeout)
         self.skipped = self.collection.skipped
         self._cache = None if cache is None else FrameCache(cache, short_side)
-        self._use(np.arange(len(self.collection.columns)))
+        self._select(np.arange(len(self.collection.columns)))
 
-    def _use(self, numbers: np.ndarray) -> None:
+    def _select(self, numbers: np.ndarray) -> None:
         self._numbers = numbers  # of the samples in the library
         self.columns = self.collection.columns.take(numbers)
         seconds = self.columns.frames / self.columns.frame_rate
-        self._weights = np.where(self.columns.is_image, IMAGE_SECONDS, np.minimum(seconds, LONGEST))
-        self._sums: dict[tuple, Float64[np.ndarray, " sample"]] = {}
+        self._weights = np.where(
+            self.columns.is_image, IMAGE_SECONDS, np.minimum(seconds, MAX_WEIGHT_SECONDS)
+        )
+        self._cached_sums: dict[tuple, Float64[np.ndarray, " sample"]] = {}
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -82,8 +86,8 @@ class ClipDataset:
             digest.update(b"\n" * (index > 0) + name + f" {frames} {width}x{height}".encode())
         return digest.hexdigest()
 
-    def split(self, holdout: int, frames: int = 1) -> tuple["ClipDataset", "ClipDataset"]:
-        """(train, held out): `holdout` videos of at least `frames` frames, or images where there are no
+    def split(self, num_val: int, frames: int = 1) -> tuple["ClipDataset", "ClipDataset"]:
+        """(training, validation): `num_val` videos of at least `frames` frames, or images where there are no
         videos, chosen by their names.
 
         The choice depends on the names alone, so it hardly changes when files are added. Raises ValueError
@@ -92,19 +96,19 @@ class ClipDataset:
         videos = ~self.columns.is_image
         fits = (videos if videos.any() else ~videos) & (self.columns.frames >= frames)
         candidates = np.flatnonzero(fits)
-        if not 0 < holdout < len(self) or holdout > len(candidates):
+        if not 0 < num_val < len(self) or num_val > len(candidates):
             raise ValueError(
-                f"{holdout} videos can't be held out of {len(self)} files, of which {len(candidates)} "
+                f"{num_val} videos can't be held out of {len(self)} files, of which {len(candidates)} "
                 f"have {frames} frames; add longer videos, or hold out fewer (--data.num-val-videos)."
             )
         names = self.collection.file_names(self._numbers[candidates])
         hashes = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
         order = np.argsort(np.frombuffer(hashes, dtype=">u8"), kind="stable")
         chosen = np.zeros(len(self), dtype=bool)
-        chosen[candidates[order[:holdout]]] = True
+        chosen[candidates[order[:num_val]]] = True
         parts = copy.copy(self), copy.copy(self)
-        parts[0]._use(self._numbers[~chosen])
-        parts[1]._use(self._numbers[chosen])
+        parts[0]._select(self._numbers[~chosen])
+        parts[1]._select(self._numbers[chosen])
         return parts
 
     def fill_cache(self) -> None:
@@ -130,9 +134,11 @@ class ClipDataset:
         frame_rate: float | None = None,
     ) -> Float[Tensor, "3 t h w"]:
         """The video of `sample` as RGB in [-1, 1]."""
-        return signed(self.sample(sample_index, Cut(frames, size, scale, frame_rate), seed).video)
+        return uint8_to_signed(
+            self.sample(sample_index, ClipSpec(frames, size, scale, frame_rate), seed).video
+        )
 
-    def sample(self, sample_index: int, cut: Cut, seed: int) -> Sample:
+    def sample(self, sample_index: int, spec: ClipSpec, seed: int) -> ClipSample:
         """Clip number `sample_index`, RGB in 0..255.
 
         The video is drawn with a weight of its duration, at most 10 seconds, among those that are long
@@ -146,72 +152,74 @@ class ClipDataset:
         """
         replaced = [0] * len(KINDS)
         for attempt in range(ATTEMPTS):
-            draw = self.draw(sample_index, cut, seed, attempt)
+            draw = self.draw(sample_index, spec, seed, attempt)
             catalog, place = self.collection.find(draw.number)
             name = catalog.name(place)
             try:
                 if name in self.failures.slow:  # not to wait for it again
-                    raise SlowError(self.failures.reasons[name])
-                with time_limit(self.seconds_per_sample, name):
-                    video = self._video(catalog, place, cut, draw)
+                    raise ReadTimeoutError(self.failures.reasons[name])
+                with time_limit(self.decode_timeout, name):
+                    video = self._video(catalog, place, spec, draw)
             except VideoError as error:
                 replaced[self.failures.record(name, error)] += 1
                 continue
-            return Sample(video, (replaced[0], replaced[1], replaced[2]))
+            return ClipSample(video, (replaced[0], replaced[1], replaced[2]))
         reason = next(iter(self.failures.reasons.values()))
         raise ValueError(f"{ATTEMPTS} videos were drawn and not one could be decoded: {reason}")
 
-    def draw(self, sample_index: int, cut: Cut, seed: int, attempt: int = 0) -> Draw:
+    def draw(self, sample_index: int, spec: ClipSpec, seed: int, attempt: int = 0) -> ClipDraw:
         """What chance decides about clip number `sample_index`; the sample's number is that in `library`."""
         generator = generator_for(seed, sample_index, attempt)
         which, *rest = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
-        return Draw(int(self._numbers[self._choose(cut, which)]), *rest)
+        return ClipDraw(int(self._numbers[self._choose(spec, which)]), *rest)
 
-    def weight(self, cut: Cut) -> float:
+    def weight(self, spec: ClipSpec) -> float:
         """The sum of the weights of all media that can serve `cut`; 0 when there is none."""
-        return float(self._sum(cut)[-1])
+        return float(self._cumulative_weights(spec)[-1])
 
-    def require(self, frames: int, frame_rate: float | None = None) -> None:
+    def require_length(self, frames: int, frame_rate: float | None = None) -> None:
         """Raise ValueError unless some video has `frames` frames, at `frame_rate` or its own rate."""
-        self._choose(Cut(frames, (1, 1), frame_rate=frame_rate), 0.0)
+        self._choose(ClipSpec(frames, (1, 1), frame_rate=frame_rate), 0.0)
 
-    def _choose(self, cut: Cut, draw: float) -> int:
-        total = self._sum(cut)
+    def _choose(self, spec: ClipSpec, draw: float) -> int:
+        total = self._cumulative_weights(spec)
         if total[-1] == 0:
             raise ValueError(
-                f"No video is long enough for {cut.frames} frames; the longest of {len(self)} has "
+                f"No video is long enough for {spec.frames} frames; the longest of {len(self)} has "
                 f"{self.columns.frames.max()}, so add longer videos or choose a lower ratio."
             )
         return int(np.searchsorted(total, draw * total[-1], side="right"))
 
-    def _sum(self, cut: Cut) -> Float64[np.ndarray, " sample"]:
+    def _cumulative_weights(self, spec: ClipSpec) -> Float64[np.ndarray, " sample"]:
         """The running sum of the weights, where those count 0 that can't serve `cut`."""
-        key = (cut.frames, cut.frame_rate, cut.aspect_ratios, cut.bucket)
-        if key not in self._sums:
-            if len(self._sums) >= KEPT_SUMS:
-                del self._sums[next(iter(self._sums))]
-            self._sums[key] = np.cumsum(np.where(self._fits(cut), self._weights, 0.0))
-        return self._sums[key]
+        key = (spec.frames, spec.frame_rate, spec.aspect_ratios, spec.bucket)
+        if key not in self._cached_sums:
+            if len(self._cached_sums) >= MAX_CACHED_SUMS:
+                del self._cached_sums[next(iter(self._cached_sums))]
+            self._cached_sums[key] = np.cumsum(np.where(self._fits(spec), self._weights, 0.0))
+        return self._cached_sums[key]
 
-    def _fits(self, cut: Cut) -> Bool[np.ndarray, " sample"]:
-        if cut.frame_rate is None:
-            fits = self.columns.frames >= cut.frames
+    def _fits(self, spec: ClipSpec) -> Bool[np.ndarray, " sample"]:
+        if spec.frame_rate is None:
+            fits = self.columns.frames >= spec.frames
         else:
-            fits = self.columns.seconds >= (cut.frames - 1) / cut.frame_rate - TIME_TOLERANCE
-        if not cut.aspect_ratios:
+            fits = self.columns.seconds >= (spec.frames - 1) / spec.frame_rate - TIME_TOLERANCE
+        if not spec.aspect_ratios:
             return fits
         shapes = np.log(self.columns.width / self.columns.height)
-        distances = [np.abs(shapes - np.log(ratio)) for ratio in cut.aspect_ratios]
-        return fits & (np.argmin(distances, axis=0) == cut.bucket)
+        distances = [np.abs(shapes - np.log(ratio)) for ratio in spec.aspect_ratios]
+        return fits & (np.argmin(distances, axis=0) == spec.bucket)
 
-    def _video(self, catalog: Catalog, place: int, cut: Cut, draw: Draw) -> UInt8[Tensor, "3 t h w"]:
-        source = catalog.source(place)
-        times = catalog.times(place, source)
-        rate = float(catalog.columns.frame_rate[place])
-        shown = pick_frames(times, rate, cut, draw)
-        width, height = int(catalog.columns.width[place]), int(catalog.columns.height[place])
+    def _video(
+        self, catalog: Catalog, index: int, spec: ClipSpec, draw: ClipDraw
+    ) -> UInt8[Tensor, "3 t h w"]:
+        source = catalog.source(index)
+        times = catalog.times(index, source)
+        rate = float(catalog.columns.frame_rate[index])
+        shown = pick_frame_times(times, rate, spec, draw)
+        width, height = int(catalog.columns.width[index]), int(catalog.columns.height[index])
         width, height = shrunk_size(width, height, self.short_side)
-        window = place_window(height, width, cut, draw)
+        window = crop_window(height, width, spec, draw)
         if self._cache is None or isinstance(source, Blob):
             images = read_frames(source, shown.tolist(), self.short_side, window.rows, window.columns)
         else:
@@ -222,4 +230,4 @@ class ClipDataset:
             images = stored[found, window.rows, window.columns]
         if images.shape[1:3] != (window.height, window.width):
             raise VideoError(f"{source} is smaller than it was; look at its folder or its shards anew.")
-        return resize(images, cut.size, window.mirrored)
+        return resize(images, spec.size, window.mirrored)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from regen.media.files import GoneError, VideoError
+from regen.media.files import MissingFileError, VideoError
 
 KINDS = ("damaged", "slow", "gone")
-NAMED = 1000  # samples; of further ones there is only the count
+MAX_NAMED = 1000  # samples; of further ones there is only the count
 
 
-class SlowError(VideoError):
+class ReadTimeoutError(VideoError):
     """A sample that could not be read within its time limit."""
 
 
@@ -30,7 +30,7 @@ class Failures:
         """Count a failed read, say so once for each sample `name`, and return its kind (index of KINDS)."""
         kind = _kind_of(error)
         self.counts[kind] += 1
-        if name not in self.reasons and len(self.reasons) < NAMED:
+        if name not in self.reasons and len(self.reasons) < MAX_NAMED:
             self.reasons[name] = str(error)
             if kind == "slow":
                 self.slow.add(name)
@@ -40,14 +40,14 @@ class Failures:
 
 
 def _kind_of(error: VideoError) -> str:
-    if isinstance(error, SlowError):
+    if isinstance(error, ReadTimeoutError):
         return "slow"
-    return "gone" if isinstance(error, GoneError) else "damaged"
+    return "gone" if isinstance(error, MissingFileError) else "damaged"
 
 
 @contextmanager
 def time_limit(seconds: float | None, name: str) -> Iterator[None]:
-    """Raise SlowError, which names the sample `name`, when the block takes longer than `seconds`.
+    """Raise ReadTimeoutError, which names the sample `name`, when the block takes longer than `seconds`.
 
     Only the main thread of a process can be interrupted, and only between two steps of Python; elsewhere,
     and where another timer is running, nothing is limited.
@@ -58,7 +58,7 @@ def time_limit(seconds: float | None, name: str) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise SlowError(f"{name} could not be read in {seconds:g} seconds.")
+        raise ReadTimeoutError(f"{name} could not be read in {seconds:g} seconds.")
 
     before = signal.signal(signal.SIGALRM, stop)
     try:

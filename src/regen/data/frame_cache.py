@@ -10,7 +10,8 @@ from uuid import uuid4
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from regen.media.files import GoneError, reason
+from regen.console import first_line
+from regen.media.files import MissingFileError
 from regen.media.reader import VideoReader
 
 FORMAT = 1  # part of the file names; raise it when what lies in the files changes
@@ -34,8 +35,8 @@ class FrameCache:
     def read(self, path: Path) -> tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]:
         """Frames (mapped from disk) and times in seconds; decodes the file when it is not in the cache.
 
-        Raises VideoError when the video can't be read, GoneError when it is not there, ValueError when the
-        cache can't be written.
+        Raises VideoError when the video can't be read, MissingFileError when it is missing, ValueError
+        when the cache can't be written.
         """
         frames = self._name(path)
         if not frames.exists():
@@ -46,7 +47,7 @@ class FrameCache:
         try:
             facts = path.stat()
         except OSError as error:
-            raise GoneError(f"{path} can't be opened ({reason(error)}) any more.") from None
+            raise MissingFileError(f"{path} can't be opened ({first_line(error)}) any more.") from None
         key = f"{FORMAT}|{path.absolute()}|{facts.st_size}|{facts.st_mtime_ns}|{self.short_side}"
         return self.folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
 
@@ -64,8 +65,7 @@ class FrameCache:
 
     def _failure(self, error: OSError) -> ValueError:
         return ValueError(
-            f"The frame cache {self.folder} can't be written ({reason(error)}); free some space or choose "
-            "another folder."
+            f"The frame cache {self.folder} can't be written ({first_line(error)}); free some space."
         )
 
 

@@ -42,14 +42,14 @@ CAMERAS = {"stays still": 0.0, "pans left": -0.2, "pans right": 0.2}  # heights 
 BACKGROUNDS = {"dark": 0.2, "light": 0.72}
 WAVES = 3  # of the background
 STRIPES = 0.62  # of half a shape's height, from one dark stripe to the next
-APART = 2.5  # half heights between the centres of shapes
-TRIES = 10_000  # to find room for them
+MIN_GAP = 2.5  # half heights between the centres of shapes
+MAX_TRIES = 10_000  # to find room for them
 
 Split = Literal["train", "unseen"]
 
 
 @dataclass(frozen=True)
-class Scene:
+class ShapeScene:
     """What a caption says; the fields are words of the lists above."""
 
     count: str
@@ -114,20 +114,20 @@ def plural(shape: str, count: str) -> str:
     return shape if count == "one" else f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
-def parse(caption: str) -> Scene | None:
+def parse_caption(caption: str) -> ShapeScene | None:
     """The scene of a caption, in either wording: the inverse of `Scene.caption`. None for another text."""
     said, groups = caption.strip(), {name: f"(?P<{name}>{'|'.join(words)})" for name, words in VALUES.items()}
     what = "{count} {size} {texture} {colour} {shape}(e?s)? moves? {direction} {speed}"
     where, seen = "on a {background} background", "the camera {camera}"
     for wording, order in enumerate((f"{what} {where} while {seen}", f"{seen}: {where} {what}")):
         match = re.fullmatch(order.format(**groups), said)
-        scene = Scene(**match.groupdict()) if match else None
+        scene = ShapeScene(**match.groupdict()) if match else None
         if scene is not None and scene.caption(wording) == said:
             return scene
     return None
 
 
-def draw_scene(seed: int, split: Split = "train") -> Scene:
+def draw_scene(seed: int, split: Split = "train") -> ShapeScene:
     """A scene drawn by `seed`, of those that a training sees or of those that it does not."""
     for attempt in range(1000):
         generator = generator_for(seed, attempt)
@@ -135,15 +135,15 @@ def draw_scene(seed: int, split: Split = "train") -> Scene:
             field.name: VALUES[field.name][
                 int(torch.randint(len(VALUES[field.name]), (), generator=generator))
             ]
-            for field in fields(Scene)
+            for field in fields(ShapeScene)
         }
-        scene = Scene(**picks)
+        scene = ShapeScene(**picks)
         if scene.is_unseen == (split == "unseen"):
             return scene
     raise AssertionError("one scene in six is unseen")
 
 
-def render(scene: Scene, frames: int, height: int, width: int, seed: int) -> UInt8[Tensor, "t h w 3"]:
+def render(scene: ShapeScene, frames: int, height: int, width: int, seed: int) -> UInt8[Tensor, "t h w 3"]:
     """A video of the scene at 25 frames a second; `seed` draws what its caption does not say."""
     generator = generator_for(seed)
     y, x = (torch.arange(size) + 0.5 for size in (height, width))
@@ -155,8 +155,8 @@ def render(scene: Scene, frames: int, height: int, width: int, seed: int) -> UIn
     speed = SPEEDS[scene.speed] * (0.875 + 0.25 * _uniform(generator))
     down, across = (speed * part for part in DIRECTIONS[scene.direction])
     for cy, cx in _centres(COUNTS.index(scene.count) + 1, radius, width / height, generator):
-        v = _around(y / height, cy + down * time, 1.0) / radius
-        u = _around(x / height, cx + across * time, width / height) / radius
+        v = _torus_offset(y / height, cy + down * time, 1.0) / radius
+        u = _torus_offset(x / height, cx + across * time, width / height) / radius
         v, u = v[:, :, None], u[:, None, :]
         cover = (0.5 - _distance(scene.shape, v, u) * radius * height).clamp(0, 1)[..., None]
         paint = colour * _shade(scene.texture, v + u)[..., None]
@@ -164,7 +164,7 @@ def render(scene: Scene, frames: int, height: int, width: int, seed: int) -> UIn
     return (video.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def write_world(
+def write_shape_world(
     folder: Path,
     videos: int,
     frames: int,
@@ -199,7 +199,7 @@ def write_world(
         on_progress(index + 1, videos)
 
 
-def scenes(count: int, seed: int, split: Split = "train") -> Iterator[tuple[Scene, str]]:
+def scenes(count: int, seed: int, split: Split = "train") -> Iterator[tuple[ShapeScene, str]]:
     """The scenes of a data set of the world, with their captions in either wording."""
     for index in range(count):
         scene = draw_scene(fold_seed(seed, index, 0), split)
@@ -216,7 +216,9 @@ def _uniform(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def _around(axis: Float[Tensor, " n"], centre: Float[Tensor, " t"], length: float) -> Float[Tensor, "t n"]:
+def _torus_offset(
+    axis: Float[Tensor, " n"], centre: Float[Tensor, " t"], length: float
+) -> Float[Tensor, "t n"]:
     """Where each place lies from the centre, the shorter way round the torus."""
     return (axis[None, :] - centre[:, None] + length / 2) % length - length / 2
 
@@ -226,12 +228,12 @@ def _centres(
 ) -> list[tuple[float, float]]:
     """Centres (y, x) in heights that lie apart on the torus."""
     centres: list[tuple[float, float]] = []
-    for attempt in range(TRIES):
-        if attempt % (TRIES // 10) == TRIES // 10 - 1:
+    for attempt in range(MAX_TRIES):
+        if attempt % (MAX_TRIES // 10) == MAX_TRIES // 10 - 1:
             centres = []  # the first ones leave no room
         y, x = _uniform(generator), aspect * _uniform(generator)
         gaps = [math.hypot(_gap(y - cy, 1.0), _gap(x - cx, aspect)) for cy, cx in centres]
-        if all(gap > APART * radius for gap in gaps):
+        if all(gap > MIN_GAP * radius for gap in gaps):
             centres.append((y, x))
         if len(centres) == count:
             return centres
@@ -264,7 +266,7 @@ def _shade(texture: str, place: Float[Tensor, "t h w"]) -> Float[Tensor, "t h w"
 
 
 def _background(
-    scene: Scene,
+    scene: ShapeScene,
     time: Float[Tensor, " t"],
     y: Float[Tensor, " h"],
     x: Float[Tensor, " w"],

@@ -22,12 +22,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from regen.media.files import Blob, GoneError, VideoError, reason
+from regen.console import first_line
+from regen.media.files import Blob, MissingFileError, VideoError
 
 INDEX = "index.safetensors"
 METADATA = "regen"
 FORMAT = 1
-TIME_STAMP = 0  # of all members: the same samples make the same bytes
+MTIME = 0  # of all members: the same samples make the same bytes
 # Column of the index to its type; texts lie end to end in columns of bytes with their ends beside them.
 COLUMNS = {
     "shard": np.int32,
@@ -46,7 +47,7 @@ TEXTS = ("name", "caption")
 
 
 @dataclass(frozen=True)
-class SampleFacts:
+class SampleInfo:
     """What the index tells of a sample; `name` is that of its member, KEY.mp4.
 
     `seconds` is the time from the first to the last frame, `width` and `height` are in pixels as shown
@@ -82,18 +83,18 @@ class ShardWriter:
         self.tar = tarfile.open(self.temporary, "w", format=tarfile.USTAR_FORMAT)
         return self
 
-    def add(self, facts: SampleFacts, content: bytes) -> None:
+    def add(self, info: SampleInfo, content: bytes) -> None:
         """Append a sample: the bytes of its file, and its caption and class as members of their own."""
-        offset = self._member(facts.name, content)
-        if facts.caption:
-            self._member(f"{facts.key}.txt", facts.caption.encode())
-        if facts.label >= 0:
-            self._member(f"{facts.key}.cls", str(facts.label).encode())
-        self.rows.append(asdict(facts) | {"offset": offset, "size": len(content)})
+        offset = self._member(info.name, content)
+        if info.caption:
+            self._member(f"{info.key}.txt", info.caption.encode())
+        if info.label >= 0:
+            self._member(f"{info.key}.cls", str(info.label).encode())
+        self.rows.append(asdict(info) | {"offset": offset, "size": len(content)})
 
     def _member(self, name: str, content: bytes) -> int:
         info = tarfile.TarInfo(name)
-        info.size, info.mtime, info.mode = len(content), TIME_STAMP, 0o644
+        info.size, info.mtime, info.mode = len(content), MTIME, 0o644
         start = self.tar.offset
         self.tar.addfile(info, io.BytesIO(content))
         return start + len(info.tobuf(tarfile.USTAR_FORMAT))
@@ -109,7 +110,7 @@ class ShardWriter:
         self.temporary.replace(self.path)
 
 
-def index_bytes(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any]]]) -> bytes:
+def serialize_index(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any]]]) -> bytes:
     """The content of an index file: the names of the shards, and the rows of each, in their order."""
     flat = [row | {"shard": number} for number, part in enumerate(rows) for row in part]
     columns: dict[str, np.ndarray] = {
@@ -135,7 +136,7 @@ class ShardSet:
             content = self._fetch(INDEX)
         except OSError as error:
             raise ValueError(
-                f"{self.address} has no {INDEX} that can be read ({reason(error)}); "
+                f"{self.address} has no {INDEX} that can be read ({first_line(error)}); "
                 "make one by regen shards index."
             ) from None
         except ImportError as error:
@@ -167,20 +168,20 @@ class ShardSet:
         """The name of the member that holds sample `number`."""
         return self._text("name", number)
 
-    def facts(self, number: int) -> SampleFacts:
+    def info(self, number: int) -> SampleInfo:
         """What the index tells of sample `number`."""
         names = [name for name in COLUMNS if name not in ("shard", "offset", "size")]
         values = {name: self._columns[name][number].item() for name in names}
-        return SampleFacts(name=self.name(number), caption=self._text("caption", number), **values)
+        return SampleInfo(name=self.name(number), caption=self._text("caption", number), **values)
 
-    def of_shard(self, shard: str) -> range:
+    def samples_in(self, shard: str) -> range:
         """The numbers of the samples in one shard, in the order in which they lie there."""
         number = self.shards.index(shard)
         first, last = np.searchsorted(self._columns["shard"], [number, number + 1])
         return range(int(first), int(last))
 
     def read(self, number: int) -> Blob:
-        """The file of sample `number`. Raises GoneError without its shard, VideoError if that is cut off."""
+        """The file of sample `number`. Raises MissingFileError without its shard, VideoError when cut off."""
         shard = self.shards[int(self._columns["shard"][number])]
         start, size = int(self._columns["offset"][number]), int(self._columns["size"][number])
         name = f"{self.address}/{shard}/{self.name(number)}"
@@ -189,7 +190,9 @@ class ShardSet:
         except VideoError:  # the time for this sample is over
             raise
         except Exception as error:  # what a remote place raises is up to the package that reads it
-            raise GoneError(f"{name} can't be read ({reason(error)}); is the shard still there?") from None
+            raise MissingFileError(
+                f"{name} can't be read ({first_line(error)}); is the shard still there?"
+            ) from None
         if len(content) != size:
             raise VideoError(f"{name} is cut off; copy the shard again.")
         return Blob(name, content)

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data.clip_spec import Cut
+from regen.data.clip_spec import ClipSpec
 from regen.data.clips import ClipDataset
 from regen.runtime import generator_for
 
 # No sample has a negative index, so the draw of a task never repeats the numbers that drew a sample.
 TASK_STREAM = -2
-CELL = 8  # pixels on a side that one token of a frame stands for
-WIDEST = 8.0  # aspect ratio
+SIDE_MULTIPLE = 8  # pixels on a side that one token of a frame stands for
+MAX_ASPECT_RATIO = 8.0  # aspect ratio
 
 # A part of a batch: the step, which part, of how many.
-Key = tuple[int, int, int]
+BatchKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,23 @@ class TaskConfig:
 
     image_share: float = 0.2
     """Share of steps whose whole batch is still images."""
-    hold: float = 0.05
+    warmup_fraction: float = 0.05
     """Part of the training, at its beginning, in which videos are only reconstructed."""
-    early: float = 0.05
-    late: float = 0.25
+    share_start: float = 0.05
+    share_end: float = 0.25
     """Share of the video steps for interpolation, and again for extrapolation; the rest reconstruct."""
-    decoded: int | None = None
+    decoded_frames: int | None = None
     """Frames that are decoded of a chunk, drawn at each step; None: all. The encoder sees all, and the
     decoder, to which times are given, learns as much from a few at a fraction of the cost."""
 
     def __post_init__(self) -> None:
-        if not all(0 <= share <= 1 for share in (self.image_share, self.hold, 2 * self.early, 2 * self.late)):
+        if not all(
+            0 <= share <= 1
+            for share in (self.image_share, self.warmup_fraction, 2 * self.share_start, 2 * self.share_end)
+        ):
             raise ValueError("Shares of tasks lie between 0 and 1, those that count twice between 0 and 0.5.")
-        if self.decoded is not None and self.decoded < 1:
-            raise ValueError(f"At least 1 frame is decoded, not {self.decoded}.")
+        if self.decoded_frames is not None and self.decoded_frames < 1:
+            raise ValueError(f"At least 1 frame is decoded, not {self.decoded_frames}.")
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Stage:
 
     height: int
     width: int
-    clips: int
-    images: int | None = None
+    video_batch_size: int
+    image_batch_size: int | None = None
     """None takes as many as have the tokens of the clips."""
     image_size: tuple[int, int] | None = None
     """Height and width of the crops of images, where they differ."""
@@ -75,35 +78,37 @@ class Stage:
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width, *(self.image_size or ())):
-            if side < CELL or side % CELL:
-                raise ValueError(f"The sides of training crops must be multiples of {CELL}, not {side}.")
-        if min(self.clips, 1 if self.images is None else self.images) < 1:
+            if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
+                raise ValueError(
+                    f"The sides of training crops must be multiples of {SIDE_MULTIPLE}, not {side}."
+                )
+        if min(self.video_batch_size, 1 if self.image_batch_size is None else self.image_batch_size) < 1:
             raise ValueError("A training stage needs at least 1 clip and 1 image in a batch.")
-        if not all(1 / WIDEST <= ratio <= WIDEST for ratio in self.aspect_ratios):
+        if not all(1 / MAX_ASPECT_RATIO <= ratio <= MAX_ASPECT_RATIO for ratio in self.aspect_ratios):
             raise ValueError(
-                f"The aspect ratios of training crops are widths divided by heights, between {1 / WIDEST} "
-                f"and {WIDEST:g}, not {self.aspect_ratios}."
+                f"Aspect ratios of training crops (width / height) must lie between {1 / MAX_ASPECT_RATIO} "
+                f"and {MAX_ASPECT_RATIO:g}, got {self.aspect_ratios}."
             )
 
-    def size(self, task: "Task") -> tuple[int, int]:
+    def crop_size(self, task: "Task") -> tuple[int, int]:
         """Height and width of the crops, where there is one size for all."""
         return self.image_size if task.name == "image" and self.image_size else (self.height, self.width)
 
-    def count(self, task: "Task", ratio: int) -> int:
+    def batch_size(self, task: "Task", ratio: int) -> int:
         """Samples in a batch of `task`, for chunks of 1 + `ratio` frames."""
         if task.name != "image":
-            return self.clips
-        if self.images is not None:
-            return self.images
-        tokens = self.clips * reconstruction(ratio).frames * self.height * self.width
-        return max(1, round(tokens / math.prod(self.size(task))))
+            return self.video_batch_size
+        if self.image_batch_size is not None:
+            return self.image_batch_size
+        tokens = self.video_batch_size * reconstruction(ratio).frames * self.height * self.width
+        return max(1, round(tokens / math.prod(self.crop_size(task))))
 
 
-def shaped_size(size: tuple[int, int], aspect_ratio: float) -> tuple[int, int]:
+def bucket_size(size: tuple[int, int], aspect_ratio: float) -> tuple[int, int]:
     """Height and width, multiples of 8, with about the area of `size` and this width / height (spec A8)."""
     area = math.prod(size)
-    height = max(1, round(math.sqrt(area / aspect_ratio) / CELL)) * CELL
-    return height, max(1, round(area / height / CELL)) * CELL
+    height = max(1, round(math.sqrt(area / aspect_ratio) / SIDE_MULTIPLE)) * SIDE_MULTIPLE
+    return height, max(1, round(area / height / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
 
 def image() -> Task:
@@ -135,13 +140,13 @@ def extrapolation(ratio: int, shift: int) -> Task:
     return Task("extrapolation", ratio + 1 + abs(shift), inputs, targets, times)
 
 
-def overlap(ratio: int) -> Task:
+def chunk_overlap(ratio: int) -> Task:
     """The chunk and the frame before it, which is what joining chunks asks of the decoder (spec A9)."""
     times = tuple((i - 1) / ratio for i in range(ratio + 2))
     return Task("extrapolation", ratio + 2, tuple(range(1, ratio + 2)), tuple(range(ratio + 2)), times)
 
 
-def some_of(task: Task, count: int, generator: torch.Generator) -> Task:
+def subsample_targets(task: Task, count: int, generator: torch.Generator) -> Task:
     """The same task with `count` of its targets, drawn at random, in their order."""
     chosen = sorted(torch.randperm(len(task.targets), generator=generator)[:count].tolist())
     targets, times = (tuple(values[i] for i in chosen) for values in (task.targets, task.times))
@@ -158,13 +163,15 @@ def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.
     if modality < config.image_share:
         return image()
     share = 0.0
-    if progress >= config.hold and config.hold < 1:
-        share = config.early + (progress - config.hold) / (1 - config.hold) * (config.late - config.early)
+    if progress >= config.warmup_fraction and config.warmup_fraction < 1:
+        share = config.share_start + (progress - config.warmup_fraction) / (1 - config.warmup_fraction) * (
+            config.share_end - config.share_start
+        )
     if kind < share:
         return interpolation(ratio, draw(ratio + 1))
     if kind < 2 * share:
         size = 1 + draw(max(1, ratio // 4))
-        return overlap(ratio) if half < 0.5 else extrapolation(ratio, size if half < 0.75 else -size)
+        return chunk_overlap(ratio) if half < 0.5 else extrapolation(ratio, size if half < 0.75 else -size)
     return reconstruction(ratio)
 
 
@@ -200,8 +207,8 @@ class TrainingBatches(Dataset):
         self.clips, self.ratio, self.tasks, self.stages = clips, ratio, tasks, stages
         self.scale, self.steps, self.seed, self.frame_rate = scale, steps, seed, frame_rate
         kinds = image(), reconstruction(ratio)
-        self.stride = max(stage.count(task, ratio) for stage in stages for task in kinds)
-        clips.require(self.frames_needed(), frame_rate)
+        self.stride = max(stage.batch_size(task, ratio) for stage in stages for task in kinds)
+        clips.require_length(self.frames_needed(), frame_rate)
 
     def __len__(self) -> int:
         return self.steps
@@ -210,20 +217,20 @@ class TrainingBatches(Dataset):
         """The longest clip that some step may ask for: 2k + 1 frames where there is interpolation."""
         if self.tasks.image_share == 1:
             return 1
-        other = self.tasks.hold < 1 and max(self.tasks.early, self.tasks.late) > 0
+        other = self.tasks.warmup_fraction < 1 and max(self.tasks.share_start, self.tasks.share_end) > 0
         return (2 if other else 1) * self.ratio + 1
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         step, part, parts = key
         assert 0 <= step < self.steps and 0 <= part < parts, key
         progress = step / self.steps
         generator = generator_for(self.seed, TASK_STREAM, step)
         task = draw_task(self.ratio, progress, self.tasks, generator)
-        if self.tasks.decoded is not None:
-            task = some_of(task, self.tasks.decoded, generator)
+        if self.tasks.decoded_frames is not None:
+            task = subsample_targets(task, self.tasks.decoded_frames, generator)
         stage = next(stage for stage in self.stages if progress < stage.until)
-        cut = self._cut(task, stage, float(torch.rand((), generator=generator, dtype=torch.float64)))
-        count = stage.count(task, self.ratio)
+        cut = self._clip_spec(task, stage, float(torch.rand((), generator=generator, dtype=torch.float64)))
+        count = stage.batch_size(task, self.ratio)
         if count < parts:
             raise ValueError(
                 f"A batch of {count} samples can't be divided into {parts} parts; use fewer processes, fewer "
@@ -244,13 +251,13 @@ class TrainingBatches(Dataset):
             "replaced": torch.tensor([sample.replaced for sample in samples]).sum(0),
         }
 
-    def _cut(self, task: Task, stage: Stage, draw: float) -> Cut:
+    def _clip_spec(self, task: Task, stage: Stage, draw: float) -> ClipSpec:
         """Size and shape for a whole batch; a shape is drawn as often as its media have weight."""
-        size, shapes = stage.size(task), stage.aspect_ratios
+        size, shapes = stage.crop_size(task), stage.aspect_ratios
         if not shapes:
-            return Cut(task.frames, size, self.scale, self.frame_rate)
+            return ClipSpec(task.frames, size, self.scale, self.frame_rate)
         cuts = [
-            Cut(task.frames, shaped_size(size, shape), self.scale, self.frame_rate, shapes, bucket)
+            ClipSpec(task.frames, bucket_size(size, shape), self.scale, self.frame_rate, shapes, bucket)
             for bucket, shape in enumerate(shapes)
         ]
         total = torch.tensor([self.clips.weight(cut) for cut in cuts], dtype=torch.float64).cumsum(0)

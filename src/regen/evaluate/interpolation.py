@@ -25,9 +25,9 @@ from torch.nn import functional
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
-from regen.media.pixels import UPRIGHT, RgbConverter, YuvConverter
+from regen.media.pixels import IDENTITY_MATRIX, RgbConverter, YuvConverter
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 
 Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]
@@ -97,7 +97,7 @@ def read_clip(file: Path, size: Size | None, max_frames: int | None = None) -> U
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames} frames can't be measured; give a number of 1 or more.")
     with VideoReader(file) as reader:
-        return torch.stack([fit(frame.image, size) for frame in islice(reader, max_frames)])
+        return torch.stack([resize_center_crop(frame.image, size) for frame in islice(reader, max_frames)])
 
 
 def evaluate_interpolation(
@@ -204,7 +204,7 @@ def _minterpolate(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor
     sink = graph.add("buffersink")
     graph.link_nodes(source, graph.add("minterpolate", f"fps={factor}:{MOTION_COMPENSATION}"), sink)
     graph.configure()
-    to_yuv, to_rgb = YuvConverter("yuv444p"), RgbConverter(width, height, UPRIGHT, threads=1)
+    to_yuv, to_rgb = YuvConverter("yuv444p"), RgbConverter(width, height, IDENTITY_MATRIX, threads=1)
     made: list[Tensor] = []
     for index, image in enumerate(frames):
         frame = to_yuv(image)

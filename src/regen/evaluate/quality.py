@@ -14,7 +14,7 @@ from regen.codec.rate_control import Lengths
 from regen.codec.report import LatentCounter
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.cost import Stopwatch
 from regen.metrics.ghosting import GhostingRate, TemporalMae
 from regen.metrics.lpips import Lpips, LpipsMean
@@ -155,7 +155,7 @@ def evaluate_files(
     """
     for file in files:
         with VideoReader(file) as reader:
-            frames = (fit(frame.image, size) for frame in islice(reader, max_frames))
+            frames = (resize_center_crop(frame.image, size) for frame in islice(reader, max_frames))
             yield evaluate_clip(model, frames, file.stem, options)
 
 

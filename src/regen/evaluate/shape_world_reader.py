@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from regen.data import shape_world as world
-from regen.data.shape_world import DIRECTIONS, FRAME_RATE, SPEEDS, VALUES, Scene
+from regen.data.shape_world import DIRECTIONS, FRAME_RATE, SPEEDS, VALUES, ShapeScene
 
 NUM_SHAPE_FRAMES = 11  # frames in which shapes are looked at
 FAINT, SHARE = 0.1, 0.25  # colour that is foreground: in itself, and of the strongest there is
@@ -109,7 +109,7 @@ def read_scene(video: UInt8[Tensor, "t h w 3"], frame_rate: Fraction = FRAME_RAT
     )
 
 
-def agreement(scene: Scene, reading: Reading) -> dict[str, bool]:
+def agreement(scene: ShapeScene, reading: Reading) -> dict[str, bool]:
     """For each field of the scene, whether it was read as said; what can't be told disagrees."""
     return {name: getattr(scene, name) == getattr(reading, name) for name in VALUES}
 
@@ -121,7 +121,7 @@ class Confusion:
         self.videos, self.together = 0, 0
         self._pairs: Counter[tuple[str, str, str | None]] = Counter()
 
-    def update(self, scene: Scene, reading: Reading) -> None:
+    def update(self, scene: ShapeScene, reading: Reading) -> None:
         """Take what was said and what was read of one more video."""
         right = agreement(scene, reading)
         self.videos += 1

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from regen.corpus.dataset import LatentDataset
-from regen.data.tasks import Key
+from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates
 from regen.generate.tokens import concat_chunks
 from regen.latents import HybridLatents, Latents, batch_of
@@ -101,7 +101,7 @@ class LatentBatches(Dataset):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         step, part, parts = key
         assert 0 <= step < self.steps and 0 <= part < parts, key
         progress = step / self.steps

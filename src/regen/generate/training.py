@@ -12,7 +12,7 @@ from torch import nn
 
 from regen.console import progress_bar
 from regen.corpus.dataset import LatentDataset
-from regen.data.tasks import Key
+from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates, embed_captions
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
@@ -261,7 +261,7 @@ class Validation:
                 self.preview(model, step)
         return world.all_reduce_mean({"validation_loss": world.size * total / len(self.batches)})
 
-    def _loss(self, model: LatentGenerator, key: Key) -> float:
+    def _loss(self, model: LatentGenerator, key: BatchKey) -> float:
         """That of a part of a batch, as its share of the whole one's mean."""
         batch, device = self.batches[key], self.world.device
         there = {name: x if name in ON_THE_CPU else x.to(device) for name, x in batch.items()}

@@ -21,7 +21,7 @@ from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_v
 from regen.generate.text import TextEncoder
 from regen.generate.video_shape import VideoShape, video_shape
 from regen.latents import Latents
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.pretrained import Autoencoder
 from regen.tiling import Tile
 
@@ -176,7 +176,7 @@ class VideoGenerator:
             self.embedder,
             self.latent_spec.spatial_compression_ratio * self.model.config.patch_size,
         )
-        fitted = torch.stack([fit(frame, Size(shape.height, shape.width)) for frame in frames])
+        fitted = torch.stack([resize_center_crop(frame, Size(shape.height, shape.width)) for frame in frames])
         clip = pad(to_clip(fitted, embedder.device, embedder.dtype), len(frames), side)
 
         def encode(tile: Tile | None) -> Latents:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import av
 
+from regen.console import first_line
 from regen.media.decoding import READ_ERRORS
-from regen.media.files import VideoError, reason
+from regen.media.files import VideoError
 from regen.media.soundtrack import Soundtrack
 
 SUFFIX = ".m4a"
@@ -27,5 +28,7 @@ def extract_audio(path: Path) -> bytes:
             finally:
                 sound.close()
     except READ_ERRORS as error:
-        raise VideoError(f"The sound of {path} can't be copied ({reason(error)}); remove it first.") from None
+        raise VideoError(
+            f"The sound of {path} can't be copied ({first_line(error)}); remove it first."
+        ) from None
     return buffer.getvalue()

@@ -10,20 +10,21 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from regen.media.files import Source, VideoError, open_source, reason
+from regen.console import first_line
+from regen.media.files import Source, VideoError, open_for_ffmpeg
 
 READ_ERRORS = (av.FFmpegError, OSError)
 # Codecs that mark the frames that no other one needs. HEVC's marks hold within a temporal layer only.
-SKIPPING = ("h264",)
+NON_REFERENCE_CODECS = ("h264",)
 
 
 def open_input(path: Source) -> InputContainer:
     """Raises VideoError in one sentence when `path` is no file that FFmpeg can open."""
     try:
-        return av.open(open_source(path), metadata_errors="replace")
+        return av.open(open_for_ffmpeg(path), metadata_errors="replace")
     except READ_ERRORS as error:
         raise VideoError(
-            f"{path} can't be read as a video ({reason(error)}): it is incomplete, damaged or no video."
+            f"{path} can't be read as a video ({first_line(error)}): it is incomplete or damaged."
         ) from None
 
 
@@ -100,7 +101,7 @@ class Decoder:
     def decode(self) -> Iterator[av.VideoFrame]:
         """All frames that can be decoded, in display order."""
         for packet in self.demux():
-            yield from self._decoded(packet)
+            yield from self._decode_packet(packet)
 
     def decode_only(self, ticks: Sequence[int], tolerance: int) -> Iterator[av.VideoFrame]:
         """All frames that have to be decoded for those at the rising `ticks`; the others are left out.
@@ -110,15 +111,15 @@ class Decoder:
         codec, last = self.stream.codec_context, ticks[-1] + tolerance
         for packet in self.demux():
             if packet.dts is not None and packet.dts > last:  # no later packet is shown before that
-                yield from self._decoded(None)
+                yield from self._decode_packet(None)
                 return
-            if codec.name in SKIPPING and packet.pts is not None:
-                place = bisect_left(ticks, packet.pts - tolerance)
-                wanted = place < len(ticks) and ticks[place] <= packet.pts + tolerance
+            if codec.name in NON_REFERENCE_CODECS and packet.pts is not None:
+                index = bisect_left(ticks, packet.pts - tolerance)
+                wanted = index < len(ticks) and ticks[index] <= packet.pts + tolerance
                 codec.skip_frame = "DEFAULT" if wanted else "NONREF"
-            yield from self._decoded(packet)
+            yield from self._decode_packet(packet)
 
-    def _decoded(self, packet: av.Packet | None) -> Iterator[av.VideoFrame]:
+    def _decode_packet(self, packet: av.Packet | None) -> Iterator[av.VideoFrame]:
         """The frames that come out when `packet` goes in; None: those that are left inside."""
         try:
             frames = self.stream.codec_context.decode(packet)
@@ -130,7 +131,7 @@ class Decoder:
             self.corrupt += frame.is_corrupt
             yield frame
 
-    def first_shown(self) -> int | None:
+    def first_pts(self) -> int | None:
         """When the first frame is shown, in ticks, read from packets; None where they don't tell for sure.
 
         That is the first packet's when it is a key frame and no packet after it is shown before it. To be
@@ -154,22 +155,22 @@ class Decoder:
         is_indexed = "mp4" in self.container.format.name  # others learn of their key frames as they go
         return is_indexed and self.stream.index_entries.search_timestamp(ticks) == 0
 
-    def sound(self, frames: Iterator[av.VideoFrame], after_seek: bool) -> Iterator[av.VideoFrame]:
+    def until_damage(self, frames: Iterator[av.VideoFrame], after_seek: bool) -> Iterator[av.VideoFrame]:
         """Frames up to the first damage; after a seek from the first key frame on, for others lack theirs.
 
         Errors in packets before the first key frame are none: what these need was never there.
         """
-        begun = not after_seek
+        started = not after_seek
         for frame in frames:
-            begun = begun or frame.key_frame
-            if not begun:
+            started = started or frame.key_frame
+            if not started:
                 continue
             if frame.is_corrupt or self.errors > (self._errors_before_key or 0):
                 self.errors += frame.is_corrupt
                 return
             yield frame
 
-    def damage(self, frame_rate: Fraction) -> str | None:
+    def damage_report(self, frame_rate: Fraction) -> str | None:
         """After everything was decoded: what could not be read, in words; None when all is well."""
         expected = self.packets - self.dropped if self.errors or self.corrupt else 0
         kind = self.container.format.name

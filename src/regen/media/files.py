@@ -13,6 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from regen.console import first_line
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
@@ -24,7 +26,7 @@ class VideoError(ValueError):
     """A file that can't be read or written; the message is one sentence for the user and names the file."""
 
 
-class GoneError(VideoError):
+class MissingFileError(VideoError):
     """A file that can't be reached, though nothing is known to be wrong with what is in it."""
 
 
@@ -72,15 +74,10 @@ class Frame:
     time: float
 
 
-def reason(error: BaseException) -> str:
-    """The part of an error of the system or of FFmpeg that tells a user something."""
-    return str(getattr(error, "strerror", None) or error).rstrip(".")
-
-
-def open_source(source: Source) -> str | BytesIO:
+def open_for_ffmpeg(source: Source) -> str | BytesIO:
     """What FFmpeg opens: an absolute path, as it takes a name like "a:b.mp4" for a protocol, or a file.
 
-    Raises VideoError when a path is no readable, non-empty file, GoneError when it can't be opened.
+    Raises VideoError when a path is no readable, non-empty file, MissingFileError when it can't be opened.
     """
     if isinstance(source, Blob):
         return BytesIO(source.content)
@@ -89,16 +86,18 @@ def open_source(source: Source) -> str | BytesIO:
 
 
 def require_file(path: Path) -> None:
-    """Raises VideoError when `path` is no readable, non-empty file, GoneError when it can't be opened."""
+    """Raises MissingFileError when `path` can't be opened, VideoError when it is a folder or empty."""
     if path.is_dir():
         raise VideoError(f"{path} is a folder; give the path of a video or an image file.")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:
-        raise GoneError(f"There is no file {path}; check the path.") from None
+        raise MissingFileError(f"There is no file {path}; check the path.") from None
     except OSError as error:
-        raise GoneError(f"{path} can't be opened ({reason(error)}); check its permissions.") from None
+        raise MissingFileError(
+            f"{path} can't be opened ({first_line(error)}); check its permissions."
+        ) from None
     if empty:
         raise VideoError(f"{path} is empty; it holds no video, so copy or record it again.")
 
@@ -126,7 +125,7 @@ def read_image(path: Source, short_side: int | None = None) -> tuple[UInt8[Tenso
     """A still image, upright (EXIF orientation), 8-bit RGB, transparent parts over black, and its facts.
 
     It is shrunk so that the short side is at most `short_side`; the facts tell the size in the file.
-    Raises VideoError when the file is no image or is damaged, GoneError when there is none.
+    Raises VideoError when the file is no image or is damaged, MissingFileError when there is none.
     """
     try:
         with Image.open(BytesIO(path.content) if isinstance(path, Blob) else path) as file:
@@ -134,11 +133,11 @@ def read_image(path: Source, short_side: int | None = None) -> tuple[UInt8[Tenso
             width, height = image.size
             pixels = _rgb(image)
     except FileNotFoundError:
-        raise GoneError(f"There is no image {path}; check the path.") from None
+        raise MissingFileError(f"There is no image {path}; check the path.") from None
     except UnidentifiedImageError:
         raise VideoError(f"{path} can't be read as an image; expected PNG, JPEG, WebP or BMP.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoError(f"The image {path} can't be read ({reason(error)}); save it again.") from None
+        raise VideoError(f"The image {path} can't be read ({first_line(error)}); save it again.") from None
     size = shrunk_size(width, height, short_side)
     if size != (width, height):
         pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))

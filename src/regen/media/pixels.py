@@ -18,17 +18,19 @@ SCALING = (
 )
 KNOWN_MATRICES = {0, 1, 4, 5, 6, 7, 9}  # RGB, BT.709, FCC, BT.601 (two names), SMPTE 240M, BT.2020
 HD_LINES = 720
-STRETCHED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)  # limited to full range
-UPRIGHT = np.array([[1 << 16, 0, 0], [0, 1 << 16, 0], [0, 0, 1 << 30]], dtype=np.int32)
+LIMITED_TO_FULL = (
+    ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
+)  # limited to full range
+IDENTITY_MATRIX = np.array([[1 << 16, 0, 0], [0, 1 << 16, 0], [0, 0, 1 << 30]], dtype=np.int32)
 
 
 def display_matrix(frame: av.VideoFrame) -> Int32[np.ndarray, "3 3"]:
     """The matrix that turns the frame upright, as containers store it."""
     data = frame.side_data.get("DISPLAYMATRIX")
-    return UPRIGHT if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3).copy()
+    return IDENTITY_MATRIX if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3).copy()
 
 
-def upright(
+def apply_display_matrix(
     image: UInt8[np.ndarray, "h w c"], matrix: Int32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
     """The image turned and mirrored in quarter turns as the display matrix says.
@@ -43,7 +45,7 @@ def upright(
     return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
 
-def signed(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def uint8_to_signed(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """8-bit values as numbers in [-1, 1], as models take them."""
     return pixels.div(127.5).sub_(1)
 
@@ -83,8 +85,10 @@ class RgbConverter:
             green, blue, red = (_plane(plane) for plane in rgb.planes)
             channels = [red, green, blue]
         if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
-            channels = [STRETCHED[channel] for channel in channels]  # swscale takes every grey for full range
-        return [upright(channel[..., None], self.matrix)[..., 0] for channel in channels]
+            channels = [
+                LIMITED_TO_FULL[channel] for channel in channels
+            ]  # swscale takes every grey for full range
+        return [apply_display_matrix(channel[..., None], self.matrix)[..., 0] for channel in channels]
 
 
 def _plane(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h w"]:

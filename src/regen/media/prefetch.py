@@ -19,12 +19,12 @@ Order = TypeVar("Order")
 Parameters = ParamSpec("Parameters")
 
 
-class _Over:
+class _End:
     """What stands behind the last item."""
 
 
 @contextmanager
-def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
+def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
     """In the block: `items` in their order, up to `depth` of them made before they are asked for.
 
     `items` is iterated in a thread; a generator is also closed there, when it is through or the block is
@@ -32,7 +32,7 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
     it is dropped. At most `depth` + 1 items are alive here, with the one that was handed out last.
     """
     assert depth >= 1, depth
-    made: SimpleQueue[Item | _Over] = SimpleQueue()
+    made: SimpleQueue[Item | _End] = SimpleQueue()
 
     def make(orders: Iterator[bool]) -> None:
         source = iter(items)
@@ -44,10 +44,10 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
             if isinstance(source, Generator):
                 source.close()
 
-    worker = _Worker(make, wake=lambda: made.put(_Over()))
+    worker = _Worker(make, wake=lambda: made.put(_End()))
 
     def handed_out() -> Generator[Item, None, None]:
-        while not isinstance(item := made.get(), _Over):
+        while not isinstance(item := made.get(), _End):
             worker.order(True)
             yield item
         worker.raise_error()
@@ -59,7 +59,9 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
 
 
 @contextmanager
-def behind(function: Callable[Parameters, object], depth: int = 2) -> Iterator[Callable[Parameters, None]]:
+def background_writer(
+    function: Callable[Parameters, object], depth: int = 2
+) -> Iterator[Callable[Parameters, None]]:
     """In the block: a function that returns at once and lets `function` be called with its arguments.
 
     The calls run in a thread, one by one in their order; when `depth` of them wait, the next one to be added

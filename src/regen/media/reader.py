@@ -20,14 +20,14 @@ from regen.media.files import (
     read_image,
     shrunk_size,
 )
-from regen.media.pixels import RgbConverter, display_matrix, upright
+from regen.media.pixels import RgbConverter, apply_display_matrix, display_matrix
 from regen.media.seeking import TIME_TOLERANCE, Seeker
 from regen.media.writer import VideoWriter
 
 __all__ = ["TIME_TOLERANCE", "Frame", "VideoError", "VideoInfo", "VideoReader", "VideoWriter", "find_media"]
 
 
-WHOLE = slice(None)
+ALL = slice(None)
 
 
 class VideoReader:
@@ -78,9 +78,9 @@ class VideoReader:
             yield Frame(self._still, 0.0)
             return
         with Decoder(self.path, self._threads) as decoder:
-            for frame, time in self._seeker.timed(decoder.decode()):
+            for frame, time in self._seeker.with_times(decoder.decode()):
                 yield Frame(self._convert(frame), time)
-            self.damage = decoder.damage(self.info.frame_rate)
+            self.damage = decoder.damage_report(self.info.frame_rate)
 
     def read_at(self, times: Sequence[float]) -> UInt8[Tensor, "t h w 3"]:
         """The frames shown at `times` (seconds after the first frame, in any order).
@@ -94,8 +94,8 @@ class VideoReader:
             assert self._still is not None
             return torch.stack([self._still] * len(times))
         order = sorted(range(len(times)), key=lambda index: times[index])
-        frames = self._seeker.shown_at([times[index] for index in order])
-        images = _stacked(frames, len(times), self._convert, WHOLE, WHOLE)
+        frames = self._seeker.frames_shown_at([times[index] for index in order])
+        images = _stacked(frames, len(times), self._convert, ALL, ALL)
         return torch.from_numpy(images if order == sorted(order) else images[np.argsort(order)])
 
     def frame_times(self) -> Float64[np.ndarray, " t"]:
@@ -115,7 +115,7 @@ class VideoReader:
         first = seeker.decode_first()
         stream, container = seeker.decoder.stream, seeker.decoder.container
         self._convert = _converter(first, short_side, self._threads)
-        shown = upright(np.empty((first.height, first.width, 0), np.uint8), self._convert.matrix)
+        shown = apply_display_matrix(np.empty((first.height, first.width, 0), np.uint8), self._convert.matrix)
         seconds = stream.duration and float(stream.duration * seeker.time_base)
         return VideoInfo(
             width=shown.shape[1],
@@ -132,8 +132,8 @@ def read_frames(
     path: Source,
     times: Sequence[float],
     short_side: int | None = None,
-    rows: slice = WHOLE,
-    columns: slice = WHOLE,
+    rows: slice = ALL,
+    columns: slice = ALL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """A part of the frames that begin at the rising `times`; `VideoReader.read_at` gives the same, whole.
 
@@ -143,8 +143,8 @@ def read_frames(
         image, _ = read_image(path, short_side)
         return np.stack([image.numpy()[rows, columns]] * len(times))
     with Seeker(path, 1) as seeker:
-        seeker.find_first()
-        frames = seeker.frames_of(times) or list(seeker.shown_at(times))
+        seeker.locate_first()
+        frames = seeker.frames_starting_at(times) or list(seeker.frames_shown_at(times))
         return _stacked(frames, len(times), _converter(frames[0], short_side, 1), rows, columns)
 
 

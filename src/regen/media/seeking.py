@@ -34,7 +34,7 @@ class Seeker:
         reordered = stream.codec_context.has_b_frames
         self.is_untimed = self.decoder.container.format.name == "avi" and bool(reordered)
         self.start = 0  # of the first frame, in ticks
-        self._begun: Iterator[av.VideoFrame] = iter(())
+        self._opened: Iterator[av.VideoFrame] = iter(())
 
     def __enter__(self) -> "Seeker":
         return self
@@ -57,20 +57,20 @@ class Seeker:
             raise VideoError(f"Not a single frame of {self.path} can be decoded; it is empty or damaged.")
         start = self.decoder.stream.start_time if self.decoder.errors else None  # the first may be lost
         self.start = (first.pts if start is None else start) or 0
-        self._begun = self.decoder.sound(chain([first], frames), after_seek=False)
+        self._opened = self.decoder.until_damage(chain([first], frames), after_seek=False)
         return first
 
-    def find_first(self) -> None:
+    def locate_first(self) -> None:
         """Learn when the first frame is shown: from packets where they tell, else by decoding it."""
-        start = self.decoder.first_shown()
+        start = self.decoder.first_pts()
         if start is None:
             self.close()
             self.decoder = Decoder(self.path, self._threads)
             self.decode_first()
         else:
-            self.start, self._begun = start, _from(self.decoder, start)
+            self.start, self._opened = start, _decode_from(self.decoder, start)
 
-    def timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
+    def with_times(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
         """Each frame with its time; where the file gives none, one frame's duration after the last."""
         step = float(1 / self.frame_rate)
         time = -step
@@ -82,7 +82,7 @@ class Seeker:
                 time = (frame.pts - self.start) * up / down
             yield frame, time
 
-    def frames_of(self, times: Sequence[float]) -> list[av.VideoFrame]:
+    def frames_starting_at(self, times: Sequence[float]) -> list[av.VideoFrame]:
         """The frames that begin at the rising `times`, which must be times of frames; decodes little else.
 
         None at all when one of them can't be found, or not without damage.
@@ -92,14 +92,14 @@ class Seeker:
         ticks = [self.start + round(time / self.time_base) for time in times]
         tolerance = round(TIME_TOLERANCE / self.time_base)
         found: list[av.VideoFrame] = []
-        for frame in self.decoder.sound(self.decoder.decode_only(ticks, tolerance), after_seek=True):
+        for frame in self.decoder.until_damage(self.decoder.decode_only(ticks, tolerance), after_seek=True):
             while len(found) < len(ticks) and abs(ticks[len(found)] - frame.pts) <= tolerance:
                 found.append(frame)
             if len(found) == len(ticks):
                 return found
         return []
 
-    def shown_at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
+    def frames_shown_at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
         """The frames shown at the sorted `times`, the same object for times of the same frame.
 
         Raises VideoError when a frame that is needed can't be decoded.
@@ -108,16 +108,16 @@ class Seeker:
         frames: Iterator[TimedFrame] = iter(())
         for time in times:
             if shown is None or time - shown[1] > SEEK_AHEAD:
-                frames = self._from(time)
+                frames = self._frames_from(time)
                 shown, following = next(frames), next(frames, None)
             while following is not None and following[1] <= time + TIME_TOLERANCE:
                 shown, following = following, next(frames, None)
-            self._require_sound(time, shown[1], following is None)
+            self._require_undamaged(time, shown[1], following is None)
             yield shown[0]
 
-    def _from(self, time: float) -> Iterator[TimedFrame]:
+    def _frames_from(self, time: float) -> Iterator[TimedFrame]:
         """Frames in display order from one that is shown at `time` or before; from the first if need be."""
-        begun, self._begun = self.timed(self._begun), iter(())
+        begun, self._opened = self.with_times(self._opened), iter(())
         if self.decoder.is_in_first_group(self._ticks(time)):
             first = next(begun, None)
             if first is not None:
@@ -125,13 +125,13 @@ class Seeker:
         for back in SEEK_BACK:
             if self.is_untimed or time - back <= 0 or not self.decoder.seek(self._ticks(time - back)):
                 break
-            frames = self.timed(self.decoder.sound(self.decoder.decode(), after_seek=True))
+            frames = self.with_times(self.decoder.until_damage(self.decoder.decode(), after_seek=True))
             first = next(frames, None)
             if first is not None and first[0].pts is not None and first[1] <= time + TIME_TOLERANCE:
                 return chain([first], frames)
         self.close()
         self.decoder = Decoder(self.path, self._threads)
-        frames = self.timed(self.decoder.sound(self.decoder.decode(), after_seek=False))
+        frames = self.with_times(self.decoder.until_damage(self.decoder.decode(), after_seek=False))
         first = next(frames, None)
         if first is None:
             raise VideoError(f"{self.path} is damaged; not a single frame can be decoded any more.")
@@ -140,14 +140,14 @@ class Seeker:
     def _ticks(self, time: float) -> int:
         return self.start + int(time / self.time_base)
 
-    def _require_sound(self, time: float, start: float, is_last: bool) -> None:
+    def _require_undamaged(self, time: float, start: float, is_last: bool) -> None:
         """Raises VideoError when damage hides the frame at `time` and the nearest one begins at `start`."""
         late = is_last and time - start > float(1 / self.frame_rate) + TIME_TOLERANCE
         if self.decoder.errors and (late or time < start - TIME_TOLERANCE):
             raise VideoError(f"{self.path} is damaged at {time:.2f} seconds; copy or record it again.")
 
 
-def _from(decoder: Decoder, ticks: int) -> Iterator[av.VideoFrame]:
+def _decode_from(decoder: Decoder, ticks: int) -> Iterator[av.VideoFrame]:
     """The frames from the key frame at `ticks` on; it knows no Seeker, which a circle would keep alive."""
     if decoder.seek(ticks):
-        yield from decoder.sound(decoder.decode(), after_seek=True)
+        yield from decoder.until_damage(decoder.decode(), after_seek=True)

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-SMALLEST, LARGEST = 8, 16384  # pixels: one patch of the embedders; far above any video in use
+MIN_SIDE, MAX_SIDE = 8, 16384  # pixels: one patch of the embedders; far above any video in use
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Size:
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width):
-            if not SMALLEST <= side <= LARGEST:
+            if not MIN_SIDE <= side <= MAX_SIDE:
                 raise ValueError(
-                    f"A side of {side} pixels is not between {SMALLEST} and {LARGEST}; try 256 or 176x312."
+                    f"A side of {side} pixels is not between {MIN_SIDE} and {MAX_SIDE}; try 256 or 176x312."
                 )
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ def scaled_size(height: int, width: int, size: Size) -> tuple[int, int]:
     return max(size.height, round(height * size.width / width)), size.width
 
 
-def fit(frame: UInt8[Tensor, "h w 3"], size: Size | None) -> UInt8[Tensor, "h2 w2 3"]:
+def resize_center_crop(frame: UInt8[Tensor, "h w 3"], size: Size | None) -> UInt8[Tensor, "h2 w2 3"]:
     """One frame at the given size; `None` leaves it as it is.
 
     The frame is scaled by antialiased bicubic interpolation until it covers `size`, and the centre is cut

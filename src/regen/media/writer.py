@@ -13,8 +13,9 @@ from av.codec.context import Flags
 from jaxtyping import UInt8
 from torch import Tensor
 
+from regen.console import first_line
 from regen.media.decoding import READ_ERRORS
-from regen.media.files import IMAGE_SUFFIXES, VideoError, is_image, reason, write_image
+from regen.media.files import IMAGE_SUFFIXES, VideoError, is_image, write_image
 from regen.media.pixels import YuvConverter
 from regen.media.soundtrack import TICKS, Soundtrack
 
@@ -30,7 +31,7 @@ class VideoWriter:
     interruption nothing is left. `frame_rate` (frames per second) times the frames that come without a
     time and the last one. The sound of `audio_from`, if it has any, is carried over; the first frame of that
     file is at `audio_delay` (seconds), which is 0 unless frames are written that come before it. With
-    `key_every` the file is made for fast random access, with a key frame at least every so many frames, and
+    `keyframe_interval` the file is made for fast random access, with a key frame at least that often, and
     its bytes do not depend on the number of cores.
 
     Raises VideoError, one sentence that names the file: at the start for a suffix that is not supported, a
@@ -45,7 +46,7 @@ class VideoWriter:
         frame_rate: Fraction,
         audio_from: Path | None = None,
         audio_delay: Fraction = Fraction(0),
-        key_every: int | None = None,
+        keyframe_interval: int | None = None,
     ) -> None:
         suffix = path.suffix.lower()
         if suffix not in (*CONTAINERS, *IMAGE_SUFFIXES):
@@ -63,7 +64,7 @@ class VideoWriter:
             )
         self.path, self.width, self.height = path, width, height
         self.frame_rate, self.audio_from, self.audio_delay = frame_rate, audio_from, audio_delay
-        self.key_every = key_every
+        self.keyframe_interval = keyframe_interval
         self._temporary = path.with_name(f".{path.stem[:100]}.{uuid4().hex[:8]}{suffix}")
         self._file: _MovieFile | _ImageFile
 
@@ -103,9 +104,9 @@ class VideoWriter:
     def _open(self) -> "_MovieFile | _ImageFile":
         if is_image(self.path):
             return _ImageFile(self._temporary, self.width, self.height)
-        movie = _MovieFile(self._temporary, self.width, self.height, self.frame_rate, self.key_every)
+        movie = _MovieFile(self._temporary, self.width, self.height, self.frame_rate, self.keyframe_interval)
         if self.audio_from is not None and not is_image(self.audio_from):
-            movie.carry_over(self.audio_from, self.audio_delay)
+            movie.copy_audio(self.audio_from, self.audio_delay)
         return movie
 
     def _finish(self) -> None:
@@ -119,8 +120,8 @@ class VideoWriter:
 
     def _failure(self, error: BaseException) -> VideoError:
         return VideoError(
-            f"{self.path} can't be written ({reason(error)}); check that its folder exists, can be written to"
-            " and has space left."
+            f"{self.path} can't be written ({first_line(error)}); check that its folder exists, is writable "
+            "and has space left."
         )
 
 
@@ -147,7 +148,7 @@ class _MovieFile:
     """H.264 video, and the sound of another file interleaved with it."""
 
     def __init__(
-        self, path: Path, width: int, height: int, frame_rate: Fraction, key_every: int | None
+        self, path: Path, width: int, height: int, frame_rate: Fraction, keyframe_interval: int | None
     ) -> None:
         self.frames = 0
         self.frame_rate = frame_rate.limit_denominator(10_000)
@@ -156,7 +157,7 @@ class _MovieFile:
         self._container = av.open(str(path.absolute()), "w", format=CONTAINERS[path.suffix.lower()])
         self._sound: Soundtrack | None = None
         try:
-            self._stream = self._video_stream(width, height, key_every)
+            self._stream = self._video_stream(width, height, keyframe_interval)
         except BaseException:
             self._container.close()
             raise
@@ -164,7 +165,7 @@ class _MovieFile:
         self._waiting: av.VideoFrame | None = None  # its duration is known when the next one comes
         self._first: av.Packet | None = None
 
-    def carry_over(self, audio_from: Path, delay: Fraction) -> None:
+    def copy_audio(self, audio_from: Path, delay: Fraction) -> None:
         """Give the video a sound, before the first frame. Closes the file when that fails."""
         try:
             self._sound = Soundtrack(audio_from, self._container, delay)
@@ -208,19 +209,19 @@ class _MovieFile:
         with suppress(*READ_ERRORS):  # the file is about to be deleted
             self._container.close()
 
-    def _video_stream(self, width: int, height: int, key_every: int | None) -> av.VideoStream:
+    def _video_stream(self, width: int, height: int, keyframe_interval: int | None) -> av.VideoStream:
         odd = bool(width % 2 or height % 2)
         # With colour at full size x264 takes six levels of quality from it; give them back.
         options = {"crf": QUALITY, "x264-params": f"chroma-qp-offset={-6 if odd else 0}"}
-        if key_every is not None:
+        if keyframe_interval is not None:
             options["tune"] = "fastdecode"  # in 0.6 of the time, with a tenth more bytes
             options["x264-params"] += ":mbtree=0"  # with it the bytes differ now and then, from call to call
         stream = self._container.add_stream("libx264", rate=self.frame_rate, options=options)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv444p" if odd else "yuv420p"
         coder = stream.codec_context
-        if key_every is not None:
-            coder.gop_size, coder.thread_count = key_every, 1
+        if keyframe_interval is not None:
+            coder.gop_size, coder.thread_count = keyframe_interval, 1
         stream.time_base = coder.time_base = Fraction(1, self._ticks)
         coder.flags |= Flags.frame_duration
         coder.colorspace = coder.color_primaries = coder.color_trc = BT709

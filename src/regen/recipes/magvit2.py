@@ -56,7 +56,7 @@ def small(ratio: int, regen_recipe: Recipe[RegenConfig]) -> Recipe[Magvit2Config
     return replace(
         regen_recipe,
         model=model,
-        tasks=replace(regen_recipe.tasks, hold=1.0),
+        tasks=replace(regen_recipe.tasks, warmup_fraction=1.0),
         optimizer=replace(
             regen_recipe.optimizer, learning_rate=rate, muon_learning_rate=None, warmup_steps=50
         ),
@@ -84,9 +84,9 @@ def paper(ratio: int) -> Recipe[Magvit2Config]:
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
     return Recipe(
         model=Magvit2Config(ratio, encoder_widths=widths),
-        data=DataConfig(stages=(Stage(128, 128, clips=32 * 2, images=32 * 6),)),
+        data=DataConfig(stages=(Stage(128, 128, video_batch_size=32 * 2, image_batch_size=32 * 6),)),
         loop=LoopConfig(steps=200_000, ema_decay=0.999, activation_checkpointing=ratio == 32, num_workers=8),
-        tasks=TaskConfig(hold=1.0),
+        tasks=TaskConfig(warmup_fraction=1.0),
         optimizer=OptimizerConfig(1e-4, decay_fraction=0.5),
         losses=LossConfig(AdversarialConfig(), perceptual_weight=0.1),
     )
@@ -98,7 +98,9 @@ def toy() -> Recipe[Magvit2Config]:
     return replace(
         recipe,
         model=replace(recipe.model, encoder_widths=(32, 32, 64, 64), decoder_widths=(32, 32, 32, 32)),
-        data=replace(recipe.data, stages=(Stage(32, 32, clips=3, images=16),), statistics_clips=64),
+        data=replace(
+            recipe.data, stages=(Stage(32, 32, video_batch_size=3, image_batch_size=16),), statistics_clips=64
+        ),
         loop=replace(recipe.loop, steps=200, eval_every=100, num_workers=0),
         losses=LossConfig(AdversarialConfig(weight=0.02, start=140, width=8, multipliers=(2, 4))),
     )

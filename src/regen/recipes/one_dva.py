@@ -35,9 +35,13 @@ def small_cpu() -> Recipe[OneDVAConfig]:
     )  # fmt: skip
     return Recipe(
         model=model,
-        data=DataConfig(stages=(Stage(64, 64, clips=12, images=48),), short_side=256, statistics_clips=1024),
+        data=DataConfig(
+            stages=(Stage(64, 64, video_batch_size=12, image_batch_size=48),),
+            short_side=256,
+            statistics_clips=1024,
+        ),
         loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
-        tasks=TaskConfig(image_share=0.1, hold=1.0),
+        tasks=TaskConfig(image_share=0.1, warmup_fraction=1.0),
         optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.4),
         init=InitConfig(freeze=("linear",)),
     )
@@ -55,9 +59,9 @@ def small_stage1_cpu() -> Recipe[OneDVAConfig]:
         alignment_weight=0.0,
     )
     stages = (
-        Stage(48, 64, clips=16, images=64, until=0.15),
-        Stage(64, 48, clips=16, images=64, until=0.3),
-        Stage(64, 64, clips=12, images=48),
+        Stage(48, 64, video_batch_size=16, image_batch_size=64, until=0.15),
+        Stage(64, 48, video_batch_size=16, image_batch_size=64, until=0.3),
+        Stage(64, 64, video_batch_size=12, image_batch_size=48),
     )
     return replace(
         recipe,
@@ -91,7 +95,9 @@ def toy() -> Recipe[OneDVAConfig]:
     return replace(
         recipe,
         model=model,
-        data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
+        data=replace(
+            recipe.data, stages=(Stage(32, 32, video_batch_size=8, image_batch_size=16),), statistics_clips=64
+        ),
         loop=replace(recipe.loop, steps=200, eval_every=100, num_workers=0),
         init=InitConfig(freeze=("linear",), pca_clips=64),
     )
@@ -110,21 +116,21 @@ def on_gpu(recipe: Recipe[OneDVAConfig], steps: int, stages: tuple[Stage, ...]) 
 def small_stage1() -> Recipe[OneDVAConfig]:
     """Stage 1 on 128² crops."""
     stages = (
-        Stage(96, 128, clips=96, images=384, until=0.15),
-        Stage(128, 96, clips=96, images=384, until=0.3),
-        Stage(128, 128, clips=72, images=288),
+        Stage(96, 128, video_batch_size=96, image_batch_size=384, until=0.15),
+        Stage(128, 96, video_batch_size=96, image_batch_size=384, until=0.3),
+        Stage(128, 128, video_batch_size=72, image_batch_size=288),
     )
     return on_gpu(small_stage1_cpu(), 4000, stages)
 
 
 def base() -> Recipe[OneDVAConfig]:
     """The paper's stage 2: 17 frames at 24 per second."""
-    stage = Stage(256, 456, clips=256, images=1024, aspect_ratios=(1.0, 16 / 9))
+    stage = Stage(256, 456, video_batch_size=256, image_batch_size=1024, aspect_ratios=(1.0, 16 / 9))
     return Recipe(
         model=OneDVAConfig(objective=OneDVAObjective()),
         data=DataConfig(stages=(stage,), frame_rate=24.0),
         loop=LoopConfig(steps=200_000, activation_checkpointing=True, num_workers=8, fsdp=True),
-        tasks=TaskConfig(hold=1.0),
+        tasks=TaskConfig(warmup_fraction=1.0),
         optimizer=OptimizerConfig(5e-5),
         losses=LossConfig(representation=RepresentationConfig(weight=0.5)),
     )
@@ -182,7 +188,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
         small_stage1(), "Stage 1 of onedva-small, for about 10 minutes of one H200. Not run yet.", STAGE1
     ),
     "onedva-small": Preset(
-        on_gpu(small_cpu(), 6000, (Stage(128, 128, clips=72, images=288),)),
+        on_gpu(small_cpu(), 6000, (Stage(128, 128, video_batch_size=72, image_batch_size=288),)),
         "One-DVA for about 15 minutes of one H200, stage 2: 128² crops of 17 frames. Not run yet.",
         STAGE2,
     ),

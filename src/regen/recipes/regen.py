@@ -40,12 +40,12 @@ def small_cpu(ratio: int, clips: int, steps: int) -> Recipe[RegenConfig]:
     if ratio > 4:
         model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
         model = replace(model, timestep_conditioning="adaln_single")
-    stages = (Stage(64, 64, clips=clips, images=4 * clips),)
+    stages = (Stage(64, 64, video_batch_size=clips, image_batch_size=4 * clips),)
     return Recipe(
         model=model,
         data=DataConfig(stages=stages, short_side=256, statistics_clips=1024),
         loop=LoopConfig(steps=steps, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
-        tasks=TaskConfig(image_share=0.1, hold=0.3, early=0.02, late=0.1),
+        tasks=TaskConfig(image_share=0.1, warmup_fraction=0.3, share_start=0.02, share_end=0.1),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
     )
 
@@ -60,7 +60,7 @@ def small_gpu(ratio: int, clips: int) -> Recipe[RegenConfig]:
     )  # fmt: skip
     if ratio > 4:
         model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
-    stages = (Stage(128, 128, clips=clips, images=4 * clips),)
+    stages = (Stage(128, 128, video_batch_size=clips, image_batch_size=4 * clips),)
     return Recipe(
         model=model,
         data=DataConfig(stages=stages, short_side=256, statistics_clips=4096),
@@ -75,7 +75,7 @@ def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
     With fewer GPUs: more gradient accumulation, --loop.gradient-accumulation-steps.
     """
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
-    stage = Stage(192, 320, clips=32 * clips, images=32 * 28, image_size=(256, 256))
+    stage = Stage(192, 320, video_batch_size=32 * clips, image_batch_size=32 * 28, image_size=(256, 256))
     return Recipe(
         model=RegenConfig(ratio, encoder_widths=widths),
         data=DataConfig(stages=(stage,)),
@@ -90,7 +90,9 @@ def toy() -> Recipe[RegenConfig]:
     return replace(
         recipe,
         model=model,
-        data=replace(recipe.data, stages=(Stage(32, 32, clips=8, images=16),), statistics_clips=64),
+        data=replace(
+            recipe.data, stages=(Stage(32, 32, video_batch_size=8, image_batch_size=16),), statistics_clips=64
+        ),
         loop=replace(recipe.loop, eval_every=100, num_workers=0),
     )
 
@@ -104,8 +106,12 @@ def shapes() -> Recipe[RegenConfig]:
     return replace(
         recipe,
         model=model,
-        data=DataConfig(stages=(Stage(64, 64, clips=6, images=24),), frame_rate=12.5, statistics_clips=512),
-        tasks=TaskConfig(image_share=0.05, hold=0.0, early=0.3, late=0.3),
+        data=DataConfig(
+            stages=(Stage(64, 64, video_batch_size=6, image_batch_size=24),),
+            frame_rate=12.5,
+            statistics_clips=512,
+        ),
+        tasks=TaskConfig(image_share=0.05, warmup_fraction=0.0, share_start=0.3, share_end=0.3),
     )
 
 
@@ -113,8 +119,12 @@ def on_shape_world(recipe: Recipe, clips: int, steps: int, decoded: int | None =
     """64² crops at the scales at which the world is generated; reconstruction alone."""
     return replace(
         recipe,
-        data=DataConfig((Stage(64, 64, clips=clips, images=32),), scale=(0.45, 1.0), statistics_clips=512),
-        tasks=TaskConfig(image_share=0.15, hold=1.0, decoded=decoded),
+        data=DataConfig(
+            (Stage(64, 64, video_batch_size=clips, image_batch_size=32),),
+            scale=(0.45, 1.0),
+            statistics_clips=512,
+        ),
+        tasks=TaskConfig(image_share=0.15, warmup_fraction=1.0, decoded_frames=decoded),
         loop=replace(recipe.loop, steps=steps, eval_every=200),
         optimizer=replace(recipe.optimizer, decay_fraction=0.4),
     )
@@ -132,8 +142,8 @@ def world_gpu() -> Recipe[RegenConfig]:
     recipe = world_cpu()
     return replace(
         recipe,
-        data=replace(recipe.data, stages=(Stage(96, 160, clips=32, images=256),)),
-        tasks=replace(recipe.tasks, decoded=12),
+        data=replace(recipe.data, stages=(Stage(96, 160, video_batch_size=32, image_batch_size=256),)),
+        tasks=replace(recipe.tasks, decoded_frames=12),
         loop=replace(recipe.loop, steps=5000, num_workers=14),
     )
 

@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from regen.data.failures import KINDS
-from regen.data.tasks import Key
-from regen.media.pixels import signed
+from regen.data.tasks import BatchKey
+from regen.media.pixels import uint8_to_signed
 from regen.runtime import keep_freed_memory
-from regen.workers import end_with_parent
+from regen.workers import exit_with_parent
 
-__all__ = ["BatchLoader", "Key"]
+__all__ = ["BatchKey", "BatchLoader"]
 
 Batch = dict[str, Tensor]
 # What travels between processes: tensors, each once, and for each name which of them it is.
@@ -56,7 +56,7 @@ class BatchLoader:
     def __init__(
         self,
         batches: Dataset[Batch],
-        keys: Iterable[Key],
+        keys: Iterable[BatchKey],
         workers: int,
         device: torch.device,
         timeout: float = 600.0,
@@ -104,7 +104,9 @@ class BatchLoader:
     def _ready(self, item: Item) -> Batch:
         names, tensors = item
         ready = [
-            signed(tensor.to(self.device, non_blocking=True)) if tensor.dtype == torch.uint8 else tensor
+            uint8_to_signed(tensor.to(self.device, non_blocking=True))
+            if tensor.dtype == torch.uint8
+            else tensor
             for tensor in tensors
         ]
         batch = {name: ready[place] for name, place in names.items()}
@@ -137,7 +139,7 @@ class BatchLoader:
                 worker.give(key)
             yield item
 
-    def _start(self, pending: Iterable[Key]) -> None:
+    def _start(self, pending: Iterable[BatchKey]) -> None:
         atexit.register(self.close)  # before multiprocessing waits for its processes to end by themselves
         self._workers.extend(_Worker(self.batches) for _ in range(self.count))
         for worker in self._workers:  # last, because a process with threads should not be forked
@@ -145,7 +147,7 @@ class BatchLoader:
         for index, key in enumerate(pending):
             self._workers[index % self.count].give(key)
 
-    def _give_up_or_restart(self, key: Key, failures: int, reason: str) -> None:
+    def _give_up_or_restart(self, key: BatchKey, failures: int, reason: str) -> None:
         self.close()
         what = f"while batch {key[0]} (part {key[1] + 1} of {key[2]}) was loaded"
         if failures > RESTARTS:
@@ -185,7 +187,7 @@ class _Worker:
         self.thread = threading.Thread(target=_receive_all, args=arguments, daemon=True)
         self.thread.start()
 
-    def give(self, key: Key) -> None:
+    def give(self, key: BatchKey) -> None:
         """Ask for the batch of `key`; a process that is dead is noticed when its batch is taken."""
         with suppress(OSError):
             self.keys.send(key)
@@ -209,7 +211,7 @@ class _Worker:
         self.items.close()
 
 
-def _load(batches: Dataset[Batch], key: Key) -> Item:
+def _load(batches: Dataset[Batch], key: BatchKey) -> Item:
     batch = batches[key]
     tensors = {id(tensor): tensor for tensor in batch.values()}  # clip and target are often the same
     places = {identity: place for place, identity in enumerate(tensors)}
@@ -220,7 +222,7 @@ def _work(batches: Dataset[Batch], keys: Connection, items: Connection) -> None:
     """What a worker does until the main process is gone or kills it."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
+    exit_with_parent()
     torch.set_num_threads(1)  # the processes are what runs in parallel
     keep_freed_memory()
     gc.freeze()  # what was there before is not looked through again, so that its memory stays shared

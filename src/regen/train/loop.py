@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from regen.runtime import pick_dtype
-from regen.train.dataloader import BatchLoader, Key
+from regen.train.dataloader import BatchKey, BatchLoader
 from regen.train.distributed import DistributedContext, parallelize
 from regen.train.gradient import AuxiliaryLoss, Batch, Gradient
 from regen.train.lifecycle import Evaluate, RunLifecycle
@@ -165,7 +165,7 @@ def train(
     return state
 
 
-def keys_of(step: int, config: LoopConfig, world: DistributedContext) -> list[Key]:
+def keys_of(step: int, config: LoopConfig, world: DistributedContext) -> list[BatchKey]:
     """The parts of the batches from update `step` on that this process works on, in their order."""
     parts = world.size * config.gradient_accumulation_steps
     mine = range(

@@ -82,8 +82,10 @@ class Recipe(Generic[M]):
         wanted = max(self.losses.adversarial.weight, self.losses.perceptual_weight) > 0
         if isinstance(self.model, RegenConfig) and wanted:
             raise ValueError("REGEN has one loss, that of diffusion; set the weights of the others to 0.")
-        if not isinstance(self.model, RegenConfig) and self.tasks.hold < 1:
-            raise ValueError("Only REGEN decodes other frames than it encodes; set tasks.hold to 1.")
+        if not isinstance(self.model, RegenConfig) and self.tasks.warmup_fraction < 1:
+            raise ValueError(
+                "Only REGEN decodes other frames than it encodes; set tasks.warmup_fraction to 1."
+            )
         own = max(self.losses.representation.weight, self.losses.prediction.share, self.init.pca_clips) > 0
         if not isinstance(self.model, OneDVAConfig) and own:
             raise ValueError(
@@ -222,8 +224,8 @@ def make_batches(
 def whole_chunks(clips: ClipDataset, recipe: Recipe, span: int, count: int) -> TrainingBatches:
     """`count` whole chunks or a few more, in batches, at the size with which the training ends."""
     stage = replace(recipe.data.stages[-1], until=1.0)
-    tasks = TaskConfig(image_share=0.0, hold=1.0)
-    return make_batches(clips, recipe, span, tasks, (stage,), -(-count // stage.clips))
+    tasks = TaskConfig(image_share=0.0, warmup_fraction=1.0)
+    return make_batches(clips, recipe, span, tasks, (stage,), -(-count // stage.video_batch_size))
 
 
 def start_linear(model: Autoencoder, batches: TrainingBatches, recipe: Recipe) -> None:

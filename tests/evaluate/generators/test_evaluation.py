@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_evaluation import FRAMES, HEIGHT, VIDEOS, WIDTH, make_generator, make_world
 
 from regen import AutoencoderRegen
-from regen.data.shape_world import CLASSES, VALUES, draw_scene, parse, render
+from regen.data.shape_world import CLASSES, VALUES, draw_scene, parse_caption, render
 from regen.evaluate.generators import videos as evaluated_videos
 from regen.evaluate.generators.evaluation import EvaluationConfig, GeneratorEvaluation, evaluate_generator
 from regen.evaluate.generators.scores import (
@@ -189,7 +189,7 @@ def test_a_perfect_generator_is_as_good_as_the_real_videos(
     models: dict[str, str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def perfect(maker: Any, told: list[str], how: Any, numbers: list[int]) -> dict[int, torch.Tensor]:
-        scenes = [parse(text) for text in told]
+        scenes = [parse_caption(text) for text in told]
         videos = [render(scene, FRAMES, HEIGHT, WIDTH, 50) for scene in scenes if scene is not None]
         return dict(zip(numbers, videos, strict=True))
 

@@ -18,9 +18,9 @@ from regen.codec.sessions import DecodeOptions
 from regen.evaluate.benchmark.clip_list import Clip, hash_file
 from regen.evaluate.benchmark.systems import CodingStats, System
 from regen.evaluate.quality import ClipMetrics, ClipResult
-from regen.media.prefetch import ahead, behind
+from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.features import ClipFeatures, Extractor, ExtractorSpec
 from regen.metrics.lpips import Lpips, Net
 
@@ -85,7 +85,7 @@ class FittedClip:
 
     def frames(self, reader: VideoReader) -> Iterator[UInt8[Tensor, "h w 3"]]:
         for frame in islice(reader, self.max_frames):
-            yield fit(frame.image, self.size)
+            yield resize_center_crop(frame.image, self.size)
 
 
 class ClipRecorder:
@@ -128,14 +128,14 @@ def measure(
     meters, metrics = CodingStats(), ClipMetrics(contestant.chunk_frames, tools.lpips)
     with ExitStack() as files:
         reader = files.enter_context(VideoReader(view.path))
-        frames = files.enter_context(ahead(view.frames(reader), PREFETCH_FRAMES))
+        frames = files.enter_context(prefetch(view.frames(reader), PREFETCH_FRAMES))
         keeper = files.enter_context(ClipRecorder(place, view, tools.extractor))
 
         def take(originals: UInt8[Tensor, "t h w 3"], decoded: UInt8[Tensor, "t h w 3"]) -> None:
             metrics.update(originals, decoded)
             keeper.write(decoded)
 
-        hand_out = files.enter_context(behind(take))
+        hand_out = files.enter_context(background_writer(take))
         for originals, decoded in contestant.pairs(view.clip, frames, options, meters):
             hand_out(originals, decoded)
     found = metrics.result(view.clip.name, meters.encoding.seconds, meters.decoding.seconds)

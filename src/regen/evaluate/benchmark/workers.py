@@ -12,7 +12,7 @@ from regen.evaluate.benchmark.summary import Row, write_summary
 from regen.evaluate.report import write_report
 from regen.pretrained import silence_logging
 from regen.runtime import one_thread
-from regen.workers import device_of, share
+from regen.workers import run_workers, worker_device
 
 
 def run_benchmark(
@@ -52,9 +52,9 @@ def _share(
     def look() -> None:
         on_result(sum(folder.is_done(job.key) for job in jobs), len(jobs), f"{processes} processes")
 
-    share(partial(_work, contest, jobs, device), processes, look)
+    run_workers(partial(_work, contest, jobs, device), processes, look)
 
 
 def _work(contest: Benchmark, jobs: Sequence[Job], device: torch.device, number: int) -> None:
     silence_logging()
-    run_jobs(contest, jobs, device_of(number, device), lambda done, total, what: None)
+    run_jobs(contest, jobs, worker_device(number, device), lambda done, total, what: None)

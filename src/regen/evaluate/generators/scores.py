@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from regen.data.shape_world import CLASSES, VALUES, Scene, parse
+from regen.data.shape_world import CLASSES, VALUES, ShapeScene
 from regen.evaluate.shape_world_reader import CHANCE, JOINT_ATTRIBUTES, Confusion, agreement, read_scene
 from regen.metrics.features import Extractor, clip_features
 from regen.metrics.frechet import GaussianStatistics, frechet_distance
@@ -21,7 +21,7 @@ CLASS_ATTRIBUTES = ("shape", "direction")
 class Attributes:
     """What a caption or the name of a class tells of a scene: its attributes `names`; others are made up."""
 
-    scene: Scene
+    scene: ShapeScene
     names: tuple[str, ...]
 
 
@@ -30,8 +30,8 @@ def parse_attributes(text: str) -> Attributes | None:
     if text in CLASSES:
         shape, direction = text.split(" moving ")
         words = {name: known[0] for name, known in VALUES.items()} | {"shape": shape, "direction": direction}
-        return Attributes(Scene(**words), CLASS_ATTRIBUTES)
-    scene = parse(text)
+        return Attributes(ShapeScene(**words), CLASS_ATTRIBUTES)
+    scene = parse_caption(text)
     return None if scene is None else Attributes(scene, tuple(VALUES))
 
 

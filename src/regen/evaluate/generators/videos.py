@@ -22,7 +22,7 @@ from regen.evaluate.generators.video_cache import VideoCache
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.media.reader import VideoReader, find_media
-from regen.media.sizes import Size, fit
+from regen.media.sizes import Size, resize_center_crop
 from regen.runtime import fold_seed, generator_for
 
 OnProgress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ class RealVideo:
     def read(self, size: Size, frames: int) -> Video:
         """Its first frames at this size, at most so many."""
         with VideoReader(self.path) as reader:
-            return torch.stack([fit(frame.image, size) for frame in islice(reader, frames)])
+            return torch.stack([resize_center_crop(frame.image, size) for frame in islice(reader, frames)])
 
 
 @dataclass(frozen=True)
