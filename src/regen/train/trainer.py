@@ -243,7 +243,7 @@ class Preview:
         self, clips: ClipDataset, recipe: Recipe, frames: int, folder: Path, world: DistributedContext
     ):
         stage = recipe.data.stages[-1]
-        clips.require(frames)
+        clips.require_length(frames)
         self.size, self.frames, self.count = (stage.height, stage.width), frames, recipe.data.num_val_clips
         self.clips, self.folder, self.device, self.draws = clips, folder, world.device, world.is_main
         self.seed, self.dtype = recipe.loop.seed, pick_dtype(recipe.loop.mixed_precision, world.device)
