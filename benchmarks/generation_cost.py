@@ -27,6 +27,7 @@ from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.training import GeneratorRecipe
+from regen.latents import Latents
 from regen.media.sizes import Size, parse_size
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import GENERATORS
@@ -152,7 +153,7 @@ def counted(recipe: GeneratorRecipe, case: Case) -> Figures:
         grid = model.layout.grid(*case.shape[1:])
         batch = batch_of(model, case, 1, torch.device("cpu"))
         level, condition = torch.ones(1), Condition.from_batch(batch)
-        products = count_matmuls(lambda: model.velocity(batch["latents"], level, condition))
+        products = count_matmuls(lambda: model.velocity(Latents.of(batch["latents"]), level, condition))
     attention = sum(p.flops * count for p, count in products.items() if p.kind == "attention")
     return {
         "size": str(case.size),
@@ -203,7 +204,8 @@ def sampling(model: LatentGenerator, case: Case, setting: Setting) -> Callable[[
     def run() -> object:
         with autocast(setting):
             generators = [generator_for(0, number) for number in range(setting.batch)]
-            return sample(model.eval(), Condition.from_batch(batch), batch["latents"], generators, options)
+            blank = Latents.of(batch["latents"])
+            return sample(model.eval(), Condition.from_batch(batch), blank, generators, options)
 
     return run
 

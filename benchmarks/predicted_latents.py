@@ -19,7 +19,6 @@ from torch import Tensor
 from regen.codec.chunks import to_clip, to_image
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.predictor import load_predictor
-from regen.latents import HybridLatents
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame
@@ -77,8 +76,7 @@ def main(
         clips = torch.cat([first_chunk(file, decoders[0], parse_size(size)) for file in group])
         with torch.inference_mode():
             clean = decoders[0].encode(clips).latent_dist.mode()
-            assert isinstance(clean, HybridLatents)
-            clean = HybridLatents(clean.structural.float(), clean.sequence.float(), clean.lengths)
+            clean = clean.to(dtype=torch.float32)
             for level in sums[model[0]]:
                 latents = clean
                 if level:

@@ -1,126 +1,217 @@
-"""Latents of two kinds: a grid, and an ordered sequence as long as the content needs (One-DVA; spec B3)."""
+"""Latents of clips: a grid, and a sequence of adaptive length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class HybridLatents:
-    """The structural latents of clips, and as many of their 1D latents as each keeps.
+class Latents:
+    """The latents of clips: a grid and, for embedders of adaptive length, a sequence of 1D latents.
 
-    The 1D latents of a clip belong to regions of its picture, one after the other: `lengths[..., i]` of them
-    to region i, in their order, the important ones first. A small picture is one region. Where clips of a
-    batch keep different numbers, `sequence` is filled up with zeros, which mean nothing.
+    The 1D latents of a clip belong to regions of its picture, one region after the other: `lengths[..., i]`
+    of them to region i, the most important first. Shorter sequences of a batch are padded with zeros. An
+    embedder whose latents are a grid alone (REGEN, MAGVIT-v2) has no regions: r = 0 and s = 0.
 
-    Of a whole batch all three have a first axis b; `latents[i]` is one clip's, without it.
+    A batch has a leading axis b in all three tensors; `latents[i]` is one clip, without it.
     """
 
-    structural: Float[Tensor, "*b c n y x"]
-    sequence: Float[Tensor, "*b c s"]
+    grid: Shaped[Tensor, "*b c n y x"]
+    sequence: Shaped[Tensor, "*b c s"]
     lengths: Int64[Tensor, "*b r"]
+
+    @classmethod
+    def of(cls, latents: "Tensor | Latents") -> "Latents":
+        """Latents as an embedder's `encode` returns them: a tensor "*b c n y x" is a grid alone."""
+        if isinstance(latents, Latents):
+            return latents
+        lengths = torch.empty(*latents.shape[:-4], 0, dtype=torch.int64, device=latents.device)
+        return cls(latents, latents.new_empty(*latents.shape[:-3], 0), lengths)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Latents":
+        """The latents of a training batch (see `tensors`)."""
+        if "sequence" not in tensors:
+            return cls.of(tensors["latents"])
+        return cls(tensors["latents"], tensors["sequence"], tensors["lengths"])
+
+    @classmethod
+    def from_flat(
+        cls, grid: Float[Tensor, "b c n y x"], flat: Float[Tensor, "c _"], lengths: Int64[Tensor, "b r"]
+    ) -> "Latents":
+        """A batch whose 1D latents come one clip after another, without padding (see `flat`)."""
+        counts = lengths.sum(1)
+        mask = _first(counts, max(counts.tolist(), default=0))
+        padded = flat.new_zeros(*mask.shape, len(flat))
+        padded[mask] = flat.mT
+        return cls(grid, padded.mT.contiguous(), lengths)
 
     @property
     def shape(self) -> torch.Size:
-        """That of the structural latents."""
-        return self.structural.shape
+        """Shape of the grid."""
+        return self.grid.shape
+
+    @property
+    def has_sequence(self) -> bool:
+        """Whether there are regions with 1D latents, of whatever number."""
+        return self.lengths.shape[-1] > 0
 
     @property
     def length(self) -> int:
         """1D latents of all clips together."""
-        return int(self.lengths.sum())
+        return int(self.lengths.sum()) if self.has_sequence else 0
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """The grid, and the sequence where there is one."""
+        return [self.grid, self.sequence] if self.has_sequence else [self.grid]
+
+    def for_decoder(self) -> "Tensor | Latents":
+        """Latents as an embedder's `decode` takes them: the tensor of a grid alone, else these latents."""
+        return self if self.has_sequence else self.grid
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of a training batch by name: `latents` and, with 1D latents, `sequence`, `lengths`."""
+        if not self.has_sequence:
+            return {"latents": self.grid}
+        return {"latents": self.grid, "sequence": self.sequence, "lengths": self.lengths}
+
+    def flat(self) -> Float[Tensor, "c _"]:
+        """The 1D latents of a batch, one clip after another, without padding."""
+        return torch.cat([self[i].sequence for i in range(len(self))], dim=1)
 
     def numel(self) -> int:
-        """Numbers in all latents that are kept."""
-        return self.structural.numel() + self.length * self.sequence.shape[-2]
+        """Values in all latents, without padding."""
+        return self.grid.numel() + self.length * self.sequence.shape[-2]
 
-    def __getitem__(self, index: int) -> "HybridLatents":
-        """One clip of a batch, without what filled up its sequence."""
+    def __getitem__(self, index: int) -> "Latents":
+        """One clip of a batch, without padding."""
         lengths = self.lengths[index]
-        return HybridLatents(self.structural[index], self.sequence[index, :, : int(lengths.sum())], lengths)
+        count = int(lengths.sum()) if self.has_sequence else 0
+        return Latents(self.grid[index], self.sequence[index, :, :count], lengths)
 
     def __len__(self) -> int:
-        return len(self.structural)
+        return len(self.grid)
 
-    def cpu(self) -> "HybridLatents":
-        return HybridLatents(self.structural.cpu(), self.sequence.cpu(), self.lengths.cpu())
+    def cpu(self) -> "Latents":
+        return self.to(torch.device("cpu"))
 
-    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "HybridLatents":
-        structural, sequence = (
-            part.to(device=device, dtype=dtype) for part in (self.structural, self.sequence)
-        )
-        return HybridLatents(structural, sequence, self.lengths.to(device=device))
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Latents":
+        grid, sequence = (part.to(device=device, dtype=dtype) for part in (self.grid, self.sequence))
+        return Latents(grid, sequence, self.lengths.to(device=device))
 
-    def isfinite(self) -> bool:
-        """Whether all numbers are finite."""
-        return bool(torch.isfinite(self.structural).all() & torch.isfinite(self.sequence).all())
+    def map(self, function: Callable[..., Tensor], *others: "Latents") -> "Latents":
+        """`function` of the grids and of the sequences of these and other latents, with these lengths."""
+        grid = function(self.grid, *(other.grid for other in others))
+        return Latents(grid, function(self.sequence, *(other.sequence for other in others)), self.lengths)
+
+    def repeat(self, count: int) -> "Latents":
+        """The batch `count` times, one after another."""
+        return Latents(*(torch.cat([part] * count) for part in (self.grid, self.sequence, self.lengths)))
+
+    def is_finite(self) -> bool:
+        """Whether all values are finite."""
+        return bool(torch.isfinite(self.grid).all() & torch.isfinite(self.sequence).all())
+
+    def noise(self, generators: list[Generator]) -> "Latents":
+        """Gaussian noise of the same shape in fp32, each clip's from its own generator.
+
+        1D latents draw latent by latent, and 16 at a time, as torch draws: a clip's noise is the same in any
+        batch.
+        """
+        grid = randn_tensor(self.grid.shape, generators, self.grid.device, torch.float32)
+        b, c, s = self.sequence.shape
+        drawn = randn_tensor((b, -(-s // 16) * 16, c), generators, self.grid.device, torch.float32)
+        return Latents(grid, drawn[:, :s].mT, self.lengths)
 
     def regions(self) -> list[tuple[Float[Tensor, "b c _"], Bool[Tensor, "b _"]]]:
-        """The 1D latents of each region of a batch, side by side, and which of them are there."""
+        """The 1D latents of each region of a batch, padded, and the mask of those that exist."""
         ends = self.lengths.cumsum(-1)
-        longest = self.lengths.amax(0).tolist()
         filled = F.pad(self.sequence, (0, 1))  # so that an index may point behind the end
         parts = []
-        for region, count in enumerate(longest):
-            keep = _first(self.lengths[:, region], count)
+        for region, count in enumerate(self.lengths.amax(0).tolist()):
+            mask = _first(self.lengths[:, region], count)
             places = (ends - self.lengths)[:, region, None] + torch.arange(count, device=ends.device)
-            places = torch.where(keep, places, filled.shape[-1] - 1)
+            places = torch.where(mask, places, filled.shape[-1] - 1)
             index = places[:, None].expand(-1, filled.shape[1], -1)
-            parts.append((filled.gather(2, index), keep))
+            parts.append((filled.gather(2, index), mask))
         return parts
 
-    def shortened(self, lengths: Int64[Tensor, "*b r"]) -> "HybridLatents":
-        """The first `lengths` 1D latents of each region, or all where there are not more (spec B11.2)."""
-        if self.structural.ndim == 4:
-            alone = HybridLatents(self.structural[None], self.sequence[None], self.lengths[None])
-            return alone.shortened(lengths[None])[0]
+    def truncate(self, lengths: Int64[Tensor, "*b r"]) -> "Latents":
+        """The first `lengths` 1D latents of each region, or all where there are no more."""
+        if self.grid.ndim == 4:
+            alone = Latents(self.grid[None], self.sequence[None], self.lengths[None])
+            return alone.truncate(lengths[None])[0]
         lengths = torch.minimum(lengths.to(self.lengths.device), self.lengths)
-        parts = [sequence for sequence, _ in self.regions()]
-        return joined(self.structural, parts, lengths)
+        return pack(self.grid, [sequence for sequence, _ in self.regions()], lengths)
+
+
+def pack(
+    grid: Shaped[Tensor, "b c n y x"], parts: Sequence[Float[Tensor, "b c _"]], lengths: Int64[Tensor, "b r"]
+) -> Latents:
+    """Latents whose region i has the first `lengths[:, i]` of `parts[i]`."""
+    assert lengths.shape == (len(grid), len(parts)), lengths.shape
+    if not parts:
+        return Latents.of(grid)
+    mask = torch.cat([_first(lengths[:, i], part.shape[2]) for i, part in enumerate(parts)], dim=1)
+    everything = torch.cat(list(parts), dim=2)
+    longest = int(mask.sum(1).max()) if mask.shape[1] else 0
+    order = torch.argsort(~mask, dim=1, stable=True)[:, :longest]  # those that exist first, in their order
+    exists = mask.gather(1, order)[:, None]
+    sequence = everything.gather(2, order[:, None].expand(-1, everything.shape[1], -1))
+    return Latents(grid, torch.where(exists, sequence, 0.0), lengths)
+
+
+def collate(clips: Sequence[Latents]) -> Latents:
+    """Latents of several clips of one embedder, each without a batch axis, as one batch."""
+    longest = max(clip.sequence.shape[-1] for clip in clips)
+    return Latents(
+        torch.stack([clip.grid for clip in clips]),
+        torch.stack([F.pad(clip.sequence, (0, longest - clip.sequence.shape[-1])) for clip in clips]),
+        torch.stack([clip.lengths for clip in clips]),
+    )
 
 
 @dataclass(frozen=True)
-class HybridPosterior:
-    """What an encoder knows of the latents of a batch: their means, and log variances where it has them.
+class LatentPosterior:
+    """The distribution of the latents of a batch: means, and log variances where the encoder has them.
 
-    `structural` and, for each region, one of `parts` hold c channels of means, or 2c with log variances
-    behind them. `parts` are complete; the first `lengths` of each are kept.
+    `grid` and, for each region, one of `parts` hold c channels of means, or 2c with log variances behind
+    them. `parts` are complete; the first `lengths` of each are kept.
     """
 
-    structural: Float[Tensor, "b m n y x"]
+    grid: Float[Tensor, "b m n y x"]
     parts: list[Float[Tensor, "b m _"]]
     lengths: Int64[Tensor, "b r"]
     channels: int
 
-    def mode(self) -> HybridLatents:
+    def mode(self) -> Latents:
         """The most likely latents."""
-        means = [part[:, : self.channels] for part in self.parts]
-        return joined(self.structural[:, : self.channels], means, self.lengths)
+        return pack(self.grid[:, : self.channels], [p[:, : self.channels] for p in self.parts], self.lengths)
 
-    def sample(self, generator: Generator | list[Generator] | None = None) -> HybridLatents:
+    def sample(self, generator: Generator | list[Generator] | None = None) -> Latents:
         """Latents drawn at random; the most likely ones where there are no variances."""
-        structural, *parts = self.draw(generator)
-        return joined(structural, parts, self.lengths)
+        grid, *parts = self.draw(generator)
+        return pack(grid, parts, self.lengths)
 
     def draw(self, generator: Generator | list[Generator] | None = None) -> list[Tensor]:
-        """Structural latents, then the complete 1D latents of each region, drawn at random."""
-        return [self._drawn(moments, generator) for moments in (self.structural, *self.parts)]
+        """A random grid, then the complete random 1D latents of each region."""
+        return [self._drawn(moments, generator) for moments in (self.grid, *self.parts)]
 
-    def keeps(self) -> list[Bool[Tensor, "b _"]]:
+    def masks(self) -> list[Bool[Tensor, "b _"]]:
         """Which 1D latents of each region are kept."""
         return [_first(self.lengths[:, i], part.shape[2]) for i, part in enumerate(self.parts)]
 
     def kl(self) -> Float[Tensor, ""]:
-        """KL(posterior ‖ N(0, I)): the sum over channels, the mean over latents that are kept, then the mean
-        over clips (spec B5.3)."""
-        structural, keep = _kl(self.structural).flatten(1), torch.cat(self.keeps(), dim=1)
-        total = structural.sum(1) + (_kl(torch.cat(self.parts, dim=2)) * keep).sum(1)
-        return (total / (structural.shape[1] + keep.sum(1))).mean()
+        """KL(posterior ‖ N(0, I)): summed over channels, averaged over kept latents, then over clips."""
+        grid, mask = _kl(self.grid).flatten(1), torch.cat(self.masks(), dim=1)
+        total = grid.sum(1) + (_kl(torch.cat(self.parts, dim=2)) * mask).sum(1)
+        return (total / (grid.shape[1] + mask.sum(1))).mean()
 
     def _drawn(self, moments: Tensor, generator: Generator | list[Generator] | None) -> Tensor:
         if moments.shape[1] == self.channels:
@@ -137,77 +228,5 @@ def _kl(moments: Float[Tensor, "b m ..."]) -> Float[Tensor, "b ..."]:
 
 
 def _first(lengths: Int64[Tensor, " b"], count: int) -> Bool[Tensor, "b s"]:
-    """Of `count` latents the first `lengths`."""
+    """The mask of the first `lengths` of `count` latents."""
     return torch.arange(count, device=lengths.device) < lengths[:, None]
-
-
-Latents = Tensor | HybridLatents
-
-
-def joined(
-    structural: Float[Tensor, "b c n y x"],
-    parts: Sequence[Float[Tensor, "b c _"]],
-    lengths: Int64[Tensor, "b r"],
-) -> HybridLatents:
-    """Latents whose region i keeps the first `lengths[:, i]` of `parts[i]`."""
-    assert lengths.shape == (len(structural), len(parts)), lengths.shape
-    keep = torch.cat([_first(lengths[:, i], part.shape[2]) for i, part in enumerate(parts)], dim=1)
-    everything = torch.cat(list(parts), dim=2)
-    longest = int(keep.sum(1).max()) if keep.shape[1] else 0
-    order = torch.argsort(~keep, dim=1, stable=True)[:, :longest]  # those that are kept first, in their order
-    there = keep.gather(1, order)[:, None]
-    sequence = everything.gather(2, order[:, None].expand(-1, everything.shape[1], -1))
-    return HybridLatents(structural, torch.where(there, sequence, 0.0), lengths)
-
-
-def batch_of(latents: Sequence[Latents]) -> Latents:
-    """Latents of several clips, each without an axis for the batch, as one batch."""
-    hybrid = [one for one in latents if isinstance(one, HybridLatents)]
-    if not hybrid:
-        return torch.stack([one for one in latents if isinstance(one, Tensor)])
-    assert len(hybrid) == len(latents), "latents of one model"
-    longest = max(one.sequence.shape[-1] for one in hybrid)
-    return HybridLatents(
-        torch.stack([one.structural for one in hybrid]),
-        torch.stack([F.pad(one.sequence, (0, longest - one.sequence.shape[-1])) for one in hybrid]),
-        torch.stack([one.lengths for one in hybrid]),
-    )
-
-
-def latents_in(batch: dict[str, Tensor]) -> Latents:
-    """The latents of a training batch: `latents`, with `sequence` and `lengths` where there are 1D ones."""
-    if "sequence" not in batch:
-        return batch["latents"]
-    return HybridLatents(batch["latents"], batch["sequence"], batch["lengths"])
-
-
-def parts_of(latents: Latents) -> list[Tensor]:
-    """The tensors of latents: one, or the structural and the 1D ones."""
-    return [latents] if isinstance(latents, Tensor) else [latents.structural, latents.sequence]
-
-
-def of_parts(parts: Sequence[Tensor], like: Latents) -> Latents:
-    """The inverse of `parts_of`, with as many 1D latents as `like` has."""
-    if isinstance(like, Tensor):
-        return parts[0]
-    return HybridLatents(parts[0], parts[1], like.lengths)
-
-
-def noise_like(latents: Latents, generators: list[Generator]) -> list[Tensor]:
-    """Noise for each of `parts_of(latents)` in fp32; that of a clip comes from its own generator.
-
-    1D latents draw latent by latent, and 16 at a time, as torch draws: so a clip's noise is the same in any
-    batch.
-    """
-    structural, *rest = parts_of(latents)
-    noise = [randn_tensor(structural.shape, generators, structural.device, torch.float32)]
-    for sequence in rest:
-        b, c, s = sequence.shape
-        drawn = randn_tensor((b, -(-s // 16) * 16, c), generators, sequence.device, torch.float32)
-        noise.append(drawn[:, :s].mT)
-    return noise
-
-
-def is_finite(latents: Latents) -> bool:
-    """Whether all numbers are finite."""
-    return bool(torch.isfinite(latents).all()) if isinstance(latents, Tensor) else latents.isfinite()

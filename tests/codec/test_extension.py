@@ -15,6 +15,7 @@ from regen.codec.extension import LatentExtension, offset_correction
 from regen.codec.sessions import SOLVERS, DecodeOptions, DecodeSession, Seams
 from regen.diffusion import Solver, noise_grid
 from regen.embedders.regen import AutoencoderRegen
+from regen.latents import Latents
 from regen.runtime import generator_for
 from regen.tiling import Tile
 
@@ -74,7 +75,7 @@ def jumps_of_correlated_frames(seams: Seams, steps: int, chunks: int = 4) -> tup
     """
     options = DecodeOptions(steps=steps, seams=seams)
     session = DecodeSession(CorrelatedFrames(), height=64, width=64, options=options)
-    blank = [ChunkLatents(i, torch.zeros(1, 2, 8, 8), 5) for i in range(chunks)]
+    blank = [ChunkLatents(i, Latents.of(torch.zeros(1, 2, 8, 8)), 5) for i in range(chunks)]
     frames = torch.cat([session.feed(chunk) for chunk in blank]).float() / 127.5 - 1
     changes = frames.diff(dim=0).square().flatten(1).mean(1)
     seam = torch.arange(1, len(frames)) % 5 == 0
@@ -169,7 +170,7 @@ def model() -> AutoencoderRegen:
 
 def chunks_of(frames: int) -> list[ChunkLatents]:
     lengths = [min(5, frames - start) for start in range(0, frames, 5)]
-    return [ChunkLatents(i, torch.randn(4, 2, 1, 2), length) for i, length in enumerate(lengths)]
+    return [ChunkLatents(i, Latents.of(torch.randn(4, 2, 1, 2)), length) for i, length in enumerate(lengths)]
 
 
 def session_of(model: AutoencoderRegen, seams: Seams, **options: object) -> DecodeSession:
@@ -267,8 +268,8 @@ def test_in_a_session_half_of_the_difference_is_added(model: AutoencoderRegen, s
     shown, joined = session.feed(first), session.feed(second, [-1.0, 0.0, 1.0, 2.0, 3.0, 4.0])
     times = torch.tensor([-1.0, 0.0, 1.0, 2.0, 3.0, 4.0]) / 4
     with torch.no_grad():
-        clip = model.decode(second.latents[None], times, steps, generator_for(0, 1)).sample[0]
-        last = model.decode(first.latents[None], None, steps, generator_for(0, 0)).sample[0, :, -1]
+        clip = model.decode(second.latents.grid[None], times, steps, generator_for(0, 1)).sample[0]
+        last = model.decode(first.latents.grid[None], None, steps, generator_for(0, 0)).sample[0, :, -1]
     clip[:, 1] += (last - clip[:, 0]) / 2
     bytes_ = ((clip.clamp(-1, 1) + 1) * 127.5).round().int().permute(1, 2, 3, 0)
     assert torch.equal(joined[2:].int(), bytes_[2:]), "nothing from frame 1 on"

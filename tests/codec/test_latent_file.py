@@ -15,19 +15,17 @@ from tiny_media import same_latents
 from regen import io
 from regen.codec import latent_file
 from regen.codec.latent_file import LatentVideo, check_model, check_target, read, write
-from regen.latents import HybridLatents, Latents, batch_of
+from regen.latents import Latents, collate
 
 
 def grid() -> Latents:
-    return torch.randn(2, 4, 2, 3, 5)
+    return Latents.of(torch.randn(2, 4, 2, 3, 5))
 
 
 def hybrid(*lengths: list[int]) -> Latents:
     """As many chunks as there are lengths, those of their regions."""
     kept = [torch.tensor(row) for row in lengths]
-    return batch_of(
-        [HybridLatents(torch.randn(4, 2, 3, 5), torch.randn(4, int(row.sum())), row) for row in kept]
-    )
+    return collate([Latents(torch.randn(4, 2, 3, 5), torch.randn(4, int(row.sum())), row) for row in kept])
 
 
 LATENTS: dict[str, Callable[[], Latents]] = {
@@ -63,8 +61,7 @@ def test_everything_comes_back(
     write(tmp_path / "x.safetensors", video)
     back = read(tmp_path / "x.safetensors")
     assert same_latents(back.latents, video.latents)
-    parts = [back.latents] if isinstance(back.latents, torch.Tensor) else vars(back.latents).values()
-    assert [part.dtype for part in parts] == [dtype, dtype, torch.int64][: len(parts)]
+    assert [part.dtype for part in vars(back.latents).values()] == [dtype, dtype, torch.int64]
     assert torch.equal(back.times, video.times)
     assert replace(back, latents=video.latents, times=video.times) == video
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
@@ -137,7 +134,7 @@ def test_truncated_file_is_damaged(tmp_path: Path, build: Callable[[], Latents])
 def test_wrong_description(tmp_path: Path, facts: object, message: str) -> None:
     path = tmp_path / "x.safetensors"
     video = example()
-    tensors = {"latents": video.latents, "times": video.times}
+    tensors = {"latents": video.latents.grid, "times": video.times}
     save_file(tensors, path, metadata={latent_file.KEY: json.dumps(facts)})
     with pytest.raises(ValueError, match=message):
         read(path)

@@ -28,7 +28,7 @@ from regen.codec.rate_control import (
 )
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, decode_chunks, encode_frames
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.latents import HybridLatents, batch_of
+from regen.latents import Latents, collate
 
 SIZE = (32, 48)  # pixels: regions of 2 x 1 and 2 x 2 patches, with up to 4 and 8 1D latents in a chunk
 RATE = Fraction(30000, 1001)
@@ -53,7 +53,7 @@ def clip_of(frames: Video) -> Tensor:
     return to_clip(torch.stack(frames), torch.device("cpu"), torch.float32)
 
 
-def full(model: AutoencoderOneDVA, clip: Tensor) -> HybridLatents:
+def full(model: AutoencoderOneDVA, clip: Tensor) -> Latents:
     with torch.inference_mode():
         return model.encode(clip, length=sum(model.budgets(*clip.shape[2:]))).latent_dist.mode()
 
@@ -165,7 +165,7 @@ def test_each_region_gets_the_shortest_length_that_reaches_the_target(
     def error(region: int, length: int) -> float:
         return scales[region] * 0.5 ** (length - 1)
 
-    def decode(latents: HybridLatents, **options: object) -> SimpleNamespace:
+    def decode(latents: Latents, **options: object) -> SimpleNamespace:
         lengths = latents.lengths[0].tolist()
         parts = [part + error(i, lengths[i]) for i, part in enumerate(model.region_clips(clip * 0))]
         return SimpleNamespace(sample=clip * 0 + tiling.join(parts, 16))
@@ -191,7 +191,7 @@ def test_what_a_session_decodes_has_the_quality_that_was_aimed_at(
     everything = full(model, clip_of(list(frames)))
 
     def psnr(length: int) -> float:
-        latents = everything.shortened(torch.tensor([[length]]))[0]
+        latents = everything.truncate(torch.tensor([[length]]))[0]
         options = DecodeOptions(steps=steps, seed=seed)
         chunk = ChunkLatents(index, latents, 5)
         out = DecodeSession(model, height=32, width=32, options=options).feed(chunk)
@@ -373,7 +373,7 @@ def test_a_file_keeps_the_length_of_each_chunk_and_decodes_to_the_same(
     chunks = list(encode_frames(model, frames, lengths=lengths_for(model, frames, way)))
     expected = torch.stack(list(decode_chunks(model, chunks, height=30, width=45)))
     encoded = LatentVideo(
-        latents=batch_of([chunk.latents for chunk in chunks]),
+        latents=collate([chunk.latents for chunk in chunks]),
         times=torch.arange(count).double(),
         height=30, width=45, source_height=30, source_width=45, frame_rate=RATE, model="tiny", weights="0",
     )  # fmt: skip
@@ -399,7 +399,7 @@ def test_a_file_keeps_the_length_of_each_chunk_and_decodes_to_the_same(
 def test_lengths_that_do_not_fit_the_model_are_told(
     model: AutoencoderOneDVA, lengths: list[int], message: str
 ) -> None:
-    latents = HybridLatents(torch.randn(4, 2, 2, 3), torch.randn(4, sum(lengths)), torch.tensor(lengths))
+    latents = Latents(torch.randn(4, 2, 2, 3), torch.randn(4, sum(lengths)), torch.tensor(lengths))
     session = DecodeSession(model, height=SIZE[0], width=SIZE[1])
     with pytest.raises(ValueError, match=message):
         session.feed(ChunkLatents(0, latents, 5))

@@ -23,7 +23,7 @@ from regen.codec.sessions import (
     encode_frames,
 )
 from regen.embedders.linear import AutoencoderLinear
-from regen.latents import HybridLatents, Latents, batch_of
+from regen.latents import Latents, collate
 from regen.pretrained import Autoencoder
 from regen.runtime import generator_for
 from regen.tiling import Tile
@@ -174,7 +174,7 @@ def test_chunks_that_cannot_share_a_batch_do_not(model: Autoencoder, monkeypatch
     plain, (image,) = chunks_of(model, 7 * length), chunks_of(model, 1)
     session = session_of(model, DecodeOptions(batch=3))
 
-    def counted(self: Autoencoder, latents: Latents, times: Tensor, **options: object) -> object:
+    def counted(self: Autoencoder, latents: Tensor | Latents, times: Tensor, **options: object) -> object:
         sizes.append((len(latents), len(times)))
         return decode(self, latents, times, **options)
 
@@ -259,7 +259,7 @@ def test_frames_at_any_times_are_those_of_the_model(
     order = sorted({*map(float, range(last + 1)), *at})
     with torch.no_grad():
         clip = model.decode(
-            batch_of([chunk.latents]),
+            collate([chunk.latents]).for_decoder(),
             torch.tensor(order) / last,
             steps,
             generator_for(4, index),
@@ -341,9 +341,9 @@ def test_a_tile_reaches_encoder_and_decoder(model: Autoencoder) -> None:
     length = model.chunk_frames
     frames, tile = video(length, 16, 32), Tile(16, 16, 8)
     whole, tiled = (next(encode_frames(model, frames, each)).latents for each in (None, tile))
-    assert not torch.equal(whole, tiled)
+    assert not same_latents(whole, tiled)
     (chunk,) = EncodeSession(model, tile).feed(frames)
-    assert torch.equal(chunk.latents, tiled)
+    assert same_latents(chunk.latents, tiled)
     (chunk,) = chunks_of(model, length)
     whole, tiled = (decoded(model, [chunk], DecodeOptions(tile=each)) for each in (None, Tile(8, 8, 0)))
     assert not torch.equal(whole, tiled)
@@ -365,7 +365,7 @@ def test_a_tile_changes_how_many_regions_are_worked_on_at_once_and_no_value(
     whole, tiled = (next(encode_frames(model, frames, tile)) for tile in tiles)
     assert counts == [4, 1, 1, 1, 1]
     assert torch.equal(whole.latents.lengths, tiled.latents.lengths)
-    torch.testing.assert_close(whole.latents.structural, tiled.latents.structural)
+    torch.testing.assert_close(whole.latents.grid, tiled.latents.grid)
     torch.testing.assert_close(whole.latents.sequence, tiled.latents.sequence)
     counts.clear()
     options = [DecodeOptions(tile=tile) for tile in tiles]
@@ -422,7 +422,7 @@ def test_values_survive_eight_bits() -> None:
 def test_values_out_of_range_are_clamped() -> None:
     model = AutoencoderLinear(temporal_compression_ratio=1, latent_channels=192)
     for value, byte in ((-3.0, 0), (3.0, 255)):
-        chunk = ChunkLatents(0, torch.full((192, 1, 1, 1), value), 1)
+        chunk = ChunkLatents(0, Latents.of(torch.full((192, 1, 1, 1), value)), 1)
         (frame,) = decode_chunks(model, [chunk], height=8, width=8)
         assert frame.unique().tolist() == [byte]
 
@@ -431,9 +431,7 @@ def test_values_out_of_range_are_clamped() -> None:
 def test_latents_have_the_precision_of_the_model(build: Callable[[], Autoencoder]) -> None:
     model = build().bfloat16()
     (chunk,) = encode_frames(model, video(5, 8, 8))
-    latents = chunk.latents
-    parts = [latents.structural, latents.sequence] if isinstance(latents, HybridLatents) else [latents]
-    assert {part.dtype for part in parts} == {torch.bfloat16}
+    assert {part.dtype for part in chunk.latents.parts} == {torch.bfloat16}
     assert len(list(decode_chunks(model, [chunk], height=8, width=8))) == 5
 
 

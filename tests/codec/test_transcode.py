@@ -318,7 +318,7 @@ def test_the_tile_is_chosen_for_all_frames_that_are_decoded_together(
     def plan(model: Autoencoder, frames: int, *rest: object) -> None:
         planned.append(frames)
 
-    def recorded(latents: Latents, times: Tensor, **rest: object) -> object:
+    def recorded(latents: Tensor | Latents, times: Tensor, **rest: object) -> object:
         together.append((len(latents), len(times)))
         return decode(latents, times, **rest)
 

@@ -32,7 +32,7 @@ from regen.corpus.overview import overview
 from regen.corpus.plan import prepare
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
-from regen.latents import HybridLatents, is_finite
+from regen.latents import Latents, collate
 from regen.media.files import MissingFileError
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, resize_center_crop
@@ -85,10 +85,10 @@ def by_hand(path: Path, model: str, size: Size | None, frames: int | None = None
             images = [image[top : top + height, left : left + width] for image in images]
         images = [resize_center_crop(image, size) for image in images]
         chunks = encode_frames(load(model, CPU, torch.float32), images)
-        return torch.stack([chunk.latents for chunk in chunks])
+        return collate([chunk.latents for chunk in chunks]).grid
 
 
-def chunks_of(path: Path, model: str, length: str | None = None) -> list[HybridLatents]:
+def chunks_of(path: Path, model: str, length: str | None = None) -> list[Latents]:
     """What the codec gives for each chunk."""
     with one_thread(), VideoReader(path) as reader:
         kept = None if length is None else parse_length(length)
@@ -96,15 +96,13 @@ def chunks_of(path: Path, model: str, length: str | None = None) -> list[HybridL
         return [chunk.latents for chunk in session.feed(frame.image for frame in reader) + session.flush()]
 
 
-def assert_same(ours: HybridLatents, theirs: HybridLatents) -> None:
-    assert torch.equal(ours.structural, theirs.structural) and torch.equal(ours.lengths, theirs.lengths)
+def assert_same(ours: Latents, theirs: Latents) -> None:
+    assert torch.equal(ours.grid, theirs.grid) and torch.equal(ours.lengths, theirs.lengths)
     assert torch.equal(ours.sequence, theirs.sequence)
 
 
-def read(dataset: LatentDataset, number: int, chunks: slice = slice(None)) -> HybridLatents:
-    latents = dataset.latents(number, chunks)
-    assert isinstance(latents, HybridLatents)
-    return latents
+def read(dataset: LatentDataset, number: int, chunks: slice = slice(None)) -> Latents:
+    return dataset.latents(number, chunks)
 
 
 def files_of(corpus: Path) -> list[Path]:
@@ -115,7 +113,7 @@ def test_latents_are_those_of_the_codec(exported: Path, corpus: Path, model: str
     dataset = LatentDataset(exported)
     assert len(dataset) == 6
     for number, path in enumerate(files_of(corpus)):
-        assert torch.equal(dataset.latents(number), by_hand(path, model, None)), path
+        assert torch.equal(dataset.latents(number).grid, by_hand(path, model, None)), path
         facts = dataset.facts(number)
         assert facts.key.startswith(f"{NAMES[number]}-") and facts.frames == FRAMES[number]
         assert facts.last_frames == FRAMES[number] - (facts.chunks - 1) * 5
@@ -134,7 +132,7 @@ def test_one_size_and_the_first_frames(corpus: Path, model: str, tmp_path: Path)
     dataset = LatentDataset(export(model, corpus, tmp_path / "out", size=size, frames=7, batch=4))
     for number, path in enumerate(files_of(corpus)):
         expected = by_hand(path, model, size, 7)
-        torch.testing.assert_close(dataset.latents(number), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(dataset.latents(number).grid, expected, rtol=1e-4, atol=1e-4)
     assert dataset.column("frames").tolist() == [7, 6, 3, 1, 1, 1]
     assert {*dataset.column("height"), *dataset.column("width")} == {16, 24}
 
@@ -162,7 +160,7 @@ def test_precisions(corpus: Path, model: str, exported: Path, tmp_path: Path) ->
     whole = LatentDataset(exported)
     for store, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         other = LatentDataset(export(model, corpus, tmp_path / store, store=store, batch=1))
-        assert all(torch.equal(other.latents(i), whole.latents(i).to(dtype)) for i in range(6))
+        assert all(torch.equal(other.latents(i).grid, whole.latents(i).grid.to(dtype)) for i in range(6))
 
 
 def test_other_chunks(corpus: Path, tmp_path: Path) -> None:
@@ -181,7 +179,7 @@ def test_tiles(corpus: Path, model: str, tmp_path: Path) -> None:
     make_video(tmp_path / "wide.mp4", 5, 64, 128)
     out = export(model, tmp_path / "wide.mp4", tmp_path / "out", tile=Tile(64, 64, 32))
     whole = by_hand(tmp_path / "wide.mp4", model, None)
-    latents = LatentDataset(out).latents(0)
+    latents = LatentDataset(out).latents(0).grid
     assert latents.shape == whole.shape and not torch.equal(latents, whole)
     assert LatentDataset(out).manifest.settings["tile"] == "64x64"
 
@@ -305,7 +303,7 @@ def test_hybrid_latents_are_those_of_the_codec(exported_hybrid: Path, lively: Pa
             assert_same(read(dataset, number, slice(chunk, chunk + 1))[0], theirs)
             assert_same(read(dataset, number, slice(chunk, None))[0], theirs)
         assert dataset.facts(number).tokens == whole.length
-        tokens, most = tokens + whole.length, most + whole.structural[:, 0].numel()
+        tokens, most = tokens + whole.length, most + whole.grid[:, 0].numel()
     first = read(dataset, 0)
     assert first.lengths[0].sum() > first.lengths[2].sum() > 0, (
         "they differ, so that there is something to test"
@@ -322,7 +320,7 @@ def test_a_batch_moves_the_last_bits_of_hybrid_latents_alone(
     for number in range(3):
         ours, theirs = read(together, number), read(alone, number)
         assert torch.equal(ours.lengths, theirs.lengths)
-        torch.testing.assert_close(ours.structural, theirs.structural, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.grid, theirs.grid, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ours.sequence, theirs.sequence, rtol=1e-4, atol=1e-4)
 
 
@@ -333,12 +331,12 @@ def test_a_shorter_length_is_the_beginning_of_a_longer_one(lively: Path, hybrid:
     }
     for number, path in enumerate(files_of(lively)):
         full, none = read(parts["100%"], number), read(parts["0%"], number)
-        most = full.structural[0, 0].numel()
+        most = full.grid[0, 0].numel()
         assert none.sequence.shape == (len(full), 4, 0) and full.lengths.sum(1).tolist() == [most] * len(full)
         for length, count in (("0%", 0), ("12", min(most, 12)), ("50%", most // 2), ("100%", most)):
             latents = read(parts[length], number)
             assert latents.lengths.sum(1).tolist() == [count] * len(full)
-            assert_same(latents, full.shortened(latents.lengths))
+            assert_same(latents, full.truncate(latents.lengths))
             for chunk, theirs in enumerate(chunks_of(path, hybrid, length)):
                 assert_same(latents[chunk], theirs)
     assert parts["12"].manifest.settings["length"] == "12"
@@ -384,7 +382,7 @@ def test_hybrid_precisions_and_sizes(
     for number in range(3):
         expected = read(whole, number)
         assert_same(read(other, number), expected.to(dtype=torch.bfloat16))
-        assert expected.shape[-2:] == (2, 3) and is_finite(expected)
+        assert expected.shape[-2:] == (2, 3) and expected.is_finite()
     assert "3x4x5x2x3" in overview(tmp_path / "fp32").shapes
 
 

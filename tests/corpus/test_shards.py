@@ -22,7 +22,7 @@ from regen.corpus.shards import (
     LatentShardWriter,
     ShardRows,
 )
-from regen.latents import HybridLatents
+from regen.latents import Latents
 
 KEYS = ("a", "größer/b", 'with "quotes"', "d", "e")
 CHUNKS = (3, 1, 7, 2, 4)
@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
             for number in numbers:
                 latents = latents_of(number)
                 caption = f"ein schöner Text {number}" if number % 2 else ""
-                writer.add(facts_of(KEYS[number], latents, caption, number - 1), latents)
+                writer.add(facts_of(KEYS[number], latents, caption, number - 1), Latents.of(latents))
             writer.leave_out("bad", "It is damaged.")
         writer.publish(out)
     shards = [InputShard(f"0000{number}", "clips", 3, "00") for number in range(3)]
@@ -121,12 +121,12 @@ def test_chunks_are_those_of_the_whole(
         folder.mkdir()
         with LatentShardWriter(folder, "0", KEYS) as writer:
             for each in range(5):
-                writer.add(facts_of(KEYS[each], latents_of(each)), latents_of(each))
+                writer.add(facts_of(KEYS[each], latents_of(each)), Latents.of(latents_of(each)))
         (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 5, "00")]).text())
     first = max(-CHUNKS[number], min(first, CHUNKS[number]))
     chunks = slice(first, min(first + count, CHUNKS[number]) if first >= 0 else first + count or None)
     expected = latents_of(number)[chunks]
-    assert torch.equal(LatentDataset(folder).latents(number, chunks), expected)
+    assert torch.equal(LatentDataset(folder).latents(number, chunks).grid, expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -141,10 +141,10 @@ def test_it_can_be_sent_after_it_was_read(folder: Path) -> None:
     dataset = LatentDataset(folder)
     dataset.latents(0)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(copy.latents(2), latents_of(2)) and copy.facts(3) == dataset.facts(3)
+    assert torch.equal(copy.latents(2).grid, latents_of(2)) and copy.facts(3) == dataset.facts(3)
 
 
-def hybrid_of(number: int, regions: int = 2) -> HybridLatents:
+def hybrid_of(number: int, regions: int = 2) -> Latents:
     """As many chunks as `latents_of`, with 0 to 4 1D latents in each region; the last sample has none."""
     structural, generator = latents_of(number), torch.Generator().manual_seed(number)
     shape = len(structural), regions
@@ -152,7 +152,7 @@ def hybrid_of(number: int, regions: int = 2) -> HybridLatents:
     longest = int(lengths.sum(1).max())
     sequence = torch.randn(len(structural), 3, longest, generator=generator).bfloat16()
     there = torch.arange(longest) < lengths.sum(1)[:, None]
-    return HybridLatents(structural, sequence * there[:, None], lengths)
+    return Latents(structural, sequence * there[:, None], lengths)
 
 
 def hybrid_folder(folder: Path) -> Path:
@@ -163,7 +163,7 @@ def hybrid_folder(folder: Path) -> Path:
             writer.leave_out("bad", "It is damaged.")
             for number, key in enumerate(KEYS):
                 latents = hybrid_of(number)
-                facts = replace(facts_of(key, latents.structural), tokens=latents.length)
+                facts = replace(facts_of(key, latents.grid), tokens=latents.length)
                 writer.add(facts, latents)
         (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 6, "00")]).text())
     return folder
@@ -174,13 +174,13 @@ def test_hybrid_latents_are_three_tensors_without_padding(tmp_path: Path) -> Non
     assert {*tensors} == {key + part for key in KEYS for part in ("", "#sequence", "#lengths")}
     for number, key in enumerate(KEYS):
         latents = hybrid_of(number)
-        assert torch.equal(tensors[key], latents.structural)
+        assert torch.equal(tensors[key], latents.grid)
         assert torch.equal(tensors[key + "#lengths"], latents.lengths)
         kept = [latents[chunk].sequence.T for chunk in range(len(latents))]
         assert torch.equal(tensors[key + "#sequence"], torch.cat(kept))
     dataset = LatentDataset(tmp_path / "out")
     assert dataset.column("tokens").tolist() == [hybrid_of(number).length for number in range(5)]
-    assert isinstance(dataset[3]["latents"], HybridLatents) and dataset[4]["tokens"] == 0
+    assert isinstance(dataset[3]["latents"], Latents) and dataset[4]["tokens"] == 0
 
 
 @given(number=st.integers(0, 4), first=st.integers(-8, 8), count=st.integers(0, 8))
@@ -191,8 +191,7 @@ def test_hybrid_chunks_are_those_of_the_whole(
     first = max(-CHUNKS[number], min(first, CHUNKS[number]))
     chunks = slice(first, min(first + count, CHUNKS[number]) if first >= 0 else first + count or None)
     whole, found = hybrid_of(number), LatentDataset(folder).latents(number, chunks)
-    assert isinstance(found, HybridLatents)
-    assert torch.equal(found.structural, whole.structural[chunks])
+    assert torch.equal(found.grid, whole.grid[chunks])
     assert torch.equal(found.lengths, whole.lengths[chunks])
     longest = max(found.lengths.sum(1).tolist(), default=0)
     assert torch.equal(found.sequence, whole.sequence[chunks, :, :longest])
@@ -209,7 +208,6 @@ def test_only_the_1d_latents_that_are_needed_are_read(tmp_path: Path) -> None:
         content[8 + size + place] = 255
     path.write_bytes(content)
     found = LatentDataset(tmp_path / "out").latents(2, slice(2, 4))
-    assert isinstance(found, HybridLatents)
     assert all(torch.equal(found[i].sequence, whole[2 + i].sequence) for i in (0, 1))
 
 
@@ -273,7 +271,7 @@ def test_a_shard_that_was_not_finished_has_no_list(tmp_path: Path) -> None:
 
     def write() -> None:
         with LatentShardWriter(tmp_path, "0", ["a"]) as writer:
-            writer.add(facts_of("a", latents), latents)
+            writer.add(facts_of("a", latents), Latents.of(latents))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

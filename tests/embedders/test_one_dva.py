@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.losses.one_dva import OneDVAObjective
 from regen.losses.post_training import PredictionConfig, denoised, unit_gaussian_velocity
 from regen.runtime import generator_for
@@ -88,8 +88,8 @@ def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
     for length in (0, 1, most // 3, most):
         short = model.encode(video, length=length).latent_dist.mode()
         assert short.lengths.sum(1).tolist() == [length, length]
-        assert torch.equal(short.structural, full.structural)
-        assert torch.equal(short.sequence, full.shortened(short.lengths).sequence)
+        assert torch.equal(short.grid, full.grid)
+        assert torch.equal(short.sequence, full.truncate(short.lengths).sequence)
         starts = torch.tensor(model.budgets(*video.shape[2:])).cumsum(0).roll(1)
         starts[0] = 0
         spans = zip(starts.tolist(), short.lengths[0].tolist(), strict=True)
@@ -105,10 +105,10 @@ def test_what_is_masked_does_not_act(variant):
     full = model.encode(video, length=budget(model, video)).latent_dist.mode()
     lengths = full.lengths.clone()
     lengths[0] = lengths[0] // 3
-    both = full.shortened(lengths)
-    spoiled = HybridLatents(both.structural, both.sequence.clone(), both.lengths)
+    both = full.truncate(lengths)
+    spoiled = Latents(both.grid, both.sequence.clone(), both.lengths)
     spoiled.sequence[0, :, int(lengths[0].sum()) :] = 100.0
-    alone = HybridLatents(*(part[None] for part in (both[0].structural, both[0].sequence, both[0].lengths)))
+    alone = Latents(*(part[None] for part in (both[0].grid, both[0].sequence, both[0].lengths)))
     expected = model.decode(alone, generator=each(1)).sample
     for latents in (both, spoiled):
         found = model.decode(latents, generator=each(2)).sample[:1]
@@ -166,9 +166,7 @@ def test_latents_come_normalised_and_decode_alike():
         scaled.latents_mean,
         scaled.latents_std,
     )
-    for kind, (raw, normal) in enumerate(
-        zip((a.structural, *a.parts), (b.structural, *b.parts), strict=True)
-    ):
+    for kind, (raw, normal) in enumerate(zip((a.grid, *a.parts), (b.grid, *b.parts), strict=True)):
         kind, axes = min(kind, 1), [1] * (raw.ndim - 2)
         centre = (raw[:, :4] - mean[kind].reshape(-1, *axes)) / std[kind].reshape(-1, *axes)
         torch.testing.assert_close(normal[:, :4], centre, atol=1e-5, rtol=1e-4)
@@ -181,7 +179,7 @@ def test_latents_come_normalised_and_decode_alike():
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in ("mask token", "shortcut")])
 def test_the_answer_is_zero_at_initialisation(variant):
     model = tiny(awake=False, **VARIANTS[variant])
-    assert not model._answer(*_noisy(model))[0].any()
+    assert not model._decode_regions(*_noisy(model))[0].any()
 
 
 def _noisy(model: AutoencoderOneDVA) -> tuple:
@@ -227,7 +225,10 @@ def test_the_loss_is_the_mean_of_its_samples(variant, lengths):
 def test_the_loss_does_not_see_padding():
     video = clip(17, 40, 20, count=3)
     perfect = tiny(objective=OneDVAObjective(alignment_weight=0.0, pure_noise_prob=1.0), kl_weight=0.0)
-    perfect._answer = lambda noisy, *_: (perfect.patches.pad(video) + 7 * _padding(perfect, video), noisy)
+    perfect._decode_regions = lambda noisy, *_: (
+        perfect.patches.pad(video) + 7 * _padding(perfect, video),
+        noisy,
+    )
     assert float(perfect.loss({"clip": video, "target": video}, each(3))[0]) == 0.0
 
 
@@ -272,7 +273,7 @@ def test_post_training_changes_the_decoder_alone():
     model = tiny().train()
     model.encoder.requires_grad_(False)
     config = LossConfig(prediction=PredictionConfig(share=0.5))
-    seen: list[HybridLatents] = []
+    seen: list[Latents] = []
 
     def predict(clean, t, generators):
         assert bool((t >= 0.05).all() & (t <= 0.6).all())
@@ -291,7 +292,7 @@ def test_post_training_changes_the_decoder_alone():
     assert all(name.startswith("decoder.") for name in changed)
     assert len(seen) == 1
     told = further.prediction(seen[0], each(8))
-    own = [bool(torch.equal(told.structural[i], seen[0].structural[i])) for i in range(8)]
+    own = [bool(torch.equal(told.grid[i], seen[0].grid[i])) for i in range(8)]
     assert 0 < sum(own) < 8
 
 

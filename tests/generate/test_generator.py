@@ -24,14 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regen.generate.conditions import Condition
 from regen.generate.generator import GeneratorConfig, LatentGenerator, LatentSpec, shift_noise_levels
-from regen.latents import HybridLatents, Latents, noise_like, of_parts, parts_of
+from regen.latents import Latents, collate
 from regen.pretrained import load_as
 
 Changes = dict[str, Any]
 
 
 def close(one: Latents, other: Latents, atol: float = 1e-5) -> None:
-    for a, b in zip(parts_of(one), parts_of(other), strict=True):
+    for a, b in zip(one.parts, other.parts, strict=True):
         torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
 
 
@@ -41,11 +41,10 @@ def test_the_answer_has_the_form_of_the_question_and_is_zero_at_first(kind, chun
     """Chunks in a row, or an image; no size is square."""
     noisy = latents_of(kind, 2, chunks, *size, frames)
     answer = fresh(kind).velocity(noisy, torch.rand(2), condition_of(kind))
-    assert type(answer) is type(noisy)
-    assert [part.shape for part in parts_of(answer)] == [part.shape for part in parts_of(noisy)]
-    assert not any(part.any() for part in parts_of(answer))
+    assert [part.shape for part in answer.parts] == [part.shape for part in noisy.parts]
+    assert not any(part.any() for part in answer.parts)
     answer = awake(kind)(noisy, torch.rand(1), condition_of(kind))
-    assert all(part.isfinite().all() and part.any() for part in parts_of(answer))
+    assert all(part.isfinite().all() and part.any() for part in answer.parts)
 
 
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
@@ -61,8 +60,8 @@ def test_a_class_is_learnt_as_soon_as_the_noise_level(timestep):
         model.loss({"latents": clean, "label": label}, generators(16))[0].backward()
         optimizer.step()
         optimizer.zero_grad()
-    noise = torch.randn(1, CHANNELS, 1, 4, 4).expand(2, -1, -1, -1, -1)
-    first, second = model.velocity(noise, torch.ones(1), Condition(label=torch.arange(2))).detach()
+    noise = Latents.of(torch.randn(1, CHANNELS, 1, 4, 4).expand(2, -1, -1, -1, -1))
+    first, second = model.velocity(noise, torch.ones(1), Condition(label=torch.arange(2))).grid.detach()
     assert (first - second).mean() > 1
 
 
@@ -83,14 +82,8 @@ def test_a_sample_is_answered_as_if_it_were_alone(kind):
     together = model.velocity(noisy, t, condition, given)
     for i in range(3):
         part = slice(i, i + 1)
-        alone = noisy[part] if isinstance(noisy, Tensor) else batch_of_one(noisy[i])
-        answer = model.velocity(alone, t[part], rows(condition, part), given[part])
-        ours = together[part] if isinstance(together, Tensor) else batch_of_one(together[i])
-        close(ours, answer)
-
-
-def batch_of_one(latents: HybridLatents) -> HybridLatents:
-    return HybridLatents(latents.structural[None], latents.sequence[None], latents.lengths[None])
+        answer = model.velocity(collate([noisy[i]]), t[part], rows(condition, part), given[part])
+        close(collate([together[i]]), answer)
 
 
 @pytest.mark.parametrize("kind", ["hybrid text", "hybrid class"])
@@ -101,7 +94,7 @@ def test_what_fills_up_a_sequence_changes_nothing(kind):
     t = torch.rand(3)
     answer, wanted = (model.velocity(one, t, condition) for one in (longer, latents))
     assert answer.sequence.shape == longer.sequence.shape
-    cut = HybridLatents(answer.structural, answer.sequence[..., : latents.sequence.shape[2]], answer.lengths)
+    cut = Latents(answer.grid, answer.sequence[..., : latents.sequence.shape[2]], answer.lengths)
     for i in range(3):
         close(cut[i], wanted[i])
     losses = [model.loss(batch_of(one, condition), generators(3))[0] for one in (longer, latents)]
@@ -112,14 +105,14 @@ def test_what_fills_up_a_sequence_changes_nothing(kind):
 def test_what_a_generator_is_told_acts(kind):
     model, noisy, t = awake(kind), latents_of(kind), torch.tensor([0.3, 0.6])
     condition, given = condition_of(kind), torch.zeros(2, 4, dtype=torch.bool)
-    out = parts_of(model.velocity(noisy, t, condition, given))
+    out = model.velocity(noisy, t, condition, given).parts
     others = (
         model.velocity(noisy, t, condition.unconditional(), given),
         model.velocity(noisy, 1 - t, condition, given),
         model.velocity(noisy, t, condition, given | (torch.arange(4) < 2)),
     )
     for other in others:
-        assert all(not torch.allclose(a, b, atol=1e-4) for a, b in zip(out, parts_of(other), strict=True))
+        assert all(not torch.allclose(a, b, atol=1e-4) for a, b in zip(out, other.parts, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,7 +149,7 @@ class Recorder(LatentGenerator):
         self, noisy: Latents, t: Tensor, condition: Condition, given: Tensor | None = None
     ) -> Latents:
         self.asked = noisy, t, condition, given
-        return of_parts([torch.zeros_like(part) for part in parts_of(noisy)], noisy)
+        return noisy.map(torch.zeros_like)
 
 
 def asked(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[str, Tensor]]:
@@ -180,8 +173,8 @@ def test_given_frames_carry_no_noise_and_are_not_counted(kind):
     for each in own:  # the draws before the noise: its level, the condition, what is given
         torch.rand(2, generator=each), torch.randn((), generator=each)
         torch.rand((), generator=each), torch.rand(3, generator=each)
-    noise = noise_like(latents, own)
-    for part, seen, mask, e in zip(parts_of(latents), parts_of(noisy), unknown, noise, strict=True):
+    noise = latents.noise(own)
+    for part, seen, mask, e in zip(latents.parts, noisy.parts, unknown.parts, noise.parts, strict=True):
         mask = mask.expand_as(part)
         assert torch.equal(seen[~mask], part[~mask])
         assert not torch.isclose(seen[mask], part[mask]).all()
@@ -226,9 +219,7 @@ def test_conditions_beside_each_other():
     assert both.text.shape == (3, 5, 10)
     model, noisy = awake("text"), latents_of("text", 3)
     together = model.velocity(noisy, torch.full((1,), 0.4), both)
-    torch.testing.assert_close(
-        together[2:], model.velocity(noisy[2:], torch.full((1,), 0.4), two), atol=1e-5, rtol=1e-4
-    )
+    close(collate([together[2]]), model.velocity(collate([noisy[2]]), torch.full((1,), 0.4), two))
     labels = Condition(torch.tensor([1, 2])).concat(Condition(torch.tensor([-1])))
     assert labels.label.tolist() == [1, 2, -1]
 
@@ -276,7 +267,7 @@ def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path: Path):
     assert again.latent_spec.sizes == ((32, 48),) and again.config.timestep_shift == 2.0
     noisy, condition, t = latents_of(kind), condition_of(kind), torch.rand(2)
     answer, wanted = (one.velocity(noisy, t, condition) for one in (again, model))
-    for a, b in zip(parts_of(answer), parts_of(wanted), strict=True):
+    for a, b in zip(answer.parts, wanted.parts, strict=True):
         assert a.dtype == dtype and torch.equal(a, b)
     if kind == "class":
         assert again.labels(["dog"]).tolist() == [1]
@@ -320,7 +311,7 @@ def test_the_papers_sizes(name):
     if model.config.text_width:
         keep = torch.ones(1, 256, dtype=torch.bool, device="meta")
         condition = Condition(text=torch.empty(1, 256, 4096, device="meta"), text_mask=keep)
-    noisy, t = torch.empty(1, 8, 8, 24, 40, device="meta"), torch.empty(1, device="meta")
+    noisy, t = Latents.of(torch.empty(1, 8, 8, 24, 40, device="meta")), torch.empty(1, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.velocity(noisy, t, condition)
     assert (sum(p.numel() for p in model.parameters()), counter.get_total_flops()) == SIZES[name]

@@ -125,7 +125,7 @@ def test_batches_have_about_as_many_tokens_as_asked_for(dataset):
 
 def test_videos_are_whole_chunks_and_images_first_latent_frames(dataset):
     """The embedder is causal: the first latent frame of any chunk is that of an image."""
-    everything = [concat_chunks(dataset.latents(number)) for number in range(len(dataset))]
+    everything = [concat_chunks(dataset.latents(number)).grid for number in range(len(dataset))]
     made = batches(dataset, replace(VIDEOS, image_share=0.5, chunks=(1, 2)), steps=60)
     starts = {1: set(), 2: set(), 4: set()}
     for step in range(60):
@@ -151,7 +151,7 @@ def test_a_last_chunk_that_stands_still_is_no_video(tmp_path):
     make_video(corpus / "b.mp4", 4, 32, 48)
     data = LatentDataset(export(make_model(tmp_path / "model"), corpus, tmp_path / "latents"))
     videos = batches(data, replace(VIDEOS, image_share=0.0))
-    first = data.latents(0)[0].float()
+    first = data.latents(0).grid[0].float()
     for step in range(20):
         assert all(torch.equal(row, first) for row in videos[step, 0, 1]["latents"])
     images = batches(data, replace(VIDEOS, image_share=1.0))
@@ -167,7 +167,7 @@ def test_images_of_other_embedders_are_images(hybrid):
     for step in range(5):
         batch = made[step, 0, 1]
         assert batch["latents"].shape[2] == 1
-        assert all(torch.equal(row, images.structural[0].float()) for row in batch["latents"])
+        assert all(torch.equal(row, images.grid[0].float()) for row in batch["latents"])
 
 
 def test_only_the_numbers_that_are_given_are_taken(dataset):

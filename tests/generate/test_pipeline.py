@@ -11,7 +11,7 @@ from tiny_evaluation import HEIGHT, WIDTH, make_generator
 from tiny_media import make_image
 
 from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput, load_pipeline
-from regen.latents import HybridLatents
+from regen.latents import Latents
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 KINDS = ("text", "class", "nothing", "hybrid class")
@@ -78,7 +78,7 @@ def test_the_forms_of_the_output(pipelines: dict[str, RegenTextToVideoPipeline])
 def test_long_videos_as_latents_and_frames(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
     assert make(pipelines["class"], "class", num_frames=18, output_type="latent").shape == (1, 4, 8, 6, 8)
     hybrid = make(pipelines["hybrid class"], "hybrid class", num_frames=18, output_type="latent")
-    assert isinstance(hybrid, HybridLatents) and hybrid.shape == (1, 4, 8, 3, 4)
+    assert isinstance(hybrid, Latents) and hybrid.shape == (1, 4, 8, 3, 4)
     assert make(pipelines["hybrid class"], "hybrid class", num_frames=18).shape == (1, 18, 3, HEIGHT, WIDTH)
 
 

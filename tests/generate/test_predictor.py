@@ -11,7 +11,7 @@ from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.conditions import Condition
 from regen.generate.load import load_embedder
 from regen.generate.predictor import load_predictor, predictor, unconditional
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.pretrained import encoder_hash, weights_hash
 from regen.runtime import generator_for
 
@@ -37,11 +37,10 @@ def post_trained(embedder: str, folder: Path, part: str) -> str:
 def test_it_answers_with_the_clean_latents_that_its_velocity_points_at() -> None:
     model = awake("hybrid class")
     clean = latents_of("hybrid class")
-    assert isinstance(clean, HybridLatents)
-    seen: list[tuple[HybridLatents, torch.Tensor, Condition]] = []
+    seen: list[tuple[Latents, torch.Tensor, Condition]] = []
     velocity = model.velocity
 
-    def watched(noisy: HybridLatents, t: torch.Tensor, condition: Condition) -> HybridLatents:
+    def watched(noisy: Latents, t: torch.Tensor, condition: Condition) -> Latents:
         seen.append((noisy, t, condition))
         return velocity(noisy, t, condition)
 
@@ -52,15 +51,10 @@ def test_it_answers_with_the_clean_latents_that_its_velocity_points_at() -> None
         noisy, _, condition = seen[0]
         expected = velocity(noisy, t, condition)
     assert condition.label is not None and condition.label.tolist() == [-1, -1], "told no class"
-    for x, v, z in zip(
-        (noisy.structural, noisy.sequence),
-        (expected.structural, expected.sequence),
-        (answer.structural, answer.sequence),
-        strict=True,
-    ):
+    for x, v, z in zip(noisy.parts, expected.parts, answer.parts, strict=True):
         level = t.reshape(-1, *[1] * (x.ndim - 1))
         torch.testing.assert_close(z, x - level * v)
-    assert not torch.equal(answer.structural, clean.structural)
+    assert not torch.equal(answer.grid, clean.grid)
 
 
 @pytest.mark.parametrize("kind", ["hybrid text", "hybrid class", "none"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_generator import CHANNELS, HYBRID, KINDS, awake, condition_of, generators, latents_of, rows
+from tiny_media import same_latents
 from torch import Tensor
 
 from regen.generate.conditions import Condition
@@ -19,7 +20,7 @@ from regen.generate.sampling import (
     sample_video,
     sampling_schedule,
 )
-from regen.latents import HybridLatents, Latents, of_parts, parts_of
+from regen.latents import Latents, collate
 
 MEAN, DEVIATION = 1.5, 0.5
 
@@ -41,12 +42,13 @@ class Gaussian(LatentGenerator):
         label = torch.zeros(len(x)) if condition.label is None else condition.label
         self.asked.append((float(t), len(x), given))
         self.seen.append(x)
-        answers = []
-        for part in parts_of(x):
+
+        def velocity(part: Tensor) -> Tensor:
             m = (MEAN + label + 1).reshape(-1, *[1] * (part.ndim - 1)) - 1
             variance = (1 - t) ** 2 * DEVIATION**2 + t**2
-            answers.append((t - (1 - t) * DEVIATION**2) / variance * (part - (1 - t) * m) - m)
-        return of_parts(answers, x)
+            return (t - (1 - t) * DEVIATION**2) / variance * (part - (1 - t) * m) - m
+
+        return x.map(velocity)
 
 
 def draw(model: LatentGenerator, blank: Latents, condition: Condition, **options: Any) -> Latents:
@@ -63,7 +65,7 @@ NOBODY = Condition()
 def test_samples_are_those_of_the_data(kind, solver, steps, shift):
     blank = latents_of(kind, 64)
     out = draw(Gaussian(shift), blank, NOBODY, steps=steps, solver=solver, guidance_scale=1.0)
-    found = [out] if isinstance(out, Tensor) else [out.structural, out.sequence[:, :, :4]]
+    found = [out.grid, out.sequence[:, :, :4]][: len(out.parts)]
     for part in found:
         assert part.mean() == pytest.approx(MEAN, abs=0.03)
         assert part.std() == pytest.approx(DEVIATION, abs=0.02)
@@ -73,7 +75,7 @@ def test_without_classes_and_texts_nothing_is_made_twice_for_guidance():
     model = Gaussian(classes=())
     blank = latents_of("plain", 2)
     guided, plain = (draw(model, blank, NOBODY, steps=3, guidance_scale=g) for g in (4.0, 1.0))
-    assert torch.equal(guided, plain) and {count for _, count, _ in model.asked} == {2}
+    assert same_latents(guided, plain) and {count for _, count, _ in model.asked} == {2}
 
 
 def test_guidance_is_not_negative():
@@ -84,12 +86,12 @@ def test_guidance_is_not_negative():
 def test_heun_is_of_second_order():
     """Against the exact answer: x = m + s ε for the noise ε."""
     blank = latents_of("plain", 4)
-    noise = (draw(Gaussian(), blank, NOBODY, steps=2000, guidance_scale=1.0) - MEAN) / DEVIATION
+    noise = (draw(Gaussian(), blank, NOBODY, steps=2000, guidance_scale=1.0).grid - MEAN) / DEVIATION
     errors = {}
     for solver in ("euler", "heun"):
         for steps in (10, 40):
             out = draw(Gaussian(), blank, NOBODY, steps=steps, solver=solver, guidance_scale=1.0)
-            errors[solver, steps] = (out - MEAN - DEVIATION * noise).abs().max()
+            errors[solver, steps] = (out.grid - MEAN - DEVIATION * noise).abs().max()
     assert errors["heun", 10] < errors["euler", 40] < errors["euler", 10]
     assert errors["heun", 40] < errors["heun", 10] / 4
 
@@ -116,22 +118,22 @@ def test_evaluations_are_counted(interval, solver, guidance, shift):
 def test_guidance_goes_beyond_the_condition():
     """One step from 1: x - (v₀ + g (v₁ - v₀)); the velocities of two Gaussians differ by their means."""
     blank, told = latents_of("plain"), Condition(torch.tensor([0, 0]))
-    free = draw(Gaussian(), blank, told.unconditional(), steps=1, guidance_scale=1.0)
+    free = draw(Gaussian(), blank, told.unconditional(), steps=1, guidance_scale=1.0).grid
     for guidance in (0.0, 1.0, 2.5, 4.0):
         out = draw(Gaussian(), blank, told, steps=1, guidance_scale=guidance)
-        torch.testing.assert_close(out, free + guidance)  # the mean without is lower by 1
+        torch.testing.assert_close(out.grid, free + guidance)  # the mean without is lower by 1
     other = Condition(torch.tensor([3, 3]))
     negative = sample(Gaussian(), told, blank, generators(2), SampleOptions(1, 2.0), without=other)
-    torch.testing.assert_close(negative, free + 1 + 3 - 6.0)
+    torch.testing.assert_close(negative.grid, free + 1 + 3 - 6.0)
 
 
 def test_outside_of_its_interval_there_is_no_guidance():
     blank, told = latents_of("plain"), Condition(torch.tensor([0, 2]))
     plain = draw(Gaussian(), blank, told, steps=10, guidance_scale=1.0)
     outside = draw(Gaussian(), blank, told, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.49))
-    assert torch.equal(outside, plain)
+    assert same_latents(outside, plain)
     inside = draw(Gaussian(), blank, told, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.51))
-    assert not torch.allclose(inside, plain)
+    assert not torch.allclose(inside.grid, plain.grid)
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
@@ -140,9 +142,9 @@ def test_outside_of_its_interval_there_is_no_guidance():
 def test_known_frames_come_out_as_they_are_given_at_every_step(kind, frames, solver):
     model, blank, condition = awake(kind), latents_of(kind, chunks=3), condition_of(kind)
     clean = latents_of(kind, chunks=1)
-    if isinstance(blank, HybridLatents):
+    if blank.has_sequence:
         lengths = torch.cat([clean.lengths, blank.lengths[:, clean.lengths.shape[1] :]], dim=1)
-        blank = HybridLatents(blank.structural, torch.zeros(2, CHANNELS, int(lengths.sum(1).max())), lengths)
+        blank = Latents(blank.grid, torch.zeros(2, CHANNELS, int(lengths.sum(1).max())), lengths)
     known, seen = GivenFrames(clean, frames), []
 
     def look(step: int, latents: Latents) -> Latents:
@@ -152,16 +154,16 @@ def test_known_frames_come_out_as_they_are_given_at_every_step(kind, frames, sol
     options = SampleOptions(4, 2.0, solver=solver)
     out = sample(model, condition, blank, generators(2), options, known, on_step=look)
     assert [step for step, _ in seen] == [0, 1, 2, 3]
-    assert all(torch.equal(a, b) for a, b in zip(parts_of(seen[-1][1]), parts_of(out), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(seen[-1][1].parts, out.parts, strict=True))
     for _, latents in seen:
-        structural, *sequence = parts_of(latents)
-        assert torch.equal(structural[:, :, :frames], parts_of(clean)[0][:, :, :frames])
+        structural, *sequence = latents.parts
+        assert torch.equal(structural[:, :, :frames], clean.grid[:, :, :frames])
         for part in sequence:
             for i, count in enumerate(clean.lengths.sum(1).tolist()):
                 same = torch.equal(part[i, :, :count], clean.sequence[i, :, :count])
                 assert same == (frames == 2), "1D latents are given with the whole chunk"
     free = sample(model, condition, blank, generators(2), options)
-    behind = [parts_of(one)[0][:, :, frames:] for one in (free, out)]
+    behind = [one.grid[:, :, frames:] for one in (free, out)]
     assert not torch.allclose(*behind, atol=1e-4), "what is given acts on what follows"
 
 
@@ -172,14 +174,8 @@ def test_a_sample_of_a_batch_is_as_alone(kind):
     together = sample(model, condition, blank, generators(3), options)
     for i in range(3):
         part = slice(i, i + 1)
-        one = blank
-        if isinstance(blank, Tensor):
-            one = blank[part]
-        else:
-            own = blank[i]
-            one = HybridLatents(own.structural[None], own.sequence[None], own.lengths[None])
-        alone = sample(model, rows(condition, part), one, generators(1, i), options)
-        for a, b in zip(parts_of(together[i]), parts_of(alone[0]), strict=True):
+        alone = sample(model, rows(condition, part), collate([blank[i]]), generators(1, i), options)
+        for a, b in zip(together[i].parts, alone[0].parts, strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
@@ -188,13 +184,13 @@ def test_steps_may_be_changed_on_the_way():
 
     def to_zero(step: int, latents: Latents) -> Latents:
         where.append(step)
-        return torch.zeros_like(parts_of(latents)[0]) if step == 2 else latents
+        return latents.map(torch.zeros_like) if step == 2 else latents
 
     model = Gaussian()
     options = SampleOptions(4, 1.0)
     sample(model, NOBODY, blank, generators(2), options, on_step=to_zero)
     assert where == [0, 1, 2, 3]
-    assert not parts_of(model.seen[3])[0].any()
+    assert not model.seen[3].grid.any()
 
 
 def blanks(kind: str) -> Callable[[int], Latents]:
@@ -207,25 +203,25 @@ def test_long_videos_go_on_from_the_chunk_before(kind, most, chunks):
     """Every window after the first is given the last chunk of the one before, and no chunk is lost."""
     model = Gaussian(chunks=most)
     parts = sample_video(model, NOBODY, blanks(kind), chunks, generators(2), SampleOptions(2, 1.0))
-    assert sum(parts_of(part)[0].shape[2] for part in parts) == 2 * chunks
+    assert sum(part.grid.shape[2] for part in parts) == 2 * chunks
     windows = [
         (latents, given) for latents, (t, _, given) in zip(model.seen, model.asked, strict=True) if t == 1
     ]
     assert len(windows) == len(parts) and windows[0][1] is None
     for (window, given), before in zip(windows[1:], parts, strict=False):
-        count = parts_of(window)[0].shape[2]
+        count = window.grid.shape[2]
         assert count <= 2 * most
         assert given.tolist() == [[True] * 2 + [False] * (count - 2)] * 2
-        first, last = parts_of(window)[0][:, :, :2], parts_of(before)[0][:, :, -2:]
+        first, last = window.grid[:, :, :2], before.grid[:, :, -2:]
         assert torch.equal(first, last)
-        if isinstance(window, HybridLatents):
+        if window.has_sequence:
             for i in range(2):
                 own, length = before[i], int(window.lengths[i, :6].sum())
                 assert torch.equal(window.lengths[i, :6], own.lengths[-6:])
                 kept = own.sequence[:, own.sequence.shape[1] - length :]
                 assert torch.equal(window[i].sequence[:, :length], kept)
     for part in parts:
-        if isinstance(part, HybridLatents):
+        if part.has_sequence:
             assert part.lengths.shape[1] == 6 * part.shape[2] // 2
 
 
@@ -233,7 +229,7 @@ def test_without_its_first_chunk_a_row_has_the_others():
     row = latents_of("hybrid", 2, 3)
     rest = drop_first_chunk(row, 2)
     for i in range(2):
-        assert torch.equal(rest[i].structural, row[i].structural[:, 2:])
+        assert torch.equal(rest[i].grid, row[i].grid[:, 2:])
         assert torch.equal(rest[i].sequence, row[i].sequence[:, int(row.lengths[i, :6].sum()) :])
 
 

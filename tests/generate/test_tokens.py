@@ -8,16 +8,16 @@ from tiny_media import same_latents
 
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.tokens import FIRST_FRAME, OTHER_FRAMES, TokenLayout, concat_chunks, split_chunks
-from regen.latents import HybridLatents, batch_of
+from regen.latents import Latents, collate
 
 CPU = torch.device("cpu")
 
 
-def hybrid_chunks(lengths: list[list[int]]) -> HybridLatents:
+def hybrid_chunks(lengths: list[list[int]]) -> Latents:
     """A batch of chunks of 2 x 2 x 4 places; what is filled up is spoiled."""
     counts = torch.tensor(lengths)
     k = len(lengths)
-    return HybridLatents(torch.randn(k, 3, 2, 2, 4), torch.randn(k, 3, int(counts.sum(1).max())), counts)
+    return Latents(torch.randn(k, 3, 2, 2, 4), torch.randn(k, 3, int(counts.sum(1).max())), counts)
 
 
 LENGTHS = st.integers(1, 3).flatmap(
@@ -29,25 +29,24 @@ LENGTHS = st.integers(1, 3).flatmap(
 def test_rows_of_hybrid_chunks_fall_apart_into_the_same(lengths):
     chunks = hybrid_chunks(lengths)
     row = concat_chunks(chunks)
-    assert isinstance(row, HybridLatents)
-    assert row.structural.shape == (3, 2 * len(lengths), 2, 4)
+    assert row.grid.shape == (3, 2 * len(lengths), 2, 4)
     assert row.sequence.shape == (3, sum(map(sum, lengths))), "nothing is filled up within a row"
     again = split_chunks(row, 2)
     assert len(again) == len(lengths)
     assert all(same_latents(one, chunks[i]) for i, one in enumerate(again))
-    assert same_latents(concat_chunks(batch_of(again)), row)
+    assert same_latents(concat_chunks(collate(again)), row)
 
 
 @given(chunks=st.integers(1, 4), n=st.integers(1, 3))
 def test_rows_of_chunks_fall_apart_into_the_same(chunks, n):
     latents = torch.randn(chunks, 3, n, 2, 4)
-    row = concat_chunks(latents)
-    assert torch.equal(row[:, n * (chunks - 1)], latents[-1, :, 0])
-    assert torch.equal(torch.stack(split_chunks(row, n)), latents)
+    row = concat_chunks(Latents.of(latents))
+    assert torch.equal(row.grid[:, n * (chunks - 1)], latents[-1, :, 0])
+    assert torch.equal(collate(split_chunks(row, n)).grid, latents)
 
 
 def test_an_image_is_a_chunk_of_its_own():
-    image = torch.randn(3, 1, 2, 4)
+    image = Latents.of(torch.randn(3, 1, 2, 4))
     assert [one.shape for one in split_chunks(image, 2)] == [image.shape]
 
 
@@ -100,7 +99,7 @@ def test_the_middle_of_a_region_of_one_patch_is_the_position_of_its_token():
 
 def test_1d_latents_are_numbered_in_their_regions():
     lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])  # two regions in each of two chunks
-    latents = HybridLatents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 6), lengths)
+    latents = Latents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 6), lengths)
     tokens = TokenLayout(2, 2, 2).sequence(latents)
     assert tokens.index[0].tolist() == [0, 1, 0, 1, 2, 0]
     assert tokens.chunk[0].tolist() == [0, 0, 1, 1, 1, 1]
@@ -113,15 +112,15 @@ def test_1d_latents_are_numbered_in_their_regions():
 @pytest.mark.parametrize(("known", "unknown_1d"), [(0, 6), (1, 6), (2, 4), (3, 4), (4, 0)])
 def test_1d_latents_are_given_with_the_last_latent_frame_of_their_chunk(known, unknown_1d):
     lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])
-    latents = HybridLatents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 7), lengths)
+    latents = Latents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 7), lengths)
     given = torch.stack([torch.arange(4) < known, torch.zeros(4, dtype=torch.bool)])
-    structural, sequence = TokenLayout(2, 2, 2).unknown_masks(latents, given)
-    assert structural.expand(-1, 3, -1, 2, 4)[0, 0, :, 0, 0].tolist() == (torch.arange(4) >= known).tolist()
+    grid, sequence = TokenLayout(2, 2, 2).unknown_masks(latents, given).parts
+    assert grid.expand(-1, 3, -1, 2, 4)[0, 0, :, 0, 0].tolist() == (torch.arange(4) >= known).tolist()
     assert sequence[0, 0].tolist() == [6 - unknown_1d <= i < 6 for i in range(7)]
-    assert structural[1].all() and sequence[1, 0].tolist() == [True] * 2 + [False] * 5
+    assert grid[1].all() and sequence[1, 0].tolist() == [True] * 2 + [False] * 5
 
 
 def test_an_image_has_no_given_1d_latents():
-    latents = HybridLatents(torch.zeros(1, 3, 1, 2, 4), torch.zeros(1, 3, 3), torch.tensor([[2, 0]]))
-    _, sequence = TokenLayout(2, 2, 2).unknown_masks(latents, torch.zeros(1, 1, dtype=torch.bool))
-    assert sequence[0, 0].tolist() == [True, True, False]
+    latents = Latents(torch.zeros(1, 3, 1, 2, 4), torch.zeros(1, 3, 3), torch.tensor([[2, 0]]))
+    mask = TokenLayout(2, 2, 2).unknown_masks(latents, torch.zeros(1, 1, dtype=torch.bool))
+    assert mask.sequence[0, 0].tolist() == [True, True, False]

@@ -6,38 +6,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regen import diffusion
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.losses.post_training import PredictedLatents, PredictionConfig, denoised, unit_gaussian_velocity
 from regen.runtime import generator_for
 
 
-def latents(count: int = 4, lengths: list[int] | None = None) -> HybridLatents:
+def latents(count: int = 4, lengths: list[int] | None = None) -> Latents:
     own = torch.tensor(lengths or [5] * count)[:, None]
-    return HybridLatents(torch.randn(count, 3, 2, 2, 2), torch.randn(count, 3, int(own.max())), own)
+    return Latents(torch.randn(count, 3, 2, 2, 2), torch.randn(count, 3, int(own.max())), own)
 
 
 def each(count: int, seed: int = 0) -> list[torch.Generator]:
     return [generator_for(seed, i) for i in range(count)]
 
 
-def parts(x: HybridLatents) -> tuple[torch.Tensor, torch.Tensor]:
-    return x.structural, x.sequence
+def parts(x: Latents) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.grid, x.sequence
 
 
-def minus(clean: HybridLatents, t: torch.Tensor, generators: list[torch.Generator]) -> HybridLatents:
+def minus(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
     """A predictor whose answers are told from the clean latents at once."""
-    return HybridLatents(-clean.structural, -clean.sequence, clean.lengths)
+    return Latents(-clean.grid, -clean.sequence, clean.lengths)
 
 
 @given(st.lists(st.floats(0.05, 1), min_size=1, max_size=4))
 def test_an_exact_velocity_gives_the_clean_latents_back(levels):
     clean, t = latents(len(levels)), torch.tensor(levels)
 
-    def exact(noisy: HybridLatents, t: torch.Tensor) -> HybridLatents:
+    def exact(noisy: Latents, t: torch.Tensor) -> Latents:
         velocities = [
             diffusion.velocity_from_clean(x, z, t) for x, z in zip(parts(noisy), parts(clean), strict=True)
         ]
-        return HybridLatents(*velocities, noisy.lengths)
+        return Latents(*velocities, noisy.lengths)
 
     told = denoised(exact)(clean, t, each(len(levels)))
     assert torch.equal(told.lengths, clean.lengths)
@@ -47,12 +47,10 @@ def test_an_exact_velocity_gives_the_clean_latents_back(levels):
 
 def test_both_kinds_of_latents_are_noised_on_the_straight_path():
     """What the velocity is asked about is (1 - t) z + t ε, with ε of N(0, 1) and apart for both kinds."""
-    clean = HybridLatents(
-        torch.ones(2, 3, 10, 10, 10), torch.ones(2, 3, 1000), torch.tensor([[1000], [1000]])
-    )
+    clean = Latents(torch.ones(2, 3, 10, 10, 10), torch.ones(2, 3, 1000), torch.tensor([[1000], [1000]]))
     seen = []
 
-    def velocity(noisy: HybridLatents, t: torch.Tensor) -> HybridLatents:
+    def velocity(noisy: Latents, t: torch.Tensor) -> Latents:
         seen.append(noisy)
         return noisy
 
@@ -80,7 +78,7 @@ def test_no_other_gain_predicts_the_velocity_of_gaussian_latents_better(level):
     clean, noise = torch.randn(2, 1, 1, 20000, 1, 1).double()
     t = torch.tensor([level], dtype=torch.float64)
     z, target = diffusion.add_noise(clean, noise, t), noise - clean
-    velocity = unit_gaussian_velocity(HybridLatents(z, z[..., 0, 0], torch.tensor([[20000]])), t).structural
+    velocity = unit_gaussian_velocity(Latents(z, z[..., 0, 0], torch.tensor([[20000]])), t).grid
     best = (z * target).sum() / z.square().sum() * z
     torch.testing.assert_close((velocity / z).mean(), (best / z).mean(), atol=0.04, rtol=0)
 
@@ -90,7 +88,7 @@ def test_a_share_of_the_clips_is_told_predicted_latents(share):
     clean = latents(1000)
     told = PredictedLatents(PredictionConfig(share), minus)(clean, each(1000))
     assert torch.equal(told.lengths, clean.lengths)
-    changed = (told.structural == -clean.structural).flatten(1).all(1)
+    changed = (told.grid == -clean.grid).flatten(1).all(1)
     for found, own in zip(parts(told), parts(clean), strict=True):
         assert torch.equal(found[changed], -own[changed])
         assert torch.equal(found[~changed], own[~changed])
@@ -102,7 +100,7 @@ def test_levels_are_uniform_between_the_two(one, other):
     low, high = sorted((one, other))
     seen = []
 
-    def predict(clean: HybridLatents, t: torch.Tensor, generators: list[torch.Generator]) -> HybridLatents:
+    def predict(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
         seen.append(t)
         return clean
 
@@ -117,21 +115,21 @@ def test_levels_are_uniform_between_the_two(one, other):
 def test_the_level_does_not_tell_which_clips_are_chosen():
     """A predictor that answers with its levels: those of the clips that take them span the whole range."""
 
-    def predict(clean: HybridLatents, t: torch.Tensor, generators: list[torch.Generator]) -> HybridLatents:
-        structural = diffusion.per_entry(t, clean.structural).expand_as(clean.structural)
-        return HybridLatents(structural, clean.sequence, clean.lengths)
+    def predict(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
+        structural = diffusion.per_entry(t, clean.grid).expand_as(clean.grid)
+        return Latents(structural, clean.sequence, clean.lengths)
 
     clean = latents(1000)
-    told = PredictedLatents(PredictionConfig(0.4, (0.2, 0.6)), predict)(clean, each(1000)).structural
-    chosen = told[(told != clean.structural).flatten(1).all(1)][:, 0, 0, 0, 0].sort().values
+    told = PredictedLatents(PredictionConfig(0.4, (0.2, 0.6)), predict)(clean, each(1000)).grid
+    chosen = told[(told != clean.grid).flatten(1).all(1)][:, 0, 0, 0, 0].sort().values
     assert (chosen - torch.linspace(0.2, 0.6, len(chosen))).abs().max() < 0.04
 
 
 def test_nothing_of_it_learns():
     gain = torch.nn.Parameter(torch.tensor(0.5))
 
-    def velocity(noisy: HybridLatents, t: torch.Tensor) -> HybridLatents:
-        return HybridLatents(gain * noisy.structural, gain * noisy.sequence, noisy.lengths)
+    def velocity(noisy: Latents, t: torch.Tensor) -> Latents:
+        return Latents(gain * noisy.grid, gain * noisy.sequence, noisy.lengths)
 
     clean = latents()
     for part in parts(clean):
@@ -151,26 +149,26 @@ def test_each_clip_is_predicted_from_its_own_generator(predictor):
     put, clean = PredictedLatents(PredictionConfig(share=0.6), predictor), latents(6)
     whole = put(clean, each(6))
     for i in range(6):
-        one = HybridLatents(clean.structural[i : i + 1], clean.sequence[i : i + 1], clean.lengths[i : i + 1])
+        one = Latents(clean.grid[i : i + 1], clean.sequence[i : i + 1], clean.lengths[i : i + 1])
         for found, expected in zip(parts(put(one, each(6)[i : i + 1])), parts(whole), strict=True):
             torch.testing.assert_close(found[0], expected[i])
-    assert not torch.equal(put(clean, each(6, seed=1)).structural, whole.structural)
+    assert not torch.equal(put(clean, each(6, seed=1)).grid, whole.grid)
 
 
 @pytest.mark.parametrize(("short", "longer"), [(3, 5), (16, 48), (7, 12), (15, 17)])
 def test_a_clip_is_predicted_alike_beside_a_longer_one(short, longer):
     put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
     clean = latents(2, [short, longer])
-    alone = HybridLatents(clean.structural[:1], clean.sequence[:1, :, :short], clean.lengths[:1])
+    alone = Latents(clean.grid[:1], clean.sequence[:1, :, :short], clean.lengths[:1])
     torch.testing.assert_close(put(alone, each(1))[0].sequence, put(clean, each(2))[0].sequence)
 
 
 def test_latents_without_a_sequence_are_predicted_too():
     put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
-    clean = HybridLatents(torch.randn(2, 3, 1, 2, 2), torch.randn(2, 3, 0), torch.zeros(2, 1).long())
+    clean = Latents(torch.randn(2, 3, 1, 2, 2), torch.randn(2, 3, 0), torch.zeros(2, 1).long())
     told = put(clean, each(2))
     assert told.sequence.shape == (2, 3, 0)
-    assert told.structural.isfinite().all()
+    assert told.grid.isfinite().all()
 
 
 @pytest.mark.parametrize(

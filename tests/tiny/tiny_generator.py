@@ -8,7 +8,7 @@ from torch import Tensor
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.generate.tokens import TokenLayout
-from regen.latents import HybridLatents, Latents
+from regen.latents import Latents
 
 CHANNELS, TEXT_WIDTH, CLASSES = 4, 10, ["cat", "dog", "dolphin"]
 PLAIN = {"channels": CHANNELS, "max_chunks": 3}
@@ -43,13 +43,13 @@ def latents_of(
     frames = 2 * chunks if frames is None else frames
     structural = torch.randn(b, CHANNELS, frames, height, width)
     if not kind.startswith("hybrid"):
-        return structural
+        return Latents.of(structural)
     regions = len(layout().regions(frames, height, width).places) * -(-frames // 2)
     lengths = torch.randint(0, 4, (b, regions))
     lengths[:, 0] += 1
     longest = int(lengths.sum(1).max())
     there = torch.arange(longest) < lengths.sum(1, keepdim=True)
-    return HybridLatents(structural, torch.randn(b, CHANNELS, longest) * there[:, None], lengths)
+    return Latents(structural, torch.randn(b, CHANNELS, longest) * there[:, None], lengths)
 
 
 def layout() -> TokenLayout:
@@ -68,12 +68,7 @@ def condition_of(kind: str, b: int = 2, words: int = 5) -> Condition:
 def batch_of(latents: Latents, condition: Condition) -> dict[str, Tensor]:
     """As `LatentBatches` gives them."""
     values = {"label": condition.label, "text": condition.text, "text_mask": condition.text_mask}
-    batch = {name: value for name, value in values.items() if value is not None}
-    if isinstance(latents, Tensor):
-        return batch | {"latents": latents}
-    return batch | {
-        "latents": latents.structural, "sequence": latents.sequence, "lengths": latents.lengths,
-    }  # fmt: skip
+    return {name: value for name, value in values.items() if value is not None} | latents.tensors()
 
 
 def rows(condition: Condition, index: slice) -> Condition:

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.media.reader import VideoWriter
 from regen.pretrained import Autoencoder
 
@@ -76,22 +75,20 @@ def random_chunks(model: Autoencoder, frames: int, places: tuple[int, int]) -> l
     length = 1 if frames == 1 else chunk
     height, width = (side * model.spatial_compression_ratio for side in places)
     with torch.inference_mode():
-        like = model.encode(torch.zeros(1, 3, length, height, width)).latent_dist.mode()[0]
+        like = Latents.of(model.encode(torch.zeros(1, 3, length, height, width)).latent_dist.mode())[0]
     chunks = []
     for index, count in enumerate(counts):
-        latents = torch.randn(like.shape)
+        latents = Latents.of(torch.randn(like.shape))
         if isinstance(model, AutoencoderOneDVA):
             budgets = torch.tensor(model.budgets(length, height, width))
             lengths = (torch.rand(len(budgets)) * (budgets + 1)).long()
-            latents = HybridLatents(latents, torch.randn(len(latents), int(lengths.sum())), lengths)
+            latents = Latents(latents.grid, torch.randn(len(like.grid), int(lengths.sum())), lengths)
         chunks.append(ChunkLatents(index, latents, count))
     return chunks
 
 
-def same_latents(one: Tensor | HybridLatents, other: Tensor | HybridLatents) -> bool:
+def same_latents(one: Latents, other: Latents) -> bool:
     """Whether two are the same, bit for bit."""
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return torch.equal(one, other)
     parts = zip(vars(one).values(), vars(other).values(), strict=True)
     return all(torch.equal(a, b) for a, b in parts)
 

@@ -59,10 +59,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class ChunkLatents:
-    """The normalised latents (on the CPU) of chunk number `index`, which holds `frames` frames of the video.
-
-    A tensor "c n h w", or `HybridLatents` whose structural part has that shape.
-    """
+    """Normalised latents (on the CPU) of chunk number `index`, which holds `frames` frames of the video."""
 
     index: int
     latents: Latents

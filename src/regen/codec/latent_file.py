@@ -24,7 +24,7 @@ from torch import Tensor
 from regen.codec.chunks import ChunkLatents
 from regen.console import first_line
 from regen.io import write_bytes
-from regen.latents import HybridLatents, Latents, batch_of
+from regen.latents import Latents
 
 KEY = "regen_latents"
 VERSION = 1
@@ -35,7 +35,7 @@ class LatentVideo:
     """An encoded video.
 
     Attributes:
-        latents: Latents of all chunks as a batch: a tensor "chunks c n h w", or `HybridLatents`.
+        latents: Latents of all chunks as a batch.
         times: Times of the frames in seconds.
         height, width: Size of the decoded frames in pixels; the latents cover it padded to whole patches.
         source_height, source_width: Size of the frames before resizing.
@@ -150,9 +150,8 @@ def _parse(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> 
         or 0 in (len(times), len(latents))
     ):
         raise TypeError("tensors of another form")
-    hybrid = "sequence" in tensors or "lengths" in tensors
     return LatentVideo(
-        latents=_hybrid(latents, tensors["sequence"], tensors["lengths"]) if hybrid else latents,
+        latents=_latents(tensors),
         times=times,
         height=int(height),
         width=int(width),
@@ -166,24 +165,22 @@ def _parse(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> 
 
 
 def _tensors(latents: Latents) -> dict[str, Tensor]:
-    if isinstance(latents, Tensor):
-        return {"latents": latents.contiguous()}
-    sequences = [latents[index].sequence for index in range(len(latents))]
-    return {
-        "latents": latents.structural.contiguous(),
-        "sequence": torch.cat(sequences, dim=1).contiguous(),
-        "lengths": latents.lengths.contiguous(),
-    }
+    tensors = latents.tensors()
+    if latents.has_sequence:
+        tensors["sequence"] = latents.flat()
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _hybrid(structural: Tensor, sequence: Tensor, lengths: Tensor) -> Latents:
-    """Assemble hybrid latents. Raises TypeError when the tensors do not fit together."""
+def _latents(tensors: dict[str, Tensor]) -> Latents:
+    """Assemble latents. Raises KeyError or TypeError when the tensors do not fit together."""
+    grid = tensors["latents"]
+    if "sequence" not in tensors and "lengths" not in tensors:
+        return Latents.of(grid)
+    sequence, lengths = tensors["sequence"], tensors["lengths"]
     fits = sequence.ndim == 2 and lengths.ndim == 2 and lengths.dtype == torch.int64
-    if not fits or len(lengths) != len(structural) or sequence.dtype != structural.dtype:
+    if not fits or len(lengths) != len(grid) or sequence.dtype != grid.dtype:
         raise TypeError("1D latents of another form")
-    counts = lengths.sum(1).tolist()
     wrong = (lengths < 0).any() or (lengths > sequence.shape[1]).any()
-    if wrong or sequence.shape[0] != structural.shape[1] or sequence.shape[1] != sum(counts):
+    if wrong or sequence.shape[0] != grid.shape[1] or sequence.shape[1] != int(lengths.sum()):
         raise TypeError("1D latents of another number")
-    parts = zip(structural, sequence.split(counts, dim=1), lengths, strict=True)
-    return batch_of([HybridLatents(*part) for part in parts])
+    return Latents.from_flat(grid, sequence, lengths)

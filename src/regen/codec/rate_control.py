@@ -18,7 +18,7 @@ from torch import Tensor
 from regen.codec.chunks import Embedder, pad, to_clip
 from regen.diffusion import Solver, euler
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.networks.length_rule import motion
 from regen.runtime import generator_for
 from regen.tiling import Tile
@@ -31,7 +31,7 @@ class Lengths(Protocol):
     """Chooses the number of 1D latents of each region of a chunk."""
 
     def choose(
-        self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
+        self, model: HybridAutoencoder, clip: Clip, full: Latents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
         """Lengths for chunk number `index` with padded frames `clip` and complete latents `full`."""
         ...
@@ -50,7 +50,7 @@ class FixedLength:
             raise ValueError("A length must be a number of at least 0, or a share from 0% to 100%.")
 
     def choose(
-        self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
+        self, model: HybridAutoencoder, clip: Clip, full: Latents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
         """Split the length among the regions by their size. Raises ValueError when it exceeds the maximum."""
         maximum = sum(model.budgets(*clip.shape[2:]))
@@ -67,7 +67,7 @@ class PlannedLengths:
     rows: Sequence[Int64[Tensor, " r"]]
 
     def choose(
-        self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
+        self, model: HybridAutoencoder, clip: Clip, full: Latents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
         return self.rows[index]
 
@@ -90,18 +90,18 @@ class TargetPsnr:
             raise ValueError(f"The target PSNR must be between 0 and 100 dB, got {self.decibels}.")
 
     def choose(
-        self, model: HybridAutoencoder, clip: Clip, full: HybridLatents, index: int, tile: Tile | None
+        self, model: HybridAutoencoder, clip: Clip, full: Latents, index: int, tile: Tile | None
     ) -> Int64[Tensor, " r"]:
         high, low = full.lengths[0].clone(), torch.zeros_like(full.lengths[0])  # high is known to suffice
         while bool((low < high).any()):
             middle = (low + high) // 2
-            reached = self._is_reached(model, clip, full.shortened(middle[None]), index, tile)
+            reached = self._is_reached(model, clip, full.truncate(middle[None]), index, tile)
             high = torch.where(reached, middle, high)
             low = torch.where(reached, low, torch.minimum(middle + 1, high))
         return high
 
     def _is_reached(
-        self, model: HybridAutoencoder, clip: Clip, latents: HybridLatents, index: int, tile: Tile | None
+        self, model: HybridAutoencoder, clip: Clip, latents: Latents, index: int, tile: Tile | None
     ) -> Tensor:
         noise = [generator_for(self.seed, index)]
         decoded = model.decode(
@@ -146,18 +146,14 @@ def check_lengths(model: Embedder, lengths: Lengths | Budget | None) -> None:
         )
 
 
-def truncate_to(
-    lengths: Lengths, model: Embedder, clip: Clip, index: int, tile: Tile | None
-) -> HybridLatents:
+def truncate_to(lengths: Lengths, model: Embedder, clip: Clip, index: int, tile: Tile | None) -> Latents:
     """The latents of chunk number `index`, truncated to the lengths chosen for it."""
     assert isinstance(model, HybridAutoencoder)
     full = encode_full(model, clip, tile)
-    return full.shortened(lengths.choose(model, clip, full, index, tile)[None])
+    return full.truncate(lengths.choose(model, clip, full, index, tile)[None])
 
 
-def encode_full(
-    model: HybridAutoencoder, clips: Float[Tensor, "b 3 t h w"], tile: Tile | None
-) -> HybridLatents:
+def encode_full(model: HybridAutoencoder, clips: Float[Tensor, "b 3 t h w"], tile: Tile | None) -> Latents:
     """The latents of clips with the maximal number of 1D latents."""
     maximum = sum(model.budgets(*clips.shape[2:]))
     return model.encode(clips, tile=tile, length=maximum).latent_dist.mode()

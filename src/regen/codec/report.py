@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.codec.chunks import Embedder, pad
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.latents import HybridLatents, Latents
+from regen.latents import Latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class LatentCounter:
         self.values += latents.numel()
         self.chunks += 1
         self.shape = list(latents.shape)
-        if isinstance(latents, HybridLatents):
+        if latents.has_sequence:
             self.lengths.append(latents.length)
 
 

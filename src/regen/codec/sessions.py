@@ -18,7 +18,7 @@ from regen.codec.extension import LatentExtension, Trajectory, offset_correction
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import Lengths, check_lengths, truncate_to
 from regen.diffusion import Solver, euler, heun
-from regen.latents import Latents, batch_of
+from regen.latents import Latents, collate
 from regen.runtime import generator_for
 from regen.tiling import Tile
 
@@ -119,7 +119,7 @@ class EncodeSession:
 
     def _latents(self, clip: Float[Tensor, "1 3 t h w"], index: int, tile: Tile | None) -> Latents:
         if self.lengths is None:
-            return self.model.encode(clip, tile=tile).latent_dist.mode()
+            return Latents.of(self.model.encode(clip, tile=tile).latent_dist.mode())
         return truncate_to(self.lengths, self.model, clip, index, tile)
 
     def _check_size(self, frame: UInt8[Tensor, "h w 3"]) -> None:
@@ -228,7 +228,7 @@ class DecodeSession:
     def _decode(self, requests: list[_Request]) -> Float[Tensor, "b 3 t h w"]:
         model, options, offsets = self.model, self.options, requests[0].decoded
         chunk, last = requests[0].chunk, self._last(requests[0].chunk)
-        latents = batch_of([request.chunk.latents for request in requests]).to(model.device, model.dtype)
+        latents = collate([request.chunk.latents for request in requests]).to(model.device, model.dtype)
         solver, previous = SOLVERS[options.solver], self._previous if self._follows(chunk) else None
         if options.extends:
             overlap, stored = (offsets.index(-1.0), previous.trajectory) if previous else (0, None)
@@ -238,7 +238,7 @@ class DecodeSession:
             noise = [generator_for(options.seed, request.chunk.index) for request in requests]
             times = torch.tensor(offsets) / max(1, last)
             return model.decode(
-                latents, times, steps=options.steps, generator=noise, solver=solver, tile=tile
+                latents.for_decoder(), times, steps=options.steps, generator=noise, solver=solver, tile=tile
             ).sample
 
         height, width = (side * model.spatial_compression_ratio for side in latents.shape[-2:])

@@ -23,7 +23,7 @@ from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.streams import Frame, FrameStream, audio_file, comparison_writer
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
 from regen.console import OnProgress
-from regen.latents import batch_of
+from regen.latents import collate
 from regen.media.audio import extract_audio
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
@@ -129,7 +129,7 @@ def encode_video(
             on_progress(len(times), reader.info.frames)
         _report_damage(reader, on_warning)
     video = LatentVideo(
-        latents=batch_of([chunk.latents for chunk in chunks]),
+        latents=collate([chunk.latents for chunk in chunks]),
         times=torch.tensor(times, dtype=torch.float64),
         height=stream.height,
         width=stream.width,

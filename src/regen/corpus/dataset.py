@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from regen.corpus.shards import LENGTHS, SEQUENCE, LatentInfo, LatentManifest, ShardRows, damaged
-from regen.latents import HybridLatents
+from regen.latents import Latents
 
 WHOLE = slice(None)
 TEXTS = ("key", "caption")
@@ -62,8 +61,8 @@ class LatentDataset(Dataset):
         return len(self._shards)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Sample `number`: `latents` (chunks c n h w, or hybrid), and all of `LatentInfo` by name."""
-        return vars(self.facts(number)) | {"latents": self.latents(number)}
+        """Sample `number`: `latents` (as `decode` takes them), and all of `LatentInfo` by name."""
+        return vars(self.facts(number)) | {"latents": self.latents(number).for_decoder()}
 
     def facts(self, number: int) -> LatentInfo:
         """What is known of sample `number`, without its latents. Raises IndexError when there is none."""
@@ -81,20 +80,20 @@ class LatentDataset(Dataset):
         first, end = np.searchsorted(self._shards, (shard, shard + 1))
         return [self._text("caption", number) for number in range(first, end)]
 
-    def latents(self, number: int, chunks: slice = WHOLE) -> Float[Tensor, "chunks c n h w"] | HybridLatents:
+    def latents(self, number: int, chunks: slice = WHOLE) -> Latents:
         """The latents of sample `number`; of these consecutive `chunks` alone where some are named.
 
-        Of a model that has 1D latents, too, they are `HybridLatents`, a batch of chunks. Raises ValueError
-        when the file is damaged or gone.
+        They are a batch of chunks. Raises ValueError when the file is damaged or gone.
         """
         assert chunks.step in (None, 1), chunks
         name = self._names[self._shards[number]]
         try:
             with safe_open(self.folder / f"{name}.safetensors", framework="pt") as file:
                 key = self._text("key", number)
-                if self._numbers["tokens"][number] >= 0:
-                    return _hybrid(file, key, chunks)
-                return file.get_slice(key)[chunks]
+                grid = file.get_slice(key)[chunks]
+                if self._numbers["tokens"][number] < 0:
+                    return Latents.of(grid)
+                return Latents.from_flat(grid, *_sequence(file, key, chunks))
         except (SafetensorError, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise ValueError(damaged(self.folder, name, f"{name}.safetensors: {reason}")) from None
@@ -126,17 +125,14 @@ class _Columns:
         self.lengths = {name: np.array([*map(len, texts)], np.int64) for name, texts in encoded.items()}
 
 
-def _hybrid(file: safe_open, key: str, chunks: slice) -> HybridLatents:
-    """These chunks of a sample; no other 1D latents are read."""
+def _sequence(
+    file: safe_open, key: str, chunks: slice
+) -> tuple[Float[Tensor, "c _"], Int64[Tensor, "chunks r"]]:
+    """The 1D latents of these chunks of a sample, which alone are read, and their lengths."""
     lengths = file.get_tensor(key + LENGTHS)
     start = int(lengths[: chunks.indices(len(lengths))[0]].sum())
     lengths = lengths[chunks].clone()
-    counts = lengths.sum(1)
-    tokens = file.get_slice(key + SEQUENCE)[start : start + int(counts.sum())]
-    there = torch.arange(max(counts.tolist(), default=0)) < counts[:, None]
-    sequence = tokens.new_zeros(*there.shape, tokens.shape[1])
-    sequence[there] = tokens
-    return HybridLatents(file.get_slice(key)[chunks], sequence.transpose(1, 2).contiguous(), lengths)
+    return file.get_slice(key + SEQUENCE)[start : start + int(lengths.sum())].mT, lengths
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from regen.corpus.clip_stream import Chunk, Decoded, Skipped
 from regen.corpus.shards import LatentInfo
 from regen.corpus.sources import Sample
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.latents import HybridLatents, Latents, batch_of, is_finite
+from regen.latents import Latents, collate
 from regen.tiling import Tile
 
 
@@ -47,7 +47,7 @@ class _Slot:
         if self.left_out is not None:
             return self.left_out
         assert self.last is not None, "a video without a frame is damaged, and said to be"
-        latents: Latents = batch_of(self.latents)
+        latents = collate(self.latents)
         last = self.last
         facts = LatentInfo(
             key=self.sample.key,
@@ -62,7 +62,7 @@ class _Slot:
             last_frames=self.counts[-1],
             caption=last.caption,
             label=last.label,
-            tokens=latents.length if isinstance(latents, HybridLatents) else -1,
+            tokens=latents.length if latents.has_sequence else -1,
         )
         return Embedded(facts, latents)
 
@@ -136,7 +136,7 @@ class Embedding:
         latents = self._encode([frames for _, frames, _ in waiting], waiting[0][2])
         for number, (slot, _, _) in enumerate(waiting):
             one = latents[number]
-            if slot.left_out is None and not is_finite(one):
+            if slot.left_out is None and not one.is_finite():
                 raise ValueError(
                     f"The latents of {slot.sample.key} have values that are not finite (such as NaN); try "
                     "--dtype fp32, or another model."
@@ -170,7 +170,7 @@ class Embedding:
         """As in `EncodeSession`: with a length all that there are, cut to it."""
         model = self.model
         if self.length is None:
-            return model.encode(clips, tile=self.tile).latent_dist.mode()
+            return Latents.of(model.encode(clips, tile=self.tile).latent_dist.mode())
         assert isinstance(model, HybridAutoencoder)
         full = encode_full(model, clips, self.tile)
         try:
@@ -181,4 +181,4 @@ class Embedding:
                 f"A chunk of {width}x{height} pixels has {full[0].length} 1D latents, fewer than --length "
                 "asks for; give a smaller number, a share such as 50%, or one --size for all."
             ) from None
-        return full.shortened(kept.expand(len(clips), -1))
+        return full.truncate(kept.expand(len(clips), -1))

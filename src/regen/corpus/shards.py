@@ -27,10 +27,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from regen.latents import HybridLatents
+from regen.latents import Latents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -187,7 +186,7 @@ class LatentShardWriter:
     """Writes NAME.safetensors and NAME.json into a folder, sample by sample. A context manager.
 
     Only what is added is in memory, not the shard. `keys` are those of all samples that may come: they
-    tell how much room the header needs. `hybrid`: the samples are `HybridLatents`, of three tensors each.
+    tell how much room the header needs. `hybrid`: the samples have 1D latents and so three tensors each.
     Both files are whole when the block ends without an error.
     """
 
@@ -208,17 +207,14 @@ class LatentShardWriter:
         self._file.seek(8 + self._room)
         return self
 
-    def add(self, facts: LatentInfo, latents: Float[Tensor, "chunks c n h w"] | HybridLatents) -> None:
-        """Append a sample, in the precision that `latents` has; hybrid ones are a batch of all its chunks."""
+    def add(self, facts: LatentInfo, latents: Latents) -> None:
+        """Append a sample: the latents of all its chunks, in their own precision."""
         assert latents.shape[0] == facts.chunks and latents.shape[2] == facts.latent_frames
-        assert isinstance(latents, HybridLatents) == self._hybrid == (facts.tokens >= 0), facts.key
-        if isinstance(latents, HybridLatents):
-            kept = [latents[chunk].sequence.T for chunk in range(facts.chunks)]
-            self._append(facts.key, latents.structural)
-            self._append(facts.key + SEQUENCE, torch.cat(kept))
+        assert latents.has_sequence == self._hybrid == (facts.tokens >= 0), facts.key
+        self._append(facts.key, latents.grid)
+        if latents.has_sequence:
+            self._append(facts.key + SEQUENCE, latents.flat().mT)
             self._append(facts.key + LENGTHS, latents.lengths)
-        else:
-            self._append(facts.key, latents)
         self._samples.append(facts)
 
     def leave_out(self, key: str, reason: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regen.embedders.base import VideoAutoencoder
-from regen.latents import HybridLatents, HybridPosterior
+from regen.latents import LatentPosterior, Latents
 from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import LengthMode, MotionLengthRule
 from regen.networks.patches import Patches
@@ -99,11 +99,11 @@ class HybridAutoencoder(VideoAutoencoder):
         return_dict: bool = True,
         tile: Tile | None = None,
         length: int | None = None,
-    ) -> AutoencoderKLOutput | tuple[HybridPosterior]:
+    ) -> AutoencoderKLOutput | tuple[LatentPosterior]:
         """A clip of up to `chunk_frames` frames, or an image, to normalised latents (spec B2).
 
         `video` is RGB in [-1, 1], of any size; what does not divide into patches is padded.
-        `.latent_dist.mode()` are `HybridLatents`. `length` is the number of 1D latents of each clip, shared
+        `.latent_dist.mode()` are `Latents`. `length` is the number of 1D latents of each clip, shared
         out among the regions by their size; None: as many as the motion of each region asks for. Those of a
         smaller length are the first ones of a larger. `tile` bounds how many regions are worked on at once.
         Raises ValueError for more frames than a chunk has, or a length beyond the budget.
@@ -126,7 +126,7 @@ class HybridAutoencoder(VideoAutoencoder):
         lengths: Int64[Tensor, "b r"],
         normalised: bool,
         tile: Tile | None = None,
-    ) -> HybridPosterior:
+    ) -> LatentPosterior:
         tiling, padded = self.regions(*video.shape[2:]), self.patches.pad(video)
 
         def encode(group: list[int]) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ class HybridAutoencoder(VideoAutoencoder):
         structural = tiling.join(grids, 1)
         if normalised:
             structural, parts = self._normal(structural, 0), [self._normal(part, 1) for part in parts]
-        return HybridPosterior(structural, parts, lengths, self.latent_channels)
+        return LatentPosterior(structural, parts, lengths, self.latent_channels)
 
     def _decode_regions(
         self,
@@ -161,7 +161,7 @@ class HybridAutoencoder(VideoAutoencoder):
         features, tapped = _by_region(decode, tiling, max_batch)
         return self.decoder.finish(tiling.join(features, side), structural), tiling.join(tapped, 1)
 
-    def _check_latents(self, latents: HybridLatents) -> None:
+    def _check_latents(self, latents: Latents) -> None:
         n, y, x = latents.shape[2:]
         side, frames = self.patches.side, 1 + (n - 1) * self.patches.frames
         budgets = self.budgets(frames, y * side, x * side)
@@ -187,10 +187,10 @@ class HybridAutoencoder(VideoAutoencoder):
         mean, std = self._statistics_of(kind, latents)
         return (latents.float() * std + mean).to(self.dtype)
 
-    def _raw_parts(self, latents: HybridLatents) -> tuple[Float[Tensor, "b c n y x"], list[RegionTokens]]:
+    def _raw_parts(self, latents: Latents) -> tuple[Float[Tensor, "b c n y x"], list[RegionTokens]]:
         """Raw structural latents, and the raw 1D latents of each region."""
         parts = [(self._raw_of(sequence, 1), keep) for sequence, keep in latents.regions()]
-        return self._raw_of(latents.structural, 0), parts
+        return self._raw_of(latents.grid, 0), parts
 
     def _statistics_of(self, kind: int, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1, *[1] * (like.ndim - 2))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from regen import diffusion
 from regen.embedders.base import blend_frames
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.losses.one_dva import AuxiliaryLoss, OneDVAObjective, latent_losses
 from regen.networks.dit import Timestep
 from regen.networks.hybrid_decoder import HybridDecoder, Tail
@@ -80,7 +80,7 @@ class OneDVAConfig:
 class AutoencoderOneDVA(HybridAutoencoder):
     """A video embedder with latents of adaptive number, with the conventions of a diffusers autoencoder.
 
-    `encode` answers `HybridLatents`: structural latents, one for each patch of 4 frames and 16 x 16 pixels,
+    `encode` answers `Latents`: structural latents, one for each patch of 4 frames and 16 x 16 pixels,
     and 1D latents, as many as the content needs. They come and go normalised; the rows of `latents_mean` and
     `latents_std` are those of the structural and of the 1D latents. The module keeps no state between calls.
     """
@@ -140,7 +140,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
     @apply_forward_hook
     def decode(
         self,
-        latents: HybridLatents,
+        latents: Latents,
         times: Float[Tensor, " t"] | None = None,
         steps: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -161,9 +161,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         side, frames = self.patches.side, 1 + (n - 1) * self.patches.frames
         tiling = self.regions(frames, y * side, x * side)
         shape = (len(latents), 3, n * self.patches.frames, y * side, x * side)
-        noise = randn_tensor(
-            shape, generator=generator, device=latents.structural.device, dtype=torch.float32
-        )
+        noise = randn_tensor(shape, generator=generator, device=latents.grid.device, dtype=torch.float32)
         structural, parts = self._raw_parts(latents)
         max_batch = self._at_once(tile or self.tile, tiling)
 
@@ -258,7 +256,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         posterior, progress = self._posterior(clip, lengths, False), batch.get("progress", torch.ones(()))
         structural, *parts = [self._noised(part, generators) for part in posterior.draw(generators)]
         loss, logs = latent_losses(posterior, objective, self.config.kl_weight, progress)
-        return DecoderInputs(structural, list(zip(parts, posterior.keeps(), strict=True)), loss, logs)
+        return DecoderInputs(structural, list(zip(parts, posterior.masks(), strict=True)), loss, logs)
 
     def _noised(self, latents: Tensor, generators: list[torch.Generator]) -> Tensor:
         if self.objective.latent_noise_std == 0:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from regen import diffusion
 from regen.generate.conditions import Condition, ConditionEmbedding
 from regen.generate.tokens import LENGTH, SEQUENCE, TokenLayout
-from regen.latents import HybridLatents, Latents, latents_in, noise_like, of_parts, parts_of
+from regen.latents import Latents
 from regen.layers.attention import Grid
 from regen.layers.positions import NoiseLevelEmbedding, sinusoids
 from regen.networks.dit import patchify, unpatchify, zero_linear
@@ -166,28 +166,27 @@ class LatentGenerator(ModelMixin, ConfigMixin):
     ) -> Latents:
         """v = ε - x_0 as the model sees it in latents at noise level t (`regen.diffusion`), in their form.
 
-        `noisy`: "b c f y x", the latent frames of chunks in a row (or one, an image); hybrid latents have in
-        `lengths` those of all chunks, one after another. Frames that are `given` carry no noise, and what is
+        `noisy`: a grid "b c f y x", the latent frames of chunks in a row (or one, an image); `lengths` has
+        the regions of all chunks, one after another. Frames that are `given` carry no noise, and what is
         answered for them means nothing.
         """
-        structural, *rest = parts_of(noisy)
-        grid, patch = self.layout.grid(*structural.shape[2:]), self.config.patch_size
-        x = self.embed(patchify(structural.to(self.embed.weight.dtype), patch))
+        grid, patch = self.layout.grid(*noisy.shape[2:]), self.config.patch_size
+        x = self.embed(patchify(noisy.grid.to(self.embed.weight.dtype), patch))
         x = x + self.kinds(self.layout.token_types(grid, x.device))
         if given_mask is not None:
             x = x + given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given
         positions, keep, count = self.layout.positions(grid, x.device), None, x.shape[1]
-        if isinstance(noisy, HybridLatents):
+        if noisy.has_sequence:
             x, positions, keep = self._with_sequence(x, positions, noisy, grid)
         pooled, text, text_mask = self.condition(condition)
         level = self.noise_level(t.to(x.device).expand(len(x)))
         level = level if pooled is None else level + pooled
         x = self.transformer(x, positions, level, keep, text, text_mask)
-        answers = [unpatchify(self.out(x[:, :count]), grid, patch)]
-        for sequence in rest:
-            tokens = x[:, count : count + sequence.shape[2]]
-            answers.append(rearrange(self.out_sequence(tokens), "b s c -> b c s"))
-        return of_parts(answers, noisy)
+        velocity = Latents.of(unpatchify(self.out(x[:, :count]), grid, patch))
+        if not noisy.has_sequence:
+            return velocity
+        sequence = self.out_sequence(x[:, count : count + noisy.sequence.shape[2]])
+        return Latents(velocity.grid, rearrange(sequence, "b s c -> b c s"), noisy.lengths)
 
     def forward(
         self,
@@ -208,26 +207,28 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         `lengths`, b r), and `label` (b), or `text` (b m e) and `text_mask` (b m). All that is random about a
         sample comes from its own one of the `generators`.
         """
-        clean = latents_in(batch)
-        parts = [part.float() for part in parts_of(clean)]
-        t = diffusion.draw_noise_levels(0.0, generators, "logit_normal").to(parts[0].device)
+        clean = Latents.from_tensors(batch).to(dtype=torch.float32)
+        t = diffusion.draw_noise_levels(0.0, generators, "logit_normal").to(clean.grid.device)
         t = shift_noise_levels(t, self.config.timestep_shift)
         condition = Condition.from_batch(batch).dropout(self.config.condition_dropout, generators)
-        given = self._sample_given_mask(parts[0], generators)
-        counted = self.layout.unknown_masks(clean, given)
-        noise = noise_like(clean, generators)
-        noisy = [
-            torch.where(unknown, diffusion.add_noise(part, e, t), part)
-            for unknown, part, e in zip(counted, parts, noise, strict=True)
-        ]
-        answers = parts_of(self.velocity(of_parts(noisy, clean), t, condition, given))
+        given = self._sample_given_mask(clean.grid, generators)
+        unknown, noise = self.layout.unknown_masks(clean, given), clean.noise(generators)
+        noisy = clean.map(
+            lambda part, e, mask: torch.where(mask, diffusion.add_noise(part, e, t), part), noise, unknown
+        )
+        predicted = self.velocity(noisy, t, condition, given)
         logs = {}
-        for name, part, e, answer, unknown in zip(
-            ("velocity", "velocity_1d"), parts, noise, answers, counted, strict=False
+        for name, part, e, velocity, mask in zip(
+            ("velocity", "velocity_1d"),
+            clean.parts,
+            noise.parts,
+            predicted.parts,
+            unknown.parts,
+            strict=False,
         ):
-            there = unknown.expand_as(part).flatten(1)
-            squared = (answer.float() - (e - part)).square().flatten(1) * there
-            logs[name] = (squared.sum(1) / there.sum(1).clamp_min(1)).mean()
+            counts = mask.expand_as(part).flatten(1)
+            squared = (velocity.float() - (e - part)).square().flatten(1) * counts
+            logs[name] = (squared.sum(1) / counts.sum(1).clamp_min(1)).mean()
         loss = torch.stack([*logs.values()]).sum()
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
 
@@ -236,7 +237,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         return self.transformer.trunk_matrices()
 
     def _with_sequence(
-        self, x: Float[Tensor, "b n d"], positions: Float[Tensor, "n 3"], noisy: HybridLatents, grid: Grid
+        self, x: Float[Tensor, "b n d"], positions: Float[Tensor, "n 3"], noisy: Latents, grid: Grid
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m 3"], Bool[Tensor, "b m"]]:
         """The tokens of the grid, then those of the 1D latents and of how many each region has."""
         tokens = self.layout.sequence(noisy)

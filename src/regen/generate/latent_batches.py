@@ -14,7 +14,7 @@ from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates
 from regen.generate.tokens import concat_chunks
-from regen.latents import HybridLatents, Latents, batch_of
+from regen.latents import Latents, collate
 from regen.runtime import generator_for
 
 BATCH_STREAM, SAMPLE_STREAM = -3, -4  # no sample has a negative index
@@ -136,19 +136,16 @@ class LatentBatches(Dataset):
             number = int(bucket.indices[int(draws[0] * len(bucket.indices))])
             chosen.append(number)
             latents.append(self._latents(number, bucket.chunks, float(draws[1])))
-        whole = batch_of(latents)
-        batch = self._conditions(chosen)
-        if isinstance(whole, HybridLatents):
-            parts = {"latents": whole.structural, "sequence": whole.sequence, "lengths": whole.lengths}
-            return batch | {name: part.float() if name != "lengths" else part for name, part in parts.items()}
-        return batch | {"latents": whole.float()}
+        return self._conditions(chosen) | collate(latents).to(dtype=torch.float32).tensors()
 
     def _latents(self, number: int, chunks: int, draw: float) -> Latents:
         """Some chunks in a row of a sample, or an image of it."""
         there = int((self.whole_chunks if chunks else self.dataset.column("chunks"))[number])
         start = int(draw * (there - max(1, chunks) + 1))
         latents = concat_chunks(self.dataset.latents(number, slice(start, start + max(1, chunks))))
-        return latents[:, :1] if chunks == 0 and isinstance(latents, Tensor) else latents
+        if chunks == 0 and not latents.has_sequence:
+            return Latents.of(latents.grid[:, :1])
+        return latents
 
     def _conditions(self, numbers: list[int]) -> dict[str, Tensor]:
         if self.class_conditional:

@@ -8,7 +8,6 @@ from regen.corpus.dataset import LatentDataset
 from regen.corpus.shards import LatentManifest
 from regen.generate.generator import LatentSpec
 from regen.generate.latent_batches import LatentStage
-from regen.latents import HybridLatents
 from regen.pretrained import encoder_hash, find_model, stored_config, weights_hash
 
 MAX_LENGTH_SAMPLES = 2000  # samples, for how many 1D latents regions have
@@ -77,7 +76,6 @@ def length_counts(dataset: LatentDataset, by_class: bool) -> tuple[tuple[int, ..
     found: list[tuple[int, np.ndarray]] = []
     for number in numbers[::step].tolist():
         latents = dataset.latents(number)
-        assert isinstance(latents, HybridLatents)
         found.append((max(0, int(labels[number])), latents.lengths.flatten().numpy()))
     longest = max(int(lengths.max(initial=0)) for _, lengths in found) + 1
     table = np.zeros((max(label for label, _ in found) + 1, longest), dtype=int)

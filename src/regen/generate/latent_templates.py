@@ -10,7 +10,7 @@ from regen.codec.rate_control import FixedLength
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.generator import LatentSpec
 from regen.generate.video_shape import VideoShape
-from regen.latents import HybridLatents, Latents
+from regen.latents import Latents
 from regen.pretrained import Autoencoder
 
 
@@ -36,11 +36,11 @@ class LatentTemplates:
         size = (count, self.spec.channels, chunks * shape.latent_frames, shape.rows, shape.columns)
         structural = torch.zeros(size, device=self.device)
         if not isinstance(self.embedder, HybridAutoencoder):
-            return structural
+            return Latents.of(structural)
         lengths = torch.stack([self._lengths(number, chunks, self.embedder) for number in range(count)])
         longest = int(lengths.sum(1).max())
         sequence = torch.zeros(count, self.spec.channels, longest, device=self.device)
-        return HybridLatents(structural, sequence, lengths.to(self.device))
+        return Latents(structural, sequence, lengths.to(self.device))
 
     def _lengths(self, number: int, chunks: int, embedder: HybridAutoencoder) -> Int64[Tensor, " r"]:
         """Those of all regions of one video, chunk after chunk."""

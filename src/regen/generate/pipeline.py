@@ -34,7 +34,7 @@ from regen.generate.text import TextEncoder
 from regen.generate.tokens import concat_chunks, split_chunks
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
-from regen.latents import Latents, batch_of
+from regen.latents import Latents, collate
 from regen.pretrained import CLASSES, Autoencoder
 
 logger = logging.get_logger(__name__)
@@ -49,7 +49,7 @@ for embedder_class in CLASSES.values():
 @dataclass
 class VideoPipelineOutput(BaseOutput):
     """`frames`: for each video a list of PIL images; or all as numpy "b t h w c" or torch "b t c h w", in
-    [0, 1]; or all latents, "b c f y x" (or `HybridLatents`)."""
+    [0, 1]; or all latents, "b c f y x" (or `Latents`)."""
 
     frames: Any
 
@@ -110,7 +110,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_videos_per_prompt: int = 1,
         generator: Generator | list[Generator] | None = None,
-        latents: Latents | None = None,
+        latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
@@ -149,7 +149,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
             )
             sampled = maker.sample(
                 shape, conditions.told, generators, options, known, conditions.without, length, on_step,
-                latents, lambda: self._interrupt,
+                None if latents is None else Latents.of(latents), lambda: self._interrupt,
             )  # fmt: skip
         frames = self._shown(maker, sampled, seeds, output_type, decoder_steps)
         self.maybe_free_model_hooks()
@@ -204,8 +204,8 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
             )
         _onload(self.vae)
         known = maker.encode_images([pixels_of(one) for one in images], shape)
-        assert isinstance(known.latents, Tensor)
-        return GivenFrames(known.latents.repeat_interleave(count // len(images), dim=0), known.frames)
+        grid = known.latents.grid.repeat_interleave(count // len(images), dim=0)
+        return GivenFrames(Latents.of(grid), known.frames)
 
     def _on_step(
         self, callback: Callback | None, inputs: Sequence[str], steps: int, update: Callable[[], Any]
@@ -218,8 +218,9 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
             if callback is None:
                 return latents
             timestep = torch.tensor(LEVELS * levels[step])
-            answer = callback(self, step, timestep, {"latents": latents} if "latents" in inputs else {})
-            return (answer or {}).get("latents", latents)
+            tensors = {"latents": latents.for_decoder()} if "latents" in inputs else {}
+            answer = callback(self, step, timestep, tensors)
+            return Latents.of((answer or {}).get("latents", latents))
 
         return on_step
 
@@ -235,9 +236,8 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         if output_type == "latent":
             n = maker.latent_spec.chunk_latents
             chunks = [[part for row in one.rows for part in split_chunks(row, n)] for one in sampled]
-            return batch_of(
-                [concat_chunks(batch_of(parts)) if len(parts) > 1 else parts[0] for parts in chunks]
-            )
+            rows = [concat_chunks(collate(parts)) if len(parts) > 1 else parts[0] for parts in chunks]
+            return collate(rows).for_decoder()
         _onload(self.vae)
         videos = [
             torch.stack(list(maker.decode(one, DecodeOptions(steps=steps, seed=seed))))

@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
-from regen.latents import Latents
 from regen.media.files import read_image
 from regen.media.sizes import Size
 
@@ -62,7 +61,7 @@ def generators_of(given: Generator | list[Generator] | None, count: int) -> list
     return given
 
 
-def check_noise(latents: Latents | None, maker: VideoGenerator, shape: VideoShape, count: int) -> None:
+def check_noise(latents: Tensor | None, maker: VideoGenerator, shape: VideoShape, count: int) -> None:
     """Raises ValueError for noise that does not have the form of these videos' latents."""
     if latents is None:
         return

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.losses.post_training import Predictor, denoised
 from regen.pretrained import encoder_hash, find_model, is_generator, load_as, weights_hash
 
@@ -38,10 +38,8 @@ def matches_embedder(model: LatentGenerator, embedder: str) -> bool:
 def predictor(model: LatentGenerator) -> Predictor:
     """The predictor of a generator of hybrid latents."""
 
-    def velocity(noisy: HybridLatents, t: Float[Tensor, " b"]) -> HybridLatents:
-        answer = model.velocity(noisy, t, unconditional(model, len(t)))
-        assert isinstance(answer, HybridLatents)
-        return answer
+    def velocity(noisy: Latents, t: Float[Tensor, " b"]) -> Latents:
+        return model.velocity(noisy, t, unconditional(model, len(t)))
 
     return denoised(velocity)
 

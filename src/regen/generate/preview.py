@@ -10,7 +10,7 @@ from regen.generate.decoding import GeneratedLatents, decode
 from regen.generate.generator import LatentGenerator
 from regen.generate.latent_batches import LatentBatches
 from regen.generate.sampling import SampleOptions, sample
-from regen.latents import latents_in
+from regen.latents import Latents
 from regen.pretrained import load, weights_hash
 from regen.runtime import generator_for
 from regen.train.distributed import DistributedContext
@@ -39,7 +39,7 @@ class SamplePreview:
         batch = batches.items(bucket, 0, range(count))
         self.size = bucket.height, bucket.width
         self.condition = Condition.from_batch(batch).to(world.device)
-        self.blank = latents_in(batch)
+        self.blank = Latents.from_tensors(batch)
 
     def __call__(self, model: LatentGenerator, step: int) -> None:
         """Every process samples the same, because a model that they share needs them all; one draws."""

@@ -6,13 +6,12 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
 from torch import Generator, Tensor
 
 from regen.diffusion import noise_grid
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, shift_noise_levels
-from regen.latents import HybridLatents, Latents, joined, noise_like, of_parts, parts_of
+from regen.latents import Latents, pack
 
 OnStep = Callable[[int, Latents], Latents]  # (number of the step, latents) -> latents to go on with
 
@@ -48,7 +47,7 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class GivenFrames:
-    """Frames that are given: clean latents "b c g y x" (or hybrid ones of whole chunks), first in a row."""
+    """Frames that are given: clean latents of the first chunks, or the first latent frame alone."""
 
     latents: Latents
     frames: int
@@ -75,38 +74,37 @@ def sample(
     """
     options = guided(options, model)
     grid, blank = sampling_schedule(options.steps, model.config.timestep_shift), blank.to(model.device)
-    drawn = noise_like(blank, generators) if noise is None else parts_of(noise)
-    x = [part.to(model.device, torch.float32) for part in drawn]
+    x = (blank.noise(generators) if noise is None else noise).to(model.device, torch.float32)
     clean, mask = _given(model, blank, known)
     both = condition.concat(without or condition.unconditional())
 
-    def velocity(x: list[Tensor], t: float) -> list[Tensor]:
+    def velocity(x: Latents, t: float) -> Latents:
         level = torch.full((1,), t, device=model.device)
-        noisy, given = of_parts(x, blank), None if known is None else mask[0][:, 0, :, 0, 0]
+        given = None if known is None else mask.grid[:, 0, :, 0, 0]
         if not options.guides(t):
-            answer = model.velocity(noisy, level, condition, given)
-            return [part.float() for part in parts_of(answer)]
-        twice = of_parts([torch.cat([part, part]) for part in x], _twice(blank))
-        answer = model.velocity(twice, level, both, None if given is None else torch.cat([given, given]))
-        told, free = zip(*(part.float().chunk(2) for part in parts_of(answer)), strict=True)
-        return [torch.lerp(b, a, options.guidance_scale) for a, b in zip(told, free, strict=True)]
+            return model.velocity(x, level, condition, given).to(dtype=torch.float32)
+        given = None if given is None else torch.cat([given, given])
+        both_velocities = model.velocity(x.repeat(2), level, both, given)
+        return x.map(lambda _, v: guide(v), both_velocities)
 
-    def keep(x: list[Tensor]) -> list[Tensor]:
-        if known is None:
-            return x
-        return [torch.where(m, c, part) for m, c, part in zip(mask, clean, x, strict=True)]
+    def guide(both_velocities: Tensor) -> Tensor:
+        conditional, unconditional = both_velocities.float().chunk(2)
+        return torch.lerp(unconditional, conditional, options.guidance_scale)
+
+    def keep(x: Latents) -> Latents:
+        return x if known is None else x.map(lambda part, c, m: torch.where(m, c, part), clean, mask)
 
     x = keep(x)
     for step, (now, after) in enumerate(pairwise(grid)):
         slope = velocity(x, now)
         if options.solver == "heun" and after > 0:
             ahead = keep(_moved(x, slope, now - after))
-            slope = [(a + b) / 2 for a, b in zip(slope, velocity(ahead, after), strict=True)]
+            slope = slope.map(lambda a, b: (a + b) / 2, velocity(ahead, after))
         x = keep(_moved(x, slope, now - after))
-        x = parts_of(on_step(step, of_parts(x, blank)))
+        x = on_step(step, x)
         if stopped():
             break
-    return of_parts(x, blank)
+    return x
 
 
 def sample_video(
@@ -184,67 +182,47 @@ def _seeds(generators: Sequence[Generator], count: int) -> list[list[int]]:
     return [row.tolist() for row in draws] or [[] for _ in generators]
 
 
-def _moved(x: Sequence[Tensor], slope: Sequence[Tensor], by: float) -> list[Tensor]:
-    return [part - by * v for part, v in zip(x, slope, strict=True)]
+def _moved(x: Latents, slope: Latents, by: float) -> Latents:
+    return x.map(lambda part, v: part - by * v, slope)
 
 
-def _twice(latents: Latents) -> Latents:
-    if isinstance(latents, Tensor):
-        return latents
-    return HybridLatents(
-        torch.cat([latents.structural] * 2),
-        torch.cat([latents.sequence] * 2),
-        torch.cat([latents.lengths] * 2),
-    )
-
-
-def _given(
-    model: LatentGenerator, blank: Latents, known: GivenFrames | None
-) -> tuple[list[Tensor], list[Bool[Tensor, "b ..."]]]:
-    """Clean latents of the shape of `blank`, as far as they are known, and which of them are."""
-    empty = [torch.zeros_like(part, dtype=torch.float32, device=model.device) for part in parts_of(blank)]
-    structural = empty[0]
+def _given(model: LatentGenerator, blank: Latents, known: GivenFrames | None) -> tuple[Latents, Latents]:
+    """Clean latents of the shape of `blank`, as far as they are known, and the mask of what is known."""
+    blank = blank.to(model.device)
+    clean = blank.map(lambda part: torch.zeros_like(part, dtype=torch.float32))
     frames = 0 if known is None else known.frames
-    given = torch.arange(structural.shape[2], device=model.device) < frames
-    mask = [
-        ~part
-        for part in model.layout.unknown_masks(blank.to(model.device), given.expand(len(structural), -1))
-    ]
+    given = torch.arange(blank.shape[2], device=model.device) < frames
+    mask = model.layout.unknown_masks(blank, given.expand(len(blank), -1)).map(torch.logical_not)
     if known is not None:
-        structural[:, :, :frames] = parts_of(known.latents)[0][:, :, :frames].to(structural)
-        for part, values in zip(empty[1:], parts_of(known.latents)[1:], strict=True):
-            part[:, :, : values.shape[2]] = values.to(part)
-    return empty, mask
+        clean.grid[:, :, :frames] = known.latents.grid[:, :, :frames].to(clean.grid)
+        values = known.latents.sequence
+        clean.sequence[:, :, : values.shape[2]] = values.to(clean.sequence)
+    return clean, mask
 
 
 def last_chunk(latents: Latents, n: int) -> Latents:
     """Of a batch of latents in a row, those of the last chunk of n latent frames."""
-    if isinstance(latents, Tensor):
-        return latents[:, :, -n:]
-    rows = latents.lengths.shape[1] * n // latents.shape[2]
-    return _cut_hybrid(latents, latents.structural[:, :, -n:], latents.lengths.shape[1] - rows, None)
+    regions = latents.lengths.shape[1]
+    return _slice_regions(latents, latents.grid[:, :, -n:], regions - regions * n // latents.shape[2])
 
 
 def drop_first_chunk(latents: Latents, n: int) -> Latents:
     """Of a batch of latents in a row, all but those of the first chunk of n latent frames."""
-    if isinstance(latents, Tensor):
-        return latents[:, :, n:]
-    rows = latents.lengths.shape[1] * n // latents.shape[2]
-    return _cut_hybrid(latents, latents.structural[:, :, n:], rows, None)
+    return _slice_regions(latents, latents.grid[:, :, n:], latents.lengths.shape[1] * n // latents.shape[2])
 
 
-def _cut_hybrid(latents: HybridLatents, structural: Tensor, start: int, stop: int | None) -> HybridLatents:
-    """`structural` with the 1D latents of the regions from `start` to `stop`."""
-    parts = [sequence for sequence, _ in latents.regions()][start:stop]
-    return joined(structural, parts, latents.lengths[:, start:stop])
+def _slice_regions(latents: Latents, grid: Tensor, start: int) -> Latents:
+    """`grid` with the 1D latents of the regions from `start` on."""
+    parts = [sequence for sequence, _ in latents.regions()][start:]
+    return pack(grid, parts, latents.lengths[:, start:])
 
 
 def _after(first: Latents, blank: Latents) -> Latents:
     """`blank` latents whose first chunk has as many 1D latents as `first`."""
-    if isinstance(first, Tensor) or isinstance(blank, Tensor):
+    if not blank.has_sequence:
         return blank
     lengths = blank.lengths.to(first.lengths.device).clone()
     lengths[:, : first.lengths.shape[1]] = first.lengths
     channels, longest = blank.sequence.shape[1], int(lengths.sum(1).max())
     sequence = blank.sequence.new_zeros(len(lengths), channels, longest)
-    return HybridLatents(blank.structural, sequence, lengths)
+    return Latents(blank.grid, sequence, lengths)

@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from regen.latents import HybridLatents, Latents
+from regen.latents import Latents
 from regen.layers.attention import Grid
 from regen.tiling import Tiling
 
@@ -85,7 +85,7 @@ class TokenLayout:
             dim=1,
         )
 
-    def sequence(self, latents: HybridLatents) -> SequenceTokens:
+    def sequence(self, latents: Latents) -> SequenceTokens:
         """The 1D latents of a batch; `lengths` has the regions of all chunks, chunk after chunk."""
         frames, height, width = latents.shape[2:]
         centres = self.region_centres(self.grid(frames, height, width), latents.lengths.device)
@@ -97,39 +97,30 @@ class TokenLayout:
         chunk = region // (len(centres) // -(-frames // self.chunk_latents))
         return SequenceTokens(centres[region], index, chunk, steps < ends[:, -1:])
 
-    def unknown_masks(self, latents: Latents, given: Bool[Tensor, "b f"]) -> list[Bool[Tensor, "b ..."]]:
-        """For each tensor of the latents which values are there and not given, to be multiplied with it.
+    def unknown_masks(self, latents: Latents, given: Bool[Tensor, "b f"]) -> Latents:
+        """The mask of the values that exist and are not given, as latents of 1 channel.
 
         The 1D latents of a chunk are given with its last latent frame.
         """
-        unknown = [~given[:, None, :, None, None]]
-        if isinstance(latents, HybridLatents):
-            tokens = self.sequence(latents)
-            last = given[:, self.chunk_latents - 1 :: self.chunk_latents]
-            known = (
-                last.gather(1, tokens.chunk.clamp(max=max(0, last.shape[1] - 1))) if last.shape[1] else None
-            )
-            there = tokens.mask if known is None else tokens.mask & ~known
-            unknown.append(there[:, None])
-        return unknown
+        unknown = ~given[:, None, :, None, None]
+        if not latents.has_sequence:
+            return Latents.of(unknown)
+        tokens = self.sequence(latents)
+        last = given[:, self.chunk_latents - 1 :: self.chunk_latents]
+        known = last.gather(1, tokens.chunk.clamp(max=max(0, last.shape[1] - 1))) if last.shape[1] else None
+        there = tokens.mask if known is None else tokens.mask & ~known
+        return Latents(unknown, there[:, None], latents.lengths)
 
 
 def concat_chunks(chunks: Latents) -> Latents:
-    """The chunks of a video, "k c n y x" or hybrid, as latents in a row without an axis for a batch."""
-    if isinstance(chunks, Tensor):
-        return rearrange(chunks, "k c n y x -> c (k n) y x")
-    ones = [chunks[i] for i in range(len(chunks))]
-    structural = rearrange(chunks.structural, "k c n y x -> c (k n) y x")
-    return HybridLatents(
-        structural, torch.cat([one.sequence for one in ones], dim=-1), chunks.lengths.flatten()
-    )
+    """The chunks of a video, a batch of k, as latents in a row without a batch axis."""
+    grid = rearrange(chunks.grid, "k c n y x -> c (k n) y x")
+    return Latents(grid, chunks.flat(), chunks.lengths.flatten())
 
 
 def split_chunks(latents: Latents, chunk_latents: int) -> list[Latents]:
     """The inverse of `concat_chunks`: the latents of each chunk."""
-    if isinstance(latents, Tensor):
-        return list(latents.split(chunk_latents, dim=1))
-    grids = latents.structural.split(chunk_latents, dim=1)
+    grids = latents.grid.split(chunk_latents, dim=1)
     lengths = latents.lengths.chunk(len(grids))
-    sequences = latents.sequence.split([int(one.sum()) for one in lengths], dim=-1)
-    return [HybridLatents(*parts) for parts in zip(grids, sequences, lengths, strict=True)]
+    sequences = latents.sequence.split(torch.stack(lengths).sum(1).tolist(), dim=-1)
+    return [Latents(*parts) for parts in zip(grids, sequences, lengths, strict=True)]

@@ -20,7 +20,7 @@ from regen.generate.predictor import unconditional
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_video
 from regen.generate.text import TextEncoder
 from regen.generate.video_shape import VideoShape, video_shape
-from regen.latents import Latents
+from regen.latents import Latents, collate
 from regen.media.sizes import Size, resize_center_crop
 from regen.pretrained import Autoencoder
 from regen.tiling import Tile
@@ -92,9 +92,7 @@ class VideoGenerator:
             )
         if shape.is_image:
             raise ValueError("An image that is given becomes a video; ask for 2 frames or more.")
-        latents = [self._encoded(image[None], shape, None) for image in images]
-        assert all(isinstance(one, Tensor) for one in latents)
-        return GivenFrames(torch.cat([one for one in latents if isinstance(one, Tensor)]), 1)
+        return GivenFrames(collate([self._encoded(image[None], shape, None)[0] for image in images]), 1)
 
     def encode_last_chunk(
         self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, length: FixedLength | None = None
@@ -182,7 +180,7 @@ class VideoGenerator:
         def encode(tile: Tile | None) -> Latents:
             if length is not None:
                 return truncate_to(length, embedder, clip, 0, tile)
-            return embedder.encode(clip, tile=tile).latent_dist.mode()
+            return Latents.of(embedder.encode(clip, tile=tile).latent_dist.mode())
 
         return OomRetry(None).run(encode, *clip.shape[-2:])
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from regen.diffusion import Density
-from regen.latents import HybridLatents, HybridPosterior
+from regen.latents import LatentPosterior, Latents
 from regen.losses.alignment import effective_rank, self_alignment
 from regen.networks.length_rule import LengthMode
 
@@ -56,11 +56,11 @@ class AuxiliaryLoss(Protocol):
 
     def represent(self, features: Tensor, target: Tensor, /) -> tuple[Tensor, dict[str, Tensor]]: ...
 
-    def predicted(self, latents: HybridLatents, generators: list[Generator], /) -> HybridLatents: ...
+    def predicted(self, latents: Latents, generators: list[Generator], /) -> Latents: ...
 
 
 def latent_losses(
-    posterior: HybridPosterior,
+    posterior: LatentPosterior,
     objective: OneDVAObjective,
     kl_weight: float,
     progress: Float[Tensor, ""],
@@ -70,15 +70,15 @@ def latent_losses(
     `progress` is the part of the run that is over. Logs the share of the 1D latents that is kept (`length`)
     and in how many directions they spread (`rank`).
     """
-    channels, keep = posterior.channels, torch.cat(posterior.keeps(), dim=1)
-    loss = posterior.structural.new_zeros((), dtype=torch.float32)
+    channels, keep = posterior.channels, torch.cat(posterior.masks(), dim=1)
+    loss = posterior.grid.new_zeros((), dtype=torch.float32)
     means = torch.cat([part[:, :channels] for part in posterior.parts], dim=2)
     logs = {"length": keep.float().mean(), "rank": effective_rank(means, keep)}
     if kl_weight > 0:
         kl = posterior.kl()
         loss, logs["kl"] = loss + kl_weight * kl, kl.detach()
     if objective.alignment_weight > 0:
-        structural = posterior.structural[:, :channels].flatten(2)
+        structural = posterior.grid[:, :channels].flatten(2)
         alignment = self_alignment(means, structural, keep, objective.alignment_margin)
         ramp = (progress / max(objective.alignment_ramp, 1e-9)).clamp(max=1)  # a number on the CPU
         loss, logs["alignment"] = loss + ramp * objective.alignment_weight * alignment, alignment.detach()

@@ -1,19 +1,19 @@
 """Latents as a latent diffusion model would predict them, to train a decoder on (One-DVA; spec B9)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from regen import diffusion
-from regen.latents import HybridLatents, noise_like, parts_of
+from regen.latents import Latents
 
 # (clean latents, a noise level for each clip, generators) -> what is predicted from their noised form. All
 # latents are normalised. A latent diffusion model becomes one by `denoised`.
-Predictor = Callable[[HybridLatents, Float[Tensor, " b"], list[Generator]], HybridLatents]
-Velocity = Callable[[HybridLatents, Float[Tensor, " b"]], HybridLatents]  # (noisy, t) -> its velocity
+Predictor = Callable[[Latents, Float[Tensor, " b"], list[Generator]], Latents]
+Velocity = Callable[[Latents, Float[Tensor, " b"]], Latents]  # (noisy, t) -> its velocity
 
 
 @dataclass(frozen=True)
@@ -44,40 +44,33 @@ class PredictedLatents:
         self.config, self.predictor = config, predictor
 
     @torch.no_grad()
-    def __call__(self, clean: HybridLatents, generators: list[Generator]) -> HybridLatents:
+    def __call__(self, clean: Latents, generators: list[Generator]) -> Latents:
         """Normalised latents, each clip's drawn by its own one of the `generators`."""
         draws = torch.stack([torch.rand(2, generator=each, device=each.device) for each in generators])
-        chance, level = draws.to(clean.structural.device).unbind(1)
+        chance, level = draws.to(clean.grid.device).unbind(1)
         low, high = self.config.levels
-        told = self.predictor(clean, low + (high - low) * level, generators)
+        predicted = self.predictor(clean, low + (high - low) * level, generators)
         own = chance >= self.config.share
-        structural, sequence = (
-            torch.where(own.reshape(-1, *[1] * (a.ndim - 1)), a, b.to(a))
-            for a, b in ((clean.structural, told.structural), (clean.sequence, told.sequence))
+        mixed = clean.map(
+            lambda a, b: torch.where(own.reshape(-1, *[1] * (a.ndim - 1)), a, b.to(a)), predicted
         )
-        steps = torch.arange(sequence.shape[2], device=sequence.device)
-        there = steps < clean.lengths.sum(1, keepdim=True)  # what fills up stays zero
-        return HybridLatents(structural, torch.where(there[:, None], sequence, 0.0), clean.lengths)
+        steps = torch.arange(mixed.sequence.shape[2], device=own.device)
+        exists = steps < clean.lengths.sum(1, keepdim=True)
+        return replace(mixed, sequence=torch.where(exists[:, None], mixed.sequence, 0.0))
 
 
 def denoised(velocity: Velocity) -> Predictor:
     """The predictor of a latent diffusion model: noise the latents, and answer ẑ_0 = z_t - t v(z_t, t)."""
 
-    def predict(clean: HybridLatents, t: Float[Tensor, " b"], generators: list[Generator]) -> HybridLatents:
-        noise = noise_like(clean, generators)
-        noisy = [
-            diffusion.add_noise(part.float(), e, t) for part, e in zip(parts_of(clean), noise, strict=True)
-        ]
-        answer = velocity(HybridLatents(noisy[0], noisy[1], clean.lengths), t)
-        structural, sequence = (
-            diffusion.clean_from_velocity(x, v, t) for x, v in zip(noisy, parts_of(answer), strict=True)
-        )
-        return HybridLatents(structural, sequence, clean.lengths)
+    def predict(clean: Latents, t: Float[Tensor, " b"], generators: list[Generator]) -> Latents:
+        noise = clean.noise(generators)
+        noisy = clean.map(lambda part, e: diffusion.add_noise(part.float(), e, t), noise)
+        return noisy.map(lambda x, v: diffusion.clean_from_velocity(x, v, t), velocity(noisy, t))
 
     return predict
 
 
-def unit_gaussian_velocity(noisy: HybridLatents, t: Float[Tensor, " b"]) -> HybridLatents:
+def unit_gaussian_velocity(noisy: Latents, t: Float[Tensor, " b"]) -> Latents:
     """E[ε - z_0 | z_t] for z_0 from N(0, I): the least that a latent diffusion model knows.
 
     With it as velocity, `denoised` answers (1 - t) z_t / ((1 - t)² + t²): noise, and a loss of scale.
@@ -87,4 +80,4 @@ def unit_gaussian_velocity(noisy: HybridLatents, t: Float[Tensor, " b"]) -> Hybr
         level = diffusion.per_entry(t, z)
         return (2 * level - 1) / ((1 - level) ** 2 + level**2) * z
 
-    return HybridLatents(of(noisy.structural), of(noisy.sequence), noisy.lengths)
+    return noisy.map(of)

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from regen.latents import HybridLatents
+from regen.latents import Latents
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
 from regen.losses.optimizer_state import Size, below
 from regen.losses.post_training import PredictedLatents, PredictionConfig, Predictor
@@ -110,7 +110,7 @@ class AuxiliaryLosses:
             return features.new_zeros((), dtype=torch.float32), {}
         return self.representation(features, target)
 
-    def predicted(self, latents: HybridLatents, generators: list[torch.Generator]) -> HybridLatents:
+    def predicted(self, latents: Latents, generators: list[torch.Generator]) -> Latents:
         """Latents as they will be predicted, in the place of these."""
         assert self.prediction is not None
         return self.prediction(latents, generators)

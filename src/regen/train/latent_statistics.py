@@ -51,7 +51,7 @@ def measure_latent_statistics(
     clips = 0
     for batch in batches:
         clip = batch["clip"].to(device)
-        latents = cast(Encoder, model).encode(clip).latent_dist.mode()
+        latents = Latents.of(cast(Encoder, model).encode(clip).latent_dist.mode())
         moments = moments or [ChannelMoments(latents.shape[1]) for _ in range(2)]
         for i, latent in enumerate(_kinds(latents)):
             moments[min(i, 1)].add(latent)
@@ -63,8 +63,8 @@ def measure_latent_statistics(
 
 
 def _kinds(latents: Latents) -> list[Tensor]:
-    """Latents whose statistics may differ: the frames of a chunk, or the two kinds of hybrid latents."""
-    if isinstance(latents, Tensor):
-        return list(latents.unbind(2))
-    there = [part.transpose(1, 2)[keep].T[None] for part, keep in latents.regions()]
-    return [latents.structural, torch.cat(there, dim=2)]
+    """Latents whose statistics may differ: the frames of a chunk, or the grid and the 1D latents."""
+    if not latents.has_sequence:
+        return list(latents.grid.unbind(2))
+    sequences = [part.mT[mask].T[None] for part, mask in latents.regions()]
+    return [latents.grid, torch.cat(sequences, dim=2)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from regen.latents import HybridLatents, HybridPosterior, batch_of, is_finite, joined
+from regen.latents import LatentPosterior, Latents, collate, pack
 from regen.runtime import generator_for
 
 CHANNELS = 2
@@ -20,21 +20,19 @@ def lengths(draw: st.DrawFn) -> torch.Tensor:
     return torch.tensor(draw(st.lists(counts, min_size=clips, max_size=clips)))
 
 
-def latents_of(lengths: torch.Tensor) -> HybridLatents:
+def latents_of(lengths: torch.Tensor) -> Latents:
     """Random ones, with what is filled up spoiled: it means nothing."""
     clips, longest = len(lengths), int(lengths.sum(1).max())
-    return HybridLatents(
-        torch.randn(clips, CHANNELS, 2, 1, 3), torch.randn(clips, CHANNELS, longest), lengths
-    )
+    return Latents(torch.randn(clips, CHANNELS, 2, 1, 3), torch.randn(clips, CHANNELS, longest), lengths)
 
 
-def naive_region(latents: HybridLatents, clip: int, region: int) -> torch.Tensor:
+def naive_region(latents: Latents, clip: int, region: int) -> torch.Tensor:
     before, count = int(latents.lengths[clip, :region].sum()), int(latents.lengths[clip, region])
     return latents.sequence[clip, :, before : before + count]
 
 
-def same(a: HybridLatents, b: HybridLatents) -> bool:
-    parts = ((a.structural, b.structural), (a.sequence, b.sequence), (a.lengths, b.lengths))
+def same(a: Latents, b: Latents) -> bool:
+    parts = ((a.grid, b.grid), (a.sequence, b.sequence), (a.lengths, b.lengths))
     return all(torch.equal(one, other) for one, other in parts)
 
 
@@ -42,14 +40,14 @@ def same(a: HybridLatents, b: HybridLatents) -> bool:
 def test_clips_of_a_batch_make_the_batch_again(lengths):
     latents = latents_of(lengths)
     clips = [latents[i] for i in range(len(latents))]
-    for clip, own, counts in zip(clips, latents.structural, lengths, strict=True):
-        assert torch.equal(clip.structural, own)
+    for clip, own, counts in zip(clips, latents.grid, lengths, strict=True):
+        assert torch.equal(clip.grid, own)
         assert torch.equal(clip.lengths, counts)
         assert clip.sequence.shape == (CHANNELS, int(counts.sum()))
-    again = batch_of(clips)
+    again = collate(clips)
     filled = torch.arange(latents.sequence.shape[2]) >= lengths.sum(1, keepdim=True)
     assert torch.equal(again.sequence, latents.sequence.masked_fill(filled[:, None], 0))
-    assert torch.equal(again.structural, latents.structural)
+    assert torch.equal(again.grid, latents.grid)
     assert all(same(again[i], clip) for i, clip in enumerate(clips))
 
 
@@ -59,8 +57,8 @@ def test_only_what_is_kept_is_counted(lengths):
     clips = [latents[i] for i in range(len(latents))]
     assert latents.length == sum(clip.length for clip in clips) == int(lengths.sum())
     assert latents.numel() == sum(clip.numel() for clip in clips)
-    assert clips[0].numel() == clips[0].structural.numel() + clips[0].sequence.numel()
-    assert latents.shape == latents.structural.shape and len(latents) == len(lengths)
+    assert clips[0].numel() == clips[0].grid.numel() + clips[0].sequence.numel()
+    assert latents.shape == latents.grid.shape and len(latents) == len(lengths)
 
 
 @given(lengths())
@@ -80,8 +78,8 @@ def test_regions_are_found_as_a_loop_finds_them(lengths):
 def test_joined_regions_are_the_latents(lengths):
     latents = latents_of(lengths)
     parts = [sequence for sequence, _ in latents.regions()]
-    again = joined(latents.structural, parts, lengths)
-    assert same(again, batch_of([latents[i] for i in range(len(latents))]))
+    again = pack(latents.grid, parts, lengths)
+    assert same(again, collate([latents[i] for i in range(len(latents))]))
 
 
 @given(lengths(), st.data())
@@ -89,31 +87,31 @@ def test_shortened_latents_are_the_first_of_each_region(lengths, data):
     latents = latents_of(lengths)
     counts = st.lists(st.integers(0, 5), min_size=lengths.shape[1], max_size=lengths.shape[1])
     wanted = torch.tensor(data.draw(st.lists(counts, min_size=len(lengths), max_size=len(lengths))))
-    short = latents.shortened(wanted)
+    short = latents.truncate(wanted)
     assert torch.equal(short.lengths, torch.minimum(wanted, lengths)), "never more than there are"
-    assert torch.equal(short.structural, latents.structural)
+    assert torch.equal(short.grid, latents.grid)
     for clip in range(len(latents)):
         for region in range(lengths.shape[1]):
             longer = naive_region(latents, clip, region)
             found = naive_region(short, clip, region)
             assert torch.equal(found, longer[:, : int(short.lengths[clip, region])])
-        assert same(latents[clip].shortened(wanted[clip]), short[clip]), "a clip without its batch alike"
-    assert same(short.shortened(wanted), short)
-    assert same(latents.shortened(wanted + 1).shortened(wanted), short)
+        assert same(latents[clip].truncate(wanted[clip]), short[clip]), "a clip without its batch alike"
+    assert same(short.truncate(wanted), short)
+    assert same(latents.truncate(wanted + 1).truncate(wanted), short)
     assert short.sequence.shape[2] == int(short.lengths.sum(1).max()), "nothing is filled up in vain"
 
 
 def test_joining_takes_the_first_of_each_part():
     parts = [torch.arange(1.0, 5).expand(2, 1, -1), torch.arange(10.0, 13).expand(2, 1, -1)]
-    latents = joined(torch.zeros(2, 1, 1, 1, 2), parts, torch.tensor([[1, 3], [2, 0]]))
+    latents = pack(torch.zeros(2, 1, 1, 1, 2), parts, torch.tensor([[1, 3], [2, 0]]))
     assert latents.sequence[:, 0].tolist() == [[1, 10, 11, 12], [1, 2, 0, 0]]
     with pytest.raises(AssertionError):
-        joined(torch.zeros(2, 1, 1, 1, 2), parts, torch.tensor([[1], [2]]))
+        pack(torch.zeros(2, 1, 1, 1, 2), parts, torch.tensor([[1], [2]]))
 
 
 def test_gradient_passes_through_joining_and_regions():
     parts = [torch.randn(2, CHANNELS, 3, requires_grad=True), torch.randn(2, CHANNELS, 2, requires_grad=True)]
-    latents = joined(torch.zeros(2, CHANNELS, 1, 1, 5), parts, torch.tensor([[1, 2], [3, 0]]))
+    latents = pack(torch.zeros(2, CHANNELS, 1, 1, 5), parts, torch.tensor([[1, 2], [3, 0]]))
     sum(sequence.sum() for sequence, _ in latents.regions()).backward()
     assert parts[0].grad[:, 0].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert parts[1].grad[:, 0].tolist() == [[1, 1], [0, 0]]
@@ -122,47 +120,78 @@ def test_gradient_passes_through_joining_and_regions():
 def test_moving_and_converting():
     latents = latents_of(torch.tensor([[2, 1], [0, 4]]))
     half = latents.to(dtype=torch.bfloat16)
-    assert half.structural.dtype == half.sequence.dtype == torch.bfloat16
+    assert half.grid.dtype == half.sequence.dtype == torch.bfloat16
     assert half.lengths.dtype == torch.int64
-    assert half.shortened(torch.tensor([[1, 1], [0, 1]])).sequence.dtype == torch.bfloat16
+    assert half.truncate(torch.tensor([[1, 1], [0, 1]])).sequence.dtype == torch.bfloat16
     assert same(half.cpu(), half) and same(latents.to(), latents)
     assert same(latents.to(torch.device("cpu"), torch.float64).to(dtype=torch.float32), latents)
     there = latents.to(torch.device("meta"))
-    assert {part.device.type for part in (there.structural, there.sequence, there.lengths)} == {"meta"}
+    assert {part.device.type for part in (there.grid, there.sequence, there.lengths)} == {"meta"}
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_numbers_that_are_not_finite_are_found(value):
     latents = latents_of(torch.tensor([[2, 1], [0, 4]]))
-    assert (
-        is_finite(latents)
-        and is_finite(latents.structural)
-        and is_finite(latents_of(torch.zeros(1, 1).long()))
-    )
-    for part in (latents.structural, latents.sequence):
+    assert latents.is_finite() and latents_of(torch.zeros(1, 1).long()).is_finite()
+    for part in (latents.grid, latents.sequence):
         before = part.flatten()[1].item()
         part.view(-1)[1] = value
-        assert not is_finite(latents) and not is_finite(part)
+        assert not latents.is_finite()
         part.view(-1)[1] = before
 
 
-def test_plain_latents_are_stacked_and_kinds_are_not_mixed():
-    plain = torch.randn(CHANNELS, 2, 1, 3)
-    assert torch.equal(batch_of([plain, 2 * plain]), torch.stack([plain, 2 * plain]))
-    with pytest.raises(AssertionError, match="one model"):
-        batch_of([plain, latents_of(torch.tensor([[1]]))[0]])
+def test_a_grid_alone_is_latents_without_regions():
+    tensor = torch.randn(2, CHANNELS, 2, 1, 3)
+    latents = Latents.of(tensor)
+    assert Latents.of(latents) is latents and latents.for_decoder() is tensor
+    assert latents.sequence.shape == (2, CHANNELS, 0) and latents.lengths.shape == (2, 0)
+    assert (latents.length, latents.numel(), latents.regions()) == (0, tensor.numel(), [])
+    assert same(collate([latents[0], latents[1]]), latents)
+    assert same(latents.truncate(latents.lengths), latents)
+    assert [*latents.tensors()] == ["latents"] and latents.parts[0] is tensor
 
 
-def posterior_of(lengths: torch.Tensor, moments: int = 2 * CHANNELS, complete: int = 5) -> HybridPosterior:
+@given(lengths())
+def test_tensors_of_batches_and_files_give_the_latents_again(lengths):
+    latents = latents_of(lengths)
+    whole = latents_of(lengths)
+    whole = collate([whole[i] for i in range(len(whole))])
+    assert same(Latents.from_tensors(latents.tensors()), latents)
+    assert latents.for_decoder() is latents
+    assert whole.flat().shape == (CHANNELS, int(lengths.sum()))
+    assert same(Latents.from_flat(whole.grid, whole.flat(), lengths), whole)
+    grid = Latents.of(latents.grid)
+    assert same(Latents.from_tensors(grid.tensors()), grid)
+
+
+def test_functions_of_several_latents():
+    latents = latents_of(torch.tensor([[2, 1], [0, 4]]))
+    total = latents.map(lambda a, b: a + 2 * b, latents)
+    assert all(torch.equal(a, 3 * b) for a, b in zip(total.parts, latents.parts, strict=True))
+    twice = latents.repeat(2)
+    assert all(same(twice[i], latents[i % 2]) for i in range(4))
+
+
+@given(lengths())
+def test_noise_of_a_clip_is_the_same_in_any_batch(lengths):
+    latents = latents_of(lengths)
+    whole = latents.noise([generator_for(0, i) for i in range(len(latents))])
+    for i in range(len(latents)):
+        assert same(collate([latents[i]]).noise([generator_for(0, i)])[0], whole[i])
+    grid = Latents.of(latents.grid).noise([generator_for(0, i) for i in range(len(latents))])
+    assert torch.equal(grid.grid, whole.grid)
+
+
+def posterior_of(lengths: torch.Tensor, moments: int = 2 * CHANNELS, complete: int = 5) -> LatentPosterior:
     parts = [torch.randn(len(lengths), moments, complete) for _ in range(lengths.shape[1])]
-    return HybridPosterior(torch.randn(len(lengths), moments, 2, 1, 3), parts, lengths, CHANNELS)
+    return LatentPosterior(torch.randn(len(lengths), moments, 2, 1, 3), parts, lengths, CHANNELS)
 
 
 @given(lengths())
 def test_the_mode_are_the_means_of_what_is_kept(lengths):
     posterior = posterior_of(lengths)
     mode = posterior.mode()
-    assert torch.equal(mode.structural, posterior.structural[:, :CHANNELS])
+    assert torch.equal(mode.grid, posterior.grid[:, :CHANNELS])
     for clip in range(len(lengths)):
         for region, part in enumerate(posterior.parts):
             kept = part[clip, :CHANNELS, : int(lengths[clip, region])]
@@ -179,20 +208,20 @@ def test_without_variances_samples_are_the_mode(lengths):
 def test_a_sample_of_a_shorter_sequence_is_the_beginning_of_the_longer_one_s(lengths):
     """The noise of a latent does not depend on how many are kept."""
     posterior = posterior_of(lengths + 1)
-    short = HybridPosterior(posterior.structural, posterior.parts, lengths, CHANNELS)
+    short = LatentPosterior(posterior.grid, posterior.parts, lengths, CHANNELS)
     longer, shorter = posterior.sample(generator_for(0)), short.sample(generator_for(0))
-    assert same(longer.shortened(lengths), shorter)
+    assert same(longer.truncate(lengths), shorter)
 
 
 def test_samples_spread_as_the_posterior_says():
     mean, log_variance = torch.tensor([0.5, -1.0]), torch.tensor([0.0, -2.0])
     moments = torch.cat([mean, log_variance])[None, :, None]
-    posterior = HybridPosterior(
+    posterior = LatentPosterior(
         moments[..., None, None].expand(2, -1, 20, 20, 20), [moments.expand(2, -1, 5000)],
         torch.tensor([[5000], [5000]]), CHANNELS,
     )  # fmt: skip
     sample = posterior.sample(generator_for(0))
-    for found in (sample.structural.flatten(2), sample.sequence):
+    for found in (sample.grid.flatten(2), sample.sequence):
         torch.testing.assert_close(found.mean((0, 2)), mean, atol=0.03, rtol=0)
         torch.testing.assert_close(found.std((0, 2)), (0.5 * log_variance).exp(), atol=0.03, rtol=0)
 
@@ -203,7 +232,7 @@ def test_each_clip_s_sample_comes_from_its_own_generator():
     for i in range(3):
         one = slice(i, i + 1)
         parts = [part[one] for part in posterior.parts]
-        alone = HybridPosterior(posterior.structural[one], parts, posterior.lengths[one], CHANNELS)
+        alone = LatentPosterior(posterior.grid[one], parts, posterior.lengths[one], CHANNELS)
         assert same(alone.sample([generator_for(0, i)])[0], whole[i])
 
 
@@ -218,7 +247,7 @@ def test_the_divergence_is_that_of_what_is_kept(lengths):
     means = []
     for clip, counts in enumerate(lengths.tolist()):
         parts = [terms(part)[clip, :count] for part, count in zip(posterior.parts, counts, strict=True)]
-        means.append(torch.cat([terms(posterior.structural)[clip].flatten(), *parts]).mean())
+        means.append(torch.cat([terms(posterior.grid)[clip].flatten(), *parts]).mean())
     torch.testing.assert_close(posterior.kl(), torch.stack(means).mean())
 
 
@@ -239,10 +268,10 @@ def test_what_is_dropped_has_no_part_in_the_divergence():
 
 def test_the_divergence_is_zero_for_the_standard_normal_alone_and_never_infinite():
     lengths = torch.tensor([[2, 1]])
-    zero = HybridPosterior(torch.zeros(1, 4, 2, 1, 3), [torch.zeros(1, 4, 5)] * 2, lengths, CHANNELS)
+    zero = LatentPosterior(torch.zeros(1, 4, 2, 1, 3), [torch.zeros(1, 4, 5)] * 2, lengths, CHANNELS)
     assert zero.kl() == 0
     assert posterior_of(lengths).kl() > 0
-    far = HybridPosterior(
+    far = LatentPosterior(
         torch.full((1, 4, 2, 1, 3), -1e4), [torch.full((1, 4, 5), 1e4)] * 2, lengths, CHANNELS
     )
     assert far.kl().isfinite()
