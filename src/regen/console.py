@@ -1,5 +1,6 @@
 """Progress bars, tables, warnings and interruptions of the commands."""
 
+import json
 import signal
 import sys
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -68,6 +69,11 @@ def output_console() -> Console:
     return (
         console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=10_000)
     )
+
+
+def print_json(content: Any) -> None:
+    """Print one line of JSON on standard output."""
+    print(json.dumps(content))
 
 
 def first_line(error: BaseException) -> str:

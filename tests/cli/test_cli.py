@@ -201,13 +201,13 @@ def test_every_chunk_with_its_surroundings(regen: Regen, name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (("--fps", "fast"), "'fast' is no frame rate"),
+        (("--fps", "fast"), "got 'fast'"),
         (("--fps", "0"), "fps must be above 0"),
         (("--fps", "60", "--interpolate", "2"), "can't be combined"),
-        (("--interpolate", "0"), "Interpolation by 0"),
+        (("--interpolate", "0"), "interpolate must be at least 1, got 0"),
         (("--extrapolate-before", "-1"), "0 or more"),
-        (("--memory", "much"), "no amount of memory"),
-        (("--batch", "0"), "at least 1 chunk"),
+        (("--memory", "much"), "got 'much'"),
+        (("--batch", "0"), "batch must be at least 1"),
     ],
 )
 def test_impossible_frames_are_told_before_the_work(
@@ -456,7 +456,9 @@ def test_latents_of_another_model(regen: Regen, name: str, other: str) -> None:
 
 
 def test_latent_file_that_is_none(regen: Regen) -> None:
-    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "no file z.safetensors")
+    fails_in_one_sentence(
+        regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "z.safetensors must be a latent file"
+    )
     make_image(Path("in.png")).rename("z.safetensors")
     fails_in_one_sentence(
         regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "z.safetensors is damaged"
@@ -533,7 +535,7 @@ def test_train_takes_recipes_and_dotted_overrides(regen: Regen, monkeypatch: pyt
     assert recipe.optimizer.learning_rate == 0.25 and recipe.loop.steps == 7
     assert recipe.model == plain.model and recipe.data == plain.data
     assert (options.data, options.out) == (("a", "b"), Path("run"))
-    assert (options.world.device.type, options.world.size) == ("cpu", 1)
+    assert (options.context.device.type, options.context.size) == ("cpu", 1)
     assert options.resume is False
     fails_in_one_sentence(
         regen("train", "nothing", "--data", "a", "--out", "run"), "no recipe 'nothing'", "regen train --help"

@@ -1,14 +1,4 @@
-"""The command `regen`. Heavy imports stand inside the commands, so that `regen --help` answers at once.
-
-app.py        all commands put together, and what the user sees when one fails
-video.py      reconstruct, encode, decode, models
-training.py   train
-evaluation.py evaluate
-shards.py     shards: build, index, show
-runs.py       runs show
-latents.py    latents: export, show
-options.py    what several commands have in common: arguments, options, loading the model
-"""
+"""The command `regen`. Heavy imports are inside the commands, so that `regen --help` answers at once."""
 
 from regen.cli.app import main
 

@@ -1,4 +1,4 @@
-"""What several commands have in common: their arguments and options, loading the model, warnings."""
+"""Options that several commands share, and the objects made of them."""
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -14,13 +14,31 @@ if TYPE_CHECKING:
     from regen.codec.timeline import Timeline
     from regen.pretrained import Autoencoder
 
-SOME_PATH = Path()  # what `--compare` alone stands for
+DEFAULT_PATH = Path()  # stands for `--compare` without a path
+
+
+def _optional_path() -> PrimitiveConstructorSpec[Path | None]:
+    return PrimitiveConstructorSpec(
+        nargs=(0, 1),
+        metavar="[PATH]",
+        instance_from_str=lambda values: Path(values[0]) if values else DEFAULT_PATH,
+        is_instance=lambda value: value is None or isinstance(value, Path),
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
+
+
+Input = Annotated[Positional[Path], arg(metavar="INPUT")]
+Output = Annotated[Path, arg(name="output", aliases=("-o",), metavar="PATH")]
+Compare = Annotated[Path | None, _optional_path(), arg(help_behavior_hint="")]
+SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
 Device = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Json = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")]
 
 
+# The help shows each line of a field's docstring as a line of its own.
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and how it runs."""
+    """The model, and how it runs."""
 
     model: str = "regen-small-4x"
     """A name from `regen models`, a folder, or owner/name on the Hugging Face Hub."""
@@ -29,9 +47,9 @@ class ModelOptions:
     dtype: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
     memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")] = None
-    """Memory to stay within, such as 8GB: work on tiles of the picture that fit; by default what is free."""
+    """Memory limit, such as 8GB: large frames are processed in tiles that fit. By default what is free."""
     compile: FlagCreatePairsOff[bool] = False
-    """Compile the networks first: takes minutes once, then they are faster."""
+    """Compile the networks: takes minutes once, then they are faster."""
 
 
 @dataclass(frozen=True)
@@ -39,136 +57,104 @@ class DecoderOptions:
     """How the decoder samples."""
 
     steps: int = 1
-    """Denoising steps: 1 is closest to the original; more draw samples, not means."""
+    """Denoising steps: 1 is closest to the original; more draw samples instead of means."""
     seed: int = 0
-    """The noise of each chunk follows from this and the chunk's number."""
+    """The noise of each chunk depends on this and the number of the chunk."""
     solver: Literal["euler", "heun"] = "euler"
     """heun is of second order and takes about twice as long a step."""
     seams: Literal["extend", "match", "none"] = "extend"
-    """How chunks are joined: latent extension (acts from 2 steps on), the first frame moved half way towards
-    the last one (acts at 1 step too; smoother, less exact), or not at all."""
+    """How chunks are joined. extend: latent extension, which needs 2 steps or more.
+    match: the first frame is moved half way to the last one; smoother, less exact, at any number of steps."""
     batch: int = 1
-    """Chunks to decode together, where no seam ties them; faster on a GPU for small frames."""
+    """Chunks to decode together where they are independent; faster on a GPU for small frames."""
 
 
 @dataclass(frozen=True)
 class RateOptions:
-    """How many 1D latents are kept, by a model that has such (One-DVA); by default what the motion asks for.
-    One of these at most."""
+    """Number of 1D latents of One-DVA models; by default it follows the motion. Give at most one."""
 
     num_latents: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
-    """N for every chunk, or a share of those that it can have: 320, 25%."""
-    values_per_second: Annotated[float | None, arg(metavar="VALUES", help_behavior_hint="")] = None
-    """Numbers in the latents for each second of the video, more for busy chunks; the video is read twice."""
+    """The number in every chunk, such as 320, or a share of the maximum, such as 25%."""
+    values_per_second: Annotated[float | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Values in all latents for each second of video, more for busy chunks. Reads the video twice."""
     target_psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
-    """As few as give this PSNR, region by region; decodes about ten times for it. `encode` aims at decoding
-    in one step with seed 0."""
+    """The fewest with this PSNR in each region. Slow; `encode` assumes decoding in 1 step with seed 0."""
 
 
 @dataclass(frozen=True)
 class FrameOptions:
-    """Which frames to decode; by default those that were encoded."""
+    """The frames to decode; by default the encoded ones."""
 
     fps: Annotated[str | None, arg(metavar="RATE", help_behavior_hint="")] = None
-    """A constant frame rate, such as 60 or 30000/1001, with frames generated between the encoded ones."""
+    """A constant frame rate, such as 60 or 30000/1001; frames between the encoded ones are generated."""
     interpolate: Annotated[int, arg(metavar="N")] = 1
-    """N frames for every encoded one."""
+    """Output frames for every encoded frame."""
     extrapolate_before: Annotated[int, arg(metavar="N")] = 0
-    """Generate N frames before the first one; the sound starts later."""
+    """Frames to generate before the first one; the sound starts later."""
     extrapolate_after: Annotated[int, arg(metavar="N")] = 0
-    """Generate N frames after the last one."""
+    """Frames to generate after the last one."""
     every_chunk: FlagCreatePairsOff[bool] = False
     """Extrapolate around every chunk in turn, without sound; to study the model."""
 
 
-def _path_or_nothing() -> PrimitiveConstructorSpec[Path | None]:
-    return PrimitiveConstructorSpec(
-        nargs=(0, 1),
-        metavar="[PATH]",
-        instance_from_str=lambda values: Path(values[0]) if values else SOME_PATH,
-        is_instance=lambda value: value is None or isinstance(value, Path),
-        str_from_instance=lambda value: ["none" if value is None else str(value)],
-    )
-
-
-Input = Annotated[Positional[Path], arg(metavar="INPUT")]
-Output = Annotated[Path, arg(name="output", aliases=("-o",), metavar="PATH")]
-SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
-Model = Annotated[ModelOptions, arg(name="")]
-Sampling = Annotated[DecoderOptions, arg(name="")]
-Which = Annotated[FrameOptions, arg(name="")]
-HowMany = Annotated[RateOptions, arg(name="")]
-Json = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")]
-Compare = Annotated[Path | None, _path_or_nothing(), arg(help_behavior_hint="")]
-
-DEFAULT_USING = ModelOptions()
-DEFAULT_DECODING = DecoderOptions()
-DEFAULT_FRAMES = FrameOptions()
-DEFAULT_AMOUNT = RateOptions()
-
-
-def load_model(using: ModelOptions) -> "Autoencoder":
-    """The model to use, in evaluation mode on its device; raises ValueError when there is none."""
+def load_model(options: ModelOptions) -> "Autoencoder":
+    """Load the model onto its device, in evaluation mode. Raises ValueError when it can't be loaded."""
     from regen.pretrained import load, silence_logging
     from regen.runtime import pick_device, pick_dtype
 
     silence_logging()
-    device = pick_device(using.device)
-    model = load(using.model, device, pick_dtype(using.dtype, device))
-    if using.compile:
+    device = pick_device(options.device)
+    model = load(options.model, device, pick_dtype(options.dtype, device))
+    if options.compile:
         import torch._dynamo.config
 
-        # Lengths and batches of 0, of 1 and of more, and regions of each shape, are compiled apart.
+        # Lengths and batches of 0, 1 and more, and regions of each shape, are compiled separately.
         torch._dynamo.config.recompile_limit = 64
         for network in model.children():
             network.compile(fullgraph=True)
     return model
 
 
-def memory_budget(using: ModelOptions) -> int | None:
-    """Bytes to stay within; raises ValueError for what is no amount of memory."""
+def memory_limit(options: ModelOptions) -> int | None:
+    """The memory limit in bytes. Raises ValueError when it can't be parsed."""
     from regen.codec.memory import parse_memory
 
-    return None if using.memory is None else parse_memory(using.memory)
+    return None if options.memory is None else parse_memory(options.memory)
 
 
-def decode_options(sampling: DecoderOptions) -> "DecodeOptions":
-    """What a decoding session needs to know; raises ValueError for impossible values."""
+def decode_options(options: DecoderOptions) -> "DecodeOptions":
+    """The options of a decoding session. Raises ValueError for values out of range."""
     from regen.codec.sessions import DecodeOptions
 
-    return DecodeOptions(**asdict(sampling))
+    return DecodeOptions(**asdict(options))
 
 
-def rate_target(amount: RateOptions, options: "DecodeOptions") -> "Lengths | Budget | None":
-    """How many 1D latents to keep; raises ValueError for impossible values, and for two of them at once."""
+def rate_target(rate: RateOptions, decoding: "DecodeOptions") -> "Lengths | Budget | None":
+    """The rate control of the options. Raises ValueError for values out of range, and for two options."""
     from regen.codec.rate_control import Budget, TargetPsnr, parse_length
     from regen.codec.sessions import SOLVERS
 
-    if sum(value is not None for value in asdict(amount).values()) > 1:
+    if sum(value is not None for value in asdict(rate).values()) > 1:
         raise ValueError("Give only one of --num-latents, --values-per-second and --target-psnr.")
-    if amount.num_latents is not None:
-        return parse_length(amount.num_latents)
-    if amount.values_per_second is not None:
-        return Budget(amount.values_per_second)
-    if amount.target_psnr is None:
+    if rate.num_latents is not None:
+        return parse_length(rate.num_latents)
+    if rate.values_per_second is not None:
+        return Budget(rate.values_per_second)
+    if rate.target_psnr is None:
         return None
-    return TargetPsnr(amount.target_psnr, options.steps, options.seed, SOLVERS[options.solver])
+    return TargetPsnr(rate.target_psnr, decoding.steps, decoding.seed, SOLVERS[decoding.solver])
 
 
 def timeline(frames: FrameOptions) -> "Timeline":
-    """Which frames to decode; raises ValueError for impossible rates and values that exclude each other."""
+    """The output frames of the options. Raises ValueError for values out of range."""
     from regen.codec.timeline import Timeline
 
+    return Timeline(**asdict(frames) | {"fps": None if frames.fps is None else parse_fps(frames.fps)})
+
+
+def parse_fps(text: str) -> Fraction:
+    """Parse a frame rate such as 24 or 24000/1001. Raises ValueError."""
     try:
-        rate = None if frames.fps is None else Fraction(frames.fps).limit_denominator(100_000)
+        return Fraction(text).limit_denominator(100_000)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"{frames.fps!r} is no frame rate; give a number or a fraction, such as 60 or 24000/1001."
-        ) from None
-    return Timeline(
-        fps=rate,
-        interpolate=frames.interpolate,
-        extrapolate_before=frames.extrapolate_before,
-        extrapolate_after=frames.extrapolate_after,
-        every_chunk=frames.every_chunk,
-    )
+        raise ValueError(f"A frame rate must be a number such as 24 or 24000/1001, got {text!r}.") from None

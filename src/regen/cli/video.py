@@ -1,35 +1,39 @@
-"""The commands that use a model: reconstruct, encode, decode; and models, which lists those there are."""
+"""The commands reconstruct, encode, decode and models."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from regen.cli.options import (
-    DEFAULT_AMOUNT,
-    DEFAULT_DECODING,
-    DEFAULT_FRAMES,
-    DEFAULT_USING,
-    SOME_PATH,
+    DEFAULT_PATH,
     Compare,
-    HowMany,
+    DecoderOptions,
+    FrameOptions,
     Input,
     Json,
-    Model,
+    ModelOptions,
     Output,
-    Sampling,
+    RateOptions,
     SizeText,
-    Which,
     decode_options,
     load_model,
-    memory_budget,
+    memory_limit,
     rate_target,
     timeline,
 )
-from regen.console import progress_bar, warn
+from regen.console import print_json, print_table, progress_bar, warn
+
+if TYPE_CHECKING:
+    from regen.codec.report import Report
 
 
 def reconstruct(
     input: Input,
     output: Output,
-    using: Model = DEFAULT_USING,
-    sampling: Sampling = DEFAULT_DECODING,
-    amount: HowMany = DEFAULT_AMOUNT,
+    model: ModelOptions = ModelOptions(),
+    decoder: DecoderOptions = DecoderOptions(),
+    rate: RateOptions = RateOptions(),
     size: SizeText = None,
     compare: Compare = None,
     json: Json = False,
@@ -41,27 +45,25 @@ def reconstruct(
     Args:
         input: The video or image.
         output: The reconstruction, with the input's frame times and sound.
-        size: Scale and cut out the centre: N x N, or height x width; by default the input's own size.
-        compare: Also write original above reconstruction, by default to OUTPUT with _compare in its name.
-            Without a PATH it stands after INPUT.
-        json: Let the last line of the output be one JSON object.
+        size: Resize and crop to N x N, or height x width; by default the input's own size.
+        compare: Also write the original above the reconstruction, to PATH or OUTPUT_compare. After INPUT.
+        json: Print one JSON object as the last line of the output.
     """
-    from regen.cli.tables import show_report
     from regen.codec.transcode import reconstruct_video
     from regen.media.sizes import parse_size
 
-    target = parse_size(size) if size is not None else None
-    options, memory = decode_options(sampling), memory_budget(using)
-    lengths = rate_target(amount, options)
-    if compare == SOME_PATH:
+    target_size = None if size is None else parse_size(size)
+    options, memory = decode_options(decoder), memory_limit(model)
+    lengths = rate_target(rate, options)
+    if compare == DEFAULT_PATH:
         compare = output.with_stem(output.stem + "_compare")
     with progress_bar("reconstruct") as on_progress:
         report = reconstruct_video(
-            load_model(using),
+            load_model(model),
             input,
             output,
-            name=using.model,
-            size=target,
+            name=model.model,
+            size=target_size,
             options=options,
             memory=memory,
             lengths=lengths,
@@ -69,100 +71,152 @@ def reconstruct(
             on_progress=on_progress,
             on_warning=warn,
         )
-    show_report(report, [output] if compare is None else [output, compare], json)
+    _show_report(report, [output] if compare is None else [output, compare], json)
 
 
 def encode(
     input: Input,
     output: Output,
-    using: Model = DEFAULT_USING,
-    amount: HowMany = DEFAULT_AMOUNT,
+    model: ModelOptions = ModelOptions(),
+    rate: RateOptions = RateOptions(),
     size: SizeText = None,
     json: Json = False,
 ) -> None:
-    """Write the latents of a video or image, with all that decoding needs, to a safetensors file.
+    """Encode a video or image into a latent file, which has all that decoding needs.
 
     Example: regen encode in.mp4 -o latents.safetensors
 
     Args:
         input: The video or image.
         output: The latent file, ending in .safetensors.
-        size: Scale and cut out the centre: N x N, or height x width; by default the input's own size.
-        json: Let the last line of the output be one JSON object.
+        size: Resize and crop to N x N, or height x width; by default the input's own size.
+        json: Print one JSON object as the last line of the output.
     """
-    from regen.cli.tables import show_report
     from regen.codec import latent_file
     from regen.codec.transcode import encode_video
     from regen.media.sizes import parse_size
     from regen.pretrained import weights_hash
 
-    target = parse_size(size) if size is not None else None
-    memory, lengths = memory_budget(using), rate_target(amount, decode_options(DEFAULT_DECODING))
+    target_size = None if size is None else parse_size(size)
+    memory, lengths = memory_limit(model), rate_target(rate, decode_options(DecoderOptions()))
     latent_file.check_target(output)
-    model = load_model(using)
+    autoencoder = load_model(model)
     with progress_bar("encode") as on_progress:
         video, report = encode_video(
-            model,
+            autoencoder,
             input,
-            name=using.model,
-            weights=weights_hash(using.model),
-            size=target,
+            name=model.model,
+            weights=weights_hash(model.model),
+            size=target_size,
             memory=memory,
             lengths=lengths,
             on_progress=on_progress,
             on_warning=warn,
         )
     latent_file.write(output, video)
-    show_report(report, [output], json)
+    _show_report(report, [output], json)
 
 
 def decode(
     input: Input,
     output: Output,
-    using: Model = DEFAULT_USING,
-    sampling: Sampling = DEFAULT_DECODING,
-    frames: Which = DEFAULT_FRAMES,
+    model: ModelOptions = ModelOptions(),
+    decoder: DecoderOptions = DecoderOptions(),
+    frame: FrameOptions = FrameOptions(),
     json: Json = False,
 ) -> None:
-    """Write the video or image that a latent file stands for, or frames between and beyond those encoded.
+    """Decode a latent file to a video or image, optionally with frames in between, before and after.
 
     Example: regen decode latents.safetensors -o out.mp4 --fps 60
 
     Args:
         input: The latent file, made by `regen encode` with the same model.
-        output: The video, with the sound of the original, and its frame times unless others are asked for.
-        json: Let the last line of the output be one JSON object.
+        output: The video, with the sound and (by default) the frame times of the original.
+        json: Print one JSON object as the last line of the output.
     """
-    from regen.cli.tables import show_report
     from regen.codec import latent_file
     from regen.codec.transcode import decode_video
     from regen.pretrained import weights_hash
 
-    wanted, options, memory = timeline(frames), decode_options(sampling), memory_budget(using)
+    output_frames, options, memory = timeline(frame), decode_options(decoder), memory_limit(model)
     video = latent_file.read(input)
-    latent_file.check_model(input, video, using.model, weights_hash(using.model))
+    latent_file.check_model(input, video, model.model, weights_hash(model.model))
     with progress_bar("decode") as on_progress:
         report = decode_video(
-            load_model(using),
+            load_model(model),
             video,
             output,
-            timeline=wanted,
+            timeline=output_frames,
             options=options,
             memory=memory,
             on_progress=on_progress,
         )
-    show_report(report, [output], json)
+    _show_report(report, [output], json)
 
 
 def models(json: Json = False) -> None:
-    """List the models that are here: embedders, and generators on their latents.
+    """List the local models: video embedders, and generators on their latents.
 
     Example: regen models
 
     Args:
-        json: Let the last line of the output be one JSON object.
+        json: Print one JSON object as the last line of the output.
     """
-    from regen.cli.tables import show_models
+    from rich.table import Table
+
     from regen.pretrained import available, available_generators
 
-    show_models(available(), available_generators(), json)
+    embedders, generators = available(), available_generators()
+    if json:
+        print_json({"models": [*map(asdict, embedders)], "generators": [*map(asdict, generators)]})
+        return
+    table = Table("embedder", "ratio", "latent channels", "parameters", "size", "where", box=None)
+    for info in embedders:
+        size = f"{info.parameters:,}", f"{info.megabytes:.1f} MB", info.where
+        table.add_row(info.name, f"{info.ratio}x", str(info.latent_channels), *size)
+    print_table(table)
+    if generators:
+        table = Table("generator", "of the latents of", "from", "parameters", "size", "where", box=None)
+        for info in generators:
+            size = f"{info.parameters:,}", f"{info.megabytes:.1f} MB", info.where
+            table.add_row(info.name, info.embedder, info.condition, *size)
+        print_table(table)
+
+
+def _show_report(report: "Report", files: Sequence[Path], as_json: bool) -> None:
+    """Print the report as a table with the `files` written, or as one line of JSON."""
+    from rich.table import Table
+
+    if as_json:
+        print_json(asdict(report))
+        return
+    shape = "x".join(map(str, report.latent_shape))
+    rows = [
+        ("model", report.model),
+        ("frames", f"{report.frames}, at {report.fps:.5g} per second"),
+        ("size", f"{report.width} wide, {report.height} high"),
+        ("latents", f"{shape}, {report.compression:.1f}× compression"),
+    ]
+    if report.lengths is not None:
+        low, high = min(report.lengths), max(report.lengths)
+        rows.append(("1D latents", f"{low} to {high} in a chunk, {report.values_per_second:.0f} values/s"))
+    if report.psnr is not None:
+        rows.append(("PSNR", f"{report.psnr:.2f} dB"))
+    if report.ssim is not None:
+        rows.append(("SSIM", f"{report.ssim:.4f}"))
+    if report.seam_ratio is not None:
+        rows.append(("seams", f"{report.seam_ratio:.2f} times the jumps inside chunks (1: none visible)"))
+    if report.encode_seconds is not None:
+        rows.append(("encoding", _speed(report.frames, report.encode_seconds)))
+    if report.decode_seconds is not None:
+        rows.append(("decoding", _speed(report.frames, report.decode_seconds)))
+    if report.tile is not None:
+        rows.append(("tiles", f"{report.tile[1]} wide, {report.tile[0]} high"))
+    if report.peak_memory_mb is not None:
+        rows.append(("peak memory", f"{report.peak_memory_mb:.0f} MB"))
+    rows.append(("written", ", ".join(map(str, files))))
+    print_table(Table("", "", show_header=False, box=None), rows)
+
+
+def _speed(frames: int, seconds: float) -> str:
+    return f"{seconds:.1f} s, {frames / seconds:.1f} frames per second"
