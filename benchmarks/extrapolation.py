@@ -21,7 +21,7 @@ from regen.codec.sessions import DecodeOptions
 from regen.evaluate.interpolation import Score, codec_of, evaluate_extrapolation, mean_score, read_clip
 from regen.media.reader import find_media
 from regen.media.sizes import Size, parse_size
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 Results = dict[str, dict[int, dict[str, Score]]]  # by clip, distance and method

@@ -17,7 +17,7 @@ from torch import Tensor
 from regen.codec.sessions import decode_chunks, encode_frames
 from regen.media.reader import VideoReader, find_media
 from regen.media.sizes import parse_size, resize_center_crop
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, pick_device, pick_dtype
 
 

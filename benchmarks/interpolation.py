@@ -27,7 +27,7 @@ from regen.evaluate.interpolation import (
 )
 from regen.media.reader import find_media
 from regen.media.sizes import Size, parse_size
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 Results = dict[int, dict[str, Interpolation]]  # by factor and clip

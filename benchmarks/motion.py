@@ -23,7 +23,7 @@ from regen.embedders.hybrid import HybridAutoencoder
 from regen.media.reader import VideoReader, find_media
 from regen.media.sizes import parse_size, resize_center_crop
 from regen.networks.length_rule import motion
-from regen.pretrained import load
+from regen.pretrained.models import load
 
 CPU = torch.device("cpu")
 ROW = 4  # pictures in a row

@@ -22,7 +22,7 @@ from regen.generate.predictor import load_predictor
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame
-from regen.pretrained import encoder_hash, load
+from regen.pretrained.models import encoder_hash, load
 from regen.runtime import generator_for, name_of, pick_device, pick_dtype
 
 BATCH = 16

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.quality import ClipResult, evaluate_files
 from regen.media.sizes import parse_size
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 

@@ -27,7 +27,7 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.quality import ClipResult, evaluate_files
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, scaled_size
-from regen.pretrained import DEFAULT_MODEL, Autoencoder, find_model, load
+from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, find_model, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 SIZES = ("64", "128", "256", "512", "720x1280", "1080x1920", "64x512", "512x64", "48x1024")

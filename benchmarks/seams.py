@@ -29,7 +29,7 @@ from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.cost import Stopwatch
 from regen.metrics.psnr_ssim import Psnr, Ssim
 from regen.metrics.seams import SeamRatio
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.sizes import Size, parse_size
 from regen.metrics.flops import MatMuls, count_matmuls, total_flops
-from regen.pretrained import DEFAULT_MODEL, Autoencoder, load
+from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, load
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
 

@@ -22,7 +22,7 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.quality import ClipResult, evaluate_clip, evaluate_files
 from regen.media.sizes import Size, parse_size
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
 
 STEPS = (1, 2, 4, 8, 16, 32, 50)  # those of the paper

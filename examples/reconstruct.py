@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from regen.codec.transcode import reconstruct_video
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import pick_device, pick_dtype
 
 device = pick_device()

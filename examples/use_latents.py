@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.media.reader import VideoReader, VideoWriter
-from regen.pretrained import DEFAULT_MODEL, load
+from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import pick_device, pick_dtype
 
 device = pick_device()

@@ -9,7 +9,7 @@ import pytest
 
 from regen import cli
 from regen.data.synthetic import write_dataset
-from regen.pretrained import available
+from regen.pretrained.models import available
 from regen.recipes import RECIPES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

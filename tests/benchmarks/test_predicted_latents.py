@@ -12,7 +12,7 @@ from tiny_latents import make_hybrid_model
 from tiny_media import make_video
 
 from regen import AutoencoderOneDVA
-from regen.pretrained import encoder_hash, weights_hash
+from regen.pretrained.models import encoder_hash, weights_hash
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "predicted_latents.py"
 SOURCE = {"has_sequence": True, "region": 2, "queries": 20, "channels": CHANNELS, "chunk_latents": 5}

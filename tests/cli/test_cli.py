@@ -27,9 +27,10 @@ from tiny_media import (
     tiny_regen,
 )
 
-from regen import cli, pretrained
+from regen import cli
 from regen.codec import transcode as reconstruct_module
 from regen.media.reader import VideoReader
+from regen.pretrained import models as pretrained_models
 
 KEYS = [
     *("model", "frames", "width", "height", "fps", "latent_shape", "compression"),
@@ -82,8 +83,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def regen(
     tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Regen:
-    monkeypatch.setattr(pretrained, "BUNDLED", models)
-    monkeypatch.setattr(pretrained, "CHECKPOINTS", tmp_path / "none")
+    monkeypatch.setattr(pretrained_models, "BUNDLED", models)
+    monkeypatch.setattr(pretrained_models, "CHECKPOINTS", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
     return Regen(tmp_path, capsys)
 

@@ -19,7 +19,7 @@ from regen.codec.memory import (
     used_memory,
 )
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams, encode_frames
-from regen.pretrained import Autoencoder
+from regen.pretrained.models import Autoencoder
 from regen.tiling import SMALLEST, Tile
 
 CPU_RAN_OUT = (

@@ -24,7 +24,7 @@ from regen.codec.sessions import (
 )
 from regen.embedders.linear import AutoencoderLinear
 from regen.latents import Latents, collate
-from regen.pretrained import Autoencoder
+from regen.pretrained.models import Autoencoder
 from regen.runtime import generator_for
 from regen.tiling import Tile
 

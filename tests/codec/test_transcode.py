@@ -23,7 +23,7 @@ from regen.latents import Latents
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
-from regen.pretrained import Autoencoder
+from regen.pretrained.models import Autoencoder
 
 PER_EMBEDDER = pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
 ONE_DVA = pytest.mark.parametrize("model", ["onedva"], indirect=True)

@@ -36,7 +36,7 @@ from regen.latents import Latents, collate
 from regen.media.files import MissingFileError
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, resize_center_crop
-from regen.pretrained import load, weights_hash
+from regen.pretrained.models import load, weights_hash
 from regen.runtime import one_thread
 from regen.tiling import Tile
 

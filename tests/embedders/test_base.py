@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.latents import Latents
-from regen.pretrained import Autoencoder
+from regen.pretrained.models import Autoencoder
 from regen.tiling import Tile
 
 Build = Callable[[], Autoencoder]

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from regen.generate.conditions import Condition
 from regen.generate.generator import GeneratorConfig, LatentGenerator, LatentSpec, shift_noise_levels
 from regen.latents import Latents, collate
-from regen.pretrained import load_as
+from regen.pretrained.models import load_as
 
 Changes = dict[str, Any]
 

@@ -27,7 +27,7 @@ from regen.generate.training import (
     run_generator,
     split_samples,
 )
-from regen.pretrained import load_as
+from regen.pretrained.models import load_as
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext, init_distributed
 from regen.train.loop import LoopConfig

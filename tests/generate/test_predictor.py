@@ -12,7 +12,7 @@ from regen.generate.conditions import Condition
 from regen.generate.load import load_embedder
 from regen.generate.predictor import load_predictor, predictor, unconditional
 from regen.latents import Latents
-from regen.pretrained import encoder_hash, weights_hash
+from regen.pretrained.models import encoder_hash, weights_hash
 from regen.runtime import generator_for
 
 SOURCE = {"has_sequence": True, "region_size": 2, "num_queries": 8, "channels": CHANNELS}

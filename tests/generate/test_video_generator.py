@@ -12,7 +12,6 @@ from tiny_generator import awake
 from tiny_media import same_latents, tiny_magvit2, tiny_onedva
 from tiny_text import make_t5
 
-from regen import pretrained
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import encode_frames
 from regen.embedders.regen import AutoencoderRegen
@@ -22,6 +21,7 @@ from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import video_shape
 from regen.media.sizes import Size
+from regen.pretrained import models
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 SOURCE = LatentSpec(
@@ -255,7 +255,7 @@ def test_names_that_are_no_generators(tmp_path: Path, monkeypatch: pytest.Monkey
         load_generator(str(tmp_path / "mine" / "embedder"), CPU, FP32)
     with pytest.raises(ValueError, match="holds no model"):
         load_generator(str(tmp_path), CPU, FP32)
-    monkeypatch.setattr(pretrained, "CHECKPOINTS", tmp_path / "mine")
+    monkeypatch.setattr(models, "CHECKPOINTS", tmp_path / "mine")
     with pytest.raises(ValueError, match=r"no generator nothing; use one of those here \(generator\)"):
         load_generator("nothing", CPU, FP32)
     assert isinstance(load_generator(name, CPU, FP32), LatentGenerator)

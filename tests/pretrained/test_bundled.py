@@ -10,10 +10,10 @@ from regen.codec.sessions import decode_chunks, encode_frames
 from regen.media.reader import VideoReader
 from regen.media.sizes import parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import Psnr
-from regen.pretrained import CLASSES, DEFAULT_MODEL, available, find_model, load
+from regen.pretrained.models import CLASSES, DEFAULT_MODEL, available, find_model, load
 
 ROOT = Path(__file__).parents[2]
-NAMES = [facts.name for facts in available()]
+NAMES = [model.name for model in available()]
 
 
 @pytest.mark.parametrize("name", NAMES)

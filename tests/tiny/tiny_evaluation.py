@@ -11,7 +11,7 @@ from tiny_text import make_t5
 from regen.data.shape_world import CLASSES, write_shape_world
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.text import find_text_encoder
-from regen.pretrained import encoder_hash, weights_hash
+from regen.pretrained.models import encoder_hash, weights_hash
 
 VIDEOS, FRAMES, HEIGHT, WIDTH = 6, 12, 48, 64
 

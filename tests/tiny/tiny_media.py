@@ -16,7 +16,7 @@ from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.latents import Latents
 from regen.media.reader import VideoWriter
-from regen.pretrained import Autoencoder
+from regen.pretrained.models import Autoencoder
 
 RATE = 44100
 

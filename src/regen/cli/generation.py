@@ -120,7 +120,7 @@ def generate(
     """
     from regen.generate.load import load_video_generator
     from regen.generate.run import generate_files
-    from regen.pretrained import silence_logging
+    from regen.pretrained.models import silence_logging
     from regen.runtime import pick_device, pick_dtype
 
     request = _request(told, form, steering)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from regen.codec.rate_control import Budget, Lengths
     from regen.codec.sessions import DecodeOptions
     from regen.codec.timeline import Timeline
-    from regen.pretrained import Autoencoder
+    from regen.pretrained.models import Autoencoder
 
 DEFAULT_PATH = Path()  # stands for `--compare` without a path
 
@@ -99,7 +99,7 @@ class FrameOptions:
 
 def load_model(options: ModelOptions) -> "Autoencoder":
     """Load the model onto its device, in evaluation mode. Raises ValueError when it can't be loaded."""
-    from regen.pretrained import load, silence_logging
+    from regen.pretrained.models import load, silence_logging
     from regen.runtime import pick_device, pick_dtype
 
     silence_logging()

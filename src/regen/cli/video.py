@@ -95,7 +95,7 @@ def encode(
     from regen.codec import latent_file
     from regen.codec.transcode import encode_video
     from regen.media.sizes import parse_size
-    from regen.pretrained import weights_hash
+    from regen.pretrained.models import weights_hash
 
     target_size = None if size is None else parse_size(size)
     memory, lengths = memory_limit(model), rate_target(rate, decode_options(DecoderOptions()))
@@ -136,7 +136,7 @@ def decode(
     """
     from regen.codec import latent_file
     from regen.codec.transcode import decode_video
-    from regen.pretrained import weights_hash
+    from regen.pretrained.models import weights_hash
 
     output_frames, options, memory = timeline(frame), decode_options(decoder), memory_limit(model)
     video = latent_file.read(input)
@@ -164,7 +164,7 @@ def models(json: Json = False) -> None:
     """
     from rich.table import Table
 
-    from regen.pretrained import available, available_generators
+    from regen.pretrained.models import available, available_generators
 
     embedders, generators = available(), available_generators()
     if json:

@@ -19,7 +19,7 @@ from regen.corpus.plan import Export, ExportPlan, LoadModel, prepare
 from regen.corpus.shards import LatentManifest, LatentShardWriter, is_complete
 from regen.corpus.sources import Sample
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.pretrained import Autoencoder, silence_logging
+from regen.pretrained.models import Autoencoder, silence_logging
 from regen.runtime import DTYPES, one_thread
 from regen.workers import run_workers, worker_device
 

@@ -14,7 +14,7 @@ from regen.corpus.shards import MANIFEST, InputShard, LatentManifest, is_complet
 from regen.corpus.sources import Corpus
 from regen.locks import Claims
 from regen.media.sizes import Size
-from regen.pretrained import Autoencoder, load, weights_hash
+from regen.pretrained.models import Autoencoder, load, weights_hash
 from regen.runtime import DTYPES
 from regen.tiling import PLACE, Tile
 

@@ -25,7 +25,7 @@ from regen.corpus.export import PATIENCE, Decode, OnProgress, finish, make
 from regen.corpus.plan import Export, ExportPlan, prepare
 from regen.corpus.shards import LatentManifest, is_complete
 from regen.corpus.sources import Sample
-from regen.pretrained import find_model, silence_logging
+from regen.pretrained.models import find_model, silence_logging
 from regen.runtime import name_of, pick_device, pick_dtype
 
 RUN = 8  # samples that one task decodes

@@ -8,7 +8,7 @@ from regen.corpus.dataset import LatentDataset
 from regen.corpus.shards import LatentManifest
 from regen.generate.generator import LatentSpec
 from regen.generate.latent_batches import LatentStage
-from regen.pretrained import encoder_hash, find_model, stored_config, weights_hash
+from regen.pretrained.models import encoder_hash, find_model, stored_config, weights_hash
 
 MAX_LENGTH_SAMPLES = 2000  # samples, for how many 1D latents regions have
 

@@ -11,7 +11,7 @@ from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.generator import LatentSpec
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents
-from regen.pretrained import Autoencoder
+from regen.pretrained.models import Autoencoder
 
 
 @dataclass(frozen=True)

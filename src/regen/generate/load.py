@@ -8,7 +8,7 @@ from regen.generate.generator import LatentGenerator
 from regen.generate.predictor import matches_embedder
 from regen.generate.text import TextEncoder, find_text_encoder
 from regen.generate.video_generator import VideoGenerator
-from regen.pretrained import (
+from regen.pretrained.models import (
     Autoencoder,
     available_generators,
     find_model,

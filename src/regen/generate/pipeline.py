@@ -35,7 +35,7 @@ from regen.generate.tokens import concat_chunks, split_chunks
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, collate
-from regen.pretrained import CLASSES, Autoencoder
+from regen.pretrained.models import CLASSES, Autoencoder
 
 logger = logging.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.latents import Latents
 from regen.losses.post_training import Predictor, denoised
-from regen.pretrained import encoder_hash, find_model, is_generator, load_as, weights_hash
+from regen.pretrained.models import encoder_hash, find_model, is_generator, load_as, weights_hash
 
 
 def load_predictor(name: str, start: str | None, device: torch.device) -> Predictor:

@@ -11,7 +11,7 @@ from regen.generate.generator import LatentGenerator
 from regen.generate.latent_batches import LatentBatches
 from regen.generate.sampling import SampleOptions, sample
 from regen.latents import Latents
-from regen.pretrained import load, weights_hash
+from regen.pretrained.models import load, weights_hash
 from regen.runtime import generator_for
 from regen.train.distributed import DistributedContext
 

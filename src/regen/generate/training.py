@@ -20,7 +20,7 @@ from regen.generate.latent_spec import class_names, make_latent_spec
 from regen.generate.preview import SamplePreview
 from regen.generate.sampling import SampleOptions
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSource, find_text_encoder
-from regen.pretrained import find_model, is_generator, silence_logging, stored_config, stored_weights
+from regen.pretrained.models import find_model, is_generator, silence_logging, stored_config, stored_weights
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.gradient import ON_THE_CPU

@@ -22,7 +22,7 @@ from regen.generate.text import TextEncoder
 from regen.generate.video_shape import VideoShape, video_shape
 from regen.latents import Latents, collate
 from regen.media.sizes import Size, resize_center_crop
-from regen.pretrained import Autoencoder
+from regen.pretrained.models import Autoencoder
 from regen.tiling import Tile
 
 Image = UInt8[Tensor, "h w 3"]

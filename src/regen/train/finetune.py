@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
-from regen.pretrained import find_model, stored_config, stored_weights
+from regen.pretrained.models import find_model, stored_config, stored_weights
 from regen.train.checkpoint import list_checkpoints, load_ema, read_info
 
 Half = Literal["encoder", "decoder", "linear"]

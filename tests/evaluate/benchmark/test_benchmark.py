@@ -19,7 +19,7 @@ from regen.evaluate.benchmark.systems import SystemSpec
 from regen.evaluate.quality import evaluate_clip
 from regen.media.reader import VideoReader, VideoWriter
 from regen.media.sizes import Size
-from regen.pretrained import load
+from regen.pretrained.models import load
 from regen.runtime import one_thread
 
 CLIPS = ("a.mp4", "b.mkv", "more/a.mp4")

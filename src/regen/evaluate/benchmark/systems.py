@@ -26,7 +26,7 @@ from regen.evaluate.diffusers_models.classes import LTX2DiffusionAdapter
 from regen.evaluate.quality import FramePairs, reconstruct_pairs
 from regen.media.reader import VideoReader, find_media
 from regen.metrics.cost import Stopwatch
-from regen.pretrained import BUNDLED, CHECKPOINTS, weights_hash
+from regen.pretrained.models import BUNDLED, CHECKPOINTS, weights_hash
 
 Frames = Iterable[UInt8[Tensor, "h w 3"]]
 LengthSpec = FixedLength | TargetPsnr

@@ -10,7 +10,7 @@ from regen.evaluate.benchmark.clip_list import OnWarning
 from regen.evaluate.benchmark.report_folder import ReportFolder
 from regen.evaluate.benchmark.summary import Row, write_summary
 from regen.evaluate.report import write_report
-from regen.pretrained import silence_logging
+from regen.pretrained.models import silence_logging
 from regen.runtime import one_thread
 from regen.workers import run_workers, worker_device
 

@@ -28,7 +28,6 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-from regen import pretrained
 from regen.codec.chunks import Embedder
 from regen.evaluate.diffusers_models.base import DEFAULT_WINDOW, DiffusersAdapter
 from regen.evaluate.diffusers_models.classes import (
@@ -39,6 +38,7 @@ from regen.evaluate.diffusers_models.classes import (
     MochiAdapter,
     WanAdapter,
 )
+from regen.pretrained import models
 
 VAE = "vae"  # the folder of the autoencoder in a pipeline
 CONFIG = "config.json"
@@ -76,8 +76,8 @@ def load_embedder(
     is no such model, it can't be downloaded, is damaged, or is of a class that is not supported.
     """
     place = _find(name)
-    if place is None or place.class_name is None or place.class_name in pretrained.CLASSES:
-        return pretrained.load(name, device, dtype)
+    if place is None or place.class_name is None or place.class_name in models.CLASSES:
+        return models.load(name, device, dtype)
     if place.class_name == DIFFUSION_DECODER:
         encoder = _at(place.root, VAE)
         if encoder is None or encoder.class_name != "AutoencoderKLLTX2Video":
@@ -89,7 +89,7 @@ def load_embedder(
         decoder = _load(LTX2VideoDiffusionDecoderModel, place, device, dtype)
         return LTX2DiffusionAdapter(vae, decoder, window)
     if place.class_name not in ADAPTERS:
-        known = ", ".join([*pretrained.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
+        known = ", ".join([*models.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
         raise ValueError(
             f"The model in {place} is of the class {place.class_name}, which is not supported; "
             f"supported are {known}."
@@ -101,8 +101,7 @@ def load_embedder(
 def _find(name: str) -> ModelLocation | None:
     """The first place that `name` can mean; None where it is no folder and no name on the Hub."""
     local = Path(name).expanduser()
-    folders = (pretrained.BUNDLED / name, pretrained.CHECKPOINTS / name, local / "model", local, local / VAE)
-    for folder in folders:
+    for folder in (*models.candidate_folders(name), local / VAE):
         if (folder / CONFIG).is_file():
             absolute = folder.resolve()
             return _at(str(absolute.parent), absolute.name)

@@ -50,7 +50,7 @@ from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.media.sizes import Size
 from regen.metrics.features import Extractor, ExtractorSpec
-from regen.pretrained import silence_logging, weights_hash
+from regen.pretrained.models import silence_logging, weights_hash
 from regen.runtime import name_of
 
 RESULT, PICTURE = "result.json", "videos.png"

@@ -1,0 +1,256 @@
+"""Names of models: finding, describing and loading them.
+
+A name means, in this order: a model bundled with the package (a folder beside this file), one in
+`checkpoints/` of a source checkout, a local folder (of a model, or of a finished training run), a repository
+on the Hugging Face Hub ("owner/name"). Each is a folder with `config.json`, `*.safetensors` and a card, as
+`save_pretrained` of diffusers writes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import ModelMixin
+from diffusers.utils import logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from regen.console import first_line
+from regen.embedders.linear import AutoencoderLinear
+from regen.embedders.magvit2 import AutoencoderMagvit2
+from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.embedders.regen import AutoencoderRegen
+from regen.runtime import keep_freed_memory
+
+DEFAULT_MODEL = "regen-small-4x"
+BUNDLED = Path(__file__).parent
+CHECKPOINTS = BUNDLED.parents[2] / "checkpoints"  # exists in a source checkout only
+GENERATOR = "LatentGenerator"  # the class of `regen.generate`, a higher layer; its weights are found here too
+
+Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA | AutoencoderLinear
+CLASSES: dict[str, type[Autoencoder]] = {
+    "AutoencoderRegen": AutoencoderRegen,
+    "AutoencoderMagvit2": AutoencoderMagvit2,
+    "AutoencoderOneDVA": AutoencoderOneDVA,
+    "AutoencoderLinear": AutoencoderLinear,
+}
+M = TypeVar("M", bound=ModelMixin)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """An embedder as `regen models` lists it; `megabytes` on disk, `where` in words."""
+
+    name: str
+    where: str
+    ratio: int
+    latent_channels: int
+    parameters: int
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class GeneratorInfo:
+    """A generator of the latents of `embedder` as `regen models` lists it."""
+
+    name: str
+    where: str
+    embedder: str
+    condition: str
+    parameters: int
+    megabytes: float
+
+
+def available() -> list[ModelInfo]:
+    """The embedders that need no download, described without loading them: bundled, then `checkpoints/`."""
+    return [_model_info(folder, where) for folder, where in _folders() if not is_generator(folder)]
+
+
+def available_generators() -> list[GeneratorInfo]:
+    """The generators that need no download, described without loading them."""
+    return [_generator_info(folder, where) for folder, where in _folders() if is_generator(folder)]
+
+
+def is_generator(folder: Path) -> bool:
+    """Whether the model in `folder` is a generator of latents, not an embedder."""
+    return _config(folder).get("_class_name") == GENERATOR
+
+
+def candidate_folders(name: str) -> tuple[Path, ...]:
+    """The local folders that a name can mean, in the order in which they are tried."""
+    local = Path(name).expanduser()
+    named = () if local.is_absolute() else (BUNDLED / name, CHECKPOINTS / name)
+    return (*named, local / "model", local)
+
+
+def find_model(name: str) -> Path:
+    """The folder of the model called `name`; one from the Hub is downloaded or taken from the cache.
+
+    Raises ValueError when there is no such model or the download fails.
+    """
+    for folder in candidate_folders(name):
+        if (folder / "config.json").is_file():
+            return folder
+    if Path(name).expanduser().is_dir():
+        raise ValueError(f"The folder {name} holds no model: it has no config.json.")
+    known = ", ".join(model.name for model in available()) or "none"
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        raise ValueError(f"There is no model {name}; give one of {known}, a folder, or owner/name.")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except LocalEntryNotFoundError:
+        reason = "could not be reached"
+    except (OSError, HFValidationError):
+        reason = "has no such repository that you may read"
+    raise ValueError(f"There is no model {name}: it is not one of {known}, and the Hub {reason}.")
+
+
+def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """The embedder called `name` in evaluation mode, on `device` and in `dtype`.
+
+    Raises ValueError when it does not exist, can't be downloaded, is damaged, or is a generator.
+    """
+    folder = find_model(name)
+    if is_generator(folder):
+        raise ValueError(f"{name} is a generator, not an embedder; use it with regen generate --model.")
+    return load_as(_class_of(folder), folder, device, dtype)
+
+
+def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: torch.dtype) -> M:
+    """The model in `folder`, which must be of this class. Raises ValueError when it is damaged."""
+    try:
+        model, loading = model_class.from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, AssertionError) as error:
+        raise _damaged(folder, first_line(error)) from None
+    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    if wrong:
+        raise _damaged(folder, f"{len(wrong)} weights do not match its config, such as {wrong[0]}")
+    return model.to(device).eval()
+
+
+def silence_logging() -> None:
+    """Show only a command's own output on the terminal, and keep freed memory from model to model."""
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    keep_freed_memory()
+
+
+def weights_hash(name: str) -> str:
+    """16 hexadecimal digits over names, types, shapes and bytes of the stored weights of the model `name`.
+
+    It is taken from the files, so it does not depend on the precision that a model is loaded in.
+    """
+    return _hash_weights(find_model(name), prefix="", salt="", values_only=False)
+
+
+def encoder_hash(name: str) -> str:
+    """The same of the encoder alone and of its latent statistics.
+
+    Models that differ in their decoders, such as one before and after post-training, have the same latents.
+    Only values count, not their type: training stores fp32 and may start from weights stored in bf16.
+    """
+    folder = find_model(name)
+    config = _config(folder)
+    salt = json.dumps([config.get("latents_mean"), config.get("latents_std")])
+    return _hash_weights(folder, prefix="encoder.", salt=salt, values_only=True)
+
+
+def _hash_weights(folder: Path, prefix: str, salt: str, values_only: bool) -> str:
+    digest = hashlib.blake2b(salt.encode(), digest_size=8)
+    for tensor, values in stored_weights(folder):
+        if tensor.startswith(prefix):
+            values = values.float() if values_only else values
+            digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
+            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and values of each tensor of the model in `folder`, in the order of the names, one at a time.
+
+    Raises ValueError when the files are damaged.
+    """
+    files = {tensor: path for path in folder.glob("*.safetensors") for tensor in _shapes(path)}
+    for tensor, path in sorted(files.items()):
+        with safe_open(path, framework="pt") as file:
+            yield tensor, file.get_tensor(tensor)
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the model in `folder`, with the name of its class as `_class_name`.
+
+    Raises ValueError when it is damaged or of a class that regen can't load.
+    """
+    if not is_generator(folder):
+        _class_of(folder)
+    return _config(folder)
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Name and shape of each tensor in a safetensors file, from its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path.parent, first_line(error)) from None
+
+
+def _folders() -> list[tuple[Path, str]]:
+    """The folders of models that need no download, and where they are in words."""
+    places = ((BUNDLED, "in the package"), (CHECKPOINTS, "checkpoints/"))
+    return [(file.parent, where) for place, where in places for file in sorted(place.glob("*/config.json"))]
+
+
+def _model_info(folder: Path, where: str) -> ModelInfo:
+    config = _config(folder)
+    try:
+        ratio, channels = int(config["temporal_compression_ratio"]), int(config["latent_channels"])
+    except KeyError as error:
+        raise _damaged(folder, f"its config.json has no {error}") from None
+    return ModelInfo(folder.name, where, ratio, channels, *_sizes(folder))
+
+
+def _generator_info(folder: Path, where: str) -> GeneratorInfo:
+    config = _config(folder)
+    classes, spec = config.get("classes"), config.get("latent_spec") or {}
+    condition = f"{len(classes)} classes" if classes else "text" if config.get("text_width") else "nothing"
+    return GeneratorInfo(folder.name, where, str(spec.get("embedder", "?")), condition, *_sizes(folder))
+
+
+def _sizes(folder: Path) -> tuple[int, float]:
+    """Number of parameters, and megabytes on disk."""
+    files = [*folder.glob("*.safetensors")]
+    parameters = sum(prod(shape) for path in files for shape in _shapes(path).values())
+    return parameters, sum(path.stat().st_size for path in files) / 1e6
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"config.json can't be read, {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise _damaged(folder, "config.json must hold a JSON object")
+    return config
+
+
+def _class_of(folder: Path) -> type[Autoencoder]:
+    name = _config(folder).get("_class_name")
+    if name is None and (folder / "checkpoints").is_dir():
+        raise ValueError(f"The training run in {folder} has no model yet; run its command again.")
+    if name not in CLASSES:
+        raise ValueError(f"The model in {folder} must be one of {', '.join(CLASSES)}, got {name}.")
+    return CLASSES[str(name)]
+
+
+def _damaged(folder: Path, reason: str) -> ValueError:
+    return ValueError(f"The model in {folder} is damaged ({reason}); get or save it again.")
