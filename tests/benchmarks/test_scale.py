@@ -12,8 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.runtime import one_thread
+from regen.train.checkpoint import Ema, TrainState
 from regen.train.optimizer import build_optimizers
-from regen.train.state import Ema, TrainState
 from regen.train.trainer import Recipe, build_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -17,6 +17,7 @@ from tiny_latents import export, make_hybrid_model, make_model
 from tiny_media import make_image, make_video
 from tiny_text import make_t5
 
+from regen.console import Interrupted
 from regen.corpus.dataset import LatentDataset
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
@@ -32,7 +33,6 @@ from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext, init_distributed
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.signals import Interrupted
 from regen.train.throughput import ThroughputMeter
 
 CPU = torch.device("cpu")

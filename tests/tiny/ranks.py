@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from regen.train.signals import Interrupted
+from regen.console import Interrupted
 
 
 def free_port() -> int:

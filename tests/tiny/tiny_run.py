@@ -8,17 +8,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.utils.data import Dataset
 
+from regen.console import Interrupted
 from regen.runtime import generator_for
-from regen.train.checkpoint import list_checkpoints, silence_single_process_warning, tensor_sizes
+from regen.train.checkpoint import TrainState, list_checkpoints, read_tensors, tensor_sizes
+from regen.train.dataloader import BatchKey
 from regen.train.distributed import init_distributed
 from regen.train.lifecycle import Evaluate
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
-from regen.train.signals import Interrupted
-from regen.train.state import TrainState
 
 STEPS = 40
 CLIPS = 4
@@ -132,10 +131,7 @@ def run_tiny(
 def saved_tensors(out: Path) -> dict[str, Tensor]:
     """Every tensor of the newest checkpoint of a run."""
     newest = list_checkpoints(out / "checkpoints")[-1]
-    tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in tensor_sizes(newest).items()}
-    silence_single_process_warning()
-    load(tensors, checkpoint_id=newest, no_dist=True)
-    return tensors
+    return read_tensors(newest, tensor_sizes(newest))
 
 
 def assert_same(value: object, other: object, where: str = "state") -> None:

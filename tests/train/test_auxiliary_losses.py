@@ -10,15 +10,15 @@ import torch
 from ranks import run_ranks
 from tiny_run import assert_same, saved_tensors
 
+from regen.console import Interrupted
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
 from regen.metrics.lpips import Lpips
 from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
+from regen.train.checkpoint import TrainState
 from regen.train.distributed import init_distributed
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
-from regen.train.signals import Interrupted
-from regen.train.state import TrainState
 
 CPU = torch.device("cpu")
 MODEL = Magvit2Config(

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from tiny_run import TinyModel, assert_same
 
 from regen.train import checkpoint as checkpoint_file
-from regen.train.checkpoint import Checkpoints, list_checkpoints, read_info
+from regen.train.checkpoint import Checkpoints, Ema, TrainState, list_checkpoints, read_info
 from regen.train.distributed import DistributedContext
 from regen.train.optimizer import OptimizerConfig, build_optimizers
-from regen.train.state import Ema, TrainState
 
 ALONE = DistributedContext(torch.device("cpu"))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regen.train.log import MetricAverager, RunLog, drop_rows_after
+from regen.train.throughput import MetricAverager, RunLog, drop_rows_after
 
 VALUES = {"loss": 0.5, "psnr": 20.0, "clips_per_second": 8.0}
 

@@ -9,10 +9,10 @@ import torch
 from tiny_run import STEPS, TinyBatches, TinyModel, assert_same, run_tiny
 from torch import nn
 
+from regen.console import Interrupted
 from regen.train.checkpoint import list_checkpoints
-from regen.train.lifecycle import ShouldStop
+from regen.train.lifecycle import ShouldStop, StopSignals
 from regen.train.loop import LoopConfig
-from regen.train.signals import Interrupted, StopSignals
 
 
 def test_four_steps_are_two_and_two_more(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
+from regen.console import Interrupted
 from regen.data.synthetic import write_dataset
 from regen.data.tasks import BatchKey, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -18,7 +19,6 @@ from regen.train.auxiliary_losses import LossConfig
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext, init_distributed
 from regen.train.finetune import InitConfig
-from regen.train.signals import Interrupted
 from regen.train.trainer import Recipe, run_recipe
 
 CPU = DistributedContext(torch.device("cpu"))

@@ -8,8 +8,7 @@ from tiny_media import make_video
 
 from regen.data.clips import ClipDataset
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
-from regen.train.finetune import InitConfig, init_weights
-from regen.train.pca_init import init_from_pca
+from regen.train.finetune import InitConfig, init_from_pca, init_weights
 
 CONFIG = OneDVAConfig(
     latent_channels=6, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,

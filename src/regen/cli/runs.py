@@ -1,23 +1,18 @@
-"""The command runs: what trainings have done so far."""
+"""The command runs: progress and results of trainings."""
 
 import json as json_module
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Json
-from regen.console import warn
 
-if TYPE_CHECKING:
-    from regen.train.run_summary import Run
-
-RUNS = """Look at the runs of `regen train`, also while they go on.
+RUNS = """Inspect the runs of `regen train`, also while they go on.
 
 Example: regen runs show runs/first runs/second --png runs.png"""
-PLAIN_COLUMNS = 100  # of plots that are written into a file or a pipe
 
 
 def runs_commands() -> SubcommandApp:
@@ -32,58 +27,37 @@ def show(
     png: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
     json: Json = False,
 ) -> None:
-    """What a run has done so far, in figures and plots; of several runs, side by side.
+    """Show the progress of runs in figures and plots; several runs side by side.
 
     Example: regen runs show runs/first --png run.png
 
-    Shows how far it is, loss, PSNR of training and evaluations, gradient norm, learning rate, speed, time
-    spent waiting for data, checkpoints, and where the configurations of several runs differ.
+    Shows progress, loss, PSNR of training and evaluations, speed, time spent waiting for data, checkpoints,
+    and where the configurations of several runs differ. The plots add gradient norm and learning rate.
 
     Args:
-        folders: The folders of the runs: OUT of `regen train`.
-        png: Also draw the plots into this file.
-        json: Let the output be one JSON object, without plots in the terminal.
+        folders: Folders of the runs: --out of `regen train`.
+        png: Draw the plots into this file.
+        json: Print one JSON object.
     """
-    from regen.train.plots import draw_png
-    from regen.train.run_summary import read_runs
-
-    if png is not None and (png.suffix.lower() != ".png" or not png.absolute().parent.is_dir()):
-        raise ValueError(
-            f"{png} is no name for a plot; give a file ending in .png in a folder that is there."
-        )
-    if not folders:
-        raise ValueError("No run is named; give the folder of a training.")
-    runs = read_runs(folders)
-    if json:
-        print(json_module.dumps({"runs": [asdict(run.summary()) for run in runs]}))
-    else:
-        _show(runs)
-    if png is not None:
-        draw_png(runs, png)
-    if png is not None and not json:
-        print(f"\nThe plots are in {png}.")
-
-
-def _show(runs: "list[Run]") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from regen.train.plots import MISSING, draw_in_terminal, is_drawable
-    from regen.train.run_summary import describe, differences
+    from regen.console import print_table
+    from regen.train.run_summary import describe, differences, plot_runs, read_runs
 
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:  # a file or a pipe: no line is cut or folded
-        console = Console(markup=False, highlight=False, width=10_000)
-    table = Table("", *(run.name for run in runs), box=None)
-    words = [describe(run.summary()) for run in runs]
-    for name in words[0]:
-        table.add_row(name, *(one[name] for one in words))
-    for name, values in differences(runs).items():
-        table.add_row(name, *values)
-    console.print(table)
-    if not is_drawable():
-        warn(MISSING)
-    elif any(run.rows for run in runs):
-        columns = console.width if console.is_terminal else PLAIN_COLUMNS
-        is_coloured = console.color_system is not None and not console.no_color
-        print("\n" + draw_in_terminal(runs, columns, is_coloured))
+    if png is not None and (png.suffix.lower() != ".png" or not png.absolute().parent.is_dir()):
+        raise ValueError(f"--png must be a .png file in an existing folder, got {png}.")
+    if not folders:
+        raise ValueError("At least one folder of a run must be given.")
+    runs = read_runs(folders)
+    summaries = [run.summary() for run in runs]
+    if json:
+        print(json_module.dumps({"runs": [asdict(summary) for summary in summaries]}))
+    else:
+        table = Table("", *(run.name for run in runs), box=None)
+        columns = [describe(summary) for summary in summaries]
+        rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+        print_table(table, rows + [(name, *values) for name, values in differences(runs).items()])
+    if png is not None:
+        plot_runs(runs, png)
+    if png is not None and not json:
+        print(f"\nThe plots are in {png}.")

@@ -1,6 +1,5 @@
 """The command train: one command below it for each recipe."""
 
-import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -61,21 +60,21 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
         """Train.
 
         Args:
-            data: Folders (or files) of videos and images, and shards made by `regen shards build`; those also
-                at an address such as s3://bucket/shards.
-            out: Folder of the run: checkpoints, log, pictures, and in model/ the finished model.
-            device: cpu, cuda, cuda:1 or mps; by default the best one here.
-            resume: Go on with the run in OUT when there is one; with --no-resume that is an error.
-            cache: Folder to keep decoded frames in; faster for up to some hours of video.
+            data: Folders (or files) of videos and images, and shards made by `regen shards build`, also at
+                an address such as s3://bucket/shards.
+            out: Folder of the run: checkpoints, log, previews, and model/ with the finished model.
+            device: cpu, cuda, cuda:1 or mps; by default the best available.
+            resume: Resume the run in OUT if there is one; with --no-resume that is an error.
+            cache: Folder for decoded frames; faster for up to some hours of video.
         """
 
-        def run(world: "DistributedContext") -> Path:
+        def run(context: "DistributedContext") -> Path:
             generator = recipe.losses.prediction.generator
             predictor = None
             if generator is not None:
-                predictor = load_predictor(generator, recipe.init.model, world.device)
+                predictor = load_predictor(generator, recipe.init.model, context.device)
             return run_recipe(
-                recipe, data=data, out=out, context=world, resume=resume, cache=cache, predictor=predictor
+                recipe, data=data, out=out, context=context, resume=resume, cache=cache, predictor=predictor
             )
 
         _run(device, run, "use it with --model")
@@ -98,14 +97,14 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
         """Train.
 
         Args:
-            data: Folder of latents made by `regen latents export`; captions are embedded once, beside them.
-            out: Folder of the run: checkpoints, log, pictures, and in model/ the finished model.
-            device: cpu, cuda, cuda:1 or mps; by default the best one here.
-            resume: Go on with the run in OUT when there is one; with --no-resume that is an error.
+            data: Folder of latents made by `regen latents export`; caption embeddings are cached there.
+            out: Folder of the run: checkpoints, log, previews, and model/ with the finished model.
+            device: cpu, cuda, cuda:1 or mps; by default the best available.
+            resume: Resume the run in OUT if there is one; with --no-resume that is an error.
         """
         _run(
             device,
-            lambda world: run_generator(recipe, data, out, world, resume),
+            lambda context: run_generator(recipe, data, out, context, resume),
             "use it with regen generate --model",
         )
 
@@ -113,17 +112,12 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
 
 
 def _run(device: str | None, train: "Callable[[DistributedContext], Path]", use: str) -> None:
-    """Train, and say where the model is; leave with the signal's exit code when interrupted."""
+    """Train, and print where the model is."""
     from regen.train.distributed import init_distributed
-    from regen.train.signals import Interrupted
 
-    try:
-        with init_distributed(device) as world:
-            folder = train(world)
-    except Interrupted as stop:
-        print(f"regen: {stop}", file=sys.stderr)
-        sys.exit(stop.exit_code)
-    if world.is_main:
+    with init_distributed(device) as context:
+        folder = train(context)
+    if context.is_main:
         print(f"The model is in {folder}; {use} {folder}.")
 
 

@@ -23,9 +23,8 @@ from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSource, find_te
 from regen.pretrained.models import find_model, is_generator, silence_logging, stored_config, stored_weights
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
 from regen.train.distributed import DistributedContext, full_state_dict
-from regen.train.gradient import ON_THE_CPU
 from regen.train.lifecycle import ShouldStop
-from regen.train.loop import LoopConfig, train
+from regen.train.loop import LoopConfig, to_device, train
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import save_model
 
@@ -264,8 +263,9 @@ class Validation:
     def _loss(self, model: LatentGenerator, key: BatchKey) -> float:
         """That of a part of a batch, as its share of the whole one's mean."""
         batch, device = self.batches[key], self.world.device
-        there = {name: x if name in ON_THE_CPU else x.to(device) for name, x in batch.items()}
         rows = batch["rows"].tolist()
         noise = [generator_for(self.seed, VALIDATION_STREAM, key[0], row, device=device) for row in rows]
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return float(model.loss(there, noise)[0]) * len(rows) / int(batch["batch_size"])
+            return (
+                float(model.loss(to_device(batch, device), noise)[0]) * len(rows) / int(batch["batch_size"])
+            )

@@ -1,9 +1,15 @@
-"""Training on one device: `loop.train` is the loop, the other files are the parts that it calls.
+"""Training under torchrun or in a single process; `loop.train` is the loop.
 
-optimizer.py   which parameters are stepped by what, and the learning rate over the run
-state.py       model, moving average, optimizers and step; checkpoints that survive a power cut
-log.py         progress on the screen, log.jsonl, TensorBoard
-loop.py        the loop
-statistics.py  mean and standard deviation of the latents, measured at the end
-preview.py     a picture of originals above their reconstructions
+trainer.py            training of a recipe: data, model, loop, latent statistics, saved model
+loop.py               forward, backward, clipping, step, averaging
+lifecycle.py          run folder, signals, evaluations, non-finite updates
+checkpoint.py         training state and its checkpoints
+dataloader.py         data loading processes
+distributed.py        DDP, FSDP2, collectives
+optimizer.py          AdamW, Muon, learning rate schedule
+finetune.py           initial weights from another model or from PCA, and freezing
+auxiliary_losses.py   perceptual, adversarial and representation losses; predicted latents
+latent_statistics.py  mean and standard deviation of the latents
+throughput.py         throughput, metrics, log.jsonl and TensorBoard
+run_summary.py        what `regen runs show` shows: figures and plots
 """

@@ -1,7 +1,4 @@
-"""What a model may be trained with besides its own losses (spec A13, B5, B9).
-
-Perceptual and adversarial losses, alignment with an image model, and latents as they will be predicted.
-"""
+"""Losses besides the model's own: LPIPS, adversarial, REPA; post-training on predicted latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,34 +20,32 @@ from regen.networks.patches import Patches
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What may be added to a model's own losses, of which each takes some; weight or share 0: without."""
+    """Losses to add to a model's own; a weight or share of 0 disables one."""
 
     adversarial: AdversarialConfig = field(default_factory=lambda: AdversarialConfig(weight=0.0))
     perceptual_weight: float = 0.0
-    """Weight of LPIPS, the mean over frames."""
+    """Weight of LPIPS, averaged over frames."""
     perceptual_net: Net = "vgg"
     perceptual_file: str | None = None
-    """The network's weights, a file that you have downloaded; wanted where `perceptual_weight` is above 0."""
+    """Downloaded weights of the network; required with `perceptual_weight`."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
-    """Alignment of the decoder's features with a frozen image model (One-DVA)."""
+    """Alignment of decoder features with a frozen image encoder (REPA, One-DVA)."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
-    """Post-training of the decoder on predicted latents (One-DVA); shrunken ones, where no generator is
-    given."""
+    """Post-training of the decoder on predicted latents (One-DVA)."""
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What a decoder's features are: their channels, and the patches that they stand for."""
+    """Decoder features to align: their channels, and the patches that they stand for."""
 
     channels: int
     patches: Patches
 
 
 class AuxiliaryLosses:
-    """What is made of a clip and its reconstruction, with all state that it has.
+    """The enabled losses and their trainable state.
 
-    `tap`: the features that are to be aligned, of a model that has such. `predictor`: what predicts latents,
-    for post-training.
+    `features`: the features of models that can be aligned. `predictor`: predicts latents for post-training.
     """
 
     def __init__(
@@ -68,33 +63,32 @@ class AuxiliaryLosses:
         if config.perceptual_weight > 0:
             if config.perceptual_file is None:
                 raise ValueError(
-                    "The perceptual loss needs the weights of its network: give the file by "
-                    "--losses.perceptual-file, or train without by --losses.perceptual-weight 0."
+                    "--losses.perceptual-weight > 0 needs --losses.perceptual-file, a weights file."
                 )
             self.lpips = Lpips.from_file(Path(config.perceptual_file), config.perceptual_net).to(device)
         if config.adversarial.weight > 0:
             self.adversarial = AdversarialLoss(config.adversarial, device)
         if config.representation.weight > 0:
-            assert features is not None, "a model with features"
+            assert features is not None
             self.representation = RepresentationLoss(
                 config.representation, features.channels, features.patches, device
             )
         if config.prediction.share > 0:
-            assert predictor is not None, "something that predicts"
+            assert predictor is not None
             self.prediction = PredictedLatents(config.prediction, predictor)
 
     def __call__(
         self, target: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The weighted sum of the losses, and each of them for the log."""
+        """The weighted sum of LPIPS and adversarial loss, and each of them for the log."""
         total, logs = reconstruction.new_zeros(()), {}
         if self.lpips is not None:
             images = (rearrange(clip, "b c t h w -> (b t) c h w") for clip in (reconstruction, target))
             distance = self.lpips(*images).mean()
             total, logs["lpips"] = total + self.config.perceptual_weight * distance, distance.detach()
         if self.adversarial is not None:
-            term, said = self.adversarial(target, reconstruction)
-            total, logs = total + term, logs | said
+            term, values = self.adversarial(target, reconstruction)
+            total, logs = total + term, logs | values
         return total, logs
 
     @property
@@ -105,28 +99,28 @@ class AuxiliaryLosses:
     def represent(
         self, features: Float[Tensor, "b d n y x"], target: Float[Tensor, "b 3 t h w"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The weighted loss of the alignment of features with an image model, and what to log."""
+        """The weighted alignment loss of features with the image encoder's, and what to log."""
         if self.representation is None:
             return features.new_zeros((), dtype=torch.float32), {}
         return self.representation(features, target)
 
     def predicted(self, latents: Latents, generators: list[torch.Generator]) -> Latents:
-        """Latents as they will be predicted, in the place of these."""
+        """Predicted latents in place of these."""
         assert self.prediction is not None
         return self.prediction(latents, generators)
 
     def update(self, average: Callable[[list[Tensor]], None]) -> None:
-        """Let what learns beside the model learn from the calls since the last update."""
+        """Step the losses' own parameters on the calls since the last update."""
         for part in self._parts().values():
             part.update(average)
 
     def discard(self) -> None:
-        """Forget the calls since the last update."""
+        """Drop the calls since the last update."""
         for part in self._parts().values():
             part.discard()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a run needs in order to go on."""
+        """State for checkpoints."""
         return {
             f"{name}.{key}": value
             for name, part in self._parts().items()
@@ -134,11 +128,11 @@ class AuxiliaryLosses:
         }
 
     def prepare(self, sizes: dict[str, Size]) -> None:
-        """Make those of its tensors that are in a checkpoint and not there before the first update."""
+        """Allocate the tensors of a checkpoint that do not exist before the first update."""
         for name, part in self._parts().items():
             part.prepare(below(name, sizes))
 
     def _parts(self) -> dict[str, AdversarialLoss | RepresentationLoss]:
-        """What learns."""
+        """Losses with trainable parameters."""
         parts = {"adversarial": self.adversarial, "representation": self.representation}
         return {name: part for name, part in parts.items() if part is not None}

@@ -1,43 +1,107 @@
-"""Checkpoints of a run: written by all processes together, in the background; whole or absent.
+"""Training state and its checkpoints.
 
-    checkpoints/step-00001234/           whole
+    checkpoints/step-00001234/           complete
       checkpoint.json                    step, configuration, checksums of the files
-      .metadata  __0_0.distcp ...        torch.distributed.checkpoint: each process's share
-    checkpoints/step-00001234.partial/   being written, or what an interruption has left
+      .metadata  __0_0.distcp ...        torch.distributed.checkpoint: one shard per process
+    checkpoints/step-00001234.partial/   being written, or left by an interruption
 
-Any number of processes can read what any other number has written.
+All processes write a checkpoint together, in the background; any number of processes can read it.
 """
 
-import json
 import re
 import shutil
 import warnings
 import zlib
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim import Optimizer
 
-from regen.losses.optimizer_state import Size
+from regen.console import first_line
+from regen.io import read_json, sync_folder, write_json
+from regen.losses.optimizer_state import Size, below, make_moments, moments
 from regen.train.distributed import LOST_PROCESS, DistributedContext, is_connection_error
-from regen.train.state import TrainState, sync_folder, write_json
 
 INFO_FILE = "checkpoint.json"
 
 
+class Ema:
+    """Exponential moving average of the weights, held by `average`: a copy of `model` ready for evaluation."""
+
+    def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = average.eval().requires_grad_(False)
+        self.sources: list[Tensor] = list(model.parameters())
+        self.averages: list[Tensor] = list(self.model.parameters())
+        self.buffers = list(model.buffers()), list(self.model.buffers())
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Average in the weights after update `step`; the decay is at most (1 + step) / (10 + step)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averages, self.sources, 1 - decay)
+        sources, copies = self.buffers
+        if copies:
+            torch._foreach_copy_(copies, sources)
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Training state outside the model, such as a discriminator and its optimizer."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state; loading a checkpoint writes into these tensors."""
+        ...
+
+    def prepare(self, sizes: dict[str, Size]) -> None:
+        """Allocate the tensors of a checkpoint that do not exist before the first update."""
+        ...
+
+
+class TrainState:
+    """Everything a run resumes from: model, EMA, optimizers, auxiliary losses, and the number of updates.
+
+    `skipped` counts the updates that were left out because their loss or gradient was not finite.
+    """
+
+    def __init__(
+        self, model: nn.Module, ema: Ema, optimizers: list[Optimizer], auxiliary: Stateful | None = None
+    ) -> None:
+        self.model, self.ema, self.optimizers, self.auxiliary = model, ema, optimizers, auxiliary
+        self.step = self.skipped = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name, sharing its memory."""
+        parts = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": moments(self.optimizers, dict(self.model.named_parameters())),
+            "auxiliary": {} if self.auxiliary is None else self.auxiliary.tensors(),
+        }
+        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+
+    def prepare(self, sizes: dict[str, Size]) -> None:
+        """Allocate the tensors of a checkpoint that do not exist before the first update."""
+        make_moments(self.optimizers, dict(self.model.named_parameters()), below("optimizer", sizes))
+        if self.auxiliary is not None:
+            self.auxiliary.prepare(below("auxiliary", sizes))
+
+
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What checkpoint.json says."""
+    """Content of checkpoint.json."""
 
     step: int
     skipped: int
@@ -46,15 +110,15 @@ class CheckpointInfo:
 
 
 class Checkpoints:
-    """The checkpoints in `folder`, of which the newest `keep` stay.
+    """The checkpoints in `folder`, of which the newest `keep_last` are kept. A context manager.
 
-    `save` copies the state to memory and returns; the files are written by a thread meanwhile. A context
-    manager: at its end the last one is whole.
+    `save` copies the state to memory and returns while a thread writes the files; leaving the context waits
+    for that thread.
     """
 
-    def __init__(self, folder: Path, keep: int, world: DistributedContext) -> None:
-        self.folder, self.keep, self.world = folder, keep, world
-        cuda = world.device.type == "cuda"
+    def __init__(self, folder: Path, keep_last: int, context: DistributedContext) -> None:
+        self.folder, self.keep_last, self.context = folder, keep_last, context
+        cuda = context.device.type == "cuda"
         self.stager = DefaultStager(StagingOptions(cuda, False, False, cuda))
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.writing: Future[None] | None = None
@@ -69,122 +133,120 @@ class Checkpoints:
 
     @property
     def failed(self) -> bool:
-        """Whether the last one could not be written, as far as is known without waiting."""
+        """Whether writing the last checkpoint has failed, as far as is known without waiting."""
         return self.writing is not None and self.writing.done() and self.writing.exception() is not None
 
     def save(self, state: TrainState, resolved_config: dict[str, Any]) -> None:
-        """Begin to write the state as it is now; waits for the one before. All processes have to call it.
+        """Start to write the state as it is now, after the previous checkpoint is complete. Collective.
 
-        Raises ValueError when the one before could not be written.
+        Raises ValueError when the previous checkpoint could not be written.
         """
         self.wait()
         if state.step == self.saved_step:
             return
         staged = self.stager.stage(state.tensors())
-        assert isinstance(staged, dict), "staging was not asked to happen in the background"
-        facts = CheckpointInfo(state.step, state.skipped, resolved_config, {})
-        self.writing = self.thread.submit(self._write, staged, facts)
+        assert isinstance(staged, dict), "staging is synchronous"
+        info = CheckpointInfo(state.step, state.skipped, resolved_config, {})
+        self.writing = self.thread.submit(self._write, staged, info)
         self.saved_step = state.step
 
     def wait(self) -> None:
-        """Until the last one is whole. Raises ValueError when it could not be written."""
+        """Wait until the last checkpoint is complete. Raises ValueError when it could not be written."""
         if self.writing is not None:
             self.writing.result()
             self.writing = None
 
     def latest(self) -> Path | None:
-        """The newest whole one; all processes have to call it. Removes what interruptions have left."""
-        if self.world.is_main:
-            remove_partial(self.folder)
+        """The newest complete checkpoint; removes the remains of interrupted saves. Collective."""
+        if self.context.is_main:
+            for remains in (*self.folder.glob("step-*.partial"), *self.folder.glob("step-*.old")):
+                shutil.rmtree(remains, ignore_errors=True)
         paths = list_checkpoints(self.folder)
-        name = self.world.broadcast(paths[-1].name if paths else None)
+        name = self.context.broadcast(paths[-1].name if paths else None)
         return None if name is None else self.folder / name
 
     def load(self, path: Path, state: TrainState) -> None:
-        """Put the checkpoint `path` into `state`; all processes have to call it.
+        """Load the checkpoint `path` into `state`. Collective.
 
-        Raises ValueError when it is damaged or of another model.
+        Raises ValueError when it is damaged or belongs to another model.
         """
-        facts = read_info(path)
-        mine = sorted(facts.checksums)[self.world.rank :: self.world.size]
-        damaged = any(checksum(path / name) != facts.checksums[name] for name in mine)
-        if self.world.all_reduce_max(damaged)[0]:
-            raise ValueError(f"Checkpoint {path} is damaged; delete it to continue from the one before.")
+        info = read_info(path)
+        own_files = sorted(info.checksums)[self.context.rank :: self.context.size]
+        damaged = any(checksum(path / name) != info.checksums[name] for name in own_files)
+        if self.context.all_reduce_max(damaged)[0]:
+            raise ValueError(f"Checkpoint {path} is damaged; delete it to resume from the previous one.")
         sizes = tensor_sizes(path)
         try:
             state.prepare(sizes)
         except KeyError as error:
             raise ValueError(f"Checkpoint {path} is of another model: there is no {error}.") from None
         tensors = state.tensors()
-        if other := sorted(sizes.keys() ^ tensors.keys()):
-            raise ValueError(f"Checkpoint {path} is of another model: they differ in {other[0]}.")
+        if different := sorted(sizes.keys() ^ tensors.keys()):
+            raise ValueError(f"Checkpoint {path} is of another model: they differ in {different[0]}.")
         silence_single_process_warning()
-        load(tensors, checkpoint_id=path, no_dist=self.world.size == 1)
-        state.step, state.skipped = facts.step, facts.skipped
-        self.saved_step = facts.step
+        load(tensors, checkpoint_id=path, no_dist=self.context.size == 1)
+        state.step, state.skipped = info.step, info.skipped
+        self.saved_step = info.step
 
-    def _write(self, tensors: dict[str, Tensor], facts: CheckpointInfo) -> None:
-        path = self.folder / f"step-{facts.step:08d}"
+    def _write(self, tensors: dict[str, Tensor], info: CheckpointInfo) -> None:
+        path = self.folder / f"step-{info.step:08d}"
         partial = path.with_suffix(".partial")
         try:
-            sums = self._write_files(partial, tensors)
-            if self.world.is_main:
-                content = {
-                    "step": facts.step,
-                    "skipped": facts.skipped,
-                    "config": facts.config,
-                    "checksums": sums,
-                }
-                write_json(partial / INFO_FILE, content)
+            info.checksums.update(self._write_files(partial, tensors))
+            if self.context.is_main:
+                write_json(partial / INFO_FILE, asdict(info))
                 sync_folder(partial)
                 partial.rename(path)
                 sync_folder(self.folder)
-                remove_older(self.folder, self.keep)
-        except (Exception, CheckpointException) as error:  # the latter is no Exception; all are told alike
-            if self.world.is_main:
+                for old in list_checkpoints(self.folder)[: -self.keep_last]:
+                    # Renamed first, so that a checkpoint is complete or absent.
+                    shutil.rmtree(old.rename(old.with_suffix(".old")), ignore_errors=True)
+        except (Exception, CheckpointException) as error:  # CheckpointException is not an Exception
+            if self.context.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
-            reason = root_cause(error)
+            reason = (
+                next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+            )
             if is_connection_error(reason):
                 raise ValueError(LOST_PROCESS) from None
-            what = str(getattr(reason, "strerror", None) or reason).partition("\n")[0].rstrip(".")
             raise ValueError(
-                f"Checkpoint {path} could not be written ({what}); "
-                "make room there and run the same command again."
+                f"Checkpoint {path} could not be written ({first_line(reason)}); free some space and run the "
+                "same command again."
             ) from None
 
     def _write_files(self, folder: Path, tensors: dict[str, Tensor]) -> dict[str, int | None]:
-        """Write this process's share; the checksums of all files, in the main process."""
-        alone = self.world.size == 1
+        """Write this process's shard; returns the checksums of the files of all processes."""
+        is_single, group = self.context.size == 1, self.context.background
         silence_single_process_warning()
         writer = FileSystemWriter(folder, overwrite=True)
-        save(tensors, storage_writer=writer, process_group=self.world.background, no_dist=alone)
-        mine = [*folder.glob(f"__{self.world.rank}_*")]
-        mine += [folder / ".metadata"] if self.world.is_main else []
-        sums = {path.name: checksum(path) for path in mine}
-        if alone:
-            return sums
-        parts: list[dict[str, int | None] | None] = [None] * self.world.size
-        dist.all_gather_object(parts, sums, group=self.world.background)
-        return {name: value for part in parts for name, value in (part or {}).items()}
+        save(tensors, storage_writer=writer, process_group=group, no_dist=is_single)
+        own_files = [*folder.glob(f"__{self.context.rank}_*")]
+        own_files += [folder / ".metadata"] if self.context.is_main else []
+        checksums = {path.name: checksum(path) for path in own_files}
+        if is_single:
+            return checksums
+        parts: list[dict[str, int | None]] = [{}] * self.context.size
+        dist.all_gather_object(parts, checksums, group=group)
+        return {name: value for part in parts for name, value in part.items()}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints in `folder`, oldest first."""
+    """All complete checkpoints in `folder`, oldest first."""
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
 
 def read_info(path: Path) -> CheckpointInfo:
-    """What the checkpoint `path` is. Raises ValueError when that can't be read."""
+    """The checkpoint.json of the checkpoint `path`. Raises ValueError when it can't be read."""
     try:
-        return CheckpointInfo(**json.loads((path / INFO_FILE).read_text()))
+        return CheckpointInfo(**read_json(path / INFO_FILE))
     except (OSError, ValueError, TypeError):
         raise ValueError(
-            f"Checkpoint {path} is damaged; delete it to continue from the one before."
+            f"Checkpoint {path} is damaged; delete it to resume from the previous one."
         ) from None
 
 
 def tensor_sizes(path: Path) -> dict[str, Size]:
-    """Shape and type of every tensor of the checkpoint `path`."""
+    """Shape and dtype of every tensor of the checkpoint `path`."""
     entries = FileSystemReader(path).read_metadata().state_dict_metadata
     return {
         name: (entry.size, entry.properties.dtype)
@@ -193,32 +255,22 @@ def tensor_sizes(path: Path) -> dict[str, Size]:
     }
 
 
-def load_ema(path: Path) -> dict[str, Tensor]:
-    """The moving average of the model in the checkpoint `path`, on the CPU.
-
-    Raises ValueError when it is damaged.
-    """
-    facts = read_info(path)
-    if any(checksum(path / name) != value for name, value in facts.checksums.items()):
-        raise ValueError(f"Checkpoint {path} is damaged; start from another one.")
-    sizes = {name: size for name, size in tensor_sizes(path).items() if name.startswith("ema.")}
-    tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in sizes.items()}
+def read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some tensors of the checkpoint `path`, on the CPU."""
+    sizes = tensor_sizes(path)
+    tensors = {name: torch.empty(sizes[name][0], dtype=sizes[name][1]) for name in names}
     silence_single_process_warning()
     load(tensors, checkpoint_id=path, no_dist=True)
+    return tensors
+
+
+def load_ema(path: Path) -> dict[str, Tensor]:
+    """EMA weights of the checkpoint `path`, on the CPU. Raises ValueError when it is damaged."""
+    checksums = read_info(path).checksums
+    if any(checksum(path / name) != value for name, value in checksums.items()):
+        raise ValueError(f"Checkpoint {path} is damaged; use another one.")
+    tensors = read_tensors(path, [name for name in tensor_sizes(path) if name.startswith("ema.")])
     return {name.removeprefix("ema."): tensor for name, tensor in tensors.items()}
-
-
-def remove_partial(folder: Path) -> None:
-    """Delete what interrupted saves and deletions have left."""
-    for pattern in ("step-*.partial", "step-*.old"):
-        for remains in folder.glob(pattern):
-            shutil.rmtree(remains, ignore_errors=True)
-
-
-def remove_older(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep`; each loses its name first, so that none is ever half there."""
-    for path in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(path.rename(path.with_suffix(".old")), ignore_errors=True)
 
 
 def checksum(path: Path) -> int | None:
@@ -233,11 +285,6 @@ def checksum(path: Path) -> int | None:
     return value
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """What lies behind an error, also where torch has put together those of all processes."""
-    return next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
-
-
 def silence_single_process_warning() -> None:
-    """torch warns that a process alone saves as one."""
+    """Silence torch's warning about saving from a single process."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)

@@ -1,4 +1,8 @@
-"""Batches in the order of their keys, from processes that may die or hang without ending the run."""
+"""Data loader that survives dead and hanging workers.
+
+torch's DataLoader does not: when a worker dies, its SIGCHLD handler raises in the middle of a training step,
+and a stopped worker blocks it for ever, whatever its timeout (tests/train/test_dataloader.py has the drill).
+"""
 
 import atexit
 import gc
@@ -6,7 +10,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -15,53 +18,51 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Connection
-from types import TracebackType
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regen.console import warn
 from regen.data.failures import KINDS
 from regen.data.tasks import BatchKey
 from regen.media.pixels import uint8_to_signed
 from regen.runtime import keep_freed_memory
 from regen.workers import exit_with_parent
 
-__all__ = ["BatchKey", "BatchLoader"]
+__all__ = ["Batch", "BatchKey", "BatchLoader"]
 
 Batch = dict[str, Tensor]
-# What travels between processes: tensors, each once, and for each name which of them it is.
+# A batch between processes: each distinct tensor once, and its index for each name.
 Item = tuple[dict[str, int], list[Tensor]]
 
-AHEAD = 2  # batches that each process loads before they are asked for
-RESTARTS = 3  # for the same batch; then something is wrong that does not pass
-KILL_SECONDS = 10.0  # for a killed process to be gone; one that waits for a dead disk stays
-# The main process answers these by saving and leaving, for which it needs its batches.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PREFETCH = 2  # batches per worker
+MAX_RESTARTS = 3  # for the same batch
+KILL_SECONDS = 10.0  # for a killed worker to end; one that waits for a dead disk does not
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # on which the main process saves and exits
 
 
 class BatchLoader:
-    """Iterates over `batches[key]` for all `keys`, in their order. A context manager, to be used once.
+    """Iterates once over `batches[key]` for all `keys`, in order. A context manager.
 
-    8-bit tensors of a batch are pixels and come as numbers in [-1, 1] on `device`; all others stay on the
-    CPU. `workers` processes load ahead; 0 loads in this one. Each has a pipe of its own to this process and
-    shares nothing with the others. When one dies, or gives nothing for `timeout` seconds, all are killed and
-    started anew at the batch that is missing. `waited` is the time in seconds that was spent waiting for
-    batches; `counts` has the restarts and what `replaced` of the batches says, for the log.
+    uint8 tensors are pixels and become floats in [-1, 1] on `device`; the others stay on the CPU.
+    `num_workers` processes prefetch, each through a pipe of its own; 0 loads in this process. When one dies
+    or is silent for `timeout` seconds, all are restarted at the missing batch. `waited`: seconds spent
+    waiting for batches.
 
-    Raises ValueError when the data raise one, and when the same batch fails again and again; RuntimeError
-    with the traceback of any other error.
+    Raises ValueError when the data raise one or when the same batch fails repeatedly, and RuntimeError with
+    the traceback of any other error.
     """
 
     def __init__(
         self,
         batches: Dataset[Batch],
         keys: Iterable[BatchKey],
-        workers: int,
+        num_workers: int,
         device: torch.device,
         timeout: float = 600.0,
     ) -> None:
-        self.batches, self.keys, self.count = batches, keys, workers
+        self.batches, self.keys, self.num_workers = batches, keys, num_workers
         self.device, self.timeout = device, timeout
         self.waited = 0.0
         self.restarts = 0
@@ -70,20 +71,18 @@ class BatchLoader:
 
     @property
     def counts(self) -> dict[str, float]:
-        """What went wrong so far and was mended: restarts of processes, and samples replaced by kind."""
+        """For the log: restarts, and replaced samples by the kind of failure."""
         counts = {f"{kind}_samples": float(self.replaced[kind]) for kind in KINDS}
         return counts | {"loader_restarts": float(self.restarts)}
 
     def __enter__(self) -> "BatchLoader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Kill the processes; the loader can't be used any more."""
+        """Kill the workers; the loader can't be used any more."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
@@ -92,42 +91,42 @@ class BatchLoader:
         atexit.unregister(self.close)
 
     def __iter__(self) -> Iterator[Batch]:
-        items = self._loaded_ahead() if self.count else (_load(self.batches, key) for key in self.keys)
+        items = self._prefetched() if self.num_workers else (_load(self.batches, key) for key in self.keys)
         while True:
             start = time.perf_counter()
             item = next(items, None)
             self.waited += time.perf_counter() - start
             if item is None:
                 return
-            yield self._ready(item)
+            yield self._to_batch(item)
 
-    def _ready(self, item: Item) -> Batch:
-        names, tensors = item
+    def _to_batch(self, item: Item) -> Batch:
+        indices, tensors = item
         ready = [
             uint8_to_signed(tensor.to(self.device, non_blocking=True))
             if tensor.dtype == torch.uint8
             else tensor
             for tensor in tensors
         ]
-        batch = {name: ready[place] for name, place in names.items()}
+        batch = {name: ready[index] for name, index in indices.items()}
         if "replaced" in batch:
             self.replaced.update(dict(zip(KINDS, batch["replaced"].tolist(), strict=True)))
         return batch
 
-    def _loaded_ahead(self) -> Iterator[Item]:
-        """Batches from the processes. Number i of the `pending` ones is at worker i, counted round."""
+    def _prefetched(self) -> Iterator[Item]:
+        """Batches from the workers; batch i of the `pending` ones is with worker i modulo their number."""
         keys = iter(self.keys)
-        pending = deque(islice(keys, AHEAD * self.count))
+        pending = deque(islice(keys, PREFETCH * self.num_workers))
         failures = 0
         while pending:
             if not self._workers:
                 self._start(pending)
             worker = self._workers[0]
             try:
-                item = worker.take(self.timeout)
+                item = worker.receive(self.timeout)
             except _WorkerError as error:
                 failures += 1
-                self._give_up_or_restart(pending[0], failures, str(error))
+                self._restart(pending[0], failures, str(error))
                 continue
             if isinstance(item, Exception):
                 raise item
@@ -136,50 +135,49 @@ class BatchLoader:
             self._workers.rotate(-1)
             for key in islice(keys, 1):
                 pending.append(key)
-                worker.give(key)
+                worker.request(key)
             yield item
 
     def _start(self, pending: Iterable[BatchKey]) -> None:
-        atexit.register(self.close)  # before multiprocessing waits for its processes to end by themselves
-        self._workers.extend(_Worker(self.batches) for _ in range(self.count))
+        atexit.register(self.close)  # runs before multiprocessing joins its processes
+        self._workers.extend(_Worker(self.batches) for _ in range(self.num_workers))
         for worker in self._workers:  # last, because a process with threads should not be forked
             worker.listen(self.device)
         for index, key in enumerate(pending):
-            self._workers[index % self.count].give(key)
+            self._workers[index % self.num_workers].request(key)
 
-    def _give_up_or_restart(self, key: BatchKey, failures: int, reason: str) -> None:
+    def _restart(self, key: BatchKey, failures: int, reason: str) -> None:
+        """Close the workers, to be started again. Raises ValueError after too many failures."""
         self.close()
-        what = f"while batch {key[0]} (part {key[1] + 1} of {key[2]}) was loaded"
-        if failures > RESTARTS:
+        reason = f"{reason} while batch {key[0]} (part {key[1] + 1} of {key[2]}) was loaded"
+        if failures > MAX_RESTARTS:
             raise ValueError(
-                f"{failures} times {reason} {what}; make sure that there is enough memory and that the data "
-                "can be read, or use fewer workers."
+                f"{failures} times {reason}; check the memory and that the data can be read, or use fewer "
+                "workers (--loop.num-workers)."
             )
         self.restarts += 1
-        print(
-            f"regen: warning: {reason} {what}; all processes that load data are started anew.",
-            file=sys.stderr,
-        )
+        warn(f"{reason}; all data loading processes are restarted.")
 
 
 class _WorkerError(Exception):
-    """A process died or hangs; the message says so in words that a sentence can begin with."""
+    """A worker died or hangs."""
 
 
 class _Worker:
-    """A process that loads batches, and a thread here that empties its pipe."""
+    """A process that loads batches, and a thread in this process that empties its pipe."""
 
     def __init__(self, batches: Dataset[Batch]) -> None:
-        theirs, self.keys = multiprocessing.Pipe(duplex=False)
-        self.items, mine = multiprocessing.Pipe()  # in both directions it is a faster one
+        worker_keys, self.keys = multiprocessing.Pipe(duplex=False)
+        self.items, worker_items = multiprocessing.Pipe()  # duplex pipes are faster
         self.received: queue.SimpleQueue[Item | Exception | None] = queue.SimpleQueue()
-        self.process = multiprocessing.Process(target=_work, args=(batches, theirs, mine), daemon=True)
+        arguments = (batches, worker_keys, worker_items)
+        self.process = multiprocessing.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
-        theirs.close()
-        mine.close()  # so that the end of the process is the end of the pipe
+        worker_keys.close()
+        worker_items.close()  # so that the pipe ends with the process
 
     def listen(self, device: torch.device) -> None:
-        """Start to receive what the process sends, into memory from which `device` copies fast."""
+        """Start to receive, into pinned memory where `device` is a GPU."""
         gpu = None
         if device.type == "cuda":
             gpu = torch.cuda.current_device() if device.index is None else device.index
@@ -187,24 +185,24 @@ class _Worker:
         self.thread = threading.Thread(target=_receive_all, args=arguments, daemon=True)
         self.thread.start()
 
-    def give(self, key: BatchKey) -> None:
-        """Ask for the batch of `key`; a process that is dead is noticed when its batch is taken."""
+    def request(self, key: BatchKey) -> None:
+        """Request the batch of `key`; a dead process is noticed when the batch is received."""
         with suppress(OSError):
             self.keys.send(key)
 
-    def take(self, timeout: float) -> Item | Exception:
-        """The next batch that was asked for, or the error of the data. Raises _WorkerError."""
+    def receive(self, timeout: float) -> Item | Exception:
+        """The next requested batch, or the error of the data. Raises _WorkerError."""
         try:
             item = self.received.get(timeout=timeout)
         except queue.Empty:
-            raise _WorkerError(f"nothing came for {timeout:g} seconds") from None
+            raise _WorkerError(f"no batch arrived within {timeout:g} seconds") from None
         if item is None:
             self.process.join(KILL_SECONDS)
-            raise _WorkerError(f"a process that loads data died (exit code {self.process.exitcode})")
+            raise _WorkerError(f"a data loading process died (exit code {self.process.exitcode})")
         return item
 
     def end(self) -> None:
-        """Wait until the process, which was killed, and the thread are gone."""
+        """Wait for the end of the killed process and of the thread."""
         self.process.join(KILL_SECONDS)
         self.thread.join(KILL_SECONDS)
         self.keys.close()
@@ -214,29 +212,29 @@ class _Worker:
 def _load(batches: Dataset[Batch], key: BatchKey) -> Item:
     batch = batches[key]
     tensors = {id(tensor): tensor for tensor in batch.values()}  # clip and target are often the same
-    places = {identity: place for place, identity in enumerate(tensors)}
-    return {name: places[id(tensor)] for name, tensor in batch.items()}, list(tensors.values())
+    indices = {identity: index for index, identity in enumerate(tensors)}
+    return {name: indices[id(tensor)] for name, tensor in batch.items()}, list(tensors.values())
 
 
 def _work(batches: Dataset[Batch], keys: Connection, items: Connection) -> None:
-    """What a worker does until the main process is gone or kills it."""
-    for number in STOP_SIGNALS:
+    """Serve batches until the main process ends or kills this one."""
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     exit_with_parent()
-    torch.set_num_threads(1)  # the processes are what runs in parallel
+    torch.set_num_threads(1)
     keep_freed_memory()
-    gc.freeze()  # what was there before is not looked through again, so that its memory stays shared
+    gc.freeze()  # keeps the memory of existing objects shared with the main process
     try:
         while True:
             key = keys.recv()
             try:
-                names, tensors = _load(batches, key)
+                indices, tensors = _load(batches, key)
             except ValueError as error:
                 items.send(ValueError(str(error)))
             except Exception:
                 items.send(RuntimeError(traceback.format_exc()))
             else:
-                items.send((names, [(tensor.dtype, tensor.shape) for tensor in tensors]))
+                items.send((indices, [(tensor.dtype, tensor.shape) for tensor in tensors]))
                 for tensor in tensors:
                     _send(items, _bytes_of(tensor.contiguous()))
     except (EOFError, OSError):
@@ -246,7 +244,7 @@ def _work(batches: Dataset[Batch], keys: Connection, items: Connection) -> None:
 def _receive_all(
     items: Connection, received: "queue.SimpleQueue[Item | Exception | None]", gpu: int | None
 ) -> None:
-    """What the thread of a worker does until the pipe ends, of which None tells."""
+    """Receive the batches of a worker; None marks the end of its pipe."""
     try:
         if gpu is not None:
             torch.cuda.set_device(gpu)  # pinned memory belongs to a GPU
@@ -255,25 +253,25 @@ def _receive_all(
             if isinstance(header, Exception):
                 received.put(header)
                 continue
-            names, facts = header
-            tensors = [torch.empty(shape, dtype=dtype, pin_memory=gpu is not None) for dtype, shape in facts]
+            indices, sizes = header
+            tensors = [torch.empty(shape, dtype=dtype, pin_memory=gpu is not None) for dtype, shape in sizes]
             for tensor in tensors:
                 _receive(items, _bytes_of(tensor))
-            received.put((names, tensors))
+            received.put((indices, tensors))
     except (EOFError, OSError):
         received.put(None)
-    except Exception as error:  # it belongs to the thread that waits for batches
+    except Exception as error:  # for the thread that waits for batches to raise
         received.put(error)
 
 
 def _send(items: Connection, content: memoryview) -> None:
-    """The bytes as they are: a fifth of the time of a message of the connection."""
+    """Send raw bytes, in a fifth of the time that Connection.send_bytes takes."""
     while content:
         content = content[os.write(items.fileno(), content) :]
 
 
 def _receive(items: Connection, content: memoryview) -> None:
-    """Fill `content` with what was sent. Raises EOFError when the pipe ends before."""
+    """Fill `content` with raw bytes. Raises EOFError when the pipe ends."""
     while content:
         count = os.readv(items.fileno(), [content])
         if not count:

@@ -1,6 +1,6 @@
-"""The processes that train together under torchrun: the only file that says "rank".
+"""Processes that train together under torchrun: DDP, FSDP2 and collectives.
 
-One process alone is a world of size 1, for which all of this does nothing.
+A single process has a context of size 1, for which the collectives do nothing.
 """
 
 import os
@@ -21,52 +21,40 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regen.runtime import pick_device
 
-TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others before it gives up
+TIMEOUT = timedelta(minutes=30)  # of collectives
 LOST_PROCESS = (
-    "Another process of this training has ended or can't be reached; see what that one said: the same "
-    "command goes on from the last checkpoint."
+    "Another process of this training has ended or can't be reached, see its error; the same command resumes "
+    "from the last checkpoint."
 )
 
-Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+LossFunction = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train together."""
+    """Device and rank of this process, and the collectives of all processes that train together."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
     background: dist.ProcessGroup | None = None
-    """A group for the thread that writes checkpoints, so that its messages never mix with others."""
+    """Separate group for the thread that writes checkpoints, so that its messages never mix with others."""
 
     @property
     def is_main(self) -> bool:
-        """Whether it is this process that tells and writes what is told and written once."""
+        """Whether this process writes the logs and files that exist once."""
         return self.rank == 0
 
     def all_reduce_max(self, *values: int) -> list[int]:
-        """The largest of each number over all processes: what one of them wants, all do."""
+        """Largest of each number over the processes."""
         if self.size == 1:
             return list(values)
         numbers = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return [int(number) for number in numbers.tolist()]
 
-    def broadcast(self, value: Any) -> Any:
-        """What the main process gives, in all processes."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
-    def barrier(self) -> None:
-        """Until all processes are here."""
-        self.all_reduce_max(0)
-
     def all_reduce_mean(self, values: dict[str, float]) -> dict[str, float]:
-        """The mean of each number over the processes, all of which give the same names."""
+        """Mean of each number over the processes, which all give the same names."""
         if self.size == 1:
             return values
         numbers = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -83,13 +71,25 @@ class DistributedContext:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.all_reduce_max(0)
+
 
 @contextmanager
 def init_distributed(device: str | None) -> Iterator[DistributedContext]:
-    """The world that torchrun has told this process of; leaves it at the end.
+    """Context of this process from torchrun's environment; leaves the process group at the end.
 
-    Each process takes the GPU of its number on its machine. Raises ValueError when the device is not here,
-    or when another process is lost on the way.
+    Each process takes the GPU of its local rank. Raises ValueError when the device is not available, or when
+    another process is lost.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     target = pick_device(device)
@@ -111,13 +111,13 @@ def init_distributed(device: str | None) -> Iterator[DistributedContext]:
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Whether an error means that another process has ended, or can't be reached."""
+    """Whether an error means that another process has ended or can't be reached."""
     signs = ("gloo", "nccl", "connection", "socket", "timed out")
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
 class LossModule(nn.Module):
-    """A model whose forward is its loss: what DistributedDataParallel wraps."""
+    """A model whose forward is its loss, for DistributedDataParallel to wrap."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -127,9 +127,8 @@ class LossModule(nn.Module):
         return cast(Any, self.model).loss(*arguments)
 
 
-class Splittable(Protocol):
-    """A model that names the classes of its blocks, which are sharded one by one, and the methods through
-    which it is used."""
+class Shardable(Protocol):
+    """A model that names the classes of the blocks to shard one by one, and its entry points."""
 
     _no_split_modules: tuple[str, ...]
     _forward_methods: tuple[str, ...]
@@ -137,58 +136,56 @@ class Splittable(Protocol):
 
 @dataclass(frozen=True)
 class Parallel:
-    """How the loss of a model is computed so that gradients are those of the whole batch."""
+    """A model's loss function, whose gradients are averaged over the processes."""
 
-    loss: Loss
+    loss: LossFunction
     no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Opened around all passes of an update but the last: gradients are not yet exchanged."""
+    """Context without gradient exchange, for all micro-batches of an update but the last."""
 
 
 def parallelize(
-    model: nn.Module, average: nn.Module, world: DistributedContext, fsdp: bool, dtype: torch.dtype
+    model: nn.Module, average: nn.Module, context: DistributedContext, fsdp: bool, dtype: torch.dtype
 ) -> Parallel:
-    """Prepare `model` and its moving average in place for the processes of `world`.
+    """Prepare `model` and its EMA copy `average` in place for the processes of `context`.
 
-    By default each process has all of both (DDP). With `fsdp` each holds a share of every parameter, of its
-    gradient and of all that the optimizer keeps; blocks are put together in `dtype` when they are needed, and
-    gradients are summed in fp32 (FSDP2).
+    By default every process holds all weights (DDP). With `fsdp` parameters, gradients and optimizer state
+    are sharded; blocks are gathered in `dtype` and gradients are reduced in fp32 (FSDP2).
     """
-    loss: Loss = cast(Any, model).loss
-    if world.size == 1:
+    loss: LossFunction = cast(Any, model).loss
+    if context.size == 1:
         return Parallel(loss)
     if fsdp:
-        for one in (model, average):
-            shard(one, world, dtype)
+        for module in (model, average):
+            shard(module, context, dtype)
         return Parallel(cast(Any, model).loss)
-    # Still images leave what makes motion without a gradient, in all processes alike.
     parallel = DistributedDataParallel(
         LossModule(model),
-        device_ids=[world.device] if world.device.type == "cuda" else None,
-        find_unused_parameters=True,
+        device_ids=[context.device] if context.device.type == "cuda" else None,
+        find_unused_parameters=True,  # images leave the motion parameters without a gradient
     )
     return Parallel(parallel, parallel.no_sync)
 
 
-def shard(model: nn.Module, world: DistributedContext, dtype: torch.dtype) -> None:
-    """FSDP2 on each block of `model` and on the rest."""
-    mesh = init_device_mesh(world.device.type, (world.size,))
-    # torch warns of blocks that return views, in case they are changed in place: here nothing is.
+def shard(model: nn.Module, context: DistributedContext, dtype: torch.dtype) -> None:
+    """Apply FSDP2 to each block of `model` and to the rest."""
+    mesh = init_device_mesh(context.device.type, (context.size,))
+    # torch warns about blocks that return views, in case they are modified in place; none is here.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    names = cast(Splittable, model)._no_split_modules
+    names = cast(Shardable, model)._no_split_modules
     for module in list(model.modules()):
         if type(module).__name__ in names:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    for method in cast(Splittable, model)._forward_methods:
+    for method in cast(Shardable, model)._forward_methods:
         register_fsdp_forward_method(model, method)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor of which each process holds a share, put together; any other as it is."""
+    """The whole of a sharded tensor; any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model, each put together; all processes have to call it."""
+    """A model's state dict with all tensors whole. Collective."""
     return {name: full_tensor(tensor) for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the latents, so that encode() can return them normalised (spec A3)."""
+"""Mean and standard deviation of the latents, by which encode() normalises them."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, cast
@@ -11,7 +11,7 @@ from regen.latents import Latents
 
 
 class Encoder(Protocol):
-    """A model with the encode() of an embedder."""
+    """A model with an embedder's encode()."""
 
     def encode(self, video: Tensor) -> Any: ...
 
@@ -32,7 +32,7 @@ class ChannelMoments:
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         mean, square = self.sums / max(1, self.count)
         std = (square - mean.square()).clamp(min=0).sqrt()
-        # A channel that never changes has no scale: leave it as it is.
+        # A constant channel has no scale.
         return mean, torch.where(std > 1e-6, std, 1.0)
 
 
@@ -40,11 +40,11 @@ class ChannelMoments:
 def measure_latent_statistics(
     model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int
 ) -> tuple[Float64[Tensor, "2 c"], Float64[Tensor, "2 c"]]:
-    """Mean and standard deviation per channel over `count` clips or a few more, the first latent frame
-    of a chunk (content) apart from the others (motion), or structural latents apart from 1D latents.
+    """Mean and standard deviation per channel over at least `count` clips, for each of the two kinds of
+    latents: content and motion, or structural and 1D.
 
-    Each batch has a `clip`, "b 3 t h w" in [-1, 1]; images count for the content alone and not towards
-    `count`. The model must not have statistics yet, so that encode() gives the raw latents.
+    Each batch has a `clip` (b 3 t h w in [-1, 1]); images contribute to the first kind only, and not to
+    `count`. The model must not have statistics yet, so that encode() returns raw latents.
     """
     device = next(model.parameters()).device
     moments: list[ChannelMoments] = []
@@ -53,7 +53,7 @@ def measure_latent_statistics(
         clip = batch["clip"].to(device)
         latents = Latents.of(cast(Encoder, model).encode(clip).latent_dist.mode())
         moments = moments or [ChannelMoments(latents.shape[1]) for _ in range(2)]
-        for i, latent in enumerate(_kinds(latents)):
+        for i, latent in enumerate(_split_kinds(latents)):
             moments[min(i, 1)].add(latent)
         clips += clip.shape[0] if latents.shape[2] > 1 else 0
         if clips >= count:
@@ -62,8 +62,8 @@ def measure_latent_statistics(
     return torch.stack(means), torch.stack(stds)
 
 
-def _kinds(latents: Latents) -> list[Tensor]:
-    """Latents whose statistics may differ: the frames of a chunk, or the grid and the 1D latents."""
+def _split_kinds(latents: Latents) -> list[Tensor]:
+    """The frames of a chunk, or the grid and the 1D latents."""
     if not latents.has_sequence:
         return list(latents.grid.unbind(2))
     sequences = [part.mT[mask].T[None] for part, mask in latents.regions()]

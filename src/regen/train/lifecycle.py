@@ -1,134 +1,246 @@
-"""What surrounds the updates of a run: checkpoints, signals, evaluations, and giving up."""
+"""Lifecycle of a run: folder, checkpoints, signals, evaluations, non-finite updates."""
 
+import hashlib
+import json
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from regen.train.checkpoint import Checkpoints, read_info
+from regen.console import Interrupted
+from regen.io import write_json
+from regen.train.checkpoint import Checkpoints, TrainState, read_info
 from regen.train.distributed import DistributedContext
-from regen.train.gradient import Gradient
-from regen.train.log import RunLog
-from regen.train.signals import Interrupted, StopSignals
-from regen.train.state import TrainState, open_run
+from regen.train.throughput import RunLog
 
 ShouldStop = Callable[[], bool]
-# (averaged model, step, whether to leave at once) -> numbers for the log; None when it left.
 Evaluate = Callable[[nn.Module, int, ShouldStop], dict[str, float] | None]
+"""(EMA model, step, should_stop) -> metrics for the log; None when it stopped early."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # from users, batch systems and clouds
+
+# Fields that do not affect what is computed: logging and saving, file locations, how a batch is split over
+# processes and micro-batches, and the reactions to failures.
+NEUTRAL_FIELDS = frozenset(
+    {"log_every", "eval_every", "save_every_minutes", "keep_last", "num_workers", "num_val_clips"}
+    | {"gradient_accumulation_steps", "fsdp", "on_nonfinite", "decode_timeout", "loader_timeout"}
+    | {"perceptual_file"}
+)
 
 
 class RunLifecycle:
-    """The run in the folder `out`: opens it, goes on from its newest checkpoint, and keeps it safe.
+    """The run in the folder `out`: opens or resumes it, saves it, and decides when to stop.
 
-    Every decision is one of all processes: a signal to one of them is one to all.
+    As a context manager it returns the log. All decisions are collective: a signal to one process acts on all.
     """
 
     def __init__(
         self,
         state: TrainState,
         out: Path,
-        world: DistributedContext,
+        context: DistributedContext,
         resolved_config: dict[str, Any],
-        evaluate: Evaluate | None,
+        evaluator: Evaluate | None,
         steps: int,
-        keep: int,
+        keep_last: int,
         save_every_minutes: float,
     ) -> None:
-        self.state, self.out, self.world, self.evaluator = state, out, world, evaluate
+        self.state, self.out, self.context, self.evaluator = state, out, context, evaluator
         self.resolved_config, self.steps, self.save_every_minutes = resolved_config, steps, save_every_minutes
-        self.checkpoints = Checkpoints(out / "checkpoints", keep, world)
-        self.stop = StopSignals()
+        self.checkpoints = Checkpoints(out / "checkpoints", keep_last, context)
+        self.signals = StopSignals()
         self.closing = ExitStack()
-        self.stop_signal = 0  # the signal on which all processes leave
+        self.stop_signal = 0  # number of the signal on which all processes stop
+        self.is_resumed = False
         self.last_save = time.monotonic()
 
-    def open(self, resume: bool) -> bool:
-        """Prepare the folder and load the newest checkpoint, if there is one, which is the answer."""
-        newest = self.checkpoints.latest()
-        saved = None if newest is None else read_info(newest).config
-        open_run(self.out, self.resolved_config, saved, resume, write=self.world.is_main)
-        if newest is not None:
-            self.checkpoints.load(newest, self.state)
-        return newest is not None
+    def open(self, resume: bool) -> None:
+        """Prepare the folder and load the newest checkpoint, if there is one."""
+        path = self.checkpoints.latest()
+        saved = None if path is None else read_info(path).config
+        open_run(self.out, self.resolved_config, saved, resume, write=self.context.is_main)
+        if path is not None:
+            self.checkpoints.load(path, self.state)
+            self.is_resumed = True
 
     def __enter__(self) -> RunLog:
         self.closing.enter_context(self.checkpoints)
-        self.log = RunLog(self.out, self.state.step, self.steps, silent=not self.world.is_main)
+        self.log = RunLog(self.out, self.state.step, self.steps, silent=not self.context.is_main)
         self.closing.enter_context(self.log)
-        self.closing.enter_context(self.stop)
+        self.closing.enter_context(self.signals)
+        step = self.state.step
+        if self.is_resumed and step < self.steps:
+            self.log.print(f"Resuming the run in {self.out} after step {step}.")
+        elif self.is_resumed:
+            self.log.print(f"The run in {self.out} is finished: {step} of {self.steps} steps are done.")
         return self.log
 
     def __exit__(self, *error: Any) -> None:
         self.closing.__exit__(*error)
 
     def sync_flags(self, is_finite: bool) -> tuple[bool, bool]:
-        """Whether the update is one of numbers in all processes, and whether it is time to save.
+        """Whether the update is finite in all processes, and whether a checkpoint is due.
 
         Raises ValueError when a checkpoint could not be written.
         """
-        due = self.world.is_main and time.monotonic() - self.last_save >= 60 * self.save_every_minutes
-        self.stop_signal, bad, failed, save = self.world.all_reduce_max(
-            self.stop.number, not is_finite, self.checkpoints.failed, due
+        due = self.context.is_main and time.monotonic() - self.last_save >= 60 * self.save_every_minutes
+        self.stop_signal, nonfinite, failed, save = self.context.all_reduce_max(
+            self.signals.number, not is_finite, self.checkpoints.failed, due
         )
         if failed:
             self.checkpoints.wait()
             raise ValueError("Another process of this training could not write its part of a checkpoint.")
-        return not bad, bool(save)
+        return not nonfinite, bool(save)
 
     def save(self) -> None:
-        """Begin to write a checkpoint."""
+        """Start to write a checkpoint."""
         self.checkpoints.save(self.state, self.resolved_config)
         self.last_save = time.monotonic()
 
-    def leave_if_asked(self) -> None:
-        """Raises Interrupted after a signal, when all is saved."""
+    def exit_if_signalled(self) -> None:
+        """Raise Interrupted after a signal, with the state saved."""
         if self.stop_signal and self.state.step < self.steps:
             self.save_and_exit()
 
     def save_and_exit(self) -> None:
-        """Save and raise Interrupted."""
+        """Save the state and raise Interrupted."""
         self.save()
         self.checkpoints.wait()
-        raise Interrupted(self.state.step, self.stop_signal)
+        raise Interrupted(
+            f"Stopped and saved after step {self.state.step}; the same command resumes from there.",
+            self.stop_signal,
+        )
 
     def evaluate(self) -> None:
-        """Evaluate; a signal ends that, too."""
+        """Evaluate the EMA model and log the metrics; a signal stops that, too."""
         if self.evaluator is None:
             return
         with torch.no_grad():
-            values = self.evaluator(self.state.ema.model, self.state.step, self._must_leave)
+            values = self.evaluator(self.state.ema.model, self.state.step, self._should_stop)
         if values is None:
             self.save_and_exit()
         else:
             self.log.log_evaluation(self.state.step, values)
 
     def evaluate_if_missed(self, eval_every: int) -> None:
-        """Make up for the evaluation that the run was stopped in."""
+        """Repeat the evaluation that the run was stopped in."""
         due = self.state.step == self.steps or self.state.step % eval_every == 0
-        if due and not self.world.broadcast(self.log.has_evaluation):
+        if self.is_resumed and due and not self.context.broadcast(self.log.has_evaluation):
             self.evaluate()
 
-    def handle_nonfinite(self, gradient: Gradient, skip: bool) -> None:
-        """Keep the batch of an update that is no number; then leave it out, or raise ValueError."""
-        path = gradient.keep(self.out / "rejected")
-        gradient.discard()
-        number = self.state.step + 1
+    def on_nonfinite(self, batches: Sequence[dict[str, Tensor]], seed: int, skip: bool) -> None:
+        """Save the batch of a non-finite update for inspection; then skip the update or raise ValueError."""
+        number, folder = self.state.step + 1, self.out / "rejected"
+        path = folder / f"step-{number:08d}-{self.context.rank}.pt"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"step": self.state.step, "seed": seed, "batches": list(batches)}, path)
         if skip:
             self.state.step, self.state.skipped = number, self.state.skipped + 1
-            self.log.print(f"Update {number} is left out: its loss or gradient is no number ({path}).")
+            self.log.print(f"Update {number} is skipped: its loss or gradient is not finite ({path}).")
             return
         self.save()
         self.checkpoints.wait()
         raise ValueError(
-            f"Training diverged: the loss or gradient of update {number} is no number (its batch: {path}); "
-            "start anew with a lower learning rate or a longer warm-up, or go on without such updates by "
-            "--loop.on-nonfinite skip."
+            f"Training diverged: the loss or gradient of update {number} is not finite (its batch: {path}); "
+            "use a lower learning rate or a longer warm-up, or skip such updates by --loop.on-nonfinite skip."
         )
 
-    def _must_leave(self) -> bool:
-        self.stop_signal = self.world.all_reduce_max(self.stop.number)[0]
+    def _should_stop(self) -> bool:
+        self.stop_signal = self.context.all_reduce_max(self.signals.number)[0]
         return self.stop_signal > 0
+
+
+class StopSignals:
+    """While open, SIGINT, SIGTERM and SIGUSR1 set `number`; a second SIGINT raises KeyboardInterrupt.
+
+    Batch systems may repeat SIGTERM and SIGUSR1, so only the first one counts.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self.previous[number] = signal.signal(number, self.handle)
+        return self
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number:
+            return
+        self.number = number
+        # A signal may arrive inside any write or import: only the system call is safe here.
+        os.write(2, b"\nStopping after this step; press Ctrl-C again to quit at once, without saving.\n")
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def open_run(
+    out: Path, resolved_config: dict[str, Any], saved: dict[str, Any] | None, resume: bool, write: bool = True
+) -> None:
+    """Check the run folder, and write config.json there if `write`; `saved` is the checkpoint's config.
+
+    Raises ValueError when a run exists and `resume` is False, or when it has another configuration.
+    """
+    path = out / "config.json"
+    if (saved is not None or path.exists()) and not resume:
+        raise ValueError(f"There is already a run in {out}; choose another folder, or resume that run.")
+    if saved is not None:
+        compare_configs(saved, resolved_config, out)
+    if not write:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, resolved_config | {"fingerprint": fingerprint(resolved_config)})
+    except OSError as error:
+        raise ValueError(f"{out} must be writable ({error.strerror}); choose another folder.") from None
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """16 hexadecimal digits of a configuration: equal for runs that compute the same."""
+    flat = {name: value for name, value in flatten(config).items() if affects_result(name)}
+    return hashlib.blake2b(json.dumps(flat, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def affects_result(name: str) -> bool:
+    """Whether the field with this dotted name affects what is computed."""
+    return NEUTRAL_FIELDS.isdisjoint(name.split("."))
+
+
+def compare_configs(saved: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    """Raise ValueError with the differences when resuming with `wanted` would change the result."""
+    before, now = flatten(saved), flatten(json.loads(json.dumps(wanted)))
+    differences = [
+        f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, "absent") != now.get(name, "absent") and affects_result(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"The run in {out} has another configuration ({'; '.join(differences)}); resume it with the same "
+            "one, or start in another folder."
+        )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,29 +1,37 @@
-"""The training loop (spec A7, A8): all that is random comes from (seed, step, sample); resuming is exact."""
+"""The training loop: forward, backward, clipping, step and weight averaging.
+
+All randomness derives from (seed, step, sample), so that a resumed run equals an uninterrupted one.
+"""
 
 import copy
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import Dataset
 
-from regen.runtime import pick_dtype
-from regen.train.dataloader import BatchKey, BatchLoader
-from regen.train.distributed import DistributedContext, parallelize
-from regen.train.gradient import AuxiliaryLoss, Batch, Gradient
+from regen.runtime import generator_for, pick_dtype
+from regen.train.checkpoint import Ema, Stateful, TrainState
+from regen.train.dataloader import Batch, BatchKey, BatchLoader
+from regen.train.distributed import DistributedContext, LossFunction, full_tensor, parallelize
 from regen.train.lifecycle import Evaluate, RunLifecycle
-from regen.train.log import MetricAverager
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
-from regen.train.state import Ema, TrainState
-from regen.train.throughput import ThroughputMeter
+from regen.train.throughput import MetricAverager, ThroughputMeter
 
-SKIPS_IN_A_ROW = 20  # updates left out one after another before a run gives up
+MAX_SKIPS_IN_A_ROW = 20  # after which a run stops
+# No sample has a negative index, so the noise of the loss never repeats the numbers that drew the data.
+LOSS_STREAM = -1
+CPU_KEYS = frozenset({"rows", "batch_size", "replaced", "progress"})  # of a batch: read by the host
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long to train, what to keep of it, and what to tell."""
+    """Length of the training, checkpoints, evaluations, precision and parallelism."""
 
     steps: int
     seed: int = 0
@@ -31,41 +39,56 @@ class LoopConfig:
     save_every_minutes: float = 10.0
     """Time between checkpoints; 0 saves after every update."""
     eval_every: int = 1000
-    """Updates between evaluations; there is always one at the end."""
+    """Updates between evaluations; the last update is always evaluated."""
     log_every: int = 20
     keep_last: int = 2
-    """How many checkpoints to keep, the newest ones."""
+    """Number of checkpoints to keep."""
     mixed_precision: str | None = None
-    """Precision of the products: bf16 or fp32; None takes bf16 where the hardware has it."""
+    """Autocast precision: bf16 or fp32; None selects bf16 where the hardware supports it."""
     num_workers: int = 2
-    """Processes that load data, for each process that trains; 0 loads in this one."""
+    """Data loading processes per training process; 0 loads in the training process."""
     loader_timeout: float = 600.0
-    """Longest wait for a batch; then the processes that load data are started anew."""
+    """Seconds to wait for a batch before the data loading processes are restarted."""
     gradient_accumulation_steps: int = 1
-    """Parts in which each process works on its share of a batch: less memory, the same result."""
+    """Micro-batches per update in each process: less memory, the same result."""
     fsdp: bool = False
-    """With several processes, share parameters, gradients and optimizer among them (FSDP2) in place of a
-    copy in each (DDP): less memory, more traffic."""
+    """Shard parameters, gradients and optimizer state over the processes (FSDP2) instead of replicating them
+    (DDP): less memory, more communication."""
     activation_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+    """Recompute activations in the backward pass: less memory, about a third slower."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do with an update whose loss or gradient is no number: stop the run, or leave that update out.
-    Its batch is kept in either case."""
+    """What to do when the loss or the gradient is not finite: stop the run or skip the update. The batch is
+    saved in either case."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "eval_every", "log_every", "keep_last", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
         if self.num_workers < 0:
-            raise ValueError(f"num_workers is {self.num_workers}; give 0 or more.")
+            raise ValueError(f"num_workers must be >= 0, got {self.num_workers}.")
         if self.mixed_precision == "fp16":
-            raise ValueError("Training in fp16 loses small gradients; use bf16 or fp32.")
+            raise ValueError("mixed_precision must be bf16 or fp32, got fp16, which loses small gradients.")
 
 
 class Checkpointable(Protocol):
-    """A model that can compute its activations twice."""
+    """A model with activation checkpointing."""
 
     def enable_gradient_checkpointing(self) -> None: ...
+
+
+@runtime_checkable
+class AuxiliaryLoss(Stateful, Protocol):
+    """(target, reconstruction) -> a loss besides the model's own, and what to log.
+
+    `update` steps its own parameters on the calls since the last update, with a function that averages
+    tensors over the processes; `discard` drops those calls.
+    """
+
+    def __call__(self, target: Tensor, reconstruction: Tensor, /) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def update(self, average: Callable[[list[Tensor]], None]) -> None: ...
+
+    def discard(self) -> None: ...
 
 
 def train(
@@ -74,101 +97,148 @@ def train(
     config: LoopConfig,
     optimizer_config: OptimizerConfig,
     out: Path,
-    world: DistributedContext,
+    context: DistributedContext,
     evaluate: Evaluate | None,
     resolved_config: dict[str, Any],
     resume: bool = True,
-    further: AuxiliaryLoss | None = None,
+    auxiliary: AuxiliaryLoss | None = None,
 ) -> TrainState:
     """Train `model` and return the state after `config.steps` updates.
 
-    `batches[step, part, parts]` is a part of the batch of an update, a dictionary of tensors that depends on
-    nothing else; its `clip` is "b 3 t h w" in [-1, 1], `rows` says which samples of the whole batch it has
-    and `batch_size` how many that has. The processes of `world` share each batch and end with the same
-    weights. The folder `out` receives config.json (`resolved_config`, which JSON can hold), log.jsonl and
-    checkpoints/; a run found there goes on from its newest checkpoint as if it had never stopped: bit for bit
-    on the CPU with as many threads and processes as before, else up to the order of sums.
-    `evaluate(averaged_model, step, leave)` returns numbers for the log, or None because `leave()` was true.
-    `further` is handed to the model's `loss`; what it learns is part of the checkpoints.
+    `batches[step, part, parts]` is a part of the batch of an update: a dictionary of tensors with `clip`
+    (b 3 t h w in [-1, 1]), the indices `rows` of its samples in the whole batch, and `batch_size` of that.
+    The processes of `context` share each batch and end with the same weights. `out` receives config.json
+    (`resolved_config`), log.jsonl and checkpoints/; a run found there resumes from its newest checkpoint, bit
+    for bit on the CPU with as many threads and processes as before, else up to the order of sums.
+    `evaluate(ema_model, step, should_stop)` returns metrics, or None once `should_stop()` is true. The state
+    of `auxiliary`, which is passed to the model's `loss`, is part of the checkpoints.
 
-    Raises Interrupted after SIGINT, SIGTERM or SIGUSR1 to any of the processes, when all is saved; ValueError
-    when the run in `out` has another configuration (or is there at all while `resume` is False), its newest
-    checkpoint is damaged or none can be written, or the training diverges.
+    Raises Interrupted after SIGINT, SIGTERM or SIGUSR1 to any of the processes, with the state saved;
+    ValueError when the run in `out` has another configuration (or exists while `resume` is False), its
+    newest checkpoint is damaged or none can be written, or the training diverges.
     """
-    dtype = pick_dtype(config.mixed_precision, world.device)
-    model.to(world.device).train()
+    device, dtype = context.device, pick_dtype(config.mixed_precision, context.device)
+    model.to(device).train()
     if config.activation_checkpointing:
         cast(Checkpointable, model).enable_gradient_checkpointing()
-    meter, average = ThroughputMeter(model, world.device, world.size), copy.deepcopy(model)
-    parallel = parallelize(model, average, world, config.fsdp, dtype)
+    meter, average = ThroughputMeter(model, device, context.size), copy.deepcopy(model)
+    parallel = parallelize(model, average, context, config.fsdp, dtype)
     optimizers = build_optimizers(model, optimizer_config)
-    state = TrainState(model, Ema(model, average, config.ema_decay), optimizers, further)
-    gradient = Gradient(parallel, state, world, dtype, config.seed, optimizer_config.max_grad_norm, further)
-    watch = RunLifecycle(
+    state = TrainState(model, Ema(model, average, config.ema_decay), optimizers, auxiliary)
+    lifecycle = RunLifecycle(
         state,
         out,
-        world,
+        context,
         resolved_config,
         evaluate,
         config.steps,
         config.keep_last,
         config.save_every_minutes,
     )
-    is_continued = watch.open(resume)
-    keys = keys_of(state.step, config, world)
+    lifecycle.open(resume)
+    keys = batch_keys(state.step, config, context)
     with (
-        watch as log,
-        BatchLoader(batches, keys, config.num_workers, world.device, config.loader_timeout) as loader,
+        lifecycle as log,
+        BatchLoader(batches, keys, config.num_workers, device, config.loader_timeout) as loader,
     ):
-        if is_continued and state.step < config.steps:
-            log.print(f"Continuing the run in {out} after step {state.step}.")
-        elif is_continued:
-            log.print(f"The run in {out} is finished: {state.step} of {config.steps} steps are done.")
-        if is_continued:
-            watch.evaluate_if_missed(config.eval_every)
-        window, loaded, concat_chunks = MetricAverager(), iter(loader), 0
+        lifecycle.evaluate_if_missed(config.eval_every)
+        averager, iterator, skips_in_a_row = MetricAverager(), iter(loader), 0
         meter.restart_clock()
         while state.step < config.steps:
-            rows = []
+            # Forward and backward over the micro-batches.
+            micro_batches, logs, total_loss = [], [], torch.zeros((), device=device)
             for index in range(config.gradient_accumulation_steps):
-                waited = loader.waited
-                batch = next(loaded)
-                rows.append(gradient.add(batch, is_last=index == config.gradient_accumulation_steps - 1))
+                waited, is_last = loader.waited, index == config.gradient_accumulation_steps - 1
+                batch = next(iterator)
                 meter.add(batch, loader.waited - waited)
-            norm, is_finite = gradient.finish()
+                with nullcontext() if is_last else parallel.no_sync():
+                    loss, values = forward(
+                        parallel.loss, batch, auxiliary, device, dtype, config.seed, state.step
+                    )
+                    # Processes average their gradients, so each part counts `size` times its share.
+                    (loss * (context.size * len(batch["rows"]) / int(batch["batch_size"]))).backward()
+                micro_batches.append(batch)
+                logs.append(values)
+                total_loss += loss.detach().float()
+
+            # Clipping; a non-finite update must not reach the weights.
+            grad_norm = clip_grad_norm_(model.parameters(), optimizer_config.max_grad_norm, foreach=True)
+            grad_norm = full_tensor(grad_norm)
+            is_finite = bool(torch.isfinite(total_loss) & torch.isfinite(grad_norm))
+            is_finite, save_due = lifecycle.sync_flags(is_finite)
+
+            # Optimizer step and moving average.
             factor = learning_rate_factor(state.step, config.steps, optimizer_config)
-            is_finite, save = watch.sync_flags(is_finite)
             if is_finite:
-                set_learning_rate(state.optimizers, factor)
-                gradient.apply()
-                for row in rows:
-                    window.add(row | {"gradient_norm": norm})
-                concat_chunks = 0
-            else:
-                concat_chunks += 1
-                watch.handle_nonfinite(
-                    gradient, skip=config.on_nonfinite == "skip" and concat_chunks < SKIPS_IN_A_ROW
-                )
+                set_learning_rate(optimizers, factor)
+                for optimizer in optimizers:
+                    optimizer.step()
+                if auxiliary is not None:
+                    auxiliary.update(context.average_tensors)
+                state.step += 1
+                state.ema.update(state.step)
+                for values in logs:
+                    averager.add(values | {"gradient_norm": grad_norm})
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            if auxiliary is not None:
+                auxiliary.discard()
+            skips_in_a_row = 0 if is_finite else skips_in_a_row + 1
+            if not is_finite:
+                skip = config.on_nonfinite == "skip" and skips_in_a_row < MAX_SKIPS_IN_A_ROW
+                lifecycle.on_nonfinite(micro_batches, config.seed, skip)
+
+            # Log, checkpoint, stop, evaluate.
             log.advance(state.step)
-            leaving = watch.stop_signal > 0 or state.step == config.steps
-            if (leaving or state.step % config.log_every == 0) and window.counts:
+            is_ending = lifecycle.stop_signal > 0 or state.step == config.steps
+            if (is_ending or state.step % config.log_every == 0) and averager.counts:
                 counts = {"learning_rate_factor": factor, "skipped_updates": state.skipped} | loader.counts
-                log.log_training(state.step, world.all_reduce_mean(window.means()) | meter.report() | counts)
-                window.reset()
-            if leaving or save:
-                watch.save()
+                means = context.all_reduce_mean(averager.means())
+                log.log_training(state.step, means | meter.report() | counts)
+                averager.reset()
+            if is_ending or save_due:
+                lifecycle.save()
                 meter.restart_clock()
-            watch.leave_if_asked()
+            lifecycle.exit_if_signalled()
             if state.step == config.steps or state.step % config.eval_every == 0:
-                watch.evaluate()
+                lifecycle.evaluate()
                 meter.restart_clock()
     return state
 
 
-def keys_of(step: int, config: LoopConfig, world: DistributedContext) -> list[BatchKey]:
-    """The parts of the batches from update `step` on that this process works on, in their order."""
-    parts = world.size * config.gradient_accumulation_steps
-    mine = range(
-        world.rank * config.gradient_accumulation_steps, (world.rank + 1) * config.gradient_accumulation_steps
-    )
-    return [(update, part, parts) for update in range(step, config.steps) for part in mine]
+def forward(
+    loss_function: LossFunction,
+    batch: Batch,
+    auxiliary: AuxiliaryLoss | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    step: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean loss over the samples of a micro-batch, and what to log.
+
+    The noise of a sample follows from (seed, step, its row in the whole batch).
+    """
+    generators = [
+        generator_for(seed, LOSS_STREAM, step, row, device=device) for row in batch["rows"].tolist()
+    ]
+    inputs = to_device(batch, device)
+    arguments = (inputs, generators) if auxiliary is None else (inputs, generators, auxiliary)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        loss, logs = loss_function(*arguments)
+    return loss, {**logs, "loss": loss.detach()}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The tensors of a batch on `device`, except those that the host reads."""
+    return {
+        name: value if name in CPU_KEYS else value.to(device, non_blocking=True)
+        for name, value in batch.items()
+    }
+
+
+def batch_keys(step: int, config: LoopConfig, context: DistributedContext) -> list[BatchKey]:
+    """The parts of the batches from update `step` on that this process works on, in order."""
+    count = config.gradient_accumulation_steps
+    parts, own = context.size * count, range(context.rank * count, (context.rank + 1) * count)
+    return [(update, part, parts) for update in range(step, config.steps) for part in own]

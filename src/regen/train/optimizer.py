@@ -1,4 +1,4 @@
-"""Optimizers and the learning rate over a run (spec A8)."""
+"""Optimizers and learning rate schedule."""
 
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -9,45 +9,45 @@ from torch.optim import AdamW, Muon, Optimizer
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW for all parameters, or Muon for the matrices of the trunk and AdamW for the rest."""
+    """AdamW for all parameters, or Muon for the transformer's matrices and AdamW for the rest."""
 
     learning_rate: float = 1e-4
     muon_learning_rate: float | None = None
-    """Learning rate of Muon for the trunk's matrices; None leaves them to AdamW."""
+    """Learning rate of Muon for the transformer's 2-D matrices; None leaves them to AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
-    """Decoupled; never applied to norms, biases and other one-dimensional parameters."""
+    """Decoupled weight decay; not applied to norms, biases and other one-dimensional parameters."""
     warmup_steps: int = 2000
     decay_fraction: float = 0.0
-    """The last part of the run over which the learning rate falls to 0."""
+    """Last fraction of the run, over which the learning rate decays linearly to 0."""
     max_grad_norm: float = 1.0
-    """Largest norm of the whole gradient."""
+    """Gradient clipping: maximum norm of the gradient of all parameters."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay_fraction <= 1:
-            raise ValueError(f"decay_fraction is {self.decay_fraction}; give a share of the run from 0 to 1.")
+            raise ValueError(f"decay_fraction must be in [0, 1], got {self.decay_fraction}.")
         if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}; give 0 or more.")
+            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}.")
 
 
 class HasTrunk(Protocol):
-    """A model that names the 2-D weight matrices of its transformer trunk."""
+    """A model that names the 2-D weight matrices of its transformer."""
 
     def trunk_matrices(self) -> list[nn.Parameter]: ...
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
-    """The optimizers that together step every trainable parameter of `model` exactly once.
+    """Optimizers that together step every trainable parameter of `model` once.
 
-    Raises ValueError when Muon is asked for and all matrices of the trunk are frozen.
+    Raises ValueError for Muon when all of the transformer's matrices are frozen.
     """
     if config.muon_learning_rate is None:
         return [build_adamw(model, set(), config)]
     trunk = [matrix for matrix in cast(HasTrunk, model).trunk_matrices() if matrix.requires_grad]
     if not trunk:
         raise ValueError(
-            "Muon has nothing to learn, because the matrices of the trunk are frozen; "
-            "leave them to AdamW by --optimizer.muon-learning-rate None."
+            "Muon needs trainable matrices, but the transformer is frozen; use "
+            "--optimizer.muon-learning-rate None."
         )
     muon = Muon(
         [{"params": trunk, "initial_lr": config.muon_learning_rate}],
@@ -58,12 +58,12 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
     return [build_adamw(model, {id(matrix) for matrix in trunk}, config), muon]
 
 
-def build_adamw(model: nn.Module, taken: set[int], config: OptimizerConfig) -> AdamW:
-    """AdamW for the trainable parameters whose id is not in `taken`."""
+def build_adamw(model: nn.Module, excluded: set[int], config: OptimizerConfig) -> AdamW:
+    """AdamW for the trainable parameters whose id is not in `excluded`."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in taken:
+        if parameter.requires_grad and id(parameter) not in excluded:
             is_plain = parameter.ndim <= 1 or name.endswith("bias")
             (plain if is_plain else decayed).append(parameter)
     groups = [
@@ -79,10 +79,9 @@ def build_adamw(model: nn.Module, taken: set[int], config: OptimizerConfig) -> A
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Share of the full learning rate at update `step` (from 0) of `steps`.
+    """Fraction of the full learning rate at update `step` (from 0) of `steps`.
 
-    Rises linearly over the warm-up (the first update already moves), stays at 1, and falls linearly over the
-    last `decay_fraction` of the run so that it would reach 0 one update after the last.
+    Linear warm-up from 1 / warmup_steps, constant, and linear decay that reaches 0 one update after the last.
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     decay_steps = config.decay_fraction * steps
@@ -91,7 +90,7 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
 
 
 def set_learning_rate(optimizers: list[Optimizer], factor: float) -> None:
-    """Set every group's learning rate to `factor` times its full one."""
+    """Set every group's learning rate to `factor` times its initial one."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]

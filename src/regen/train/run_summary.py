@@ -1,4 +1,4 @@
-"""What a run in a folder has done so far, read from what it writes; it may go on meanwhile."""
+"""Summary and plots of runs, also of unfinished ones, read from their folders."""
 
 import json
 import math
@@ -7,35 +7,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
 
 from regen.train.checkpoint import list_checkpoints
-from regen.train.state import affects_result, flatten
+from regen.train.lifecycle import affects_result, flatten
 
-Row = dict[str, float]
-State = Literal["finished", "ending", "running", "stopped"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EVALUATION = "evaluation/psnr"
-STALE_SECONDS = 900.0  # after which a run that says nothing is taken for stopped
-RECENT = 10  # rows of which speeds are the median
+STALE_SECONDS = 900.0  # without output, after which a run counts as stopped
+RECENT_ROWS = 10  # whose median is the current speed
+RATES = ("tokens_per_second", "clips_per_second", "tflops_per_second", "mfu", "data_wait_fraction")
+COUNTS = ("skipped_updates", "damaged_samples", "slow_samples", "gone_samples", "loader_restarts")
+State = Literal["finished", "ending", "running", "stopped"]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito
+INK, FAINT = "#333333", "#d9d9d9"
+
+Values = Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run in figures; None where nothing is known. As one line of JSON they are for other programs."""
+    """Figures of a run; None where they are not known."""
 
     name: str
     folder: str
     state: State
     seconds_since_write: float | None
-    """Since the run has written anything."""
     step: int
     steps: int | None
-    fingerprint: str | None
-    """Of the configuration: equal for runs that compute the same."""
+    fingerprint: str | None  # of the configuration: equal for runs that compute the same
     loss: float | None
-    psnr: float | None
-    """In dB, of the training, like `loss` as it was told last."""
+    psnr: float | None  # dB, in training; like `loss`, the last one logged
     evaluation_psnr: float | None
     best_psnr: float | None
     best_step: int | None
@@ -50,34 +58,36 @@ class RunSummary:
     slow_samples: int
     gone_samples: int
     loader_restarts: int
-    checkpoints: tuple[int, ...]
-    """Updates after which those were written that are there."""
-    is_saving: bool
-    """Another one is being written, or the rest of one that was interrupted is there."""
+    checkpoints: tuple[int, ...]  # steps of the complete ones
+    is_saving: bool  # or the last save was interrupted
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder shows it."""
+    """Configuration and log of a run."""
 
     name: str
     folder: Path
     config: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[dict[str, float], ...]
     seconds_since_write: float | None
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Updates, and what the log has under `name` for them; without what is no number."""
+        """Steps and values of a metric in the log, without values that are not finite."""
         points = [(row["step"], row[name]) for row in self.rows if math.isfinite(row.get(name, math.nan))]
         return [step for step, _ in points], [value for _, value in points]
 
     def summary(self) -> RunSummary:
-        """The run in figures."""
-        saved = tuple(int(path.name.removeprefix("step-")) for path in list_checkpoints(self._checkpoints))
+        """Figures of the run."""
+        folder = self.folder / "checkpoints"
+        saved = tuple(int(path.name.removeprefix("step-")) for path in list_checkpoints(folder))
         step = int(max([row["step"] for row in self.rows] + list(saved), default=0))
         steps = self.config.get("loop", {}).get("steps")
         evaluated, psnr = self.series(EVALUATION)
         best = max(zip(psnr, evaluated, strict=True), default=(None, None))
+        metrics: dict[str, Any] = {name: self._last(name) for name in ("loss", "psnr", "memory_gb")}
+        metrics |= {name: self._recent(name) for name in RATES}
+        metrics |= {name: int(self._last(name) or 0) for name in COUNTS}
         return RunSummary(
             self.name,
             str(self.folder),
@@ -86,29 +96,13 @@ class Run:
             step=step,
             steps=steps,
             fingerprint=self.config.get("fingerprint"),
-            loss=self._last("loss"),
-            psnr=self._last("psnr"),
             evaluation_psnr=self._last(EVALUATION),
             best_psnr=best[0],
             best_step=None if best[1] is None else int(best[1]),
-            tokens_per_second=self._recent("tokens_per_second"),
-            clips_per_second=self._recent("clips_per_second"),
-            tflops_per_second=self._recent("tflops_per_second"),
-            mfu=self._recent("mfu"),
-            data_wait_fraction=self._recent("data_wait_fraction"),
-            memory_gb=self._last("memory_gb"),
-            skipped_updates=self._count("skipped_updates"),
-            damaged_samples=self._count("damaged_samples"),
-            slow_samples=self._count("slow_samples"),
-            gone_samples=self._count("gone_samples"),
-            loader_restarts=self._count("loader_restarts"),
             checkpoints=saved,
-            is_saving=any(self._checkpoints.glob("step-*.partial")),
+            is_saving=any(folder.glob("step-*.partial")),
+            **metrics,
         )
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
 
     def _state(self, step: int, steps: int | None) -> State:
         if (self.folder / "model" / "config.json").is_file():
@@ -120,107 +114,89 @@ class Run:
     def _last(self, name: str) -> float | None:
         return next(reversed(self.series(name)[1]), None)
 
-    def _count(self, name: str) -> int:
-        return int(self._last(name) or 0)
-
     def _recent(self, name: str) -> float | None:
-        values = self.series(name)[1][-RECENT:]
+        values = self.series(name)[1][-RECENT_ROWS:]
         return median(values) if values else None
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders, each under a name of its own.
+    """The runs in these folders, named by the folder, or by the path where names repeat.
 
-    Raises ValueError when a folder has no run in it.
+    Raises ValueError when a folder has no run.
     """
     names = [folder.resolve().name for folder in folders]
-    clear = len(set(names)) == len(names)
-    return [
-        read_run(folder, name if clear else str(folder)) for folder, name in zip(folders, names, strict=True)
-    ]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 
 def read_run(folder: Path, name: str) -> Run:
     """The run in `folder`. Raises ValueError when there is none."""
     log, config = folder / "log.jsonl", folder / "config.json"
-    resolved = _object(config.read_text(errors="replace")) if config.is_file() else {}
+    resolved = _parse(config.read_text(errors="replace")) if config.is_file() else {}
     if not log.is_file() and "loop" not in resolved:
-        raise ValueError(f"There is no run in {folder}; give a folder that was OUT of regen train.")
+        raise ValueError(f"There is no run in {folder}; give the --out folder of regen train.")
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    rows = tuple(_numbers(row) for row in map(_object, lines) if isinstance(row.get("step"), int))
+    rows = tuple(
+        {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+        for row in map(_parse, lines)
+        if isinstance(row.get("step"), int)
+    )
     written = [log, config, *folder.glob("checkpoints/*"), *folder.glob("previews/*")]
     times = [path.stat().st_mtime for path in written if path.exists()]
     return Run(name, folder, resolved, rows, max(0.0, time.time() - max(times)) if times else None)
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The fields in which the configurations of runs differ, with the value of each run."""
+    """Configuration fields that differ between runs and affect the result, with the value of each run."""
     flat = [flatten(run.config) for run in runs]
-    names = dict.fromkeys(
-        name for one in flat for name in one if affects_result(name) and name != "fingerprint"
-    )
-    values = {name: [_text(one.get(name)) for one in flat] for name in names}
-    return {name: texts for name, texts in values.items() if len(set(texts)) > 1}
+    names = dict.fromkeys(name for config in flat for name in config if affects_result(name))
+    names.pop("fingerprint", None)
+    texts = {name: [json.dumps(config.get(name)).replace("null", "–") for config in flat] for name in names}
+    return {name: values for name, values in texts.items() if len(set(values)) > 1}
 
 
-def describe(facts: RunSummary) -> dict[str, str]:
-    """The figures in words, for a person."""
-    best = f", best {facts.best_psnr:.2f} after {facts.best_step}" if facts.best_step else ""
+def describe(run: RunSummary) -> dict[str, str]:
+    """The summary as text, one row each."""
+    best = f", best {run.best_psnr:.2f} after {run.best_step}" if run.best_step else ""
     rates = {
-        "tokens/s": (facts.tokens_per_second, ",.0f"),
-        "clips/s": (facts.clips_per_second, ".1f"),
-        "TFLOP/s": (facts.tflops_per_second, ".3g"),
+        "tokens/s": (run.tokens_per_second, ",.0f"),
+        "clips/s": (run.clips_per_second, ".1f"),
+        "TFLOP/s": (run.tflops_per_second, ".3g"),
     }
-    speed = [
-        f"{value:{digits}} {unit}".replace(",", " ")
-        for unit, (value, digits) in rates.items()
-        if value is not None
-    ]
-    speed += [] if facts.mfu is None else [f"MFU {100 * facts.mfu:.1f} %"]
-    trouble = {
-        "updates left out": facts.skipped_updates,
-        "damaged samples": facts.damaged_samples,
-        "slow samples": facts.slow_samples,
-        "samples gone": facts.gone_samples,
-        "restarts of loading": facts.loader_restarts,
-    }
-    saved = f"{len(facts.checkpoints)}, the newest after {facts.checkpoints[-1]}" if facts.checkpoints else ""
-    words = {
-        "state": _state_in_words(facts),
-        "updates": f"{facts.step} of {facts.steps or '?'}",
-        "configuration": facts.fingerprint or "",
-        "loss": "" if facts.loss is None else f"{facts.loss:.4g}",
-        "training PSNR": "" if facts.psnr is None else f"{facts.psnr:.2f} dB",
-        "evaluation PSNR": "" if facts.evaluation_psnr is None else f"{facts.evaluation_psnr:.2f} dB{best}",
+    speed = [f"{x:{form}} {unit}".replace(",", " ") for unit, (x, form) in rates.items() if x is not None]
+    speed += [] if run.mfu is None else [f"MFU {100 * run.mfu:.1f} %"]
+    failures = [f"{getattr(run, name)} {name.replace('_', ' ')}" for name in COUNTS if getattr(run, name)]
+    saved = f"{len(run.checkpoints)}, the newest after {run.checkpoints[-1]}" if run.checkpoints else ""
+    wait = "" if run.data_wait_fraction is None else f"{100 * run.data_wait_fraction:.1f} % of the time"
+    rows = {
+        "state": _describe_state(run),
+        "updates": f"{run.step} of {run.steps or '?'}",
+        "configuration": run.fingerprint or "",
+        "loss": "" if run.loss is None else f"{run.loss:.4g}",
+        "training PSNR": "" if run.psnr is None else f"{run.psnr:.2f} dB",
+        "evaluation PSNR": "" if run.evaluation_psnr is None else f"{run.evaluation_psnr:.2f} dB{best}",
         "speed": ", ".join(speed),
-        "waiting for data": ""
-        if facts.data_wait_fraction is None
-        else f"{100 * facts.data_wait_fraction:.1f} % of the time",
-        "memory": "" if facts.memory_gb is None else f"{facts.memory_gb:.2f} GB",
-        "trouble": ", ".join(f"{count} {name}" for name, count in trouble.items() if count) or "none",
-        "checkpoints": saved + (", one is not whole yet" if facts.is_saving else ""),
+        "waiting for data": wait,
+        "memory": "" if run.memory_gb is None else f"{run.memory_gb:.2f} GB",
+        "failures": ", ".join(failures) or "none",
+        "checkpoints": saved + (", one is incomplete" if run.is_saving else ""),
     }
-    return {name: text or "–" for name, text in words.items()}
+    return {name: text or "–" for name, text in rows.items()}
 
 
-def _state_in_words(facts: RunSummary) -> str:
-    if facts.state == "finished" or facts.seconds_since_write is None:
-        return facts.state
-    quiet = facts.seconds_since_write
-    ago = (
-        f"{quiet:.0f} s"
-        if quiet < 120
-        else f"{quiet / 60:.0f} min"
-        if quiet < 7200
-        else f"{quiet / 3600:.0f} h"
-    )
-    if facts.state == "stopped":
-        return f"stopped, or stuck: nothing for {ago}"
-    return f"{'running' if facts.state == 'running' else 'making the model'}, heard of {ago} ago"
+def _describe_state(run: RunSummary) -> str:
+    if run.state == "finished" or run.seconds_since_write is None:
+        return run.state
+    units = ((1, "s", 120), (60, "min", 7200), (3600, "h", math.inf))
+    size, unit = next((size, unit) for size, unit, end in units if run.seconds_since_write < end)
+    age = f"{run.seconds_since_write / size:.0f} {unit} ago"
+    names = {"stopped": "stopped or hanging", "running": "running", "ending": "saving the model"}
+    return f"{names[run.state]}, last output {age}"
 
 
-def _object(text: str) -> dict[str, Any]:
-    """A JSON object, or an empty one for anything else, such as half a line."""
+def _parse(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one for anything else, such as an incomplete line."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -228,9 +204,105 @@ def _object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _numbers(row: dict[str, Any]) -> Row:
-    return {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+@dataclass(frozen=True)
+class Panel:
+    """A plot of the first of the `metrics` (with their units) that the most runs have logged."""
+
+    title: str
+    metrics: dict[str, str]
+    is_log: bool = False
+    from_zero: bool = False
+    scale: float = 1.0
+    points: str | None = None  # metric to draw as points
 
 
-def _text(value: object) -> str:
-    return "–" if value is None else json.dumps(value)
+PANELS = (
+    Panel("loss", {"loss": ""}, is_log=True),
+    Panel("PSNR, points: evaluations", {"psnr": "dB"}, points=EVALUATION),
+    Panel("gradient norm", {"gradient_norm": ""}, is_log=True),
+    Panel("learning rate", {"learning_rate_factor": "fraction"}, from_zero=True),
+    Panel("speed", {"tokens_per_second": "tokens/s", "clips_per_second": "clips/s"}, from_zero=True),
+    Panel("waiting for data", {"data_wait_fraction": "% of the time"}, from_zero=True, scale=100.0),
+)
+
+
+def plot_runs(runs: Sequence[Run], path: Path) -> None:
+    """Write a PNG of about 1500 x 900 pixels: raw values faint, smoothed ones bold, a colour for each run.
+
+    Raises ValueError when matplotlib is not installed or nothing has been logged.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+    except ImportError:
+        raise ValueError('Plots need matplotlib: pip install "regen[plots]".') from None
+    panels = [panel for panel in PANELS if any(_curves(runs, panel))]
+    if not panels:
+        raise ValueError("Nothing has been logged yet; plot the run after its first updates.")
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5 * columns, 0.8 + 4 * rows), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
+    for index, panel in enumerate(panels):
+        _draw(figure.add_subplot(rows, columns, index + 1), panel, runs)
+    if len(runs) == 1:
+        summary = runs[0].summary()
+        title = f"{summary.name}: {summary.step} of {summary.steps or '?'} updates"
+        figure.suptitle(title, color=INK, fontsize=15, fontweight="bold")
+    else:
+        marks = [Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=2.5) for i in range(len(runs))]
+        names, place = [run.name for run in runs], "outside upper center"
+        figure.legend(marks, names, loc=place, ncols=min(4, len(runs)), fontsize=12, frameon=False)
+    figure.savefig(path, format="png")
+
+
+def _curves(runs: Sequence[Run], panel: Panel) -> tuple[list[tuple[str, Values, Values]], ...]:
+    """(colour, steps, values) of the line and of the points of each run that has them."""
+    metric = choose_metric(runs, panel)
+    curves: tuple[list[tuple[str, Values, Values]], ...] = ([], [])
+    for kind, name in zip(curves, (metric, panel.points), strict=True):
+        for index, run in enumerate(runs if name else ()):
+            steps, values = (np.array(numbers, dtype=float) for numbers in run.series(str(name)))
+            shown = values > 0 if panel.is_log else np.ones(len(values), dtype=bool)
+            if shown.any():
+                kind.append((COLOURS[index % len(COLOURS)], steps[shown], panel.scale * values[shown]))
+    return curves
+
+
+def choose_metric(runs: Sequence[Run], panel: Panel) -> str:
+    """The metric of a panel that most runs have logged."""
+    return max(panel.metrics, key=lambda name: sum(bool(run.series(name)[0]) for run in runs))
+
+
+def smooth(values: Values) -> Values:
+    """Moving average over a twentieth of the values, over fewer near the ends."""
+    index = np.arange(len(values))
+    radius = np.minimum(len(values) // 40, np.minimum(index, index[::-1]))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[index + radius + 1] - sums[index - radius]) / (2 * radius + 1)
+
+
+def _draw(axes: "Axes", panel: Panel, runs: Sequence[Run]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    lines, points = _curves(runs, panel)
+    for colour, steps, values in lines:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smooth(values), color=colour, linewidth=2.2)
+    for colour, steps, values in points:
+        axes.plot(steps, values, "o:", color=colour, markeredgecolor="white", markersize=7)
+    axes.set_xlim(left=0)
+    if panel.is_log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    if panel.from_zero:
+        axes.set_ylim(bottom=0)
+    axes.set_title(panel.title, loc="left", color=INK, fontsize=12, fontweight="bold")
+    axes.set_xlabel("updates", color=INK)
+    axes.set_ylabel(panel.metrics[choose_metric(runs, panel)], color=INK)
+    axes.grid(color=FAINT, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK)

@@ -1,27 +1,33 @@
-"""How fast a run goes: tokens, operations, memory, and the time for which it waits for data.
+"""Throughput of a run, its metrics, and the log that they go to.
 
-Operations are those of the model: matrix products, convolutions and attention, forward and backward, as they
-stand in the formulas, without the gradients of frozen weights. Not counted: what activation checkpointing
-computes a second time, and losses besides the model's own. Their share of what the GPU can do by its data
-sheet is the model FLOPs utilisation (MFU; PaLM, arXiv 2204.02311, appendix B).
+FLOPs are those of the model's matrix products, convolutions and attention, forward and backward, without the
+gradients of frozen weights. Recomputed activations and auxiliary losses are not counted. Model FLOPs
+utilisation (MFU) is their share of the GPU's peak (PaLM, arXiv 2204.02311, appendix B).
 """
 
 import copy
+import json
+import os
 import re
 import time
 from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from regen.io import write_text
 from regen.metrics.cost import peak_memory
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.tiling import PLACE
 
-# Dense bf16 products with fp32 sums in TFLOP/s, by the makers' data sheets; a longer name stands first.
+# Dense bf16 TFLOP/s with fp32 accumulation, from the data sheets; longer names first.
 PEAK_TFLOPS = {
     "GB200": 2500.0, "B200": 2250.0,
     "GH200": 989.5, "H200 NVL": 835.5, "H200": 989.5,
@@ -32,20 +38,22 @@ PEAK_TFLOPS = {
     "RTX 5090": 209.5, "RTX 4090": 165.2, "RTX 3090 Ti": 80.0, "RTX 3090": 71.0,
     "MI300X": 1307.4, "MI250X": 383.0,
 }  # fmt: skip
-# The same chip with less power, or a part of it: no data sheet says what it can do.
+# Variants with less power and partitions, which the data sheets do not cover.
 OTHER_CHIPS = re.compile(r"Laptop|Max-Q|MIG|RTX \d+ D\b")
 
-# What has one entry for each sample; `times` are those of all.
-SAMPLES = ("clip", "target", "latents", "sequence", "lengths", "label", "text", "text_mask")
-SEQUENCE_STEP = 64  # 1D latents up to whose next multiple is counted, because every batch has another number
+# Tensors with one entry per sample.
+SAMPLE_KEYS = ("clip", "target", "latents", "sequence", "lengths", "label", "text", "text_mask")
+SEQUENCE_MULTIPLE = 64  # to which the number of 1D latents is rounded up, since it differs in every batch
 Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]  # of one sample
+
+PLAIN_SECONDS = 30.0  # between plain log lines where there is no terminal
 
 
 class ThroughputMeter:
-    """Counts the passes of one process from one report to the next.
+    """Throughput of the micro-batches of one process between two reports.
 
-    `model` is taken as it is to be trained, with its frozen part, before it is wrapped or sharded; only the
-    shapes of a copy are kept. `processes` train together, each on its part of the same size.
+    `model` is taken before it is wrapped or sharded; only the shapes of a copy are kept. `processes` train
+    together on parts of the same size.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, processes: int) -> None:
@@ -59,39 +67,37 @@ class ThroughputMeter:
             }
             buffers = {id(value): torch.empty(value.shape, dtype=value.dtype) for value in model.buffers()}
         self.fake = copy.deepcopy(model, weights | buffers)
-        self.fake.eval()  # where activations are not computed twice
-        self.counted: dict[Shapes, int] = {}
+        self.fake.eval()  # without activation checkpointing
+        self.flops_per_sample: dict[Shapes, int] = {}
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Begin anew, so that saving and evaluating don't count as training."""
-        self.passes: Counter[Shapes] = Counter()
+        """Start anew, so that saving and evaluating do not count as training."""
+        self.samples: Counter[Shapes] = Counter()
         self.tokens = self.clips = 0
         self.waited = 0.0
         self.started = time.perf_counter()
 
     def add(self, batch: dict[str, Tensor], waited_seconds: float) -> None:
-        """Count one forward and backward pass, for whose batch this process has waited."""
+        """Count a micro-batch, and the time spent waiting for it."""
         target, side = batch.get("target", batch.get("clip")), PLACE
         if target is None:
             target, side = batch["latents"], 1
         clips, _, frames, height, width = target.shape
         self.clips += clips
         self.tokens += clips * frames * (height // side) * (width // side)
-        self.passes[_shapes(batch)] += clips
+        self.samples[_sample_shapes(batch)] += clips
         self.waited += waited_seconds
 
     def report(self) -> dict[str, float]:
-        """All processes together since the last report, for the log; call it when the device has caught up.
+        """Throughput of all processes since the last report; call it when the device has caught up.
 
-        tokens_per_second (8 x 8 pixels of a frame that is decoded, or places of latents that are generated),
-        clips_per_second (images count as clips),
-        tflops_per_second, mfu (of the peak in bf16, whatever the precision; only where that is known),
-        memory_gb (the largest so far, of this process alone: on a GPU what tensors take),
-        data_wait_fraction (of the time; of this process alone).
+        tokens_per_second (8 x 8 pixels of a decoded frame, or latent positions), clips_per_second (including
+        images), tflops_per_second, mfu (of the bf16 peak, where that is known); of this process alone:
+        memory_gb (peak so far), data_wait_fraction (share of the time spent waiting for data).
         """
         seconds = time.perf_counter() - self.started
-        flops = sum(self._flops(shapes) * count for shapes, count in self.passes.items()) / seconds
+        flops = sum(self._flops(shapes) * count for shapes, count in self.samples.items()) / seconds
         values = {
             "tokens_per_second": self.processes * self.tokens / seconds,
             "clips_per_second": self.processes * self.clips / seconds,
@@ -104,8 +110,8 @@ class ThroughputMeter:
         return values
 
     def _flops(self, shapes: Shapes) -> int:
-        """Operations of one sample, forward and backward; counted on tensors without content."""
-        if shapes not in self.counted:
+        """FLOPs of one sample, forward and backward, counted on tensors without data."""
+        if shapes not in self.flops_per_sample:
 
             @torch.enable_grad()
             def forward_and_backward() -> None:
@@ -115,25 +121,148 @@ class ThroughputMeter:
 
             # Fused attention has no counted backward pass; its plain form has the same products.
             with self.fake_mode, sdpa_kernel(SDPBackend.MATH):
-                self.counted[shapes] = total_flops(count_matmuls(forward_and_backward))
+                self.flops_per_sample[shapes] = total_flops(count_matmuls(forward_and_backward))
                 self.fake.zero_grad(set_to_none=True)
-        return self.counted[shapes]
+        return self.flops_per_sample[shapes]
 
 
 def peak_flops(name: str) -> float | None:
-    """What the GPU with this name can do in dense bf16 products, in FLOP/s; None where it is not known."""
+    """Peak of the GPU with this name in dense bf16 FLOP/s; None where it is not known."""
     if OTHER_CHIPS.search(name):
         return None
-    known = (peak for part, peak in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name))
+    known = (peak for chip, peak in PEAK_TFLOPS.items() if re.search(rf"\b{chip}\b", name))
     return next((peak * 1e12 for peak in known), None)
 
 
-def _shapes(batch: dict[str, Tensor]) -> Shapes:
-    """The shapes of a batch of one of its samples."""
-    sizes = {name: torch.Size((1, *batch[name].shape[1:])) for name in SAMPLES if name in batch}
+def _sample_shapes(batch: dict[str, Tensor]) -> Shapes:
+    """Shapes of a batch with one sample."""
+    sizes = {name: torch.Size((1, *batch[name].shape[1:])) for name in SAMPLE_KEYS if name in batch}
     if "sequence" in sizes:
         *others, length = sizes["sequence"]
-        sizes["sequence"] = torch.Size((*others, -(-length // SEQUENCE_STEP) * SEQUENCE_STEP))
+        sizes["sequence"] = torch.Size((*others, -(-length // SEQUENCE_MULTIPLE) * SEQUENCE_MULTIPLE))
     if "times" in batch:
         sizes["times"] = batch["times"].shape
     return tuple((name, size, batch[name].dtype) for name, size in sizes.items())
+
+
+class MetricAverager:
+    """Means since the last report, summed on the device so that no step waits for it."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add the metrics of a micro-batch: detached scalar tensors."""
+        for name, value in values.items():
+            value = value.float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Mean of every metric; synchronizes with the device once."""
+        totals = torch.stack(list(self.sums.values())).tolist()
+        return {name: total / self.counts[name] for name, total in zip(self.sums, totals, strict=True)}
+
+
+class RunLog:
+    """Log of the run in folder `out`, from update `step` to `steps`: progress, log.jsonl, TensorBoard.
+
+    A context manager. A `silent` log, of all processes but the main one, shows and writes nothing.
+    `has_evaluation`: whether update `step` has been evaluated.
+    """
+
+    def __init__(
+        self, out: Path, step: int, steps: int, silent: bool = False, plain_seconds: float = PLAIN_SECONDS
+    ) -> None:
+        self.first_step, self.steps, self.plain_seconds = step, steps, plain_seconds
+        self.started, self.last_plain = time.perf_counter(), float("-inf")
+        self.console = Console(stderr=True, quiet=silent)
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[report]}"),
+            console=self.console,
+            refresh_per_second=2,
+            disable=silent or not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("training", total=steps, completed=step, report="")
+        path = Path(os.devnull) if silent else out / "log.jsonl"
+        rows = [] if silent else drop_rows_after(path, step)
+        self.has_evaluation = any(row["step"] == step and "evaluation/psnr" in row for row in rows)
+        self.file = path.open("a")
+        self.tensorboard = None if silent else open_tensorboard(out, step)
+
+    def __enter__(self) -> "RunLog":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+        self.file.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+    def advance(self, step: int) -> None:
+        self.progress.update(self.task, completed=step)
+
+    def log_training(self, step: int, values: dict[str, float]) -> None:
+        """Log the means over the last steps: loss, clips_per_second and what else there is."""
+        self.write(step, values)
+        seconds_per_step = (time.perf_counter() - self.started) / max(1, step - self.first_step)
+        time_left = timedelta(seconds=round(seconds_per_step * (self.steps - step)))
+        psnr = f"PSNR {values['psnr']:.2f} dB · " if "psnr" in values else ""
+        speed = f"{values['clips_per_second']:.1f} clips/s"
+        report = f"loss {values['loss']:.4f} · {psnr}{speed} · {time_left} left"
+        self.progress.update(self.task, completed=step, report=report)
+        now = time.perf_counter()
+        if self.progress.disable and (now - self.last_plain >= self.plain_seconds or step == self.steps):
+            self.last_plain = now
+            self.print(f"step {step}/{self.steps} · {report}")
+
+    def log_evaluation(self, step: int, values: dict[str, float]) -> None:
+        """Log an evaluation; its names get the prefix `evaluation/`."""
+        self.write(step, {f"evaluation/{name}": value for name, value in values.items()})
+        metrics = " · ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.print(f"evaluation after step {step}: {metrics}")
+
+    def print(self, text: str) -> None:
+        """One line on stderr, above the bar."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        print(json.dumps({"step": step, **values}), file=self.file, flush=True)
+        if self.tensorboard is not None:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name, value, step)
+
+
+def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Remove the rows after `step` and an incomplete last one from a log of a resumed run; return the rest."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    rows = [row for row in rows if row["step"] <= step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def open_tensorboard(out: Path, step: int) -> Any:
+    """TensorBoard writer for `out`/tensorboard; None when TensorBoard is not installed.
+
+    Not accelerate's tracker: it works only with accelerate's global process state.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(out / "tensorboard", purge_step=step + 1)
