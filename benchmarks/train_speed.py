@@ -15,7 +15,7 @@ from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data.tasks import Stage, reconstruction
+from regen.data.tasks import BatchKey, Stage, reconstruction
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype

@@ -19,6 +19,7 @@ from tiny_text import make_t5
 
 from regen.console import Interrupted
 from regen.corpus.dataset import LatentDataset
+from regen.data.tasks import BatchKey
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage
 from regen.generate.latent_spec import class_names, make_latent_spec

@@ -11,6 +11,7 @@ from ranks import run_ranks
 from tiny_run import assert_same, saved_tensors
 
 from regen.console import Interrupted
+from regen.data.tasks import BatchKey
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
 from regen.metrics.lpips import Lpips
@@ -43,7 +44,7 @@ class Clips(torch.utils.data.Dataset):
         return {"clip": clip[rows], "rows": rows, "batch_size": torch.tensor(4)}
 
 
-def run(out: Path, stop_after: int | None = None, passes: int = 1, fsdp: bool = False) -> TrainState:
+def run(out: Path, stop_after: int | None = None, parts: int = 1, fsdp: bool = False) -> TrainState:
     torch.manual_seed(0)
     model = AutoencoderMagvit2(**asdict(MODEL))
     config = LoopConfig(
@@ -51,13 +52,13 @@ def run(out: Path, stop_after: int | None = None, passes: int = 1, fsdp: bool = 
         num_workers=0,
         save_every_minutes=60.0,
         mixed_precision="fp32",
-        gradient_accumulation_steps=passes,
+        gradient_accumulation_steps=parts,
         fsdp=fsdp,
     )
-    further = AuxiliaryLosses(LOSSES, CPU)
+    auxiliary = AuxiliaryLosses(LOSSES, CPU)
     optimizer = OptimizerConfig(1e-3, warmup_steps=0)
-    with init_distributed("cpu") as world:
-        return train(model, Clips(stop_after), config, optimizer, out, world, None, {}, further=further)
+    with init_distributed("cpu") as context:
+        return train(model, Clips(stop_after), config, optimizer, out, context, None, {}, auxiliary=auxiliary)
 
 
 def test_four_steps_are_two_and_two_more_with_a_discriminator(tmp_path):
@@ -66,12 +67,13 @@ def test_four_steps_are_two_and_two_more_with_a_discriminator(tmp_path):
         run(tmp_path / "halves", stop_after=2)
     resumed = run(tmp_path / "halves").tensors()
     assert_same(straight, resumed)
-    assert straight["further.adversarial.updates"] == 4
-    assert straight["further.adversarial.means"].any()
+    assert straight["auxiliary.adversarial.updates"] == 4
+    assert straight["auxiliary.adversarial.means"].any()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
-    ("ranks", "options"), [(1, {"passes": 2}), (2, {}), (2, {"fsdp": True})], ids=["passes", "ddp", "fsdp"]
+    ("ranks", "options"), [(1, {"parts": 2}), (2, {}), (2, {"fsdp": True})], ids=["parts", "ddp", "fsdp"]
 )
 def test_any_split_of_the_batch_trains_the_same_with_a_discriminator(ranks, options, tmp_path):
     run(tmp_path / "whole")
@@ -88,20 +90,20 @@ def test_the_discriminator_learns_and_is_not_part_of_the_model(tmp_path):
     AutoencoderMagvit2(**asdict(MODEL))
     fresh, learned = AuxiliaryLosses(LOSSES, CPU).tensors(), state.tensors()
     weights = [name for name in fresh if name.startswith("adversarial.discriminator.")]
-    assert any(not torch.equal(fresh[name], learned[f"further.{name}"]) for name in weights)
+    assert any(not torch.equal(fresh[name], learned[f"auxiliary.{name}"]) for name in weights)
     assert not any("discriminator" in name for name in state.model.state_dict())
 
 
 def test_the_perceptual_loss_is_the_mean_over_frames(monkeypatch):
     lpips = Lpips.random_for_tests("vgg")
     monkeypatch.setattr(Lpips, "from_file", lambda *_: lpips)
-    further = AuxiliaryLosses(LossConfig(perceptual_weight=0.5, perceptual_file="weights.pth"), CPU)
+    losses = AuxiliaryLosses(LossConfig(perceptual_weight=0.5, perceptual_file="weights.pth"), CPU)
     target, reconstruction = torch.rand(2, 1, 3, 2, 16, 16) * 2 - 1
-    total, logs = further(target, reconstruction)
+    total, logs = losses(target, reconstruction)
     each = torch.cat([lpips(reconstruction[:, :, i], target[:, :, i]) for i in range(2)])
     torch.testing.assert_close(logs["lpips"], each.mean())
     torch.testing.assert_close(total, 0.5 * each.mean())
-    assert further.tensors() == {}
+    assert losses.tensors() == {}
 
 
 def test_without_weights_nothing_is_added():

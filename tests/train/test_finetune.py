@@ -68,7 +68,7 @@ def test_a_model_of_the_same_size_is_the_start_model(start: tuple[str, Autoencod
     assert report.whole_encoder and not report.keeps_latents and report.warning is None
     assert model.config.latents_mean is None, "its encoder learns, so the latents will be measured"
     count = len(source.state_dict())
-    assert f"{count} of {count} tensors kept" in str(report)
+    assert f"{count} of {count} tensors loaded" in str(report)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -100,13 +100,13 @@ def test_what_fits_is_kept_and_the_rest_is_told(change: str, start: tuple[str, A
     kept = sum(part.loaded_parameters for part in report.parts)
     assert kept == sum(before[name].numel() for name in fits)
     lines = str(report).splitlines()
-    assert lines[0].startswith(f"Starting from {folder}: {len(fits)} of {len(before)} tensors kept")
+    assert lines[0].startswith(f"Starting from {folder}: {len(fits)} of {len(before)} tensors loaded")
     assert all(any(line.startswith(f"  {part}: ") for line in lines) for part in ("encoder", "decoder"))
 
 
 def test_a_changed_shape_is_told_before_and_after(start: tuple[str, AutoencoderRegen]) -> None:
     text = str(init_weights(fresh(latent_channels=6), InitConfig(start[0])))
-    assert "new: conv_out.conv.weight (4x8x1x1x1 there, 6x8x1x1x1 here), conv_out.conv.bias (4 there" in text
+    assert "new: conv_out.conv.weight (4x8x1x1x1 in the source, 6x8x1x1x1 here), conv_out.conv.bias" in text
 
 
 def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderRegen]) -> None:
@@ -115,14 +115,14 @@ def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderReg
     report = init_weights(model, InitConfig(folder, ("encoder",)))
     encoder = values(source.encoder)
     assert all(torch.equal(value, encoder[name]) for name, value in values(model.encoder).items())
-    assert "conditioner: the start model's has no place here" in str(report)
+    assert "conditioner: only in the source model" in str(report)
     assert report.whole_encoder and report.warning is None
     assert not report.keeps_latents, "its chunks are longer: their latents have other statistics"
 
 
 def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
     AutoencoderLinear(4, 4).save_pretrained(tmp_path / "linear")
-    with pytest.raises(ValueError, match=r"No weights of .*linear \(AutoencoderLinear\) fit this model"):
+    with pytest.raises(ValueError, match=r"No weights of .*linear \(AutoencoderLinear\)"):
         init_weights(fresh(), InitConfig(str(tmp_path / "linear")))
 
 
@@ -143,7 +143,7 @@ def test_with_the_encoder_frozen_the_latents_stay_those_of_the_start_model(
     model = fresh(depth=3)
     report = init_weights(model, InitConfig(folder, ("encoder",)))
     assert report.keeps_latents and report.warning is None
-    assert "frozen: the encoder, and the latents stay those of the start model" in str(report)
+    assert "frozen: the encoder, so the latents do not change" in str(report)
     before = values(model)
     train(model, OptimizerConfig(1e-2, muon_learning_rate=muon, warmup_steps=0))
     changed = {name for name, value in values(model).items() if not torch.equal(value, before[name])}
@@ -180,7 +180,7 @@ def test_with_the_decoder_frozen_the_encoder_alone_learns(start: tuple[str, Auto
     report = init_weights(model, InitConfig(start[0], ("decoder",)))
     assert str(report).endswith("frozen: the decoder") and not report.keeps_latents
     before = values(model)
-    with pytest.raises(ValueError, match=r"Muon has nothing to learn.*--optimizer.muon-learning-rate None\."):
+    with pytest.raises(ValueError, match="--optimizer.muon-learning-rate None"):
         build_optimizers(model, OptimizerConfig(muon_learning_rate=1e-2))
     train(model, OptimizerConfig(1e-2, warmup_steps=0))
     changed = {name for name, value in values(model).items() if not torch.equal(value, before[name])}
@@ -214,7 +214,7 @@ def test_nothing_is_told_and_changed_without_a_start(start: tuple[str, Autoencod
     before = values(model)
     assert str(init_weights(model, InitConfig())) == ""
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())
-    with pytest.raises(ValueError, match="nothing learns; freeze one of them"):
+    with pytest.raises(ValueError, match="freeze only one"):
         InitConfig(start[0], ("encoder", "decoder"))
 
 

@@ -15,6 +15,8 @@ from tiny_run import STEPS, assert_same, run_tiny, saved_tensors
 
 from regen.train.checkpoint import list_checkpoints
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -84,7 +86,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(
     process.send_signal(signal.SIGINT)
     output, error = process.communicate()
     assert process.returncode == 130, error
-    assert "the same command continues" in output
+    assert "the same command resumes" in output
     assert "Traceback" not in error
     assert run_tiny(out, num_workers=1).step == STEPS
     assert_equals_uninterrupted(out, tmp_path)

@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from regen.data.synthetic import write_dataset
 from regen.data.tasks import Stage, TaskConfig
@@ -15,7 +17,7 @@ from regen.train import trainer as run_file
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext
 from regen.train.finetune import InitConfig
-from regen.train.trainer import Recipe, run_recipe
+from regen.train.trainer import Recipe, run_recipe, save_preview
 
 CPU = DistributedContext(torch.device("cpu"))
 
@@ -70,7 +72,7 @@ def test_files_that_cannot_be_used_are_named_and_left_out(videos, tmp_path, caps
     finally:
         (videos / "broken.mp4").unlink()
     told = capsys.readouterr().err
-    assert "1 file is left out, 3 remain" in told
+    assert "1 file skipped, 3 remain" in told
     assert "broken.mp4" in told
 
 
@@ -104,7 +106,7 @@ def test_another_set_of_files_is_another_run(videos, tmp_path):
 
 @pytest.mark.parametrize("change", [{"num_val_clips": 0}, {"statistics_clips": 0}, {"num_val_videos": -1}])
 def test_impossible_numbers_are_told_at_once(change):
-    with pytest.raises(ValueError, match="at least 1 preview clip"):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
         replace(tiny_recipe().data, **change)
 
 
@@ -116,14 +118,14 @@ def test_a_run_starts_from_one_that_is_not_finished(videos, tmp_path, capsys):
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_file, "measure_statistics", stop)
+        patch.setattr(run_file, "measure_latent_statistics", stop)
         with pytest.raises(StopError):
             run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU)
     average = load_ema(list_checkpoints(tmp_path / "first" / "checkpoints")[-1])
-    recipe = replace(tiny_recipe(), start=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
+    recipe = replace(tiny_recipe(), init=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
     folder = run_recipe(recipe, [videos], tmp_path / "second", CPU)
     told = capsys.readouterr().err
-    assert "tensors kept, " in told and "frozen: the encoder" in told
+    assert "tensors loaded, " in told and "frozen: the encoder" in told
     model = AutoencoderRegen.from_pretrained(folder)
     for name, weight in model.encoder.state_dict().items():
         assert torch.equal(weight, average[f"encoder.{name}"])
@@ -133,9 +135,20 @@ def test_a_run_starts_from_one_that_is_not_finished(videos, tmp_path, capsys):
 
 def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, tmp_path):
     first = AutoencoderRegen.from_pretrained(run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU))
-    recipe = replace(tiny_recipe(), start=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
+    recipe = replace(tiny_recipe(), init=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_file, "measure_statistics", None)
+        patch.setattr(run_file, "measure_latent_statistics", None)
         second = AutoencoderRegen.from_pretrained(run_recipe(recipe, [videos], tmp_path / "second", CPU))
     assert torch.equal(first.latents_mean, second.latents_mean)
     assert torch.equal(first.latents_std, second.latents_std)
+
+
+def test_originals_stand_above_their_reconstructions(tmp_path: Path) -> None:
+    original = torch.zeros(6, 3, 5, 8, 16)
+    original[1, :, 2] = 1
+    reconstruction = torch.full_like(original, -4.0, dtype=torch.bfloat16)
+    save_preview(tmp_path / "previews" / "a.png", original, reconstruction)
+    picture = np.asarray(Image.open(tmp_path / "previews" / "a.png"))
+    assert picture.shape == (2 * 4 * 8, 5 * 16, 3)
+    bands = picture.reshape(8, 8, 5, 16, 3)[:4, 0, :, 0, 0]
+    assert bands.tolist() == [[128] * 5, [0] * 5, [128, 128, 255, 128, 128], [0] * 5]

@@ -38,7 +38,7 @@ INFO_FILE = "checkpoint.json"
 
 
 class Ema:
-    """Exponential moving average of the weights, held by `average`: a copy of `model` ready for evaluation."""
+    """Exponential moving average of the weights, in `average`, a copy of `model` for evaluation."""
 
     def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
         self.decay = decay

@@ -103,10 +103,8 @@ class BatchLoader:
     def _to_batch(self, item: Item) -> Batch:
         indices, tensors = item
         ready = [
-            uint8_to_signed(tensor.to(self.device, non_blocking=True))
-            if tensor.dtype == torch.uint8
-            else tensor
-            for tensor in tensors
+            uint8_to_signed(x.to(self.device, non_blocking=True)) if x.dtype == torch.uint8 else x
+            for x in tensors
         ]
         batch = {name: ready[index] for name, index in indices.items()}
         if "replaced" in batch:

@@ -124,7 +124,7 @@ def init_weights(
     parts = _load_matching(model, weights)
     if not any(part.loaded_tensors for part in parts):
         raise ValueError(
-            f"No weights of {config.model} ({source['_class_name']}) fit this model; choose another --init.model."
+            f"No weights of {config.model} ({source['_class_name']}) fit; use another --init.model."
         )
     encoder = next(part for part in parts if part.part == "encoder")
     whole = not encoder.new and not encoder.unused and _encoder_key(source) == _encoder_key(model.config)

@@ -39,7 +39,7 @@ NEUTRAL_FIELDS = frozenset(
 class RunLifecycle:
     """The run in the folder `out`: opens or resumes it, saves it, and decides when to stop.
 
-    As a context manager it returns the log. All decisions are collective: a signal to one process acts on all.
+    As a context manager it returns the log. All decisions are collective: a signal to one acts on all.
     """
 
     def __init__(

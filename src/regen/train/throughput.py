@@ -242,7 +242,7 @@ class RunLog:
 
 
 def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Remove the rows after `step` and an incomplete last one from a log of a resumed run; return the rest."""
+    """Remove the rows after `step` and an incomplete last one from a resumed log; return the rest."""
     if not path.exists():
         return []
     rows = []

@@ -87,9 +87,7 @@ class Recipe(Generic[M]):
         ):
             raise ValueError("REGEN has the diffusion loss only; the weights of all other losses must be 0.")
         if not isinstance(self.model, RegenConfig) and self.tasks.warmup_fraction < 1:
-            raise ValueError(
-                "Only REGEN decodes other frames than it encodes; tasks.warmup_fraction must be 1."
-            )
+            raise ValueError("Only REGEN decodes frames it does not encode; set tasks.warmup_fraction to 1.")
         one_dva_only = max(losses.representation.weight, losses.prediction.share, self.init.pca_clips) > 0
         if not isinstance(self.model, OneDVAConfig) and one_dva_only:
             raise ValueError(
