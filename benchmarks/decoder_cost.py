@@ -28,7 +28,7 @@ from regen.media.sizes import Size, parse_size
 from regen.metrics.cost import PeakMemory
 from regen.metrics.flops import MatMuls, count_matmuls, total_flops
 from regen.recipes import RECIPES
-from regen.runtime import name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype
 from regen.train.trainer import build_model
 
 Ratios = tyro.conf.UseAppendAction[tuple[int, ...]]
@@ -241,7 +241,7 @@ def report(results: dict[str, Figures], setting: Setting) -> None:
             "benchmark": "decoder-cost",
             "size": str(setting.size),
             "steps": setting.steps,
-            "dtype": name_of(setting.dtype),
+            "dtype": dtype_name(setting.dtype),
             "models": results,
         },
         setting.device,

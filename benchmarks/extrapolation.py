@@ -22,7 +22,7 @@ from regen.evaluate.interpolation import Score, codec_of, evaluate_extrapolation
 from regen.media.reader import find_media
 from regen.media.sizes import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
-from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 Results = dict[str, dict[int, dict[str, Score]]]  # by clip, distance and method
 
@@ -58,7 +58,7 @@ def main(
         threads: Threads of PyTorch; 0 is one per core.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     check_plot(plot)
     area, target, files = parse_size(size), pick_device(device), find_media(data)
     if not files:
@@ -67,7 +67,7 @@ def main(
     embedder = load(model, target, precision)
     options = DecodeOptions(steps=steps, seed=seed, seams="none")
     means = summaries(measure(embedder, options, reach, files, area, max_frames))
-    title = f"{model} at {area}, {steps} step{'s' if steps > 1 else ''}, {name_of(precision)}"
+    title = f"{model} at {area}, {steps} step{'s' if steps > 1 else ''}, {dtype_name(precision)}"
     if plot is not None:
         draw(plot, means, title)
     settings = {"model": model, "size": str(area), "steps": steps, "seed": seed, "max_frames": max_frames}
@@ -75,7 +75,7 @@ def main(
         f"PSNR (dB) / SSIM by distance from the chunk; {title}; mean over {len(files)} clips",
         ["", *(f"{mean['distance']:+d}" for mean in means)],
         table_rows(means),
-        {"benchmark": "extrapolation", **settings, "dtype": name_of(precision), "distances": means},
+        {"benchmark": "extrapolation", **settings, "dtype": dtype_name(precision), "distances": means},
         target,
     )
 

@@ -31,7 +31,7 @@ from regen.latents import Latents
 from regen.media.sizes import Size, parse_size
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import GENERATORS
-from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
 from regen.train.optimizer import build_optimizers
 
 Figures = dict[str, Any]
@@ -103,7 +103,7 @@ def main(
         dtype: bf16, fp16 or fp32; by default bf16 where the hardware has it.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     if recipe not in GENERATORS:
         raise ValueError(f"There is no generator's recipe {recipe}; use one of {', '.join(GENERATORS)}.")
     target = pick_device(device)
@@ -284,7 +284,7 @@ def report(recipe: str, results: list[Figures], setting: Setting) -> None:
             "steps": setting.steps,
             "batch": setting.batch,
             "repeats": setting.repeats,
-            "dtype": name_of(setting.dtype),
+            "dtype": dtype_name(setting.dtype),
             "cases": results,
         },
         setting.device,

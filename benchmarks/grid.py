@@ -18,7 +18,7 @@ from regen.codec.sessions import decode_chunks, encode_frames
 from regen.media.reader import VideoReader, find_media
 from regen.media.sizes import parse_size, resize_center_crop
 from regen.pretrained.models import DEFAULT_MODEL, load
-from regen.runtime import keep_freed_memory, pick_device, pick_dtype
+from regen.runtime import pick_device, pick_dtype, tune_malloc
 
 
 def main(
@@ -42,7 +42,7 @@ def main(
         device: cpu, cuda or mps; by default the best one here.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     target = pick_device(device)
     names, sizes = model or (DEFAULT_MODEL,), size or ("64", "256", "176x312")
     ratios: dict[str, dict[str, float]] = {}

@@ -28,7 +28,7 @@ from regen.evaluate.interpolation import (
 from regen.media.reader import find_media
 from regen.media.sizes import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
-from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 Results = dict[int, dict[str, Interpolation]]  # by factor and clip
 
@@ -66,7 +66,7 @@ def main(
         threads: Threads of PyTorch; 0 is one per core.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     check_plot(plot)
     area, target, files = parse_size(size), pick_device(device), find_media(data)
     if not files:
@@ -75,7 +75,7 @@ def main(
     embedder = load(model, target, precision)
     options = DecodeOptions(steps=steps, seed=seed, seams=seams)
     means = summaries(measure(embedder, options, factors, files, area, max_frames))
-    title = f"{model} at {area}, {steps} step{'s' * (steps > 1)}, seams {seams}, {name_of(precision)}"
+    title = f"{model} at {area}, {steps} step{'s' * (steps > 1)}, seams {seams}, {dtype_name(precision)}"
     if plot is not None:
         draw(plot, means, title)
     settings = {"model": model, "size": str(area), "steps": steps, "seams": seams, "seed": seed}
@@ -87,7 +87,7 @@ def main(
             "benchmark": "interpolation",
             **settings,
             "max_frames": max_frames,
-            "dtype": name_of(precision),
+            "dtype": dtype_name(precision),
             "factors": means,
         },
         target,

@@ -114,7 +114,7 @@ def look(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> Look:
     tiling = model.regions(model.chunk_frames, *frames[0].shape[:2])
     places = [
         ((top * side, bottom * side), (left * side, right * side))
-        for (top, bottom), (left, right) in tiling.places
+        for (top, bottom), (left, right) in tiling.boxes
     ]
     return Look(
         file.stem, frames[0], places, shares[0].tolist(), sum(moved) / len(moved), kept / most,

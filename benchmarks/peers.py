@@ -30,7 +30,7 @@ from regen.media.sizes import Size, parse_size
 from regen.metrics.cost import PeakMemory
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import RECIPES
-from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
 from regen.train.trainer import build_model
 
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -168,7 +168,7 @@ def in_own_process(work: Callable[[str, Setting], Figures], name: str, setting: 
 def timed(name: str, setting: Setting) -> Figures:
     """Seconds and peak memory, or why there are none."""
     use_threads(setting.threads)
-    keep_freed_memory()
+    tune_malloc()
     model = place(build(name, setting), setting.device, setting.dtype)
     needed = model.activation_bytes(model.chunk_frames, setting.size.height, setting.size.width)
     free = free_bytes(setting.device)
@@ -193,14 +193,14 @@ def show(results: dict[str, Figures], setting: Setting) -> None:
         for figure, reason in figures.get("absent", {}).items():
             print(f"{name}: no {figure}, {reason}")
     finish(
-        f"One window at {setting.size}, {name_of(setting.dtype)}; GFLOP and ms are for each frame",
+        f"One window at {setting.size}, {dtype_name(setting.dtype)}; GFLOP and ms are for each frame",
         ["model", *(heading for heading, *_ in COLUMNS)],
         [[name, *row(figures)] for name, figures in results.items()],
         {
             "benchmark": "peers",
             "size": str(setting.size),
             "window": setting.window,
-            "dtype": name_of(setting.dtype),
+            "dtype": dtype_name(setting.dtype),
             "models": results,
         },
         setting.device,

@@ -23,7 +23,7 @@ from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame
 from regen.pretrained.models import encoder_hash, load
-from regen.runtime import generator_for, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype
 
 BATCH = 16
 
@@ -93,7 +93,7 @@ def main(
     rows = [[name, *(f"{value:.2f}" for value in row.values())] for name, row in figures.items()]
     header = ["PSNR (dB)", "clean", *(f"from {level}" for level in levels)]
     facts = {"size": size, "videos": len(files), "decode_steps": decode_steps, "seed": seed}
-    result = {"benchmark": "predicted_latents", **facts, "dtype": name_of(kind), "psnr": figures}
+    result = {"benchmark": "predicted_latents", **facts, "dtype": dtype_name(kind), "psnr": figures}
     finish(f"{len(files)} videos", header, rows, result, target)
 
 

@@ -21,7 +21,7 @@ from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.quality import ClipResult, evaluate_files
 from regen.media.sizes import parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
-from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 
 def main(
@@ -55,7 +55,7 @@ def main(
         threads: Threads of PyTorch; 0 is one per core.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     area, target, files = parse_size(size), pick_device(device), find_clips(data, max_frames)
     options = DecodeOptions(steps=steps, seed=seed, solver=solver, seams=seams)
     precision = pick_dtype(dtype, target)
@@ -70,9 +70,9 @@ def main(
                 results[name].append(result)
                 progress.advance(task)
     settings = {"size": str(area), "steps": steps, "solver": solver, "seams": seams, "seed": seed}
-    settings |= {"max_frames": max_frames, "dtype": name_of(precision)}
+    settings |= {"max_frames": max_frames, "dtype": dtype_name(precision)}
     finish(
-        f"PSNR (dB) / SSIM at {area}, {steps} step{'s' if steps > 1 else ''}, {name_of(precision)}",
+        f"PSNR (dB) / SSIM at {area}, {steps} step{'s' if steps > 1 else ''}, {dtype_name(precision)}",
         ["clip", "frames", *names],
         table_rows(results),
         {"benchmark": "quality", **settings, "models": summaries(results)},

@@ -28,7 +28,7 @@ from regen.evaluate.quality import ClipResult, evaluate_files
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, scaled_size
 from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, find_model, load
-from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 SIZES = ("64", "128", "256", "512", "720x1280", "1080x1920", "64x512", "512x64", "48x1024")
 SMALL = Size(64, 64)
@@ -81,7 +81,7 @@ def main(
         threads: Threads of PyTorch; 0 is one per core.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     check_plot(plot)
     target = pick_device(device)
     precision = pick_dtype(dtype, target)
@@ -93,9 +93,9 @@ def main(
     rivals = [rival for name in names for rival in contestants(name, window, target, precision)]
     options = DecodeOptions(steps=steps, seed=seed)
     results = measure(rivals, clips, full_up_to, options, max_frames)
-    facts = {"steps": steps, "seed": seed, "max_frames": max_frames, "dtype": name_of(precision)}
+    facts = {"steps": steps, "seed": seed, "max_frames": max_frames, "dtype": dtype_name(precision)}
     if plot is not None:
-        draw(plot, results, f"{steps} step{'s' * (steps > 1)}, {name_of(precision)}")
+        draw(plot, results, f"{steps} step{'s' * (steps > 1)}, {dtype_name(precision)}")
     report(results, sources, clips, facts | {"upscale": upscale}, target)
 
 

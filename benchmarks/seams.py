@@ -30,7 +30,7 @@ from regen.metrics.cost import Stopwatch
 from regen.metrics.psnr_ssim import Psnr, Ssim
 from regen.metrics.seams import SeamRatio
 from regen.pretrained.models import DEFAULT_MODEL, load
-from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def main(
         threads: Threads of PyTorch; 0 is one per core.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     area, target, files = parse_size(size), pick_device(device), clips_below(data, max_frames, picture)
     variants = [Variant(*pair) for pair in product(steps, seams)]
     options = {way: DecodeOptions(steps=way.steps, seed=seed, seams=way.seams) for way in variants}
@@ -107,10 +107,10 @@ def main(
                 progress.advance(task)
     settings = {"model": model, "size": str(area), "seed": seed, "max_frames": max_frames}
     finish(
-        f"{model} at {area}, {name_of(precision)}, mean over {len(files)} clip{'s' * (len(files) > 1)}",
+        f"{model} at {area}, {dtype_name(precision)}, mean over {len(files)} clip{'s' * (len(files) > 1)}",
         ["decoding", "seam ratio", "PSNR (dB)", "SSIM", "seconds per frame"],
         [table_row(means) for means in summaries(results)],
-        {"benchmark": "seams", **settings, "dtype": name_of(precision), "results": summaries(results)},
+        {"benchmark": "seams", **settings, "dtype": dtype_name(precision), "results": summaries(results)},
         target,
     )
 

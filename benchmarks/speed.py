@@ -25,7 +25,7 @@ from regen.media.sizes import Size, parse_size
 from regen.metrics.flops import MatMuls, count_matmuls, total_flops
 from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, load
 from regen.recipes import RECIPES
-from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
 
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 Figures = dict[str, Any]
@@ -52,7 +52,7 @@ class Setting:
     def __str__(self) -> str:
         steps = f"{self.steps} step{'s' * (self.steps > 1)}"
         together = f", {self.batch} chunks at once" * (self.batch > 1) + ", compiled" * self.compile
-        return f"{self.size}, {steps}, {name_of(self.dtype)}{together}"
+        return f"{self.size}, {steps}, {dtype_name(self.dtype)}{together}"
 
 
 def main(
@@ -88,7 +88,7 @@ def main(
         dtype: bf16, fp16 or fp32; by default bf16 where the hardware has it.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     target = pick_device(device)
     setting = Setting(
         parse_size(size), steps, batch, repeats, compile, profile, target, pick_dtype(dtype, target)
@@ -214,7 +214,7 @@ def report_speed(models: dict[str, Callable[[], Autoencoder]], setting: Setting)
 def described(setting: Setting) -> dict[str, Any]:
     """What the JSON tells of the setting."""
     facts = {"size": str(setting.size), "steps": setting.steps, "batch": setting.batch}
-    return facts | {"dtype": name_of(setting.dtype)}
+    return facts | {"dtype": dtype_name(setting.dtype)}
 
 
 def measure(model: Autoencoder, setting: Setting) -> dict[str, Figures]:

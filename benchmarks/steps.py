@@ -23,7 +23,7 @@ from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.quality import ClipResult, evaluate_clip, evaluate_files
 from regen.media.sizes import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
-from regen.runtime import keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 STEPS = (1, 2, 4, 8, 16, 32, 50)  # those of the paper
 
@@ -61,14 +61,14 @@ def main(
         threads: Threads of PyTorch; 0 is one per core.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     check_plot(plot)
     area, target, files = parse_size(size), pick_device(device), find_clips(data, max_frames)
     ways = [DecodeOptions(number, seed, solver, seams) for solver, number in product(solvers, steps)]
     precision = pick_dtype(dtype, target)
     embedder = load(model, target, precision)
     results = measure(embedder, files, area, ways, max_frames)
-    title = f"{model} at {area}, {name_of(precision)}, mean over {len(files)} clip{'s' * (len(files) > 1)}"
+    title = f"{model} at {area}, {dtype_name(precision)}, mean over {len(files)} clip{'s' * (len(files) > 1)}"
     if plot is not None:
         draw(plot, results, title)
     settings = {"model": model, "size": str(area), "seams": seams, "seed": seed, "max_frames": max_frames}
@@ -76,7 +76,7 @@ def main(
         title,
         ["solver", "steps", "PSNR (dB)", "SSIM", "sharpness", "seconds per frame"],
         [table_row(result) for result in results],
-        {"benchmark": "steps", **settings, "dtype": name_of(precision), "results": results},
+        {"benchmark": "steps", **settings, "dtype": dtype_name(precision), "results": results},
         target,
     )
 

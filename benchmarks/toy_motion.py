@@ -29,7 +29,7 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.interpolation import codec_of, evaluate_extrapolation, evaluate_interpolation
 from regen.metrics.psnr_ssim import Psnr
 from regen.metrics.seams import SeamRatio
-from regen.runtime import generator_for, keep_freed_memory, pick_device
+from regen.runtime import generator_for, pick_device, tune_malloc
 from regen.train.optimizer import (
     OptimizerConfig,
     build_optimizers,
@@ -108,7 +108,7 @@ def main(
         out: Save the model into this folder.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     start = time.perf_counter()
     model = train(steps, clips, seed)
     minutes = (time.perf_counter() - start) / 60

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from regen.data.tasks import BatchKey, Stage, reconstruction
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
-from regen.runtime import generator_for, keep_freed_memory, name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
 from regen.train.distributed import DistributedContext
 from regen.train.loop import train
 
@@ -68,7 +68,7 @@ def main(
         dtype: bf16 or fp32; by default bf16 where the hardware has it.
     """
     use_threads(threads)
-    keep_freed_memory()
+    tune_malloc()
     if recipe not in RECIPES:
         raise ValueError(f"There is no recipe {recipe}; use one of {', '.join(RECIPES)}.")
     if steps < 1:
@@ -84,7 +84,7 @@ def main(
         train(model, batches, loop, chosen.optimizer, Path(folder), DistributedContext(target), None, {})
         rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     speed = rows[-1]["clips_per_second"]
-    size, precision = f"{part.height}x{part.width}", name_of(pick_dtype(dtype, target))
+    size, precision = f"{part.height}x{part.width}", dtype_name(pick_dtype(dtype, target))
     finish(
         f"Training {recipe}: batches of {part.video_batch_size} clips of {size}, {precision}",
         ["clips per second", "updates per second"],

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from regen.tiling import PLACE
+from regen.tiling import LATENT_STRIDE
 from regen.train.distributed import Splittable
 from regen.train.trainer import ModelConfig, build_model
 
@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        return self.samples * self.targets * (self.height // PLACE) * (self.width // PLACE)
+        return self.samples * self.targets * (self.height // LATENT_STRIDE) * (self.width // LATENT_STRIDE)
 
     def part(self, parts: int) -> "Work":
         """The largest of the parts that processes and passes work on."""

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from regen.runtime import DTYPES, fold_seed, generator_for, keep_freed_memory, pick_device, pick_dtype
+from regen.runtime import DTYPES, fold_seed, generator_for, pick_device, pick_dtype, tune_malloc
 
 
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device().type in {"cpu", "cuda", "mps"}
-    with pytest.raises(ValueError, match="no device called 'fast'"):
+    with pytest.raises(ValueError, match="'fast'"):
         pick_device("fast")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="not available"):
@@ -23,7 +23,7 @@ def test_dtypes():
     assert {name: pick_dtype(name, cpu) for name in DTYPES} == DTYPES
     assert pick_dtype(None, cpu) in {torch.bfloat16, torch.float32}
     assert pick_dtype(None, torch.device("mps")) == torch.float32
-    with pytest.raises(ValueError, match="no dtype called 'int8'"):
+    with pytest.raises(ValueError, match="'int8'"):
         pick_dtype("int8", cpu)
 
 
@@ -48,4 +48,4 @@ def test_a_generator_is_a_function_of_its_numbers():
 
 
 def test_memory_is_kept_quietly():
-    assert keep_freed_memory() is None
+    assert tune_malloc() is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regen.tiling import PLACE, Tile, Tiling, cut, spans
+from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop, spans
 
 
 @st.composite
@@ -31,11 +31,11 @@ def sizes(draw: st.DrawFn) -> Sizes:
 
 def tiling_of(sizes: Sizes) -> Tiling:
     height, width, *tile = sizes
-    return Tiling.of(height, width, Tile(*(PLACE * side for side in tile)))
+    return Tiling.of(height, width, Tile(*(LATENT_STRIDE * side for side in tile)))
 
 
 def crops(x: Tensor, tiling: Tiling, unit: int) -> list[Tensor]:
-    return [cut(x, place, unit) for place in tiling.places]
+    return [crop(x, place, unit) for place in tiling.boxes]
 
 
 @given(st.integers(1, 300), tiles_and_overlaps())
@@ -57,29 +57,29 @@ def test_spans_cover_the_length_and_overlap_exactly(length: int, sizes: tuple[in
 def test_a_constant_picture_stays_the_same_number(sizes: Sizes, unit: int, value: float) -> None:
     tiling, (height, width) = tiling_of(sizes), sizes[:2]
     picture = torch.full((2, height * unit, width * unit), value)
-    assert torch.equal(tiling.join(crops(picture, tiling, unit), unit), picture)
+    assert torch.equal(tiling.blend(crops(picture, tiling, unit), unit), picture)
 
 
 @given(sizes(), st.integers(1, 3))
 def test_joined_crops_are_the_picture(sizes: Sizes, unit: int) -> None:
     tiling, (height, width) = tiling_of(sizes), sizes[:2]
     picture = torch.randn(1, 3, 2, height * unit, width * unit)
-    assert torch.equal(tiling.join(crops(picture, tiling, unit), unit), picture)
+    assert torch.equal(tiling.blend(crops(picture, tiling, unit), unit), picture)
 
 
 def test_the_smallest_tiles_both_of_whose_overlaps_meet() -> None:
     tiling = Tiling.of(13, 8, Tile(64, 64, 32))
     assert tiling.rows == [(0, 7), (3, 10), (6, 13)], "the middle one is shorter than twice the overlap"
     picture = torch.randn(13, 8)
-    assert torch.equal(tiling.join(crops(picture, tiling, 1), 1), picture)
+    assert torch.equal(tiling.blend(crops(picture, tiling, 1), 1), picture)
 
 
 def test_one_tile_is_the_picture_itself() -> None:
-    picture = torch.randn(3, 5 * PLACE, 7 * PLACE)
-    for tile in (None, Tile(5 * PLACE, 7 * PLACE, 16), Tile(800, 800)):
+    picture = torch.randn(3, 5 * LATENT_STRIDE, 7 * LATENT_STRIDE)
+    for tile in (None, Tile(5 * LATENT_STRIDE, 7 * LATENT_STRIDE, 16), Tile(800, 800)):
         tiling = Tiling.of(5, 7, tile)
-        (part,) = crops(picture, tiling, PLACE)
-        assert tiling.join([part], PLACE) is part
+        (part,) = crops(picture, tiling, LATENT_STRIDE)
+        assert tiling.blend([part], LATENT_STRIDE) is part
         assert part.data_ptr() == picture.data_ptr()
         assert part.shape == picture.shape
 
@@ -87,10 +87,10 @@ def test_one_tile_is_the_picture_itself() -> None:
 def test_a_tile_fades_into_the_next_linearly_and_symmetrically() -> None:
     tiling = Tiling([(0, 1)], spans(12, 8, 4))
     assert tiling.columns == [(0, 8), (4, 12)]
-    joined = tiling.join([torch.zeros(1, 8), torch.ones(1, 8)], 1)
+    joined = tiling.blend([torch.zeros(1, 8), torch.ones(1, 8)], 1)
     torch.testing.assert_close(joined[0], torch.tensor([0.0] * 4 + [1 / 8, 3 / 8, 5 / 8, 7 / 8] + [1.0] * 4))
     turned = Tiling(tiling.columns, tiling.rows)
-    assert torch.equal(turned.join([torch.zeros(8, 1), torch.ones(8, 1)], 1), joined.T)
+    assert torch.equal(turned.blend([torch.zeros(8, 1), torch.ones(8, 1)], 1), joined.T)
 
 
 @given(sizes())
@@ -99,10 +99,10 @@ def test_a_value_lies_between_those_of_the_tiles_that_hold_it(sizes: Sizes) -> N
     tiling, (height, width) = tiling_of(sizes), sizes[:2]
     parts = [torch.randn_like(part) for part in crops(torch.zeros(height, width), tiling, 1)]
     least, most = torch.full((height, width), torch.inf), torch.full((height, width), -torch.inf)
-    for place, part in zip(tiling.places, parts, strict=True):
-        cut(least, place, 1).copy_(torch.minimum(cut(least, place, 1), part))
-        cut(most, place, 1).copy_(torch.maximum(cut(most, place, 1), part))
-    joined = tiling.join(parts, 1)
+    for place, part in zip(tiling.boxes, parts, strict=True):
+        crop(least, place, 1).copy_(torch.minimum(crop(least, place, 1), part))
+        crop(most, place, 1).copy_(torch.maximum(crop(most, place, 1), part))
+    joined = tiling.blend(parts, 1)
     assert (joined >= least - 1e-6).all()
     assert (joined <= most + 1e-6).all()
 
@@ -112,18 +112,18 @@ def test_parts_are_asked_for_one_by_one_in_their_order() -> None:
     picture, asked = torch.randn(9, 10), []
 
     def parts():
-        for place in tiling.places:
+        for place in tiling.boxes:
             asked.append(place)
-            yield cut(picture, place, 1)
+            yield crop(picture, place, 1)
 
-    assert torch.equal(tiling.join(parts(), 1), picture)
+    assert torch.equal(tiling.blend(parts(), 1), picture)
     assert asked == [(row, column) for row in tiling.rows for column in tiling.columns]
     assert len(asked) == 9
 
 
 @pytest.mark.parametrize("sides", [(64, 127, 64), (127, 64, 64), (7, 64, 0), (64, 64, -8)])
 def test_tiles_that_cannot_overlap_so_are_told(sides: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="let each side be at least 8 and twice the overlap"):
+    with pytest.raises(ValueError, match="at least 8 pixels and twice the overlap"):
         Tile(*sides)
 
 

@@ -1,4 +1,4 @@
-"""Device, precision and seeds: values that are passed on as arguments, never globals."""
+"""Device, precision, seeds and allocator."""
 
 import ctypes
 import hashlib
@@ -10,7 +10,7 @@ import torch
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device called `name`, or the best one here (CUDA, then MPS, then the CPU).
+    """The device `name`, by default the best available one (CUDA, then MPS, then the CPU).
 
     Raises ValueError when the name is unknown or the device is not available.
     """
@@ -21,10 +21,10 @@ def pick_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"There is no device called {name!r}; use cpu, cuda, cuda:1 or mps.") from None
+        raise ValueError(f"device must be cpu, cuda, cuda:N or mps, got {name!r}.") from None
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= counts.get(device.type, 0):
-        raise ValueError(f"Device {name!r} is not available on this machine; leave --device away or use cpu.")
+        raise ValueError(f"Device {name!r} is not available on this machine; omit --device or use cpu.")
     return device
 
 
@@ -32,10 +32,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The precision called `name` (bf16, fp16, fp32); by default bf16 where the hardware has it."""
+    """The dtype `name` (bf16, fp16 or fp32), by default bf16 where the hardware supports it."""
     if name is not None:
         if name not in DTYPES:
-            raise ValueError(f"There is no dtype called {name!r}; use one of {', '.join(DTYPES)}.")
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}.")
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -44,25 +44,25 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """The short name of a precision: bf16, fp16 or fp32."""
+def dtype_name(dtype: torch.dtype) -> str:
+    """The short name of a dtype: bf16, fp16 or fp32."""
     return next(name for name, value in DTYPES.items() if value == dtype)
 
 
 def fold_seed(seed: int, *indices: int) -> int:
-    """A 63-bit seed that depends on `seed` and on all `indices` (step, sample, chunk), in their order."""
+    """A 63-bit seed derived from `seed` and all `indices` (step, sample, chunk) in order."""
     text = ",".join(str(int(value)) for value in (seed, *indices))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def generator_for(seed: int, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for `fold_seed(seed, *indices)`; by default the CPU's, whose numbers suit every device."""
+    """A generator seeded with `fold_seed(seed, *indices)`, on the CPU for the same numbers anywhere."""
     return torch.Generator(device).manual_seed(fold_seed(seed, *indices))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """In the block PyTorch computes on one thread of the CPU: sums over several differ in their last bits."""
+    """Run the block on one CPU thread, because sums over several threads differ in their last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -71,16 +71,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def keep_freed_memory() -> None:
-    """Make glibc keep large freed blocks instead of returning them to the kernel after every tensor.
+def tune_malloc() -> None:
+    """Let glibc keep large freed blocks, so that CPU activations are not mapped and zeroed for every tensor.
 
-    Without it each activation on the CPU is mapped, zeroed and unmapped anew. Does nothing elsewhere.
+    Has no effect on other platforms and C libraries.
     """
     if sys.platform != "linux":
         return
     try:
         libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # another C library: nothing to set
+    except OSError:
         return
     m_trim_threshold, m_mmap_threshold, limit = -1, -3, 1 << 30
     libc.mallopt(m_mmap_threshold, limit)

@@ -1,8 +1,8 @@
-"""Pictures cut into overlapping tiles, and results joined again without seams.
+"""Overlapping tiles of a picture, blended without seams.
 
-Tiles are counted in latent places (of 8 x 8 pixels, where an embedder has no other size of its own). Where
-two tiles overlap, one fades into the other linearly; the two weights add up to one, so what both agree on
-comes back unchanged. A tile that covers the picture is the picture: nothing is cut and nothing blended.
+Tiles are measured in latents (of 8 x 8 pixels unless an embedder has another stride). Where two tiles
+overlap, one fades into the other linearly with weights that sum to one. A tile that covers the picture is
+returned as is.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PLACE = 8  # pixels along the side of a latent place
-SMALLEST = 64  # pixels: the side at which tiles are not halved any more
+LATENT_STRIDE = 8  # pixels along the side of a latent
+MIN_TILE_SIDE = 64  # pixels; tiles are not halved further
 
-Span = tuple[int, int]  # first place, and the one after the last
+Span = tuple[int, int]  # first latent, and the one after the last
+Box = tuple[Span, Span]  # rows and columns of a tile
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The largest tile to work on at once, and how far neighbours overlap, all in pixels."""
+    """Largest tile size and overlap of neighbouring tiles, in pixels."""
 
     height: int
     width: int
@@ -30,24 +31,24 @@ class Tile:
     def __post_init__(self) -> None:
         if self.overlap < 0 or min(self.height, self.width) < max(8, 2 * self.overlap):
             raise ValueError(
-                f"Tiles of {self.height}x{self.width} pixels can't overlap by {self.overlap}; "
-                "let each side be at least 8 and twice the overlap."
+                "The sides of a tile must be at least 8 pixels and twice the overlap, got "
+                f"{self.height}x{self.width} with an overlap of {self.overlap}."
             )
 
     def halved(self) -> "Tile | None":
-        """The longer side halved, and the overlap where it must; None where tiles are tiny already."""
+        """The tile with its longer side halved and the overlap reduced to fit; None at the minimum size."""
         height, width = self.height, self.width
-        if max(height, width) <= SMALLEST:
+        if max(height, width) <= MIN_TILE_SIDE:
             return None
         if width >= height:
-            width = max(SMALLEST, width // 2 // PLACE * PLACE)
+            width = max(MIN_TILE_SIDE, width // 2 // LATENT_STRIDE * LATENT_STRIDE)
         else:
-            height = max(SMALLEST, height // 2 // PLACE * PLACE)
+            height = max(MIN_TILE_SIDE, height // 2 // LATENT_STRIDE * LATENT_STRIDE)
         return Tile(height, width, min(self.overlap, height // 2, width // 2))
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """The fewest spans of at most `tile` places that cover `length`, about equal, with this `overlap`."""
+    """The fewest, about equal spans of at most `tile` that cover `length` with the given overlap."""
     if tile >= length:
         return [(0, length)]
     count = -(-(length - overlap) // (tile - overlap))
@@ -58,66 +59,66 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 @dataclass(frozen=True)
 class Tiling:
-    """The tiles of one picture: rows and columns of places."""
+    """The tiles of a picture: spans of rows and columns."""
 
     rows: list[Span]
     columns: list[Span]
 
     @classmethod
     def of(cls, height: int, width: int, tile: Tile | None) -> "Tiling":
-        """Tiles of at most the size of `tile` for a picture of `height` x `width` places; one when None."""
+        """Tiles for a picture of `height` x `width` latents; a single one if `tile` is None."""
         if tile is None:
             return cls([(0, height)], [(0, width)])
-        overlap = tile.overlap // PLACE
-        rows = spans(height, tile.height // PLACE, overlap)
-        return cls(rows, spans(width, tile.width // PLACE, overlap))
+        overlap = tile.overlap // LATENT_STRIDE
+        rows = spans(height, tile.height // LATENT_STRIDE, overlap)
+        return cls(rows, spans(width, tile.width // LATENT_STRIDE, overlap))
 
     @classmethod
-    def apart(cls, height: int, width: int, side: int) -> "Tiling":
-        """About equal tiles of at most `side` x `side` places that do not overlap."""
+    def non_overlapping(cls, height: int, width: int, side: int) -> "Tiling":
+        """About equal tiles of at most `side` x `side` latents without overlap."""
         return cls(spans(height, side, 0), spans(width, side, 0))
 
-    def alike(self, most: int) -> list[list[int]]:
-        """The numbers of the tiles, those of one shape together, at most `most` at a time."""
+    def group_by_shape(self, max_batch: int) -> list[list[int]]:
+        """Indices of the tiles in batches of equal shape, at most `max_batch` in each."""
         shapes: dict[tuple[int, int], list[int]] = {}
-        for number, ((top, bottom), (left, right)) in enumerate(self.places):
-            shapes.setdefault((bottom - top, right - left), []).append(number)
+        for index, ((top, bottom), (left, right)) in enumerate(self.boxes):
+            shapes.setdefault((bottom - top, right - left), []).append(index)
         return [
-            numbers[start : start + most]
-            for numbers in shapes.values()
-            for start in range(0, len(numbers), most)
+            indices[start : start + max_batch]
+            for indices in shapes.values()
+            for start in range(0, len(indices), max_batch)
         ]
 
     @property
-    def places(self) -> list[tuple[Span, Span]]:
+    def boxes(self) -> list[Box]:
         """Rows and columns of every tile, row by row."""
         return [(row, column) for row in self.rows for column in self.columns]
 
-    def join(self, parts: Iterable[Float[Tensor, "..."]], unit: int) -> Float[Tensor, "... h w"]:
-        """The picture from one result per tile, in their order, with `unit` x `unit` values for a place.
+    def blend(self, parts: Iterable[Float[Tensor, "..."]], unit: int) -> Float[Tensor, "... h w"]:
+        """The picture from one result per tile, in the order of `boxes`; a latent has `unit` x `unit` values.
 
-        The parts are taken one by one, so they may be made on the way.
+        `parts` may be a generator: one part at a time is consumed.
         """
         rest = iter(parts)
-        lines = (_join((next(rest) for _ in self.columns), self.columns, unit, -1) for _ in self.rows)
-        return _join(lines, self.rows, unit, -2)
+        lines = (_blend((next(rest) for _ in self.columns), self.columns, unit, -1) for _ in self.rows)
+        return _blend(lines, self.rows, unit, -2)
 
 
-def cut(x: Float[Tensor, "... h w"], place: tuple[Span, Span], unit: int) -> Float[Tensor, "... y x"]:
-    """The part of a picture that a tile covers."""
-    (top, bottom), (left, right) = place
+def crop(x: Float[Tensor, "... h w"], box: Box, unit: int) -> Float[Tensor, "... y x"]:
+    """The part of a picture inside a tile."""
+    (top, bottom), (left, right) = box
     return x[..., top * unit : bottom * unit, left * unit : right * unit]
 
 
-def _join(parts: Iterable[Tensor], places: list[Span], unit: int, dim: int) -> Tensor:
-    """Lay parts at their places along `dim`; where one begins before the last one ends, fade into it."""
-    if len(places) == 1:
+def _blend(parts: Iterable[Tensor], spans: list[Span], unit: int, dim: int) -> Tensor:
+    """Place parts at their spans along `dim`, cross-fading where they overlap."""
+    if len(spans) == 1:
         return next(iter(parts))
     whole, done = torch.empty(0), 0
-    for part, (start, stop) in zip(parts, places, strict=True):
+    for part, (start, stop) in zip(parts, spans, strict=True):
         if done == 0:
             shape = list(part.shape)
-            shape[dim] = places[-1][1] * unit
+            shape[dim] = spans[-1][1] * unit
             whole = part.new_empty(shape)
         shared = (done - start) * unit
         if shared:

@@ -37,7 +37,7 @@ def test_operations_are_those_of_the_network(cost: Any) -> None:
     tokens, width, depth = 4 * 4 * 6, model.config.width, model.config.depth
     assert (figures["tokens"], figures["parameters"]) == (tokens, model.num_parameters())
     assert figures["gflop_attention"] == pytest.approx(4 * tokens**2 * width * depth / 1e9)
-    inside = sum(matrix.numel() for matrix in model.trunk_matrices())
+    inside = sum(matrix.numel() for matrix in model.muon_parameters())
     assert figures["gflop"] - figures["gflop_attention"] == pytest.approx(2 * tokens * inside / 1e9, rel=0.05)
 
 

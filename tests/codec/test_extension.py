@@ -13,7 +13,7 @@ from regen import diffusion
 from regen.codec.chunks import ChunkLatents
 from regen.codec.extension import LatentExtension, offset_correction
 from regen.codec.sessions import SOLVERS, DecodeOptions, DecodeSession, Seams
-from regen.diffusion import Solver, noise_grid
+from regen.diffusion import Solver, get_schedule
 from regen.embedders.regen import AutoencoderRegen
 from regen.latents import Latents
 from regen.runtime import generator_for
@@ -55,7 +55,7 @@ class CorrelatedFrames:
         places = latents.shape[-2:]
         noise = torch.randn(1, 3, len(times), 8 * places[0], 8 * places[1], generator=generator[0])
         frames = times * self.temporal_compression_ratio
-        sample = solver(lambda x, t: self.velocity(x, t, frames), noise, noise_grid(steps))
+        sample = solver(lambda x, t: self.velocity(x, t, frames), noise, get_schedule(steps))
         return SimpleNamespace(sample=sample)
 
     def encode(self, video: Tensor, *, tile: Tile | None = None) -> None:
@@ -118,7 +118,7 @@ def test_the_overlap_lies_on_the_stored_path_at_every_evaluation(
         return fake_velocity(x, t)
 
     first = LatentExtension(solver, last=3)
-    first(velocity, torch.randn(1, 3, 4, 2, 2), noise_grid(steps))
+    first(velocity, torch.randn(1, 3, 4, 2, 2), get_schedule(steps))
     assert len(first.trajectory) == len(seen) == EVALUATIONS[solver](steps)
     assert all(torch.equal(a, x[:, :, 3]) for a, x in zip(first.trajectory, seen, strict=True))
     seen.clear()
@@ -126,7 +126,7 @@ def test_the_overlap_lies_on_the_stored_path_at_every_evaluation(
     noise = torch.randn(1, 3, frames, 2, 2)
     untouched = noise.clone()
     second = LatentExtension(solver, last, overlap, first.trajectory)
-    second(velocity, noise, noise_grid(steps))
+    second(velocity, noise, get_schedule(steps))
     assert torch.equal(noise, untouched)
     assert len(seen) == len(first.trajectory)
     for stored, x in zip(first.trajectory, seen, strict=True):
@@ -138,7 +138,7 @@ def test_the_overlap_lies_on_the_stored_path_at_every_evaluation(
 
 @PER_SOLVER
 def test_with_nothing_stored_it_is_the_plain_solver(solver: Solver) -> None:
-    noise, grid = torch.randn(1, 3, 4, 2, 2), noise_grid(5)
+    noise, grid = torch.randn(1, 3, 4, 2, 2), get_schedule(5)
     extension = LatentExtension(solver, last=3)
     expected = solver(fake_velocity, noise, grid)
     assert torch.equal(extension(fake_velocity, noise, grid), expected)
@@ -149,7 +149,7 @@ def test_with_nothing_stored_it_is_the_plain_solver(solver: Solver) -> None:
 @PER_SOLVER
 def test_its_own_path_changes_nothing(solver: Solver) -> None:
     """A frame that is laid on the path that it takes anyway leaves all as it is."""
-    noise, grid = torch.randn(1, 3, 4, 2, 2), noise_grid(5)
+    noise, grid = torch.randn(1, 3, 4, 2, 2), get_schedule(5)
     free = LatentExtension(solver, last=2)
     expected = free(fake_velocity, noise, grid)
     held = LatentExtension(solver, last=2, overlap=2, stored=free.trajectory)

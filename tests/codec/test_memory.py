@@ -20,7 +20,7 @@ from regen.codec.memory import (
 )
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams, encode_frames
 from regen.pretrained.models import Autoencoder
-from regen.tiling import SMALLEST, Tile
+from regen.tiling import MIN_TILE_SIDE, Tile
 
 CPU_RAN_OUT = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -185,7 +185,7 @@ def test_in_the_end_one_sentence_says_what_to_do(error: Exception) -> None:
     with pytest.raises(MemoryError, match="256x512 pixels even in small tiles; choose a smaller --size"):
         OomRetry(None).run(work, 512, 256)
     assert work.tried[-1] is not None
-    assert (work.tried[-1].height, work.tried[-1].width) == (SMALLEST, SMALLEST)
+    assert (work.tried[-1].height, work.tried[-1].width) == (MIN_TILE_SIDE, MIN_TILE_SIDE)
 
 
 OTHER_ERRORS = [RuntimeError("shapes do not match"), ValueError("wrong"), KeyboardInterrupt()]

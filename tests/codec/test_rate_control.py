@@ -168,7 +168,7 @@ def test_each_region_gets_the_shortest_length_that_reaches_the_target(
     def decode(latents: Latents, **options: object) -> SimpleNamespace:
         lengths = latents.lengths[0].tolist()
         parts = [part + error(i, lengths[i]) for i, part in enumerate(model.region_clips(clip * 0))]
-        return SimpleNamespace(sample=clip * 0 + tiling.join(parts, 16))
+        return SimpleNamespace(sample=clip * 0 + tiling.blend(parts, 16))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "decode", decode)

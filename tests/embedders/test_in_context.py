@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.layers.positions import grid_sinusoids, sinusoids
+from regen.layers.positions import grid_sinusoidal_embedding, sinusoidal_embedding
 from regen.networks.conditioning import ContextConditioner
 from regen.tiling import Tile, Tiling
 
@@ -148,7 +148,7 @@ def test_tokens_lie_at_their_coordinates():
     times = torch.tensor([-0.125, 0.0, 0.5, 1.0])
     positions, tokens = network(latents, times)
     rows, columns = torch.arange(3.0), torch.arange(5.0)
-    expected = grid_sinusoids(torch.tensor([-1.0, 0.0, 4.0, 8.0]), rows, columns, 24)
+    expected = grid_sinusoidal_embedding(torch.tensor([-1.0, 0.0, 4.0, 8.0]), rows, columns, 24)
     torch.testing.assert_close(positions[0], expected)
     plain = network.embed(latents.movedim(1, -1))
     torch.testing.assert_close(tokens - plain, expected[[1, 3]].expand(2, -1, -1, -1, -1))
@@ -163,12 +163,12 @@ def test_tokens_lie_at_their_coordinates():
 @pytest.mark.parametrize("width", [24, 26, 27, 64])
 def test_each_third_of_a_position_tells_of_one_coordinate(width):
     t, y, x = torch.tensor([0.0, 3.0]), torch.arange(4.0), torch.arange(2.0, 7.0)
-    grid = grid_sinusoids(t, y, x, width)
+    grid = grid_sinusoidal_embedding(t, y, x, width)
     third = 2 * (width // 6)
     assert grid.shape == (2, 4, 5, width)
-    assert torch.equal(grid[1, 2, 3, :third], sinusoids(t, third)[1])
-    assert torch.equal(grid[1, 2, 3, third : 2 * third], sinusoids(y, third)[2])
-    assert torch.equal(grid[1, 2, 3, 2 * third : 3 * third], sinusoids(x, third)[3])
+    assert torch.equal(grid[1, 2, 3, :third], sinusoidal_embedding(t, third)[1])
+    assert torch.equal(grid[1, 2, 3, third : 2 * third], sinusoidal_embedding(y, third)[2])
+    assert torch.equal(grid[1, 2, 3, 2 * third : 3 * third], sinusoidal_embedding(x, third)[3])
     assert not grid[..., 3 * third :].any()
     assert len(grid.flatten(0, 2).unique(dim=0)) == 2 * 4 * 5
 
@@ -181,7 +181,7 @@ def test_tiles_carry_their_place_in_the_picture():
     tiled = model.decode(latents, generator=seeded(), tile=tile).sample
     hook.remove()
     everywhere, *parts = asked
-    places = Tiling.of(6, 9, tile).places
+    places = Tiling.of(6, 9, tile).boxes
     assert len(parts) == len(places) > 1
     for ((top, bottom), (left, right)), part in zip(places, parts, strict=True):
         torch.testing.assert_close(part, everywhere[:, :, top:bottom, left:right])

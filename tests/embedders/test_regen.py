@@ -17,7 +17,7 @@ from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.media.reader import VideoReader
 from regen.media.sizes import parse_size, resize_center_crop
 from regen.recipes import RECIPES
-from regen.tiling import Tile, Tiling, cut
+from regen.tiling import Tile, Tiling, crop
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
@@ -101,14 +101,13 @@ def test_solver_is_an_argument():
     [
         (lambda m: m.encode(torch.zeros(1, 3, 4, 16, 16)), "5 frames"),
         (lambda m: m.encode(torch.zeros(1, 3, 5, 16, 20)), "multiples of 8"),
-        (lambda m: m.decode(torch.zeros(1, 4, 2, 2, 2), steps=0), "at least 1 step"),
+        (lambda m: m.decode(torch.zeros(1, 4, 2, 2, 2), steps=0), "steps must be at least 1"),
         (lambda m: m.decode(torch.zeros(1, 4, 3, 2, 2)), "2 .content, motion."),
         (lambda m: m.decode(torch.zeros(1, 5, 2, 2, 2)), "have 4 channels"),
         (lambda m: m.decode(torch.zeros(1, 4, 1, 2, 2), torch.tensor([0.5])), "only time 0"),
         (lambda m: AutoencoderRegen(temporal_compression_ratio=5), "4, 8, 16 or 32"),
         (lambda m: tiny(temporal_compression_ratio=8), "5 encoder_widths"),
         (lambda m: tiny(heads=5), "5 heads divide"),
-        (lambda m: tiny(siren_layers=0), "SIREN layer"),
         (lambda m: tiny(attention_window=1), "attention_window of 2 or more"),
         (lambda m: tiny(t_min=0.0), "t_min above 0"),
         (lambda m: tiny(pure_noise_prob=1.5), "pure_noise_prob"),
@@ -169,9 +168,6 @@ OPTIONS = [
     {},
     {"prediction": "velocity"},
     {"kl_weight": 0.1},
-    {"modulation": "shift"},
-    {"first_frame": "none"},
-    {"siren_layers": 2},
     {"timestep_conditioning": "adaln_single"},
     {"linear_skip": True},
     {"attention_window": 2},
@@ -303,7 +299,7 @@ def test_activation_checkpointing_gives_the_same_loss_and_gradients():
 
 def test_trunk_matrices_are_the_blocks_linear_layers():
     model = tiny()
-    trunk = model.trunk_matrices()
+    trunk = model.muon_parameters()
     assert len(trunk) == 2 * 4
     assert all(matrix.ndim == 2 and matrix.any() for matrix in trunk)
 
@@ -381,14 +377,14 @@ def test_tiles_are_blended_in_every_step(solver):
     latents = torch.randn(1, 4, 2, 6, 9)
     tiled = model.decode(latents, None, 3, seeded(), solver=solver, tile=tile).sample
     hook.remove()
-    places = Tiling.of(6, 9, tile).places
+    places = Tiling.of(6, 9, tile).boxes
     evaluations = 3 if solver is diffusion.euler else 5
     assert len(places) > 1
     assert len(asked) == evaluations * len(places)
     for first in range(0, len(asked), len(places)):
         noisy = torch.full((1, 3, 5, 48, 72), torch.nan)
         for place, part in zip(places, asked[first : first + len(places)], strict=True):
-            there = cut(noisy, place, 8)
+            there = crop(noisy, place, 8)
             assert torch.equal(part[~there.isnan()], there[~there.isnan()])
             there.copy_(part)
         assert not noisy.isnan().any()

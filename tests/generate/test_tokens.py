@@ -79,10 +79,10 @@ def test_regions_are_those_of_the_embedder(region, queries, places, frames):
     )  # fmt: skip
     height, width = places
     side = model.spatial_compression_ratio
-    wanted = model.regions(frames, side * height, side * width).places
+    wanted = model.regions(frames, side * height, side * width).boxes
     n, chunks = model.patches.grid(frames, side, side)[0], 1 if frames == 1 else 3
     layout = TokenLayout(5, 2, region, queries)
-    assert layout.regions(n * chunks, height, width).places == wanted
+    assert layout.regions(n * chunks, height, width).boxes == wanted
     centres = layout.region_centres(layout.grid(n * chunks, height, width), CPU).reshape(
         chunks, len(wanted), 3
     )

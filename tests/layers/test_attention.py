@@ -1,4 +1,4 @@
-"""Attention and sinusoids against plain formulas."""
+"""Attention and sinusoidal_embedding against plain formulas."""
 
 from itertools import product
 
@@ -8,8 +8,8 @@ from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regen.layers.attention import Attention, Grid, RMSNorm, Window, runs
-from regen.layers.positions import NoiseLevelEmbedding, sinusoids
+from regen.layers.attention import Attention, Grid, RMSNorm, Window, window_spans
+from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
 
 
 def test_attention_equals_the_formula():
@@ -30,7 +30,7 @@ def test_attention_has_no_positions():
 
 def places(length: int, window: Window) -> torch.Tensor:
     """The number of the window that each token along one axis belongs to."""
-    sizes = [size for number, size in runs(length, window) for _ in range(number)]
+    sizes = [size for number, size in window_spans(length, window) for _ in range(number)]
     return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
 
 
@@ -43,9 +43,9 @@ def windows_of(grid: Grid, window: Window) -> torch.Tensor:
 @given(st.integers(1, 200), st.integers(2, 40), st.booleans())
 def test_every_token_is_in_one_window_of_about_the_size_that_was_asked_for(length, size, shifted):
     offset = size // 2 if shifted else 0
-    found = runs(length, Window(size, offset))
-    sizes = [run.size for run in found for _ in range(run.number)]
-    assert all(run.number > 0 for run in found)
+    found = window_spans(length, Window(size, offset))
+    sizes = [run.size for run in found for _ in range(run.count)]
+    assert all(run.count > 0 for run in found)
     assert sum(sizes) == length
     if length <= size:
         assert sizes == [length]
@@ -101,13 +101,13 @@ def test_rms_norm_keeps_the_precision_of_its_input():
 
 
 def test_sinusoids_tell_values_apart_and_start_at_one():
-    table = sinusoids(torch.tensor([0.0, 0.5, 1.0]), 16)
+    table = sinusoidal_embedding(torch.tensor([0.0, 0.5, 1.0]), 16)
     torch.testing.assert_close(table[0], torch.tensor([1.0] * 8 + [0.0] * 8))
     assert torch.cdist(table, table).fill_diagonal_(1.0).min() > 0.1
 
 
 def test_noise_level_embedding_tells_levels_apart():
-    embedding = NoiseLevelEmbedding(32)
+    embedding = TimestepEmbedding(32)
     out = embedding(torch.tensor([0.0, 0.5, 1.0]))
     assert out.shape == (3, 32)
     assert torch.cdist(out, out).fill_diagonal_(1.0).min() > 1e-4

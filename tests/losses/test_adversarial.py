@@ -132,5 +132,5 @@ def test_it_goes_on_from_its_state_bit_for_bit():
 
 
 def test_impossible_settings_are_told():
-    with pytest.raises(ValueError, match="r1_every of 1 or more"):
+    with pytest.raises(ValueError, match="r1_every must be >= 1"):
         AdversarialConfig(r1_every=0)

@@ -57,7 +57,7 @@ def test_both_kinds_of_latents_are_noised_on_the_straight_path():
     t = torch.tensor([0.2, 0.7])
     denoised(velocity)(clean, t, each(2))
     for x in parts(seen[0]):
-        noise = (x - diffusion.per_entry(1 - t, x)) / diffusion.per_entry(t, x)
+        noise = (x - diffusion.append_dims(1 - t, x)) / diffusion.append_dims(t, x)
         assert (noise.flatten(1).mean(1).abs() < 0.08).all()
         assert ((noise.flatten(1).std(1) - 1).abs() < 0.08).all()
     first, second = (x.flatten(1)[0] for x in parts(seen[0]))
@@ -116,7 +116,7 @@ def test_the_level_does_not_tell_which_clips_are_chosen():
     """A predictor that answers with its levels: those of the clips that take them span the whole range."""
 
     def predict(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
-        structural = diffusion.per_entry(t, clean.grid).expand_as(clean.grid)
+        structural = diffusion.append_dims(t, clean.grid).expand_as(clean.grid)
         return Latents(structural, clean.sequence, clean.lengths)
 
     clean = latents(1000)
@@ -176,7 +176,7 @@ def test_latents_without_a_sequence_are_predicted_too():
     [(-0.1, (0.1, 0.5)), (1.1, (0.1, 0.5)), (0.5, (0.0, 0.5)), (0.5, (0.5, 0.1)), (0.5, (0.5, 1.1))],
 )
 def test_a_config_that_does_not_fit_is_told(share, levels):
-    with pytest.raises(ValueError, match="a share from 0 to 1 and two rising levels up to 1, not"):
+    with pytest.raises(ValueError, match="losses.prediction"):
         PredictionConfig(share, levels)
 
 

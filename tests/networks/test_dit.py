@@ -145,6 +145,6 @@ def test_output_with_context_is_zero_at_initialisation():
 
 
 def test_trunk_matrices_are_the_linear_layers_of_the_blocks():
-    matrices = awake(depth=3).trunk_matrices()
+    matrices = awake(depth=3).muon_parameters()
     assert len(matrices) == 3 * 4
     assert {tuple(matrix.shape) for matrix in matrices} == {(72, 24), (24, 24), (96, 24), (24, 96)}

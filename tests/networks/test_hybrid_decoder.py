@@ -12,22 +12,20 @@ from regen.networks.patches import Patches
 
 PATCHES = Patches(2, 4)
 TIMESTEPS = ["add", "adaln_single", "adaln_zero"]
-POSITIONS = ["none", "spread", "anchored"]
-TAILS = ["mask", "mask_token"]
+POSITIONS = ["none", "anchored"]
 SMALL = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 
 
 def tiny(
     timestep: str = "adaln_zero",
     positions: str = "none",
-    tail: str = "mask",
     skip: bool = True,
     shortcut: bool = False,
     depth: int = 3,
 ) -> HybridDecoder:
     return HybridDecoder(
-        channels=3, patches=PATCHES, width=24, depth=depth, heads=2, features=2, timestep=timestep, bank=50,
-        positions=positions, tail=tail, skip=skip, shortcut=shortcut,
+        channels=3, patches=PATCHES, width=24, depth=depth, heads=2, pixel_channels=2, timestep=timestep,
+        num_queries=50, query_positions=positions, long_skip=skip, linear_skip=shortcut,
     )  # fmt: skip
 
 
@@ -54,34 +52,31 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("timestep", TIMESTEPS)
-def test_the_answer_is_zero_at_initialisation(timestep, tail):
-    decoder, (noisy, structural, sequence, t) = tiny(timestep, tail=tail), inputs()
+def test_the_answer_is_zero_at_initialisation(timestep):
+    decoder, (noisy, structural, sequence, t) = tiny(timestep), inputs()
     features, _ = decoder(noisy, structural, sequence, prefixes([5, 0], 12), t)
     assert features.any()
-    assert not decoder.finish(features, structural).any()
+    assert not decoder.to_pixels(features, structural).any()
 
 
 @pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("timestep", TIMESTEPS)
-def test_gradient_reaches_every_parameter(timestep, tail, skip):
-    decoder, (noisy, structural, sequence, t) = awake(timestep, "spread", tail, skip, shortcut=True), inputs()
+def test_gradient_reaches_every_parameter(timestep, skip):
+    decoder, (noisy, structural, sequence, t) = awake(timestep, "anchored", skip, shortcut=True), inputs()
     features, _ = decoder(noisy, structural, sequence, prefixes([5, 12], 12), t)
-    decoder.finish(features, structural).square().sum().backward()
+    decoder.to_pixels(features, structural).square().sum().backward()
     assert [n for n, p in decoder.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("tail", TAILS)
 @given(grid=SMALL, data=st.data())
-def test_any_grid_and_length(tail, grid, data):
-    decoder, (noisy, structural, sequence, t) = tiny(tail=tail), inputs(*grid)
+def test_any_grid_and_length(grid, data):
+    decoder, (noisy, structural, sequence, t) = tiny(), inputs(*grid)
     length = data.draw(st.integers(0, math.prod(grid)))
     features, tapped = decoder(noisy, structural, sequence[:, :, :length], None, t)
     assert features.shape == (2, 2, *noisy.shape[2:])
     assert tapped.shape == (2, 24, *grid)
-    assert decoder.finish(features, structural).shape == noisy.shape
+    assert decoder.to_pixels(features, structural).shape == noisy.shape
     assert features.isfinite().all() and tapped.isfinite().all()
 
 
@@ -97,10 +92,9 @@ def test_a_mask_is_the_same_as_leaving_out(positions, lengths):
             close(whole[one], part)
 
 
-@pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_what_is_dropped_does_not_act(positions, tail):
-    decoder, (noisy, structural, sequence, t) = awake(positions=positions, tail=tail), inputs()
+def test_what_is_dropped_does_not_act(positions):
+    decoder, (noisy, structural, sequence, t) = awake(positions=positions), inputs()
     keep = prefixes([5, 9], 12)
     spoiled = torch.where(keep[:, None], sequence, 100.0)
     for a, b in zip(
@@ -111,33 +105,8 @@ def test_what_is_dropped_does_not_act(positions, tail):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-@given(length=st.integers(0, 12), filled=st.integers(0, 12))
-def test_a_token_stands_for_each_latent_that_was_dropped(positions, length, filled):
-    """However far a sequence is filled up, there are as many tokens as the budget has."""
-    decoder, (noisy, structural, sequence, t) = awake(positions=positions, tail="mask_token"), inputs()
-    short = decoder(noisy, structural, sequence[:, :, :length], None, t)
-    filled = max(length, filled)
-    masked = decoder(noisy, structural, sequence[:, :, :filled], prefixes([length] * 2, filled), t)
-    for a, b in zip(short, masked, strict=True):
-        close(a, b)
-
-
-def test_a_learned_token_tells_another_thing_than_none():
-    mask, token = tiny(), tiny(tail="mask_token")
-    assert {name for name, _ in token.named_parameters()} - set(dict(mask.named_parameters())) == {"dropped"}
-    decoder, (noisy, structural, sequence, t) = awake(tail="mask_token"), inputs()
-    before, _ = decoder(noisy, structural, sequence[:, :, :4], None, t)
-    torch.nn.init.normal_(decoder.dropped)
-    assert not torch.allclose(decoder(noisy, structural, sequence[:, :, :4], None, t)[0], before, atol=1e-3)
-    full, _ = decoder(noisy, structural, sequence, None, t)
-    torch.nn.init.normal_(decoder.dropped)
-    assert torch.equal(decoder(noisy, structural, sequence, None, t)[0], full), "nothing was dropped"
-
-
-@pytest.mark.parametrize("tail", TAILS)
-def test_keeping_all_is_the_same_as_no_mask(tail):
-    decoder, (noisy, structural, sequence, t) = awake(tail=tail), inputs()
+def test_keeping_all_is_the_same_as_no_mask():
+    decoder, (noisy, structural, sequence, t) = awake(), inputs()
     kept = decoder(noisy, structural, sequence, prefixes([12, 12], 12), t)
     for a, b in zip(kept, decoder(noisy, structural, sequence, None, t), strict=True):
         close(a, b)
@@ -181,7 +150,7 @@ def test_clips_of_a_batch_do_not_see_each_other(timestep):
 
 def changed_patches(after: torch.Tensor, before: torch.Tensor) -> list[int]:
     """The tokens in whose patches two answers differ."""
-    return (PATCHES.cut(after) != PATCHES.cut(before)).any(-1).any(0).nonzero().flatten().tolist()
+    return (PATCHES.patchify(after) != PATCHES.patchify(before)).any(-1).any(0).nonzero().flatten().tolist()
 
 
 def test_the_skip_carries_each_noisy_patch_to_its_own_features():
@@ -191,27 +160,27 @@ def test_the_skip_carries_each_noisy_patch_to_its_own_features():
     before, after = (decoder(x, structural, sequence, None, t)[0] for x in (noisy, moved))
     assert changed_patches(after, before) == list(range(12)), "through the blocks it reaches all"
     with torch.no_grad():
-        decoder.spread.weight[:, :24] = 0
+        decoder.proj_out.weight[:, :24] = 0
     before, after = (decoder(x, structural, sequence, None, t)[0] for x in (noisy, moved))
     assert changed_patches(after, before) == [3]
     torch.testing.assert_close(before, decoder(noisy, 0 * structural, sequence, None, 1 - t)[0])
-    assert tiny(skip=False).spread.in_features == 24, "without it there is no such way"
+    assert tiny(skip=False).proj_out.in_features == 24, "without it there is no such way"
 
 
 def test_the_shortcut_carries_each_structural_latent_to_its_own_pixels():
     decoder, (_, structural, _, _) = tiny(shortcut=True), inputs()
     features = torch.randn(2, 2, 4, 8, 12)
-    answer = decoder.finish(features, structural)
+    answer = decoder.to_pixels(features, structural)
     moved = structural.clone()
     moved[:, :, 1, 0, 2] += 1
-    assert changed_patches(decoder.finish(features, moved), answer) == [8]
-    linear = decoder.shortcut(structural.flatten(2).transpose(1, 2))
-    torch.testing.assert_close(answer, PATCHES.join(linear, (2, 2, 3)))  # the convolution is still zero
+    assert changed_patches(decoder.to_pixels(features, moved), answer) == [8]
+    linear = decoder.linear_skip(structural.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(answer, PATCHES.unpatchify(linear, (2, 2, 3)))  # the convolution is still zero
     woken, plain = awake(shortcut=True), awake()
-    plain.conv.load_state_dict(woken.conv.state_dict())
-    added = woken.finish(features, structural) - plain.finish(features, structural)
-    linear = woken.shortcut(structural.flatten(2).transpose(1, 2))
-    torch.testing.assert_close(added, PATCHES.join(linear, (2, 2, 3)), atol=1e-5, rtol=1e-4)
+    plain.conv_out.load_state_dict(woken.conv_out.state_dict())
+    added = woken.to_pixels(features, structural) - plain.to_pixels(features, structural)
+    linear = woken.linear_skip(structural.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(added, PATCHES.unpatchify(linear, (2, 2, 3)), atol=1e-5, rtol=1e-4)
 
 
 def test_finishing_joins_patches():
@@ -220,7 +189,7 @@ def test_finishing_joins_patches():
     features = torch.randn(1, 2, 2, 4, 8)
     moved = features.clone()
     moved[:, :, 0, 0, 3] += 1  # the last column of the first patch
-    changed = (decoder.finish(moved, structural) != decoder.finish(features, structural)).any(1)[0]
+    changed = (decoder.to_pixels(moved, structural) != decoder.to_pixels(features, structural)).any(1)[0]
     assert changed.nonzero().tolist() == [[t, y, x] for t in (0, 1) for y in (0, 1) for x in (2, 3, 4)]
 
 
@@ -246,15 +215,14 @@ def test_tapped_features_lie_as_their_patches_do():
     assert (after != before).any(1).any(0).nonzero().tolist() == [[1, 0, 2]]
 
 
-@pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
-def test_gradient_checkpointing_gives_the_same_gradients(timestep, tail):
-    decoder, (noisy, structural, sequence, t) = awake(timestep, tail=tail).train(), inputs()
+def test_gradient_checkpointing_gives_the_same_gradients(timestep):
+    decoder, (noisy, structural, sequence, t) = awake(timestep).train(), inputs()
 
     def gradients() -> list[torch.Tensor]:
         decoder.zero_grad()
         features, tapped = decoder(noisy, structural, sequence, prefixes([5, 12], 12), t)
-        (decoder.finish(features, structural).square().mean() + tapped.square().mean()).backward()
+        (decoder.to_pixels(features, structural).square().mean() + tapped.square().mean()).backward()
         return [p.grad.clone() for p in decoder.parameters()]
 
     plain = gradients()
@@ -264,6 +232,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(timestep, tail):
 
 
 def test_trunk_matrices_are_the_linear_layers_of_the_blocks():
-    shapes = [tuple(matrix.shape) for matrix in tiny().trunk_matrices()]
+    shapes = [tuple(matrix.shape) for matrix in tiny().muon_parameters()]
     assert len(shapes) == 3 * 4
     assert set(shapes) == {(72, 24), (24, 24), (96, 24), (24, 96)}

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from regen.layers.attention import Attention
-from regen.layers.positions import joined, rotation
+from regen.layers.positions import compute_rope, concat_rope
 from regen.networks.dit import Feedforward
 from regen.networks.latent_transformer import LatentTransformer
 
@@ -26,8 +26,8 @@ def inputs(tokens: int = 6, words: int = 4, b: int = 2) -> dict[str, Tensor]:
     return {
         "x": torch.randn(b, tokens, WIDTH),
         "positions": 3 * torch.rand(tokens, 3),
-        "level": torch.randn(b, WIDTH),
-        "keep": torch.arange(tokens) < torch.tensor([[tokens], [tokens - 2]]),
+        "cond": torch.randn(b, WIDTH),
+        "mask": torch.arange(tokens) < torch.tensor([[tokens], [tokens - 2]]),
         "text": torch.randn(b, words, WIDTH),
         "text_mask": torch.arange(words) < torch.tensor([[words - 1], [1]]),
     }
@@ -49,14 +49,14 @@ def test_gradient_reaches_every_parameter(num_joint_layers, timestep):
 @pytest.mark.parametrize("num_joint_layers", JOINT)
 def test_tokens_that_are_left_out_are_seen_by_none(num_joint_layers):
     network, arguments = awake(num_joint_layers), inputs()
-    keep, words = arguments["keep"], arguments["text_mask"]
+    keep, words = arguments["mask"], arguments["text_mask"]
     out = network(**arguments)
     changed = arguments | {
         "x": torch.where(keep[..., None], arguments["x"], 5.0),
         "text": torch.where(words[..., None], arguments["text"], -3.0),
     }
     torch.testing.assert_close(network(**changed)[keep], out[keep])
-    everything = arguments | {"keep": torch.ones_like(keep)}
+    everything = arguments | {"mask": torch.ones_like(keep)}
     assert not torch.allclose(network(**everything)[1, :4], out[1, :4], atol=1e-3)
     torch.testing.assert_close(network(**everything)[0], out[0])
 
@@ -102,8 +102,8 @@ def test_positions_of_each_sample_or_of_all(num_joint_layers):
 
 def test_rotations_join_in_the_order_of_their_tokens():
     one, two = 3 * torch.rand(5, 3), torch.rand(2, 4, 3)
-    both = joined(rotation(one, 12), rotation(two, 12))
-    wanted = rotation(torch.cat([one.expand(2, -1, -1), two], dim=1), 12)
+    both = concat_rope(compute_rope(one, 12), compute_rope(two, 12))
+    wanted = compute_rope(torch.cat([one.expand(2, -1, -1), two], dim=1), 12)
     assert torch.equal(both.cos, wanted.cos) and torch.equal(both.sin, wanted.sin)
 
 
@@ -130,6 +130,6 @@ def test_trunk_matrices_are_the_weights_of_attention_and_feedforward(num_joint_l
     weights = {id(p) for part in parts for p in part.parameters() if p.ndim == 2}
     keys_of_text = {id(p) for name, p in network.named_parameters() if name.endswith(".kv.weight")}
     assert len(keys_of_text) == (num_joint_layers == 2)
-    found = [id(matrix) for matrix in network.trunk_matrices()]
+    found = [id(matrix) for matrix in network.muon_parameters()]
     assert len(found) == len({*found}) and {*found} == weights | keys_of_text
     assert len(weights) == 4 * {0: 2, 1: 3, 2: 3}[num_joint_layers]

@@ -56,10 +56,10 @@ def test_the_padding_is_less_than_a_patch(patches, size):
 def test_join_inverts_cut(patches, size, channels):
     grid = patches.grid(*size)
     padded = patches.pad(torch.randn(2, channels, *size))
-    tokens = patches.cut(padded)
+    tokens = patches.patchify(padded)
     assert tokens.shape == (2, math.prod(grid), channels * patches.pixels)
-    assert torch.equal(patches.join(tokens, grid), padded)
-    assert torch.equal(patches.cut(patches.join(tokens.flip(1), grid)), tokens.flip(1))
+    assert torch.equal(patches.unpatchify(tokens, grid), padded)
+    assert torch.equal(patches.patchify(patches.unpatchify(tokens.flip(1), grid)), tokens.flip(1))
 
 
 @given(PATCHES, SIZES, st.data())
@@ -68,7 +68,9 @@ def test_a_pixel_belongs_to_the_token_of_its_own_patch(patches, size, data):
     clip, (_, y, x) = torch.randn(1, 3, *size), patches.grid(*size)
     moved = clip.clone()
     moved[0, :, place[0], place[1], place[2]] += 1
-    changed = (patches.cut(patches.pad(moved)) != patches.cut(patches.pad(clip))).any(-1)[0].nonzero()
+    changed = (
+        (patches.patchify(patches.pad(moved)) != patches.patchify(patches.pad(clip))).any(-1)[0].nonzero()
+    )
     group = math.ceil(place[0] / patches.frames)  # 0: the first frame alone
     expected = (group * y + place[1] // patches.side) * x + place[2] // patches.side
     assert changed.flatten().tolist() == [expected]
@@ -78,7 +80,7 @@ def test_a_pixel_belongs_to_the_token_of_its_own_patch(patches, size, data):
 def test_the_first_frame_stands_alone_and_the_others_in_groups(frame):
     patches, clip = Patches(4, 8), torch.zeros(1, 3, 9, 8, 8)
     clip[:, :, frame] = 1
-    touched = patches.cut(patches.pad(clip)).any(-1)[0].tolist()
+    touched = patches.patchify(patches.pad(clip)).any(-1)[0].tolist()
     assert touched == [frame == 0, 1 <= frame <= 4, frame >= 5]
 
 

@@ -7,27 +7,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regen.layers.positions import grid_positions, rotation
+from regen.layers.positions import compute_rope, grid_positions
 from regen.networks.patches import Patches
 from regen.networks.query_encoder import (
     QueryEncoder,
     ResolutionTokens,
     anchors,
-    spread_positions,
-    token_rotation,
+    token_rope,
 )
 
 CPU = torch.device("cpu")
 PATCHES = Patches(2, 4)
-POSITIONS = ["none", "spread", "anchored"]
+POSITIONS = ["none", "anchored"]
 GRIDS = st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12))
 SMALL = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 
 
-def tiny(positions: str = "none", shortcut: bool = False, moments: int = 6, bank: int = 50) -> QueryEncoder:
+def tiny(
+    positions: str = "none", shortcut: bool = False, moments: int = 6, num_queries: int = 50
+) -> QueryEncoder:
     return QueryEncoder(
-        channels=3, moments=moments, patches=PATCHES, width=24, depth=2, heads=2, bank=bank,
-        positions=positions, shortcut=shortcut,
+        channels=3, moments=moments, patches=PATCHES, width=24, depth=2, heads=2, num_queries=num_queries,
+        query_positions=positions, linear_skip=shortcut,
     )  # fmt: skip
 
 
@@ -54,8 +55,8 @@ def test_one_set_of_weights_answers_any_size(positions, grid, moments):
 
 
 def test_too_few_queries_are_told():
-    encoder = tiny(bank=11)
-    with pytest.raises(ValueError, match=r"region of 2 x 2 x 3 patches needs 12 queries and there are 11"):
+    encoder = tiny(num_queries=11)
+    with pytest.raises(ValueError, match="2 x 2 x 3 patches needs 12 queries, got num_queries=11"):
         encoder(padded(2, 2, 3))
     assert encoder(padded(1, 1, 11))[1].shape[2] == 11
 
@@ -70,7 +71,7 @@ def test_clips_of_a_batch_do_not_see_each_other(positions):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_a_clip_takes_the_first_queries_of_the_bank(positions):
+def test_a_clip_takes_the_first_queries_of_the_num_queries(positions):
     encoder, clips = awake(positions), padded(2, 2, 3)
     before = encoder(clips)
     torch.nn.init.normal_(encoder.queries[12:])
@@ -141,9 +142,9 @@ def test_the_grid_knows_its_places():
 @pytest.mark.parametrize("moments", [3, 6])
 def test_the_shortcut_acts_on_means_of_structural_latents_alone(moments):
     encoder, clips = awake(shortcut=True, moments=moments), padded()
-    (with_it, sequence), linear = encoder(clips), encoder.shortcut(PATCHES.cut(clips))
-    torch.nn.init.zeros_(encoder.shortcut.weight)
-    torch.nn.init.zeros_(encoder.shortcut.bias)
+    (with_it, sequence), linear = encoder(clips), encoder.linear_skip(PATCHES.patchify(clips))
+    torch.nn.init.zeros_(encoder.linear_skip.weight)
+    torch.nn.init.zeros_(encoder.linear_skip.bias)
     without, same = encoder(clips)
     assert torch.equal(sequence, same)
     assert torch.equal(with_it[:, 3:], without[:, 3:])
@@ -158,7 +159,7 @@ def test_anchored_queries_begin_with_their_patches():
         for layer in (block.attention.out, block.feedforward.project):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
-    patches = encoder.embed(PATCHES.cut(clips)) + encoder.kind
+    patches = encoder.embed(PATCHES.patchify(clips)) + encoder.type_embedding
     expected = encoder.sequence(encoder.queries[:12] + patches[:, anchors((2, 2, 3), CPU)])
     torch.testing.assert_close(encoder(clips)[1].transpose(1, 2), expected, atol=1e-5, rtol=1e-4)
 
@@ -188,24 +189,6 @@ def test_the_first_queries_lie_farther_apart_than_chance_would_have_it(grid, cou
     every = grid_positions(grid, CPU)
     by_chance = sum(spacing(every[torch.randperm(len(every))[:count]]) for _ in range(100)) / 100
     assert spacing(every[anchors(grid, CPU)[:count]]) > 1.1 * by_chance
-    anywhere = sum(spacing(torch.rand(count, 3) * torch.tensor(grid)) for _ in range(100)) / 100
-    assert spacing(spread_positions(count, grid, CPU)) > 1.1 * anywhere
-
-
-@given(GRIDS, st.integers(1, 400), st.integers(0, 50))
-def test_spread_positions_lie_in_the_grid_and_begin_alike_whatever_their_number(grid, count, more):
-    places = spread_positions(count, grid, CPU)
-    assert (places >= -0.5).all() and (places <= torch.tensor(grid) - 0.5).all()
-    assert torch.equal(spread_positions(count + more, grid, CPU)[:count], places)
-
-
-@given(GRIDS, st.integers(200, 2560))
-def test_spread_positions_fill_each_axis_evenly(grid, count):
-    """No beginning of an axis holds more or fewer of them than its length asks for, but for a few."""
-    for places, length in zip(spread_positions(count, grid, CPU).T, grid, strict=True):
-        level = ((places + 0.5) / length).sort().values
-        even = (torch.arange(count) + 0.5) / count
-        assert (level - even).abs().max() * count <= 12
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -213,18 +196,17 @@ def test_spread_positions_fill_each_axis_evenly(grid, count):
 def test_queries_turn_as_their_places_say(positions, grid, data):
     count = math.prod(grid)
     queries = data.draw(st.integers(0, count))
-    found = token_rotation(grid, queries, 3, positions, 12, CPU)
+    found = token_rope(grid, queries, 3, positions, 12, CPU)
     every = grid_positions(grid, CPU)
     places = {
         "none": torch.zeros(queries, 3),
-        "spread": spread_positions(queries, grid, CPU),
         "anchored": every[anchors(grid, CPU)[:queries]],
     }[positions]
-    for a, b in zip(found, rotation(torch.cat([every, places, torch.zeros(3, 3)]), 12), strict=True):
+    for a, b in zip(found, compute_rope(torch.cat([every, places, torch.zeros(3, 3)]), 12), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_trunk_matrices_are_the_linear_layers_of_the_blocks():
-    shapes = [tuple(matrix.shape) for matrix in tiny().trunk_matrices()]
+    shapes = [tuple(matrix.shape) for matrix in tiny().muon_parameters()]
     assert len(shapes) == 2 * 4
     assert set(shapes) == {(72, 24), (24, 24), (96, 24), (24, 96)}

@@ -44,7 +44,7 @@ def latents_of(
     structural = torch.randn(b, CHANNELS, frames, height, width)
     if not kind.startswith("hybrid"):
         return Latents.of(structural)
-    regions = len(layout().regions(frames, height, width).places) * -(-frames // 2)
+    regions = len(layout().regions(frames, height, width).boxes) * -(-frames // 2)
     lengths = torch.randint(0, 4, (b, regions))
     lengths[:, 0] += 1
     longest = int(lengths.sum(1).max())

@@ -55,7 +55,7 @@ def make_hybrid_model(folder: Path) -> str:
         num_queries=20,
         region_size=2,
         length_multiple=4,
-        query_positions="spread",
+        query_positions="anchored",
         chunk_frames=17,
     )
     for parameter in model.parameters():

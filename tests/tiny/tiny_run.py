@@ -81,7 +81,7 @@ class TinyModel(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
 
-    def trunk_matrices(self) -> list[nn.Parameter]:
+    def muon_parameters(self) -> list[nn.Parameter]:
         return [self.leave.weight]
 
     def enable_gradient_checkpointing(self) -> None:

@@ -240,10 +240,10 @@ def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path: Path) -> N
     four = fresh(seed=0, linear_skip=True)
     four.save_pretrained(tmp_path / "four")
     eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, linear_skip=True)
-    before = eight.encoder.shortcut.conv.weight.clone()
+    before = eight.encoder.linear_skip.conv.weight.clone()
     init_weights(eight, InitConfig(str(tmp_path / "four")))
-    assert eight.encoder.shortcut.conv.weight.shape == before.shape
+    assert eight.encoder.linear_skip.conv.weight.shape == before.shape
     still = torch.randn(1, 3, 1, 16, 16)
     short, long = still.expand(-1, -1, 5, -1, -1), still.expand(-1, -1, 9, -1, -1)
-    latents = four.encoder.shortcut(short)
-    torch.testing.assert_close(eight.encoder.shortcut(long), latents, atol=1e-4, rtol=1e-4)
+    latents = four.encoder.linear_skip(short)
+    torch.testing.assert_close(eight.encoder.linear_skip(long), latents, atol=1e-4, rtol=1e-4)

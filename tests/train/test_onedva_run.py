@@ -60,7 +60,7 @@ def test_two_stages_and_post_training(videos, tmp_path, capsys):
     before = AutoencoderOneDVA.from_pretrained(run_recipe(stage2, [videos], tmp_path / "stage2", CPU))
     first = AutoencoderOneDVA.from_pretrained(tmp_path / "stage1" / "model")
     for half in ("encoder", "decoder"):  # which were fitted, not learned
-        ours, theirs = (getattr(model, half).shortcut.weight for model in (before, first))
+        ours, theirs = (getattr(model, half).linear_skip.weight for model in (before, first))
         assert torch.equal(ours, theirs)
     assert first.objective.lengths == "full" and before.objective.lengths == "motion"
     post = tiny(
@@ -70,7 +70,7 @@ def test_two_stages_and_post_training(videos, tmp_path, capsys):
     after = AutoencoderOneDVA.from_pretrained(run_recipe(post, [videos], tmp_path / "post", CPU))
     for name, weight in after.encoder.state_dict().items():
         assert torch.equal(weight, before.encoder.state_dict()[name]), name
-    assert not torch.equal(after.decoder.spread.weight, before.decoder.spread.weight)
+    assert not torch.equal(after.decoder.proj_out.weight, before.decoder.proj_out.weight)
     assert torch.equal(after.latents_std, before.latents_std)
     assert "frozen: the encoder, so the latents do not change" in capsys.readouterr().err
 

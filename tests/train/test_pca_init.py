@@ -31,11 +31,11 @@ def test_it_begins_with_the_smallest_error_that_is_linear(tmp_path):
     model, data = AutoencoderOneDVA(**asdict(CONFIG)), batches(tmp_path)
     init_from_pca(model, data, 16)
     clips = torch.cat([batch["clip"] for batch in data])
-    patches = model.patches.cut(model.patches.pad(clips)).flatten(0, 1)
+    patches = model.patches.patchify(model.patches.pad(clips)).flatten(0, 1)
     values = torch.linalg.svdvals((patches - patches.mean(0)).double())
     least = (values[CONFIG.latent_channels :].square().sum() / patches.numel()).item()
     latents = model.encode(clips).latent_dist.mode()
-    padded = model.decoder.finish(torch.zeros(len(clips), 2, 6, 16, 16), latents.grid)
+    padded = model.decoder.to_pixels(torch.zeros(len(clips), 2, 6, 16, 16), latents.grid)
     error = (padded - model.patches.pad(clips)).square().mean().item()
     assert error == pytest.approx(least, rel=1e-2, abs=1e-6)
     assert latents.grid.std().item() == pytest.approx(1, rel=0.05)
@@ -46,7 +46,7 @@ def test_frozen_linear_maps_stay(tmp_path):
     report = init_weights(model, InitConfig(freeze=("linear",), pca_clips=4))
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert frozen == {
-        f"{half}.shortcut.{kind}" for half in ("encoder", "decoder") for kind in ("weight", "bias")
+        f"{half}.linear_skip.{kind}" for half in ("encoder", "decoder") for kind in ("weight", "bias")
     }
     assert "frozen: the linear maps" in str(report)
 

@@ -126,13 +126,13 @@ def _contest(
 ) -> "Benchmark":
     from regen.evaluate.benchmark.benchmark import Benchmark
     from regen.media.sizes import parse_size
-    from regen.runtime import name_of, pick_dtype
+    from regen.runtime import dtype_name, pick_dtype
 
     return Benchmark(
         systems=tuple(entries),
         data=data,
         report=report,
-        dtype=name_of(pick_dtype(conditions.dtype, device)),
+        dtype=dtype_name(pick_dtype(conditions.dtype, device)),
         sizes=tuple(dict.fromkeys(map(parse_size, conditions.size))) or (None,),
         steps=tuple(dict.fromkeys(conditions.steps)) or (1,),
         seed=conditions.seed,

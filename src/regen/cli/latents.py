@@ -93,7 +93,7 @@ def export(
     from regen.corpus.export import export_latents
     from regen.corpus.plan import Export
     from regen.corpus.ray_engine import connected, default_dtype, export_latents_with_ray
-    from regen.runtime import name_of, pick_device, pick_dtype
+    from regen.runtime import dtype_name, pick_device, pick_dtype
 
     with clean_exit(out), progress_bar("export") as on_progress:
         if engine == "ray":
@@ -103,7 +103,7 @@ def export(
                 export_latents_with_ray(asked, cluster, target, processes, on_progress)
         else:
             target = pick_device(device)
-            asked = Export(model, data, out, _settings(form, name_of(pick_dtype(form.dtype, target))))
+            asked = Export(model, data, out, _settings(form, dtype_name(pick_dtype(form.dtype, target))))
             export_latents(asked, target, 1 if processes is None else processes, on_progress)
     overview.show(overview.overview(out), json)
 

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import psutil
 import torch
 
-from regen.tiling import SMALLEST, Tile
+from regen.tiling import MIN_TILE_SIDE, Tile
 
 T = TypeVar("T")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -83,7 +83,7 @@ def halve_tile(tile: Tile | None, height: int, width: int) -> Tile | None:
 
 
 def _round_up(side: int) -> int:
-    return max(SMALLEST, -(-side // 8) * 8)
+    return max(MIN_TILE_SIDE, -(-side // 8) * 8)
 
 
 class OomRetry:

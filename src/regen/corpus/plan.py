@@ -16,7 +16,7 @@ from regen.locks import Claims
 from regen.media.sizes import Size
 from regen.pretrained.models import Autoencoder, load, weights_hash
 from regen.runtime import DTYPES
-from regen.tiling import PLACE, Tile
+from regen.tiling import LATENT_STRIDE, Tile
 
 LoadModel = Callable[[], Autoencoder]
 
@@ -46,9 +46,9 @@ class ExportSettings:
         for name in (self.dtype, self.store):
             if name not in DTYPES:
                 raise ValueError(f"There is no dtype called {name!r}; use one of {', '.join(DTYPES)}.")
-        if self.size is not None and (self.size.height % PLACE or self.size.width % PLACE):
+        if self.size is not None and (self.size.height % LATENT_STRIDE or self.size.width % LATENT_STRIDE):
             raise ValueError(
-                f"The sides of {self.size} are no multiples of {PLACE}, the pixels of one latent; "
+                f"The sides of {self.size} are no multiples of {LATENT_STRIDE}, the pixels of one latent; "
                 "give a --size whose sides are."
             )
         if self.fps is not None and self.fps <= 0:

@@ -26,7 +26,7 @@ from regen.corpus.plan import Export, ExportPlan, prepare
 from regen.corpus.shards import LatentManifest, is_complete
 from regen.corpus.sources import Sample
 from regen.pretrained.models import find_model, silence_logging
-from regen.runtime import name_of, pick_device, pick_dtype
+from regen.runtime import dtype_name, pick_device, pick_dtype
 
 RUN = 8  # samples that one task decodes
 DEPTH = 4  # chunks of a task that are decoded before they are asked for
@@ -66,7 +66,7 @@ class Cluster:
 
 def default_dtype(device: torch.device) -> str:
     """The precision in which a cluster computes by default; its GPUs are not those of this machine."""
-    return "bf16" if device.type == "cuda" else name_of(pick_dtype(None, device))
+    return "bf16" if device.type == "cuda" else dtype_name(pick_dtype(None, device))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regen.networks.encoder import CausalEncoder
-from regen.tiling import PLACE, Tile, Tiling, cut
+from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
 
 
 class VideoAutoencoder(ModelMixin, ConfigMixin):
@@ -33,7 +33,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def spatial_compression_ratio(self) -> int:
-        return PLACE
+        return LATENT_STRIDE
 
     @property
     def latent_channels(self) -> int:
@@ -130,10 +130,10 @@ class PyramidAutoencoder(VideoAutoencoder):
         on at once; by default what `enable_tiling` set. Raises ValueError for any other shape.
         """
         frames, height, width = video.shape[2:]
-        if frames not in (1, self.chunk_frames) or height % PLACE or width % PLACE:
+        if frames not in (1, self.chunk_frames) or height % LATENT_STRIDE or width % LATENT_STRIDE:
             raise ValueError(
                 f"A chunk has {self.chunk_frames} frames (or 1, an image) and sides that are multiples of "
-                f"{PLACE}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
+                f"{LATENT_STRIDE}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
             )
         distribution = self._posterior(video.to(self.dtype), normalised=True, tile=tile or self.tile)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
@@ -142,8 +142,8 @@ class PyramidAutoencoder(VideoAutoencoder):
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
     ) -> IdentityDistribution | DiagonalGaussianDistribution:
         video = video.to(memory_format=torch.channels_last_3d)
-        tiling = Tiling.of(video.shape[3] // PLACE, video.shape[4] // PLACE, tile)
-        moments = tiling.join((self.encoder(cut(video, place, PLACE)) for place in tiling.places), 1)
+        tiling = Tiling.of(video.shape[3] // LATENT_STRIDE, video.shape[4] // LATENT_STRIDE, tile)
+        moments = tiling.blend((self.encoder(crop(video, box, LATENT_STRIDE)) for box in tiling.boxes), 1)
         return self._distribution(moments, normalised)
 
     def _training_latents(

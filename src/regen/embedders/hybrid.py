@@ -16,7 +16,7 @@ from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import LengthMode, MotionLengthRule
 from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder
-from regen.tiling import Tile, Tiling, cut
+from regen.tiling import Tile, Tiling, crop
 
 RegionTokens = tuple[
     Float[Tensor, "b c _"], Bool[Tensor, "b _"]
@@ -49,18 +49,18 @@ class HybridAutoencoder(VideoAutoencoder):
         side = self.config.region_size or max(y, x)
         if n * min(y, side) * min(x, side) > self.config.num_queries:
             side = max(1, isqrt(self.config.num_queries // n))
-        return Tiling.apart(y, x, side)
+        return Tiling.non_overlapping(y, x, side)
 
     def budgets(self, frames: int, height: int, width: int) -> list[int]:
         """The most 1D latents that each region of such a clip can have: one for each patch (spec B3)."""
         n = self.patches.grid(frames, height, width)[0]
-        places = self.regions(frames, height, width).places
-        return [n * (bottom - top) * (right - left) for (top, bottom), (left, right) in places]
+        boxes = self.regions(frames, height, width).boxes
+        return [n * (bottom - top) * (right - left) for (top, bottom), (left, right) in boxes]
 
     def region_clips(self, video: Float[Tensor, "b 3 t h w"]) -> list[Float[Tensor, "b 3 t _ _"]]:
         """The pixels of each region."""
-        places, side = self.regions(*video.shape[2:]).places, self.patches.side
-        return [cut(video, place, side) for place in places]
+        boxes, side = self.regions(*video.shape[2:]).boxes, self.patches.side
+        return [crop(video, box, side) for box in boxes]
 
     def lengths(self, video: Float[Tensor, "b 3 t h w"]) -> Int64[Tensor, "b r"]:
         """How many 1D latents each region of a clip gets by its motion (spec B4)."""
@@ -133,7 +133,7 @@ class HybridAutoencoder(VideoAutoencoder):
             return self.encoder(_stacked(padded, tiling, group, self.patches.side))
 
         grids, parts = _by_region(encode, tiling, self._at_once(tile, tiling))
-        structural = tiling.join(grids, 1)
+        structural = tiling.blend(grids, 1)
         if normalised:
             structural, parts = self._normal(structural, 0), [self._normal(part, 1) for part in parts]
         return LatentPosterior(structural, parts, lengths, self.latent_channels)
@@ -158,8 +158,8 @@ class HybridAutoencoder(VideoAutoencoder):
             level = t if len(t) == 1 else t.repeat(len(group))
             return self.decoder(noise, grid, sequence, keep, level)
 
-        features, tapped = _by_region(decode, tiling, max_batch)
-        return self.decoder.finish(tiling.join(features, side), structural), tiling.join(tapped, 1)
+        features, repa = _by_region(decode, tiling, max_batch)
+        return self.decoder.to_pixels(tiling.blend(features, side), structural), tiling.blend(repa, 1)
 
     def _check_latents(self, latents: Latents) -> None:
         n, y, x = latents.shape[2:]
@@ -199,14 +199,14 @@ class HybridAutoencoder(VideoAutoencoder):
     def _at_once(self, tile: Tile | None, tiling: Tiling) -> int:
         """How many regions to work on together: as many as have the area of the tile, or all."""
         if tile is None:
-            return len(tiling.places)
-        largest = max((bottom - top) * (right - left) for (top, bottom), (left, right) in tiling.places)
+            return len(tiling.boxes)
+        largest = max((bottom - top) * (right - left) for (top, bottom), (left, right) in tiling.boxes)
         return max(1, tile.height * tile.width // (largest * self.patches.side**2))
 
 
 def _stacked(whole: Float[Tensor, "b ..."], tiling: Tiling, group: list[int], unit: int) -> Tensor:
     """Regions of a batch of pictures as a larger batch, region after region."""
-    return torch.cat([cut(whole, tiling.places[number], unit) for number in group])
+    return torch.cat([crop(whole, tiling.boxes[number], unit) for number in group])
 
 
 def _by_region(
@@ -214,8 +214,8 @@ def _by_region(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Both results of `work` for each region, in order; up to `max_batch` of one shape are one call."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for group in tiling.alike(max_batch):
+    for group in tiling.group_by_shape(max_batch):
         both = (answer.chunk(len(group)) for answer in work(group))
         found |= dict(zip(group, zip(*both, strict=True), strict=True))
-    order = [found[number] for number in range(len(tiling.places))]
+    order = [found[number] for number in range(len(tiling.boxes))]
     return [one[0] for one in order], [one[1] for one in order]

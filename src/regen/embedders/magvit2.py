@@ -20,7 +20,7 @@ from regen import diffusion
 from regen.embedders.base import PyramidAutoencoder, blend_frames
 from regen.networks.conv_decoder import CausalDecoder
 from regen.networks.encoder import CausalEncoder, stride_plan
-from regen.tiling import PLACE, Tile, Tiling, cut
+from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
 
 # (target, reconstruction) -> an auxiliary loss and what to log: perceptual, adversarial.
 AuxiliaryLoss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -85,7 +85,7 @@ class AutoencoderMagvit2(PyramidAutoencoder):
         reconstruction_weight: float = 5.0,
         latents_mean: list[list[float]] | None = None,
         latents_std: list[list[float]] | None = None,
-        spatial_compression_ratio: int = PLACE,
+        spatial_compression_ratio: int = LATENT_STRIDE,
         scaling_factor: float = 1.0,
     ):
         super().__init__()
@@ -96,7 +96,7 @@ class AutoencoderMagvit2(PyramidAutoencoder):
                 f"At ratio {temporal_compression_ratio} there are {len(strides)} stages; give as many "
                 f"widths, not {len(encoder_widths)} in the encoder and {len(decoder_widths)} in the decoder."
             )
-        if latent_channels < 1 or (spatial_compression_ratio, scaling_factor) != (PLACE, 1.0):
+        if latent_channels < 1 or (spatial_compression_ratio, scaling_factor) != (LATENT_STRIDE, 1.0):
             raise ValueError("The baseline has at least 1 latent channel, the spatial ratio 8 and scale 1.")
         if late_upsampling is None:
             late_upsampling = temporal_compression_ratio == 32
@@ -146,8 +146,8 @@ class AutoencoderMagvit2(PyramidAutoencoder):
             )
         tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
         raw = self._raw(latents)
-        parts = (self.decoder(cut(raw, place, 1)).float() for place in tiling.places)
-        sample = tiling.join(parts, PLACE)
+        parts = (self.decoder(crop(raw, box, 1)).float() for box in tiling.boxes)
+        sample = tiling.blend(parts, LATENT_STRIDE)
         if times is not None:
             sample = blend_frames(sample, times * (sample.shape[2] - 1))
         return DecoderOutput(sample=sample) if return_dict else (sample,)

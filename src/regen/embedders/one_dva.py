@@ -20,8 +20,8 @@ from regen.embedders.base import blend_frames
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
 from regen.latents import Latents
 from regen.losses.one_dva import AuxiliaryLoss, OneDVAObjective, latent_losses
-from regen.networks.dit import Timestep
-from regen.networks.hybrid_decoder import HybridDecoder, Tail
+from regen.networks.dit import TimestepConditioning
+from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import MotionLengthRule
 from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
@@ -57,10 +57,8 @@ class OneDVAConfig:
     picture is one, as far as there are queries for it. Regions as large as the training's crops keep small
     models good at any size."""
     query_positions: QueryPositions = "none"
-    """Where 1D latents lie: nowhere (none), at places spread over the clip, or each at a patch (anchored)."""
-    timestep_conditioning: Timestep = "adaln_zero"
-    tail: Tail = "mask"
-    """What stands for dropped 1D latents: nothing (mask), or a learned token each (mask_token)."""
+    """Positions of the queries: none, or each that of a patch (anchored)."""
+    timestep_conditioning: TimestepConditioning = "adaln_zero"
     long_skip: bool = True
     """The noisy patch's embedding enters the last layer, beside what the blocks make of it."""
     prediction: diffusion.Prediction = "sample"
@@ -106,8 +104,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         num_queries: int = 2560,
         region_size: int | None = None,
         query_positions: QueryPositions = "none",
-        timestep_conditioning: Timestep = "adaln_zero",
-        tail: Tail = "mask",
+        timestep_conditioning: TimestepConditioning = "adaln_zero",
         long_skip: bool = True,
         prediction: diffusion.Prediction = "sample",
         length_multiple: int = 16,
@@ -134,7 +131,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         )  # fmt: skip
         self.decoder = HybridDecoder(
             latent_channels, self.patches, width, depth, heads, pixel_channels, timestep_conditioning,
-            num_queries, query_positions, tail, long_skip, linear_skip,
+            num_queries, query_positions, long_skip, linear_skip,
         )  # fmt: skip
 
     @apply_forward_hook
@@ -156,7 +153,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         for the batch or one for each entry. `tile` bounds how many regions are worked on at once. Values are
         about [-1, 1], not clamped. Raises ValueError when steps < 1 or the latents have another shape.
         """
-        grid, (n, y, x) = diffusion.noise_grid(steps), latents.shape[2:]
+        grid, (n, y, x) = diffusion.get_schedule(steps), latents.shape[2:]
         self._check_latents(latents)
         side, frames = self.patches.side, 1 + (n - 1) * self.patches.frames
         tiling = self.regions(frames, y * side, x * side)
@@ -170,7 +167,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
                 0
             ].float()
 
-        sample = solver(diffusion.velocity_of(network, self.config.prediction), noise, grid)
+        sample = solver(diffusion.as_velocity(network, self.config.prediction), noise, grid)
         sample = self.patches.crop(sample, frames, y * side, x * side)
         if times is not None:
             sample = blend_frames(sample, times * (frames - 1))
@@ -202,32 +199,32 @@ class AutoencoderOneDVA(HybridAutoencoder):
         objective, target = self.objective, batch["target"]
         assert len(generators) == len(target), "one generator for each sample"
         size = target.shape[2:]
-        t = diffusion.draw_noise_levels(objective.pure_noise_prob, generators, objective.density)
+        t = diffusion.sample_noise_levels(objective.pure_noise_prob, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
         noise = randn_tensor(clean.shape, generators, target.device, torch.float32)
         inputs, tiling = self._decoder_inputs(batch, generators, auxiliary), self.regions(*size)
-        tapped: list[Tensor] = []
+        repa_features: list[Tensor] = []
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            all_regions = len(tiling.places)
+            all_regions = len(tiling.boxes)
             answer, features = self._decode_regions(
                 noisy, t, inputs.structural, inputs.parts, tiling, all_regions
             )
-            tapped.append(features)
+            repa_features.append(features)
             return answer
 
-        losses, guess = diffusion.velocity_loss(
+        losses, x0_pred = diffusion.velocity_loss(
             network, clean, noise, t, self.config.prediction, objective.t_min,
             lambda error: self.patches.crop(error, *size),
         )  # fmt: skip
-        loss, guess = losses.mean() + inputs.loss, self.patches.crop(guess, *size)
-        squared = (guess.detach() - target).square().flatten(1).mean(1)
+        loss, x0_pred = losses.mean() + inputs.loss, self.patches.crop(x0_pred, *size)
+        squared = (x0_pred.detach() - target).square().flatten(1).mean(1)
         noisiest = (t == t.max()).float()
         logs = inputs.logs | {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
         if objective.l1_weight > 0:
-            loss = loss + objective.l1_weight * (guess - target).abs().mean()
+            loss = loss + objective.l1_weight * (x0_pred - target).abs().mean()
         if auxiliary is not None:
-            for term, said in (auxiliary(target, guess), auxiliary.represent(tapped[0], target)):
+            for term, said in (auxiliary(target, x0_pred), auxiliary.represent(repa_features[0], target)):
                 loss, logs = loss + term, logs | said
         return loss, {"loss": loss.detach(), **logs}
 
@@ -239,9 +236,9 @@ class AutoencoderOneDVA(HybridAutoencoder):
         widest = max(config.width, config.encoder_width)
         return int(tokens * 20 * widest * self.dtype.itemsize + pixels * (3 + config.pixel_channels) * 8)
 
-    def trunk_matrices(self) -> list[nn.Parameter]:
+    def muon_parameters(self) -> list[nn.Parameter]:
         """The 2-D weights inside the blocks of encoder and decoder, for optimizers such as Muon."""
-        return self.encoder.trunk_matrices() + self.decoder.trunk_matrices()
+        return self.encoder.muon_parameters() + self.decoder.muon_parameters()
 
     def _decoder_inputs(
         self, batch: dict[str, Tensor], generators: list[torch.Generator], auxiliary: AuxiliaryLoss | None

@@ -18,18 +18,11 @@ from torch import Tensor, nn
 
 from regen import diffusion
 from regen.embedders.base import PyramidAutoencoder
-from regen.networks.conditioning import (
-    Condition,
-    Conditioning,
-    ContextConditioner,
-    FirstFrame,
-    LatentConditioner,
-    Modulation,
-)
-from regen.networks.dit import DiT, Timestep
+from regen.networks.conditioning import Condition, Conditioning, ContextConditioner, LatentConditioner
+from regen.networks.dit import DiT, TimestepConditioning
 from regen.networks.encoder import CausalEncoder, stride_plan
-from regen.tiling import PLACE as PATCH
-from regen.tiling import Tile, Tiling, cut
+from regen.tiling import LATENT_STRIDE as PATCH
+from regen.tiling import Tile, Tiling, crop
 
 
 @dataclass(frozen=True)
@@ -51,14 +44,10 @@ class RegenConfig:
     depth: int = 24
     heads: int = 16
     conditioning: Conditioning = "content_aware"
-    """How the decoder is told of the latents: as positions made of them, or (the ablation, for which the four
-    fields below mean nothing) as more tokens beside those of the pixels, all with fixed positions."""
+    """How latents condition the decoder: as content-aware positions, or (ablation) as additional tokens with
+    fixed positions, which ignores `siren_width`."""
     siren_width: int = 256
-    siren_layers: int = 3
-    modulation: Modulation = "film"
-    """How the motion latent acts inside the sines: gain and phase (film), or phase alone (shift)."""
-    first_frame: FirstFrame = "zc"
-    timestep_conditioning: Timestep = "adaln_zero"
+    timestep_conditioning: TimestepConditioning = "adaln_zero"
     """How the noise level enters besides being added to the tokens: not at all (add), through one projection
     that the blocks share (adaln_single), or through one in each block (adaln_zero)."""
     prediction: diffusion.Prediction = "sample"
@@ -100,10 +89,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         heads: int = 16,
         conditioning: Conditioning = "content_aware",
         siren_width: int = 256,
-        siren_layers: int = 3,
-        modulation: Modulation = "film",
-        first_frame: FirstFrame = "zc",
-        timestep_conditioning: Timestep = "adaln_zero",
+        timestep_conditioning: TimestepConditioning = "adaln_zero",
         prediction: diffusion.Prediction = "sample",
         attention_window: int | None = None,
         t_min: float = 0.05,
@@ -125,7 +111,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         self.conditioner = (
             ContextConditioner(latent_channels, width, temporal_compression_ratio)
             if conditioning == "in_context"
-            else LatentConditioner(latent_channels, width, siren_width, siren_layers, modulation, first_frame)
+            else LatentConditioner(latent_channels, width, siren_width)
         )
         self.decoder = DiT(width, depth, heads, PATCH, timestep_conditioning, attention_window)
 
@@ -149,25 +135,25 @@ class AutoencoderRegen(PyramidAutoencoder):
         about [-1, 1] and not clamped.
         Raises ValueError when steps < 1, or when an image (n = 1) is asked for a time other than 0.
         """
-        grid = diffusion.noise_grid(steps)
+        grid = diffusion.get_schedule(steps)
         times = self._times(latents, times)
         shape = (latents.shape[0], 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
         noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=torch.float32)
         tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
         raw = self._raw(latents)
         conditions: Iterable[Condition] = (
-            self._condition(cut(raw, place, 1), times, corner=(place[0][0], place[1][0]))
-            for place in tiling.places
+            self._condition(crop(raw, place, 1), times, corner=(place[0][0], place[1][0]))
+            for place in tiling.boxes
         )
         if steps > 1:  # computed once; for a single step, tile by tile, which takes less memory
             conditions = list(conditions)
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            pairs = zip(tiling.places, conditions, strict=True)
-            parts = ((cut(noisy, place, PATCH).to(self.dtype), *condition) for place, condition in pairs)
-            return tiling.join((self.decoder(x, at, t, more).float() for x, at, more in parts), PATCH)
+            pairs = zip(tiling.boxes, conditions, strict=True)
+            parts = ((crop(noisy, place, PATCH).to(self.dtype), *condition) for place, condition in pairs)
+            return tiling.blend((self.decoder(x, at, t, more).float() for x, at, more in parts), PATCH)
 
-        sample = solver(diffusion.velocity_of(network, self.config.prediction), noise, grid)
+        sample = solver(diffusion.as_velocity(network, self.config.prediction), noise, grid)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(
@@ -194,14 +180,14 @@ class AutoencoderRegen(PyramidAutoencoder):
             noise = randn_tensor(latents.shape, generators, latents.device, torch.float32)
             latents = latents + self.config.latent_noise_std * noise.to(latents)
         positions, context = self._condition(latents, times)
-        t = diffusion.draw_noise_levels(self.config.pure_noise_prob, generators).to(target.device)
+        t = diffusion.sample_noise_levels(self.config.pure_noise_prob, generators).to(target.device)
         noise = randn_tensor(target.shape, generators, target.device, torch.float32)
-        losses, guess = diffusion.velocity_loss(
+        losses, x0_pred = diffusion.velocity_loss(
             lambda noisy, t: self.decoder(noisy, positions, t, context),
             target, noise, t, self.config.prediction, self.config.t_min,
         )  # fmt: skip
         loss = losses.mean()
-        squared = (guess.detach() - target).square().flatten(1).mean(1)
+        squared = (x0_pred.detach() - target).square().flatten(1).mean(1)
         noisiest = (t == t.max()).float()
         logs = {"psnr": -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)}
         if kl is not None:
@@ -220,9 +206,9 @@ class AutoencoderRegen(PyramidAutoencoder):
         encoder = frames * height * width / config.encoder_patch_size**2 * 8 * config.encoder_widths[0] * item
         return int(max(decoder, encoder))
 
-    def trunk_matrices(self) -> list[nn.Parameter]:
+    def muon_parameters(self) -> list[nn.Parameter]:
         """The 2-D weights inside the decoder's blocks, for optimizers that treat matrices as such (Muon)."""
-        return self.decoder.trunk_matrices()
+        return self.decoder.muon_parameters()
 
     def _condition(
         self, raw: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"], corner: tuple[int, int] = (0, 0)
@@ -252,12 +238,12 @@ def _check(config: FrozenDict, stages: int) -> None:
     """Raises ValueError for options that exclude each other."""
     width, heads, window = config.width, config.heads, config.attention_window
     in_context = config.conditioning == "in_context"
-    smallest = min(config.latent_channels, config.depth, config.siren_layers)
+    smallest = min(config.latent_channels, config.depth)
     bounded = 0 <= config.pure_noise_prob <= 1 and 0 < config.t_min <= 1
     wants = {
         f"{stages} encoder_widths, one for each stage": len(config.encoder_widths) == stages,
         f"a width that {heads} heads divide, not {width}": heads > 0 and width % heads == 0,
-        "at least 1 channel, block and SIREN layer": smallest > 0,
+        "at least 1 channel and block": smallest > 0,
         "an attention_window of 2 or more, or none": window is None or window >= 2,
         "no attention_window with in_context, where all tokens see all": window is None or not in_context,
         "pure_noise_prob from 0 to 1, and t_min above 0": bounded,

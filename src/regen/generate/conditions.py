@@ -75,7 +75,7 @@ class ConditionEmbedding(nn.Module):
         if text_width:
             self.text_in = nn.Linear(text_width, width)
             self.text_pool = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
-            self.without_text = nn.Parameter(torch.zeros(width))
+            self.null_text = nn.Parameter(torch.zeros(width))
 
     def forward(
         self, condition: Condition
@@ -91,5 +91,5 @@ class ConditionEmbedding(nn.Module):
         keep = condition.text_mask
         states = self.text_norm(condition.text.to(self.text_norm.weight.dtype))
         total = (states * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp_min(1)
-        pooled = torch.where(keep.any(1, keepdim=True), self.text_pool(total), self.without_text)
+        pooled = torch.where(keep.any(1, keepdim=True), self.text_pool(total), self.null_text)
         return pooled, self.text_in(states), keep

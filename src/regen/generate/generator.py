@@ -22,9 +22,9 @@ from regen.generate.conditions import Condition, ConditionEmbedding
 from regen.generate.tokens import LENGTH, SEQUENCE, TokenLayout
 from regen.latents import Latents
 from regen.layers.attention import Grid
-from regen.layers.positions import NoiseLevelEmbedding, sinusoids
+from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
 from regen.networks.dit import patchify, unpatchify, zero_linear
-from regen.networks.latent_transformer import LatentTransformer, Level
+from regen.networks.latent_transformer import AdaLNType, LatentTransformer
 
 T = TypeVar("T", float, Tensor)
 INDEX_WIDTH = 64  # sinusoids of the number of a 1D latent in its region, and of how many there are
@@ -42,7 +42,7 @@ class GeneratorConfig:
     it is 0."""
     patch_size: int = 2
     """Latent places on a side that become one token."""
-    timestep_conditioning: Level = "adaln_zero"
+    timestep_conditioning: AdaLNType = "adaln_zero"
     """How noise level and condition act: through one projection that all blocks share (adaln_single), or one
     in each block (adaln_zero)."""
     condition_dropout: float = 0.1
@@ -111,7 +111,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         heads: int = 16,
         num_joint_layers: int = 0,
         patch_size: int = 2,
-        timestep_conditioning: Level = "adaln_zero",
+        timestep_conditioning: AdaLNType = "adaln_zero",
         condition_dropout: float = 0.1,
         given_frames_prob: float = 0.15,
         timestep_shift: float = 1.0,
@@ -126,17 +126,17 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         self.layout = TokenLayout(own.chunk_latents, patch_size, own.region_size, own.num_queries)
         values = self.latent_spec.channels * patch_size**2
         self.embed = nn.Linear(values, width)
-        self.kinds = nn.Embedding(4 if self.latent_spec.has_sequence else 2, width)
-        nn.init.normal_(self.kinds.weight, std=0.2)
-        self.given = nn.Parameter(torch.zeros(width))  # zero: given frames begin like the others
-        self.noise_level = NoiseLevelEmbedding(width)
+        self.type_embedding = nn.Embedding(4 if self.latent_spec.has_sequence else 2, width)
+        nn.init.normal_(self.type_embedding.weight, std=0.2)
+        self.given_embedding = nn.Parameter(torch.zeros(width))  # zero: given frames begin like the others
+        self.timestep_embedding = TimestepEmbedding(width)
         self.condition = ConditionEmbedding(width, len(classes or ()), text_width)
         self.transformer = LatentTransformer(width, depth, heads, num_joint_layers, timestep_conditioning)
         self.out = zero_linear(width, values)
         if self.latent_spec.has_sequence:
             self.embed_sequence = nn.Linear(self.latent_spec.channels, width)
-            self.index = nn.Linear(INDEX_WIDTH, width)
-            self.length = nn.Linear(INDEX_WIDTH, width)
+            self.index_embedding = nn.Linear(INDEX_WIDTH, width)
+            self.length_embedding = nn.Linear(INDEX_WIDTH, width)
             self.out_sequence = zero_linear(width, self.latent_spec.channels)
 
     @property
@@ -172,14 +172,14 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         """
         grid, patch = self.layout.grid(*noisy.shape[2:]), self.config.patch_size
         x = self.embed(patchify(noisy.grid.to(self.embed.weight.dtype), patch))
-        x = x + self.kinds(self.layout.token_types(grid, x.device))
+        x = x + self.type_embedding(self.layout.token_types(grid, x.device))
         if given_mask is not None:
-            x = x + given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given
+            x = x + given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given_embedding
         positions, keep, count = self.layout.positions(grid, x.device), None, x.shape[1]
         if noisy.has_sequence:
             x, positions, keep = self._with_sequence(x, positions, noisy, grid)
         pooled, text, text_mask = self.condition(condition)
-        level = self.noise_level(t.to(x.device).expand(len(x)))
+        level = self.timestep_embedding(t.to(x.device).expand(len(x)))
         level = level if pooled is None else level + pooled
         x = self.transformer(x, positions, level, keep, text, text_mask)
         velocity = Latents.of(unpatchify(self.out(x[:, :count]), grid, patch))
@@ -208,7 +208,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         sample comes from its own one of the `generators`.
         """
         clean = Latents.from_tensors(batch).to(dtype=torch.float32)
-        t = diffusion.draw_noise_levels(0.0, generators, "logit_normal").to(clean.grid.device)
+        t = diffusion.sample_noise_levels(0.0, generators, "logit_normal").to(clean.grid.device)
         t = shift_noise_levels(t, self.config.timestep_shift)
         condition = Condition.from_batch(batch).dropout(self.config.condition_dropout, generators)
         given = self._sample_given_mask(clean.grid, generators)
@@ -232,18 +232,19 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         loss = torch.stack([*logs.values()]).sum()
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
 
-    def trunk_matrices(self) -> list[nn.Parameter]:
+    def muon_parameters(self) -> list[nn.Parameter]:
         """The 2-D weights inside the blocks, for optimizers that treat matrices as such (Muon)."""
-        return self.transformer.trunk_matrices()
+        return self.transformer.muon_parameters()
 
     def _with_sequence(
         self, x: Float[Tensor, "b n d"], positions: Float[Tensor, "n 3"], noisy: Latents, grid: Grid
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m 3"], Bool[Tensor, "b m"]]:
         """The tokens of the grid, then those of the 1D latents and of how many each region has."""
         tokens = self.layout.sequence(noisy)
-        own = self.embed_sequence(noisy.sequence.mT.to(x.dtype)) + self.kinds.weight[SEQUENCE]
-        own = own + self.index(_features(tokens.index).to(x.dtype))
-        counts = self.length(_features(noisy.lengths).to(x.dtype)) + self.kinds.weight[LENGTH]
+        own = self.embed_sequence(noisy.sequence.mT.to(x.dtype)) + self.type_embedding.weight[SEQUENCE]
+        own = own + self.index_embedding(_features(tokens.index).to(x.dtype))
+        counts = self.length_embedding(_features(noisy.lengths).to(x.dtype))
+        counts = counts + self.type_embedding.weight[LENGTH]
         centres = self.layout.region_centres(grid, x.device).expand(len(x), -1, -1)
         keep = [x.new_ones(x.shape[:2], dtype=torch.bool), tokens.mask]
         keep.append(x.new_ones(counts.shape[:2], dtype=torch.bool))
@@ -273,7 +274,9 @@ def shift_noise_levels(t: T, shift: float) -> T:
 
 def _features(numbers: Int64[Tensor, "b s"]) -> Float[Tensor, "b s e"]:
     return rearrange(
-        sinusoids(numbers.flatten().float(), INDEX_WIDTH, longest=1000.0), "(b s) e -> b s e", b=len(numbers)
+        sinusoidal_embedding(numbers.flatten().float(), INDEX_WIDTH, max_period=1000.0),
+        "(b s) e -> b s e",
+        b=len(numbers),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from regen.diffusion import noise_grid
+from regen.diffusion import get_schedule
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, shift_noise_levels
 from regen.latents import Latents, pack
@@ -157,7 +157,7 @@ def sample_video(
 
 def sampling_schedule(steps: int, shift: float) -> list[float]:
     """`steps` + 1 noise levels from 1 to 0, equally far apart before they are shifted (see `shifted`)."""
-    return [shift_noise_levels(t, shift) for t in noise_grid(steps)]
+    return [shift_noise_levels(t, shift) for t in get_schedule(steps)]
 
 
 def guided(options: SampleOptions, model: LatentGenerator) -> SampleOptions:

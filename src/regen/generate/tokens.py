@@ -68,11 +68,11 @@ class TokenLayout:
         n, side = min(frames, self.chunk_latents), self.region_size or max(height, width)
         if self.num_queries is not None and n * min(height, side) * min(width, side) > self.num_queries:
             side = max(1, isqrt(self.num_queries // n))
-        return Tiling.apart(height, width, side)
+        return Tiling.non_overlapping(height, width, side)
 
     def region_centres(self, grid: Grid, device: torch.device) -> Float[Tensor, "r 3"]:
         """The middles of the regions of all chunks, chunk after chunk: where their 1D latents lie."""
-        places = self.regions(grid[0], grid[1] * self.patch_size, grid[2] * self.patch_size).places
+        places = self.regions(grid[0], grid[1] * self.patch_size, grid[2] * self.patch_size).boxes
         middles = [[(top + bottom) / 2, (left + right) / 2] for (top, bottom), (left, right) in places]
         inside = (torch.tensor(middles, device=device) - self.patch_size / 2) / self.patch_size
         chunks = -(-grid[0] // self.chunk_latents)

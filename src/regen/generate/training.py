@@ -21,7 +21,7 @@ from regen.generate.preview import SamplePreview
 from regen.generate.sampling import SampleOptions
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSource, find_text_encoder
 from regen.pretrained.models import find_model, is_generator, silence_logging, stored_config, stored_weights
-from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
+from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.lifecycle import ShouldStop
 from regen.train.loop import LoopConfig, to_device, train
@@ -76,7 +76,7 @@ def run_generator(
     goes on with a run that was stopped. Raises ValueError for latents that are not there or don't fit the
     recipe, a text encoder that is not there, and whatever `train` raises.
     """
-    keep_freed_memory()
+    tune_malloc()
     silence_logging()
     dataset = LatentDataset(latents)
     text = (
@@ -99,7 +99,7 @@ def run_generator(
     evaluate = Validation(
         validation_batches(dataset, held_out, recipe, states), world, dtype, recipe, out / "previews"
     )
-    loop = replace(recipe.loop, mixed_precision=name_of(dtype))
+    loop = replace(recipe.loop, mixed_precision=dtype_name(dtype))
     resolved = asdict(replace(recipe, loop=loop)) | {
         "class": "LatentGenerator",
         "latents": {"weights": dataset.manifest.weights, "samples": len(dataset)},

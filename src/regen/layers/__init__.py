@@ -1,1 +1,1 @@
-"""Bricks: causal convolution, attention, sinusoids, latents."""
+"""Building blocks: causal convolutions, attention, positions."""

@@ -1,4 +1,4 @@
-"""Convolutions that never look into the future, and a norm that mixes neither frames nor places."""
+"""Causal 3D convolution, channel normalisation and residual block."""
 
 import torch
 from einops import rearrange
@@ -10,12 +10,12 @@ Triple = tuple[int, int, int]
 
 
 class CausalConv3d(nn.Module):
-    """3D convolution over `b c t h w` that is causal in time (REGEN, Sec. 3; spec A2).
+    """3D convolution over `b c t h w` that is causal in time (REGEN, Sec. 3).
 
-    Frame i of the output depends on frames up to i · stride of the input: `kernel - 1` copies of the first
-    frame are put before it, so nothing that was never filmed (black frames) enters. A stride s maps T frames
-    to floor((T - 1) / s) + 1, hence 1 frame to 1 frame. In space odd kernels are centred and see zeros beyond
-    the border; even ones, which tile the picture, are not padded.
+    Output frame i depends on input frames up to i · stride. The input is padded in front with `kernel - 1`
+    copies of its first frame (black frames would leave the data distribution), so T frames become floor((T -
+    1) / stride) + 1, and one frame stays one. In space, odd kernels are zero-padded to keep the size; even
+    kernels, which tile the picture, are not padded.
     """
 
     def __init__(
@@ -24,20 +24,20 @@ class CausalConv3d(nn.Module):
         super().__init__()
         sides = [side // 2 if side % 2 else 0 for side in kernel[1:]]
         self.conv = nn.Conv3d(channels, out_channels, kernel, stride, padding=(0, sides[0], sides[1]))
-        self.history = kernel[0] - 1
+        self.time_pad = kernel[0] - 1
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d s y x"]:
-        if self.history:
-            first = x[:, :, :1].expand(-1, -1, self.history, -1, -1)
+        if self.time_pad:
+            first = x[:, :, :1].expand(-1, -1, self.time_pad, -1, -1)
             x = torch.cat([first, x], dim=2)
         return self.conv(x)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each place and frame apart (spec A2).
+    """LayerNorm over the channels of each position and frame (docs/method.md, 2).
 
-    No statistic carries later frames into earlier ones, and none depends on the size of the picture: a
-    GroupNorm over whole frames would take out their mean colours, which the latents have to tell.
+    Statistics over time would break causality; a GroupNorm over whole frames would depend on the size of the
+    picture and remove the mean colour, which the latents have to carry.
     """
 
     def __init__(self, channels: int):
@@ -50,7 +50,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class CausalResBlock(nn.Module):
-    """norm, SiLU, 3³ convolution, twice, beside a shortcut (1³ convolution where the width changes)."""
+    """Residual block: twice norm, SiLU and 3³ convolution; a 1³ convolution as shortcut if widths differ."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()

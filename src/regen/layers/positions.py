@@ -1,4 +1,4 @@
-"""Sinusoidal features of continuous coordinates, and rotations by them."""
+"""Sinusoidal embeddings of continuous coordinates, and rotary positions."""
 
 import math
 from typing import NamedTuple
@@ -10,40 +10,42 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def sinusoids(values: Float[Tensor, " n"], width: int, longest: float = 10_000.0) -> Float[Tensor, "n width"]:
-    """cos and sin of `values` at width / 2 frequencies from 1 down to 1 / longest, in fp32."""
-    frequencies = torch.exp(torch.arange(width // 2, device=values.device) * (-2 * math.log(longest) / width))
+def sinusoidal_embedding(
+    values: Float[Tensor, " n"], width: int, max_period: float = 10_000.0
+) -> Float[Tensor, "n width"]:
+    """cos and sin of `values` at width / 2 frequencies from 1 down to 1 / max_period, in fp32."""
+    frequencies = torch.exp(
+        torch.arange(width // 2, device=values.device) * (-2 * math.log(max_period) / width)
+    )
     angles = values.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def grid_sinusoids(
+def grid_sinusoidal_embedding(
     times: Float[Tensor, " t"], rows: Float[Tensor, " y"], columns: Float[Tensor, " x"], width: int
 ) -> Float[Tensor, "t y x {width}"]:
-    """Fixed positions of a grid of tokens: one third of the width, or just less, for each coordinate."""
+    """Fixed positions of a grid of tokens: about a third of the channels for each coordinate."""
     third = 2 * (width // 6)
     t, y, x = len(times), len(rows), len(columns)
-    along_t = repeat(sinusoids(times, third), "t d -> t y x d", y=y, x=x)
-    along_y = repeat(sinusoids(rows, third), "y d -> t y x d", t=t, x=x)
-    along_x = repeat(sinusoids(columns, third), "x d -> t y x d", t=t, y=y)
+    along_t = repeat(sinusoidal_embedding(times, third), "t d -> t y x d", y=y, x=x)
+    along_y = repeat(sinusoidal_embedding(rows, third), "y d -> t y x d", t=t, x=x)
+    along_x = repeat(sinusoidal_embedding(columns, third), "x d -> t y x d", t=t, y=y)
     return F.pad(torch.cat([along_t, along_y, along_x], dim=-1), (0, width - 3 * third))
 
 
-class Rotation(NamedTuple):
-    """Cosine and sine of the angles by which tokens turn their queries and keys."""
+class Rope(NamedTuple):
+    """Cosine and sine of the rotation angles of each token's queries and keys."""
 
     cos: Float[Tensor, "#b n e"]
     sin: Float[Tensor, "#b n e"]
 
 
-def rotation(positions: Float[Tensor, "*b n 3"], head_width: int) -> Rotation:
-    """Rotary angles of tokens at (t, y, x), for heads of this width (RoFormer, arXiv 2104.09864; spec B2).
+def compute_rope(positions: Float[Tensor, "*b n 3"], head_width: int) -> Rope:
+    """Rotary position embedding of tokens at (t, y, x) (RoFormer, arXiv 2104.09864).
 
-    Positions are those of all clips, or of each of a batch.
-
-    A third of the pairs of channels, or just less, turns with y, as many with x, the rest with t, at
-    frequencies from 2 down to 1 / 20: positions are counted in patches, of which a picture has tens.
-    What a token sees of another one then depends on the distance between them alone, so any grid will do.
+    `positions` are shared by the batch or given for each clip. About a third of the channel pairs rotates
+    with y, a third with x, the rest with t, at frequencies from 2 down to 1 / 20: positions count patches, of
+    which a picture has tens. Attention then depends on distances only and works for any grid.
     """
     pairs = head_width // 2
     third = pairs // 3
@@ -53,31 +55,31 @@ def rotation(positions: Float[Tensor, "*b n 3"], head_width: int) -> Rotation:
         parts.append(positions[..., axis, None].float() * 2 * 40 ** (-steps / max(1, count - 1)))
     angles = torch.cat(parts, dim=-1)
     angles = angles[None] if positions.ndim == 2 else angles
-    return Rotation(angles.cos(), angles.sin())
+    return Rope(angles.cos(), angles.sin())
 
 
-def joined(first: Rotation, second: Rotation) -> Rotation:
-    """That of two groups of tokens, one behind the other."""
+def concat_rope(first: Rope, second: Rope) -> Rope:
+    """Rotary positions of two groups of tokens, concatenated along the tokens."""
     size = max(len(first.cos), len(second.cos))
     pairs = zip(first, second, strict=True)
-    return Rotation(*(torch.cat([part.expand(size, -1, -1) for part in pair], dim=1) for pair in pairs))
+    return Rope(*(torch.cat([part.expand(size, -1, -1) for part in pair], dim=1) for pair in pairs))
 
 
-def rotate(x: Float[Tensor, "b h n e"], by: Rotation) -> Float[Tensor, "b h n e"]:
-    """Turn the pairs (i, i + e / 2) of channels."""
+def apply_rope(x: Float[Tensor, "b h n e"], rope: Rope) -> Float[Tensor, "b h n e"]:
+    """Rotate the channel pairs (i, i + e / 2)."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = by.cos[:, None].to(x.dtype), by.sin[:, None].to(x.dtype)
+    cos, sin = rope.cos[:, None].to(x.dtype), rope.sin[:, None].to(x.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def grid_positions(grid: tuple[int, int, int], device: torch.device) -> Float[Tensor, "n 3"]:
-    """The places (t, y, x) of a grid of tokens, in their order, t slowest."""
+    """Integer coordinates (t, y, x) of the tokens of a grid, t slowest."""
     axes = [torch.arange(length, device=device, dtype=torch.float32) for length in grid]
     return torch.cartesian_prod(*axes)
 
 
-class NoiseLevelEmbedding(nn.Module):
-    """Noise level t in [0, 1] to a vector: 256 sinusoids of 1000 t, then a two-layer MLP (spec A5)."""
+class TimestepEmbedding(nn.Module):
+    """Embedding of the noise level t in [0, 1]: 256 sinusoidal_embedding of 1000 t and a two-layer MLP."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -88,5 +90,5 @@ class NoiseLevelEmbedding(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        features = sinusoids(1000 * t, 256).to(self.expand.weight.dtype)
+        features = sinusoidal_embedding(1000 * t, 256).to(self.expand.weight.dtype)
         return self.project(F.silu(self.expand(features)))

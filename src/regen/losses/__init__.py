@@ -1,1 +1,1 @@
-"""What a reconstruction can be held against beyond the squared error, in training and in measuring."""
+"""Training losses besides the diffusion loss."""

@@ -1,4 +1,4 @@
-"""The adversarial loss: a discriminator that learns beside the autoencoder (spec A13)."""
+"""The adversarial loss with its discriminator and optimizer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,44 +9,45 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from regen.losses.optimizer_state import Size, below, make_moments, moments
+from regen.losses.optimizer_state import TensorSpec, allocate_state, named_state, strip_prefix
 from regen.networks.discriminator import PatchDiscriminator
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """How the discriminator is built, how it learns and what it counts."""
+    """Discriminator, its training, and the weight of the loss (docs/method.md, 11)."""
 
     weight: float = 0.1
-    """Weight of the autoencoder's adversarial loss."""
+    """Weight of the generator loss."""
     start: int = 0
-    """Updates before the discriminator begins to learn and to count."""
+    """Optimizer step from which on the discriminator is trained and used."""
     width: int = 64
     multipliers: tuple[int, ...] = (2, 4, 4, 4)
-    """Widths of its blocks in units of `width`; each halves frames and pixels."""
+    """Widths of the discriminator's blocks in units of `width`; each block halves frames and pixels."""
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.0, 0.99)
     lecam_weight: float = 0.001
-    """Weight of the LeCAM term, which holds the answers near their running means (Tseng et al. 2021)."""
+    """Weight of the LeCAM regularisation (arXiv 2104.03310)."""
     lecam_decay: float = 0.999
     r1_weight: float = 10.0
-    """γ of the R1 penalty γ/2 ‖∇D(real)‖² (Mescheder et al. 2018)."""
+    """γ of the R1 penalty γ/2 ‖∇D(real)‖² (arXiv 1801.04406)."""
     r1_every: int = 16
-    """Updates between two R1 penalties, each of which counts that much more; 1 for every update."""
+    """Steps between R1 penalties, whose weight is multiplied by it; 1: every step."""
 
     def __post_init__(self) -> None:
-        if self.start < 0 or self.r1_every < 1 or min(self.weight, self.lecam_weight, self.r1_weight) < 0:
-            raise ValueError(
-                "An adversarial loss has weights and a start of 0 or more, and r1_every of 1 or more."
-            )
+        for name in ("weight", "start", "lecam_weight", "r1_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"losses.adversarial.{name} must be >= 0, got {getattr(self, name)}.")
+        if self.r1_every < 1:
+            raise ValueError(f"losses.adversarial.r1_every must be >= 1, got {self.r1_every}.")
 
 
 class AdversarialLoss:
-    """Owns the discriminator, its optimizer and running means; the training loop stays as it is.
+    """Non-saturating GAN loss that owns the discriminator, its optimizer and its running means.
 
-    A call answers what the reconstruction should be blamed for, the non-saturating loss
-    softplus(-D(reconstruction)), with a gradient for the discriminator's own loss as well. `update` then lets
-    the discriminator learn, once for all calls since the one before.
+    A call returns the generator loss softplus(-D(reconstruction)), to which the discriminator's own loss is
+    attached by its gradient only. `update` then takes the discriminator's step, once for all calls since the
+    last one, so the result does not depend on how a batch is split.
     """
 
     def __init__(self, config: AdversarialConfig, device: torch.device):
@@ -56,58 +57,58 @@ class AdversarialLoss:
             self.discriminator.parameters(), config.learning_rate, config.betas, weight_decay=0.0, fused=True
         )
         self.means = torch.zeros(2, device=device)  # running means of D(real) and D(reconstruction)
-        self.updates = torch.zeros((), dtype=torch.int64)  # on the CPU, where nothing has to wait for it
-        self.answers = torch.zeros(3, device=device)  # since the last update: both answers, and of how many
+        self.updates = torch.zeros((), dtype=torch.int64)  # on the CPU, to be read without synchronisation
+        self.logit_sums = torch.zeros(3, device=device)  # since the last update: real, fake, number of clips
 
     def __call__(
         self, target: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The weighted loss of the autoencoder, and what to log; zero before `start` updates."""
+        """The weighted generator loss and the logs; zero before step `start`."""
         if self.updates < self.config.start:
             return reconstruction.new_zeros(()), {}
-        learning, logs = self._discriminate(target, reconstruction.detach())
+        discriminator_loss, logs = self._discriminate(target, reconstruction.detach())
         self.discriminator.requires_grad_(False)
-        blame = F.softplus(-self.discriminator(reconstruction).float()).mean()
+        generator_loss = F.softplus(-self.discriminator(reconstruction).float()).mean()
         self.discriminator.requires_grad_(True)
-        # The discriminator's loss brings its gradient and no value: it is none of the autoencoder's.
-        loss = self.config.weight * blame + learning - learning.detach()
-        return loss, logs | {"adversarial": blame.detach()}
+        # Adds the gradient of the discriminator's loss, and no value.
+        loss = self.config.weight * generator_loss + discriminator_loss - discriminator_loss.detach()
+        return loss, logs | {"adversarial": generator_loss.detach()}
 
     def update(self, average: Callable[[list[Tensor]], None]) -> None:
-        """Let the discriminator learn from the calls since the last update.
+        """Take an optimizer step with the gradients of all calls since the last one.
 
-        `average` replaces each of its tensors by their mean over all processes.
+        `average` replaces tensors in place by their mean over all processes.
         """
         if self.updates >= self.config.start:
             gradients = [one.grad for one in self.discriminator.parameters() if one.grad is not None]
-            average([*gradients, self.answers])
+            average([*gradients, self.logit_sums])
             self.optimizer.step()
-            answers = self.answers[:2] / self.answers[2]
+            logits = self.logit_sums[:2] / self.logit_sums[2]
             first = self.updates == self.config.start
-            self.means.copy_(answers if first else torch.lerp(answers, self.means, self.config.lecam_decay))
+            self.means.copy_(logits if first else torch.lerp(logits, self.means, self.config.lecam_decay))
         self.updates += 1
         self.discard()
 
     def discard(self) -> None:
-        """Forget the calls since the last update."""
+        """Discard the gradients of the calls since the last update."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.answers.zero_()
+        self.logit_sums.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a run needs in order to go on."""
+        """The state for a checkpoint."""
         parameters = dict(self.discriminator.named_parameters())
-        weights = self.discriminator.state_dict()
+        state = named_state([self.optimizer], parameters)
         return {
-            **{f"discriminator.{name}": value for name, value in weights.items()},
-            **{f"optimizer.{name}": value for name, value in moments([self.optimizer], parameters).items()},
+            **{f"discriminator.{name}": value for name, value in self.discriminator.state_dict().items()},
+            **{f"optimizer.{name}": value for name, value in state.items()},
             "means": self.means,
             "updates": self.updates,
         }
 
-    def prepare(self, sizes: dict[str, Size]) -> None:
-        """Make what the optimizer has in a checkpoint with tensors of these shapes and types."""
+    def prepare(self, specs: dict[str, TensorSpec]) -> None:
+        """Allocate the optimizer state of a checkpoint with tensors of these shapes and dtypes."""
         parameters = dict(self.discriminator.named_parameters())
-        make_moments([self.optimizer], parameters, below("optimizer", sizes))
+        allocate_state([self.optimizer], parameters, strip_prefix("optimizer", specs))
 
     def _discriminate(self, target: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss: softplus(-D(real)) + softplus(D(reconstruction)), LeCAM, R1."""
@@ -115,9 +116,9 @@ class AdversarialLoss:
         real = self.discriminator(target).float()
         fake = self.discriminator(reconstruction).float()
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        seen = torch.stack([real.mean(), fake.mean(), torch.ones_like(real.mean())])
-        self.answers += len(target) * seen.detach()
-        if self.updates > config.start:  # before, there are no means yet
+        logits = torch.stack([real.mean(), fake.mean(), torch.ones_like(real.mean())])
+        self.logit_sums += len(target) * logits.detach()
+        if self.updates > config.start:  # the first step has no running means
             loss = loss + config.lecam_weight * lecam(real, fake, self.means)
         logs = {"discriminator": loss.detach()}
         if (self.updates - config.start) % config.r1_every == 0:
@@ -128,14 +129,14 @@ class AdversarialLoss:
 
 
 def lecam(real: Tensor, fake: Tensor, means: Float[Tensor, "2"]) -> Float[Tensor, ""]:
-    """‖[D(real) - ᾱ_fake]₊‖² + ‖[ᾱ_real - D(fake)]₊‖², running means ᾱ (LeCAM, Tseng et al. 2021, Eq. 3)."""
+    """‖[D(real) - ᾱ_fake]₊‖² + ‖[ᾱ_real - D(fake)]₊‖², running means ᾱ (LeCAM, arXiv 2104.03310, Eq. 3)."""
     return F.relu(real - means[1]).square().mean() + F.relu(means[0] - fake).square().mean()
 
 
 def r1_penalty(
     discriminator: Callable[[Tensor], Tensor], clip: Float[Tensor, "b 3 t h w"]
 ) -> Float[Tensor, ""]:
-    """Squared gradient of a clip's mean answer at real clips, mean over the batch; in fp32."""
+    """Squared gradient norm of the mean logit at real clips, averaged over the batch; in fp32."""
     with torch.autocast(clip.device.type, enabled=False):
         clip = clip.detach().float().requires_grad_(True)
         (gradient,) = torch.autograd.grad(

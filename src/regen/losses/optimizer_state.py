@@ -1,28 +1,29 @@
-"""What optimizers keep of each parameter, under the parameter's name, for checkpoints."""
+"""Optimizer state under the names of the parameters, for checkpoints."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Size = tuple[torch.Size, torch.dtype]  # of a tensor in a checkpoint
+TensorSpec = tuple[torch.Size, torch.dtype]  # shape and dtype of a tensor in a checkpoint
 
 
-def moments(optimizers: list[Optimizer], parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """What the optimizers keep of each parameter, as PARAMETER.QUANTITY; nothing before its first update."""
+def named_state(optimizers: list[Optimizer], parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The state of all parameters as PARAMETER.QUANTITY; empty before the first step."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
-    kept: dict[str, Tensor] = {}
-    for optimizer in optimizers:
-        for parameter, values in optimizer.state.items():
-            kept |= {f"{names[parameter]}.{quantity}": value for quantity, value in values.items()}
-    return kept
+    return {
+        f"{names[parameter]}.{quantity}": value
+        for optimizer in optimizers
+        for parameter, values in optimizer.state.items()
+        for quantity, value in values.items()
+    }
 
 
-def make_moments(
+def allocate_state(
     optimizers: list[Optimizer],
     parameters: dict[str, nn.Parameter],
-    sizes: dict[str, Size],
+    specs: dict[str, TensorSpec],
 ) -> None:
-    """Make what `moments` would name, for a checkpoint to be read into; forgets what is there."""
+    """Replace the state by zeros of the shapes and dtypes in `specs`, for a checkpoint to be loaded into."""
     owners = {
         parameter: optimizer
         for optimizer in optimizers
@@ -31,17 +32,17 @@ def make_moments(
     }
     for optimizer in optimizers:
         optimizer.state.clear()
-    for name, (shape, dtype) in sizes.items():
+    for name, (shape, dtype) in specs.items():
         name, _, quantity = name.rpartition(".")
         parameter = parameters[name]
-        if parameter.shape == shape:  # like the parameter, which may lie in parts in several processes
+        if parameter.shape == shape:  # sharded like the parameter
             value = torch.zeros_like(parameter.detach(), dtype=dtype)
         else:
             value = torch.zeros(shape, dtype=dtype, device=parameter.device)
         owners[parameter].state[parameter][quantity] = value
 
 
-def below(part: str, sizes: dict[str, Size]) -> dict[str, Size]:
-    """The entries whose names begin with `part` and a dot, without that."""
-    start = f"{part}."
-    return {name.removeprefix(start): size for name, size in sizes.items() if name.startswith(start)}
+def strip_prefix(prefix: str, specs: dict[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The entries below `prefix`, without `prefix` and the dot."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): spec for name, spec in specs.items() if name.startswith(start)}

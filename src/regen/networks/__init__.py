@@ -1,1 +1,1 @@
-"""The parts of the embedders, in the order of the signal; they know no method and no loss."""
+"""Networks of the embedders; independent of methods and losses."""

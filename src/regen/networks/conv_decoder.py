@@ -1,4 +1,4 @@
-"""CausalDecoder: the mirror of CausalEncoder, as in MAGVIT-v2 (spec A13)."""
+"""CausalDecoder: the convolutional decoder of MAGVIT-v2."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
 
 
-def spread(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c T H W"]:
-    """Channels become frames and pixels: t × h × w to (s (t - 1) + 1) × p h × q w for the factor (s, p, q).
+def pixel_shuffle_3d(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c T H W"]:
+    """Causal 3-D pixel shuffle: t × h × w to (s (t - 1) + 1) × p h × q w for the factor (s, p, q).
 
-    Of the s frames that the first one would become, only the last is kept: the first frame of a causal
-    sequence stands for one frame, every later one for s. For s = 2: 2 → 3 → 5 → 9 → 17 → 33 frames.
+    Of the s frames of the first latent frame only the last one is kept, because the first frame of a causal
+    sequence stands for one frame. For s = 2: 2 → 3 → 5 → 9 → 17 → 33 frames.
     """
     s, p, q = factor
     x = rearrange(x, "b (c s p q) t h w -> b c (t s) (h p) (w q)", s=s, p=p, q=q)
@@ -26,7 +26,7 @@ def spread(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c 
 
 
 class Upsampler(nn.Module):
-    """A causal convolution whose channels are spread over frames and pixels, by `factor` (t, h, w)."""
+    """Causal convolution and 3-D pixel shuffle by `factor` (t, h, w)."""
 
     def __init__(self, channels: int, out_channels: int, factor: Triple, kernel: Triple = (3, 3, 3)):
         super().__init__()
@@ -34,18 +34,17 @@ class Upsampler(nn.Module):
         self.conv = CausalConv3d(channels, out_channels * math.prod(factor), kernel)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d T H W"]:
-        return spread(self.conv(x), self.factor)
+        return pixel_shuffle_3d(self.conv(x), self.factor)
 
 
 class CausalDecoder(nn.Module):
-    """Latents to frames: n latent frames to s (n - 1) + 1, one to one, space eight-fold larger.
+    """Latents to frames, the mirror of `CausalEncoder`: n latent frames to k (n - 1) + 1, one to one.
 
-    `widths` and `strides` are those of the encoder's stages, in the encoder's order; here they are gone
-    through backwards, each stage residual blocks and then an up-sampler. `late_upsampling` moves all
-    up-samplers behind the last stage, so that residual blocks never see many frames: what the paper does at
-    32× for want of memory. `patch_size` > 1 leaves the last spatial doublings to the output layer. `shortcut`
-    adds a linear map from a latent and the one before it to the cube of pixels that it stands for, while the
-    pyramid starts at zero, as in `CausalEncoder`. Output frame 0 is a function of latent frame 0 alone.
+    `widths` and `strides` are those of the encoder's stages, in the encoder's order. Frame 0 depends on
+    latent frame 0 only. `late_upsampling` moves all up-samplers behind the last stage, which bounds the
+    memory of the residual blocks (paper: at 32×). `patch_size` > 1 leaves the last spatial doublings to the
+    output layer. `linear_skip` adds a linear map from two neighbouring latents to the cube of pixels of the
+    later one, while the pyramid starts at zero.
     """
 
     _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
@@ -58,7 +57,7 @@ class CausalDecoder(nn.Module):
         blocks: int,
         patch_size: int,
         late_upsampling: bool,
-        shortcut: bool,
+        linear_skip: bool,
     ):
         super().__init__()
         assert len(widths) == len(strides), (widths, strides)
@@ -79,7 +78,12 @@ class CausalDecoder(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.norm_out = ChannelNorm(widths[-1])
         self.out = Upsampler(widths[-1], 3, (1, patch_size, patch_size))
-        self.shortcut = self._cube_map(channels, strides, patch_size) if shortcut else None
+        self.linear_skip: Upsampler | None = None
+        if linear_skip:
+            nn.init.zeros_(self.out.conv.conv.weight)
+            k, side = (math.prod(stride[axis] for stride in strides) for axis in (0, 1))
+            side *= patch_size
+            self.linear_skip = Upsampler(channels, 3, (k, side, side), kernel=(2, 1, 1))
 
     def forward(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t h w"]:
         x = self.mid(self.conv_in(latents))
@@ -89,11 +93,4 @@ class CausalDecoder(nn.Module):
             else:
                 x = stage(x)
         x = self.out(F.silu(self.norm_out(x)))
-        return x if self.shortcut is None else x + self.shortcut(latents)
-
-    def _cube_map(self, channels: int, strides: tuple[Triple, ...], patch_size: int) -> Upsampler:
-        """One linear map from two neighbouring latents to the cube of pixels of the later one."""
-        nn.init.zeros_(self.out.conv.conv.weight)
-        ratio = math.prod(stride[0] for stride in strides)
-        side = patch_size * math.prod(stride[1] for stride in strides)
-        return Upsampler(channels, 3, (ratio, side, side), kernel=(2, 1, 1))
+        return x if self.linear_skip is None else x + self.linear_skip(latents)

@@ -1,4 +1,4 @@
-"""PatchDiscriminator: is each place of a clip filmed or decoded? (spec A13)."""
+"""PatchDiscriminator: real or decoded, for each patch of a clip."""
 
 from itertools import pairwise
 
@@ -9,10 +9,9 @@ from torch.nn import functional as F
 
 
 class BlurPool(nn.Module):
-    """Half as many frames and pixels, each the binomial mean [1 2 1]³ / 64 of its surroundings.
+    """Anti-aliased downsampling by 2 in time and space (Zhang 2019, arXiv 1904.11486); one frame stays one.
 
-    Blurring before every second value is dropped keeps the answer from jumping when the picture shifts by a
-    pixel (Zhang, Making Convolutional Networks Shift-Invariant Again, 2019). One frame stays one frame.
+    Each value is the binomial mean [1 2 1]³ / 64 of its surroundings.
     """
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c s y x"]:
@@ -31,7 +30,7 @@ def _every_second(x: Tensor, dim: int, start: int, count: int) -> Tensor:
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two 3³ convolutions and a BlurPool beside a 1³ convolution of the blurred input."""
+    """Residual block: 3³ convolution, BlurPool, 3³ convolution; the shortcut is blurred and projected."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
@@ -47,9 +46,9 @@ class DiscriminatorBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Clip to logits, one for each patch of `2 ** len(multipliers)` frames and pixels a side; images too.
+    """Clips or images to one logit for each patch of `2 ** len(multipliers)` frames and pixels a side.
 
-    Without normalisation: R1 and LeCAM keep its gradients in bounds.
+    It has no normalisation: R1 and LeCAM bound its gradients.
     """
 
     def __init__(self, width: int, multipliers: tuple[int, ...]):

@@ -1,4 +1,4 @@
-"""CausalEncoder: a pyramid of causal 3D convolutions (spec A2; REGEN, Sec. 3)."""
+"""CausalEncoder: a pyramid of causal 3D convolutions."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
 
-# Stride (t, h, w) of the down-sampling convolution that ends each stage. Eight-fold in space in every row;
-# each higher ratio switches on the temporal stride of one more stage, until at 32 all five carry one.
+# Stride (t, h, w) of the convolution that ends each stage: eight-fold in space at every ratio; each higher
+# ratio adds the temporal stride of one more stage.
 STRIDES: dict[int, tuple[Triple, ...]] = {
     4: ((1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 1)),
     8: ((1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 1, 1), (1, 1, 1)),
@@ -24,11 +24,11 @@ STRIDES: dict[int, tuple[Triple, ...]] = {
 
 
 def stride_plan(ratio: int, patch_size: int) -> tuple[Triple, ...]:
-    """The strides of all stages when a space-to-depth front has done the first `patch_size`-fold in space."""
+    """Strides of all stages after a space-to-depth stem of `patch_size`."""
     if ratio not in STRIDES:
-        raise ValueError(f"The temporal compression ratio is 4, 8, 16 or 32, not {ratio}.")
+        raise ValueError(f"temporal_compression_ratio must be 4, 8, 16 or 32, got {ratio}.")
     if patch_size not in (1, 2, 4, 8):
-        raise ValueError(f"The encoder's patch size is 1, 2, 4 or 8, not {patch_size}.")
+        raise ValueError(f"encoder_patch_size must be 1, 2, 4 or 8, got {patch_size}.")
     plan: list[Triple] = []
     for t, h, w in STRIDES[ratio]:
         done = patch_size > 1 and h == 2
@@ -38,7 +38,7 @@ def stride_plan(ratio: int, patch_size: int) -> tuple[Triple, ...]:
 
 
 class Stage(nn.Module):
-    """Residual blocks, then a causal convolution that carries the stage's stride."""
+    """Residual blocks, then a causal convolution with the stage's stride."""
 
     def __init__(self, channels: int, out_channels: int, blocks: int, stride: Triple):
         super().__init__()
@@ -51,13 +51,12 @@ class Stage(nn.Module):
 
 
 class CausalEncoder(nn.Module):
-    """Frames to features: 1 + k frames to 2 latent frames, 1 frame to 1, space eight-fold smaller.
+    """Frames to latents: 1 + k frames to 2 latent frames, 1 to 1, space eight-fold smaller (REGEN, Sec. 3).
 
-    `patch_size` > 1 replaces the first spatial halvings by a space-to-depth front, which saves most of the
-    cost of a small encoder; 1 is the paper's. `shortcut` adds a linear map of the cube of pixels that each
-    output stands for, while the pyramid starts at zero and learns what the linear map misses; a small
-    encoder trains several times faster with it; the paper has none. Output frame 0 is a function of input
-    frame 0 alone.
+    Latent frame 0 depends on frame 0 only. `patch_size` > 1 replaces the first spatial halvings by a
+    space-to-depth stem, which saves most of the cost of a small encoder (paper: 1). `linear_skip` adds a
+    linear map from each cube of pixels to its latent, while the pyramid starts at zero and learns the
+    residual; small encoders then train several times faster (paper: none).
     """
 
     _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
@@ -69,7 +68,7 @@ class CausalEncoder(nn.Module):
         strides: tuple[Triple, ...],
         blocks: int,
         patch_size: int,
-        shortcut: bool,
+        linear_skip: bool,
     ):
         super().__init__()
         assert len(widths) == len(strides), (widths, strides)
@@ -82,7 +81,12 @@ class CausalEncoder(nn.Module):
         self.mid = nn.Sequential(*(CausalResBlock(widths[-1], widths[-1]) for _ in range(blocks)))
         self.norm_out = ChannelNorm(widths[-1])
         self.conv_out = CausalConv3d(widths[-1], out_channels, kernel=(1, 1, 1))
-        self.shortcut = self._cube_map(out_channels, strides) if shortcut else None
+        self.linear_skip: CausalConv3d | None = None
+        if linear_skip:
+            nn.init.zeros_(self.conv_out.conv.weight)
+            k, side = (math.prod(stride[axis] for stride in strides) for axis in (0, 1))
+            side *= patch_size
+            self.linear_skip = CausalConv3d(3, out_channels, (k + 1, side, side), (k, side, side))
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c n y x"]:
         p = self.patch_size
@@ -95,11 +99,4 @@ class CausalEncoder(nn.Module):
                 x = stage(x)
         x = self.mid(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return x if self.shortcut is None else x + self.shortcut(video)
-
-    def _cube_map(self, out_channels: int, strides: tuple[Triple, ...]) -> CausalConv3d:
-        """One linear map of 1 + k frames by 8 x 8 pixels; for the first output all are copies of frame 0."""
-        nn.init.zeros_(self.conv_out.conv.weight)
-        ratio = math.prod(stride[0] for stride in strides)
-        side = self.patch_size * math.prod(stride[1] for stride in strides)
-        return CausalConv3d(3, out_channels, kernel=(ratio + 1, side, side), stride=(ratio, side, side))
+        return x if self.linear_skip is None else x + self.linear_skip(video)

@@ -1,4 +1,4 @@
-"""How many 1D latents a clip gets: more where more moves (One-DVA; spec B4)."""
+"""MotionLengthRule: the number of 1D latents of a clip from its motion."""
 
 import math
 from dataclasses import dataclass
@@ -9,16 +9,15 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-LengthMode = Literal["full", "motion", "uniform", "pow2"]
-EPS = 1e-4  # added to motions before their logarithms are taken: a still picture has 0
+LengthMode = Literal["full", "motion"]
+EPS = 1e-4  # added to motions before the logarithm, because a still clip has 0
 
 
 def motion(clip: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, " b"]:
-    """Mean difference between neighbouring frames, of pictures with values from 0 to 1 (spec B4).
+    """Mean absolute difference of neighbouring frames, for pixel values in [0, 1]; 0 for a single frame.
 
-    `clip` is in [-1, 1]. Pictures are averaged over 4 x 4 pixels first, which takes out noise. Frames count
-    as they follow each other, whatever the frame rate: what has to be told is what changes in a chunk of so
-    many frames. 0 for a single frame.
+    `clip` is in [-1, 1]. Frames are averaged over 4 x 4 pixels first, which suppresses noise. The frame rate
+    has no influence: latents encode what changes between the frames of a chunk.
     """
     b, _, t, _, _ = clip.shape
     if t == 1:
@@ -30,11 +29,11 @@ def motion(clip: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, " b"]:
 
 @dataclass(frozen=True)
 class MotionLengthRule:
-    """From the motion of a clip to the number of its 1D latents, of at most a budget.
+    """From the motion of a clip to the number of its 1D latents within a budget (docs/method.md, 16).
 
-    `step`: lengths are multiples of it (or the budget). `least`: the share of the budget that a clip without
-    motion gets; `image`: that of a single image. `motion_range`: between these two motions the share rises
-    with the logarithm; they are the 5 % and 95 % quantiles of the training clips.
+    `multiple`: lengths are multiples of it, or the budget. `min_ratio`: share of the budget for a clip
+    without motion; `image_ratio`: for an image. `motion_range`: the motions (5 % and 95 % quantiles of the
+    training clips) between which the share rises with the logarithm.
     """
 
     multiple: int
@@ -43,25 +42,27 @@ class MotionLengthRule:
     motion_range: tuple[float, float]
 
     def score(self, motion: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """0 for a clip that hardly moves, 1 for one that moves as much as the liveliest (spec B4)."""
+        """Log-scaled motion: 0 at the lower and 1 at the upper end of `motion_range`, clamped."""
         low, high = (math.log(value + EPS) for value in self.motion_range)
         return (((motion + EPS).log() - low) / (high - low)).clamp(0, 1)
 
     def share(self, motion: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The share of the budget that a clip with this motion gets."""
+        """Share of the budget for a clip with this motion."""
         return self.min_ratio + (1 - self.min_ratio) * self.score(motion)
 
     def rounded(self, length: Float[Tensor, "..."], budget: int) -> Int64[Tensor, "..."]:
-        """The nearest multiple of `step` from 0 to the budget; the budget itself may be none."""
+        """The nearest multiple of `multiple` from 0 to the budget, or the budget itself if that is nearer."""
         steps = torch.round(length / self.multiple) * self.multiple
         full = length > max(budget - self.multiple / 2, budget / 2)
         return torch.where(full, budget, steps.clamp(0, budget)).long()
 
     def max_length(self, clip: Float[Tensor, "b 3 t h w"], budget: int) -> Int64[Tensor, " b"]:
-        """L_max of each clip (spec B4)."""
-        still = clip.shape[2] == 1
-        shares = torch.full_like(clip[:, 0, 0, 0, 0], self.image_ratio, dtype=torch.float32)
-        return self.rounded(budget * (shares if still else self.share(motion(clip))), budget)
+        """L_max of each clip."""
+        if clip.shape[2] == 1:
+            shares = torch.full_like(clip[:, 0, 0, 0, 0], self.image_ratio, dtype=torch.float32)
+        else:
+            shares = self.share(motion(clip))
+        return self.rounded(budget * shares, budget)
 
     def sample(
         self,
@@ -71,23 +72,16 @@ class MotionLengthRule:
         mode: LengthMode,
         keep_all_prob: float,
     ) -> Int64[Tensor, " b"]:
-        """Lengths for training: of L_max with a probability of `keep_all_prob`, else shorter (tail dropout).
+        """Lengths for training: the budget ("full"), or tail dropout ("motion").
 
-        `"motion"`: L_max follows the motion, and a shorter length is uniform from 0 to it. `"uniform"`: the
-        same with the budget in place of L_max. `"pow2"`: the budget, divided by 1, 2, 4 and so on, rounded.
-        `"full"`: always the budget. One draw for each clip, from its own generator.
+        With tail dropout a clip keeps L_max with probability `keep_all_prob`, else a length that is uniform
+        from 0 to L_max, drawn by the clip's own generator.
         """
         if mode == "full":
             return torch.full((len(clip),), budget, device=clip.device)
         draws = torch.stack([torch.rand(2, generator=each, device=each.device) for each in generators])
-        keep, part = draws.to(clip.device).unbind(1)
-        most = torch.full_like(keep, budget)
-        if mode == "motion":
-            most = self.max_length(clip, budget).float()
-        if mode == "pow2":
-            halvings = math.floor(math.log2(max(1, budget)))
-            shorter = budget / 2 ** (part * (halvings + 1)).floor()
-        else:
-            shorter = part * (most + self.multiple) // self.multiple * self.multiple
-        shorter = torch.minimum(self.rounded(shorter, budget).float(), most)
-        return torch.where(keep < keep_all_prob, most, shorter).long()
+        chance, part = draws.to(clip.device).unbind(1)
+        longest = self.max_length(clip, budget).float()
+        shorter = part * (longest + self.multiple) // self.multiple * self.multiple
+        shorter = torch.minimum(self.rounded(shorter, budget).float(), longest)
+        return torch.where(chance < keep_all_prob, longest, shorter).long()

@@ -27,7 +27,7 @@ from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
-from regen.runtime import keep_freed_memory
+from regen.runtime import tune_malloc
 
 DEFAULT_MODEL = "regen-small-4x"
 BUNDLED = Path(__file__).parent
@@ -141,7 +141,7 @@ def silence_logging() -> None:
     """Show only a command's own output on the terminal, and keep freed memory from model to model."""
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
-    keep_freed_memory()
+    tune_malloc()
 
 
 def weights_hash(name: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regen.latents import Latents
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
-from regen.losses.optimizer_state import Size, below
+from regen.losses.optimizer_state import TensorSpec, strip_prefix
 from regen.losses.post_training import PredictedLatents, PredictionConfig, Predictor
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
 from regen.metrics.lpips import Lpips, Net
@@ -127,10 +127,10 @@ class AuxiliaryLosses:
             for key, value in part.tensors().items()
         }
 
-    def prepare(self, sizes: dict[str, Size]) -> None:
+    def prepare(self, sizes: dict[str, TensorSpec]) -> None:
         """Allocate the tensors of a checkpoint that do not exist before the first update."""
         for name, part in self._parts().items():
-            part.prepare(below(name, sizes))
+            part.prepare(strip_prefix(name, sizes))
 
     def _parts(self) -> dict[str, AdversarialLoss | RepresentationLoss]:
         """Losses with trainable parameters."""

@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 
 from regen.console import first_line
 from regen.io import read_json, sync_folder, write_json
-from regen.losses.optimizer_state import Size, below, make_moments, moments
+from regen.losses.optimizer_state import TensorSpec, allocate_state, named_state, strip_prefix
 from regen.train.distributed import LOST_PROCESS, DistributedContext, is_connection_error
 
 INFO_FILE = "checkpoint.json"
@@ -65,7 +65,7 @@ class Stateful(Protocol):
         """The whole state; loading a checkpoint writes into these tensors."""
         ...
 
-    def prepare(self, sizes: dict[str, Size]) -> None:
+    def prepare(self, sizes: dict[str, TensorSpec]) -> None:
         """Allocate the tensors of a checkpoint that do not exist before the first update."""
         ...
 
@@ -87,16 +87,16 @@ class TrainState:
         parts = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
-            "optimizer": moments(self.optimizers, dict(self.model.named_parameters())),
+            "optimizer": named_state(self.optimizers, dict(self.model.named_parameters())),
             "auxiliary": {} if self.auxiliary is None else self.auxiliary.tensors(),
         }
         return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
-    def prepare(self, sizes: dict[str, Size]) -> None:
+    def prepare(self, sizes: dict[str, TensorSpec]) -> None:
         """Allocate the tensors of a checkpoint that do not exist before the first update."""
-        make_moments(self.optimizers, dict(self.model.named_parameters()), below("optimizer", sizes))
+        allocate_state(self.optimizers, dict(self.model.named_parameters()), strip_prefix("optimizer", sizes))
         if self.auxiliary is not None:
-            self.auxiliary.prepare(below("auxiliary", sizes))
+            self.auxiliary.prepare(strip_prefix("auxiliary", sizes))
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def read_info(path: Path) -> CheckpointInfo:
         ) from None
 
 
-def tensor_sizes(path: Path) -> dict[str, Size]:
+def tensor_sizes(path: Path) -> dict[str, TensorSpec]:
     """Shape and dtype of every tensor of the checkpoint `path`."""
     entries = FileSystemReader(path).read_metadata().state_dict_metadata
     return {

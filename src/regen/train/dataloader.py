@@ -27,7 +27,7 @@ from regen.console import warn
 from regen.data.failures import KINDS
 from regen.data.tasks import BatchKey
 from regen.media.pixels import uint8_to_signed
-from regen.runtime import keep_freed_memory
+from regen.runtime import tune_malloc
 from regen.workers import exit_with_parent
 
 __all__ = ["Batch", "BatchKey", "BatchLoader"]
@@ -220,7 +220,7 @@ def _work(batches: Dataset[Batch], keys: Connection, items: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     exit_with_parent()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_malloc()
     gc.freeze()  # keeps the memory of existing objects shared with the main process
     try:
         while True:

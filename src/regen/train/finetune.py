@@ -18,7 +18,7 @@ from regen.train.checkpoint import list_checkpoints, load_ema, read_info
 
 Part = Literal["encoder", "decoder", "linear"]
 
-LINEAR_MAPS = ("encoder.shortcut.", "decoder.shortcut.")
+LINEAR_MAPS = ("encoder.linear_skip.", "decoder.linear_skip.")
 MAX_NAMES = 3  # tensors of each part that a report names
 
 
@@ -146,23 +146,23 @@ def init_from_pca(model: AutoencoderOneDVA, batches: Iterable[dict[str, Tensor]]
     has no linear skip maps.
     """
     encoder, decoder, channels = model.encoder, model.decoder, model.latent_channels
-    if encoder.shortcut is None or decoder.shortcut is None:
+    if encoder.linear_skip is None or decoder.linear_skip is None:
         raise ValueError(
             "init.pca_clips needs linear maps: add --model.linear-skip, or drop --init.pca-clips."
         )
-    covariance, seen = Covariance(encoder.shortcut.in_features), 0
+    covariance, seen = Covariance(encoder.linear_skip.in_features), 0
     for batch in batches:
-        covariance.add(model.patches.cut(model.patches.pad(batch["clip"])))
+        covariance.add(model.patches.patchify(model.patches.pad(batch["clip"])))
         seen += len(batch["clip"])
         if seen >= count:
             break
     found = covariance.components(channels)
-    device, dtype = encoder.shortcut.weight.device, encoder.shortcut.weight.dtype
+    device, dtype = encoder.linear_skip.weight.device, encoder.linear_skip.weight.dtype
     mean, basis, std = (part.to(device, dtype) for part in (found.mean, found.basis, found.std))
-    encoder.shortcut.weight.copy_((basis / std).T)
-    encoder.shortcut.bias.copy_(-(mean @ basis) / std)
-    decoder.shortcut.weight.copy_(basis * std)
-    decoder.shortcut.bias.copy_(mean)
+    encoder.linear_skip.weight.copy_((basis / std).T)
+    encoder.linear_skip.bias.copy_(-(mean @ basis) / std)
+    decoder.linear_skip.weight.copy_(basis * std)
+    decoder.linear_skip.bias.copy_(mean)
     encoder.structural.project.weight[:channels] = 0
     encoder.structural.project.bias[:channels] = 0
 

@@ -30,10 +30,10 @@ class OptimizerConfig:
             raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}.")
 
 
-class HasTrunk(Protocol):
+class HasMuonParameters(Protocol):
     """A model that names the 2-D weight matrices of its transformer."""
 
-    def trunk_matrices(self) -> list[nn.Parameter]: ...
+    def muon_parameters(self) -> list[nn.Parameter]: ...
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
@@ -43,7 +43,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
     """
     if config.muon_learning_rate is None:
         return [build_adamw(model, set(), config)]
-    trunk = [matrix for matrix in cast(HasTrunk, model).trunk_matrices() if matrix.requires_grad]
+    trunk = [matrix for matrix in cast(HasMuonParameters, model).muon_parameters() if matrix.requires_grad]
     if not trunk:
         raise ValueError(
             "Muon needs trainable matrices, but the transformer is frozen; use "

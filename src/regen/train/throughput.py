@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from regen.io import write_text
 from regen.metrics.cost import peak_memory
 from regen.metrics.flops import count_matmuls, total_flops
-from regen.tiling import PLACE
+from regen.tiling import LATENT_STRIDE
 
 # Dense bf16 TFLOP/s with fp32 accumulation, from the data sheets; longer names first.
 PEAK_TFLOPS = {
@@ -80,7 +80,7 @@ class ThroughputMeter:
 
     def add(self, batch: dict[str, Tensor], waited_seconds: float) -> None:
         """Count a micro-batch, and the time spent waiting for it."""
-        target, side = batch.get("target", batch.get("clip")), PLACE
+        target, side = batch.get("target", batch.get("clip")), LATENT_STRIDE
         if target is None:
             target, side = batch["latents"], 1
         clips, _, frames, height, width = target.shape

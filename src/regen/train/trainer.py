@@ -22,7 +22,7 @@ from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.losses.post_training import Predictor, denoised, unit_gaussian_velocity
-from regen.runtime import generator_for, keep_freed_memory, name_of, pick_dtype
+from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
 from regen.train.auxiliary_losses import AuxiliaryLosses, FeatureSpec, LossConfig
 from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
@@ -125,7 +125,7 @@ def run_recipe(
 
     Raises ValueError when there is no data or no model to start from, and whatever `train` raises.
     """
-    keep_freed_memory()
+    tune_malloc()
     torch.manual_seed(recipe.loop.seed)
     model = build_model(recipe.model)
     auxiliary = build_auxiliary_losses(recipe, model, context.device, predictor)
@@ -186,7 +186,7 @@ def build_auxiliary_losses(
 
 def resolve_config(recipe: Recipe, clips: ClipDataset, device: torch.device) -> dict[str, Any]:
     """The recipe with its resolved precision and a fingerprint of the data, independent of its location."""
-    precision = name_of(pick_dtype(recipe.loop.mixed_precision, device))
+    precision = dtype_name(pick_dtype(recipe.loop.mixed_precision, device))
     return asdict(replace(recipe, loop=replace(recipe.loop, mixed_precision=precision))) | {
         "class": model_class(recipe.model).__name__,
         "files": len(clips),

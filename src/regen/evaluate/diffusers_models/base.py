@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from regen.diffusion import Solver, euler
-from regen.tiling import Tile, Tiling, cut, spans
+from regen.tiling import Tile, Tiling, crop, spans
 
 DEFAULT_WINDOW = 33  # frames; 4n + 1 and 8n + 1, as most classes want it
 ACTIVATION_COPIES = 8  # activations of the widest layers that lie in memory at once
@@ -90,8 +90,8 @@ class DiffusersAdapter:
             )
         video = video.to(self.dtype)
         tiling = self._tiling(height // side, width // side, tile)
-        parts = (self.vae.encode(cut(video, place, side)).latent_dist.mode() for place in tiling.places)
-        raw = tiling.join(parts, 1).float()
+        parts = (self.vae.encode(crop(video, box, side)).latent_dist.mode() for box in tiling.boxes)
+        raw = tiling.blend(parts, 1).float()
         offset, unit = self._scale(raw.shape[2])
         return AutoencoderKLOutput(latent_dist=IdentityDistribution(((raw - offset) / unit).to(self.dtype)))
 
@@ -149,8 +149,8 @@ class DiffusersAdapter:
         self, raw: Float[Tensor, "b c n y x"], steps: int, generator: list[Generator], tile: Tile | None
     ) -> Float[Tensor, "b 3 t h w"]:
         tiling = self._tiling(raw.shape[3], raw.shape[4], tile)
-        parts = (self._network(cut(raw, place, 1), generator) for place in tiling.places)
-        return tiling.join(parts, self.spatial_compression_ratio).float()
+        parts = (self._network(crop(raw, box, 1), generator) for box in tiling.boxes)
+        return tiling.blend(parts, self.spatial_compression_ratio).float()
 
     def _network(
         self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]

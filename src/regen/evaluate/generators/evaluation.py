@@ -51,7 +51,7 @@ from regen.generate.video_generator import VideoGenerator
 from regen.media.sizes import Size
 from regen.metrics.features import Extractor, ExtractorSpec
 from regen.pretrained.models import silence_logging, weights_hash
-from regen.runtime import name_of
+from regen.runtime import dtype_name
 
 RESULT, PICTURE = "result.json", "videos.png"
 GENERATED, RECONSTRUCTED = "generated", "reconstructed"
@@ -231,7 +231,7 @@ def _known_fields(
         "weights": weights_hash(evaluation.model),
         "embedder": embedder,
         "embedder_weights": weights_hash(embedder),
-        "dtype": name_of(dtype),
+        "dtype": dtype_name(dtype),
         "condition": "class" if config.classes else "text" if config.text_width else "nothing",
         "videos": evaluation.num_videos,
         "real_videos": real,
