@@ -1,6 +1,6 @@
 """Extrapolation: frames before and after each chunk, against what the model decodes there from that chunk.
 
-The protocol stands in regen.evaluate.interpolation, PSNR and SSIM are those of regen.metrics.psnr_ssim.
+The protocol stands in interpolation_methods.py, PSNR and SSIM are those of regen.metrics.psnr_ssim.
 Chunks are decoded apart (seams "none"), so that nothing is known of the frames beyond. A clip is in
 memory as a whole.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from interpolation_methods import Score, codec_of, evaluate_extrapolation, mean_score, read_clip
 from plots import check_plot, draw_bars
 from report import finish, one_sentence_errors, use_threads
 from rich.console import Console
@@ -18,7 +19,6 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
-from regen.evaluate.interpolation import Score, codec_of, evaluate_extrapolation, mean_score, read_clip
 from regen.media.reader import find_media
 from regen.media.sizes import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load

@@ -1,6 +1,6 @@
 """Interpolation of frames: those that were left out against what the model and its rivals make of them.
 
-Every s-th frame of each clip is kept and coded; the protocol stands in regen.evaluate.interpolation, PSNR and
+Every s-th frame of each clip is kept and coded; the protocol stands in interpolation_methods.py, PSNR and
 SSIM are those of regen.metrics.psnr_ssim. A clip is in memory as a whole.
 """
 
@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from plots import check_plot, draw_bars
-from report import finish, one_sentence_errors, use_threads
-from rich.console import Console
-from rich.progress import Progress
-
-from regen.codec.chunks import Embedder
-from regen.codec.sessions import DecodeOptions, Seams
-from regen.evaluate.interpolation import (
+from interpolation_methods import (
     Interpolation,
     Score,
     codec_of,
@@ -25,6 +18,13 @@ from regen.evaluate.interpolation import (
     mean_score,
     read_clip,
 )
+from plots import check_plot, draw_bars
+from report import finish, one_sentence_errors, use_threads
+from rich.console import Console
+from rich.progress import Progress
+
+from regen.codec.chunks import Embedder
+from regen.codec.sessions import DecodeOptions, Seams
 from regen.media.reader import find_media
 from regen.media.sizes import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load

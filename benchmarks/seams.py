@@ -18,11 +18,11 @@ from jaxtyping import UInt8
 from report import finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
+from slices import SliceCollector, compare_slices
 from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams
-from regen.evaluate.slices import SliceCollector, compare_slices
 from regen.media.files import write_image
 from regen.media.reader import VideoReader, find_media
 from regen.media.sizes import Size, parse_size, resize_center_crop

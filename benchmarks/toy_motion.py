@@ -15,6 +15,7 @@ from typing import Annotated
 import torch
 import tyro
 from einops import rearrange
+from interpolation_methods import codec_of, evaluate_extrapolation, evaluate_interpolation
 from jaxtyping import Float, UInt8
 from report import finish, one_sentence_errors, use_threads
 from rich.console import Console
@@ -26,7 +27,6 @@ from regen.codec.sessions import DecodeOptions, Seams
 from regen.codec.timeline import SOURCE_FRAMES
 from regen.data.tasks import TaskConfig, draw_task
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.interpolation import codec_of, evaluate_extrapolation, evaluate_interpolation
 from regen.metrics.psnr_ssim import Psnr
 from regen.metrics.seams import SeamRatio
 from regen.runtime import generator_for, pick_device, tune_malloc

@@ -9,13 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.nn import functional
-
-from regen.codec.sessions import DecodeOptions, DecodeSession, encode_frames
-from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
-from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.interpolation import (
+from interpolation_methods import (
     Codec,
     Score,
     codec_of,
@@ -26,6 +20,12 @@ from regen.evaluate.interpolation import (
     motion_compensated,
     read_clip,
 )
+from torch import Tensor
+from torch.nn import functional
+
+from regen.codec.sessions import DecodeOptions, DecodeSession, encode_frames
+from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
+from regen.embedders.regen import AutoencoderRegen
 from regen.media.reader import VideoWriter
 from regen.media.sizes import Size
 from regen.metrics.psnr_ssim import MAX_PSNR, psnr_per_frame, ssim_per_frame

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from slices import GUTTER, SliceCollector, compare_slices
 from torch import Tensor
 
 from regen.codec.streams import GREY, LABEL_HEIGHT, WHITE, label
-from regen.evaluate.slices import GUTTER, SliceCollector, compare_slices
 from regen.media.files import write_image
 
 

@@ -17,7 +17,7 @@ from tiny_media import make_video
 from regen import cli
 from regen.metrics.lpips import Lpips
 
-PATIENCE = 120.0  # seconds for a process to begin its work on a busy machine
+START_TIMEOUT = 120.0  # seconds for a process to begin its work on a busy machine
 COMMON = ("--data", "clips", "--device", "cpu", "--dtype", "fp32", "--size", "24x32")
 Process = subprocess.Popen[str]
 
@@ -57,7 +57,7 @@ def test_table_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     models = ("--model", "tiny", "--model", "linear", "--steps", "1", "--steps", "2")
     assert evaluate(*models, "--max-frames", "6", "--fvd", "random", "--fvd-frames", "4") == 0
     out, err = capsys.readouterr()
-    assert "left out: clips/bad.mp4" in err
+    assert "skipped: clips/bad.mp4" in err
     assert out.count("24x32") == 3 and "out/index.html" in out and "LPIPS" not in out
     for head in ("PSNR", "SSIM", "FVD", "seams", "compression"):
         assert head in out
@@ -98,31 +98,31 @@ def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ("no model", "--model")),
+        ((), ("at least one model", "--model")),
         (("--model", "nothing"), ("no model nothing",)),
         (("--model", "tiny", "--steps", "0"), ("step",)),
         (("--model", "tiny", "--size", "7"), ("7 pixels",)),
-        (("--model", "tiny@25%"), ("tiny have one length", "@25%")),
-        (("--model", "linear=tiny@"), ("no length ''", "@30dB")),
-        (("--model", "tiny@a lot"), ("no length 'a lot'", "@320")),
+        (("--model", "tiny@25%"), ("@25% needs a One-DVA model",)),
+        (("--model", "linear=tiny@"), ("got ''", "@30dB")),
+        (("--model", "tiny@a lot"), ("got 'a lot'", "@320")),
         (("--model", "nothing@25%"), ("no model nothing",)),
         (("--model", "tiny", "--data", "empty"), ("no video below empty",)),
         (("--model", "tiny", "--data", "gone"), ("gone does not exist",)),
         (("--model", "tiny", "--reconstructions", "empty"), ("NAME=FOLDER",)),
-        (("--reconstructions", "theirs=gone"), ("no folder gone",)),
+        (("--reconstructions", "theirs=gone"), ("got gone",)),
         (("--reconstructions", "theirs=empty"), ("empty has no reconstruction of a.mp4",)),
         (("--model", "tiny", "--lpips-net", "alex"), ("--lpips-weights",)),
         (
             ("--model", "tiny", "--lpips-net", "alex", "--lpips-weights", "x.pth"),
-            ("no file x.pth",),
+            ("x.pth",),
         ),
         (("--model", "tiny", "--fvd", "i3d"), ("--fvd-weights",)),
-        (("--model", "tiny", "--fvd", "i3d", "--fvd-weights", "x.pt"), ("no file x.pt",)),
+        (("--model", "tiny", "--fvd", "i3d", "--fvd-weights", "x.pt"), ("x.pt",)),
         (("--model", "tiny", "--fvd-frames", "33"), ("--fvd i3d",)),
-        (("--model", "tiny", "--processes", "0"), ("1 or more",)),
+        (("--model", "tiny", "--processes", "0"), ("--processes", "got 0")),
     ],
 )
-def test_bad_wishes(
+def test_invalid_options(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     (folder / "empty").mkdir()
@@ -131,10 +131,10 @@ def test_bad_wishes(
     assert not list(folder.glob("out/results"))
 
 
-def test_a_failure_in_a_worker_is_told_here(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_in_a_worker_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("clips", "theirs")
     assert evaluate("--reconstructions", "theirs=theirs", "--processes", "2") == 1
-    fails(capsys, "theirs/", "is measured at 24x32")
+    fails(capsys, "theirs/", "must be 24x32")
 
 
 def start(*arguments: str, report: str = "out") -> Process:
@@ -146,7 +146,7 @@ def start_work(folder: Path, *arguments: str) -> Process:
     """A command that has some results and is at work on a clip that takes long."""
     make_video(folder / "clips" / "long.mp4", 250, 32, 40)
     process = start("--model", "tiny", *arguments)
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + START_TIMEOUT
     while not list(folder.glob("out/results/tiny/*/b.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -183,7 +183,7 @@ def test_ctrl_c(folder: Path, processes: list[Process], monkeypatch: pytest.Monk
     finally:
         signal.signal(signal.SIGINT, before)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=PATIENCE)
+    _, error = process.communicate(timeout=START_TIMEOUT)
     assert process.returncode == 130, error
     line = error.strip().splitlines()[-1]
     assert "the same command continues" in line and "Traceback" not in error

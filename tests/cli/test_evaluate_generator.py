@@ -8,7 +8,7 @@ from tiny_evaluation import make_generator, make_world
 
 from regen import cli
 
-COMMON = ("--videos", "5", "--frames", "12", "--steps", "2", "--device", "cpu", "--dtype", "fp32")
+COMMON = ("--num-videos", "5", "--frames", "12", "--steps", "2", "--device", "cpu", "--dtype", "fp32")
 
 
 @pytest.fixture
@@ -35,21 +35,26 @@ def test_tables_for_people_and_json_for_programs(folder: Path, capsys: pytest.Ca
         *("(2/2)", "written: out/result.json, out/videos.png"),
     ):
         assert words in out
-    assert "compare it with distances of as many clips alone" in err and "Traceback" not in err
+    assert "compare it only with distances of as many clips" in err and "Traceback" not in err
     made = sorted(folder.glob("out/*"))
     assert evaluate(*fvd, "--json", "--batch", "3") == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told == json.loads((folder / "out" / "result.json").read_text())
-    assert (told["model"], told["videos"], told["seed"], len(told["distances"])) == ("generator", 5, 0, 2)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == json.loads((folder / "out" / "result.json").read_text())
+    assert (result["model"], result["videos"], result["seed"], len(result["distances"])) == (
+        "generator",
+        5,
+        0,
+        2,
+    )
     assert sorted(folder.glob("out/*")) == made, "nothing is made twice"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--fvd", "i3d"), "needs its weights"),
-        (("--fvd-frames", "16"), "give --fvd i3d or videomae"),
-        (("--fvd", "random", "--fvd-frames", "16"), "give --frames 16 or more"),
+        (("--fvd", "i3d"), "--fvd-weights"),
+        (("--fvd-frames", "16"), "need --fvd i3d or videomae"),
+        (("--fvd", "random", "--fvd-frames", "16"), "--frames must be at least 16"),
         (("--steps", "0"), "at least 1 step"),
         (("--size", "big"), "is not a size"),
     ],

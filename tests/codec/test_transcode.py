@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from interpolation_methods import codec_of
 from tiny_media import EMBEDDERS, make_image, make_video, picture, record_frames
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.codec.streams import LABEL_HEIGHT
 from regen.codec.timeline import Timeline
 from regen.codec.transcode import Report, decode_video, encode_video, reconstruct_video
-from regen.evaluate.interpolation import codec_of
 from regen.latents import Latents
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, resize_center_crop

@@ -121,8 +121,8 @@ def test_table_sorts_both_ways(opened: Driver) -> None:
     assert [float(text) for text in column(opened, "PSNR")] == psnr[::-1]
     assert column(opened, "Model") == names[::-1]
     assert head(opened, "PSNR").get_attribute("aria-sort") == "ascending"
-    head(opened, "Difference").find_element(By.TAG_NAME, "button").click()
-    errors = [float(text) for text in column(opened, "Difference error")]
+    head(opened, "Temporal").find_element(By.TAG_NAME, "button").click()
+    errors = [float(text) for text in column(opened, "Temporal MAE")]
     assert errors == sorted(errors), "where less is better, the least stands first"
     assert head(opened, "PSNR").get_attribute("aria-sort") is None
     for _ in range(2):
@@ -295,7 +295,7 @@ def test_page_of_one_model_without_videos(browser: Driver, tmp_path: Path) -> No
     page = write_report(make_report_folder(tmp_path, [("<i>a</i>", "48x64", 1, 30.0)], [clip], frames=0))
     with visit(browser, page) as opened:
         assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == clip
-        assert opened.find_element(By.CSS_SELECTOR, ".card .bar").text == "No videos were kept."
+        assert opened.find_element(By.CSS_SELECTOR, ".card .bar").text == "No videos were recorded."
         assert opened.find_element(By.CSS_SELECTOR, "#title").text == "Reconstruction: <i>a</i>"
         assert column(opened, "Model") == ["<i>a</i>"]
 

@@ -98,12 +98,12 @@ def test_i3d_is_called_as_the_published_file_wants(tmp_path: Path) -> None:
 def test_i3d_file_is_checked(tmp_path: Path) -> None:
     """The published sum by default; both sums in the message."""
     path = tmp_path / "i3d.pt"
-    with pytest.raises(ValueError, match="no file .*i3d.pt that can be read; get i3d_torchscript.pt"):
+    with pytest.raises(ValueError, match="i3d.pt; get i3d_torchscript.pt"):
         I3d(path).load(CPU)
     digest = save_script(path, TinyI3d())
     with pytest.raises(ValueError, match=f"SHA-256 {I3d(path).sha256}, got {digest}; get"):
         I3d(path).load(CPU)
-    with pytest.raises(ValueError, match="10 frames or more, not 9"):
+    with pytest.raises(ValueError, match="at least 10 .* got 9"):
         I3d(path, frames=9)
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_i3d_is_an_error(content: str, tmp_path: Path) -> None:
         path.write_text("no script")
     elif content == "half":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match="other.pt is damaged or no I3D .*i3d_torchscript.pt"):
+    with pytest.raises(ValueError, match="other.pt is not an I3D for 16 frames"):
         I3d(path, sha256(path)).load(CPU)
 
 
@@ -136,16 +136,16 @@ def test_videomae_sees_normalised_clips_of_its_own_size(videomae: Path) -> None:
 
 
 def test_videomae_folder_is_checked(videomae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no file .*model.safetensors.*give the folder of a VideoMAE"):
+    with pytest.raises(ValueError, match="model.safetensors; give the folder of a VideoMAE"):
         VideoMae(tmp_path).load(CPU)
-    with pytest.raises(ValueError, match="and not 00000000; give"):
+    with pytest.raises(ValueError, match="SHA-256 00000000"):
         VideoMae(videomae, "0" * 8).load(CPU)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     (tmp_path / "config.json").write_bytes((videomae / "config.json").read_bytes())
-    with pytest.raises(ValueError, match="can't be loaded .*; give the folder"):
+    with pytest.raises(ValueError, match="can't be loaded"):
         VideoMae(tmp_path).load(CPU)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match="need the package transformers; install it"):
+    with pytest.raises(ValueError, match="need transformers"):
         VideoMae(videomae).load(CPU)
 
 
@@ -156,7 +156,7 @@ def test_weights_of_another_model_are_an_error(videomae: Path, tmp_path: Path) -
     deeper = config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2')
     assert deeper != config
     (tmp_path / "config.json").write_text(deeper)
-    with pytest.raises(ValueError, match="is another, without .*layer.*1"):
+    with pytest.raises(ValueError, match="lack .*layer.*1"):
         VideoMae(tmp_path).load(CPU)
 
 

@@ -110,15 +110,15 @@ def test_merging_leaves_the_other_as_it_is() -> None:
 def test_what_can_not_be_compared_is_an_error() -> None:
     many = statistics(random(5, 3, 1))
     for count in (0, 1):
-        with pytest.raises(ValueError, match=f"2 samples or more, not {count}"):
+        with pytest.raises(ValueError, match=f"at least 2 samples, got {count}"):
             frechet_distance(many, statistics(random(count, 3, 1)))
-    with pytest.raises(ValueError, match="4 and 3 features can't be compared"):
+    with pytest.raises(ValueError, match="3 features, got 4"):
         frechet_distance(many, statistics(random(5, 4, 1)))
     with pytest.raises(ValueError, match="one extractor"):
         many.update(random(5, 2, 1))
     with pytest.raises(ValueError, match="one extractor"):
         many.merge(statistics(random(5, 2, 1)))
     for wrong in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="infinite or not a number"):
+        with pytest.raises(ValueError, match="finite"):
             many.update(torch.tensor([[0.0, wrong, 0.0]]))
     assert many.count == 5

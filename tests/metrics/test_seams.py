@@ -136,5 +136,5 @@ def test_frames_of_the_caller_may_change_afterwards() -> None:
 
 
 def test_impossible_chunk_is_an_error() -> None:
-    with pytest.raises(ValueError, match="give 1 or more"):
+    with pytest.raises(ValueError, match="chunk_frames must be at least 1, got 0"):
         SeamRatio(0)

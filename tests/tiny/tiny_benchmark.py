@@ -10,11 +10,10 @@ from tiny_media import make_video, tiny_regen
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.evaluate.benchmark.benchmark import Benchmark
+from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
 from regen.evaluate.benchmark.measure import MetricConfig
 from regen.evaluate.benchmark.summary import Row
 from regen.evaluate.benchmark.systems import SystemSpec
-from regen.evaluate.benchmark.workers import run_benchmark
 from regen.media.sizes import Size
 from regen.metrics.features import RandomConvolutions
 
@@ -54,17 +53,17 @@ def tiny_one_dva() -> AutoencoderOneDVA:
 
 def make_benchmark(models: Sequence[str], data: Path, report: Path, **changes: Any) -> Benchmark:
     """An evaluation in fp32 at one small size, with features of random convolutions."""
-    wishes = {
+    options = {
         "systems": tuple(map(SystemSpec, models)),
         "sizes": (SIZE,),
         "steps": (1, 2),
         "metrics": MetricConfig(fvd=RandomConvolutions(frames=4, size=16)),
     }
-    return Benchmark(data=data, report=report, dtype="fp32", **wishes | changes)
+    return Benchmark(data=data, report=report, dtype="fp32", **options | changes)
 
 
-def run(asked: Benchmark, processes: int = 1) -> list[Row]:
-    return run_benchmark(asked, CPU, processes)
+def run(benchmark: Benchmark, processes: int = 1) -> list[Row]:
+    return run_benchmark(benchmark, CPU, processes)
 
 
 def results(report: Path) -> dict[str, int]:

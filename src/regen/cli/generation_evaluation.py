@@ -1,4 +1,4 @@
-"""The command evaluate-generator: generated videos beside real ones."""
+"""The command evaluate-generator: compare generated videos with real ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from regen.cli.evaluation import MetricOptions, feature_source
+from regen.cli.evaluation import MetricOptions, extractor_spec
 from regen.cli.options import Device, Json, SizeText
 from regen.console import clean_exit, progress_bar, warn
 
@@ -21,18 +21,18 @@ class SamplingOptions:
     """What is generated."""
 
     num_videos: int = 256
-    """How many videos; as many of the real ones are taken, or all where there are fewer."""
+    """Number of videos to generate, and of real videos to compare with, if there are as many."""
     frames: int = 33
-    """Of each video; further ones of the real videos are left out."""
+    """Frames of each video; real videos are cut."""
     size: SizeText = None
-    """N x N, or height x width; by default the most frequent size in the generator's training. The real
-    videos are scaled to it and cut at the centre."""
+    """N x N, or height x width; by default the most frequent size in the generator's training. Real videos
+    are resized to cover it and cropped at the centre."""
     steps: int = 30
     """Denoising steps of the generator."""
     guidance_scale: float = 4.0
-    """How much to follow the caption or the class; 1: no guidance, which takes half of the time."""
+    """How closely to follow the caption or the class; 1 means no guidance, in half of the time."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels between which there is guidance."""
+    """Noise levels between which guidance acts."""
     solver: Literal["euler", "heun"] = "euler"
     """heun is of second order and takes about twice as long a step."""
     decode_steps: int = 1
@@ -40,13 +40,13 @@ class SamplingOptions:
     seams: Literal["extend", "match", "none"] = "extend"
     """How chunks are joined: extend (acts from 2 steps on), match or none."""
     seed: int = 0
-    """The noise of each video follows from this and its number."""
+    """The noise of each video follows from this and its index."""
     batch: int = 8
-    """Videos that are sampled together; no result depends on it."""
+    """Videos that are sampled together; results do not depend on it."""
     embedder: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Where the embedder of the generator's latents is, if it is no longer where it was in the training."""
+    """The embedder of the generator's latents, if it is not where it was in the training."""
     text_encoder: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """The same for the text encoder."""
+    """The text encoder, if it is not where it was in the training."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
     dtype: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
@@ -55,87 +55,83 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class DistanceOptions:
-    """The Fréchet video distance, with a network that you download; without one it is left out."""
+    """Fréchet video distance, with a network that you download; by default it is left out."""
 
     fvd: Annotated[Literal["i3d", "videomae", "random"] | None, Optional] = None
-    """Measure it with this network; random is for trying it out without a file."""
+    """Network of the distance; random is for trying it out without a file."""
     fvd_weights: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """For i3d the file i3d_torchscript.pt, for videomae a folder such as a copy of MCG-NJU/videomae-base."""
     fvd_sha256: Annotated[str | None, arg(metavar="HASH", help_behavior_hint="")] = None
-    """SHA-256 of the weights, to be sure that they are the right ones."""
+    """SHA-256 of the weights, to check them."""
     fvd_frames: Annotated[tuple[int, ...], arg(metavar="N", help_behavior_hint="")] = ()
-    """Frames of the clips that videos are cut into: 16 by habit, or 33; give several to measure each."""
+    """Frames of the clips that videos are split into: usually 16, or 33; give several to measure each."""
 
 
-DEFAULT_GENERATING, DEFAULT_DISTANCE = SamplingOptions(), DistanceOptions()
+DEFAULT_SAMPLING, DEFAULT_DISTANCE = SamplingOptions(), DistanceOptions()
 
 
 def evaluate_generator(
     model: Annotated[str, arg(metavar="NAME")],
     data: Annotated[Path, arg(metavar="FOLDER")],
     out: Annotated[Path, arg(metavar="FOLDER")],
-    generating: Annotated[SamplingOptions, arg(name="")] = DEFAULT_GENERATING,
+    options: Annotated[SamplingOptions, arg(name="")] = DEFAULT_SAMPLING,
     distance: Annotated[DistanceOptions, arg(name="")] = DEFAULT_DISTANCE,
     json: Json = False,
 ) -> None:
-    """Generate videos and compare them with real ones: their distance, and whether they show what was said.
+    """Generate videos and compare them with real ones: Fréchet distance and agreement with their prompts.
 
-    Example: regen evaluate-generator --model t2v-world --data world/ --out result/ --videos 256
+    Example: regen evaluate-generator --model t2v-world --data world/ --out result/ --num-videos 256
 
-    A generator that reads texts is told the captions (NAME.txt) of the real videos, one that knows classes
-    all of its classes in turn. The same figures for the real videos as the embedder reconstructs them show
-    what is its decoder's fault. What was said is read from the videos by a program, where captions or classes
-    are those of the world of moving shapes (benchmarks/world.py).
+    A text-to-video generator gets the captions (NAME.txt) of the real videos, one for classes each of its
+    classes in turn. The same metrics of the real videos as reconstructed by the embedder show the part of its
+    decoder. Where captions or classes are those of the shape world (benchmarks/world.py), a program reads
+    from the videos whether they show what was asked for.
 
-    The results are in OUT/result.json, the first videos in OUT/videos.png. All videos are kept in OUT, so run
-    the command again after an interruption and it goes on; also with another network for the distance.
+    The results are in OUT/result.json, the first videos in OUT/videos.png. All videos stay in OUT, so the
+    same command resumes after an interruption, or measures another distance.
 
     Args:
         model: The generator: a name from `regen models`, a folder, or owner/name on the Hugging Face Hub.
-        data: The folder of real videos, with captions, also in folders inside it.
-        out: The folder of the videos and of the results.
-        json: Let the last line of the output be the result, as one JSON object.
+        data: Folder of real videos, with captions, searched recursively.
+        out: Folder of the videos and the results.
+        json: Print the result as one JSON object on the last line.
     """
     from regen.codec.sessions import DecodeOptions
-    from regen.evaluate.generators.evaluation import EvaluationConfig
+    from regen.evaluate.generators.evaluation import EvaluationConfig, show_evaluation
     from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
-    from regen.evaluate.generators.table import show_evaluation
     from regen.generate.sampling import SampleOptions
     from regen.media.sizes import parse_size
     from regen.runtime import pick_device, pick_dtype
 
-    wanted, device = generating, pick_device(generating.device)
-    evaluation = EvaluationConfig(
+    device = pick_device(options.device)
+    config = EvaluationConfig(
         model=model,
         data=data,
         out=out,
-        num_videos=wanted.num_videos,
-        frames=wanted.frames,
-        size=None if wanted.size is None else parse_size(wanted.size),
-        sampling=SampleOptions(wanted.steps, wanted.guidance_scale, wanted.guidance_interval, wanted.solver),
-        decoding=DecodeOptions(steps=wanted.decode_steps, seed=wanted.seed, seams=wanted.seams),
-        seed=wanted.seed,
-        batch=wanted.batch,
-        extractors=_sources(distance),
-        embedder=wanted.embedder,
-        text_encoder=wanted.text_encoder,
+        num_videos=options.num_videos,
+        frames=options.frames,
+        size=None if options.size is None else parse_size(options.size),
+        sampling=SampleOptions(
+            options.steps, options.guidance_scale, options.guidance_interval, options.solver
+        ),
+        decoding=DecodeOptions(steps=options.decode_steps, seed=options.seed, seams=options.seams),
+        seed=options.seed,
+        batch=options.batch,
+        extractors=_extractors(distance),
+        embedder=options.embedder,
+        text_encoder=options.text_encoder,
     )
     with clean_exit(out):
-        result = evaluate(evaluation, device, pick_dtype(wanted.dtype, device), progress_bar, warn)
+        result = evaluate(config, device, pick_dtype(options.dtype, device), progress_bar, warn)
     show_evaluation(result, out, json)
 
 
-def _sources(distance: DistanceOptions) -> "tuple[ExtractorSpec, ...]":
+def _extractors(options: DistanceOptions) -> "tuple[ExtractorSpec, ...]":
     """The network of the distance, for each number of frames."""
-    sources = (
-        feature_source(
-            MetricOptions(
-                fvd=distance.fvd,
-                fvd_weights=distance.fvd_weights,
-                fvd_sha256=distance.fvd_sha256,
-                fvd_frames=frames,
-            )
+    specs = (
+        extractor_spec(
+            MetricOptions(None, None, None, options.fvd, options.fvd_weights, options.fvd_sha256, frames)
         )
-        for frames in dict.fromkeys(distance.fvd_frames or (None,))
+        for frames in dict.fromkeys(options.fvd_frames or (None,))
     )
-    return tuple(source for source in sources if source is not None)
+    return tuple(spec for spec in specs if spec is not None)

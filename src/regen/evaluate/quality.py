@@ -1,4 +1,4 @@
-"""Reconstruction quality of whole clips: read, fit to the measuring size, reconstruct, compare."""
+"""Reconstruction quality of whole clips: read, resize, reconstruct, compare."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,13 +27,12 @@ FramePairs = tuple[UInt8[Tensor, "t h w 3"], UInt8[Tensor, "t h w 3"]]
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What one clip gave: mean PSNR in dB and SSIM over its frames, and the seconds spent in the model.
+    """Quality of one clip, and the seconds in the model.
 
-    `psnr_pooled` is the PSNR of the mean squared error over the whole clip. `sharpness` is 1 where the
-    reconstruction has as much fine detail as the original, `seam_ratio` is 1 where the seams between chunks
-    can't be seen, and None for a clip of one chunk (`regen.metrics.psnr_ssim` and `regen.metrics.seams`).
-    `temporal_mae` (8-bit levels) and `ghosting_rate` tell of ghosts (`regen.metrics.ghosting`); they are
-    None for a single frame, and the share where nothing moves. `lpips` is None where none was asked for.
+    PSNR (dB), SSIM and `lpips` are means over frames; `psnr_pooled` is the PSNR of the mean squared error.
+    `sharpness` and `seam_ratio` are relative to the original: 1 is as sharp, and seamless. `temporal_mae` is
+    in 8-bit levels, `ghosting_rate` between 0 and 1. None: one chunk (`seam_ratio`), one frame
+    (`temporal_mae`), no motion (`ghosting_rate`), no network (`lpips`). See `regen.metrics`.
     """
 
     name: str
@@ -51,15 +50,12 @@ class ClipResult:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent in the model, reading and measuring apart."""
+        """Seconds in the model, without reading and measuring."""
         return self.encode_seconds + self.decode_seconds
 
 
 class ClipMetrics:
-    """All metrics of one clip.
-
-    Without `chunk_frames`, for frames of which nobody knows where a chunk ends, there is no `seam_ratio`.
-    """
+    """All metrics of one clip; without `chunk_frames`, when they are unknown, there is no seam ratio."""
 
     def __init__(self, chunk_frames: int | None, lpips: Lpips | None = None) -> None:
         self.psnr, self.ssim, self.sharpness = Psnr(), Ssim(), Sharpness()
@@ -68,15 +64,15 @@ class ClipMetrics:
         self.lpips = None if lpips is None else LpipsMean(lpips)
 
     def update(self, originals: UInt8[Tensor, "t h w 3"], frames: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next originals and their reconstructions, any number."""
-        fixed = (self.psnr, self.ssim, self.sharpness, self.temporal_mae, self.ghosting_rate)
-        for metric in (*fixed, *(each for each in (self.seams, self.lpips) if each is not None)):
+        """Add originals and their reconstructions, any number."""
+        metrics = (self.psnr, self.ssim, self.sharpness, self.temporal_mae, self.ghosting_rate)
+        for metric in (*metrics, *(each for each in (self.seams, self.lpips) if each is not None)):
             metric.update(originals, frames)
 
     def result(self, name: str, encode_seconds: float, decode_seconds: float) -> ClipResult:
-        """All figures; ValueError when there was no frame."""
+        """Raises ValueError before the first frame."""
         if self.psnr.frames == 0:
-            raise ValueError(f"There is no frame of {name} to measure; give at least one.")
+            raise ValueError(f"{name} must have at least one frame, got none.")
         return ClipResult(
             name=name,
             frames=self.psnr.frames,
@@ -104,27 +100,26 @@ def reconstruct_pairs(
 ) -> Iterator[FramePairs]:
     """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk.
 
-    `latents` counts what was encoded, with `lengths` as `EncodeSession` takes them. It is complete when the
-    pairs are.
+    `latents` counts the latents, with `lengths` as in `EncodeSession`; it is complete after the last pair.
     """
-    waiting: list[UInt8[Tensor, "h w 3"]] = []
+    pending: list[UInt8[Tensor, "h w 3"]] = []
     encoder, decoder = EncodeSession(model, lengths=lengths), None
-    tally = LatentCounter() if latents is None else latents
+    counter = LatentCounter() if latents is None else latents
 
     def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[FramePairs]:
         if len(decoded):
-            yield torch.stack(waiting[: len(decoded)]), decoded
-            del waiting[: len(decoded)]
+            yield torch.stack(pending[: len(decoded)]), decoded
+            del pending[: len(decoded)]
 
     for frame in frames:
         if decoder is None:
             height, width = frame.shape[:2]
             decoder = DecodeSession(model, height=height, width=width, options=options)
-        waiting.append(frame)
+        pending.append(frame)
         with encoding:
             chunks = encoder.feed([frame])
         for chunk in chunks:
-            tally.add(chunk.latents)
+            counter.add(chunk.latents)
             with decoding:
                 decoded = decoder.feed(chunk)
             yield from pair(decoded)
@@ -133,10 +128,10 @@ def reconstruct_pairs(
     with encoding:
         chunks = encoder.flush()
     for chunk in chunks:
-        tally.add(chunk.latents)
+        counter.add(chunk.latents)
     with decoding:
-        rest = torch.cat([*map(decoder.feed, chunks), decoder.flush()])
-    yield from pair(rest)
+        decoded = torch.cat([*map(decoder.feed, chunks), decoder.flush()])
+    yield from pair(decoded)
 
 
 def evaluate_files(
@@ -146,12 +141,12 @@ def evaluate_files(
     options: DecodeOptions = DEFAULTS,
     max_frames: int | None = None,
 ) -> Iterator[ClipResult]:
-    """One result per file, each as soon as it is there, by the protocol of `regen.metrics.psnr_ssim`.
+    """One result per file, in order, by the protocol of `regen.metrics.psnr_ssim`.
 
-    Every clip is fitted to `size`, reconstructed chunk by chunk (the last one padded and cropped back),
-    rounded to 8 bits and compared with the fitted frames. The noise depends on the seed and the chunk alone,
-    so a clip's figure does not depend on the other files. `max_frames` measures only the first frames.
-    Memory is bounded by the chunk. Raises VideoError for a file without any readable frame.
+    Each clip is resized and cropped to `size`, reconstructed chunk by chunk (the last one padded), rounded to
+    8 bits and compared with the resized frames. Results are independent of each other: the noise depends on
+    the seed and the chunk. `max_frames` measures only the first frames. Memory is bounded by the chunk.
+    Raises VideoError for a file without a readable frame.
     """
     for file in files:
         with VideoReader(file) as reader:
@@ -165,7 +160,7 @@ def evaluate_clip(
     name: str,
     options: DecodeOptions = DEFAULTS,
 ) -> ClipResult:
-    """Reconstruct one clip from its 8-bit RGB frames and compare; ValueError when there is no frame."""
+    """Reconstruct one clip from 8-bit RGB frames and compare. Raises ValueError without frames."""
     metrics, encoding, decoding = ClipMetrics(model.chunk_frames), Stopwatch(), Stopwatch()
     for originals, decoded in reconstruct_pairs(model, frames, options, encoding, decoding):
         metrics.update(originals, decoded)

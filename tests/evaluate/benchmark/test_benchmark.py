@@ -13,8 +13,7 @@ from tiny_media import make_video, tiny_regen
 
 from regen.evaluate.benchmark.benchmark import Benchmark, Job, prepare, run_jobs
 from regen.evaluate.benchmark.clip_list import read_clips
-from regen.evaluate.benchmark.measure import FittedClip, MetricConfig
-from regen.evaluate.benchmark.report_folder import ReportFolder
+from regen.evaluate.benchmark.measure import FittedClip, MetricConfig, ReportFolder
 from regen.evaluate.benchmark.systems import SystemSpec
 from regen.evaluate.quality import evaluate_clip
 from regen.media.reader import VideoReader, VideoWriter
@@ -73,7 +72,7 @@ def test_the_figures_are_those_of_a_clip_alone(finished: Path, data: Path, model
     row = next(row for row in rows if (row["model"], row["steps"], row["clip"]) == (models[0], 2, "a.mp4"))
     (clip,) = (clip for clip in read_clips(data, None).clips if clip.name == "a.mp4")
     job = next(job for job in jobs_of(data, models, finished) if job.key.endswith("tiny/24x32-2/a"))
-    options = make_benchmark(models, data, finished).options(job)
+    options = make_benchmark(models, data, finished).decode_options(job)
     assert options.seed == row["seed"]
     with one_thread(), VideoReader(data / "a.mp4") as reader:
         frames = FittedClip(data / "a.mp4", clip, SIZE, None).frames(reader)
@@ -184,24 +183,24 @@ def test_other_settings_are_refused(finished: Path, data: Path, models: tuple[st
         ({"max_frames": 3}, "max_frames was None and is now 3"),
         ({"metrics": MetricConfig()}, "fvd was .*random.* and is now None"),
     ):
-        with pytest.raises(ValueError, match=f"other settings .*{words}.*another --report.$"):
+        with pytest.raises(ValueError, match=f"other settings .*{words}"):
             run(make_benchmark(models, data, finished, **changes))
 
 
 def test_other_weights_of_the_same_name_are_refused(data: Path, tmp_path: Path) -> None:
     tiny, _ = make_models(tmp_path)
-    asked = make_benchmark([tiny], data, tmp_path / "report", steps=(1,), max_frames=2)
-    run(asked)
+    benchmark = make_benchmark([tiny], data, tmp_path / "report", steps=(1,), max_frames=2)
+    run(benchmark)
     torch.manual_seed(1)
     tiny_regen().save_pretrained(tiny)
-    with pytest.raises(ValueError, match=f"results of another {tiny}: .* another --report.$"):
-        run(asked)
+    with pytest.raises(ValueError, match=f"results of another {tiny}"):
+        run(benchmark)
 
 
 def test_other_clips_are_refused(finished: Path, data: Path, models: tuple[str, str], tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "clips")
     make_video(tmp_path / "clips" / "b.mkv", 4)
-    with pytest.raises(ValueError, match="b.mkv has changed"):
+    with pytest.raises(ValueError, match="b.mkv was changed"):
         run(make_benchmark(models, tmp_path / "clips", finished))
 
 
@@ -226,27 +225,27 @@ def write_reconstruction(data: Path, folder: Path, name: str, size: Size, frames
             writer.write(frame)
 
 
-def finished_by(folder: Path, data: Path, report: Path) -> Benchmark:
+def precomputed_by(folder: Path, data: Path, report: Path) -> Benchmark:
     return make_benchmark([], data, report, systems=(SystemSpec("theirs", folder),))
 
 
 def test_finished_reconstructions(data: Path, theirs: Path, tmp_path: Path) -> None:
-    asked = finished_by(theirs, data, tmp_path / "report")
-    (row,) = run(asked)
+    benchmark = precomputed_by(theirs, data, tmp_path / "report")
+    (row,) = run(benchmark)
     assert (row["model"], row["steps"], row["frames"]) == ("theirs", 1, 20)
     assert row["psnr"] > 30
     for name in ("ratio", "seam_ratio", "compression_factor", "values_per_second", "frames_per_latent"):
-        assert row[name] is None and "not known" in row["absent"][name]
+        assert row[name] is None and "precomputed" in row["absent"][name]
     write_reconstruction(data, theirs, "b.mkv", SIZE, 5)
     with pytest.raises(ValueError, match=r"results of another theirs: b\.mkv"):
-        run(asked)
+        run(benchmark)
 
 
 @pytest.mark.parametrize(
     ("size", "frames", "words"),
     [
-        (SIZE, 5, r"theirs/b.mp4 has 5 frames and the original b.mkv has 6"),
-        (Size(24, 24), 6, r"theirs/b.mp4 has 24x24 pixels .* b.mkv is measured at 24x32"),
+        (SIZE, 5, r"theirs/b.mp4 must have 6 frames .* got 5"),
+        (Size(24, 24), 6, r"theirs/b.mp4 must be 24x32 .* got 24x24"),
     ],
 )
 def test_reconstructions_that_do_not_fit(
@@ -254,16 +253,16 @@ def test_reconstructions_that_do_not_fit(
 ) -> None:
     write_reconstruction(data, theirs, "b.mkv", size, frames)
     with pytest.raises(ValueError, match=words):
-        run(finished_by(theirs, data, tmp_path / "report"))
+        run(precomputed_by(theirs, data, tmp_path / "report"))
 
 
 def test_reconstructions_that_are_too_long_or_missing(data: Path, theirs: Path, tmp_path: Path) -> None:
     shutil.copy(theirs / "a.mp4", theirs / "b.mp4")
-    with pytest.raises(ValueError, match=r"theirs/b.mp4 has 11 frames and the original b.mkv has 6"):
-        run(finished_by(theirs, data, tmp_path / "report"))
+    with pytest.raises(ValueError, match=r"theirs/b.mp4 .* got 11"):
+        run(precomputed_by(theirs, data, tmp_path / "report"))
     (theirs / "b.mp4").unlink()
-    with pytest.raises(ValueError, match=r"theirs has no reconstruction of b.mkv"):
-        run(finished_by(theirs, data, tmp_path / "report"))
+    with pytest.raises(ValueError, match="no reconstruction of b.mkv"):
+        run(precomputed_by(theirs, data, tmp_path / "report"))
 
 
 def test_a_result_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
@@ -283,8 +282,8 @@ def test_what_another_process_holds_is_left_and_waited_for(
     data: Path, models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A locked result is passed over; when its process ends without it, it is made here."""
-    asked = make_benchmark(models[1:], data, tmp_path, max_frames=2)
-    jobs = prepare(asked, CPU, lambda done, total, what: None, None)
+    benchmark = make_benchmark(models[1:], data, tmp_path, max_frames=2)
+    jobs = prepare(benchmark, CPU, lambda done, total, what: None, None)
     folder = ReportFolder(tmp_path)
     claim = folder.claims.claim(jobs[0].key)
     claim.__enter__()
@@ -295,29 +294,29 @@ def test_what_another_process_holds_is_left_and_waited_for(
         claim.__exit__(None, None, None)
 
     monkeypatch.setattr("regen.evaluate.benchmark.benchmark.time.sleep", end_the_other)
-    run_jobs(asked, jobs, CPU, lambda done, total, what: None)
+    run_jobs(benchmark, jobs, CPU, lambda done, total, what: None)
     assert waited == [[False] + [True] * (len(jobs) - 1)]
     assert all(folder.is_done(job.key) for job in jobs)
 
 
 def test_impossible_wishes(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
     for changes, words in (
-        ({"systems": ()}, "no model"),
-        ({"systems": (SystemSpec(models[0]), SystemSpec(models[0]))}, "one name"),
+        ({"systems": ()}, "at least one model"),
+        ({"systems": (SystemSpec(models[0]), SystemSpec(models[0]))}, "unique"),
         ({"steps": (0,)}, "1 step"),
         ({"max_frames": 0}, "--max-frames"),
     ):
         with pytest.raises(ValueError, match=words):
             make_benchmark(models, data, tmp_path, **changes)
     for name in ("original", "..", "."):
-        with pytest.raises(ValueError, match="another name"):
+        with pytest.raises(ValueError, match="named"):
             SystemSpec(name)
-    with pytest.raises(ValueError, match="no folder .*nowhere"):
+    with pytest.raises(ValueError, match="got .*nowhere"):
         SystemSpec("theirs", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="--lpips-weights"):
         MetricConfig(lpips="alex")
-    with pytest.raises(ValueError, match="give 1 or more"):
+    with pytest.raises(ValueError, match="--processes must be at least 1"):
         run(make_benchmark(models, data, tmp_path), processes=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="can't be kept in .*file/report .*--report.$"):
+    with pytest.raises(ValueError, match="file/report is not writable"):
         run(make_benchmark(models, data, tmp_path / "file" / "report"))

@@ -36,21 +36,21 @@ def test_first_frames_and_images(data: Path) -> None:
     assert [clip.frames for clip in read_clips(data, max_frames=5).clips] == [5, 5, 3, 1]
 
 
-def test_equal_files_have_equal_numbers_wherever_they_are(data: Path) -> None:
+def test_equal_files_have_equal_seeds_wherever_they_are(data: Path) -> None:
     shutil.copy(data / "a.mp4", data / "copy.mp4")
-    numbers = {clip.name: clip.seed for clip in read_clips(data, None).clips}
-    assert numbers["a.mp4"] == numbers["copy.mp4"] != numbers["b.mkv"]
+    seeds = {clip.name: clip.seed for clip in read_clips(data, None).clips}
+    assert seeds["a.mp4"] == seeds["copy.mp4"] != seeds["b.mkv"]
 
 
-def test_damaged_files_are_left_out_and_told_of(data: Path) -> None:
+def test_damaged_files_are_skipped_with_a_warning(data: Path) -> None:
     (data / "bad.mp4").write_bytes(b"no video")
     whole = (data / "a.mp4").read_bytes()
     (data / "torn.mp4").write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
-    told: list[str] = []
-    found = read_clips(data, None, told.append)
+    warnings: list[str] = []
+    found = read_clips(data, None, warnings.append)
     assert [clip.name for clip in found.clips] == ["a.mp4", "b.mkv", "more/a.mp4"]
     assert [*found.skipped] == ["bad.mp4", "torn.mp4"]
-    assert len(told) == 2 and "bad.mp4" in told[0] and "torn.mp4" in told[1]
+    assert len(warnings) == 2 and "bad.mp4" in warnings[0] and "torn.mp4" in warnings[1]
     check_unchanged(found, data, Path("out"))
 
 
@@ -60,24 +60,24 @@ def test_progress_counts_the_files(data: Path) -> None:
     assert seen == [(0, 3), (1, 3), (2, 3)]
 
 
-@pytest.mark.parametrize("change", ["has changed", "is missing", "is new"])
+@pytest.mark.parametrize("change", ["was changed", "was removed", "was added"])
 def test_a_change_is_named(data: Path, change: str) -> None:
     frozen = read_clips(data, None)
     check_unchanged(frozen, data, Path("out"))
     name = "b.mkv"
     match change:
-        case "has changed":
+        case "was changed":
             make_video(data / name, 4)
-        case "is missing":
+        case "was removed":
             (data / name).unlink()
-        case "is new":
+        case "was added":
             make_video(data / (name := "c.mp4"), 2)
-    with pytest.raises(ValueError, match=f"{name} {change} .* in out .*another --report.$"):
+    with pytest.raises(ValueError, match=f"{name} {change}"):
         check_unchanged(frozen, data, Path("out"))
 
 
 def test_folders_without_clips(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="missing does not exist; .*--data.$"):
+    with pytest.raises(ValueError, match="missing does not exist"):
         read_clips(tmp_path / "missing", None)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no video below .*empty"):
@@ -91,5 +91,5 @@ def test_folders_without_clips(tmp_path: Path) -> None:
 
 def test_clips_that_differ_in_their_suffix_only(data: Path) -> None:
     make_video(data / "b.mp4", 2)
-    with pytest.raises(ValueError, match="b.mkv and b.mp4 .* different names"):
+    with pytest.raises(ValueError, match="b.mkv and b.mp4"):
         read_clips(data, None)

@@ -19,11 +19,9 @@ from regen.evaluate.benchmark.systems import CodingStats, SystemSpec, load_syste
 from regen.media.reader import VideoWriter
 
 RATE, FRAMES = Fraction(10), 34  # two chunks
-GRID = (
-    4 * 5 * 2 * 2
-)  # numbers of the structural latents of a chunk of 24 x 32 pixels; all 1D latents have as many
+GRID = 4 * 5 * 2 * 2  # structural values of a chunk of 24 x 32 pixels; all its 1D latents have as many
 PIXELS = 3 * 17 * 24 * 32
-ASKED = ("one@0%", "one@100%", "one@25%", "one@8", "one@3dB", "one")
+MODELS = ("one@0%", "one@100%", "one@25%", "one@8", "one@3dB", "one")
 Row = dict[str, Any]
 
 
@@ -43,16 +41,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = torch.randint(0, 256, (24, 32, 3), dtype=torch.uint8)
     write(folder / "clips" / "still.mp4", [picture] * FRAMES)
     write(folder / "clips" / "lively.mp4", [picture, 255 - picture] * (FRAMES // 2))
-    evaluate(folder, *ASKED)
+    evaluate(folder, *MODELS)
     return folder
 
 
 def evaluate(folder: Path, *models: str, report: str = "out", **changes: Any) -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        entries = tuple(map(SystemSpec.parse, models))
-        wishes = {"systems": entries, "steps": (1,), "metrics": MetricConfig()} | changes
-        return run(make_benchmark([], folder / "clips", folder / report, **wishes))
+        systems = tuple(map(SystemSpec.parse, models))
+        options = {"systems": systems, "steps": (1,), "metrics": MetricConfig()} | changes
+        return run(make_benchmark([], folder / "clips", folder / report, **options))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def rows(place: Path) -> dict[tuple[str, str], Row]:
     return {(row["model"], row["clip"].split(".")[0]): row for row in timeless(place / "out")[1]}
 
 
-def test_every_length_is_a_contestant(place: Path) -> None:
+def test_every_length_is_a_system(place: Path) -> None:
     summary, _ = timeless(place / "out")
     assert [row["model"] for row in summary] == ["one", "one@8", "one@0%", "one@25%", "one@100%", "one@3dB"]
     assert (place / "out" / "videos" / "one@25%" / "24x32-1" / "still.mp4").is_file()
@@ -129,7 +127,7 @@ def test_results_that_lack_the_rate(place: Path, tmp_path: Path) -> None:
         del row["values_per_second"]
         path.write_text(json.dumps(row))
     row = next(row for row in evaluate(place, "one@8", report=str(report)) if row["model"] == "one@8")
-    assert row["values_per_second"] is None and "before it was counted" in row["absent"]["values_per_second"]
+    assert row["values_per_second"] is None and "before it was recorded" in row["absent"]["values_per_second"]
 
 
 class Watched(TargetPsnr):
@@ -144,14 +142,14 @@ class Watched(TargetPsnr):
 
 def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path) -> None:
     """The search decodes as the evaluation does: in as many steps, with the noise of the clip."""
-    entry = SystemSpec("watched", model=str(place / "one"), lengths=Watched(3.0))
-    contestant, meters = load_system(entry, [], None, CPU, torch.float32), CodingStats()
+    spec = SystemSpec("watched", model=str(place / "one"), lengths=Watched(3.0))
+    system, stats = load_system(spec, [], None, CPU, torch.float32), CodingStats()
     frames = list(torch.zeros(3, 24, 32, 3, dtype=torch.uint8))
     options = DecodeOptions(steps=2, seed=7, solver="heun")
-    pairs = contestant.pairs(Clip("a.mp4", "0f" * 32, 3, 24, 32, "10"), frames, options, meters)
+    pairs = system.reconstruct(Clip("a.mp4", "0f" * 32, 3, 24, 32, "10"), frames, options, stats)
     assert sum(len(originals) for originals, _ in pairs) == 3
     assert Watched.seen == [(2, 7, heun)]
-    assert len(meters.latents.lengths) == 1
+    assert len(stats.latents.lengths) == 1
 
 
 @pytest.mark.parametrize(
@@ -190,30 +188,28 @@ def test_names(
     for folder in ("run", "a@b", "runs@home/best", "whole@25%"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    entry = SystemSpec.parse(text)
-    assert (entry.name, entry.model or entry.name, entry.lengths) == (name, model, lengths)
-    assert entry.label == name.replace("/", "--")
+    spec = SystemSpec.parse(text)
+    assert (spec.name, spec.model or spec.name, spec.lengths) == (name, model, lengths)
+    assert spec.label == name.replace("/", "--")
 
 
 @pytest.mark.parametrize(
     "length", ["", "main", "-1", "101%", "nan%", "0dB", "100dB", "dB", "1.5", "25 percent"]
 )
 def test_nonsense_behind_the_at(length: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"no length .* for small; give a number such as @320, [^.]*@30dB\.$"
-    ):
+    with pytest.raises(ValueError, match=r"small@LENGTH .* got"):
         SystemSpec.parse(f"small@{length}")
 
 
 def test_lengths_that_can_not_be(place: Path, tmp_path: Path) -> None:
     _, linear = make_models(tmp_path)
     for model, words in (
-        (f"{linear}@25%", "latents of .*linear have one length; leave @25% away, or give a One-DVA model.$"),
-        ("one@21", "chunk of lively.mp4 at 24x32 has 0 to 20 1D latents, not 21; give a smaller number"),
+        (f"{linear}@25%", "@25% needs a One-DVA model, got .*linear"),
+        ("one@21", "lively.mp4 at 24x32 has at most 20 1D latents, got @21"),
     ):
         with pytest.raises(ValueError, match=words):
             evaluate(place, model, report=str(tmp_path / "out"))
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="unique"):
         evaluate(place, "one@25%", "one@25.0%", report=str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("results"))
 

@@ -1,4 +1,4 @@
-"""What a name of a contestant means: our own models, folders, pipelines, and repositories on the Hub."""
+"""Names of models: our own, folders, pipelines, and repositories on the Hub."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from tiny_diffusers_models import ltx_2, ltx_2_diffusion_decoder, wan
 
 from regen.embedders.linear import AutoencoderLinear
-from regen.evaluate import diffusers_models as peers
+from regen.evaluate import diffusers_models
 from regen.evaluate.diffusers_models import load_embedder
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_own_models_are_contestants(tmp_path: Path) -> None:
+def test_own_models(tmp_path: Path) -> None:
     AutoencoderLinear(2, 4).save_pretrained(tmp_path / "run" / "model")
     assert isinstance(load_embedder(str(tmp_path / "run"), CPU, torch.float32), AutoencoderLinear)
     assert isinstance(load_embedder("linear-4x", CPU, torch.float32), AutoencoderLinear)
@@ -38,7 +38,7 @@ def test_own_models_are_contestants(tmp_path: Path) -> None:
 
 def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
     def error() -> str:
-        with pytest.raises(ValueError, match="^The model in") as caught:
+        with pytest.raises(ValueError, match="model") as caught:
             load_embedder(str(tmp_path / "model"), CPU, torch.float32)
         assert "\n" not in str(caught.value)
         return str(caught.value)
@@ -47,7 +47,7 @@ def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "model" / "config.json"
     stored = json.loads(config.read_text())
     config.write_text(json.dumps(stored | {"_class_name": "AutoencoderKLFlux2"}))
-    assert "class AutoencoderKLFlux2" in error() and "AutoencoderRegen" in error() and "Mochi" in error()
+    assert "got AutoencoderKLFlux2" in error() and "AutoencoderRegen" in error() and "Mochi" in error()
     config.write_text(json.dumps(stored | {"base_dim": 8}))
     assert "can't be loaded" in error()
     config.write_text("{")
@@ -56,7 +56,7 @@ def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model" / "diffusion_pytorch_model.safetensors").unlink()
     assert "can't be loaded" in error()
     shutil.copytree(folder / "pipeline" / "diffusion_decoder", tmp_path / "alone" / "diffusion_decoder")
-    with pytest.raises(ValueError, match="needs an encoder"):
+    with pytest.raises(ValueError, match="needs an AutoencoderKLLTX2Video"):
         load_embedder(str(tmp_path / "alone" / "diffusion_decoder"), CPU, torch.float32)
 
 
@@ -70,24 +70,24 @@ def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise EntryNotFoundError("none")
         return str(folder / "pipeline" / file)
 
-    monkeypatch.setattr(peers, "hf_hub_download", fetch)
-    place = peers._find("some/pipeline")
+    monkeypatch.setattr(diffusers_models, "hf_hub_download", fetch)
+    place = diffusers_models._find("some/pipeline")
     assert str(place) == "some/pipeline/vae" and place.class_name == "AutoencoderKLLTX2Video"
     assert asked == ["some/pipeline/config.json", "some/pipeline/vae/config.json"]
-    decoder = peers._find("some/pipeline/diffusion_decoder")
+    decoder = diffusers_models._find("some/pipeline/diffusion_decoder")
     assert decoder.class_name == "LTX2VideoDiffusionDecoderModel"
-    with pytest.raises(ValueError, match="has no config.json in unet"):
+    with pytest.raises(ValueError, match="no config.json in unet"):
         load_embedder("some/pipeline/unet", CPU, torch.float32)
 
 
 @pytest.mark.parametrize(
     ("problem", "words"),
-    [(LocalEntryNotFoundError("offline"), "could not be reached"), (OSError("401"), "none of that name")],
+    [(LocalEntryNotFoundError("offline"), "unreachable"), (OSError("401"), "neither a local folder")],
 )
 def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, problem: Exception, words: str) -> None:
     def fail(repository: str, file: str) -> str:
         raise problem
 
-    monkeypatch.setattr(peers, "hf_hub_download", fail)
+    monkeypatch.setattr(diffusers_models, "hf_hub_download", fail)
     with pytest.raises(ValueError, match=words):
         load_embedder("some/model", CPU, torch.float32)

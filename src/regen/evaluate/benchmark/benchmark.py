@@ -1,15 +1,16 @@
-"""Many models on one frozen list of clips: what is to be done, what is done, and one process's share of it.
+"""Benchmark of many systems on one frozen list of clips, resumable and shared by processes.
 
-A result is that of one contestant for one clip at one size and number of steps. Each is kept as soon as it is
-there, so an interrupted evaluation goes on where it stopped, and any number of processes can share one.
-What a result is depends on no other: the noise follows from the seed and the content of the clip, and each
-process computes on one thread of the CPU, because sums over several differ in their last bits.
+One job measures one system on one clip at one size and number of steps. Its result is written when it is
+done, so an interrupted benchmark resumes where it stopped, and any number of processes can share one. Results
+are independent: the noise follows from the seed and the content of the clip, and every process computes on
+one CPU thread, because sums over several threads differ in their last bits.
 """
 
 import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,30 @@ import torch
 from regen import __version__
 from regen.codec.sessions import DecodeOptions, Seams
 from regen.evaluate.benchmark.clip_list import Clip, ClipList, OnWarning, check_unchanged, read_clips
-from regen.evaluate.benchmark.measure import FittedClip, LoadedMetrics, MetricConfig, measure, record_original
-from regen.evaluate.benchmark.report_folder import ReportFolder, folder_name, result_key
-from regen.evaluate.benchmark.systems import System, SystemSpec, load_system
+from regen.evaluate.benchmark.measure import (
+    FittedClip,
+    LoadedMetrics,
+    MetricConfig,
+    ReportFolder,
+    measure,
+    record_original,
+    result_key,
+)
+from regen.evaluate.benchmark.summary import Row, write_summary
+from regen.evaluate.benchmark.systems import System, SystemSpec, folder_name, load_system
+from regen.evaluate.report import write_report
 from regen.media.sizes import Size
+from regen.pretrained.models import silence_logging
 from regen.runtime import DTYPES, fold_seed, one_thread
+from regen.workers import run_workers, worker_device
 
-POLL_SECONDS = 0.5  # seconds between two looks at what other processes are doing
-OnJob = Callable[[int, int, str], None]  # results there, results wanted, what is being worked on
+POLL_SECONDS = 0.5  # between two checks for the results of other processes
+OnJob = Callable[[int, int, str], None]  # jobs done, jobs in all, what is being worked on
 
 
 @dataclass(frozen=True)
 class Job:
-    """One result; without an entry it is the original, which is only shown and has no steps."""
+    """One result. Without a system it is the original, which is only recorded and has no steps."""
 
     system: SystemSpec | None
     size: Size | None
@@ -40,14 +52,14 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The name of its files in the report."""
+        """Name of its files in the report."""
         name = None if self.system is None else self.system.name
         return result_key(name, size_name(self.size), self.steps, self.clip.label)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is asked for. `sizes`: None is each clip's own; `dtype` is a name of `regen.runtime.DTYPES`."""
+    """What to measure. A size of None is that of each clip; `dtype` is a name of `regen.runtime.DTYPES`."""
 
     systems: tuple[SystemSpec, ...]
     data: Path
@@ -62,21 +74,18 @@ class Benchmark:
     metrics: MetricConfig = field(default_factory=MetricConfig)
 
     def __post_init__(self) -> None:
-        names = [entry.label for entry in self.systems]
+        names = [system.label for system in self.systems]
         if not names:
-            raise ValueError("There is no model to evaluate; name at least one with --model.")
+            raise ValueError("A benchmark needs at least one model; give --model.")
         if len({*names}) < len(names):
-            raise ValueError(
-                f"Two contestants have one name among {', '.join(names)}; name each one once, or give "
-                "NAME=FOLDER where two folders have one name."
-            )
+            raise ValueError(f"Names must be unique, got {', '.join(names)}; give NAME=FOLDER to rename one.")
         if self.max_frames is not None and self.max_frames < 1:
-            raise ValueError(f"At most {self.max_frames} frames are none; give --max-frames 1 or more.")
+            raise ValueError(f"--max-frames must be at least 1, got {self.max_frames}.")
         for steps in self.steps:
             DecodeOptions(steps=steps, seams=self.seams, batch=self.batch)
 
-    def settings(self, tools: LoadedMetrics, device: torch.device) -> dict[str, Any]:
-        """What must be the same for all results of a report."""
+    def settings(self, metrics: LoadedMetrics, device: torch.device) -> dict[str, Any]:
+        """Settings that all results of a report must share."""
         return {
             "regen": __version__,
             "torch": torch.__version__,
@@ -85,85 +94,122 @@ class Benchmark:
             "seams": self.seams,
             "max_frames": self.max_frames,
             "dtype": self.dtype,
-            **tools.settings(),
+            **metrics.settings(),
         }
 
     def decode_options(self, job: Job) -> DecodeOptions:
-        """How a job's clip is decoded; its seed is that of the clip, whatever else is in the list."""
+        """Decoding options of a job, with a seed that depends on the content of its clip alone."""
         seed = fold_seed(self.seed, job.clip.seed) >> 32  # 31 bits: a browser reads them exactly
         return DecodeOptions(steps=job.steps, seed=seed, seams=self.seams, batch=self.batch)
 
-    def load_system(self, entry: SystemSpec, clips: Sequence[Clip], device: torch.device) -> System:
-        return load_system(entry, clips, self.max_frames, device, DTYPES[self.dtype])
+    def load_system(self, spec: SystemSpec, clips: Sequence[Clip], device: torch.device) -> System:
+        return load_system(spec, clips, self.max_frames, device, DTYPES[self.dtype])
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    device: torch.device,
+    processes: int = 1,
+    on_job: OnJob = lambda done, total, description: None,
+    on_warning: OnWarning | None = None,
+) -> list[Row]:
+    """Compute all missing results, write the summary and the page, and return the summary.
+
+    More than one process: they are started here and share the jobs; `device` "cuda" then means all GPUs in
+    turn. Other calls for the same report may run at the same time. Raises ValueError or OSError; finished
+    results stay, and the same call resumes from them.
+    """
+    if processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {processes}.")
+    silence_logging()
+    jobs = prepare(benchmark, device, on_job, on_warning)
+    folder = ReportFolder(benchmark.report)
+    if processes == 1:
+        run_jobs(benchmark, jobs, device, on_job)
+    else:
+
+        def show_progress() -> None:
+            on_job(sum(folder.is_done(job.key) for job in jobs), len(jobs), f"{processes} processes")
+
+        run_workers(partial(_run_worker, benchmark, jobs, device), processes, show_progress)
+    with folder.claims.alone(), one_thread():
+        folder.claims.tidy()
+        summary = write_summary(folder)
+        write_report(benchmark.report)
+    return summary
+
+
+def _run_worker(benchmark: Benchmark, jobs: Sequence[Job], device: torch.device, number: int) -> None:
+    silence_logging()
+    run_jobs(benchmark, jobs, worker_device(number, device), lambda done, total, description: None)
 
 
 def prepare(
-    contest: Benchmark, device: torch.device, on_result: OnJob, on_warning: OnWarning | None
+    benchmark: Benchmark, device: torch.device, on_job: OnJob, on_warning: OnWarning | None
 ) -> tuple[Job, ...]:
-    """Freeze the list of clips and the settings, or check them; then all results that are wanted, in order.
+    """Freeze the list of clips and the settings, or check them; return all jobs in order.
 
-    Raises ValueError, one sentence, when something is not as it was for the results that are there.
+    Raises ValueError when anything differs from the results that exist.
     """
-    folder = ReportFolder(contest.report)
+    folder = ReportFolder(benchmark.report)
     folder.open()
     with folder.claims.alone():
-        settings = contest.settings(contest.metrics.load(device), device)
-        clips, rows = _freeze_clips(contest, settings, on_result, on_warning), folder.rows()
-        jobs = [Job(None, size, 0, clip) for size in contest.sizes for clip in clips]
-        for entry in contest.systems:
-            on_result(0, 0, f"loading {entry.name}")
-            contestant = contest.load_system(entry, clips, device)
-            _check_weights(contest, entry, {clip.name: contestant.weights(clip) for clip in clips}, rows)
-            for size, clip in product(contest.sizes, clips):
+        settings = benchmark.settings(benchmark.metrics.load(device), device)
+        clips, rows = _freeze_clips(benchmark, folder, settings, on_job, on_warning), folder.rows()
+        jobs = [Job(None, size, 0, clip) for size in benchmark.sizes for clip in clips]
+        for spec in benchmark.systems:
+            on_job(0, 0, f"loading {spec.name}")
+            system = benchmark.load_system(spec, clips, device)
+            _check_weights(benchmark, spec, {clip.name: system.weights(clip) for clip in clips}, rows)
+            for size, clip in product(benchmark.sizes, clips):
                 sides = (clip.height, clip.width) if size is None else (size.height, size.width)
-                contestant.check(clip, *sides)
-            steps = dict.fromkeys(contest.steps if contestant.takes_steps else (1,))
-            ways = product(contest.sizes, steps)
-            jobs += [Job(entry, size, number, clip) for size, number in ways for clip in clips]
-            del contestant
+                system.check(clip, *sides)
+            steps = dict.fromkeys(benchmark.steps if system.takes_steps else (1,))
+            jobs += [Job(spec, *setting) for setting in product(benchmark.sizes, steps, clips)]
+            del system
             free_memory(device)
     return tuple(jobs)
 
 
-def run_jobs(contest: Benchmark, jobs: Sequence[Job], device: torch.device, on_result: OnJob) -> None:
-    """Do what is missing of `jobs`, beside other processes, and return when all of it is there.
+def run_jobs(benchmark: Benchmark, jobs: Sequence[Job], device: torch.device, on_job: OnJob) -> None:
+    """Run the missing `jobs`, sharing them with other processes; return when all results exist.
 
-    Raises ValueError, one sentence, for a clip that can't be measured; what was done before it is kept.
+    Raises ValueError for a clip that can't be measured; finished results stay.
     """
-    folder = ReportFolder(contest.report)
+    folder = ReportFolder(benchmark.report)
     with one_thread():
-        bench = _JobRunner(contest, list(dict.fromkeys(job.clip for job in jobs)), device)
+        runner = _JobRunner(benchmark, list(dict.fromkeys(job.clip for job in jobs)), device)
         while missing := [job for job in jobs if not folder.is_done(job.key)]:
             done = before = len(jobs) - len(missing)
             for job in missing:
-                on_result(done, len(jobs), "originals" if job.system is None else job.system.name)
+                on_job(done, len(jobs), "originals" if job.system is None else job.system.name)
                 with folder.claims.claim(job.key) as place:
                     if place is not None and not folder.is_done(job.key):
-                        folder.publish(job.key, place, bench.run(job, place))
+                        folder.publish(job.key, place, runner.run(job, place))
                         done += 1
             if done == before:
                 time.sleep(POLL_SECONDS)
-    on_result(len(jobs), len(jobs), "")
+    on_job(len(jobs), len(jobs), "")
 
 
 class _JobRunner:
-    """What a process measures with; one contestant at a time is in memory."""
+    """Runs jobs with one system at a time in memory."""
 
-    def __init__(self, contest: Benchmark, clips: Sequence[Clip], device: torch.device) -> None:
-        self.contest, self.clips, self.device = contest, clips, device
-        self.tools = contest.metrics.load(device)
-        self._entry: SystemSpec | None = None
-        self._contestant: System | None = None
+    def __init__(self, benchmark: Benchmark, clips: Sequence[Clip], device: torch.device) -> None:
+        self.benchmark, self.clips, self.device = benchmark, clips, device
+        self.metrics = benchmark.metrics.load(device)
+        self._spec: SystemSpec | None = None
+        self._system: System | None = None
 
     def run(self, job: Job, place: Path) -> dict[str, Any]:
-        """Write the videos and features of a job to the folder `place`; answer its row."""
-        contest, clip = self.contest, job.clip
-        view = FittedClip(contest.data / clip.name, clip, job.size, contest.max_frames)
+        """Write the video and the features of a job to the folder `place`; return its row."""
+        benchmark, clip = self.benchmark, job.clip
+        fitted = FittedClip(benchmark.data / clip.name, clip, job.size, benchmark.max_frames)
         if job.system is None:
-            record_original(view, self.tools, place)
+            record_original(fitted, self.metrics, place)
             return {"clip": clip.name, "sha256": clip.sha256}
-        contestant, options = self._enter(job.system), contest.decode_options(job)
-        found, about = measure(contestant, view, options, self.tools, place)
+        system, options = self._load(job.system), benchmark.decode_options(job)
+        result, compression = measure(system, fitted, options, self.metrics, place)
         return {
             "model": job.system.name,
             "size": size_name(job.size),
@@ -171,72 +217,72 @@ class _JobRunner:
             "seed": options.seed,
             "clip": clip.name,
             "sha256": clip.sha256,
-            **{name: value for name, value in asdict(found).items() if name != "name"},
-            "weights": contestant.weights(clip),
-            **about,
+            **{name: value for name, value in asdict(result).items() if name != "name"},
+            "weights": system.weights(clip),
+            **compression,
         }
 
-    def _enter(self, entry: SystemSpec) -> System:
-        if self._contestant is None or self._entry != entry:
-            self._entry = self._contestant = None
+    def _load(self, spec: SystemSpec) -> System:
+        if self._system is None or self._spec != spec:
+            self._spec = self._system = None
             free_memory(self.device)
-            self._entry, self._contestant = entry, self.contest.load_system(entry, self.clips, self.device)
-        return self._contestant
+            self._spec, self._system = spec, self.benchmark.load_system(spec, self.clips, self.device)
+        return self._system
 
 
 def size_name(size: Size | None) -> str:
-    """A size as reports have it: "256x256", or "native" for each clip's own."""
+    """A size in reports: "256x256", or "native" for that of each clip."""
     return "native" if size is None else str(size)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back the memory of what is not used any more."""
+    """Release the memory of objects that are no longer used."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def _freeze_clips(
-    contest: Benchmark, now: dict[str, Any], on_result: OnJob, on_warning: OnWarning | None
+    benchmark: Benchmark,
+    folder: ReportFolder,
+    settings: dict[str, Any],
+    on_job: OnJob,
+    on_warning: OnWarning | None,
 ) -> tuple[Clip, ...]:
-    """The list of clips; it is written after the settings, so where it is they are, too."""
-    folder = ReportFolder(contest.report)
+    """The list of clips. It is written after the settings, so where it exists they do too."""
     if not folder.clips.is_file():
-        found = read_clips(
-            contest.data,
-            contest.max_frames,
-            on_warning,
-            lambda done, total: on_result(done, total, "reading clips"),
-        )
-        folder.write_json(folder.settings, now)
-        folder.write_json(folder.clips, asdict(found))
-        return found.clips
+
+        def on_progress(done: int, total: int) -> None:
+            on_job(done, total, "reading clips")
+
+        clips = read_clips(benchmark.data, benchmark.max_frames, on_warning, on_progress)
+        folder.write_json(folder.settings, settings)
+        folder.write_json(folder.clips, asdict(clips))
+        return clips.clips
     before = folder.read_json(folder.settings)
     differences = [
-        f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, "absent") != now.get(name, "absent")
+        f"{name} was {before.get(name, 'absent')} and is now {settings.get(name, 'absent')}"
+        for name in sorted(before.keys() | settings.keys())
+        if before.get(name, "absent") != settings.get(name, "absent")
     ]
     if differences:
         raise ValueError(
-            f"The report in {folder.path} has other settings ({'; '.join(differences)}); "
-            "give the same ones to add to it, or use another --report."
+            f"{folder.path} has results with other settings ({'; '.join(differences)}); use another --report."
         )
     frozen = ClipList.from_json(folder.read_json(folder.clips))
-    check_unchanged(frozen, contest.data, contest.report)
+    check_unchanged(frozen, benchmark.data, benchmark.report)
     return frozen.clips
 
 
 def _check_weights(
-    contest: Benchmark, entry: SystemSpec, weights: dict[str, str], rows: Sequence[dict[str, Any]]
+    benchmark: Benchmark, spec: SystemSpec, weights: dict[str, str], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """Raises ValueError when results under a contestant's name are not its own; `weights` are by clip."""
-    sizes = [size_name(size) for size in contest.sizes]
+    """Raises ValueError when results of this name came from other weights; `weights` are by clip."""
+    sizes = [size_name(size) for size in benchmark.sizes]
     for row in rows:
-        same = folder_name(row["model"]) == entry.label and (entry.folder is None or row["size"] in sizes)
-        if same and (row["model"], row["weights"]) != (entry.name, weights[row["clip"]]):
+        same = folder_name(row["model"]) == spec.label and (spec.folder is None or row["size"] in sizes)
+        if same and (row["model"], row["weights"]) != (spec.name, weights[row["clip"]]):
             raise ValueError(
-                f"The report in {contest.report} has results of another {entry.name}: {row['clip']} came "
-                f"from {row['model']} with the hash {row['weights']}, which is {weights[row['clip']]} now; "
-                "use another name, or another --report."
+                f"{benchmark.report} has results of another {spec.name}: {row['clip']} by {row['model']} "
+                f"({row['weights']}, now {weights[row['clip']]}); use another name or another --report."
             )

@@ -1,5 +1,15 @@
-"""One clip through one contestant: read, reconstruct, measure, and keep what a report shows."""
+"""One clip through one system: reconstruct, measure, and record it in the report folder.
 
+    clips.json  settings.json           frozen by the first run
+    results/MODEL/SIZE-STEPS/CLIP.json  one result; `videos/` and `features/` have the same names below them
+    clips.jsonl  summary.json           all results, and their means
+
+The JSON file of a result is written last, so where it exists the rest of the result does too. Until then its
+files are in `.work` (see `regen.locks`).
+"""
+
+import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,21 +25,80 @@ from torch import Tensor
 from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions
-from regen.evaluate.benchmark.clip_list import Clip, hash_file
-from regen.evaluate.benchmark.systems import CodingStats, System
+from regen.evaluate.benchmark.clip_list import Clip
+from regen.evaluate.benchmark.systems import ORIGINAL, CodingStats, System, folder_name
 from regen.evaluate.quality import ClipMetrics, ClipResult
+from regen.io import file_sha256
+from regen.locks import Claims
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
 from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.features import ClipFeatures, Extractor, ExtractorSpec
 from regen.metrics.lpips import Lpips, Net
 
-PREFETCH_FRAMES = 16  # frames decoded before they are asked for
+PREFETCH_FRAMES = 16
+
+
+def result_key(model: str | None, size: str, steps: int, clip: str) -> str:
+    """Name of the files of a result; `clip` is a label, and a model of None is the original."""
+    if model is None:
+        return f"{ORIGINAL}/{size}/{clip}"
+    return f"{folder_name(model)}/{size}-{steps}/{clip}"
+
+
+class ReportFolder:
+    """Reads and writes the results of a benchmark; `path` is created if missing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.claims = path, Claims(path / ".work")
+        self.clips, self.settings = path / "clips.json", path / "settings.json"
+
+    def open(self) -> None:
+        """Raises ValueError when the folder is not writable."""
+        try:
+            self.claims.open()
+        except OSError as error:
+            raise ValueError(
+                f"{self.path} is not writable ({error.strerror}); use another --report."
+            ) from None
+
+    def is_done(self, key: str) -> bool:
+        return self.result(key).is_file()
+
+    def result(self, key: str) -> Path:
+        return self.path / "results" / f"{key}.json"
+
+    def features(self, key: str) -> Path:
+        return self.path / "features" / f"{key}.npy"
+
+    def publish(self, key: str, place: Path, row: dict[str, Any]) -> None:
+        """Move video.mp4 and features.npy, if any, out of the folder `place`; then write `row`."""
+        parts = {"video.mp4": self.path / "videos" / f"{key}.mp4", "features.npy": self.features(key)}
+        for name, target in parts.items():
+            if (place / name).is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(place / name, target)
+        self.write_json(self.result(key), row)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every result of a system so far, in no order."""
+        rows = map(self.read_json, (self.path / "results").glob("*/*/*.json"))
+        return [row for row in rows if "model" in row]
+
+    def write_json(self, path: Path, content: Any) -> None:
+        self.claims.write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def read_json(self, path: Path) -> Any:
+        """Raises ValueError when the file is damaged."""
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(f"{path} is damaged; delete it or use another --report.") from None
 
 
 @dataclass(frozen=True)
 class MetricConfig:
-    """The metrics that need networks of their own; None leaves one out. `lpips` is measured with a file."""
+    """Metrics that need networks of their own; None leaves one out."""
 
     lpips: Net | None = None
     lpips_weights: Path | None = None
@@ -40,27 +109,27 @@ class MetricConfig:
         if (self.lpips is None) != (self.lpips_weights is None):
             raise ValueError("LPIPS needs a network and its weights; give --lpips-net and --lpips-weights.")
         if self.lpips is None and self.lpips_sha256 is not None:
-            raise ValueError("There is no LPIPS whose weights to check; give --lpips-net, too.")
+            raise ValueError("--lpips-sha256 needs --lpips-net.")
 
     def load(self, device: torch.device) -> "LoadedMetrics":
-        """ValueError, one sentence, when weights are missing or not those asked for."""
-        lpips, facts = None, None
+        """Raises ValueError when weights are missing or different."""
+        lpips, info = None, None
         if self.lpips is not None and self.lpips_weights is not None:
             lpips = Lpips.from_file(self.lpips_weights, self.lpips, self.lpips_sha256).to(device)
-            facts = {"net": self.lpips, "sha256": hash_file(self.lpips_weights)}
-        return LoadedMetrics(lpips, facts, None if self.fvd is None else self.fvd.load(device))
+            info = {"net": self.lpips, "sha256": file_sha256(self.lpips_weights)}
+        return LoadedMetrics(lpips, info, None if self.fvd is None else self.fvd.load(device))
 
 
 @dataclass(frozen=True)
 class LoadedMetrics:
-    """The networks that measure, on a device."""
+    """Networks of the metrics, on a device."""
 
     lpips: Lpips | None
     lpips_info: dict[str, str] | None
     extractor: Extractor | None
 
     def settings(self) -> dict[str, Any]:
-        """What their figures must be told with."""
+        """What identifies the networks in a report."""
         known = self.extractor
         fvd = known and {name: getattr(known, name) for name in ("name", "sha256", "frames", "size")}
         return {"lpips": self.lpips_info, "fvd": fvd}
@@ -68,7 +137,7 @@ class LoadedMetrics:
 
 @dataclass(frozen=True)
 class FittedClip:
-    """A clip as it is measured: the first frames of the file at `path`, fitted to a size or as they are."""
+    """A clip as it is measured: the first frames of the file at `path`, fitted to `size` if any."""
 
     path: Path
     clip: Clip
@@ -89,14 +158,14 @@ class FittedClip:
 
 
 class ClipRecorder:
-    """Keeps the frames of a clip in a folder: as a video that every browser plays, and as features."""
+    """Writes frames to a folder, as a video that every browser plays and as features."""
 
-    def __init__(self, place: Path, view: FittedClip, extractor: Extractor | None) -> None:
+    def __init__(self, place: Path, fitted: FittedClip, extractor: Extractor | None) -> None:
         self.place, self._features = place, None if extractor is None else ClipFeatures(extractor)
-        odd_rows, odd_columns = view.height % 2, view.width % 2  # browsers want even numbers
+        odd_rows, odd_columns = fitted.height % 2, fitted.width % 2  # browsers need even sides
         self._pad = (0, 0, 0, odd_columns, 0, odd_rows)
-        size = view.width + odd_columns, view.height + odd_rows
-        self._writer = VideoWriter(place / "video.mp4", *size, view.clip.rate)
+        size = fitted.width + odd_columns, fitted.height + odd_rows
+        self._writer = VideoWriter(place / "video.mp4", *size, fitted.clip.rate)
 
     def __enter__(self) -> "ClipRecorder":
         self._writer.__enter__()
@@ -110,7 +179,7 @@ class ClipRecorder:
             np.save(self.place / "features.npy", self._features.compute().numpy())
 
     def write(self, frames: UInt8[Tensor, "t h w 3"]) -> None:
-        """Take the next frames, any number."""
+        """Add frames, any number."""
         if self._features is not None:
             self._features.update(frames)
         for frame in frames:
@@ -118,32 +187,32 @@ class ClipRecorder:
 
 
 def measure(
-    contestant: System, view: FittedClip, options: DecodeOptions, tools: LoadedMetrics, place: Path
+    system: System, fitted: FittedClip, options: DecodeOptions, loaded: LoadedMetrics, place: Path
 ) -> tuple[ClipResult, dict[str, Any]]:
-    """Reconstruct a clip and compare; the reconstruction is kept in the folder `place`.
+    """Reconstruct a clip, compare it with the original, and record it in the folder `place`.
 
-    Answers how good it is, and how much was compressed (see `Contestant.compression`). Reading, computing and
-    measuring go on at the same time. Raises ValueError when the reconstruction can't be measured.
+    Returns its quality and its compression (see `System.compression`). Reading, computing and measuring
+    overlap. Raises ValueError when the reconstruction can't be measured.
     """
-    meters, metrics = CodingStats(), ClipMetrics(contestant.chunk_frames, tools.lpips)
+    stats, metrics = CodingStats(), ClipMetrics(system.chunk_frames, loaded.lpips)
     with ExitStack() as files:
-        reader = files.enter_context(VideoReader(view.path))
-        frames = files.enter_context(prefetch(view.frames(reader), PREFETCH_FRAMES))
-        keeper = files.enter_context(ClipRecorder(place, view, tools.extractor))
+        reader = files.enter_context(VideoReader(fitted.path))
+        frames = files.enter_context(prefetch(fitted.frames(reader), PREFETCH_FRAMES))
+        recorder = files.enter_context(ClipRecorder(place, fitted, loaded.extractor))
 
-        def take(originals: UInt8[Tensor, "t h w 3"], decoded: UInt8[Tensor, "t h w 3"]) -> None:
+        def compare(originals: UInt8[Tensor, "t h w 3"], decoded: UInt8[Tensor, "t h w 3"]) -> None:
             metrics.update(originals, decoded)
-            keeper.write(decoded)
+            recorder.write(decoded)
 
-        hand_out = files.enter_context(background_writer(take))
-        for originals, decoded in contestant.pairs(view.clip, frames, options, meters):
-            hand_out(originals, decoded)
-    found = metrics.result(view.clip.name, meters.encoding.seconds, meters.decoding.seconds)
-    return found, contestant.compression(view.clip, view.height, view.width, meters.latents)
+        compare_in_background = files.enter_context(background_writer(compare))
+        for originals, decoded in system.reconstruct(fitted.clip, frames, options, stats):
+            compare_in_background(originals, decoded)
+    result = metrics.result(fitted.clip.name, stats.encoding.seconds, stats.decoding.seconds)
+    return result, system.compression(fitted.clip, fitted.height, fitted.width, stats.latents)
 
 
-def record_original(view: FittedClip, tools: LoadedMetrics, place: Path) -> None:
-    """Keep a clip itself in the folder `place`, as reconstructions are compared with it."""
-    with VideoReader(view.path) as reader, ClipRecorder(place, view, tools.extractor) as keeper:
-        for frame in view.frames(reader):
-            keeper.write(frame[None])
+def record_original(fitted: FittedClip, loaded: LoadedMetrics, place: Path) -> None:
+    """Record a clip itself in the folder `place`, as reconstructions are compared with it."""
+    with VideoReader(fitted.path) as reader, ClipRecorder(place, fitted, loaded.extractor) as recorder:
+        for frame in fitted.frames(reader):
+            recorder.write(frame[None])

@@ -1,9 +1,9 @@
-"""Other video autoencoders as contestants: any of diffusers' classes below, measured like our own models.
+"""Video autoencoders of diffusers as embedders: find and load one by name.
 
-A name means, in this order: a model of this package (`regen.pretrained`); a local folder with an autoencoder
-or with a pipeline, whose `vae` is taken; a repository on the Hugging Face Hub, "owner/name", of either kind;
-a folder inside one, "owner/name/folder". The folder of a diffusion decoder names a contestant of its own: it
-is encoded by the `vae` beside it. What a class is follows from `_class_name` in its config.json.
+A name means, in this order: a model of this package (`regen.pretrained`); a local folder with an autoencoder,
+or with a pipeline, whose `vae` is taken; a repository "owner/name" on the Hugging Face Hub of either kind; a
+folder inside one, "owner/name/folder". The folder of a diffusion decoder is a model of its own, which encodes
+with the `vae` next to it. `_class_name` in config.json selects the adapter.
 """
 
 import json
@@ -29,6 +29,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from safetensors import SafetensorError
 
 from regen.codec.chunks import Embedder
+from regen.console import first_line
 from regen.evaluate.diffusers_models.base import DEFAULT_WINDOW, DiffusersAdapter
 from regen.evaluate.diffusers_models.classes import (
     CogVideoXAdapter,
@@ -57,7 +58,7 @@ DIFFUSION_DECODER = "LTX2VideoDiffusionDecoderModel"
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where a model is: a folder inside `root`, which is a local folder or a repository on the Hub."""
+    """A folder inside `root`, a local folder or a repository on the Hub."""
 
     root: str
     folder: str
@@ -70,36 +71,30 @@ class ModelLocation:
 def load_embedder(
     name: str, device: torch.device, dtype: torch.dtype, window: int = DEFAULT_WINDOW
 ) -> Embedder:
-    """The contestant called `name`, a model of this package or a peer, in evaluation mode.
+    """Load a model of this package or of diffusers in evaluation mode.
 
-    `window`: a peer is given at most this many frames at once. Raises ValueError in one sentence when there
-    is no such model, it can't be downloaded, is damaged, or is of a class that is not supported.
+    `window`: frames that a model of diffusers gets at once, at most. Raises ValueError when the model does
+    not exist, can't be downloaded, is damaged, or has an unsupported class.
     """
-    place = _find(name)
-    if place is None or place.class_name is None or place.class_name in models.CLASSES:
+    location = _find(name)
+    if location is None or location.class_name is None or location.class_name in models.CLASSES:
         return models.load(name, device, dtype)
-    if place.class_name == DIFFUSION_DECODER:
-        encoder = _at(place.root, VAE)
+    if location.class_name == DIFFUSION_DECODER:
+        encoder = _at(location.root, VAE)
         if encoder is None or encoder.class_name != "AutoencoderKLLTX2Video":
-            raise ValueError(
-                f"The diffusion decoder in {place} needs an encoder, an AutoencoderKLLTX2Video in the folder "
-                f"{VAE} beside it, which is not there."
-            )
+            raise ValueError(f"{location} needs an AutoencoderKLLTX2Video in the folder {VAE} next to it.")
         vae = _load(AutoencoderKLLTX2Video, encoder, device, dtype)
-        decoder = _load(LTX2VideoDiffusionDecoderModel, place, device, dtype)
+        decoder = _load(LTX2VideoDiffusionDecoderModel, location, device, dtype)
         return LTX2DiffusionAdapter(vae, decoder, window)
-    if place.class_name not in ADAPTERS:
-        known = ", ".join([*models.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
-        raise ValueError(
-            f"The model in {place} is of the class {place.class_name}, which is not supported; "
-            f"supported are {known}."
-        )
-    model_class, adapter = ADAPTERS[place.class_name]
-    return adapter(_load(model_class, place, device, dtype), window)
+    if location.class_name not in ADAPTERS:
+        supported = ", ".join([*models.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
+        raise ValueError(f"{location} must be one of {supported}, got {location.class_name}.")
+    model_class, adapter = ADAPTERS[location.class_name]
+    return adapter(_load(model_class, location, device, dtype), window)
 
 
 def _find(name: str) -> ModelLocation | None:
-    """The first place that `name` can mean; None where it is no folder and no name on the Hub."""
+    """First location that matches `name`; None when it is neither a folder nor a name on the Hub."""
     local = Path(name).expanduser()
     for folder in (*models.candidate_folders(name), local / VAE):
         if (folder / CONFIG).is_file():
@@ -108,56 +103,53 @@ def _find(name: str) -> ModelLocation | None:
     if local.is_dir() or name.count("/") not in (1, 2) or name.startswith(("/", ".", "~")):
         return None
     owner, repository, *inside = name.split("/")
-    places = (_at(f"{owner}/{repository}", folder) for folder in (inside or ("", VAE)))
-    found = next((place for place in places if place is not None), None)
-    if found is None:
+    locations = (_at(f"{owner}/{repository}", folder) for folder in (inside or ("", VAE)))
+    location = next((location for location in locations if location is not None), None)
+    if location is None:
+        where = inside[0] if inside else f"its root or {VAE}"
         raise ValueError(
-            f"The repository {owner}/{repository} on the Hugging Face Hub has no {CONFIG} in "
-            f"{inside[0] if inside else f'itself or in {VAE}'}; name a model's folder as owner/name/folder."
+            f"{owner}/{repository} on the Hub has no {CONFIG} in {where}; give owner/name/folder."
         )
-    return found
+    return location
 
 
 def _at(root: str, folder: str) -> ModelLocation | None:
-    """The model in a folder of `root`, None where there is no config.json; ValueError if it can't be read."""
+    """The model in a folder of `root`; None without config.json. Raises ValueError if it can't be read."""
     try:
         file = Path(root) / folder / CONFIG
         if not Path(root).is_dir():
             file = Path(hf_hub_download(root, f"{folder}/{CONFIG}".lstrip("/")))
         config: Any = json.loads(file.read_text())
     except LocalEntryNotFoundError:
-        raise ValueError(
-            f"There is no folder {root}, and the Hugging Face Hub could not be reached; check the connection."
-        ) from None
+        raise ValueError(f"{root} is not a local folder, and the Hub is unreachable.") from None
     except (EntryNotFoundError, FileNotFoundError):
         return None
     except (OSError, HFValidationError):
-        raise ValueError(
-            f"There is no folder {root}, and the Hugging Face Hub has none of that name that you may read."
-        ) from None
+        raise ValueError(f"{root} is neither a local folder nor a readable repository on the Hub.") from None
     except ValueError as error:
         raise _damaged(ModelLocation(root, folder, None), error) from None
     return ModelLocation(root, folder, config.get("_class_name") if isinstance(config, dict) else None)
 
 
-def _load(model_class: Any, place: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model with all its weights, or a ValueError in one sentence."""
+def _load(model_class: Any, location: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model with all its weights. Raises ValueError when it is damaged."""
     try:
         model, loading = model_class.from_pretrained(
-            place.root,
-            subfolder=place.folder,
+            location.root,
+            subfolder=location.folder,
             torch_dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _damaged(place, error) from None
+        raise _damaged(location, error) from None
     wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if wrong:
-        raise _damaged(place, ValueError(f"{len(wrong)} weights do not fit its config, such as {wrong[0]}"))
+        raise _damaged(
+            location, ValueError(f"{len(wrong)} weights do not fit its config, such as {wrong[0]}")
+        )
     return model.to(device)
 
 
-def _damaged(place: ModelLocation, error: Exception) -> ValueError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return ValueError(f"The model in {place} can't be loaded ({reason}); get or save it again.")
+def _damaged(location: ModelLocation, error: Exception) -> ValueError:
+    return ValueError(f"The model in {location} can't be loaded ({first_line(error)}); get or save it again.")

@@ -1,6 +1,6 @@
-"""What diffusers' video autoencoders differ in: ratios, frame counts, normalisation, how they decode.
+"""Adapters for each class: ratios, frame counts, normalisation, decoding.
 
-The normalisation of each class is that of its own pipeline in diffusers 0.42.
+The normalisation of each class is that of its pipeline in diffusers 0.42.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from regen.tiling import Tile
 
 
 class WanAdapter(DiffusersAdapter):
-    """Wan 2.1 and 2.2: mean and deviation of each channel."""
+    """Wan 2.1 and 2.2: mean and standard deviation per channel."""
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -26,16 +26,18 @@ class WanAdapter(DiffusersAdapter):
     def _channels(self) -> int:
         return self.vae.config.z_dim
 
-    def _scale(self, latent_frames: int) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
-        return self._rows(self.vae.config.latents_mean), self._rows(self.vae.config.latents_std)
+    def _shift_and_scale(
+        self, latent_frames: int
+    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
+        return self._per_channel(self.vae.config.latents_mean), self._per_channel(self.vae.config.latents_std)
 
-    def _width(self) -> float:
+    def _widest_channels(self) -> float:
         config = self.vae.config
         return (config.decoder_base_dim or config.base_dim) / (config.patch_size or 1) ** 2
 
 
 class CogVideoXAdapter(DiffusersAdapter):
-    """CogVideoX: works on 8 frames at a time, so a window has 8n + 1; one scaling factor."""
+    """CogVideoX: one scaling factor; windows have 8n + 1 frames, since it processes 8 at a time."""
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -47,18 +49,20 @@ class CogVideoXAdapter(DiffusersAdapter):
 
     @property
     def frame_step(self) -> int:
-        """With an even number of latent frames the class would decode another number of frames."""
+        """An even number of latent frames would be decoded to a different number of frames."""
         return 2 * self.temporal_compression_ratio
 
 
 class LTXAdapter(DiffusersAdapter):
-    """LTX-Video and LTX-2: statistics lie beside the weights; some decoders know a noise level or draw noise.
+    """LTX-Video and LTX-2: statistics stored with the weights; some decoders take a timestep or inject noise.
 
-    The noise level is 0, and no noise is added to the latents: the defaults of the pipelines. Noise that a
-    decoder draws inside (version 0.9.1) follows from the generator's seed, for each entry of a batch alone.
+    The timestep is 0, and no noise is added to the latents, as the pipelines do by default. Noise that a
+    decoder injects (version 0.9.1) follows from the generator's seed, independently for each sample.
     """
 
-    def _scale(self, latent_frames: int) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
+    def _shift_and_scale(
+        self, latent_frames: int
+    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
         mean = rearrange(self.vae.latents_mean.float(), "c -> c 1 1 1")
         std = rearrange(self.vae.latents_std.float(), "c -> c 1 1 1")
         return mean, std / self.vae.config.scaling_factor
@@ -66,26 +70,25 @@ class LTXAdapter(DiffusersAdapter):
     def _network(
         self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]
     ) -> Float[Tensor, "b 3 t h w"]:
-        level = raw.new_zeros(1) if self.vae.config.timestep_conditioning else None
+        timestep = raw.new_zeros(1) if self.vae.config.timestep_conditioning else None
         devices = [raw.device] if raw.device.type == "cuda" else []
         frames = []
         with torch.random.fork_rng(devices):
-            for entry, own in zip(raw.split(1), generator, strict=True):
-                torch.manual_seed(own.initial_seed())
-                frames.append(self.vae.decode(entry, level).sample)
+            for sample, sample_generator in zip(raw.split(1), generator, strict=True):
+                torch.manual_seed(sample_generator.initial_seed())
+                frames.append(self.vae.decode(sample, timestep).sample)
         return torch.cat(frames)
 
-    def _width(self) -> float:
+    def _widest_channels(self) -> float:
         return self.vae.config.decoder_block_out_channels[0] / self.vae.config.patch_size**2
 
 
 class LTX2DiffusionAdapter(LTXAdapter):
     """LTX-2.5: encoded by its autoencoder, decoded by its diffusion decoder in any number of Euler steps.
 
-    Its attention needs a picture that is not too small, and 11 frames or more, so an image is encoded as a
-    window that stands still. Tiles are those of the decoder, whose first stages see all of the picture. As
-    it comes, the attention keeps a score for every pair of tokens; for large pictures compile `decoder`, or
-    give it the NATTEN processor (diffusers' page on the class tells how).
+    Its attention needs a minimum size and 11 frames, so an image is encoded as a window of equal frames.
+    Tiles are those of the decoder, whose first stages see the whole picture. Its attention stores a score for
+    every pair of tokens; for large pictures compile `decoder`, or use the NATTEN processor (see diffusers).
     """
 
     def __init__(self, vae: Any, decoder: Any, window: int = DEFAULT_WINDOW) -> None:
@@ -94,7 +97,7 @@ class LTX2DiffusionAdapter(LTXAdapter):
 
     @property
     def name(self) -> str:
-        """The class of the decoder in diffusers."""
+        """Name of the decoder's class in diffusers."""
         return type(self.decoder).__name__
 
     @property
@@ -103,18 +106,18 @@ class LTX2DiffusionAdapter(LTXAdapter):
         return [self.vae, self.decoder]
 
     def num_parameters(self) -> int:
-        """Of the encoder and of the diffusion decoder; the other decoder is not used."""
+        """Weights of the encoder and the diffusion decoder; the other decoder is not used."""
         encoder = sum(parameter.numel() for parameter in self.vae.encoder.parameters())
         return encoder + self.decoder.num_parameters()
 
     def encode(self, video: Float[Tensor, "b 3 t h w"], *, tile: Tile | None = None) -> AutoencoderKLOutput:
-        """As all do it; an image becomes a window of equal frames."""
+        """As the base class, with an image as a window of equal frames."""
         if video.shape[2] == 1:
             video = video.expand(-1, -1, self.chunk_frames, -1, -1)
         return super().encode(video, tile=tile)
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
-        """About how much memory it takes, with a score in 32 bits for every pair of tokens and head."""
+        """Estimated memory, with a 32-bit score for every pair of tokens and head."""
         config = self.decoder.config
         tokens = frames * height * width // config.patch_size**2
         scores = 4 * tokens**2 * config.decoder_stage_channels[-1] // config.decoder_head_dim
@@ -126,16 +129,16 @@ class LTX2DiffusionAdapter(LTXAdapter):
 
     def _check_steps(self, steps: int) -> None:
         if steps < 1:
-            raise ValueError(f"Decoding takes at least 1 step, not {steps}; 1 is the default.")
+            raise ValueError(f"steps must be at least 1, got {steps}.")
 
     def _frames(
         self, raw: Float[Tensor, "b c n y x"], steps: int, generator: list[Generator], tile: Tile | None
     ) -> Float[Tensor, "b 3 t h w"]:
-        side, smallest = self.spatial_compression_ratio, self._smallest()
-        if min(raw.shape[3:]) < smallest:
+        side, min_side = self.spatial_compression_ratio, self._min_side()
+        if min(raw.shape[3:]) < min_side:
             raise ValueError(
-                f"{self.name} decodes pictures with sides of {smallest * side} pixels or more, not "
-                f"{raw.shape[3] * side} x {raw.shape[4] * side}; choose a larger --size."
+                f"{self.name} needs sides of at least {min_side * side} pixels, got "
+                f"{raw.shape[3] * side} x {raw.shape[4] * side}; use a larger --size."
             )
         if tile is None:
             self.decoder.disable_tiling()
@@ -148,8 +151,8 @@ class LTX2DiffusionAdapter(LTXAdapter):
             )
         return self.decoder.decode(raw, generator=generator, num_inference_steps=steps).sample.float()
 
-    def _smallest(self) -> int:
-        """Latent places along a side: every stage's window of attention must fit into the picture."""
+    def _min_side(self) -> int:
+        """Latent positions along a side: the attention window of every stage must fit into the picture."""
         config = self.decoder.config
         kernels = [*config.decoder_stage_kernels, config.decoder_stage5_kernel]
         needed, scale = 1, 1
@@ -160,23 +163,25 @@ class LTX2DiffusionAdapter(LTXAdapter):
 
 
 class MochiAdapter(DiffusersAdapter):
-    """Mochi: mean and deviation of each channel where the configuration has them, and a scaling factor."""
+    """Mochi: a scaling factor, and mean and standard deviation per channel if configured."""
 
-    def _scale(self, latent_frames: int) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
+    def _shift_and_scale(
+        self, latent_frames: int
+    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
         config = self.vae.config
-        offset, unit = super()._scale(latent_frames)
+        shift, scale = super()._shift_and_scale(latent_frames)
         if config.latents_mean is None or config.latents_std is None:
-            return offset, unit
-        return self._rows(config.latents_mean), self._rows(config.latents_std) * unit
+            return shift, scale
+        return self._per_channel(config.latents_mean), self._per_channel(config.latents_std) * scale
 
-    def _width(self) -> float:
+    def _widest_channels(self) -> float:
         return float(self.vae.config.decoder_block_out_channels[0])
 
 
 class CosmosAdapter(DiffusersAdapter):
-    """Cosmos 1.0: mean and deviation of each channel and latent frame, where the configuration has them.
+    """Cosmos 1.0: mean and standard deviation per channel and latent frame if configured.
 
-    The factor 0.5 by which the pipeline multiplies besides belongs to its scheduler and is left out.
+    The pipeline's additional factor 0.5 belongs to its scheduler and is left out.
     """
 
     @property
@@ -190,21 +195,22 @@ class CosmosAdapter(DiffusersAdapter):
     def __init__(self, vae: Any, window: int = DEFAULT_WINDOW) -> None:
         super().__init__(vae, window)
         frames = 1 + (self.chunk_frames - 1) // self.temporal_compression_ratio
-        known = self._scale(frames)[0].shape[1]
+        known = self._shift_and_scale(frames)[0].shape[1]
         if 1 < known < frames:
             longest = 1 + (known - 1) * self.temporal_compression_ratio
             raise ValueError(
-                f"{self.name} knows the statistics of {known} latent frames; give a window of at most "
-                f"{longest} frames."
+                f"{self.name} has statistics for windows of at most {longest} frames, got {window}."
             )
 
-    def _scale(self, latent_frames: int) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
+    def _shift_and_scale(
+        self, latent_frames: int
+    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
         config = self.vae.config
         if config.latents_mean is None or config.latents_std is None:
-            offset = torch.zeros(self._channels, 1, 1, 1, device=self.device)
-            return offset, torch.ones_like(offset)
-        mean, std = self._rows(config.latents_mean), self._rows(config.latents_std)
+            shift = torch.zeros(self._channels, 1, 1, 1, device=self.device)
+            return shift, torch.ones_like(shift)
+        mean, std = self._per_channel(config.latents_mean), self._per_channel(config.latents_std)
         return mean[:, :latent_frames], std[:, :latent_frames]
 
-    def _width(self) -> float:
+    def _widest_channels(self) -> float:
         return self.vae.config.decode_block_out_channels[0] / self.vae.config.patch_size**2

@@ -1,16 +1,17 @@
-"""How good a generator is, beside real videos: the Fréchet video distance, and whether it does as told.
+"""Evaluation of a generator against real videos: Fréchet video distance and prompt agreement.
 
-A generator is measured through its embedder, whose decoder has faults of its own. So the same is measured of
-the real videos' reconstructions, and of the real videos themselves:
+A generator is measured through the decoder of its embedder, which has errors of its own. So the same is
+measured for reconstructions of the real videos, and for the real videos:
 
-- The distance of generated and of reconstructed videos from the real ones; and the distance between two
-  halves of the real videos (every other one), the floor, which is not 0 because they are few. The distance
-  falls with the number of clips: beside the floor stands that of as many generated clips from one half.
-- The share of videos in which a program reads what was said (`regen.evaluate.shape_world_reader`), where
-  captions or   classes tell of scenes of the world (`regen.data.shape_world`).
+- The distance of generated and of reconstructed videos to the real ones; and the floor, the distance between
+  two halves of the real videos (every other one), which is above 0 because they are few. The distance falls
+  with the number of clips, so the floor comes with the distance of as many generated clips to one half.
+- The fraction of videos that show what their caption or class states, as read by a program
+  (`regen.evaluate.shape_world_reader`), for scenes of the shape world (`regen.data.shape_world`).
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 from regen.codec.sessions import DecodeOptions
+from regen.console import OnProgress, output_console
 from regen.evaluate.generators.scores import (
     CLASS_ATTRIBUTES,
     Agreement,
@@ -29,16 +31,19 @@ from regen.evaluate.generators.scores import (
     VideoSetScores,
     check_clips,
     check_frames,
+    few_clips_warnings,
     parse_attributes,
+    print_agreement,
+    print_distances,
     prompt_agreement,
     score_videos,
     video_distance,
 )
-from regen.evaluate.generators.video_cache import VideoCache, check_options, write_json
 from regen.evaluate.generators.videos import (
-    OnProgress,
     RealVideo,
+    VideoCache,
     VideoSettings,
+    check_options,
     find_real_videos,
     make_generated,
     make_reconstructions,
@@ -48,6 +53,7 @@ from regen.generate.contact_sheet import write_contact_sheet
 from regen.generate.load import load_video_generator
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
+from regen.io import write_json
 from regen.media.sizes import Size
 from regen.metrics.features import Extractor, ExtractorSpec
 from regen.pretrained.models import silence_logging, weights_hash
@@ -56,7 +62,7 @@ from regen.runtime import dtype_name
 RESULT, PICTURE = "result.json", "videos.png"
 GENERATED, RECONSTRUCTED = "generated", "reconstructed"
 DEFAULT_SAMPLING, DEFAULT_DECODING = SampleOptions(), DecodeOptions()
-NAMES = ("model", "embedder", "real_videos")  # for these there are hashes
+NAMES = ("model", "embedder", "real_videos")  # identified by hashes instead
 T = TypeVar("T")
 Bar = Callable[[str], AbstractContextManager[OnProgress]]
 
@@ -68,38 +74,38 @@ class EvaluationConfig:
     model: str
     """The generator: a name, a folder, or owner/name on the Hub."""
     data: Path
-    """A folder of real videos, with captions (.txt) for a generator that reads them."""
+    """Folder of real videos, with captions (.txt) for a generator that reads them."""
     out: Path
-    """The folder of the videos and of the results."""
+    """Folder of the videos and the results."""
     num_videos: int = 256
     frames: int = 33
-    """Of each video; more frames of the real ones are left out."""
+    """Frames of each video; real ones are cut."""
     size: Size | None = None
-    """None: the most frequent one in the generator's training."""
+    """None: the most frequent size in the generator's training."""
     sampling: SampleOptions = DEFAULT_SAMPLING
     decoding: DecodeOptions = DEFAULT_DECODING
     seed: int = 0
-    """The noise of video i follows from this and i; that of its decoding from `decoding.seed` and i."""
+    """The noise of video i follows from this and i, in decoding from `decoding.seed` and i."""
     batch: int = 8
-    """Videos that are sampled together; no result depends on it, but for rounding."""
+    """Videos that are sampled together; up to rounding, results do not depend on it."""
     extractors: tuple[ExtractorSpec, ...] = ()
-    """The networks of the distance; one for each length of clips."""
+    """Networks of the distance, one for each number of frames per clip."""
     num_pictures: int = 16
-    """Of the first videos there is a picture."""
+    """Videos shown in the picture."""
     embedder: str | None = None
     text_encoder: str | None = None
-    """Where embedder and text encoder are, if not where they were in the generator's training."""
+    """Embedder and text encoder, if not where they were in the generator's training."""
 
     def __post_init__(self) -> None:
-        if self.num_videos < 1 or self.frames < 2 or self.batch < 1 or self.num_pictures < 1:
-            raise ValueError(
-                "An evaluation needs 1 video or more, of 2 frames or more, in batches of 1 or more."
-            )
+        limits = {"num_videos": 1, "frames": 2, "batch": 1, "num_pictures": 1}
+        for name, limit in limits.items():
+            if getattr(self, name) < limit:
+                raise ValueError(f"{name} must be at least {limit}, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
 class GeneratorEvaluation:
-    """The result, with all that it depends on; `agreement` is None where nothing tells of a scene."""
+    """The result, with all that it depends on; `agreement` is None when no text states attributes."""
 
     model: str
     weights: str
@@ -107,7 +113,7 @@ class GeneratorEvaluation:
     embedder_weights: str
     dtype: str
     condition: str
-    """What the generator was told: "text", "class" or "nothing"."""
+    """Input of the generator: "text", "class" or "nothing"."""
     videos: int
     real_videos: int
     frames: int
@@ -122,85 +128,84 @@ class GeneratorEvaluation:
     agreement: Agreement | None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as values that JSON has."""
         return asdict(self)
 
 
 def evaluate_generator(
-    evaluation: EvaluationConfig,
+    config: EvaluationConfig,
     device: torch.device,
     dtype: torch.dtype,
-    bar: Bar = lambda verb: nullcontext(lambda done, total: None),
+    bar: Bar = lambda description: nullcontext(lambda done, total: None),
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> GeneratorEvaluation:
-    """Generate videos, measure them beside real ones, and write result.json and videos.png.
+    """Generate videos, compare them with real ones, and write result.json and videos.png.
 
-    Videos that are in the folder already are taken from there, so the same call goes on after an
-    interruption. Raises ValueError in one sentence when a model, a caption or the extractor's file is
-    missing, when the folder holds videos made with other options, and when there are too few clips.
+    Cached videos in the folder are used, so the same call resumes after an interruption. Raises ValueError
+    when a model, a caption or an extractor's file is missing, when the folder has videos made with other
+    options, and when there are too few clips.
     """
     silence_logging()
-    extractors = [source.load(device) for source in evaluation.extractors]
-    check_frames(extractors, evaluation.frames)
-    real = find_real_videos(evaluation.data, evaluation.num_videos)
-    maker = load_video_generator(
-        evaluation.model, device, dtype, evaluation.embedder, evaluation.text_encoder
-    )
-    told = select_prompts(maker, real, evaluation.num_videos)
-    shape = maker.shape(evaluation.frames, evaluation.size)
-    how = VideoSettings(
-        options=evaluation.sampling,
-        decoding=evaluation.decoding,
-        frames=evaluation.frames,
+    extractors = [extractor.load(device) for extractor in config.extractors]
+    check_frames(extractors, config.frames)
+    real = find_real_videos(config.data, config.num_videos)
+    generator = load_video_generator(config.model, device, dtype, config.embedder, config.text_encoder)
+    prompts = select_prompts(generator, real, config.num_videos)
+    shape = generator.shape(config.frames, config.size)
+    settings = VideoSettings(
+        options=config.sampling,
+        decoding=config.decoding,
+        frames=config.frames,
         size=Size(shape.height, shape.width),
-        seed=evaluation.seed,
-        batch=evaluation.batch,
+        seed=config.seed,
+        batch=config.batch,
     )
-    facts = _known_fields(evaluation, maker, how, len(real), dtype)
-    check_options(evaluation.out, _options(facts, told, real))
-    for note in (*shape.notes, *_notes(maker, real)):
+    fields = _known_fields(config, generator, settings, len(real), dtype)
+    check_options(config.out, _options(fields, prompts, real))
+    for note in (*shape.notes, *_rate_warnings(generator, real)):
         on_warning(note)
-    sets = _measured(maker, real, told, how, extractors, evaluation.out, bar)
+    sets = _score_sets(generator, real, prompts, settings, extractors, config.out, bar)
     distances = tuple(video_distance(number, *sets) for number in range(len(extractors)))
-    for note in few_clips(distances):
+    for note in few_clips_warnings(distances):
         on_warning(note)
-    result = GeneratorEvaluation(**facts, distances=distances, agreement=prompt_agreement(*sets))
-    store = VideoCache(evaluation.out, GENERATED)
-    shown = ((store[number], text) for number, text in enumerate(told[: evaluation.num_pictures]))
-    write_contact_sheet(evaluation.out / PICTURE, shown)
-    write_json(evaluation.out / RESULT, result.as_json())
+    result = GeneratorEvaluation(**fields, distances=distances, agreement=prompt_agreement(*sets))
+    cache = VideoCache(config.out, GENERATED)
+    pictures = ((cache[index], text) for index, text in enumerate(prompts[: config.num_pictures]))
+    write_contact_sheet(config.out / PICTURE, pictures)
+    write_json(config.out / RESULT, result.as_json())
     return result
 
 
-def _measured(
-    maker: VideoGenerator,
+def _score_sets(
+    generator: VideoGenerator,
     real: Sequence[RealVideo],
-    told: Sequence[str],
-    how: VideoSettings,
+    prompts: Sequence[str],
+    settings: VideoSettings,
     extractors: Sequence[Extractor],
     out: Path,
     bar: Bar,
 ) -> tuple[VideoSetScores, VideoSetScores, VideoSetScores]:
-    """The real videos, their reconstructions and the generated ones, measured; what is missing is made."""
+    """Scores of the real, reconstructed and generated videos; makes the missing ones."""
     reconstructed, generated = VideoCache(out, RECONSTRUCTED), VideoCache(out, GENERATED)
-    facts = [(video.frame_rate, _said_of(maker, video)) for video in real]
+    infos = [(video.frame_rate, _attributes_of(generator, video)) for video in real]
     with bar("real videos") as on_progress:
-        originals = _counted((video.read(how.size, how.frames) for video in real), len(real), on_progress)
-        first = score_videos(
-            ((video, *about) for video, about in zip(originals, facts, strict=True)), extractors
+        originals = _counted(
+            (video.read(settings.size, settings.frames) for video in real), len(real), on_progress
         )
-    check_clips(first)
+        real_scores = score_videos(
+            ((video, *info) for video, info in zip(originals, infos, strict=True)), extractors
+        )
+    check_clips(real_scores)
     with bar("reconstructions") as on_progress:
-        make_reconstructions(maker.embedder, real, how, reconstructed, on_progress)
+        make_reconstructions(generator.embedder, real, settings, reconstructed, on_progress)
     with bar("generated videos") as on_progress:
-        make_generated(maker, told, how, generated, on_progress)
-    rate = Fraction(maker.latent_spec.frame_rate).limit_denominator(100_000)
+        make_generated(generator, prompts, settings, generated, on_progress)
+    rate = Fraction(generator.latent_spec.frame_rate).limit_denominator(100_000)
     with bar("measuring") as on_progress:
-        stored = ((reconstructed[number], *about) for number, about in enumerate(facts))
-        second = score_videos(_counted(stored, len(real), on_progress), extractors)
-        stored = ((generated[number], rate, parse_attributes(text)) for number, text in enumerate(told))
-        third = score_videos(_counted(stored, len(told), on_progress), extractors)
-    return first, second, third
+        cached = ((reconstructed[index], *info) for index, info in enumerate(infos))
+        reconstructed_scores = score_videos(_counted(cached, len(real), on_progress), extractors)
+        cached = ((generated[index], rate, parse_attributes(text)) for index, text in enumerate(prompts))
+        generated_scores = score_videos(_counted(cached, len(prompts), on_progress), extractors)
+    return real_scores, reconstructed_scores, generated_scores
 
 
 def _counted(items: Iterable[T], total: int, on_progress: OnProgress) -> Iterator[T]:
@@ -209,47 +214,51 @@ def _counted(items: Iterable[T], total: int, on_progress: OnProgress) -> Iterato
         on_progress(done, total)
 
 
-def _said_of(maker: VideoGenerator, video: RealVideo) -> Attributes | None:
-    """What is said of a real video, as far as the generator would be told it."""
-    classes = maker.model.config.classes
+def _attributes_of(generator: VideoGenerator, video: RealVideo) -> Attributes | None:
+    """The attributes of a real video that the generator's input would state."""
+    classes = generator.model.config.classes
     if not classes:
         return parse_attributes(video.caption)
     if 0 <= video.label < len(classes):
         return parse_attributes(classes[video.label])
-    said = parse_attributes(video.caption)
-    return None if said is None else Attributes(said.scene, CLASS_ATTRIBUTES)
+    attributes = parse_attributes(video.caption)
+    return None if attributes is None else Attributes(attributes.scene, CLASS_ATTRIBUTES)
 
 
 def _known_fields(
-    evaluation: EvaluationConfig, maker: VideoGenerator, how: VideoSettings, real: int, dtype: torch.dtype
+    config: EvaluationConfig,
+    generator: VideoGenerator,
+    settings: VideoSettings,
+    real_videos: int,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """The fields of the result that are known before."""
-    config, source = maker.model.config, maker.latent_spec
-    embedder = evaluation.embedder or source.embedder
+    """The fields of the result that do not depend on the videos."""
+    inputs, spec = generator.model.config, generator.latent_spec
+    embedder = config.embedder or spec.embedder
     return {
-        "model": evaluation.model,
-        "weights": weights_hash(evaluation.model),
+        "model": config.model,
+        "weights": weights_hash(config.model),
         "embedder": embedder,
         "embedder_weights": weights_hash(embedder),
         "dtype": dtype_name(dtype),
-        "condition": "class" if config.classes else "text" if config.text_width else "nothing",
-        "videos": evaluation.num_videos,
-        "real_videos": real,
-        "frames": how.frames,
-        "size": (how.size.height, how.size.width),
-        "frame_rate": source.frame_rate,
-        "seed": how.seed,
-        "sampling": how.options,
-        "decoding": how.decoding,
+        "condition": "class" if inputs.classes else "text" if inputs.text_width else "nothing",
+        "videos": config.num_videos,
+        "real_videos": real_videos,
+        "frames": settings.frames,
+        "size": (settings.size.height, settings.size.width),
+        "frame_rate": spec.frame_rate,
+        "seed": settings.seed,
+        "sampling": settings.options,
+        "decoding": settings.decoding,
     }
 
 
-def _options(facts: dict[str, Any], told: Sequence[str], real: Sequence[RealVideo]) -> dict[str, Any]:
-    """All that the videos depend on, as values that JSON has."""
-    lists = {"the captions": told, "the real videos": [video.fingerprint() for video in real]}
+def _options(fields: dict[str, Any], prompts: Sequence[str], real: Sequence[RealVideo]) -> dict[str, Any]:
+    """Everything that the videos depend on, for JSON."""
+    lists = {"the captions": prompts, "the real videos": [video.fingerprint() for video in real]}
     options = {
         name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-        for name, value in facts.items()
+        for name, value in fields.items()
         if name not in NAMES
     }
     return options | {name: _fingerprint(texts) for name, texts in lists.items()}
@@ -259,24 +268,30 @@ def _fingerprint(texts: Sequence[str]) -> str:
     return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
-def _notes(maker: VideoGenerator, real: Sequence[RealVideo]) -> Iterator[str]:
-    """Warnings about what makes the real videos others than those of the training."""
+def _rate_warnings(generator: VideoGenerator, real: Sequence[RealVideo]) -> Iterator[str]:
+    """Warnings about frame rates that differ from those of the training."""
     rates = {float(video.frame_rate) for video in real}
-    own = maker.latent_spec.frame_rate
-    if any(abs(rate - own) > 0.01 * own for rate in rates):
+    expected = generator.latent_spec.frame_rate
+    if any(abs(rate - expected) > 0.01 * expected for rate in rates):
         listed = ", ".join(f"{rate:.5g}" for rate in sorted(rates))
         yield (
-            f"The generator makes {own:.5g} frames a second and the real videos have {listed}: what moves in "
-            "them can't be compared."
+            f"The generator makes {expected:.5g} frames per second, the real videos have {listed}: motion "
+            "can't be compared."
         )
 
 
-def few_clips(distances: Sequence[VideoDistance]) -> Iterator[str]:
-    """Warnings about distances of so few clips that only equal numbers of them can be compared."""
-    for one in distances:
-        clips = min(one.generated_clips, one.real_clips)
-        if clips <= one.features:
-            yield (
-                f"The distance with clips of {one.frames} frames is one of {clips} clips and {one.features} "
-                "features: compare it with distances of as many clips alone."
-            )
+def show_evaluation(result: GeneratorEvaluation, out: Path, as_json: bool) -> None:
+    """Print tables and the files written, or one line of JSON."""
+    if as_json:
+        print(json.dumps(result.as_json()))
+        return
+    console, options, (height, width) = output_console(), result.sampling, result.size
+    console.print(
+        f"{result.videos} videos of {result.frames} frames, {height}x{width}, from {result.model} in "
+        f"{options.steps} steps with guidance {options.guidance_scale:g}; {result.real_videos} real ones"
+    )
+    if result.agreement is not None:
+        print_agreement(result.agreement)
+    if result.distances:
+        print_distances(result.distances)
+    console.print(f"written: {out / RESULT}, {out / PICTURE}")

@@ -1,15 +1,17 @@
-"""What is measured of a set of videos, and what follows from the sets of real and generated ones."""
+"""Scores of generated videos: Fréchet distances and agreement with their prompts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
 import torch
 from jaxtyping import Float, UInt8
+from rich.table import Table
 from torch import Tensor
 
-from regen.data.shape_world import CLASSES, VALUES, ShapeScene
+from regen.console import print_table
+from regen.data.shape_world import CLASSES, VALUES, ShapeScene, parse_caption
 from regen.evaluate.shape_world_reader import CHANCE, JOINT_ATTRIBUTES, Confusion, agreement, read_scene
 from regen.metrics.features import Extractor, clip_features
 from regen.metrics.frechet import GaussianStatistics, frechet_distance
@@ -19,14 +21,14 @@ CLASS_ATTRIBUTES = ("shape", "direction")
 
 @dataclass(frozen=True)
 class Attributes:
-    """What a caption or the name of a class tells of a scene: its attributes `names`; others are made up."""
+    """A scene of the shape world of which a text states the attributes `names`; the others are arbitrary."""
 
     scene: ShapeScene
     names: tuple[str, ...]
 
 
 def parse_attributes(text: str) -> Attributes | None:
-    """The scene that a caption or the name of a class tells of; None where it is another text."""
+    """The attributes that a caption or the name of a class states; None for other texts."""
     if text in CLASSES:
         shape, direction = text.split(" moving ")
         words = {name: known[0] for name, known in VALUES.items()} | {"shape": shape, "direction": direction}
@@ -36,47 +38,53 @@ def parse_attributes(text: str) -> Attributes | None:
 
 
 class VideoSetScores:
-    """Features of the clips of each video, for each extractor, and how often videos show what was said."""
+    """Clip features of a set of videos, and how often the videos show what their texts state."""
 
     def __init__(self, extractors: Sequence[Extractor]) -> None:
         self.extractors = extractors
         self.features: list[list[Float[Tensor, "n d"]]] = [[] for _ in extractors]
-        self.confusion, self.together = Confusion(), 0
+        self.confusion, self.jointly_correct = Confusion(), 0
         self.names: tuple[str, ...] = ()
 
-    def update(self, video: UInt8[Tensor, "t h w 3"], rate: Fraction, said: Attributes | None) -> None:
-        """Measure one more video."""
-        for found, extractor in zip(self.features, self.extractors, strict=True):
-            found.append(clip_features(extractor, video))
-        if said is not None:
-            reading = read_scene(video, rate)
-            right = agreement(said.scene, reading)
-            self.names = said.names
-            self.confusion.update(said.scene, reading)
-            self.together += all(right[name] for name in joint(said.names))
+    def update(
+        self, video: UInt8[Tensor, "t h w 3"], frame_rate: Fraction, attributes: Attributes | None
+    ) -> None:
+        """Add a video."""
+        for features, extractor in zip(self.features, self.extractors, strict=True):
+            features.append(clip_features(extractor, video))
+        if attributes is not None:
+            reading = read_scene(video, frame_rate)
+            correct = agreement(attributes.scene, reading)
+            self.names = attributes.names
+            self.confusion.update(attributes.scene, reading)
+            self.jointly_correct += all(correct[name] for name in joint(attributes.names))
 
     def clips(self, extractor: int, start: int = 0, step: int = 1) -> Float[Tensor, "n d"]:
-        """Features of the clips of every `step`-th video from `start` on."""
+        """Clip features of every `step`-th video from `start` on."""
         return torch.cat(self.features[extractor][start::step])
 
+    def half_clips(self, extractor: int) -> list[int]:
+        """Number of clips of the even and of the odd videos."""
+        return [sum(map(len, self.features[extractor][start::2])) for start in (0, 1)]
+
     def accuracy(self) -> dict[str, float] | None:
-        """The share read as said, by attribute and for all of `joint`; None where nothing was said."""
+        """Accuracy by attribute and for all of `joint`; None when no text states any."""
         videos = self.confusion.videos
         if not videos:
             return None
-        found = self.confusion.accuracy()
-        shares = {name: found[name] for name in self.names}
-        return shares | {"+".join(joint(self.names)): self.together / videos}
+        accuracy = self.confusion.accuracy()
+        shares = {name: accuracy[name] for name in self.names}
+        return shares | {"+".join(joint(self.names)): self.jointly_correct / videos}
 
 
 def joint(names: Sequence[str]) -> tuple[str, ...]:
-    """Those attributes that are also counted all together."""
+    """Attributes that are also scored jointly."""
     return tuple(name for name in JOINT_ATTRIBUTES if name in names)
 
 
 @dataclass(frozen=True)
 class VideoDistance:
-    """Fréchet video distances from the real videos, with one extractor.
+    """Fréchet video distances to the real videos, with one extractor.
 
     `floor`: between halves of the real videos, of `floor_clips` clips each; `generated_at_floor`: from as
     many generated clips to one of these halves.
@@ -99,7 +107,7 @@ class VideoDistance:
 
 @dataclass(frozen=True)
 class AttributeAccuracy:
-    """The share of videos that show what was said; None where nothing was said of the real ones."""
+    """Accuracy of one attribute, between 0 and 1; None when the real videos have no such captions."""
 
     name: str
     generated: float
@@ -110,9 +118,9 @@ class AttributeAccuracy:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Attributes, the last of them several together, and of how many videos.
+    """Accuracies by attribute, the last one joint, and the numbers of videos.
 
-    `generated_words` counts by attribute, word said and word read.
+    `generated_words` counts by attribute, word in the prompt and word read from the video.
     """
 
     attributes: tuple[AttributeAccuracy, ...]
@@ -122,24 +130,22 @@ class Agreement:
 
 
 def check_frames(extractors: Sequence[Extractor], frames: int) -> None:
-    """Raises ValueError when videos of so many frames give no clip."""
+    """Raises ValueError when videos of `frames` frames have no clip."""
     longest = max((extractor.frames for extractor in extractors), default=0)
     if frames < longest:
         raise ValueError(
-            f"Videos of {frames} frames give no clip of {longest} for the distance; give --frames {longest} "
-            "or more, or shorter clips by --fvd-frames."
+            f"--frames must be at least {longest} for the distance, got {frames}; or give --fvd-frames."
         )
 
 
 def check_clips(real: VideoSetScores) -> None:
-    """Raises ValueError when the real videos give too few clips for a distance between two halves of them."""
+    """Raises ValueError when there are too few clips for the distance between halves of the real videos."""
     for number, extractor in enumerate(real.extractors):
         videos = sum(len(clips) > 0 for clips in real.features[number])
-        if min(_halves(real, number)) < 2:
+        if min(real.half_clips(number)) < 2:
             raise ValueError(
-                f"The distance needs 2 clips of {extractor.frames} frames or more from each half of the real "
-                f"videos, and {videos} of {len(real.features[number])} have any; give 4 real videos or more "
-                "of so many frames and --videos 4 or more, or shorter clips by --fvd-frames."
+                f"The distance needs 2 clips of {extractor.frames} frames from each half of the real videos, "
+                f"got {videos} of {len(real.features[number])} videos with clips; give 4 or more long enough."
             )
 
 
@@ -147,10 +153,9 @@ def video_distance(
     number: int, real: VideoSetScores, reconstructed: VideoSetScores, generated: VideoSetScores
 ) -> VideoDistance:
     """All distances with extractor `number`."""
-    extractor, count = real.extractors[number], min(_halves(real, number))
-    half, other = (real.clips(number, start, 2)[:count] for start in (0, 1))
-    # These were told what the other half shows.
-    instead = generated.clips(number, 1, 2)[:count]
+    extractor, count = real.extractors[number], min(real.half_clips(number))
+    even, odd = (real.clips(number, start, 2)[:count] for start in (0, 1))
+    generated_odd = generated.clips(number, 1, 2)[:count]  # of the prompts of the odd real videos
     return VideoDistance(
         extractor=extractor.name,
         sha256=extractor.sha256,
@@ -162,14 +167,14 @@ def video_distance(
         real_clips=len(real.clips(number)),
         reconstructed=feature_distance(reconstructed.clips(number), real.clips(number)),
         reconstructed_clips=len(reconstructed.clips(number)),
-        floor=feature_distance(half, other),
-        generated_at_floor=feature_distance(half, instead),
+        floor=feature_distance(even, odd),
+        generated_at_floor=feature_distance(even, generated_odd),
         floor_clips=count,
     )
 
 
 def feature_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> float:
-    """The Fréchet distance of two sets of features."""
+    """Fréchet distance of two sets of features."""
     statistics = [GaussianStatistics(features.shape[1]) for features in (first, second)]
     for one, features in zip(statistics, (first, second), strict=True):
         one.update(features)
@@ -179,21 +184,21 @@ def feature_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) 
 def prompt_agreement(
     real: VideoSetScores, reconstructed: VideoSetScores, generated: VideoSetScores
 ) -> Agreement | None:
-    """How often each set shows what was said; None where nothing that was told names a scene."""
-    found = generated.accuracy()
-    if found is None:
+    """Accuracy of each set; None when no prompt states attributes."""
+    accuracy = generated.accuracy()
+    if accuracy is None:
         return None
-    originals, decoded = (one.accuracy() or {} for one in (real, reconstructed))
+    real_accuracy, reconstructed_accuracy = (one.accuracy() or {} for one in (real, reconstructed))
     return Agreement(
         tuple(
             AttributeAccuracy(
                 name,
                 share,
-                decoded.get(name),
-                originals.get(name),
+                reconstructed_accuracy.get(name),
+                real_accuracy.get(name),
                 prod(CHANCE[part] for part in name.split("+")),
             )
-            for name, share in found.items()
+            for name, share in accuracy.items()
         ),
         generated.confusion.videos,
         real.confusion.videos,
@@ -205,13 +210,53 @@ def score_videos(
     videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], Fraction, Attributes | None]],
     extractors: Sequence[Extractor],
 ) -> VideoSetScores:
-    """Measure a set of videos: of each its frames, how many it has in a second, and what is said of it."""
-    measured = VideoSetScores(extractors)
-    for video, rate, said in videos:
-        measured.update(video, rate, said)
-    return measured
+    """Score a set of videos, each with its frame rate and the attributes that its text states."""
+    scores = VideoSetScores(extractors)
+    for video, frame_rate, attributes in videos:
+        scores.update(video, frame_rate, attributes)
+    return scores
 
 
-def _halves(real: VideoSetScores, number: int) -> list[int]:
-    """Clips of every other real video, and of the rest."""
-    return [sum(map(len, real.features[number][start::2])) for start in (0, 1)]
+def few_clips_warnings(distances: Sequence[VideoDistance]) -> Iterator[str]:
+    """Warnings about distances with no more clips than features."""
+    for one in distances:
+        clips = min(one.generated_clips, one.real_clips)
+        if clips <= one.features:
+            yield (
+                f"The distance with clips of {one.frames} frames has {clips} clips for {one.features} "
+                "features: compare it only with distances of as many clips."
+            )
+
+
+def print_agreement(agreement: Agreement) -> None:
+    """Print the accuracy of each attribute."""
+    table = Table(
+        "accuracy",
+        f"generated ({agreement.generated_videos})",
+        f"reconstructed ({agreement.real_videos})",
+        f"real ({agreement.real_videos})",
+        "chance",
+        box=None,
+    )
+    rows = [
+        [one.name, *("-" if share is None else f"{100 * share:.1f} %" for share in shares)]
+        for one in agreement.attributes
+        for shares in [(one.generated, one.reconstructed, one.real, one.chance)]
+    ]
+    print_table(table, rows)
+
+
+def print_distances(distances: Sequence[VideoDistance]) -> None:
+    """Print the distances to the real videos, each with the numbers of clips on both sides."""
+    headings = ("generated", "reconstructed", "halves: generated", "halves: real")
+    rows = [
+        [
+            f"{one.extractor.partition(',')[0]}, clips of {one.frames} frames",
+            f"{one.generated:.2f} ({one.generated_clips}/{one.real_clips})",
+            f"{one.reconstructed:.2f} ({one.reconstructed_clips}/{one.real_clips})",
+            f"{one.generated_at_floor:.2f} ({one.floor_clips}/{one.floor_clips})",
+            f"{one.floor:.2f} ({one.floor_clips}/{one.floor_clips})",
+        ]
+        for one in distances
+    ]
+    print_table(Table("Fréchet video distance", *headings, box=None), rows)

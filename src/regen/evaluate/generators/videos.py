@@ -1,37 +1,92 @@
-"""The three sets of videos of an evaluation: real ones, what the embedder makes of them, and generated ones.
+"""The videos of an evaluation, real, reconstructed and generated, cached in its folder.
 
-All have one size. Of the real ones the first frames are taken, as many as are generated. The noise of video i
-follows from (seed, i), that of its decoding too: no video depends on those that are made beside it.
+All have one size; real videos are cut to the generated number of frames. The noise of video i, in sampling
+and in decoding, follows from (seed, i), so no video depends on the others. An interrupted evaluation finds
+its videos in the cache:
+
+    options.json                 what the videos depend on
+    KIND-000123.safetensors      some videos of a kind, "t h w 3" in 8 bits, named by their indices
+
+How videos are grouped into files has no meaning: a later call may use other batches.
 """
 
-import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
+from regen.console import OnProgress
 from regen.curate.sources import read_sidecars
-from regen.evaluate.generators.video_cache import VideoCache
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
+from regen.io import atomic_path, file_sha256, read_json, write_json
 from regen.media.reader import VideoReader, find_media
 from regen.media.sizes import Size, resize_center_crop
 from regen.runtime import fold_seed, generator_for
 
-OnProgress = Callable[[int, int], None]
+OPTIONS = "options.json"
 Video = UInt8[Tensor, "t h w 3"]
+
+
+class VideoCache:
+    """Videos of one kind by index. Raises ValueError when a file in the folder is damaged."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind = folder, kind
+        self._files: dict[int, Path] = {}
+        for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self._files |= {int(name): path for name in file.keys()}  # noqa: SIM118
+            except (SafetensorError, ValueError):
+                raise ValueError(f"{path} is damaged; delete it, and its videos are made again.") from None
+
+    def missing(self, count: int) -> list[int]:
+        """Indices below `count` that are not cached."""
+        return [index for index in range(count) if index not in self._files]
+
+    def add(self, videos: dict[int, Video]) -> None:
+        """Write some videos, all of them or, when interrupted, none."""
+        path = self.folder / f"{self.kind}-{min(videos):06d}.safetensors"
+        with atomic_path(path) as temporary:
+            save_file({f"{index:06d}": video.contiguous() for index, video in videos.items()}, temporary)
+        self._files |= dict.fromkeys(videos, path)
+
+    def __getitem__(self, index: int) -> Video:
+        with safe_open(self._files[index], framework="pt") as file:
+            return file.get_tensor(f"{index:06d}")
+
+
+def check_options(folder: Path, options: dict[str, Any]) -> None:
+    """Write what the videos in `folder` depend on. Raises ValueError when it differs for existing ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, options = folder / OPTIONS, json.loads(json.dumps(options))
+    if not path.exists():
+        write_json(path, options)
+        return
+    stored = dict(read_json(path))
+    for name in dict.fromkeys([*options, *stored]):
+        if stored.get(name) != options.get(name):
+            raise ValueError(
+                f"The videos in {folder} were made with {name} {stored.get(name)}, not {options.get(name)}; "
+                "give the same options to resume, or another --out."
+            )
 
 
 @dataclass(frozen=True)
 class RealVideo:
-    """A video with its caption ("" without one) and its class (-1 without one)."""
+    """A video with its caption ("" for none) and its class (-1 for none)."""
 
     path: Path
     caption: str
@@ -39,20 +94,18 @@ class RealVideo:
     frame_rate: Fraction
 
     def fingerprint(self) -> str:
-        """Of the file's content and of what is said of it."""
-        with self.path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{content} {self.label} {self.caption}"
+        """Of the content of the file, its class and its caption."""
+        return f"{file_sha256(self.path)} {self.label} {self.caption}"
 
     def read(self, size: Size, frames: int) -> Video:
-        """Its first frames at this size, at most so many."""
+        """The first frames, at most `frames`, resized and cropped to `size`."""
         with VideoReader(self.path) as reader:
             return torch.stack([resize_center_crop(frame.image, size) for frame in islice(reader, frames)])
 
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How the videos are made, and at which size all are; `batch` at a time, on which nothing depends."""
+    """How videos are made, `batch` at a time."""
 
     options: SampleOptions
     decoding: DecodeOptions
@@ -61,107 +114,108 @@ class VideoSettings:
     seed: int
     batch: int
 
-    def decoding_of(self, number: int) -> DecodeOptions:
-        """The options for one video, which has noise of its own."""
-        return replace(self.decoding, seed=fold_seed(self.decoding.seed, number))
+    def decode_options(self, index: int) -> DecodeOptions:
+        """Options for one video, with noise of its own."""
+        return replace(self.decoding, seed=fold_seed(self.decoding.seed, index))
 
 
 def find_real_videos(folder: Path, max_videos: int) -> list[RealVideo]:
-    """The videos below `folder` in the order of their names; of more than `most` some equally far apart.
+    """The videos below `folder` by name; of more than `max_videos`, evenly spaced ones.
 
     Raises ValueError when there is none, or one can't be read.
     """
-    found = []
+    videos = []
     for path in find_media([folder]):
         with VideoReader(path) as reader:
             if not reader.info.is_image:
-                found.append(RealVideo(path, *read_sidecars(path), reader.info.frame_rate))
-    if not found:
-        raise ValueError(f"There are no videos in {folder} to compare with; give a folder of real ones.")
-    count = min(max_videos, len(found))
-    return [found[number * len(found) // count] for number in range(count)]
+                videos.append(RealVideo(path, *read_sidecars(path), reader.info.frame_rate))
+    if not videos:
+        raise ValueError(f"{folder} must have real videos to compare with, found none.")
+    count = min(max_videos, len(videos))
+    return [videos[index * len(videos) // count] for index in range(count)]
 
 
-def select_prompts(maker: VideoGenerator, real: Sequence[RealVideo], count: int) -> list[str]:
-    """What the generator is told for each of `count` videos: the captions of the real ones in their order,
-    again and again, or all of its classes in turn, so that each comes as often as any other.
+def select_prompts(generator: VideoGenerator, real: Sequence[RealVideo], count: int) -> list[str]:
+    """A prompt or class for each of `count` videos: captions of the real videos or all classes, in cycles.
 
     Raises ValueError when a caption is missing.
     """
-    config = maker.model.config
+    config = generator.model.config
     if config.classes:
-        return [config.classes[number % len(config.classes)] for number in range(count)]
+        return [config.classes[index % len(config.classes)] for index in range(count)]
     if not config.text_width:
         return [""] * count
-    without = next((video.path for video in real if not video.caption), None)
-    if without is not None:
-        raise ValueError(
-            f"The video {without} has no caption to generate from; put {without.with_suffix('.txt').name} "
-            "beside it."
-        )
-    return [real[number % len(real)].caption for number in range(count)]
+    uncaptioned = next((video.path for video in real if not video.caption), None)
+    if uncaptioned is not None:
+        name = uncaptioned.with_suffix(".txt").name
+        raise ValueError(f"{uncaptioned} needs a caption to generate from; add {name} next to it.")
+    return [real[index % len(real)].caption for index in range(count)]
 
 
 def make_generated(
-    maker: VideoGenerator, told: Sequence[str], how: VideoSettings, store: VideoCache, on_progress: OnProgress
+    generator: VideoGenerator,
+    prompts: Sequence[str],
+    settings: VideoSettings,
+    cache: VideoCache,
+    on_progress: OnProgress,
 ) -> None:
-    """Generate the videos that are missing in `store`, a batch at a time."""
+    """Generate the videos missing in `cache`."""
 
-    def make(numbers: Sequence[int]) -> dict[int, Video]:
-        return generate_videos(maker, [told[number] for number in numbers], how, numbers)
+    def make(indices: Sequence[int]) -> dict[int, Video]:
+        return generate_videos(generator, [prompts[index] for index in indices], settings, indices)
 
-    _fill(store, len(told), how.batch, make, on_progress)
+    _fill(cache, len(prompts), settings.batch, make, on_progress)
 
 
 def generate_videos(
-    maker: VideoGenerator, told: Sequence[str], how: VideoSettings, numbers: Sequence[int]
+    generator: VideoGenerator, prompts: Sequence[str], settings: VideoSettings, indices: Sequence[int]
 ) -> dict[int, Video]:
-    """The videos of these numbers, each told its own, sampled together and decoded one after another."""
-    config = maker.model.config
-    prompts, classes = (told if asked else () for asked in (config.text_width, config.classes))
-    sampled = maker.sample(
-        maker.shape(how.frames, how.size),
-        maker.condition(prompts, classes),
-        [generator_for(how.seed, number) for number in numbers],
-        how.options,
+    """The videos of `indices` for one prompt each, sampled together and decoded one by one."""
+    config = generator.model.config
+    texts, classes = (prompts if used else () for used in (config.text_width, config.classes))
+    latents = generator.sample(
+        generator.shape(settings.frames, settings.size),
+        generator.condition(texts, classes),
+        [generator_for(settings.seed, index) for index in indices],
+        settings.options,
     )
     return {
-        number: torch.stack(list(maker.decode(one, how.decoding_of(number))))
-        for number, one in zip(numbers, sampled, strict=True)
+        index: torch.stack(list(generator.decode(one, settings.decode_options(index))))
+        for index, one in zip(indices, latents, strict=True)
     }
 
 
 def make_reconstructions(
     embedder: Embedder,
     real: Sequence[RealVideo],
-    how: VideoSettings,
-    store: VideoCache,
+    settings: VideoSettings,
+    cache: VideoCache,
     on_progress: OnProgress,
 ) -> None:
-    """Encode and decode the real videos that are missing in `store`: what a perfect generator would give."""
-    height, width = how.size.height, how.size.width
+    """Encode and decode the real videos missing in `cache`: the best that a generator can reach."""
+    height, width = settings.size.height, settings.size.width
 
-    def reconstructed(number: int) -> Video:
-        chunks = encode_frames(embedder, real[number].read(how.size, how.frames))
-        options = how.decoding_of(number)
+    def reconstruct(index: int) -> Video:
+        chunks = encode_frames(embedder, real[index].read(settings.size, settings.frames))
+        options = settings.decode_options(index)
         return torch.stack(list(decode_chunks(embedder, chunks, height=height, width=width, options=options)))
 
-    def make(numbers: Sequence[int]) -> dict[int, Video]:
-        return {number: reconstructed(number) for number in numbers}
+    def make(indices: Sequence[int]) -> dict[int, Video]:
+        return {index: reconstruct(index) for index in indices}
 
-    _fill(store, len(real), how.batch, make, on_progress)
+    _fill(cache, len(real), settings.batch, make, on_progress)
 
 
 def _fill(
-    store: VideoCache,
+    cache: VideoCache,
     count: int,
     batch: int,
     make: Callable[[Sequence[int]], dict[int, Video]],
     on_progress: OnProgress,
 ) -> None:
-    """Make the videos that are missing of the first `count`, some at a time, and keep them."""
-    missing = store.missing(count)
+    """Make the missing videos of the first `count` in batches."""
+    missing = cache.missing(count)
     on_progress(count - len(missing), count)
     for start in range(0, len(missing), batch):
-        store.add(make(missing[start : start + batch]))
+        cache.add(make(missing[start : start + batch]))
         on_progress(count - len(missing) + min(start + batch, len(missing)), count)

@@ -1,15 +1,14 @@
-// Shared by all parts of the page: the results, how they are written, and colours. Opens the page at the end.
+// Shared by all parts of the page: results, formatting, colours. Draws the page at the end.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const MODELS = [...new Set(DATA.summary.map((row) => row.model))];
 const SIZES = [...new Set(DATA.summary.map((row) => row.size))];
 
-// A model that keeps so much, as it was asked to: small@25%, small@320, small@30dB.
+// The length of a model's latents in its name: small@25%, small@320, small@30dB.
 const LENGTH = /@\d+(\.\d+)?(%|dB)?$/;
 const withoutLength = (model) => model.replace(LENGTH, "");
 
-// Models that differ in their ratio alone (regen-small-4x, regen-small-8x) are one family: one colour, one line.
-// So are the lengths of a model.
+// Models that differ only in ratio (regen-small-4x, regen-small-8x) or length are one family: one colour, one line.
 const familyOf = (model) => withoutLength(model).replace(/-\d+x$/, "");
 const FAMILIES = [...new Set(MODELS.map(familyOf))];
 const colourOf = (model) => `var(--series-${FAMILIES.indexOf(familyOf(model)) % 6})`;
@@ -21,7 +20,7 @@ const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count =
 const sizeText = (size) => (size === "native" ? "native size" : size.replace("x", " × "));
 const listed = (words) => words.join(", ").replace(/, ([^,]*)$/, " and $1");
 
-/** An element with properties and children; texts become text nodes, so no name can inject markup. */
+/** An element with properties and children; strings become text nodes, so names can't inject markup. */
 function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

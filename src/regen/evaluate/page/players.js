@@ -1,16 +1,16 @@
-// Players: one card per clip, the worst first. All videos of a card follow the clock of its first one.
+// Players: one card per clip, the worst first. All videos of a card follow the clock of the first one.
 
-const LARGE_DRIFT = 0.25; // seconds; more is mended by a jump, less by playing a little faster or slower
+const LARGE_DRIFT = 0.25; // seconds; above it videos jump, below it they play a little faster or slower
 const MAGNIFIED = 3;
 const ORIGINAL = "original";
 
 const choice = { size: SIZES[0], steps: "each", order: "worst", view: "side", first: "", second: "", hidden: new Set() };
 const speedOf = { chosen: 1 };
 let playing = null; // the one card that plays
-let latest = null; // the card that was used last: the keyboard is for it
+let latest = null; // the card used last, which gets the keyboard
 const cards = new Map(); // by element
 
-/** What stands side by side: each model at the chosen size, in the nearest number of steps it was run with. */
+/** Rows side by side: each model at the chosen size, with the nearest number of steps. */
 function entriesOf(clip) {
   const here = DATA.rows.filter((row) => row.clip === clip && row.size === choice.size && !choice.hidden.has(row.model));
   if (choice.steps === "each") return here;
@@ -26,26 +26,26 @@ const stepsOf = (model) => [...new Set(DATA.summary.filter((row) => row.model ==
 const originalOf = (clip) => DATA.originals.find((one) => one.clip === clip && one.size === choice.size);
 const entryNamed = (entries, name) => entries.find((row) => nameOf(row) === name);
 
-/** Where a clip stands in the list: low numbers first. */
+/** Rank of a clip in the list, low numbers first. */
 function rankOf(clip) {
   const entries = entriesOf(clip);
   if (choice.order === "name") return 0;
   if (choice.order === "worst") return mean(entries.map((row) => row.psnr));
   const [a, b] = [choice.first, choice.second].map((name) => entryNamed(entries, name));
-  return a && b ? -Math.abs(a.psnr - b.psnr) : (a ?? b)?.psnr ?? Infinity; // from an original, all is gap
+  return a && b ? -Math.abs(a.psnr - b.psnr) : (a ?? b)?.psnr ?? Infinity; // compared with an original, PSNR is the gap
 }
 
-/** A video of this page as an object URL, which every browser can seek in. */
+/** A video of this page as an object URL, in which every browser can seek. */
 function videoUrl(number) {
   const bytes = Uint8Array.from(atob(byId(`video-${number}`).textContent), (letter) => letter.charCodeAt(0));
   return URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
 }
 
-/** The videos of one clip and the buttons for them. Videos exist only while the card is near the screen. */
+/** The videos of one clip and their buttons. Videos exist only while the card is near the screen. */
 class Card {
   constructor(clip) {
     this.clip = clip;
-    this.facts = DATA.clips.find((one) => one.name === clip);
+    this.info = DATA.clips.find((one) => one.name === clip);
     this.videos = [];
     this.frame = 0;
     this.stage = el("div", { className: "stage" });
@@ -70,7 +70,7 @@ class Card {
   get rate() { return this.frames / this.lead.duration; } // frames per second
   get isPlaying() { return playing === this; }
 
-  /** Side by side or one over the other; every picture waits for its video. */
+  /** Boxes for the videos, side by side or one over the other. */
   fill() {
     const original = originalOf(this.clip);
     const rows = entriesOf(this.clip);
@@ -100,7 +100,7 @@ class Card {
 
   frameBox(video) {
     const box = el("div", { className: "frame" });
-    const [height, width] = choice.size === "native" ? [this.facts.height, this.facts.width] : choice.size.split("x");
+    const [height, width] = choice.size === "native" ? [this.info.height, this.info.width] : choice.size.split("x");
     box.style.aspectRatio = `${width} / ${height}`;
     if (video === undefined) box.append(el("span", { textContent: this.leftOut ? "left out" : "no video" }));
     else box.dataset.video = video;
@@ -109,10 +109,10 @@ class Card {
 
   caption(row, isBest) {
     if (row === null) return el("figcaption", {}, el("strong", { textContent: ORIGINAL }));
-    const figures = [`${row.psnr.toFixed(2)} dB`, `SSIM ${row.ssim.toFixed(3)}`];
-    if (row.seam_ratio !== null) figures.push(`seams ${row.seam_ratio.toFixed(2)}`);
-    if (row.compression_factor) figures.push(`${row.compression_factor.toFixed(1)}× compression`);
-    const parts = figures.map((text, index) => el(isBest && index === 0 ? "b" : "span", { textContent: text }));
+    const metrics = [`${row.psnr.toFixed(2)} dB`, `SSIM ${row.ssim.toFixed(3)}`];
+    if (row.seam_ratio !== null) metrics.push(`seams ${row.seam_ratio.toFixed(2)}`);
+    if (row.compression_factor) metrics.push(`${row.compression_factor.toFixed(1)}× compression`);
+    const parts = metrics.map((text, index) => el(isBest && index === 0 ? "b" : "span", { textContent: text }));
     return el("figcaption", {}, el("strong", {}, dot(row.model), nameOf(row)),
       ...parts.flatMap((part, index) => (index ? [" · ", part] : [part])));
   }
@@ -120,7 +120,7 @@ class Card {
   addButtons() {
     if (this.stage.classList.contains("empty")) {
       this.bar.textContent = this.leftOut
-        ? `Its videos are not in this page, which holds ${DATA.limit_mb} MB of them.` : "No videos were kept.";
+        ? `Its videos exceed the ${DATA.limit_mb} MB of this page.` : "No videos were recorded.";
       return;
     }
     const button = (text, label, action) => {
@@ -157,7 +157,7 @@ class Card {
     this.lead?.addEventListener("ended", () => this.atEnd());
   }
 
-  /** Let the videos go, and their memory. */
+  /** Release the videos and their memory. */
   close() {
     this.pause();
     for (const video of this.videos) {
@@ -187,7 +187,7 @@ class Card {
     this.tick();
   }
 
-  /** Stop, all on the frame of the clock. */
+  /** Stop all videos at the frame of the clock. */
   pause() {
     if (!this.isPlaying) return;
     playing = null;
@@ -199,7 +199,7 @@ class Card {
 
   setSpeed(speed) { this.videos.forEach((video) => { video.playbackRate = speed; }); }
 
-  /** Keep the others at the time of the first. */
+  /** Keep the other videos at the time of the first. */
   tick() {
     cancelAnimationFrame(this.timer);
     if (!this.isPlaying) return;
@@ -213,9 +213,9 @@ class Card {
     this.timer = requestAnimationFrame(() => this.tick());
   }
 
-  /** The frame that the clock is at. */
+  /** The frame of the clock. */
   now() {
-    if (!this.lead.duration) return this.frame; // nothing is known of the video yet
+    if (!this.lead.duration) return this.frame; // not loaded yet
     return clamp(Math.floor(this.lead.currentTime * this.rate + 1e-3), 0, this.frames - 1);
   }
 
@@ -237,8 +237,8 @@ class Card {
   }
 
   /**
-   * Show one frame: the middle of its time, so that no rounding shows its neighbour. A video that is still on its
-   * way to another frame (Chromium can lose its way for good when called off) goes on to this one from there.
+   * Show one frame, at the middle of its time so that rounding can't show its neighbour. A video that is still
+   * seeking another frame (Chromium may hang when interrupted) seeks this one afterwards.
    */
   put(video, frame) {
     if (!video.duration || video.seeking) return;
@@ -263,7 +263,7 @@ class Card {
     this.playButton.setAttribute("aria-label", this.playButton.title);
   }
 
-  /** The same spot of every picture, enlarged; or all of it again. */
+  /** Magnify the same spot of every picture, or show all of it again. */
   magnify(event) {
     const large = event !== null && !this.node.classList.contains("large");
     this.node.classList.toggle("large", large);
@@ -288,13 +288,13 @@ class Card {
   }
 }
 
-/** Where in its picture an event was, from 0 to 1. */
+/** Position of an event in its picture, from 0 to 1. */
 function fractions(event) {
   const box = event.currentTarget.getBoundingClientRect();
   return { x: clamp((event.clientX - box.left) / box.width, 0, 1), y: clamp((event.clientY - box.top) / box.height, 0, 1) };
 }
 
-/** Wait until a video can play from where it is. */
+/** Wait until a video can play from its position. */
 function seekable(video) {
   const isReady = () => video.error || !video.isConnected || (video.readyState >= 2 && !video.seeking);
   return new Promise((done) => {
@@ -311,7 +311,7 @@ const nearScreen = new IntersectionObserver((changes) => {
   }
 }, { rootMargin: "400px" });
 
-/** Draw the cards anew, for what is chosen now. */
+/** Redraw the cards for the current choices. */
 function showCards() {
   playing?.pause();
   for (const [node, card] of cards) {
@@ -331,13 +331,13 @@ function showCards() {
   }
 }
 
-/** The names that can be chosen as first and second. */
+/** Names that can be first and second. */
 function pairNames() {
   const names = DATA.clips.flatMap((clip) => entriesOf(clip.name).map(nameOf));
   return [ORIGINAL, ...new Set(names)];
 }
 
-/** The row of choices. It is drawn again with each choice, since the names follow from the others. */
+/** The row of choices, redrawn with each choice because the names depend on the others. */
 function showChoices() {
   const steps = [...new Set(DATA.rows.filter((row) => row.size === choice.size).map((row) => row.steps))].sort((a, b) => a - b);
   const names = pairNames();
@@ -411,7 +411,7 @@ function showClips() {
   const missing = DATA.originals.filter((one) => one.left_out).length;
   byId("left-out").hidden = missing === 0;
   byId("left-out").textContent = `${counted(missing, "clip")} of ${DATA.originals.length} (each size counted) ` +
-    `came without videos: this page holds ${DATA.limit_mb} MB of them, the worst clips first.`;
+    `have no videos here: this page holds ${DATA.limit_mb} MB of them, the worst clips first.`;
   const steps = DATA.rows.map((row) => row.steps);
   if (new Set(steps).size > 1) choice.steps = String(Math.min(...steps));
   update();

@@ -1,11 +1,11 @@
-// Two plots: what compression costs, and what denoising steps bring. Lines are labelled where they end.
+// Two plots: PSNR against compression and against denoising steps. Lines are labelled at their ends.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 320;
 const MARGIN = { top: 14, right: 14, bottom: 42, left: 40 };
-const LETTER = 6.4; // pixels of one letter of a label, on average
+const LETTER = 6.4; // average pixels per letter of a label
 const LABEL_HEIGHT = 14;
-const STAR = 4; // the number of a marker's shape; the ones before it are for families
+const STAR = 4; // index of the marker; lower ones are for families
 
 function svg(tag, attributes, ...children) {
   const node = document.createElementNS(SVG, tag);
@@ -14,7 +14,7 @@ function svg(tag, attributes, ...children) {
   return node;
 }
 
-/** How the length of a model's latents came about; null for a model that was measured at no other length. */
+/** How the length of a model's latents was chosen; null for a model measured at one length only. */
 function lengthKind(model) {
   if (LENGTH.test(model)) return model.endsWith("dB") ? "target PSNR" : "fixed length";
   return MODELS.some((other) => other !== model && withoutLength(other) === model) ? "adaptive" : null;
@@ -22,7 +22,7 @@ function lengthKind(model) {
 
 const isAdaptive = (model) => lengthKind(model) === "adaptive";
 
-/** What is one line in the plot of compression, but for the size: a family, or one kind of lengths of a model. */
+/** Models of one line in the compression plot, up to size: a family, or one kind of lengths of a model. */
 function lineOf(model) {
   const kind = lengthKind(model);
   return kind === null ? familyOf(model) : `${withoutLength(model)}, ${kind}`;
@@ -41,14 +41,14 @@ function seriesOf(rows, keyOf, nameOf, x) {
   }));
 }
 
-/** Of each model and size, the step count with the highest PSNR. */
+/** The number of steps with the highest PSNR, for each model and size. */
 function bestSteps(rows) {
   return rows.filter((row) => rows.every((other) =>
     other.model !== row.model || other.size !== row.size || other === row || other.psnr < row.psnr ||
     (other.psnr === row.psnr && other.steps > row.steps)));
 }
 
-/** Round numbers from 1-2-5 series between two limits of a logarithmic axis; at most `count`. */
+/** At most `count` round numbers between the limits of a logarithmic axis. */
 function logTicks(low, high, count) {
   for (const factors of [[1, 1.5, 2, 3, 4, 5, 6, 8], [1, 2, 3, 5], [1, 3], [1]]) {
     const ticks = [];
@@ -90,23 +90,23 @@ function marker(shape, x, y, colour, text) {
   return svg("path", { d: outlines[shape], class: "marker", style: `fill:${colour}` }, title);
 }
 
-/** Where the labels go: beside the last point where there is room, else above or below it; none over another. */
+/** Positions of the labels, without overlap: right of the last point if it fits, else above or below it. */
 function placeLabels(series, toX, toY, width) {
   const labels = series.map(({ name, colour, points }) => {
     const last = points[points.length - 1];
     const text = name.length > 34 ? `${name.slice(0, 32)}…` : name;
     const room = text.length * LETTER;
-    const beside = toX(last.x) + 9 + room <= width;
+    const fitsRight = toX(last.x) + 9 + room <= width;
     const falls = points.length > 1 && last.y < points[points.length - 2].y;
     return {
-      text, colour, room, left: beside ? toX(last.x) + 9 : Math.max(MARGIN.left + 4, toX(last.x) + 6 - room),
-      top: toY(last.y) + (beside ? 4 : falls ? 17 : -9), // on the side that its line does not come from
+      text, colour, room, left: fitsRight ? toX(last.x) + 9 : Math.max(MARGIN.left + 4, toX(last.x) + 6 - room),
+      top: toY(last.y) + (fitsRight ? 4 : falls ? 17 : -9), // on the side away from its line
     };
   }).sort((a, b) => a.top - b.top);
   labels.forEach((label, index) => {
     for (const other of labels.slice(0, index)) {
-      const apart = label.left > other.left + other.room || other.left > label.left + label.room;
-      if (!apart && label.top < other.top + LABEL_HEIGHT) label.top = other.top + LABEL_HEIGHT;
+      const disjoint = label.left > other.left + other.room || other.left > label.left + label.room;
+      if (!disjoint && label.top < other.top + LABEL_HEIGHT) label.top = other.top + LABEL_HEIGHT;
     }
   });
   const below = Math.max(0, ...labels.map((label) => label.top - (HEIGHT - MARGIN.bottom - 4)));
@@ -161,7 +161,7 @@ function draw(series, { title, xLabel, xTicks }, width) {
   return picture;
 }
 
-/** A plot that is drawn again whenever its width changes, so that its letters keep their size. */
+/** A plot that is redrawn when its width changes, so that letters keep their size. */
 function plot(series, words) {
   const canvas = el("div", { className: "canvas" });
   new ResizeObserver(() => {

@@ -1,6 +1,6 @@
-// The table of means: a click on a heading sorts by it, the best first.
+// The table of means: a click on a heading sorts by it, best first.
 
-// better: 1 the higher, -1 the lower, "one" the nearer to 1, null for what is no merit.
+// better: 1 higher, -1 lower, "one" nearer to 1, null for neither.
 const COLUMNS = [
   { name: "Model", text: (row) => row.model, value: (row) => row.model },
   { name: "Ratio", key: "ratio", digits: 0, unit: "×", better: null },
@@ -13,8 +13,8 @@ const COLUMNS = [
   { name: "FVD", key: "fvd", digits: 1, better: -1 },
   { name: "Sharpness", key: "sharpness", digits: 3, better: "one" },
   { name: "Seams", key: "seam_ratio", digits: 2, better: "one" },
-  { name: "Difference error", key: "temporal_mae", digits: 3, unit: "levels", better: -1 },
-  { name: "Blended share", key: "ghosting_rate", digits: 3, better: -1 },
+  { name: "Temporal MAE", key: "temporal_mae", digits: 3, unit: "levels", better: -1 },
+  { name: "Ghosting rate", key: "ghosting_rate", digits: 3, better: -1 },
   { name: "Compression", key: "compression_factor", digits: 1, better: null },
   { name: "Frames per latent", key: "frames_per_latent", digits: 2, better: null },
   { name: "Encode", key: "encode", digits: 1, unit: "frames/s", better: 1, value: (row) => speed(row, "encode_seconds") },
@@ -26,7 +26,7 @@ const MEANING = { 1: "higher is better", [-1]: "lower is better", one: "nearer t
 const areaOf = (size) => (size === "native" ? Infinity : size.split("x").reduce((area, side) => area * side, 1));
 const sameRun = (a, b) => a.model === b.model && a.size === b.size && a.steps === b.steps;
 
-/** Frames per second over all clips; null where no time was taken. */
+/** Frames per second over all clips; null without times. */
 function speed(row, key) {
   const rows = DATA.rows.filter((other) => sameRun(other, row));
   const seconds = rows.reduce((sum, other) => sum + (other[key] ?? 0), 0);
@@ -36,10 +36,10 @@ function speed(row, key) {
 const valueIn = (column, row) => (column.value ? column.value(row) : row[column.key] ?? null);
 const isNumber = (column) => column.key !== undefined;
 
-/** How good a value is: the higher the better. */
+/** The higher, the better. */
 const merit = (column, value) => (column.better === "one" ? -Math.abs(value - 1) : column.better * value);
 
-/** Whether a row has the best value of its size; what no other row could beat is not marked. */
+/** Whether a row has the best value of its size; a lone value is not marked. */
 function isBest(column, row) {
   if (!column.better || valueIn(column, row) === null) return false;
   const merits = DATA.summary.filter((other) => other.size === row.size)
@@ -48,13 +48,13 @@ function isBest(column, row) {
   return merits.length > 1 && merit(column, valueIn(column, row)) === Math.max(...merits);
 }
 
-/** Why metrics are absent, in the order in which it is met: the reason and the names of the metrics. */
+/** Reasons for absent metrics, in order of appearance, with the names of the metrics. */
 const reasons = new Map();
 
 function reasonFor(row, key) {
   if (row.absent?.[key]) return row.absent[key];
   if (key === "seam_ratio") return "clips of one chunk have no seams";
-  if (key === "encode" || key === "decode") return "no time was taken";
+  if (key === "encode" || key === "decode") return "times were not recorded";
   return "no reason was recorded";
 }
 
@@ -107,13 +107,13 @@ function showTable() {
   }));
   byId("summary").append(el("thead", {}, el("tr", {}, ...heads)), body);
   heads[COLUMNS.findIndex((column) => column.key === "psnr")].querySelector("button").click();
-  const notes = ["Bold: the best at its size.", ...new Set(DATA.summary.map(clipsNote).filter(Boolean))];
+  const notes = ["Bold: best at its size.", ...new Set(DATA.summary.map(clipsNote).filter(Boolean))];
   byId("notes").append(el("p", { textContent: notes.join(" ") }));
   const why = [...reasons].map(([reason, names]) => el("li", { textContent: `${listed([...names])}: ${reason}` }));
   byId("notes").append(el("ol", {}, ...why));
 }
 
-/** A warning where means do not cover the same clips. */
+/** A warning when means do not cover all clips. */
 function clipsNote(row) {
   return row.clips === DATA.clips.length ? ""
     : `${row.model} at ${row.size}, ${counted(row.steps, "step")}: ${row.clips} of ${counted(DATA.clips.length, "clip")} only.`;

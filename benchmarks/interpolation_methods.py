@@ -1,11 +1,11 @@
-"""How good frames are that were never encoded: between those that were, and beyond a chunk (spec A10).
+"""Quality of interpolated and extrapolated frames, with baselines to compare.
 
-Interpolation: every s-th frame of a clip is kept and coded, and the frames that were left out are compared
-with what the model decodes at their times, with the average of their two kept neighbours, and with what
-FFmpeg's motion-compensated filter makes of the kept frames (the paper sets an external interpolator beside
-the model, too). The rivals get the frames as the model reconstructs them, and the originals besides.
-Extrapolation: the frames before and after each chunk against what the model decodes there, beside the
-chunk's nearest frame. PSNR and SSIM follow `regen.metrics.psnr_ssim`. A clip is in memory as a whole.
+Interpolation: every s-th frame of a clip is coded, and the frames between are compared with what the model
+decodes at their times, with the average of their two neighbours, and with FFmpeg's motion-compensated filter
+(the paper too compares with an external interpolator). The baselines get the frames as the model reconstructs
+them, and the originals as well. Extrapolation: the frames before and after each chunk are compared with what
+the model decodes there, and with the nearest frame of the chunk. PSNR and SSIM are those of
+`regen.metrics.psnr_ssim`. A clip is held in memory as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,11 +31,11 @@ from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 
 Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]
-"""Encodes frames and decodes what the timeline asks for."""
+"""Encodes frames and decodes the output frames of a timeline."""
 
 # Overlapping blocks of variable size, motion searched both ways: quality before speed.
 MOTION_COMPENSATION = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"
-BLOCK = 16  # pixels: the filter sees whole blocks only, at least two each way
+BLOCK = 16  # pixels: the filter needs complete blocks, at least two each way
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Every `factor`-th frame of a clip was kept.
+    """Scores when every `factor`-th frame of a clip is coded.
 
-    `kept` is the model's reconstruction of these. `left_out` are the others, by method; `across` is the part
-    of them between two chunks, where the model extrapolates from both (empty when there is but one chunk).
+    `kept`: the reconstruction of these. `left_out`: the others, by method. `across`: those of them between
+    two chunks, where the model extrapolates from both (empty for a single chunk).
     """
 
     factor: int
@@ -62,7 +62,7 @@ class Interpolation:
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
-    """A set's figures: the mean over its clips, whatever their lengths; `frames` adds up."""
+    """Mean over the clips of a set, whatever their lengths; `frames` is their sum."""
     count = len(scores)
     return Score(
         frames=sum(score.frames for score in scores),
@@ -90,12 +90,12 @@ def codec_of(model: Embedder, options: DecodeOptions) -> Codec:
 
 
 def read_clip(file: Path, size: Size | None, max_frames: int | None = None) -> UInt8[Tensor, "t h w 3"]:
-    """The first frames of a video at the measuring size, by default all.
+    """The first frames of a video, by default all, resized and cropped to `size`.
 
-    Raises VideoError when none can be read, ValueError when none is wanted.
+    Raises VideoError when none can be read, ValueError for `max_frames` under 1.
     """
     if max_frames is not None and max_frames < 1:
-        raise ValueError(f"{max_frames} frames can't be measured; give a number of 1 or more.")
+        raise ValueError(f"max_frames must be at least 1, got {max_frames}.")
     with VideoReader(file) as reader:
         return torch.stack([resize_center_crop(frame.image, size) for frame in islice(reader, max_frames)])
 
@@ -103,16 +103,14 @@ def read_clip(file: Path, size: Size | None, max_frames: int | None = None) -> U
 def evaluate_interpolation(
     codec: Codec, frames: UInt8[Tensor, "t h w 3"], factor: int, chunk_frames: int
 ) -> Interpolation:
-    """Keep every `factor`-th frame, and compare the ones between them by every method.
+    """Code every `factor`-th frame, and compare the frames between by every method.
 
     Raises ValueError for a factor under 2 or fewer than factor + 1 frames.
     """
     if factor < 2:
-        raise ValueError(f"A factor of {factor} leaves no frame out; give 2 or more.")
+        raise ValueError(f"factor must be at least 2, got {factor}.")
     if len(frames) <= factor:
-        raise ValueError(
-            f"{len(frames)} frame(s) are too few to keep two that are {factor} apart; give a longer clip."
-        )
+        raise ValueError(f"A factor of {factor} needs more than {factor} frames, got {len(frames)}.")
     kept = frames[::factor]
     frames = frames[: (len(kept) - 1) * factor + 1]
     reconstruction = codec(kept, SOURCE_FRAMES)
@@ -137,19 +135,17 @@ def evaluate_interpolation(
 def evaluate_extrapolation(
     codec: Codec, frames: UInt8[Tensor, "t h w 3"], chunk_frames: int, reach: int = 2
 ) -> dict[int, dict[str, Score]]:
-    """By distance in frames (negative: before the chunk's first frame; positive: after its last) and method.
+    """Scores by distance in frames (negative: before a chunk, positive: after it) and by method.
 
-    "model" decodes the frame from the chunk that it is not in; "repeated" and "repeated original" are that
-    chunk's nearest frame as reconstructed and as it was. Distances go up to `reach`; only whole chunks are
-    used. Raises ValueError when the clip has less than two of them, or a reach beyond the next chunk.
+    "model" decodes the frame from the neighbouring chunk; "repeated" and "repeated original" are the nearest
+    frame of that chunk, reconstructed and original. Distances go up to `reach`; only complete chunks are
+    used. Raises ValueError for fewer than two of them, or a reach beyond the next chunk.
     """
     if not 1 <= reach <= chunk_frames:
-        raise ValueError(f"A reach of {reach} frames is not between 1 and the {chunk_frames} of a chunk.")
+        raise ValueError(f"reach must be between 1 and {chunk_frames}, got {reach}.")
     chunks = len(frames) // chunk_frames
     if chunks < 2:
-        raise ValueError(
-            f"{len(frames)} frames are fewer than two chunks of {chunk_frames}; give a longer clip."
-        )
+        raise ValueError(f"A clip needs two chunks of {chunk_frames} frames, got {len(frames)} frames.")
     whole = frames[: chunks * chunk_frames]
     reconstruction = codec(whole, SOURCE_FRAMES)
     around = codec(whole, Timeline(extrapolate_before=reach, extrapolate_after=reach, every_chunk=True))
@@ -158,11 +154,11 @@ def evaluate_extrapolation(
     results = {}
     for distance in (*range(-reach, 0), *range(1, reach + 1)):
         nearest = 0 if distance < 0 else chunk_frames - 1
-        places = starts + nearest + distance
-        known = (places >= 0) & (places < len(frames))
-        truth, edge = frames[places[known]], starts[known] + nearest
+        positions = starts + nearest + distance
+        valid = (positions >= 0) & (positions < len(frames))
+        truth, edge = frames[positions[valid]], starts[valid] + nearest
         results[distance] = {
-            "model": _score(truth, around[known, reach + nearest + distance]),
+            "model": _score(truth, around[valid, reach + nearest + distance]),
             "repeated": _score(truth, reconstruction[edge]),
             "repeated original": _score(truth, frames[edge]),
         }
@@ -170,34 +166,33 @@ def evaluate_extrapolation(
 
 
 def frame_average(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
-    """n = (t - 1) * factor + 1 frames: those given, and between them the average weighted by time."""
+    """n = (t - 1) * factor + 1 frames: the given ones, and averages weighted by time between them."""
     assert len(frames) > 0 and factor > 0
     weights = torch.arange(1, factor) / factor
     return _fill(frames, (_averages(*pair, weights) for pair in pairwise(frames)))
 
 
 def motion_compensated(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
-    """n = (t - 1) * factor + 1 frames: those given, and between them those of FFmpeg's `minterpolate`.
+    """n = (t - 1) * factor + 1 frames: the given ones, and those of FFmpeg's `minterpolate` between them.
 
-    The filter finds the motion of blocks of 16 x 16 pixels. It works on YUV with colour at full size and 8
-    bits, so frames that it makes are rounded once more than others. Where it sees a cut, it repeats a frame.
-    Raises ValueError when PyAV's FFmpeg was built without the filter.
+    The filter estimates the motion of blocks of 16 x 16 pixels in 8-bit YUV 4:4:4, so its frames are rounded
+    once more than others. At a cut it repeats a frame. Raises ValueError when PyAV's FFmpeg lacks the filter.
     """
     assert len(frames) > 0 and factor > 0
     if "minterpolate" not in av.filter.filters_available:
-        raise ValueError("This FFmpeg has no filter minterpolate; install PyAV's own build of it (pip: av).")
+        raise ValueError("FFmpeg lacks the filter minterpolate; install PyAV's build of it: pip install av.")
     if len(frames) == 1:
         return frames.clone()
     height, width = frames.shape[1:3]
-    padded = _whole_blocks(frames)
-    # One frame more at the end: the filter needs one to look ahead to.
+    padded = _pad_to_blocks(frames)
+    # One more frame at the end, because the filter looks ahead.
     made = _minterpolate(torch.cat([padded, padded[-1:]]), factor)
     made = made[: (len(frames) - 1) * factor + 1, :height, :width]
     return _fill(frames, (made[first + 1 : first + factor] for first in range(0, len(made) - 1, factor)))
 
 
 def _minterpolate(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor, "n h w 3"]:
-    """All that the filter gives, in order of time, from the first frame on without a gap."""
+    """All frames of the filter in order of time, from the first frame without a gap."""
     height, width = frames.shape[1:3]
     graph, unit = av.filter.Graph(), Fraction(1, factor)  # a second is the time between two given frames
     source = graph.add_buffer(width=width, height=height, format="yuv444p", time_base=unit)
@@ -211,13 +206,13 @@ def _minterpolate(frames: UInt8[Tensor, "t h w 3"], factor: int) -> UInt8[Tensor
         frame.pts, frame.time_base = index * factor, unit
         source.push(frame)
         for result in _pull(sink):
-            assert result.pts * result.time_base == len(made) * unit, "frames come in order, none is missing"
+            assert result.pts * result.time_base == len(made) * unit, "a frame is missing or out of order"
             made.append(to_rgb(result))
     return torch.stack(made)
 
 
 def _pull(sink: av.filter.context.FilterContext) -> Iterator[av.VideoFrame]:
-    """The frames that are ready."""
+    """Frames that are ready."""
     while True:
         try:
             yield sink.pull()
@@ -225,8 +220,8 @@ def _pull(sink: av.filter.context.FilterContext) -> Iterator[av.VideoFrame]:
             return
 
 
-def _whole_blocks(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h2 w2 3"]:
-    """The right and lower border repeated up to whole blocks, at least two each way."""
+def _pad_to_blocks(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h2 w2 3"]:
+    """Replicate the right and lower border up to complete blocks, at least two each way."""
     height, width = frames.shape[1:3]
     right, below = (max(2 * BLOCK, side + -side % BLOCK) - side for side in (width, height))
     clip = rearrange(frames, "t h w c -> t c h w")
@@ -236,7 +231,7 @@ def _whole_blocks(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h2 w2 3"
 def _averages(
     before: UInt8[Tensor, "h w 3"], after: UInt8[Tensor, "h w 3"], weights: Float[Tensor, " n"]
 ) -> UInt8[Tensor, "n h w 3"]:
-    """Linear between two frames, one result for each weight of the later one."""
+    """Linear interpolation between two frames, for each weight of the later one."""
     weight = rearrange(weights, "n -> n 1 1 1")
     return torch.lerp(before.float()[None], after.float()[None], weight).round().to(torch.uint8)
 
@@ -244,7 +239,7 @@ def _averages(
 def _fill(
     frames: UInt8[Tensor, "t h w 3"], gaps: Iterator[UInt8[Tensor, "gap h w 3"]]
 ) -> UInt8[Tensor, "n h w 3"]:
-    """Each frame but the last followed by what fills the gap after it."""
+    """Insert `gaps` after each frame but the last."""
     parts = [part for frame, gap in zip(frames[:-1], gaps, strict=True) for part in (frame[None], gap)]
     return torch.cat([*parts, frames[-1:]])
 
@@ -259,7 +254,7 @@ def _scores_of_part(
     methods: dict[str, UInt8[Tensor, "t h w 3"]],
     part: Bool[Tensor, " t"],
 ) -> dict[str, Score]:
-    """Scores of the frames where `part` holds; none where it holds nowhere."""
+    """Scores of the frames where `part` is true; empty if there are none."""
     if not bool(part.any()):
         return {}
     return {name: _score(frames[part], made[part]) for name, made in methods.items()}
