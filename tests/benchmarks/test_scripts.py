@@ -1,0 +1,144 @@
+"""Each benchmark runs at a tiny size and prints its table and its line of JSON."""
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_generator import CHANNELS, awake
+from tiny_latents import make_hybrid_model
+from tiny_media import make_video, tiny_regen
+
+from regen import cli
+from regen.data.synthetic import write_dataset
+from regen.pretrained.models import encoder_hash, weights_hash
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two videos, a REGEN, a One-DVA and a generator on its latents."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    (folder / "videos").mkdir()
+    for number in range(2):
+        make_video(folder / "videos" / f"{number}.mp4", frames=18, height=32, width=32)
+    tiny_regen().save_pretrained(folder / "regen")
+    one_dva = make_hybrid_model(folder / "one-dva")
+    spec = {
+        "has_sequence": True, "region_size": 2, "num_queries": 20, "channels": CHANNELS, "chunk_latents": 5,
+        "embedder": one_dva, "weights_hash": weights_hash(one_dva), "encoder_hash": encoder_hash(one_dva),
+    }  # fmt: skip
+    awake("hybrid class", latent_spec=spec).save_pretrained(folder / "generator")
+    return {
+        "data": (folder / "videos",),
+        "regen": str(folder / "regen"),
+        "one_dva": one_dva,
+        "generator": str(folder / "generator"),
+    }
+
+
+def run(name: str, capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
+    """The JSON of one benchmark, run in this process."""
+    capsys.readouterr()
+    importlib.import_module(name).main(**options)
+    *table, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert result["benchmark"].replace("-", "_") == name and result["hardware"] and len(table) > 3
+    return result
+
+
+SEVERAL = ("grid", "quality", "resolution")  # take several models
+OF_A_MODEL: dict[str, dict[str, Any]] = {
+    "extrapolation": {"reach": 1, "size": "32"},
+    "grid": {"size": ("32",), "frames": 2},
+    "interpolation": {"factors": (2,), "size": "32"},
+    "quality": {"size": "32", "max_frames": 5},
+    "resolution": {"size": ("32",), "window": ("none", "2"), "max_frames": 5},
+    "seams": {"steps": (1,), "size": "32", "max_frames": 10},
+    "steps": {"steps": (1, 2), "size": "32", "max_frames": 5},
+}
+
+
+@pytest.mark.parametrize("name", OF_A_MODEL)
+def test_measures_a_model(name: str, places: dict[str, Any], capsys: Any) -> None:
+    model = (places["regen"],) if name in SEVERAL else places["regen"]
+    run(name, capsys, data=places["data"], model=model, threads=1, **OF_A_MODEL[name])
+
+
+OF_RECIPES: dict[str, dict[str, Any]] = {
+    "decoder_cost": {"ratio": (4,), "size": "64", "threads": 1},
+    "generation_cost": {
+        "recipe": "toy-c2v", "ratio": (32,), "frames": (33,), "size": ("32x32",), "repeats": 1, "threads": 1,
+    },
+    "peers": {"preset": ("toy",), "size": "32", "count": True, "threads": 1},
+    "scale": {"recipe": ("toy-magvit2",), "gpus": (1, 4), "parts": 2, "mfu": 0.5},
+    "toy_motion": {"steps": 1, "clips": 1, "eval_clips": 1, "decode_steps": (1,), "threads": 1},
+    "train_speed": {"recipe": "toy", "steps": 1, "threads": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_RECIPES)
+def test_measures_recipes(name: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scale.DRAWS", 5)
+    run(name, capsys, **OF_RECIPES[name])
+
+
+IN_PROCESSES: dict[str, dict[str, Any]] = {
+    "loader": {"size": (32, 32), "batch": 2, "batches": 8, "workers": 1, "repeats": 1},
+    "memory": {"lengths": (5, 10), "size": (32, 32)},
+    "shard_scale": {"samples": 1200, "batches": 130, "workers": (0, 1)},
+    "speed": {"size": "32", "repeats": 1},
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", IN_PROCESSES)
+def test_measures_in_other_processes(name: str, places: dict[str, Any], capsys: Any) -> None:
+    models = {"memory": {"model": places["regen"]}, "speed": {"model": (places["regen"],), "threads": 1}}
+    run(name, capsys, **IN_PROCESSES[name], **models.get(name, {}))
+
+
+def test_fits_a_linear_embedder(places: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    run("fit_linear", capsys, data=places["data"], out=tmp_path, channels=2, short_side=32)
+    assert (tmp_path / "config.json").is_file() and "2 clips" in (tmp_path / "README.md").read_text()
+
+
+def test_shows_motion(places: dict[str, Any], capsys: Any) -> None:
+    run("motion", capsys, data=places["data"], model=places["one_dva"], size="32", chunks=1, samples=10)
+
+
+def test_decodes_predicted_latents(places: dict[str, Any], capsys: Any) -> None:
+    options = {"data": places["data"], "generator": places["generator"], "model": (places["one_dva"],)}
+    (psnr,) = run("predicted_latents", capsys, levels=(0.9,), size="32", **options)["psnr"].values()
+    assert psnr["0.0"] != psnr["0.9"]
+
+
+@pytest.mark.parametrize(("name", "frames"), [("shapes", 3), ("world", 9)])
+def test_writes_videos(name: str, frames: int, tmp_path: Path, capsys: Any) -> None:
+    run(name, capsys, out=tmp_path, videos=1, frames=frames, size=(64, 64))
+    assert len(list(tmp_path.glob("*.mp4"))) == 1
+
+
+def succeed(*arguments: str) -> None:
+    assert cli.main(arguments) == 0
+
+
+@pytest.mark.integration
+def test_a_comparison_trains_measures_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call finds everything done and changes nothing."""
+    comparisons = importlib.import_module("comparisons")
+    write_dataset(tmp_path / "clips", videos=3, frames=12, height=32, width=40, seed=0)
+    smaller = replace(comparisons.COMPARISONS["channels"], sizes=("32",))
+    monkeypatch.setitem(comparisons.COMPARISONS, "channels", smaller)
+    monkeypatch.setattr(comparisons, "regen", succeed)
+    clips, results = tmp_path / "clips", tmp_path / "report-channels" / "results"
+
+    def compare() -> dict[Path, int]:
+        comparisons.main("channels", (clips,), clips, tmp_path, updates=1, max_frames=5)
+        return {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
+
+    made = compare()
+    summary = json.loads((tmp_path / "report-channels" / "summary.json").read_text())
+    assert [row["model"] for row in summary] == ["toy", "toy-16ch"]
+    assert compare() == made and len(made) >= 6
