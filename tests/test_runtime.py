@@ -1,9 +1,11 @@
 """Device, precision and seeds."""
 
+import os
+
 import pytest
 import torch
 
-from regen.runtime import DTYPES, fold_seed, generator_for, pick_device, pick_dtype, tune_malloc
+from regen.runtime import DTYPES, fold_seed, generator_for, pick_device, pick_dtype, set_threads, tune_malloc
 
 
 def test_devices():
@@ -49,3 +51,17 @@ def test_a_generator_is_a_function_of_its_numbers():
 
 def test_memory_is_kept_quietly():
     assert tune_malloc() is None
+
+
+def test_threads_are_limited_here_and_in_new_processes(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = torch.get_num_threads()
+    try:
+        set_threads(None)
+        assert torch.get_num_threads() == before
+        set_threads(1)
+        assert torch.get_num_threads() == 1 and os.environ["OMP_NUM_THREADS"] == "1"
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ValueError, match="--threads must be >= 1, got 0"):
+        set_threads(0)

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def set_threads(count: int | None) -> None:
+    """Limit PyTorch to `count` threads of the CPU, here and in new processes; None keeps its default."""
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"--threads must be >= 1, got {count}.")
+    torch.set_num_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(count)
 
 
 def tune_malloc() -> None:

@@ -22,6 +22,13 @@ from regen.cli.video import decode, encode, models, reconstruct
 DESCRIPTION = """Video embedders with a generative decoder, and video generation on their latents.
 
 Each command has a help of its own: regen COMMAND --help."""
+# Read by torch when it is loaded. Threads that wait sleep: spinning ones take the cores from all others.
+ENVIRONMENT = {
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # hides warnings for developers of training loops
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
+}
 
 
 def build_app(argv: Sequence[str]) -> SubcommandApp:
@@ -53,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The parser itself exits with 0 after `--help`, and with 2 for wrong arguments.
     """
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides warnings for developers of training loops
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     # Options of recipes keep their prefixes, as in --optimizer.learning-rate.
     config = (OmitSubcommandPrefixes,) if argv[0] == "train" else (OmitSubcommandPrefixes, OmitArgPrefixes)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from regen.cli.options import Device, Json, Output, SizeText
+from regen.cli.options import Device, Json, Output, SizeText, Threads
 from regen.console import progress_bar, warn
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Machine:
     """Its text encoder, when it is not where it was in the training."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
+    threads: Threads = None
+    """CPU threads; by default one for each core."""
     dtype: Annotated[str | None, Name] = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
 
@@ -121,10 +123,11 @@ def generate(
     from regen.generate.load import load_video_generator
     from regen.generate.run import generate_files
     from regen.pretrained.models import silence_logging
-    from regen.runtime import pick_device, pick_dtype
+    from regen.runtime import pick_device, pick_dtype, set_threads
 
     request = _request(told, form, steering)
     silence_logging()
+    set_threads(machine.threads)
     device = pick_device(machine.device)
     dtype = pick_dtype(machine.dtype, device)
     maker = load_video_generator(machine.model, device, dtype, machine.embedder, machine.text_encoder)

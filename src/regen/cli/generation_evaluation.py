@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from regen.cli.evaluation import MetricOptions, extractor_spec
-from regen.cli.options import Device, Json, SizeText
+from regen.cli.options import Device, Json, SizeText, Threads
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class SamplingOptions:
     """The text encoder, if it is not where it was in the training."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
+    threads: Threads = None
+    """CPU threads; by default one for each core."""
     dtype: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
 
@@ -101,8 +103,9 @@ def evaluate_generator(
     from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
     from regen.generate.sampling import SampleOptions
     from regen.media.sizes import parse_size
-    from regen.runtime import pick_device, pick_dtype
+    from regen.runtime import pick_device, pick_dtype, set_threads
 
+    set_threads(options.threads)
     device = pick_device(options.device)
     config = EvaluationConfig(
         model=model,

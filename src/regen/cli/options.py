@@ -32,6 +32,7 @@ Output = Annotated[Path, arg(name="output", aliases=("-o",), metavar="PATH")]
 Compare = Annotated[Path | None, _optional_path(), arg(help_behavior_hint="")]
 SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
 Device = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Threads = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")]
 
 
@@ -44,6 +45,8 @@ class ModelOptions:
     """A name from `regen models`, a folder, or owner/name on the Hugging Face Hub."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
+    threads: Threads = None
+    """CPU threads; by default one for each core."""
     dtype: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
     memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")] = None
@@ -100,9 +103,10 @@ class FrameOptions:
 def load_model(options: ModelOptions) -> "Autoencoder":
     """Load the model onto its device, in evaluation mode. Raises ValueError when it can't be loaded."""
     from regen.pretrained.models import load, silence_logging
-    from regen.runtime import pick_device, pick_dtype
+    from regen.runtime import pick_device, pick_dtype, set_threads
 
     silence_logging()
+    set_threads(options.threads)
     device = pick_device(options.device)
     model = load(options.model, device, pick_dtype(options.dtype, device))
     if options.compile:

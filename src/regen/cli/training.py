@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
-from regen.cli.options import Device
+from regen.cli.options import Device, Threads
 
 if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
@@ -54,6 +54,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
         out: Path,
         recipe: Annotated[kind, arg(name="")] = default,
         device: Device = None,
+        threads: Threads = None,
         resume: bool = True,
         cache: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
     ) -> None:
@@ -64,6 +65,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
                 an address such as s3://bucket/shards.
             out: Folder of the run: checkpoints, log, previews, and model/ with the finished model.
             device: cpu, cuda, cuda:1 or mps; by default the best available.
+            threads: CPU threads; by default one for each core.
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
             cache: Folder for decoded frames; faster for up to some hours of video.
         """
@@ -77,7 +79,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
                 recipe, data=data, out=out, context=context, resume=resume, cache=cache, predictor=predictor
             )
 
-        _run(device, run, "use it with --model")
+        _run(device, threads, run, "use it with --model")
 
     return train
 
@@ -92,6 +94,7 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
         out: Path,
         recipe: Annotated[kind, arg(name="")] = default,
         device: Device = None,
+        threads: Threads = None,
         resume: bool = True,
     ) -> None:
         """Train.
@@ -100,10 +103,12 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
             data: Folder of latents made by `regen latents export`; caption embeddings are cached there.
             out: Folder of the run: checkpoints, log, previews, and model/ with the finished model.
             device: cpu, cuda, cuda:1 or mps; by default the best available.
+            threads: CPU threads; by default one for each core.
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
         """
         _run(
             device,
+            threads,
             lambda context: run_generator(recipe, data, out, context, resume),
             "use it with regen generate --model",
         )
@@ -111,10 +116,14 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
     return train
 
 
-def _run(device: str | None, train: "Callable[[DistributedContext], Path]", use: str) -> None:
+def _run(
+    device: str | None, threads: int | None, train: "Callable[[DistributedContext], Path]", use: str
+) -> None:
     """Train, and print where the model is."""
+    from regen.runtime import set_threads
     from regen.train.distributed import init_distributed
 
+    set_threads(threads)
     with init_distributed(device) as context:
         folder = train(context)
     if context.is_main:

@@ -1,39 +1,13 @@
 """Mean and standard deviation of the latents, by which encode() normalises them."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
 from regen.latents import Latents
-
-
-class Encoder(Protocol):
-    """A model with an embedder's encode()."""
-
-    def encode(self, video: Tensor) -> Any: ...
-
-
-class ChannelMoments:
-    """Count, sum and sum of squares per channel in float64."""
-
-    def __init__(self, channels: int) -> None:
-        self.count = 0
-        self.sums = torch.zeros(2, channels, dtype=torch.float64)
-
-    def add(self, latent: Tensor) -> None:
-        """Add latents, "b c ..."."""
-        values = latent.cpu().double().flatten(2)  # in this order: not every device has float64
-        self.count += values.numel() // values.shape[1]
-        self.sums += torch.stack([values.sum((0, 2)), values.square().sum((0, 2))])
-
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        mean, square = self.sums / max(1, self.count)
-        std = (square - mean.square()).clamp(min=0).sqrt()
-        # A constant channel has no scale.
-        return mean, torch.where(std > 1e-6, std, 1.0)
 
 
 @torch.no_grad()
@@ -46,20 +20,22 @@ def measure_latent_statistics(
     Each batch has a `clip` (b 3 t h w in [-1, 1]); images contribute to the first kind only, and not to
     `count`. The model must not have statistics yet, so that encode() returns raw latents.
     """
-    device = next(model.parameters()).device
-    moments: list[ChannelMoments] = []
-    clips = 0
+    device, clips = next(model.parameters()).device, 0
+    totals = torch.zeros(0)  # count, sum and sum of squares of each kind and channel
     for batch in batches:
-        clip = batch["clip"].to(device)
-        latents = Latents.of(cast(Encoder, model).encode(clip).latent_dist.mode())
-        moments = moments or [ChannelMoments(latents.shape[1]) for _ in range(2)]
+        latents = Latents.of(cast(Any, model).encode(batch["clip"].to(device)).latent_dist.mode())
+        if not len(totals):
+            totals = torch.zeros(3, 2, latents.shape[1], dtype=torch.float64)
         for i, latent in enumerate(_split_kinds(latents)):
-            moments[min(i, 1)].add(latent)
-        clips += clip.shape[0] if latents.shape[2] > 1 else 0
+            values = latent.cpu().double().flatten(2)  # in this order: not every device has float64
+            sizes = torch.full((values.shape[1],), values.numel() // values.shape[1])
+            totals[:, min(i, 1)] += torch.stack([sizes, values.sum((0, 2)), values.square().sum((0, 2))])
+        clips += len(batch["clip"]) if latents.shape[2] > 1 else 0
         if clips >= count:
             break
-    means, stds = zip(*(kind.mean_and_std() for kind in moments), strict=True)
-    return torch.stack(means), torch.stack(stds)
+    mean, square = totals[1:] / totals[0].clamp(min=1)
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    return mean, torch.where(std > 1e-6, std, 1.0)  # a constant channel has no scale
 
 
 def _split_kinds(latents: Latents) -> list[Tensor]:

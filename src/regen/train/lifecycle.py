@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from regen.io import write_json
 from regen.train.checkpoint import Checkpoints, TrainState, read_info
 from regen.train.distributed import DistributedContext
 from regen.train.throughput import RunLog
+
+if TYPE_CHECKING:
+    from regen.train.loop import LoopConfig
 
 ShouldStop = Callable[[], bool]
 Evaluate = Callable[[nn.Module, int, ShouldStop], dict[str, float] | None]
@@ -49,13 +52,11 @@ class RunLifecycle:
         context: DistributedContext,
         resolved_config: dict[str, Any],
         evaluator: Evaluate | None,
-        steps: int,
-        keep_last: int,
-        save_every_minutes: float,
+        config: "LoopConfig",
     ) -> None:
         self.state, self.out, self.context, self.evaluator = state, out, context, evaluator
-        self.resolved_config, self.steps, self.save_every_minutes = resolved_config, steps, save_every_minutes
-        self.checkpoints = Checkpoints(out / "checkpoints", keep_last, context)
+        self.resolved_config, self.config, self.steps = resolved_config, config, config.steps
+        self.checkpoints = Checkpoints(out / "checkpoints", config.keep_last, context)
         self.signals = StopSignals()
         self.closing = ExitStack()
         self.stop_signal = 0  # number of the signal on which all processes stop
@@ -91,7 +92,8 @@ class RunLifecycle:
 
         Raises ValueError when a checkpoint could not be written.
         """
-        due = self.context.is_main and time.monotonic() - self.last_save >= 60 * self.save_every_minutes
+        elapsed = time.monotonic() - self.last_save
+        due = self.context.is_main and elapsed >= 60 * self.config.save_every_minutes
         self.stop_signal, nonfinite, failed, save = self.context.all_reduce_max(
             self.signals.number, not is_finite, self.checkpoints.failed, due
         )
@@ -130,18 +132,18 @@ class RunLifecycle:
         else:
             self.log.log_evaluation(self.state.step, values)
 
-    def evaluate_if_missed(self, eval_every: int) -> None:
+    def evaluate_if_missed(self) -> None:
         """Repeat the evaluation that the run was stopped in."""
-        due = self.state.step == self.steps or self.state.step % eval_every == 0
+        due = self.state.step == self.steps or self.state.step % self.config.eval_every == 0
         if self.is_resumed and due and not self.context.broadcast(self.log.has_evaluation):
             self.evaluate()
 
-    def on_nonfinite(self, batches: Sequence[dict[str, Tensor]], seed: int, skip: bool) -> None:
+    def on_nonfinite(self, batches: Sequence[dict[str, Tensor]], skip: bool) -> None:
         """Save the batch of a non-finite update for inspection; then skip the update or raise ValueError."""
         number, folder = self.state.step + 1, self.out / "rejected"
         path = folder / f"step-{number:08d}-{self.context.rank}.pt"
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": self.state.step, "seed": seed, "batches": list(batches)}, path)
+        torch.save({"step": self.state.step, "seed": self.config.seed, "batches": list(batches)}, path)
         if skip:
             self.state.step, self.state.skipped = number, self.state.skipped + 1
             self.log.print(f"Update {number} is skipped: its loss or gradient is not finite ({path}).")

@@ -125,23 +125,14 @@ def train(
     parallel = parallelize(model, average, context, config.fsdp, dtype)
     optimizers = build_optimizers(model, optimizer_config)
     state = TrainState(model, Ema(model, average, config.ema_decay), optimizers, auxiliary)
-    lifecycle = RunLifecycle(
-        state,
-        out,
-        context,
-        resolved_config,
-        evaluate,
-        config.steps,
-        config.keep_last,
-        config.save_every_minutes,
-    )
+    lifecycle = RunLifecycle(state, out, context, resolved_config, evaluate, config)
     lifecycle.open(resume)
     keys = batch_keys(state.step, config, context)
     with (
         lifecycle as log,
         BatchLoader(batches, keys, config.num_workers, device, config.loader_timeout) as loader,
     ):
-        lifecycle.evaluate_if_missed(config.eval_every)
+        lifecycle.evaluate_if_missed()
         averager, iterator, skips_in_a_row = MetricAverager(), iter(loader), 0
         meter.restart_clock()
         while state.step < config.steps:
@@ -186,7 +177,7 @@ def train(
             skips_in_a_row = 0 if is_finite else skips_in_a_row + 1
             if not is_finite:
                 skip = config.on_nonfinite == "skip" and skips_in_a_row < MAX_SKIPS_IN_A_ROW
-                lifecycle.on_nonfinite(micro_batches, config.seed, skip)
+                lifecycle.on_nonfinite(micro_batches, skip)
 
             # Log, checkpoint, stop, evaluate.
             log.advance(state.step)

@@ -10,7 +10,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from regen.train.checkpoint import list_checkpoints
 from regen.train.lifecycle import affects_result, flatten
@@ -27,8 +26,6 @@ State = Literal["finished", "ending", "running", "stopped"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito
 INK, FAINT = "#333333", "#d9d9d9"
-
-Values = Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,11 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
         from matplotlib.lines import Line2D
     except ImportError:
         raise ValueError('Plots need matplotlib: pip install "regen[plots]".') from None
-    panels = [panel for panel in PANELS if any(_curves(runs, panel))]
+    panels = [
+        panel
+        for panel in PANELS
+        if any(len(_curve(run, name, panel)[0]) for run in runs for name in (*panel.metrics, panel.points))
+    ]
     if not panels:
         raise ValueError("Nothing has been logged yet; plot the run after its first updates.")
     columns = min(3, len(panels))
@@ -245,28 +246,18 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
     for index, panel in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, index + 1), panel, runs)
-    if len(runs) == 1:
-        summary = runs[0].summary()
-        title = f"{summary.name}: {summary.step} of {summary.steps or '?'} updates"
-        figure.suptitle(title, color=INK, fontsize=15, fontweight="bold")
-    else:
-        marks = [Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=2.5) for i in range(len(runs))]
-        names, place = [run.name for run in runs], "outside upper center"
-        figure.legend(marks, names, loc=place, ncols=min(4, len(runs)), fontsize=12, frameon=False)
+    lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=2.5) for i in range(len(runs))]
+    names = [f"{run.name}: {describe(run.summary())['updates']} updates" for run in runs]
+    columns = min(4, len(runs))
+    figure.legend(lines, names, loc="outside upper center", ncols=columns, fontsize=12, frameon=False)
     figure.savefig(path, format="png")
 
 
-def _curves(runs: Sequence[Run], panel: Panel) -> tuple[list[tuple[str, Values, Values]], ...]:
-    """(colour, steps, values) of the line and of the points of each run that has them."""
-    metric = choose_metric(runs, panel)
-    curves: tuple[list[tuple[str, Values, Values]], ...] = ([], [])
-    for kind, name in zip(curves, (metric, panel.points), strict=True):
-        for index, run in enumerate(runs if name else ()):
-            steps, values = (np.array(numbers, dtype=float) for numbers in run.series(str(name)))
-            shown = values > 0 if panel.is_log else np.ones(len(values), dtype=bool)
-            if shown.any():
-                kind.append((COLOURS[index % len(COLOURS)], steps[shown], panel.scale * values[shown]))
-    return curves
+def _curve(run: Run, metric: str | None, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric as they are drawn; empty for None."""
+    steps, values = (np.array(numbers, dtype=float) for numbers in run.series(metric or ""))
+    shown = values > 0 if panel.is_log else np.ones(len(values), dtype=bool)
+    return steps[shown], panel.scale * values[shown]
 
 
 def choose_metric(runs: Sequence[Run], panel: Panel) -> str:
@@ -274,7 +265,7 @@ def choose_metric(runs: Sequence[Run], panel: Panel) -> str:
     return max(panel.metrics, key=lambda name: sum(bool(run.series(name)[0]) for run in runs))
 
 
-def smooth(values: Values) -> Values:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Moving average over a twentieth of the values, over fewer near the ends."""
     index = np.arange(len(values))
     radius = np.minimum(len(values) // 40, np.minimum(index, index[::-1]))
@@ -285,11 +276,13 @@ def smooth(values: Values) -> Values:
 def _draw(axes: "Axes", panel: Panel, runs: Sequence[Run]) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    lines, points = _curves(runs, panel)
-    for colour, steps, values in lines:
+    metric = choose_metric(runs, panel)
+    for index, run in enumerate(runs):
+        colour = COLOURS[index % len(COLOURS)]
+        steps, values = _curve(run, metric, panel)
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(steps, smooth(values), color=colour, linewidth=2.2)
-    for colour, steps, values in points:
+        steps, values = _curve(run, panel.points, panel)
         axes.plot(steps, values, "o:", color=colour, markeredgecolor="white", markersize=7)
     axes.set_xlim(left=0)
     if panel.is_log:
@@ -301,7 +294,7 @@ def _draw(axes: "Axes", panel: Panel, runs: Sequence[Run]) -> None:
         axes.set_ylim(bottom=0)
     axes.set_title(panel.title, loc="left", color=INK, fontsize=12, fontweight="bold")
     axes.set_xlabel("updates", color=INK)
-    axes.set_ylabel(panel.metrics[choose_metric(runs, panel)], color=INK)
+    axes.set_ylabel(panel.metrics[metric], color=INK)
     axes.grid(color=FAINT, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)

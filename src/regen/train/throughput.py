@@ -9,19 +9,21 @@ import copy
 import json
 import os
 import re
+import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from regen.console import progress_bar
 from regen.io import write_text
 from regen.metrics.cost import peak_memory
 from regen.metrics.flops import count_matmuls, total_flops
@@ -180,49 +182,40 @@ class RunLog:
     ) -> None:
         self.first_step, self.steps, self.plain_seconds = step, steps, plain_seconds
         self.started, self.last_plain = time.perf_counter(), float("-inf")
-        self.console = Console(stderr=True, quiet=silent)
-        self.progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[report]}"),
-            console=self.console,
-            refresh_per_second=2,
-            disable=silent or not self.console.is_terminal,
-        )
-        self.task = self.progress.add_task("training", total=steps, completed=step, report="")
+        self.silent, self.stack = silent, ExitStack()
         path = Path(os.devnull) if silent else out / "log.jsonl"
         rows = [] if silent else drop_rows_after(path, step)
         self.has_evaluation = any(row["step"] == step and "evaluation/psnr" in row for row in rows)
-        self.file = path.open("a")
+        self.file = self.stack.enter_context(path.open("a"))
         self.tensorboard = None if silent else open_tensorboard(out, step)
+        if self.tensorboard is not None:
+            self.stack.callback(self.tensorboard.close)
 
     def __enter__(self) -> "RunLog":
-        self.progress.start()
+        self.bar = None if self.silent else self.stack.enter_context(progress_bar("training"))
+        self.advance(self.first_step)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.progress.stop()
-        self.file.close()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        self.stack.close()
 
-    def advance(self, step: int) -> None:
-        self.progress.update(self.task, completed=step)
+    def advance(self, step: int, description: str | None = None) -> None:
+        if self.bar is not None:
+            self.bar(step, self.steps, description)
 
     def log_training(self, step: int, values: dict[str, float]) -> None:
         """Log the means over the last steps: loss, clips_per_second and what else there is."""
         self.write(step, values)
-        seconds_per_step = (time.perf_counter() - self.started) / max(1, step - self.first_step)
-        time_left = timedelta(seconds=round(seconds_per_step * (self.steps - step)))
-        psnr = f"PSNR {values['psnr']:.2f} dB · " if "psnr" in values else ""
-        speed = f"{values['clips_per_second']:.1f} clips/s"
-        report = f"loss {values['loss']:.4f} · {psnr}{speed} · {time_left} left"
-        self.progress.update(self.task, completed=step, report=report)
+        psnr = f" · PSNR {values['psnr']:.2f} dB" if "psnr" in values else ""
+        report = f"loss {values['loss']:.4f}{psnr} · {values['clips_per_second']:.1f} clips/s"
+        self.advance(step, report)
         now = time.perf_counter()
-        if self.progress.disable and (now - self.last_plain >= self.plain_seconds or step == self.steps):
+        is_due = now - self.last_plain >= self.plain_seconds or step == self.steps
+        if is_due and not Console(stderr=True).is_terminal:
             self.last_plain = now
-            self.print(f"step {step}/{self.steps} · {report}")
+            seconds_per_step = (now - self.started) / max(1, step - self.first_step)
+            time_left = timedelta(seconds=round(seconds_per_step * (self.steps - step)))
+            self.print(f"step {step}/{self.steps} · {report} · {time_left} left")
 
     def log_evaluation(self, step: int, values: dict[str, float]) -> None:
         """Log an evaluation; its names get the prefix `evaluation/`."""
@@ -232,7 +225,8 @@ class RunLog:
 
     def print(self, text: str) -> None:
         """One line on stderr, above the bar."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if not self.silent:
+            print(text, file=sys.stderr)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         print(json.dumps({"step": step, **values}), file=self.file, flush=True)
