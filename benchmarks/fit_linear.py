@@ -22,8 +22,9 @@ from rich.progress import track
 from torch import Tensor
 
 from regen.codec.chunks import to_clip
+from regen.data.catalog import find_media
 from regen.embedders.linear import PATCH, AutoencoderLinear
-from regen.media.reader import VideoError, VideoReader, find_media
+from regen.media.reader import VideoError, VideoReader
 from regen.media.sizes import Size, resize_center_crop
 
 CARD = """---

@@ -24,11 +24,10 @@ from report import find_clips, finish, one_sentence_errors, show_table
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.curate.analysis import read_sample_info
 from regen.data import clip_spec as cutting
 from regen.data.clip_spec import ClipSpec, CropWindow, crop_window, pick_frame_times
 from regen.data.clips import ClipDataset
-from regen.data.shards import INDEX, ShardSet, ShardWriter, serialize_index
+from regen.data.shards import INDEX, ShardSet, ShardWriter, read_sample_info, serialize_index
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.media import reader as video
 from regen.media.files import VideoError, is_image

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from regen.media.reader import find_media
+from regen.data.catalog import find_media
 
 CPU_NAME_KEYS = ("model name", "Hardware", "Model")
 

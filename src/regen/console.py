@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,6 +26,7 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
+@runtime_checkable
 class ProgressBar(Protocol):
     """Shows `done` of `total` items, and from then on another description if one is given."""
 

@@ -128,7 +128,10 @@ def test_a_caption_and_class_of_the_folder_are_told(shards: Shell, clips: Path) 
         (("build", "--out", "out"), "one or more folders"),
         (("build", "clips", "--out", "clips/one.mp4"), "can't be written to clips/one.mp4"),
         (("build", "clips", "--out", "out", "--max-shard-size", "big"), "'big'"),
-        (("build", "clips", "--out", "out", "--short-side", "2"), "--short-side is 2"),
+        (
+            ("build", "clips", "--out", "out", "--short-side", "2"),
+            "--short-side must be at least 16 pixels, got 2",
+        ),
         (("build", "clips", "--out", "out", "--min-frames", "50", "--min-side", "99"), "None of the 4 files"),
         (("index", "clips"), "no .tar file in clips"),
         (("show", "clips"), "no index.safetensors"),

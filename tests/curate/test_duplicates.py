@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regen.curate.duplicates import find_duplicates, from_hex
+from regen.curate.selection import find_duplicates, from_hex
 
 BYTES = 96
 BITS = BYTES * 8

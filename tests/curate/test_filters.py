@@ -10,13 +10,12 @@ from curation_clips import FRAMES, HEIGHT, WIDTH, letterboxed, moving, resized, 
 from movies import damage, truncate
 from PIL import Image
 
-from regen.curate.analysis import Analysis, make_analyse
-from regen.curate.filters import Filters
-from regen.curate.frame_stats import bar_share
+from regen.curate.analysis import Analysis, bar_share, make_analyse
+from regen.curate.options import Filters
 from regen.curate.selection import select
 from regen.curate.sources import SourceFile, list_sources
-from regen.curate.workers import Failure
 from regen.data.shards import ShardSet
+from regen.workers import Failure
 
 # Name of a clip to the reason for which it is dropped; each other one is kept.
 DROPPED = {
@@ -204,10 +203,10 @@ def test_nothing_kept_is_told_with_the_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"min_frames": -1}, "--min-frames is -1"),
-        ({"max_frames": 5}, "--min-frames is above --max-frames"),
-        ({"min_seconds": 400.0}, "--min-seconds is above --max-seconds"),
-        ({"duplicate_distance": 0.5}, "--duplicate-distance is 0.5"),
+        ({"min_frames": -1}, "--min-frames must be at least 0, got -1"),
+        ({"max_frames": 5}, "--min-frames must not be above --max-frames"),
+        ({"min_seconds": 400.0}, "--min-seconds must not be above"),
+        ({"duplicate_distance": 0.5}, "--duplicate-distance .* 0.5"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

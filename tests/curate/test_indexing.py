@@ -10,7 +10,7 @@ from curation_clips import LOOSE, make_mixture, moving, results, run, samples, w
 from movies import truncate
 
 from regen.curate.indexing import make_index
-from regen.curate.workers import PoolOptions
+from regen.curate.options import PoolOptions
 from regen.data.shards import ShardSet
 from regen.media.reader import VideoReader
 
@@ -53,7 +53,7 @@ def test_every_sample_has_its_place_and_facts(
     pack(tmp_path / "b.tar", first, kind)
     pack(tmp_path / "c.tar", second, kind)
     indexed = make_index(str(tmp_path), PoolOptions(workers))
-    assert (indexed.shards, indexed.samples, indexed.left_out) == (2, 4, ())
+    assert (indexed.shards, indexed.samples, indexed.skipped) == (2, 4, ())
     shards = ShardSet(str(tmp_path))
     facts = {shards.name(number): shards.info(number) for number in range(4)}
     assert list(facts) == ["./folder/one.mp4", "two.mp4", "three.JPG", "four.mp4"]
@@ -91,10 +91,10 @@ def test_what_is_bad_is_left_out_and_told(tmp_path: Path, video: bytes) -> None:
     truncate(pack(tmp_path / "cut.tar", {"first.mp4": video, "second.mp4": video}), 0.5)
     (tmp_path / "no.tar").write_bytes(b"This is no tar file." * 100)
     indexed = make_index(str(tmp_path), PoolOptions(2))
-    left_out = {name.removeprefix(f"{tmp_path}/"): reason for name, reason in indexed.left_out}
+    left_out = {name.removeprefix(f"{tmp_path}/"): reason for name, reason in indexed.skipped}
     bad = ("class.mp4", "empty.png", "half.mp4", "json.mp4", "text.mp4")
     assert set(left_out) == {*(f"a.tar/{name}" for name in bad), "cut.tar", "no.tar"}
-    assert "is no tar file" in left_out["no.tar"] and "'cat'" in left_out["a.tar/class.mp4"]
+    assert "is not a tar file" in left_out["no.tar"] and "'cat'" in left_out["a.tar/class.mp4"]
     shards = ShardSet(str(tmp_path))
     assert [shards.name(number) for number in range(len(shards))] == ["good.mp4", "first.mp4"]
     for number in range(len(shards)):

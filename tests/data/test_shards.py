@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from movies import make_movie, numbered, smooth, truncate
 from PIL import Image
-from tiny_shards import facts_of, make_shards
+from tiny_shards import info_of, make_shards
 
 from regen.data.shards import INDEX, ShardSet, ShardWriter, is_shard_set
 from regen.media.files import MissingFileError, VideoError
@@ -40,7 +40,7 @@ def test_every_sample_comes_back_with_what_is_known_of_it(files: list[Path], sha
         assert found.read(number).content == path.read_bytes()
         assert found.read(number).suffix == path.suffix
         facts = found.info(number)
-        assert facts == facts_of(path, caption=f"about {path.stem}", label=2 * (number // 2))
+        assert facts == info_of(path, caption=f"about {path.stem}", label=2 * (number // 2))
         assert facts.key == path.stem
     assert [found.info(number).is_regular for number in range(3)] == [True, False, True]
     assert [list(found.samples_in(name)) for name in found.shards] == [[0, 1], [2]]
@@ -61,7 +61,7 @@ def test_the_same_samples_make_the_same_bytes(files: list[Path], shards: Path, t
 
 
 def test_a_shard_is_whole_or_absent(files: list[Path], tmp_path: Path) -> None:
-    facts = facts_of(files[0])
+    facts = info_of(files[0])
 
     def fail() -> None:
         with ShardWriter(tmp_path / "x.tar") as writer:
@@ -76,7 +76,7 @@ def test_a_shard_is_whole_or_absent(files: list[Path], tmp_path: Path) -> None:
 def test_long_and_foreign_names(files: list[Path], tmp_path: Path) -> None:
     name = f"filme/{'ü' * 40}/{'a' * 60}.mp4"
     with ShardWriter(tmp_path / "x.tar") as writer:
-        writer.add(facts_of(files[0], name), b"content")
+        writer.add(info_of(files[0], name), b"content")
     row = writer.rows[0]
     with (tmp_path / "x.tar").open("rb") as file:
         file.seek(row["offset"])

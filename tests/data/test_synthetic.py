@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from regen.data.catalog import find_media
 from regen.data.synthetic import moving_shapes, write_dataset
-from regen.media.reader import VideoReader, find_media
+from regen.media.reader import VideoReader
 
 
 def test_shapes_follow_the_seed_and_move() -> None:

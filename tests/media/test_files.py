@@ -8,7 +8,8 @@ import torch
 from movies import distance, smooth
 from PIL import Image
 
-from regen.media.reader import VideoError, VideoReader, find_media
+from regen.data.catalog import find_media
+from regen.media.reader import VideoError, VideoReader
 
 
 def read_image(path: Path, short_side: int | None = None) -> torch.Tensor:

@@ -9,9 +9,8 @@ from movies import make_movie
 from PIL import Image
 
 from regen.curate.build import Build, build
-from regen.curate.filters import Filters
+from regen.curate.options import Filters, PoolOptions
 from regen.curate.report import BuildResult
-from regen.curate.workers import PoolOptions
 from regen.curate.writing import Packing
 from regen.data.shards import SampleInfo, ShardSet
 

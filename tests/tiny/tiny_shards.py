@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from regen.curate import analysis
+from regen.data import shards
 from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.media.reader import VideoReader
 
 
-def facts_of(path: Path, name: str | None = None, caption: str = "", label: int = -1) -> SampleInfo:
+def info_of(path: Path, name: str | None = None, caption: str = "", label: int = -1) -> SampleInfo:
     """What the index says of a video or an image."""
     with VideoReader(path) as reader:
-        return analysis.sample_info(reader, name or path.name, caption, label)
+        return shards.sample_info(reader, name or path.name, caption, label)
 
 
 def make_shards(folder: Path, files: Sequence[Path], per_shard: int = 2) -> Path:
@@ -22,7 +22,7 @@ def make_shards(folder: Path, files: Sequence[Path], per_shard: int = 2) -> Path
         names.append(f"{len(names):05d}.tar")
         with ShardWriter(folder / names[-1]) as writer:
             for path in files[start : start + per_shard]:
-                writer.add(facts_of(path, caption=f"about {path.stem}", label=start), path.read_bytes())
+                writer.add(info_of(path, caption=f"about {path.stem}", label=start), path.read_bytes())
         rows.append(writer.rows)
     (folder / INDEX).write_bytes(serialize_index(names, rows))
     return folder

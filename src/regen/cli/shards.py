@@ -1,20 +1,24 @@
-"""The command shards: build, index and show many videos in few tar files."""
+"""Command `regen shards`: build, index, show."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Json
-from regen.console import clean_exit
-from regen.curate.filters import Filters
+from regen.console import clean_exit, print_table, progress_bar
+from regen.curate.options import Filters, PoolOptions
 
 if TYPE_CHECKING:
-    from regen.curate.workers import PoolOptions
+    from regen.curate.indexing import IndexResult
+    from regen.curate.report import BuildResult
 
+MAX_NAMED = 5  # skipped samples that are listed
+MAX_SIZES = 12  # picture sizes that are listed
 SHARDS = """Many videos and images in few tar files, for training: build, index, show.
 
 Example: regen shards build clips/ --out shards/"""
@@ -28,28 +32,16 @@ class ShardOptions:
     """Encode again, the short side at most N pixels, hardly visible losses, without sound; for fast training.
     By default the files themselves are stored."""
     keyframe_interval: Annotated[int, arg(metavar="N")] = 16
-    """A key frame every N frames of what is encoded again: few frames are decoded for a clip."""
+    """Frames between key frames of what is encoded again; with more key frames clips are read faster."""
     max_shard_size: Annotated[str, arg(metavar="SIZE")] = "512MB"
     """Size of a shard."""
     max_samples: Annotated[int, arg(metavar="N")] = 0
     """Most samples in a shard; 0: no limit."""
 
 
-@dataclass(frozen=True)
-class EffortOptions:
-    """How the work is done; the shards do not depend on it."""
-
-    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Processes; by default one for each core."""
-    time_limit: Annotated[float, arg(metavar="SECONDS")] = 60.0
-    """Give a file up that takes longer than this and what its size and number of frames explain."""
-    retry: FlagCreatePairsOff[bool] = False
-    """Look again at files that took too long or ended the process that read them."""
-
-
-DEFAULT_FORM, DEFAULT_EFFORT, DEFAULT_FILTERS = ShardOptions(), EffortOptions(), Filters()
-Workers = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Pool = FlagCreatePairsOff[Annotated[PoolOptions, arg(name="")]]
 Shards = Annotated[Positional[str], arg(metavar="SHARDS")]
+DEFAULT_OPTIONS, DEFAULT_POOL, DEFAULT_FILTERS = ShardOptions(), PoolOptions(), Filters()
 
 
 def shards_commands() -> SubcommandApp:
@@ -64,10 +56,10 @@ def shards_commands() -> SubcommandApp:
 def build(
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR [DIR ...]")],
     out: Annotated[Path, arg(metavar="SHARDS")],
-    form: Annotated[ShardOptions, arg(name="")] = DEFAULT_FORM,
+    options: Annotated[ShardOptions, arg(name="")] = DEFAULT_OPTIONS,
     classes_from_folders: FlagCreatePairsOff[bool] = False,
     filters: Annotated[Filters, arg(name="")] = DEFAULT_FILTERS,
-    effort: Annotated[EffortOptions, arg(name="")] = DEFAULT_EFFORT,
+    pool: Pool = DEFAULT_POOL,
     json: Json = False,
 ) -> None:
     """Make shards from folders of videos and images, and a report of what was left out and why.
@@ -89,45 +81,39 @@ def build(
     from regen.codec.memory import parse_memory
     from regen.curate.build import Build
     from regen.curate.build import build as build_shards
-    from regen.curate.console import phase_bar, print_result
     from regen.curate.writing import Packing
 
-    packing = Packing(
-        form.short_side, form.keyframe_interval, parse_memory(form.max_shard_size), form.max_samples
-    )
-    task = Build(folders, out, filters, packing, classes_from_folders)
-    with clean_exit(out), phase_bar() as on_progress:
-        outcome = build_shards(task, _work(effort), on_progress)
+    max_bytes = parse_memory(options.max_shard_size)
+    packing = Packing(options.short_side, options.keyframe_interval, max_bytes, options.max_samples)
+    with clean_exit(out), progress_bar("") as on_progress:
+        result = build_shards(Build(folders, out, filters, packing, classes_from_folders), pool, on_progress)
     if json:
-        _print_json(outcome.as_json() | {"report": str(outcome.page)})
+        _print_json(result.as_json() | {"report": str(result.page)})
     else:
-        print_result(outcome)
+        print_result(result)
 
 
-def index(
-    shards: Shards, effort: Annotated[EffortOptions, arg(name="")] = DEFAULT_EFFORT, json: Json = False
-) -> None:
+def index(shards: Shards, pool: Pool = DEFAULT_POOL, json: Json = False) -> None:
     """Make the index of shards from elsewhere, in WebDataset's format.
 
     Example: regen shards index shards/
 
     A sample is a video or an image in a tar file; its caption (.txt), class (.cls) or both as JSON have the
-    same name. What can't be read is left out and told.
+    same name. What can't be read is left out and listed.
 
     Args:
         shards: A folder of .tar files, or an address such as s3://bucket/shards.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.curate.console import phase_bar, print_index_result
     from regen.curate.indexing import make_index
 
-    with phase_bar() as on_progress:
-        indexed = make_index(shards, _work(effort), on_progress)
+    with progress_bar("") as on_progress:
+        result = make_index(shards, pool, on_progress)
     if json:
-        left_out = [list(pair) for pair in indexed.left_out]
-        _print_json({"shards": indexed.shards, "samples": indexed.samples, "left_out": left_out})
+        skipped = [list(pair) for pair in result.skipped]
+        _print_json({"shards": result.shards, "samples": result.samples, "left_out": skipped})
     else:
-        print_index_result(indexed, shards)
+        print_index_result(result, shards)
 
 
 def show(
@@ -135,7 +121,7 @@ def show(
     picture: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
     json: Json = False,
 ) -> None:
-    """Tell what is in shards, and draw a picture of some samples.
+    """Show what is in shards, and draw a picture of some samples.
 
     Example: regen shards show shards/ --picture shards.png
 
@@ -144,14 +130,13 @@ def show(
         picture: Draw samples, evenly spaced, into this file.
         json: Let the last line of the output be one JSON object.
     """
-    from regen.curate.console import print_overview
-    from regen.curate.overview import draw_sheet, overview
+    from regen.curate.indexing import draw_sheet, overview
     from regen.data.shards import ShardSet
 
-    collection = ShardSet(shards)
-    figures = overview(collection)
+    shard_set = ShardSet(shards)
+    figures = overview(shard_set)
     if picture is not None:
-        draw_sheet(collection, picture)
+        draw_sheet(shard_set, picture)
     if json:
         _print_json(figures)
         return
@@ -160,11 +145,68 @@ def show(
         print(f"Some samples are in {picture}.")
 
 
-def _work(effort: EffortOptions) -> "PoolOptions":
-    from regen.curate.workers import PoolOptions
+def print_result(result: "BuildResult") -> None:
+    """How many were kept and dropped, and where to look."""
+    from regen.curate.selection import REASONS
 
-    workers = (os.cpu_count() or 1) if effort.workers is None else effort.workers
-    return PoolOptions(workers, effort.time_limit, effort.retry)
+    figures = result.as_json()
+    size, shards = _megabytes(figures["bytes"]), _count(figures["shards"], "shard")
+    _print_rows(
+        [
+            ("files", f"{figures['files']:,}"),
+            *((f"dropped: {REASONS[reason]}", f"{count:,}") for reason, count in figures["reasons"].items()),
+            ("samples", f"{figures['samples']:,}: {figures['hours']:.2f} hours, {size}, {shards}"),
+        ]
+    )
+    if "cuts" in figures["reasons"]:
+        print("To keep the shots of videos with cuts, build with --cuts split and another --out.")
+    print(f"Pictures of what was dropped and why are in {result.page}.")
+
+
+def print_index_result(result: "IndexResult", address: str) -> None:
+    """How many samples there are, and what was skipped."""
+    for name, reason in result.skipped[:MAX_NAMED]:
+        print(f"left out: {name}: {reason}")
+    if len(result.skipped) > MAX_NAMED:
+        print(f"and {len(result.skipped) - MAX_NAMED:,} more")
+    shards = _count(result.shards, "shard")
+    print(f"The index of {address} has {_count(result.samples, 'sample')} in {shards}.")
+
+
+def print_overview(figures: dict[str, Any]) -> None:
+    """What a set of shards holds."""
+    rows = [
+        ("samples", f"{figures['samples']:,}, in {_count(figures['shards'], 'shard')}"),
+        ("size", _megabytes(figures["bytes"])),
+    ]
+    if figures["videos"]:
+        low, middle, high = figures["seconds"]
+        span = f"{low:.1f} to {high:.1f} s, half of them below {middle:.1f} s"
+        rows.append(("videos", f"{figures['videos']:,}: {figures['hours']:.2f} hours; {span}"))
+    if figures["images"]:
+        rows.append(("images", f"{figures['images']:,}"))
+    rows.append(("captions", f"{figures['captions']:,}"))
+    rows.append(("classes", f"{figures['classes']:,}, of {figures['labelled']:,} samples"))
+    largest = max(count for *_, count in figures["sizes"])
+    for width, height, count in figures["sizes"][:MAX_SIZES]:
+        bar = "█" * -(-30 * count // largest)
+        rows.append((f"{width} x {height}", f"{count:,}".rjust(len(f"{largest:,}")) + f" {bar}"))
+    rest = sum(count for *_, count in figures["sizes"][MAX_SIZES:])
+    if rest:
+        rows.append(("other sizes", f"{rest:,}"))
+    _print_rows(rows)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    print_table(Table("", "", show_header=False, box=None), rows)
 
 
 def _print_json(content: dict[str, object]) -> None:

@@ -11,9 +11,9 @@ import fsspec
 
 from regen.corpus.shards import InputShard
 from regen.curate.sources import SourceFile, list_sources, read_sidecars
-from regen.curate.workers import JobError
 from regen.data.shards import ShardSet, is_shard_set
 from regen.media.files import MissingFileError, Source, VideoError
+from regen.workers import JobError
 
 CLASSES = "classes.json"  # in a folder of shards or files: the numbers of its classes by their names
 

@@ -1,32 +1,60 @@
-"""One file looked at: what is known of it, its shots, and what is measured on each of them."""
+"""Analysis of one file: shots, motion, black bars, perceptual hashes."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
 
-from regen.curate.filters import Filters, Measurements
-from regen.curate.frame_stats import ANALYSIS_SIDE, CutFinder, FrameStats, Hasher
+from regen.curate.options import Filters
 from regen.curate.sources import SourceFile, read_sidecars
-from regen.curate.workers import ExtendDeadline, Failure, JobError
-from regen.data.shards import SampleInfo
+from regen.data.shards import SampleInfo, sample_info
 from regen.media.reader import VideoReader
+from regen.workers import ExtendDeadline, Failure, JobError
 
-SECONDS_PER_FRAME = 0.15  # seconds of work for each frame, beyond the time limit
-MIN_BYTES_PER_SECOND = 1e7  # bytes that are read in a second, at least
-TIME_TOLERANCE = 5e-4  # seconds that a frame may be off its place at a constant rate
+SECONDS_PER_FRAME = 0.15  # of work, beyond the time limit
+MIN_BYTES_PER_SECOND = 1e7  # slowest disk
+ANALYSIS_SIDE = 64  # pixels of the short side of the frames that are measured
+SAMPLE_INTERVAL = 0.25  # seconds between two frames that motion, bars and hashes are taken from
+HASH_SIDE = 16  # bits along each side of a perceptual hash
+HASH_POSITIONS = (1 / 6, 1 / 2, 5 / 6)  # where in a video its hashes are taken
+NOISE = 2.0  # of 255 levels; key frames of still pictures differ by as much
+BLACK_LEVEL = 24.0  # of 255 levels; brighter is not black, also where black is stored as 16
+MAX_LIT_IN_BAR = 0.02  # share of a line that may be lit in a black bar
+MIN_LIT_AT_EDGE = (
+    0.5  # a picture begins at a line that is lit this far, relative to the line that is lit most
+)
+MAX_BAR_DIFFERENCE = 2  # small pixels by which two opposite bars may differ
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Input of the filters: a whole file, or one shot.
+
+    `seconds` includes the duration of the last frame. `motion` is None where there are too few frames,
+    `bars` is the larger share of height or width, `cuts` are the times of the shot cuts in seconds.
+    """
+
+    frames: int
+    seconds: float
+    width: int
+    height: int
+    is_image: bool
+    cuts: tuple[float, ...]
+    motion: float | None
+    bars: float
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Frames `first` to before `end` of a file, by their numbers, and what was measured on them.
+    """Frames `first` to before `end` of a file, and what was measured on them.
 
-    `start` and `seconds` are times: of its first frame, and from there to its end. `prints` are three
-    perceptual hashes in hexadecimal digits, or none.
+    `start` is the time of its first frame and `seconds` the time from there to its end. `hashes` are three
+    perceptual hashes in hexadecimal digits, or empty.
     """
 
     first: int
@@ -39,13 +67,13 @@ class Shot:
 
     @property
     def middle(self) -> float:
-        """A moment to look at, in seconds."""
+        """Time of the middle, in seconds."""
         return self.start + self.seconds / 2
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a look at a file gave.
+    """Result for one file.
 
     `shots` is the file as a whole, or each of its shots when it is to be split; `cuts` are the times of the
     cuts in seconds. With a `failure` the rest is empty.
@@ -60,43 +88,38 @@ class Analysis:
     failure: Failure | None = None
 
     def measurements(self, shot: Shot) -> Measurements:
-        """What the filters want to know of one shot."""
-        facts = self.info
-        assert facts is not None
+        info = self.info
+        assert info is not None
         return Measurements(
             frames=shot.end - shot.first,
             seconds=shot.seconds,
-            width=facts.width,
-            height=facts.height,
-            is_image=facts.is_image,
+            width=info.width,
+            height=info.height,
+            is_image=info.is_image,
             cuts=self.cuts,
             motion=shot.motion,
             bars=shot.bars,
         )
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    @classmethod
+    def from_failure(cls, source: SourceFile, failure: Failure) -> "Analysis":
+        return cls(source.key, source.stamp, 0, None, (), (), failure)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Analysis":
-        facts, failure = row["facts"], row["failure"]
-        shots = [Shot(**(shot | {"prints": tuple(shot["prints"])})) for shot in row["shots"]]
+        """The inverse of `dataclasses.asdict`, also after a detour through JSON."""
+        info, failure = row["info"], row["failure"]
         changed = {
-            "facts": None if facts is None else SampleInfo(**facts),
+            "info": None if info is None else SampleInfo(**info),
             "cuts": tuple(row["cuts"]),
-            "shots": tuple(shots),
+            "shots": tuple(Shot(**(shot | {"hashes": tuple(shot["hashes"])})) for shot in row["shots"]),
             "failure": None if failure is None else Failure(**failure),
         }
         return cls(**(row | changed))
 
 
-def failed(source: SourceFile, failure: Failure) -> Analysis:
-    """What is known of a file that could not be looked at."""
-    return Analysis(source.key, source.stamp, 0, None, (), (), failure)
-
-
 def make_analyse(filters: Filters) -> "partial[Analysis]":
-    """The work of a process: `analyse` with what the filters need."""
+    """`analyse` with what the filters need."""
     return partial(
         analyse,
         cut_threshold=None if filters.cuts == "keep" else filters.cut_threshold,
@@ -108,79 +131,169 @@ def make_analyse(filters: Filters) -> "partial[Analysis]":
 def analyse(
     source: SourceFile, extend: ExtendDeadline, *, cut_threshold: float | None, split: bool, hashes: bool
 ) -> Analysis:
-    """Decode all of a file and measure it. Cuts are looked for when there is a `cut_threshold`.
+    """Decode a whole file and measure it. Shot cuts are detected when there is a `cut_threshold`.
 
-    Raises VideoError when it can't be read, JobError when it can be read in part or has wrong sidecars.
+    Raises VideoError when it can't be read, JobError when a part of it can't or its sidecars are invalid.
     """
     size = source.path.stat().st_size
     extend(size / MIN_BYTES_PER_SECOND)
     caption, label = read_sidecars(source.path)
-    finder = None if cut_threshold is None else CutFinder(cut_threshold)
-    look = FrameStats(Hasher() if hashes else None)
+    cut_finder = None if cut_threshold is None else CutFinder(cut_threshold)
+    stats = FrameStats(Hasher() if hashes else None)
     with VideoReader(source.path, threads=1, short_side=ANALYSIS_SIDE) as reader:
-        facts = sample_info(reader, source.key + source.suffix, caption, label)
-        extend(SECONDS_PER_FRAME * facts.frames)
+        info = sample_info(reader, source.key + source.suffix, caption, label)
+        extend(SECONDS_PER_FRAME * info.frames)
         times: list[float] = []
         for frame in reader:
             image = frame.image.numpy()
-            if finder is not None and not facts.is_image:
-                finder.add(image)
-            look.add(len(times), frame.time, image)
+            if cut_finder is not None and not info.is_image:
+                cut_finder.add(image)
+            stats.add(len(times), frame.time, image)
             times.append(frame.time)
         if reader.damage is not None:
             raise JobError("damaged", reader.damage)
-    if len(times) != facts.frames:  # then frames are found by their times only
-        facts = SampleInfo(**(asdict(facts) | {"is_regular": False}))
-    cuts = finder.cuts if finder is not None else []
+    if len(times) != info.frames:  # then frames are found by their times only
+        info = replace(info, is_regular=False)
+    cuts = cut_finder.cuts if cut_finder is not None else []
     bounds = [0, *cuts, len(times)] if split else [0, len(times)]
-    shots = [_shot(look, times, first, end, facts.frame_rate) for first, end in pairwise(bounds)]
-    return Analysis(
-        source.key, source.stamp, size, facts, tuple(round(times[cut], 4) for cut in cuts), tuple(shots)
-    )
+    shots = [_shot(stats, times, first, end, info.frame_rate) for first, end in pairwise(bounds)]
+    cut_times = tuple(round(times[cut], 4) for cut in cuts)
+    return Analysis(source.key, source.stamp, size, info, cut_times, tuple(shots))
 
 
-def _shot(look: FrameStats, times: Sequence[float], first: int, end: int, rate: float) -> Shot:
+def _shot(stats: "FrameStats", times: Sequence[float], first: int, end: int, rate: float) -> Shot:
     stop = times[end] if end < len(times) else times[-1] + 1 / rate
-    motion = look.motion(first, end)
+    motion = stats.motion(first, end)
     return Shot(
         first=first,
         end=end,
         start=times[first],
         seconds=stop - times[first],
         motion=None if motion is None else round(motion, 4),
-        bars=round(look.bars(first, end), 4),
-        hashes=tuple(look.hashes(first, end)),
+        bars=round(stats.bars(first, end), 4),
+        hashes=tuple(stats.hashes(first, end)),
     )
 
 
-def sample_info(reader: VideoReader, name: str, caption: str = "", label: int = -1) -> SampleInfo:
-    """What the index of shards tells of a file, with the size of its upright frames; it is not decoded."""
-    times, info = reader.frame_times(), reader.info
-    rate = float(info.frame_rate)
-    span = float(times[-1] - times[0])
-    measured = (len(times) - 1) / span if span > 0 else rate  # where a file declares a wrong rate
-    is_regular = _is_regular(times, rate)
-    if not is_regular and _is_regular(times, measured):
-        rate, is_regular = measured, True
-    return SampleInfo(
-        name=name,
-        frames=len(times),
-        frame_rate=rate,
-        seconds=span,
-        width=info.width,
-        height=info.height,
-        is_image=info.is_image,
-        is_regular=is_regular,
-        caption=caption,
-        label=label,
+def check_installed(filters: Filters) -> None:
+    """Raises ValueError when a library that the filters need is not installed."""
+    if filters.cuts != "keep":
+        CutFinder(filters.cut_threshold)
+    if filters.duplicates == "drop":
+        Hasher()
+
+
+class CutFinder:
+    """Shot cuts by PySceneDetect's AdaptiveDetector, which a moving camera does not mislead.
+
+    `add` every frame in turn; `cuts` are the numbers of the frames that begin a shot. Raises ValueError when
+    PySceneDetect is not installed.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        try:
+            from scenedetect.common import FrameTimecode
+            from scenedetect.detectors import AdaptiveDetector
+        except ImportError as error:
+            raise _missing("Detecting shot cuts", "PySceneDetect", error, "--cuts keep") from None
+        self._timecode = FrameTimecode
+        self._detector = AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=1)
+        self._frames = 0
+        self.cuts: list[int] = []
+
+    def add(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        # The detector counts frames; the rate only turns their numbers into times, which are not used.
+        timecode = self._timecode(self._frames, fps=25.0)
+        self.cuts += [cut.frame_num for cut in self._detector.process_frame(timecode, image[..., ::-1])]
+        self._frames += 1
+
+
+class Hasher:
+    """Perceptual hashes by imagehash. Raises ValueError when it is not installed."""
+
+    def __init__(self) -> None:
+        try:
+            from imagehash import phash
+        except ImportError as error:
+            raise _missing("Finding duplicates", "imagehash", error, "--duplicates keep") from None
+        self._hash = phash
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> str:
+        """256 bits of one picture, as hexadecimal digits."""
+        bits = self._hash(Image.fromarray(image), hash_size=HASH_SIDE).hash
+        return np.packbits(bits).tobytes().hex()
+
+
+def _missing(action: str, library: str, error: ImportError, without: str) -> ValueError:
+    return ValueError(
+        f'{action} needs {library} ({error}); install it by pip install "regen[shards]", or use {without}.'
     )
 
 
-def _is_regular(times: np.ndarray, rate: float) -> bool:
-    return bool(np.abs(times - np.arange(len(times)) / rate).max() <= TIME_TOLERANCE)
+class FrameStats:
+    """Motion, bars and hashes from a frame every quarter of a second; memory grows by 0.5 kB for each."""
+
+    def __init__(self, hasher: Hasher | None) -> None:
+        self._hasher = hasher
+        self._next = 0.0
+        self._grey: np.ndarray | None = None
+        self._frames: list[int] = []
+        self._changes: list[float] = []  # from the frame before; the first has none
+        self._rows: list[np.ndarray] = []
+        self._columns: list[np.ndarray] = []
+        self._hashes: list[str] = []
+
+    def add(self, number: int, time: float, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Add the next frame of the video; most are skipped."""
+        if time < self._next - 1e-3:
+            return
+        self._next = time + SAMPLE_INTERVAL
+        grey = image.mean(-1, dtype=np.float32)
+        change = 0.0 if self._grey is None else np.maximum(np.abs(grey - self._grey) - NOISE, 0).mean()
+        self._changes.append(float(change))
+        self._grey = grey
+        lit = grey > BLACK_LEVEL
+        self._rows.append(lit.mean(1, dtype=np.float32))
+        self._columns.append(lit.mean(0, dtype=np.float32))
+        self._hashes.append("" if self._hasher is None else self._hasher(image))
+        self._frames.append(number)
+
+    def motion(self, first: int, end: int) -> float | None:
+        """Mean change of a pixel between measured frames beyond noise, in levels; None for fewer than two.
+
+        These are frames from number `first` to before `end`, here and below.
+        """
+        a, b = np.searchsorted(self._frames, [first, end])
+        return None if b - a < 2 else float(np.mean(self._changes[a + 1 : b]))
+
+    def bars(self, first: int, end: int) -> float:
+        """The part of the height or of the width, whichever is larger, that black bars take."""
+        a, b = np.searchsorted(self._frames, [first, end])
+        if a == b:
+            return 0.0
+        return max(bar_share(np.max(lines[a:b], axis=0)) for lines in (self._rows, self._columns))
+
+    def hashes(self, first: int, end: int) -> list[str]:
+        """Three hashes, or none without a hasher."""
+        a, b = np.searchsorted(self._frames, [first, end])
+        if self._hasher is None or a == b:
+            return []
+        return [self._hashes[a + round(part * (b - a - 1))] for part in HASH_POSITIONS]
 
 
-def read_sample_info(path: Path, name: str) -> SampleInfo:
-    """`sample_info` a file that is opened for it."""
-    with VideoReader(path, threads=1) as reader:
-        return sample_info(reader, name)
+def bar_share(lit: Float[np.ndarray, " n"]) -> float:
+    """The part of a picture's lines in a pair of black bars, from the largest lit share of each line.
+
+    Bars are equally thick and end sharply, so a dark room or a planet in the night sky has none.
+    """
+    bright = np.flatnonzero(lit > MAX_LIT_IN_BAR)
+    if len(bright) == 0:
+        return 0.0
+    before, after = int(bright[0]), len(lit) - 1 - int(bright[-1])
+    if not before or not after or abs(before - after) > MAX_BAR_DIFFERENCE:
+        return 0.0
+    # A line may be half bar, half picture; the next one must be picture.
+    inner = min(before + 1, len(lit) - 1), max(len(lit) - after - 2, 0)
+    if min(lit[list(inner)]) < MIN_LIT_AT_EDGE * lit.max():
+        return 0.0
+    return (before + after) / len(lit)

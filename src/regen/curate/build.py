@@ -1,4 +1,4 @@
-"""Shards from folders of videos and images: look at all files, choose, write, report, index."""
+"""Shards from folders of videos: analyse, select, write, report, index."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -6,22 +6,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regen.console import first_line
-from regen.curate.analysis import Analysis, failed, make_analyse
-from regen.curate.build_folder import BuildFolder, append, shard_name, write_json
-from regen.curate.filters import Filters
-from regen.curate.frame_stats import check_installed
+from regen.console import ProgressBar, first_line
+from regen.curate.analysis import Analysis, check_installed, make_analyse
+from regen.curate.build_folder import BuildFolder, append_line, shard_name
+from regen.curate.options import Filters, PoolOptions
 from regen.curate.report import BuildResult, write_report
 from regen.curate.selection import select
 from regen.curate.sources import SourceFile, class_numbers, list_sources
-from regen.curate.workers import Failure, OnPhase, PoolOptions, run_jobs
-from regen.curate.writing import Packing, as_samples, unwritten_samples, write_shards
+from regen.curate.writing import Packing, make_samples, unwritten_samples, write_shards
 from regen.data.shards import serialize_index
+from regen.io import write_json
+from regen.workers import Failure, run_jobs
 
 
 @dataclass(frozen=True)
 class Build:
-    """What is to be built: samples of the videos and images below `folders`, in the folder `out`."""
+    """Shards of the videos and images below `folders`, in the folder `out`."""
 
     folders: tuple[Path, ...]
     out: Path
@@ -30,21 +30,15 @@ class Build:
     classes_from_folders: bool = False
 
     def validate(self) -> None:
-        """Raises ValueError for what makes no sense, or needs a library that is not installed."""
-        filters, packing = self.filters, self.packing
+        """Raises ValueError for values out of range, and for a library that is not installed."""
         if not self.folders:
             raise ValueError("There is nothing to build shards from; give one or more folders of videos.")
-        filters.validate()
-        if packing.short_side is not None and packing.short_side < 16:
-            raise ValueError(f"--short-side is {packing.short_side}; give 16 pixels or more.")
-        if packing.keyframe_interval < 1:
-            raise ValueError(f"--keyframe-interval is {packing.keyframe_interval}; give 1 frame or more.")
-        if packing.max_samples < 0:
-            raise ValueError(f"--max-samples is {packing.max_samples}; give 1 or more, or 0 for no limit.")
-        check_installed(filters.cuts != "keep", filters.duplicates == "drop", filters.cut_threshold)
+        self.filters.validate()
+        self.packing.validate()
+        check_installed(self.filters)
 
     def as_json(self) -> dict[str, Any]:
-        """All that decides on the shards, by the names of the options."""
+        """All options that the shards depend on, by the names of their flags."""
         flat: dict[str, Any] = {"folders": [str(folder.resolve()) for folder in self.folders]}
         flat |= asdict(self.packing) | asdict(self.filters)
         flat["classes_from_folders"] = self.classes_from_folders
@@ -52,81 +46,85 @@ class Build:
 
 
 def build(
-    task: Build, work: PoolOptions, on_progress: OnPhase = lambda phase, done, total: None
+    spec: Build, pool: PoolOptions, on_progress: ProgressBar = lambda done, total, description=None: None
 ) -> BuildResult:
-    """Do what is missing of a build. The index is written last, and with it the shards are complete.
+    """Do what is missing of a build. The index is written last and marks the shards as complete.
 
-    The same files and options give the same bytes, however often it was interrupted. Files that have come,
-    gone or changed since are taken into account: the shards that they concern are written anew. Raises
-    ValueError in one sentence; what was done until then is kept.
+    The same files and options give the same bytes, however often the build was interrupted. Files that were
+    added, removed or changed since are taken into account: their shards are written anew. Raises ValueError;
+    finished work is kept.
     """
-    task.validate()
-    work.validate()
-    sources = list_sources(task.folders)
+    spec.validate()
+    pool.validate()
+    sources = list_sources(spec.folders)
     try:
-        return _build(task, sources, work, on_progress)
+        folder = BuildFolder(spec.out)
+        with folder.lock():
+            folder.check_config(spec.as_json())
+            return _build(spec, folder, sources, pool, on_progress)
     except OSError as error:
         raise ValueError(
-            f"The shards can't be written to {task.out} ({first_line(error)}); mend that and the "
-            "same command continues."
+            f"The shards can't be written to {spec.out} ({first_line(error)}); free some space or see to its "
+            "permissions, and the same command continues."
         ) from None
 
 
 def _build(
-    task: Build, sources: Sequence[SourceFile], work: PoolOptions, on_progress: OnPhase
+    spec: Build,
+    folder: BuildFolder,
+    sources: Sequence[SourceFile],
+    pool: PoolOptions,
+    on_progress: ProgressBar,
 ) -> BuildResult:
-    folder = BuildFolder(task.out)
-    with folder.alone():
-        folder.begin(task.as_json())
-        analyses = _analyse(folder, sources, task.filters, work, on_progress)
-        kept, dropped = select(sources, analyses, task.filters)
-        classes = class_numbers(sources) if task.classes_from_folders else None
-        samples = as_samples(kept, classes)
-        if work.retry:
-            folder.forget_unwritten()
-        shards = write_shards(folder, samples, task.packing, work, on_progress)
-        if classes is not None:
-            write_json(task.out / "classes.json", classes)
-        dropped += unwritten_samples(folder, samples)
-        on_progress("report", 0, 0)
-        outcome = BuildResult(task.out, task.as_json(), len(sources), shards, kept, dropped)
-        write_report(outcome, work)
-        if not shards:
-            raise ValueError(
-                f"None of the {len(sources)} files is kept; {outcome.page} shows why, so give other limits "
-                "and another --out."
-            )
-        folder.finish(serialize_index([shard_name(number) for number in range(len(shards))], shards))
-    return outcome
+    analyses = _analyse(folder, sources, spec.filters, pool, on_progress)
+    kept, dropped = select(sources, analyses, spec.filters)
+    classes = class_numbers(sources) if spec.classes_from_folders else None
+    samples = make_samples(kept, classes)
+    if pool.retry:
+        folder.forget_unwritten()
+    shards = write_shards(folder, samples, spec.packing, pool, on_progress)
+    if classes is not None:
+        write_json(spec.out / "classes.json", classes)
+    dropped += unwritten_samples(folder, samples)
+    on_progress(0, None, "writing the report")
+    result = BuildResult(spec.out, spec.as_json(), len(sources), shards, kept, dropped)
+    write_report(result, pool)
+    if not shards:
+        raise ValueError(
+            f"None of the {len(sources)} files is kept; {result.page} shows why, so give other limits and "
+            "another --out."
+        )
+    folder.finish(serialize_index([shard_name(number) for number in range(len(shards))], shards))
+    return result
 
 
 def _analyse(
     folder: BuildFolder,
     sources: Sequence[SourceFile],
     filters: Filters,
-    work: PoolOptions,
-    on_progress: OnPhase,
+    pool: PoolOptions,
+    on_progress: ProgressBar,
 ) -> dict[str, Analysis]:
-    """What is known of each source, by key; those of which nothing is known are looked at."""
+    """The analysis of each source, by key; those that are known from before are not repeated."""
     known = folder.analyses()
 
     def is_missing(source: SourceFile) -> bool:
         before = known.get(source.key)
         if before is None or before.stamp != source.stamp:
             return True
-        return work.retry and before.failure is not None and before.failure.reason in ("slow", "killed")
+        return pool.retry and before.failure is not None and before.failure.reason in ("slow", "killed")
 
     missing = [source for source in sources if is_missing(source)]
-    done = len(sources) - len(missing)
-    on_progress("look", done, len(sources))
+    done, description = len(sources) - len(missing), "analysing files"
+    on_progress(done, len(sources), description)
     with (
         folder.analysis_log() as log,
-        closing(run_jobs(make_analyse(filters), missing, work.workers, work.time_limit)) as results,
+        closing(run_jobs(make_analyse(filters), missing, pool.workers, pool.time_limit)) as results,
     ):
         for source, result in results:
-            analysis = failed(source, result) if isinstance(result, Failure) else result
+            analysis = Analysis.from_failure(source, result) if isinstance(result, Failure) else result
             known[source.key] = analysis
-            append(log, analysis.as_json())
+            append_line(log, asdict(analysis))
             done += 1
-            on_progress("look", done, len(sources))
+            on_progress(done, len(sources), description)
     return known

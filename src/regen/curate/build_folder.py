@@ -1,60 +1,65 @@
-"""What a build keeps beside the shards, so that it goes on after an interruption.
-
-SHARDS/.build/config.json      what is built; another build does not go there
-SHARDS/.build/analysis.jsonl   what was found out of each file, a line each
-SHARDS/.build/unwritten.jsonl  samples that could not be encoded
-SHARDS/.build/encoded/ID.mp4   encoded again, until their shard is there
-SHARDS/.build/shards/N.json    the rows of a shard that is there, and which samples it holds
-"""
+"""State of a build, from which it continues after an interruption."""
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from regen.console import first_line
 from regen.curate.analysis import Analysis
 from regen.data.shards import INDEX
+from regen.io import write_bytes, write_json
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}.tar"
 
 
 class BuildFolder:
-    """The folder of shards `path`, which is made if it is not there."""
+    """The folder of shards `path`, with the state from which an interrupted build continues.
+
+    .build/config.json      options; a build with others is refused
+    .build/analysis.jsonl   analyses of files, a line each
+    .build/unwritten.jsonl  samples that could not be encoded
+    .build/encoded/ID.mp4   encoded samples, until their shard is written
+    .build/shards/N.json    rows and sample ids of a written shard
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._work = path, path / ".build"
-        self.encoded, self.shards = self._work / "encoded", self._work / "shards"
+        self.path, self._state = path, path / ".build"
+        self.encoded, self.shards = self._state / "encoded", self._state / "shards"
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """In the block no other build works here. Raises ValueError when one does, or nothing can be written.
+    def lock(self) -> Iterator[None]:
+        """Keep other builds out of the folder, and remove what a killed one left half done.
 
-        What a killed build has left half done is removed.
+        Raises ValueError when another build is running, or the folder can't be written to.
         """
         try:
             self.encoded.mkdir(parents=True, exist_ok=True)
             self.shards.mkdir(exist_ok=True)
-            lock = (self._work / "lock").open("ab")
+            file = (self._state / "lock").open("ab")
         except OSError as error:
             raise ValueError(
-                f"Shards can't be written to {self.path} ({error.strerror}); give another --out."
+                f"Shards can't be written to {self.path} ({first_line(error)}); give another --out."
             ) from None
-        with lock:
+        with file:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
                     f"Another process builds shards in {self.path}; wait for it or give another --out."
                 ) from None
-            for left in (*self.path.glob("*.part"), *self._work.rglob("*.part"), *self.encoded.glob(".*")):
-                left.unlink()
+            for leftover in (*self.path.glob("*.partial"), *self._state.rglob("*.partial")):
+                leftover.unlink()
             yield
 
-    def begin(self, config: dict[str, Any]) -> None:
-        """Raises ValueError when the folder was begun with another configuration, and names a difference."""
-        file = self._work / "config.json"
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Raises ValueError when the folder belongs to a build with other options, and names a difference."""
+        file = self._state / "config.json"
         if not file.exists():
             if any(self.path.glob("*.tar")):
                 raise ValueError(
@@ -71,29 +76,28 @@ class BuildFolder:
                 )
 
     def analyses(self) -> dict[str, Analysis]:
-        """What is known so far, by key; the last word on each."""
-        rows = _read_lines(self._work / "analysis.jsonl")
+        """The latest analysis of each file, by key."""
+        rows = _read_lines(self._state / "analysis.jsonl")
         return {row["key"]: Analysis.from_json(row) for row in rows}
 
     @contextmanager
     def analysis_log(self) -> Iterator[TextIO]:
-        """A file to which lines are appended by `append`."""
-        with (self._work / "analysis.jsonl").open("a", encoding="utf-8") as file:
+        with (self._state / "analysis.jsonl").open("a", encoding="utf-8") as file:
             yield file
 
     def unwritten(self) -> dict[str, str]:
         """Why samples could not be encoded, by their id."""
-        return {row["id"]: row["text"] for row in _read_lines(self._work / "unwritten.jsonl")}
+        return {row["id"]: row["text"] for row in _read_lines(self._state / "unwritten.jsonl")}
 
     def note_unwritten(self, sample: str, text: str) -> None:
-        with (self._work / "unwritten.jsonl").open("a", encoding="utf-8") as file:
-            append(file, {"id": sample, "text": text})
+        with (self._state / "unwritten.jsonl").open("a", encoding="utf-8") as file:
+            append_line(file, {"id": sample, "text": text})
 
     def forget_unwritten(self) -> None:
-        (self._work / "unwritten.jsonl").unlink(missing_ok=True)
+        (self._state / "unwritten.jsonl").unlink(missing_ok=True)
 
     def written(self, number: int) -> dict[str, Any] | None:
-        """What shard `number` holds, when it is there."""
+        """The record of shard `number`, when both exist."""
         record = self.shards / f"{number:05d}.json"
         if not record.exists() or not (self.path / shard_name(number)).exists():
             return None
@@ -104,7 +108,7 @@ class BuildFolder:
         write_json(self.shards / f"{number:05d}.json", record)
 
     def forget_index(self) -> None:
-        """Before a shard changes: an index that does not fit would give other samples."""
+        """Remove the index before a shard changes, since it would point to other samples."""
         (self.path / INDEX).unlink(missing_ok=True)
 
     def forget_shards(self, count: int) -> None:
@@ -116,17 +120,13 @@ class BuildFolder:
                 record.unlink()
 
     def finish(self, index: bytes) -> None:
-        """The index, with which the shards are complete."""
+        """Write the index, which completes the shards."""
         write_bytes(self.path / INDEX, index)
         shutil.rmtree(self.encoded)
 
 
-def shard_name(number: int) -> str:
-    return f"{number:05d}.tar"
-
-
-def append(file: TextIO, row: dict[str, Any]) -> None:
-    """One line, at once with the system, so that only a failing machine loses it."""
+def append_line(file: TextIO, row: dict[str, Any]) -> None:
+    """Append one line and flush it, so that only a failing machine loses it."""
     file.write(json.dumps(row) + "\n")
     file.flush()
 
@@ -140,17 +140,3 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         whole = content.rfind(b"\n") + 1
         file.truncate(whole)
     return [json.loads(line) for line in content[:whole].splitlines()]
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """A file that is whole under its name, or not there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

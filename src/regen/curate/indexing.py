@@ -1,6 +1,7 @@
-"""The index of shards that were made elsewhere, in WebDataset's format."""
+"""Index of shards from elsewhere (WebDataset), and an overview of shards."""
 
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -8,21 +9,29 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import fsspec
+import numpy as np
+from PIL import Image
 
-from regen.curate.analysis import MIN_BYTES_PER_SECOND, sample_info
-from regen.curate.build_folder import write_bytes
+from regen.console import ProgressBar
+from regen.curate.analysis import MIN_BYTES_PER_SECOND
+from regen.curate.options import PoolOptions
+from regen.curate.report import scale_to_height
 from regen.curate.sources import parse_caption, parse_class, parse_json
-from regen.curate.workers import ExtendDeadline, Failure, JobError, OnPhase, PoolOptions, run_jobs
-from regen.data.shards import INDEX, serialize_index
-from regen.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Blob
+from regen.data.shards import INDEX, ShardSet, sample_info, serialize_index
+from regen.io import write_bytes
+from regen.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Blob, VideoError
 from regen.media.reader import VideoReader
+from regen.workers import ExtendDeadline, Failure, JobError, run_jobs
 
 TEXTS = (".txt", ".cls", ".json")
+SHEET_SAMPLES = 48
+SHEET_HEIGHT, SHEET_GAP, SHEET_COLUMNS = 120, 4, 8  # pixels, pixels, samples in a row
+SHEET_COLOUR = (24, 26, 29)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A video or image in a shard: where its bytes lie, and the texts beside it by their suffixes."""
+    """A video or image in a shard: where its bytes lie, and its text members by their suffixes."""
 
     shard: str
     name: str
@@ -33,7 +42,7 @@ class Member:
 
 @dataclass(frozen=True)
 class ShardListing:
-    """The samples of a shard; `damage` says what is wrong with it as a tar file."""
+    """The samples of a shard, and what is wrong with it as a tar file."""
 
     members: tuple[Member, ...]
     damage: str | None
@@ -41,48 +50,48 @@ class ShardListing:
 
 @dataclass(frozen=True)
 class IndexResult:
-    """What came of it: samples in the index, and why others, or parts of shards, are left out."""
+    """Numbers of shards and samples in the index, and (name, reason) of skipped samples or shards."""
 
     shards: int
     samples: int
-    left_out: tuple[tuple[str, str], ...]  # name, reason
+    skipped: tuple[tuple[str, str], ...]
 
 
 def make_index(
-    address: str, work: PoolOptions, on_progress: OnPhase = lambda phase, done, total: None
+    address: str, pool: PoolOptions, on_progress: ProgressBar = lambda done, total, description=None: None
 ) -> IndexResult:
     """Write the index of the tar files in a folder, or at an address that fsspec knows.
 
     A sample is a video or an image and what has the same name but for its suffix: a caption (.txt), a class
     (.cls), or both in JSON. Raises ValueError when there is no shard or not a single sample.
     """
-    work.validate()
+    pool.validate()
     files, root = fsspec.core.url_to_fs(address)
     names = sorted(PurePosixPath(path).name for path in files.glob(f"{root}/*.tar"))
     if not names:
         raise ValueError(f"There is no .tar file in {address}; give a folder of shards.")
-    left_out: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = []
     members: list[Member] = []
     addresses = [f"{address.rstrip('/')}/{name}" for name in names]
-    with closing(run_jobs(list_members, addresses, work.workers, work.time_limit)) as results:
+    with closing(run_jobs(list_members, addresses, pool.workers, pool.time_limit)) as results:
         for done, (shard, listing) in enumerate(results, start=1):
-            on_progress("list", done, len(names))
+            on_progress(done, len(names), "listing shards")
             if isinstance(listing, Failure):
-                left_out.append((shard, listing.text))
+                skipped.append((shard, listing.text))
                 continue
             members += listing.members
             if listing.damage is not None:
-                left_out.append((shard, listing.damage))
+                skipped.append((shard, listing.damage))
     rows: dict[str, list[dict[str, Any]]] = {shard: [] for shard in addresses}
-    with closing(run_jobs(read_member, members, work.workers, work.time_limit)) as results:
+    with closing(run_jobs(read_member, members, pool.workers, pool.time_limit)) as results:
         for done, (member, row) in enumerate(results, start=1):
-            on_progress("look", done, len(members))
+            on_progress(done, len(members), "analysing files")
             if isinstance(row, Failure):
-                left_out.append((f"{member.shard}/{member.name}", row.text))
+                skipped.append((f"{member.shard}/{member.name}", row.text))
             else:
                 rows[member.shard].append(row)
     if not any(rows.values()):
-        first = f", as: {min(left_out)[1]}" if left_out else ""
+        first = f", as: {min(skipped)[1]}" if skipped else ""
         raise ValueError(f"The shards in {address} hold no video and no image that can be read{first}.")
     parts = [sorted(rows[shard], key=lambda row: row["offset"]) for shard in addresses]
     content = serialize_index(names, parts)
@@ -90,7 +99,7 @@ def make_index(
         files.pipe_file(f"{root}/{INDEX}", content)
     else:
         write_bytes(Path(address) / INDEX, content)
-    return IndexResult(len(names), sum(map(len, parts)), tuple(sorted(left_out)))
+    return IndexResult(len(names), sum(map(len, parts)), tuple(sorted(skipped)))
 
 
 def list_members(shard: str, extend: ExtendDeadline) -> ShardListing:
@@ -107,7 +116,7 @@ def list_members(shard: str, extend: ExtendDeadline) -> ShardListing:
                     if info.isfile():
                         found.setdefault(_key(info.name), []).append(info)
         except tarfile.TarError as error:
-            damage = f"it is no tar file, or a damaged one ({error})"
+            damage = f"it is not a tar file, or a damaged one ({error})"
         except OSError as error:
             damage = f"it can't be read to its end ({error})"
         members = [_member(shard, infos, file) for infos in found.values()]
@@ -150,9 +159,65 @@ def read_member(member: Member, extend: ExtendDeadline) -> dict[str, Any]:
     if len(content) != member.size:
         raise JobError("damaged", "it is cut off")
     texts = dict(member.texts)
-    beside = parse_json(texts[".json"], member.name) if ".json" in texts else {}
-    caption = parse_caption(texts.get(".txt"), beside, member.name)
-    label = parse_class(texts.get(".cls"), beside, member.name)
+    sidecar = parse_json(texts[".json"], member.name) if ".json" in texts else {}
+    caption = parse_caption(texts.get(".txt"), sidecar, member.name)
+    label = parse_class(texts.get(".cls"), sidecar, member.name)
     with VideoReader(Blob(member.name, content), threads=1) as reader:
-        facts = sample_info(reader, member.name, caption, label)
-    return asdict(facts) | {"offset": member.offset, "size": member.size}
+        info = sample_info(reader, member.name, caption, label)
+    return asdict(info) | {"offset": member.offset, "size": member.size}
+
+
+def overview(shards: ShardSet) -> dict[str, Any]:
+    """Counts and sums; `sizes` has how many samples there are of each width and height, the most first."""
+    column = shards.column
+    sizes = Counter(zip(column("width").tolist(), column("height").tolist(), strict=True))
+    images = column("is_image")
+    seconds = column("seconds")[~images]
+    labels = column("label")
+    return {
+        "shards": len(shards.shards),
+        "samples": len(shards),
+        "videos": int((~images).sum()),
+        "images": int(images.sum()),
+        "hours": round(float(seconds.sum()) / 3600, 4),
+        "seconds": np.quantile(seconds, (0, 0.5, 1)).round(2).tolist() if len(seconds) else [],
+        "frames": int(column("frames").sum()),
+        "bytes": int(column("size").sum()),
+        "captions": int((np.diff(column("caption_end"), prepend=0) > 0).sum()),
+        "labelled": int((labels >= 0).sum()),
+        "classes": len(np.unique(labels[labels >= 0])),
+        "sizes": [[*size, count] for size, count in sizes.most_common()],
+    }
+
+
+def draw_sheet(shards: ShardSet, path: Path) -> int:
+    """A picture of at most 48 samples, evenly spaced; returns how many. What can't be read is left out."""
+    count = min(SHEET_SAMPLES, len(shards))
+    pictures = []
+    for place in range(count):
+        try:
+            pictures.append(_middle(shards, round(place * (len(shards) - 1) / max(1, count - 1))))
+        except VideoError:
+            continue
+    rows: list[list[Image.Image]] = [[]]
+    width = SHEET_COLUMNS * (SHEET_HEIGHT * 16 // 9 + SHEET_GAP)
+    for picture in pictures:
+        if rows[-1] and sum(one.width + SHEET_GAP for one in rows[-1]) + picture.width > width:
+            rows.append([])
+        rows[-1].append(picture)
+    sheet = Image.new(
+        "RGB", (width + SHEET_GAP, len(rows) * (SHEET_HEIGHT + SHEET_GAP) + SHEET_GAP), SHEET_COLOUR
+    )
+    for row, line in enumerate(rows):
+        left = SHEET_GAP
+        for picture in line:
+            sheet.paste(picture, (left, SHEET_GAP + row * (SHEET_HEIGHT + SHEET_GAP)))
+            left += picture.width + SHEET_GAP
+    sheet.save(path)
+    return len(pictures)
+
+
+def _middle(shards: ShardSet, number: int) -> Image.Image:
+    info = shards.info(number)
+    with VideoReader(shards.read(number), threads=1, short_side=2 * SHEET_HEIGHT) as reader:
+        return scale_to_height(reader.read_at([info.seconds / 2])[0].numpy(), SHEET_HEIGHT)

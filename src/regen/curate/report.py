@@ -1,26 +1,68 @@
-"""What a build kept and dropped and why: report.json for programs, report.html for people."""
+"""Report of a build: report.json, and report.html with thumbnails."""
 
+import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from regen.curate.build_folder import write_bytes, write_json
-from regen.curate.filters import REASONS
-from regen.curate.page import Card, Section, make_page
-from regen.curate.selection import Candidate, Dropped
-from regen.curate.thumbnails import ThumbnailSpec, thumbnails
-from regen.curate.workers import PoolOptions
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
-PICTURES = 12  # of each reason
-KEPT_PICTURES = 24
+from regen.curate.options import PoolOptions
+from regen.curate.selection import REASONS, Candidate, Dropped
+from regen.io import write_bytes, write_json
+from regen.media.reader import VideoReader
+from regen.workers import ExtendDeadline, Failure, run_jobs
+
+MAX_DROPPED_CARDS = 12  # for each reason
+MAX_KEPT_CARDS = 24
+THUMBNAIL_HEIGHT = 108  # pixels
+JPEG_QUALITY = 78
+STYLE = f"""
+:root {{ --paper: #fbfbf9; --ink: #1b1d20; --soft: #62666c; --line: #dddcd6;
+  --bar: #c04d00; --good: #007a57; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --paper: #131518; --ink: #e4e4e0; --soft: #989da4; --line: #2f3338;
+    --bar: #f08c42; --good: #2fc79a; }}
+}}
+body {{ margin: 0 auto; padding: 2.2rem clamp(0.9rem, 3vw, 2.5rem) 4rem; max-width: 1300px;
+  background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }}
+h1 {{ margin: 0; font-size: 1.7rem; letter-spacing: -0.015em; }}
+h2 {{ margin: 2.4rem 0 0.8rem; font-size: 1.15rem; }}
+h2 small, p {{ color: var(--soft); font-weight: 400; }}
+table {{ border-spacing: 0; margin-top: 1.2rem; font-variant-numeric: tabular-nums; }}
+td {{ padding: 0.2rem 1rem 0.2rem 0; }}
+td.count {{ text-align: right; }}
+td i {{ display: block; height: 0.8rem; border-radius: 2px; background: var(--bar); }}
+tr.kept i {{ background: var(--good); }}
+a {{ color: inherit; text-decoration-color: var(--line); }}
+.cards {{ display: flex; flex-wrap: wrap; gap: 1.1rem 0.9rem; }}
+figure {{ margin: 0; min-width: 7.5rem; display: flex; flex-direction: column; }}
+.pictures {{ display: flex; gap: 2px; }}
+img {{ height: {THUMBNAIL_HEIGHT}px; border-radius: 3px; }}
+figcaption {{ width: 0; min-width: 100%; margin-top: 0.25rem; font-size: 0.82rem; line-height: 1.35;
+  overflow-wrap: anywhere; }}
+figcaption b {{ display: block; font-weight: 600; }}
+figcaption span {{ color: var(--soft); }}
+.bare {{ width: 16rem; border-left: 2px solid var(--line); padding-left: 0.6rem; }}
+"""
+SIDE_BY_SIDE = {
+    "cuts": "the last frame of a shot, and the first one of the next",
+    "static": "the first and the last frame",
+    "duplicate": "what is dropped, and what is kept of the same",
+}
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A build that is done: how many files, the rows of each shard, what was kept and what was dropped."""
+    """A finished build: number of files, rows of each shard, what was kept and what was dropped."""
 
     out: Path
     settings: dict[str, Any]
@@ -35,12 +77,12 @@ class BuildResult:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many were dropped for each reason that there was, in the order of REASONS."""
+        """How many were dropped for each reason, in the order of REASONS."""
         counts = Counter(drop.rejection.reason for drop in self.dropped)
         return {reason: counts[reason] for reason in REASONS if counts[reason]}
 
     def as_json(self) -> dict[str, Any]:
-        """The figures; of samples the seconds from the first to the last frame."""
+        """The figures; hours are from the first to the last frame of each sample."""
         rows = [row for shard in self.shards for row in shard]
         return {
             "files": self.files,
@@ -53,55 +95,147 @@ class BuildResult:
         }
 
 
-def write_report(outcome: BuildResult, work: PoolOptions) -> None:
-    """Both files, in the folder of the shards. Raises OSError when they can't be written."""
-    drops = [drop.as_json() for drop in outcome.dropped]
-    content = outcome.as_json() | {"settings": outcome.settings, "drops": drops}
-    write_json(outcome.out / "report.json", content)
-    sections = [_section(reason, outcome) for reason in outcome.counts]
-    sections.append(_kept(outcome))
-    glimpses = [card.glimpse for section in sections for card in section.cards if card.glimpse is not None]
-    pictures = thumbnails(glimpses, work)
-    write_bytes(outcome.page, make_page(outcome.as_json(), sections, pictures).encode(errors="replace"))
+@dataclass(frozen=True)
+class ThumbnailSpec:
+    """Times (path, seconds) whose frames are shown side by side."""
+
+    times: tuple[tuple[str, float], ...]
 
 
-def _section(reason: str, outcome: BuildResult) -> Section:
-    """What was dropped for one reason: samples from the least to the most of what was measured."""
-    drops = [drop for drop in outcome.dropped if drop.rejection.reason == reason]
+@dataclass(frozen=True)
+class Card:
+    """One file on the page: its name, what was measured, and its thumbnails, if any."""
+
+    name: str
+    text: str
+    thumbnails: ThumbnailSpec | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Files that were dropped for one reason, or kept: their number, and some of them."""
+
+    reason: str
+    title: str
+    count: int
+    cards: Sequence[Card]
+
+
+def write_report(result: BuildResult, pool: PoolOptions) -> None:
+    """Write both files into the folder of the shards. Raises OSError when they can't be written."""
+    drops = [drop.as_json() for drop in result.dropped]
+    write_json(result.out / "report.json", result.as_json() | {"settings": result.settings, "drops": drops})
+    sections = [_dropped_section(reason, result) for reason in result.counts]
+    sections.append(_kept_section(result))
+    specs = [card.thumbnails for section in sections for card in section.cards if card.thumbnails is not None]
+    with closing(run_jobs(make_thumbnails, dict.fromkeys(specs), pool.workers, pool.time_limit)) as results:
+        pictures = {spec: images for spec, images in results if not isinstance(images, Failure)}
+    write_bytes(result.page, make_page(result.as_json(), sections, pictures).encode(errors="replace"))
+
+
+def _dropped_section(reason: str, result: BuildResult) -> Section:
+    """What was dropped for one reason, sorted by the measured value."""
+    drops = [drop for drop in result.dropped if drop.rejection.reason == reason]
     drops.sort(key=lambda drop: drop.rejection.value)
-    cards = [_card(drop) for drop in _spread(drops, PICTURES)]
+    cards = []
+    for drop in _evenly_spaced(drops, MAX_DROPPED_CARDS):
+        times = [(drop.path, time) for time in drop.times]
+        times += [] if drop.duplicate_of is None else [drop.duplicate_of]
+        spec = ThumbnailSpec(tuple(times)) if times else None
+        cards.append(Card(_name(drop.path, drop.start), drop.rejection.text, spec))
     return Section(reason, REASONS[reason], len(drops), cards)
 
 
-def _card(drop: Dropped) -> Card:
-    moments = [(drop.path, moment) for moment in drop.times]
-    if drop.duplicate_of is not None:
-        moments.append(drop.duplicate_of)
-    return Card(
-        _name(drop.path, drop.start), drop.rejection.text, ThumbnailSpec(tuple(moments)) if moments else None
-    )
-
-
-def _kept(outcome: BuildResult) -> Section:
+def _kept_section(result: BuildResult) -> Section:
     cards = []
-    for one in _spread(outcome.kept, KEPT_PICTURES):
-        measures = one.measures
-        text = f"{measures.width} x {measures.height}"
-        if not measures.is_image:
-            text += f", {measures.seconds:.1f} s"
-            text += "" if measures.motion is None else f", motion {measures.motion:.1f}"
-        path, start = str(one.source.path), None if one.number is None else one.shot.start
-        cards.append(Card(_name(path, start), text, ThumbnailSpec(((path, one.shot.middle),))))
-    return Section("kept", "kept", len(outcome.kept), cards)
+    for kept in _evenly_spaced(result.kept, MAX_KEPT_CARDS):
+        measured = kept.measurements
+        text = f"{measured.width} x {measured.height}"
+        if not measured.is_image:
+            text += f", {measured.seconds:.1f} s"
+            text += "" if measured.motion is None else f", motion {measured.motion:.1f}"
+        path, start = str(kept.source.path), None if kept.number is None else kept.shot.start
+        cards.append(Card(_name(path, start), text, ThumbnailSpec(((path, kept.shot.middle),))))
+    return Section("kept", "kept", len(result.kept), cards)
 
 
 def _name(path: str, start: float | None) -> str:
-    """What a file, or the shot of it that begins at `start` seconds, is called on the page."""
+    """The name on the page of a file, or of the shot of it that begins at `start` seconds."""
     return Path(path).name + ("" if start is None else f" at {start:.1f} s")
 
 
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of them, evenly spaced, the first and the last among them."""
+def _evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of the items, with the first and the last."""
     if len(items) <= count:
         return list(items)
-    return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
+
+
+def make_thumbnails(spec: ThumbnailSpec, extend: ExtendDeadline) -> list[str]:
+    """JPEG files in base64, one for each time."""
+    pictures = []
+    for path, time in spec.times:
+        with VideoReader(Path(path), threads=1, short_side=2 * THUMBNAIL_HEIGHT) as reader:
+            target = BytesIO()
+            image = scale_to_height(reader.read_at([time])[0].numpy(), THUMBNAIL_HEIGHT)
+            image.save(target, "JPEG", quality=JPEG_QUALITY)
+            pictures.append(base64.b64encode(target.getvalue()).decode())
+    return pictures
+
+
+def scale_to_height(image: UInt8[np.ndarray, "h w 3"], height: int) -> Image.Image:
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    return Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+
+
+def make_page(
+    figures: dict[str, Any], sections: Sequence[Section], pictures: Mapping[ThumbnailSpec, Sequence[str]]
+) -> str:
+    """The HTML page, which loads nothing else; `figures` are those of a BuildResult."""
+    head = (
+        f"<h1>{figures['samples']:,} samples kept, {figures['dropped']:,} dropped</h1>"
+        f"<p>{figures['files']:,} files analysed; {figures['hours']:.2f} hours and "
+        f"{figures['bytes'] / 1e6:,.0f} MB are in {figures['shards']:,} "
+        f"{'shard' if figures['shards'] == 1 else 'shards'}.</p>"
+    )
+    body = "".join(_show(section, pictures) for section in sections)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>What was kept and what was not</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style>{head}{_table(sections)}{body}</html>\n"
+    )
+
+
+def _table(sections: Sequence[Section]) -> str:
+    largest = max(section.count for section in sections) or 1
+    rows = [
+        f'<tr class="{section.reason}"><td><a href="#{section.reason}">{section.title}</a></td>'
+        f'<td class="count">{section.count:,}</td>'
+        f'<td><i style="width: {max(1.0, 300 * section.count / largest):.0f}px"></i></td></tr>'
+        for section in sections
+    ]
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _show(section: Section, pictures: Mapping[ThumbnailSpec, Sequence[str]]) -> str:
+    title = section.title[0].upper() + section.title[1:]
+    notes = [f"{section.count:,}"]
+    if len(section.cards) < section.count:
+        notes.append(f"{len(section.cards)} of them here")
+    if section.reason in SIDE_BY_SIDE:
+        notes.append(SIDE_BY_SIDE[section.reason])
+    cards = "".join(
+        _figure(card, pictures.get(card.thumbnails, ()) if card.thumbnails else ()) for card in section.cards
+    )
+    return (
+        f'<h2 id="{section.reason}">{title} <small>{"; ".join(notes)}</small></h2>'
+        f'<div class="cards">{cards}</div>'
+    )
+
+
+def _figure(card: Card, pictures: Sequence[str]) -> str:
+    words = f"<figcaption><b>{escape(card.name)}</b><span>{escape(card.text)}</span></figcaption>"
+    if not pictures:
+        return f'<figure class="bare">{words}</figure>'
+    images = "".join(f'<img alt="" src="data:image/jpeg;base64,{picture}">' for picture in pictures)
+    return f'<figure><div class="pictures">{images}</div>{words}</figure>'

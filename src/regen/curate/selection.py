@@ -1,15 +1,41 @@
-"""Which files, or shots of them, become samples, and why the others do not."""
+"""Selection of files and shots: filters, then duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
-from regen.curate.analysis import Analysis, Shot
-from regen.curate.duplicates import find_duplicates, from_hex, hash_distance
-from regen.curate.filters import Filters, Measurements, Rejection, check
+from regen.curate.analysis import Analysis, Measurements, Shot
+from regen.curate.options import Filters
 from regen.curate.sources import SourceFile
+
+# Reasons to drop a file or shot, in the order in which they are checked.
+REASONS = {
+    "damaged": "can't be read, or not in full",
+    "slow": "took longer than the time limit",
+    "killed": "ended the process that read it",
+    "sidecar": "has a caption or class that can't be read",
+    "short": "too short",
+    "long": "too long",
+    "small": "too few pixels",
+    "cuts": "has shot cuts inside",
+    "static": "hardly moves",
+    "bars": "has black bars",
+    "duplicate": "looks like another one",
+    "unwritten": "could not be encoded again",
+}
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why something is dropped: one of REASONS, the measured value, its limit, and both in words."""
+
+    reason: str
+    value: int | float
+    limit: int | float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -22,7 +48,7 @@ class Candidate:
     number: int | None
 
     @property
-    def measures(self) -> Measurements:
+    def measurements(self) -> Measurements:
         return self.analysis.measurements(self.shot)
 
     @property
@@ -32,10 +58,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Dropped:
-    """What is not kept, and why. `path` and, of a shot, when it begins and how many seconds it lasts.
+    """A file or shot that is not kept, and why.
 
-    `at` are the moments in seconds that show the reason, `twin` is what a duplicate looks like, with the
-    moment to compare.
+    `path` and, of a shot, its start and duration in seconds; `times` show the reason, in seconds;
+    `duplicate_of` is the file that a duplicate looks like, with the time to compare.
     """
 
     path: str
@@ -62,49 +88,84 @@ def select(
     for order, source in enumerate(sources):
         analysis = analyses[source.key]
         if analysis.failure is not None:
-            failure = analysis.failure
-            verdict = Rejection(failure.reason, 1, 0, failure.text)
-            dropped.append((order, Dropped(str(source.path), verdict)))
+            rejection = Rejection(analysis.failure.reason, 1, 0, analysis.failure.text)
+            dropped.append((order, Dropped(str(source.path), rejection)))
         several = len(analysis.shots) > 1
         for number, shot in enumerate(analysis.shots):
-            one = Candidate(source, analysis, shot, number if several else None)
-            found = check(one.measures, filters)
-            if found is None:
-                candidates.append(one)
+            candidate = Candidate(source, analysis, shot, number if several else None)
+            failed = check(candidate.measurements, filters)
+            if failed is None:
+                candidates.append(candidate)
             else:
-                dropped.append((order, _drop(one, found)))
-    twins = _match_duplicates(candidates, filters)
-    kept = [one for number, one in enumerate(candidates) if twins[number] is None]
-    places = {source.key: order for order, source in enumerate(sources)}
-    for one, twin in zip(candidates, twins, strict=True):
-        if twin is not None:
-            share = hash_distance(one.shot.hashes, twin.shot.hashes)
-            like = "/".join(twin.source.path.parts[-2:])
-            text = f"like {like}; {100 * share:.1f} % of the hash differ"
-            verdict = Rejection("duplicate", round(share, 4), filters.duplicate_distance, text)
-            dropped.append((places[one.source.key], _drop(one, verdict, twin)))
+                dropped.append((order, _drop(candidate, failed)))
+    originals = _match_duplicates(candidates, filters)
+    orders = {source.key: order for order, source in enumerate(sources)}
+    kept = []
+    for candidate, original in zip(candidates, originals, strict=True):
+        if original is None:
+            kept.append(candidate)
+            continue
+        distance = hash_distance(candidate.shot.hashes, original.shot.hashes)
+        text = f"like {'/'.join(original.source.path.parts[-2:])}; {100 * distance:.1f} % of the hash differ"
+        rejection = Rejection("duplicate", round(distance, 4), filters.duplicate_distance, text)
+        dropped.append((orders[candidate.source.key], _drop(candidate, rejection, original)))
     return kept, [drop for _, drop in sorted(dropped, key=lambda pair: pair[0])]
 
 
-def _drop(one: Candidate, verdict: Rejection, twin: Candidate | None = None) -> Dropped:
-    shot, is_part = one.shot, one.number is not None
-    return Dropped(
-        path=str(one.source.path),
-        rejection=verdict,
-        start=shot.start if is_part else None,
-        seconds=shot.seconds if is_part else None,
-        times=_evidence_times(one, verdict.reason),
-        duplicate_of=None if twin is None else (str(twin.source.path), twin.shot.middle),
+def check(measured: Measurements, filters: Filters) -> Rejection | None:
+    """The first reason to drop a file or shot, or None; duplicates are not considered."""
+    return (None if measured.is_image else _check_length(measured, filters)) or _check_picture(
+        measured, filters
     )
 
 
-def _evidence_times(one: Candidate, reason: str) -> tuple[float, ...]:
-    """When to look at what is dropped, in seconds: on both sides of a cut, at both ends of what is static."""
-    rate = one.analysis.info.frame_rate if one.analysis.info else 1.0
-    shot = one.shot
+def _check_length(measured: Measurements, filters: Filters) -> Rejection | None:
+    frames, seconds = measured.frames, measured.seconds
+    if frames < filters.min_frames:
+        return Rejection("short", frames, filters.min_frames, f"{frames} frames")
+    if seconds < filters.min_seconds:
+        return Rejection("short", seconds, filters.min_seconds, f"{seconds:.2f} s")
+    if 0 < filters.max_frames < frames:
+        return Rejection("long", frames, filters.max_frames, f"{frames} frames")
+    if 0 < filters.max_seconds < seconds:
+        return Rejection("long", seconds, filters.max_seconds, f"{seconds:.0f} s")
+    return None
+
+
+def _check_picture(measured: Measurements, filters: Filters) -> Rejection | None:
+    side = min(measured.width, measured.height)
+    if side < filters.min_side:
+        return Rejection("small", side, filters.min_side, f"{measured.width} x {measured.height} pixels")
+    if filters.cuts == "drop" and measured.cuts:
+        count = len(measured.cuts)
+        text = f"{count} cut{'s' * (count > 1)}, the first at {measured.cuts[0]:.2f} s"
+        return Rejection("cuts", count, 0, text)
+    if measured.motion is not None and not measured.is_image and measured.motion < filters.min_motion:
+        return Rejection("static", measured.motion, filters.min_motion, f"motion {measured.motion:.2f}")
+    if 0 < filters.max_bars < measured.bars:
+        return Rejection("bars", measured.bars, filters.max_bars, f"bars take {100 * measured.bars:.0f} %")
+    return None
+
+
+def _drop(candidate: Candidate, rejection: Rejection, original: Candidate | None = None) -> Dropped:
+    shot, is_part = candidate.shot, candidate.number is not None
+    return Dropped(
+        path=str(candidate.source.path),
+        rejection=rejection,
+        start=shot.start if is_part else None,
+        seconds=shot.seconds if is_part else None,
+        times=_evidence_times(candidate, rejection.reason),
+        duplicate_of=None if original is None else (str(original.source.path), original.shot.middle),
+    )
+
+
+def _evidence_times(candidate: Candidate, reason: str) -> tuple[float, ...]:
+    """Times in seconds that show the reason: both sides of a cut, both ends of a static shot."""
+    rate = candidate.analysis.info.frame_rate if candidate.analysis.info else 1.0
+    shot, cuts = candidate.shot, candidate.analysis.cuts
     match reason:
         case "cuts":
-            return one.analysis.cuts[0] - 1 / rate, one.analysis.cuts[0]
+            return cuts[0] - 1 / rate, cuts[0]
         case "static":
             return shot.start, shot.start + shot.seconds - 1 / rate
     return (shot.middle,)
@@ -112,25 +173,92 @@ def _evidence_times(one: Candidate, reason: str) -> tuple[float, ...]:
 
 def _match_duplicates(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate | None]:
     """For each candidate the one that it duplicates: the largest, longest, first one."""
-    twins: list[Candidate | None] = [None] * len(candidates)
+    originals: list[Candidate | None] = [None] * len(candidates)
     if filters.duplicates == "keep":
-        return twins
+        return originals
+    measured = [candidate.measurements for candidate in candidates]
     for images in (False, True):
         numbers = [
             number
-            for number, one in enumerate(candidates)
-            if one.measures.is_image == images and one.shot.hashes
+            for number, candidate in enumerate(candidates)
+            if measured[number].is_image == images and candidate.shot.hashes
         ]
         if not numbers:
             continue
-        measures = [candidates[number].measures for number in numbers]
-        pixels = np.array([one.width * one.height for one in measures])
-        seconds = np.array([one.seconds for one in measures])
+        pixels = np.array([measured[number].width * measured[number].height for number in numbers])
+        seconds = np.array([measured[number].seconds for number in numbers])
         rank = np.empty(len(numbers), dtype=np.int64)
         rank[np.lexsort((-seconds, -pixels))] = np.arange(len(numbers))
-        prints = from_hex([candidates[number].shot.hashes for number in numbers])
-        found = find_duplicates(prints, filters.duplicate_distance, rank)
+        hashes = from_hex([candidates[number].shot.hashes for number in numbers])
+        found = find_duplicates(hashes, filters.duplicate_distance, rank)
         for number, better in zip(numbers, found.tolist(), strict=True):
             if better >= 0:
-                twins[number] = candidates[numbers[better]]
-    return twins
+                originals[number] = candidates[numbers[better]]
+    return originals
+
+
+def find_duplicates(
+    hashes: UInt8[np.ndarray, "n d"], max_distance: float, rank: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " n"]:
+    """For each hash the number of the kept one of lower rank that it duplicates, or -1.
+
+    Duplicates differ in at most the share `max_distance` of their bits. Candidate pairs agree in two bytes
+    that lie far apart, one of d/2 such pairs of bytes: every pair of hashes is found that differs in fewer
+    than d/2 bits, and for 96 bytes practically every one that differs in 80. Time and memory grow with the
+    number of hashes and of candidate pairs, which are few where files differ.
+    """
+    order = np.argsort(rank, kind="stable")
+    ranked = np.ascontiguousarray(hashes[order])
+    # Equal ones first: a thousand copies would make half a million pairs.
+    _, firsts, group = np.unique(ranked, axis=0, return_index=True, return_inverse=True)
+    unique = np.sort(firsts)
+    original = firsts[group]
+    original[unique] = -1
+    for better, worse in _close_pairs(ranked[unique], int(max_distance * hashes.shape[1] * 8)).tolist():
+        if original[unique[better]] < 0 and original[unique[worse]] < 0:
+            original[unique[worse]] = unique[better]
+    copies = np.flatnonzero((original >= 0) & (original[original] >= 0))
+    original[copies] = original[original[copies]]  # the copies of a duplicate
+    found = np.full(len(hashes), -1)
+    found[order] = np.where(original < 0, -1, order[original])
+    return found
+
+
+def _close_pairs(ranked: UInt8[np.ndarray, "n d"], limit: int) -> Int[np.ndarray, "pairs 2"]:
+    """Pairs (better, worse) that differ in at most `limit` bits, the best first."""
+    bands = range(ranked.shape[1] // 2)
+    return np.unique(np.concatenate([_close_in_band(ranked, band, limit) for band in bands]), axis=0)
+
+
+def _close_in_band(ranked: UInt8[np.ndarray, "n d"], band: int, limit: int) -> Int[np.ndarray, "pairs 2"]:
+    """Pairs (better, worse) that agree in two bytes and differ in at most `limit` bits in all.
+
+    The bytes are of hashes of different frames, since many videos may begin with the same picture.
+    """
+    half = ranked.shape[1] // 2
+    values = ranked[:, band].astype(np.int64) * 256 + ranked[:, band + half]
+    order = np.argsort(values, kind="stable")  # stable: among equals the better one stands first
+    values = values[order]
+    pairs = [np.empty((0, 2), np.int64)]
+    rows = np.arange(len(values))
+    for step in range(1, len(values)):
+        rows = rows[rows + step < len(values)]
+        rows = rows[values[rows] == values[rows + step]]
+        if len(rows) == 0:
+            break
+        a, b = order[rows], order[rows + step]
+        close = np.bitwise_count(ranked[a] ^ ranked[b]).sum(axis=1, dtype=np.int64) <= limit
+        pairs.append(np.stack([a[close], b[close]], axis=1))
+    return np.concatenate(pairs)
+
+
+def from_hex(hashes: Sequence[Sequence[str]]) -> UInt8[np.ndarray, "n d"]:
+    """The hashes of each file, in hexadecimal digits, as one row of bytes."""
+    rows = [bytes.fromhex("".join(file)) for file in hashes]
+    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
+
+
+def hash_distance(a: Sequence[str], b: Sequence[str]) -> float:
+    """The share of the bits in which two files' hashes differ."""
+    rows = from_hex([a, b])
+    return float(np.bitwise_count(rows[0] ^ rows[1]).sum()) / (8 * rows.shape[1])

@@ -1,4 +1,4 @@
-"""The files that shards are made from: their keys, captions and classes."""
+"""Source files of shards: keys, captions, classes."""
 
 import hashlib
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from regen.console import first_line
-from regen.curate.workers import JobError
-from regen.media.files import find_media
+from regen.data.catalog import find_media
+from regen.workers import JobError
 
-LONGEST_STEM = 60  # of a key; with its digest, suffix and number of a shot a name stays below tar's 100
+MAX_STEM = 60  # of a key; with its digest, suffix and number of a shot a name stays below tar's 100
 SIDECARS = (".txt", ".cls", ".json")
 
 
@@ -57,7 +57,7 @@ def key_of(path: Path, folders: Sequence[Path]) -> str:
     place = os.fsencode(path.relative_to(folders[number]).as_posix())
     digest = hashlib.blake2b(b"%d/" % number + place, digest_size=8).hexdigest()
     plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", plain)[:LONGEST_STEM].strip("_-")
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", plain)[:MAX_STEM].strip("_-")
     return f"{stem}-{digest}" if stem else digest
 
 

@@ -24,10 +24,12 @@ from safetensors.numpy import load, save
 
 from regen.console import first_line
 from regen.media.files import Blob, MissingFileError, VideoError
+from regen.media.reader import VideoReader
 
 INDEX = "index.safetensors"
 METADATA = "regen"
 FORMAT = 1
+TIME_TOLERANCE = 5e-4  # seconds that a frame may be off its place at a constant rate
 MTIME = 0  # of all members: the same samples make the same bytes
 # Column of the index to its type; texts lie end to end in columns of bytes with their ends beside them.
 COLUMNS = {
@@ -70,6 +72,38 @@ class SampleInfo:
     def key(self) -> str:
         """The name without its suffix."""
         return self.name.rpartition(".")[0]
+
+
+def sample_info(reader: VideoReader, name: str, caption: str = "", label: int = -1) -> SampleInfo:
+    """The index entry of an open file, with the size of its upright frames; nothing is decoded for it."""
+    times, info = reader.frame_times(), reader.info
+    rate, span = float(info.frame_rate), float(times[-1] - times[0])
+    measured = (len(times) - 1) / span if span > 0 else rate  # where a file declares a wrong rate
+    is_regular = _is_regular(times, rate)
+    if not is_regular and _is_regular(times, measured):
+        rate, is_regular = measured, True
+    return SampleInfo(
+        name=name,
+        frames=len(times),
+        frame_rate=rate,
+        seconds=span,
+        width=info.width,
+        height=info.height,
+        is_image=info.is_image,
+        is_regular=is_regular,
+        caption=caption,
+        label=label,
+    )
+
+
+def _is_regular(times: np.ndarray, rate: float) -> bool:
+    return bool(np.abs(times - np.arange(len(times)) / rate).max() <= TIME_TOLERANCE)
+
+
+def read_sample_info(path: Path, name: str) -> SampleInfo:
+    """`sample_info` of a file."""
+    with VideoReader(path, threads=1) as reader:
+        return sample_info(reader, name)
 
 
 class ShardWriter:

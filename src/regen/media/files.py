@@ -1,7 +1,5 @@
 """What readers and writers share: errors, facts about a file, suffixes, still images, finding media."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
@@ -156,31 +154,3 @@ def _rgb(image: Image.Image) -> np.ndarray:
 def write_image(image: UInt8[Tensor, "h w 3"], path: Path) -> None:
     """Save `image` in the format that the suffix of `path` names (JPEG and WebP at quality 95)."""
     Image.fromarray(image.cpu().numpy()).save(path, quality=95)
-
-
-def find_media(paths: Sequence[Path]) -> list[Path]:
-    """All videos and images below the folders in `paths`, and the files in it, sorted, each once.
-
-    Below folders the suffix decides and hidden files are left out; a file that is named itself is kept
-    whatever it is called. Raises VideoError when a path does not exist.
-    """
-    found: dict[str, Path] = {}  # by real path, so that links do not count twice
-    for path in paths:
-        if not path.exists():
-            raise VideoError(f"There is no file or folder {path}; check the path.")
-        for file in _below(path) if path.is_dir() else [path]:
-            found.setdefault(os.path.realpath(file), file)
-    return sorted(found.values())
-
-
-def _below(folder: Path) -> list[Path]:
-    seen: set[str] = set()  # real paths, so that links that form a circle end
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        files = [] if real in seen else files
-        seen.add(real)
-        paths = (Path(root, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
-    return found

@@ -15,7 +15,6 @@ from regen.media.files import (
     Source,
     VideoError,
     VideoInfo,
-    find_media,
     is_image,
     read_image,
     shrunk_size,
@@ -24,7 +23,7 @@ from regen.media.pixels import RgbConverter, apply_display_matrix, display_matri
 from regen.media.seeking import TIME_TOLERANCE, Seeker
 from regen.media.writer import VideoWriter
 
-__all__ = ["TIME_TOLERANCE", "Frame", "VideoError", "VideoInfo", "VideoReader", "VideoWriter", "find_media"]
+__all__ = ["TIME_TOLERANCE", "Frame", "VideoError", "VideoInfo", "VideoReader", "VideoWriter"]
 
 
 ALL = slice(None)

@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from regen.data.catalog import find_media
 from regen.io import file_sha256
-from regen.media.reader import VideoError, VideoReader, find_media
+from regen.media.reader import VideoError, VideoReader
 
 OnWarning = Callable[[str], None]
 OnProgress = Callable[[int, int], None]  # files done, files in all

@@ -15,6 +15,7 @@ from regen.codec.chunks import Embedder
 from regen.codec.rate_control import FixedLength, Lengths, TargetPsnr, parse_length
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.codec.sessions import SOLVERS, DecodeOptions
+from regen.data.catalog import find_media
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
@@ -24,7 +25,7 @@ from regen.evaluate.diffusers_models.base import DiffusersAdapter
 from regen.evaluate.diffusers_models.classes import LTX2DiffusionAdapter
 from regen.evaluate.quality import FramePairs, reconstruct_pairs
 from regen.io import file_sha256
-from regen.media.reader import VideoReader, find_media
+from regen.media.reader import VideoReader
 from regen.metrics.cost import Stopwatch
 from regen.pretrained.models import BUNDLED, CHECKPOINTS, weights_hash
 

@@ -28,10 +28,11 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.console import OnProgress
 from regen.curate.sources import read_sidecars
+from regen.data.catalog import find_media
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.io import atomic_path, file_sha256, read_json, write_json
-from regen.media.reader import VideoReader, find_media
+from regen.media.reader import VideoReader
 from regen.media.sizes import Size, resize_center_crop
 from regen.runtime import fold_seed, generator_for
 
