@@ -127,7 +127,7 @@ def test_motion_compensation_takes_any_size(height: int, width: int) -> None:
 
 def test_without_the_filter_motion_compensation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(av.filter, "filters_available", {"scale"})
-    with pytest.raises(ValueError, match="no filter minterpolate"):
+    with pytest.raises(ValueError, match="minterpolate"):
         motion_compensated(clip(2), 2)
 
 
@@ -187,7 +187,7 @@ def test_frames_between_two_chunks_are_counted_apart(factor: int) -> None:
 
 @pytest.mark.parametrize(("frames", "factor"), [(2, 2), (4, 4), (9, 1)])
 def test_interpolation_needs_two_kept_frames(frames: int, factor: int) -> None:
-    with pytest.raises(ValueError, match="longer clip|leaves no frame out"):
+    with pytest.raises(ValueError, match="factor"):
         evaluate_interpolation(knowing(factor), clip(frames), factor, CHUNK)
 
 
@@ -220,7 +220,7 @@ def test_extrapolation_sets_the_reconstruction_beside_the_model() -> None:
 
 
 def test_extrapolation_needs_two_chunks_and_a_small_reach() -> None:
-    with pytest.raises(ValueError, match="fewer than two chunks"):
+    with pytest.raises(ValueError, match="two chunks"):
         evaluate_extrapolation(knowing(1), clip(2 * CHUNK - 1), CHUNK)
     for reach in (0, CHUNK + 1):
         with pytest.raises(ValueError, match="reach"):
@@ -263,7 +263,7 @@ def test_clips_are_read_at_the_measuring_size(tmp_path: Path) -> None:
     assert read_clip(path, Size(16, 24)).shape == (5, 16, 24, 3)
     first = read_clip(path, None, max_frames=2)
     assert torch.equal(first, read_clip(path, None)[:2])
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="max_frames must be at least 1"):
         read_clip(path, None, max_frames=0)
 
 

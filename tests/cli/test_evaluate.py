@@ -70,7 +70,7 @@ def test_lengths_of_one_model(folder: Path, capsys: pytest.CaptureFixture[str]) 
     tiny_one_dva().save_pretrained(folder / "one")
     models = ("one", "one@0%", "one@100%", "linear", "mine=one@10")
     arguments = [part for model in models for part in ("--model", model)]
-    assert evaluate(*arguments, "--max-frames", "3", "--processes", "2") == 0
+    assert evaluate(*arguments, "--max-frames", "3") == 0
     out = capsys.readouterr().out
     assert all(model in out for model in ("one@0%", "one@100%", "linear", "mine@10"))
     summary = {row["model"]: row for row in json.loads(Path("out/summary.json").read_text())}
@@ -131,6 +131,7 @@ def test_invalid_options(
     assert not list(folder.glob("out/results"))
 
 
+@pytest.mark.integration
 def test_a_failure_in_a_worker_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("clips", "theirs")
     assert evaluate("--reconstructions", "theirs=theirs", "--processes", "2") == 1
@@ -159,6 +160,7 @@ def nothing_is_half_made(report: Path) -> bool:
     return {path.suffix for path in (report / ".work").iterdir()} == {".lock"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_killed_at_work_the_same_command_continues(
     folder: Path, processes: list[Process], count: str
@@ -176,6 +178,7 @@ def test_killed_at_work_the_same_command_continues(
     assert timeless(folder / "out") == timeless(folder / "whole")
 
 
+@pytest.mark.integration
 def test_ctrl_c(folder: Path, processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
     try:

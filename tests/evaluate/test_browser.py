@@ -1,4 +1,4 @@
-"""The report page in a real browser: videos that keep step, a table that sorts, and not one request."""
+"""The report page in a real browser: synchronised videos, a sortable table, and no request."""
 
 import json
 import shutil
@@ -20,9 +20,10 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"
-)
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"),
+]
 FLAGS = (
     "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
     " disable-component-update disable-sync window-size=1200,1000"
@@ -50,7 +51,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(browser: Driver, page: Path) -> Iterator[Driver]:
-    """The page, freshly opened; at the end, nothing went wrong in it and nothing was asked of the outside."""
+    """The page, freshly opened; at the end it has logged no error and requested nothing."""
     with visit(browser, page) as driver:
         yield driver
 
@@ -64,31 +65,37 @@ def visit(browser: Driver, page: Path) -> Iterator[Driver]:
     yield browser
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
-    assert asked[0] == page.as_uri()
-    assert [url for url in asked[1:] if not url.startswith("blob:")] == []
+    sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    urls = [params["request"]["url"] for params in sent]
+    assert urls[0] == page.as_uri()
+    assert [url for url in urls[1:] if not url.startswith("blob:")] == []
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.05)
 
 
-def videos(driver: Driver, what: str) -> list[Any]:
-    """A property of all videos of the first card, read at one moment."""
+def every(driver: Driver, selector: str, expression: str, root: str = "document") -> list[Any]:
+    """The value of an expression of `e` for each element of a selector, read at one moment."""
     return driver.execute_script(
-        f"return [...document.querySelector('.card').querySelectorAll('video')].map((v) => v.{what})"
+        f"return [...{root}.querySelectorAll(arguments[0])].map((e) => {expression})", selector
     )
 
 
-def play(driver: Driver) -> None:
-    driver.find_element(By.CSS_SELECTOR, ".card .play").click()
+def videos(driver: Driver, name: str) -> list[Any]:
+    """A property of all videos of the first card."""
+    return every(driver, "video", f"e.{name}", "document.querySelector('.card')")
+
+
+def captions(driver: Driver, selector: str = "figcaption strong") -> list[str]:
+    return every(driver, selector, "e.innerText", "document.querySelector('.card')")
+
+
+def click(driver: Driver, selector: str, index: int = 0) -> None:
+    driver.find_elements(By.CSS_SELECTOR, selector)[index].click()
 
 
 def show_players(driver: Driver) -> None:
@@ -97,36 +104,30 @@ def show_players(driver: Driver) -> None:
 
 
 def column(driver: Driver, name: str) -> list[str]:
-    heads = driver.execute_script(
-        "return [...document.querySelectorAll('#summary thead th')].map((t) => t.innerText)"
-    )
-    (index,) = [i for i, text in enumerate(heads) if text.split("\n")[0] == name]
-    rows = driver.execute_script(
-        "return [...document.querySelectorAll('#summary tbody tr')]"
-        ".map((r) => [...r.cells].map((c) => c.innerText))"
-    )
-    return [row[index] for row in rows]
+    headings = every(driver, "#summary thead th", "e.innerText.split('\\n')[0]")
+    rows = every(driver, "#summary tbody tr", "[...e.cells].map((c) => c.innerText)")
+    return [row[headings.index(name)] for row in rows]
 
 
-def head(driver: Driver, name: str) -> Any:
+def heading(driver: Driver, name: str) -> Any:
     return driver.find_element(By.XPATH, f"//table[@id='summary']//th[button[starts-with(., '{name}')]]")
 
 
 def test_table_sorts_both_ways(opened: Driver) -> None:
     psnr = [float(text) for text in column(opened, "PSNR")]
     assert psnr == sorted(psnr, reverse=True), "the best stands first to begin with"
-    assert head(opened, "PSNR").get_attribute("aria-sort") == "descending"
+    assert heading(opened, "PSNR").get_attribute("aria-sort") == "descending"
     names = column(opened, "Model")
-    head(opened, "PSNR").find_element(By.TAG_NAME, "button").click()
+    heading(opened, "PSNR").find_element(By.TAG_NAME, "button").click()
     assert [float(text) for text in column(opened, "PSNR")] == psnr[::-1]
     assert column(opened, "Model") == names[::-1]
-    assert head(opened, "PSNR").get_attribute("aria-sort") == "ascending"
-    head(opened, "Temporal").find_element(By.TAG_NAME, "button").click()
+    assert heading(opened, "PSNR").get_attribute("aria-sort") == "ascending"
+    heading(opened, "Temporal").find_element(By.TAG_NAME, "button").click()
     errors = [float(text) for text in column(opened, "Temporal MAE")]
-    assert errors == sorted(errors), "where less is better, the least stands first"
-    assert head(opened, "PSNR").get_attribute("aria-sort") is None
+    assert errors == sorted(errors), "the lowest error first"
+    assert heading(opened, "PSNR").get_attribute("aria-sort") is None
     for _ in range(2):
-        head(opened, "Seams").find_element(By.TAG_NAME, "button").click()
+        heading(opened, "Seams").find_element(By.TAG_NAME, "button").click()
         assert column(opened, "Seams")[-1].startswith("absent"), "what is absent stands last either way"
 
 
@@ -140,15 +141,10 @@ def test_table_marks_the_best_and_explains_what_is_absent(opened: Driver) -> Non
 
 
 def test_plots_have_their_points(opened: Driver) -> None:
-    drawn = (
-        "return [...document.querySelectorAll('#plots svg')].map((s) => s.querySelectorAll('.marker').length)"
-    )
-    wait_for(lambda: len(opened.execute_script(drawn)) == 2)
-    assert opened.execute_script(drawn) == [3, 2], "best steps of three models; two step counts of one"
-    labels = opened.execute_script(
-        "return [...document.querySelectorAll('svg .label')].map((t) => t.textContent)"
-    )
-    assert labels == ["lab/other", "tiny", "tiny-4x"]
+    wait_for(lambda: len(every(opened, "#plots svg", "0")) == 2)
+    markers = every(opened, "#plots svg", "e.querySelectorAll('.marker').length")
+    assert markers == [3, 2], "best steps of three models; two step counts of one"
+    assert every(opened, "svg .label", "e.textContent") == ["lab/other", "tiny", "tiny-4x"]
 
 
 def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_is_apart(
@@ -157,20 +153,17 @@ def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_is_apart(
     folder = make_report_folder(tmp_path, LENGTHS, CLIPS[:1], frames=0)
     with visit(browser, write_report(folder)) as opened:
         wait_for(lambda: opened.find_elements(By.CSS_SELECTOR, "#plots svg") != [])
-        lines = opened.execute_script(
-            "return [...document.querySelectorAll('#plots .line')]"
-            ".map((l) => l.getAttribute('points').split(' '))"
-        )
-        assert [len(points) for points in lines] == [1, 3, 2, 1, 2], "adaptive, fixed, target, other, tiny"
-        labels = opened.execute_script(
-            "return [...document.querySelectorAll('svg .label')].map((t) => t.textContent)"
-        )
-        of_one = ["dva-4x, adaptive", "dva-4x, fixed length", "dva-4x, target PSNR"]
-        assert sorted(labels) == [*of_one, "other@25%", "tiny"]
-        markers = opened.execute_script(
-            "return [...document.querySelectorAll('.marker')].map((m) =>"
-            " [m.textContent.split(',')[0], m.style.fill, m.getAttribute('d').split('L').length])"
-        )
+        assert every(opened, "#plots .line", "e.getAttribute('points').split(' ').length") == [
+            1,
+            3,
+            2,
+            1,
+            2,
+        ], "adaptive, fixed, target, other, tiny"
+        lengths = ["dva-4x, adaptive", "dva-4x, fixed length", "dva-4x, target PSNR"]
+        assert sorted(every(opened, "svg .label", "e.textContent")) == [*lengths, "other@25%", "tiny"]
+        marker = "[e.textContent.split(',')[0], e.style.fill, e.getAttribute('d').split('L').length]"
+        markers = every(opened, ".marker", marker)
         colours = {
             name.split("@")[0].removesuffix("-4x").removesuffix("-8x"): fill for name, fill, _ in markers
         }
@@ -182,12 +175,12 @@ def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_is_apart(
 def test_players_keep_step(opened: Driver) -> None:
     assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == "hard.mp4", "the worst clip stands first"
     show_players(opened)
-    play(opened)
+    click(opened, ".card .play")
     wait_for(lambda: min(videos(opened, "currentTime")) > 0.5)
     assert not any(videos(opened, "paused"))
     times = videos(opened, "currentTime")
     assert max(times) - min(times) < 2 / RATE
-    play(opened)  # the same button pauses
+    click(opened, ".card .play")  # pauses
     assert all(videos(opened, "paused"))
     wait_for(lambda: not any(videos(opened, "seeking")))
     times = videos(opened, "currentTime")
@@ -203,7 +196,7 @@ def test_players_loop_and_slow_down(opened: Driver) -> None:
         "document.querySelectorAll('#choices select')[3].dispatchEvent(new Event('change'))"
     )
     opened.execute_script("[...cards.values()][0].seek(44)")
-    play(opened)
+    click(opened, ".card .play")
     wait_for(lambda: 0.2 < max(videos(opened, "currentTime")) < 1.0)
     assert not any(videos(opened, "paused"))
     assert videos(opened, "playbackRate")[0] == 0.5
@@ -211,7 +204,7 @@ def test_players_loop_and_slow_down(opened: Driver) -> None:
     assert max(times) - min(times) < 2 / RATE
     opened.find_element(By.ID, "loop").click()
     opened.execute_script("[...cards.values()][0].step(44 - [...cards.values()][0].frame)")
-    play(opened)
+    click(opened, ".card .play")
     wait_for(lambda: all(videos(opened, "paused")))
     assert videos(opened, "currentTime") == pytest.approx([(FRAMES - 0.5) / RATE] * 4, abs=0.02)
 
@@ -234,10 +227,7 @@ def test_scrubber_and_keys_move_all(opened: Driver) -> None:
 
 
 def test_captions_tell_what_a_clip_takes(opened: Driver) -> None:
-    captions = (
-        "return [...document.querySelector('.card').querySelectorAll('figcaption')].map((c) => c.innerText)"
-    )
-    first, tiny, *_ = opened.execute_script(captions)
+    first, tiny, *_ = captions(opened, "figcaption")
     assert first == "original"
     assert tiny.splitlines() == [
         "tiny-4x, 1 step",
@@ -246,33 +236,26 @@ def test_captions_tell_what_a_clip_takes(opened: Driver) -> None:
 
 
 def test_choices_change_what_is_shown(opened: Driver) -> None:
-    captions = (
-        "return [...document.querySelector('.card').querySelectorAll('figcaption strong')]"
-        ".map((c) => c.innerText)"
-    )
-    assert opened.execute_script(captions) == ["original", "tiny-4x, 1 step", "tiny-8x", "lab/other"]
+    assert captions(opened) == ["original", "tiny-4x, 1 step", "tiny-8x", "lab/other"]
     opened.find_elements(By.CSS_SELECTOR, "#choices select")[0].send_keys("4")
-    assert opened.execute_script(captions)[1] == "tiny-4x, 4 steps"
+    assert captions(opened)[1] == "tiny-4x, 4 steps"
     opened.find_elements(By.CSS_SELECTOR, "#choices select")[1].send_keys("by name")
     assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == "easy.mp4"
     opened.find_elements(By.CSS_SELECTOR, "#choices select")[2].send_keys("A over B")
-    assert opened.execute_script(captions) == ["tiny-4x, 4 steps", "tiny-8x"]
+    assert captions(opened) == ["tiny-4x, 4 steps", "tiny-8x"]
     opened.execute_script("document.querySelector('.card').scrollIntoView()")
     wait_for(lambda: len(videos(opened, "readyState")) == 2)
-    opened.find_elements(By.CSS_SELECTOR, "#choices fieldset input")[0].click()
-    assert opened.execute_script(captions) == ["lab/other", "tiny-8x"], "A was left out, B stays"
+    click(opened, "#choices fieldset input")
+    assert captions(opened) == ["lab/other", "tiny-8x"], "A was left out, B stays"
 
 
 def test_click_enlarges_the_same_spot_of_all(opened: Driver) -> None:
     show_players(opened)
-    opened.find_element(By.CSS_SELECTOR, ".card .frame").click()
-    scales = (
-        "return [...document.querySelector('.card').querySelectorAll('video')]"
-        ".map((v) => getComputedStyle(v).transform)"
-    )
-    assert opened.execute_script(scales) == ["matrix(3, 0, 0, 3, 0, 0)"] * 4
+    click(opened, ".card .frame")
+    scale, card = "getComputedStyle(e).transform", "document.querySelector('.card')"
+    assert every(opened, "video", scale, card) == ["matrix(3, 0, 0, 3, 0, 0)"] * 4
     opened.find_element(By.CSS_SELECTOR, ".card").send_keys(Keys.ESCAPE)
-    assert set(opened.execute_script(scales)) == {"matrix(1, 0, 0, 1, 0, 0)"}
+    assert set(every(opened, "video", scale, card)) == {"matrix(1, 0, 0, 1, 0, 0)"}
 
 
 def test_only_players_near_the_screen_hold_videos(browser: Driver, tmp_path: Path) -> None:
@@ -281,13 +264,11 @@ def test_only_players_near_the_screen_hold_videos(browser: Driver, tmp_path: Pat
     with visit(browser, page) as opened:
         opened.execute_script("document.querySelector('.card').scrollIntoView()")
         wait_for(lambda: videos(opened, "readyState") != [])
-        holding = (
-            "return [...document.querySelectorAll('.card')].map((c) => c.querySelectorAll('video').length)"
-        )
-        assert sum(opened.execute_script(holding)) < 20
+        loaded = "e.querySelectorAll('video').length"
+        assert sum(every(opened, ".card", loaded)) < 20
         opened.execute_script("document.querySelectorAll('.card')[19].scrollIntoView()")
-        wait_for(lambda: opened.execute_script(holding)[19] == 2)
-        wait_for(lambda: opened.execute_script(holding)[0] == 0)
+        wait_for(lambda: every(opened, ".card", loaded)[19] == 2)
+        wait_for(lambda: every(opened, ".card", loaded)[0] == 0)
 
 
 def test_page_of_one_model_without_videos(browser: Driver, tmp_path: Path) -> None:

@@ -98,15 +98,6 @@ def test_fed_in_parts_and_merged_in_any_order(cuts: list[int], offset: float) ->
         torch.testing.assert_close(result.covariance(), expected, rtol=1e-7, atol=1e-7)
 
 
-def test_merging_leaves_the_other_as_it_is() -> None:
-    one, two = statistics(random(5, 3, 1)), statistics(random(4, 3, 2))
-    before = two.mean.clone(), two.covariance()
-    one.merge(two)
-    one.update(random(3, 3, 3))
-    assert two.count == 4
-    assert torch.equal(two.mean, before[0]) and torch.equal(two.covariance(), before[1])
-
-
 def test_what_can_not_be_compared_is_an_error() -> None:
     many = statistics(random(5, 3, 1))
     for count in (0, 1):

@@ -1,12 +1,9 @@
-"""A shuffled, a blurred and a time-reversed copy of a set order as they should under the temporal measures.
-
-PSNR is beside them to show what it can't tell apart. The wanted order, on a real clip and on moving blobs:
+"""Temporal metrics on damaged copies of a real clip and of moving blobs: each orders them as it should.
 
 - `temporal_mae`: 0 for the original, then blurred, ghosted, reversed, shuffled.
-- `ghosting_rate`: 0 for the original, next to nothing for blurred, reversed and shuffled, nearly all of what
-  moves for ghosted; a blurred ghost is a ghost.
-- `seam_ratio`: 1 for the original; near 1 for blurred, ghosted, reversed and shuffled copies, which know no
-  chunks; well above 1 for copies that are damaged chunk by chunk.
+- `ghosting_rate`: 0 for the original, near 0 for blurred, reversed and shuffled, near 1 for ghosted, also
+  when blurred as well.
+- `seam_ratio`: 1 for the original; near 1 for damage that ignores chunks; far above 1 for damage by chunk.
 """
 
 from itertools import islice
@@ -20,12 +17,11 @@ from torch.nn import functional
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.ghosting import GhostingRate, TemporalMae
-from regen.metrics.psnr_ssim import Psnr
 from regen.metrics.seams import SeamRatio
 
 CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
-FRAMES, CHUNK = 60, 5
-FEW = 15  # frames for the measure that takes longest
+FRAMES, CHUNK = 40, 5
+FEW = 10  # frames for the ghosting rate, which is slow
 
 
 def butterfly() -> Tensor:
@@ -79,14 +75,14 @@ COPIES = {
     "reversed in chunks": reversed_in_chunks,
     "frozen in chunks": frozen_in_chunks,
 }
-Measures = dict[str, dict[str, float]]
+Values = dict[str, dict[str, float]]
 
 
 @pytest.fixture(scope="module", params=["butterfly", "blobs"])
-def measures(request: pytest.FixtureRequest) -> Measures:
-    """Each measure of each copy, by the names of both."""
+def all_values(request: pytest.FixtureRequest) -> Values:
+    """Each metric of each copy, by their names."""
     reference = butterfly() if request.param == "butterfly" else blobs()
-    found: Measures = {"temporal_mae": {}, "ghosting_rate": {}, "seam_ratio": {}}
+    found: Values = {"temporal_mae": {}, "ghosting_rate": {}, "seam_ratio": {}}
     for copy, damage in COPIES.items():
         for name, metric in zip(found, (TemporalMae(), GhostingRate(), SeamRatio(CHUNK)), strict=True):
             part = reference[:FEW] if name == "ghosting_rate" else reference
@@ -97,46 +93,24 @@ def measures(request: pytest.FixtureRequest) -> Measures:
     return found
 
 
-def test_temporal_mae_orders_the_damage(measures: Measures) -> None:
-    values = measures["temporal_mae"]
+def test_temporal_mae_orders_the_damage(all_values: Values) -> None:
+    values = all_values["temporal_mae"]
     assert values["original"] == 0
     order = [values[copy] for copy in ("original", "blurred", "ghosted", "reversed", "shuffled")]
     assert order == sorted(set(order)), "strictly growing"
 
 
-def test_ghosting_rate_finds_ghosts_alone(measures: Measures) -> None:
-    values = measures["ghosting_rate"]
+def test_ghosting_rate_finds_ghosts_alone(all_values: Values) -> None:
+    values = all_values["ghosting_rate"]
     assert values["original"] == 0
     assert all(values[copy] < 0.05 for copy in ("blurred", "reversed", "shuffled", "reversed in chunks"))
     assert all(values[copy] > 0.85 for copy in ("ghosted", "blurred ghost"))
     assert 0.05 < values["frozen in chunks"] < 0.5, "the means of 5 frames are ghosts in their middle only"
 
 
-def test_seam_ratio_finds_damage_by_chunk_alone(measures: Measures) -> None:
-    values = measures["seam_ratio"]
+def test_seam_ratio_finds_damage_by_chunk_alone(all_values: Values) -> None:
+    values = all_values["seam_ratio"]
     assert values["original"] == 1
     no_chunks = ("blurred", "ghosted", "reversed", "shuffled")
     assert all(0.7 < values[copy] < 1.4 for copy in no_chunks)
     assert values["frozen in chunks"] > 20 * max(values[copy] for copy in no_chunks)
-
-
-def test_frames_in_the_wrong_order_inside_chunks_leave_seams_on_a_real_clip() -> None:
-    """(On blobs that run through the picture they don't: there, far frames differ no more than near ones.)"""
-    seams, reference = SeamRatio(CHUNK), butterfly()
-    seams.update(reference, reversed_in_chunks(reference))
-    value = seams.compute()
-    assert value is not None and value > 1.5
-
-
-def test_psnr_does_not_tell_a_ghost_from_blur() -> None:
-    """On the real clip both lose the same decibels, and one of them alone shows things twice."""
-    reference = butterfly()[:FEW]
-    psnr, share = {}, {}
-    for copy in ("blurred", "ghosted"):
-        metrics = Psnr(), GhostingRate()
-        for metric in metrics:
-            metric.update(reference, COPIES[copy](reference))
-        psnr[copy], share[copy] = metrics[0].compute(), metrics[1].compute()
-    assert psnr["ghosted"] == pytest.approx(psnr["blurred"], abs=1.5)
-    assert share["blurred"] is not None and share["blurred"] < 0.05
-    assert share["ghosted"] is not None and share["ghosted"] > 0.9

@@ -17,7 +17,6 @@ from regen.metrics.psnr_ssim import (
     Sharpness,
     Ssim,
     gradient_per_frame,
-    psnr_per_frame,
     ssim_per_frame,
 )
 
@@ -66,13 +65,6 @@ def test_ssim_is_that_of_the_definition() -> None:
     ssim = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     ssim = ssim / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
     assert ssim_per_frame(reference, other).item() == pytest.approx(ssim.mean().item(), abs=1e-5)
-
-
-def test_psnr_of_a_known_error() -> None:
-    """Every value off by 5 levels: the mean squared error is 25 / 255², so 20 log10(51) dB."""
-    reference = torch.full((2, 9, 13, 3), 100, dtype=torch.uint8)
-    expected = torch.full((2,), 20 * math.log10(51), dtype=torch.float64)
-    torch.testing.assert_close(psnr_per_frame(reference, reference + 5), expected, rtol=0, atol=1e-5)
 
 
 def test_pooled_psnr_is_that_of_the_mean_squared_error() -> None:
@@ -150,12 +142,6 @@ def test_blur_lowers_sharpness_and_more_blur_lowers_it_more() -> None:
     frames = texture()
     values = [sharpness(frames, blurred(frames, side)) for side in (3, 5, 9)]
     assert 1 > values[0] > values[1] > values[2] > 0
-
-
-def test_half_the_contrast_is_half_the_sharpness() -> None:
-    frames = texture() // 2 * 2
-    assert sharpness(frames, frames // 2) == pytest.approx(0.5, abs=0.02)
-    assert sharpness(frames // 2, frames) == pytest.approx(2.0, abs=0.08)
 
 
 def test_added_noise_counts_as_detail() -> None:

@@ -23,9 +23,9 @@ def make_world(folder: Path, videos: int = VIDEOS, seed: int = 1) -> Path:
 
 
 def make_generator(folder: Path, kind: str) -> str:
-    """A generator that is told a "text", a "class" (also "hybrid class") or "nothing", in FOLDER/generator.
+    """A generator with the input "text", "class" (also "hybrid class") or "nothing", in FOLDER/generator.
 
-    Its embedder and text encoder lie beside it. It makes two chunks of 5 frames at once.
+    Its embedder and text encoder are in FOLDER too. It makes two chunks of 5 frames at once.
     """
     torch.manual_seed(3)
     hybrid = kind.startswith("hybrid")
@@ -43,15 +43,17 @@ def make_generator(folder: Path, kind: str) -> str:
         sizes=((HEIGHT, WIDTH),),
         max_chunks=2,
     )
-    told: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     if kind == "text":
         text = find_text_encoder(make_t5(folder / "text"))
-        facts = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
-        told = {"text_width": 32, "text_encoder": facts}
+        info = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
+        inputs = {"text_width": 32, "text_encoder": info}
     elif kind.endswith("class"):
-        told = {"classes": list(CLASSES)}
+        inputs = {"classes": list(CLASSES)}
     patch = 1 if hybrid else 2
-    model = LatentGenerator(width=24, depth=1, heads=2, patch_size=patch, latent_spec=asdict(source), **told)
+    model = LatentGenerator(
+        width=24, depth=1, heads=2, patch_size=patch, latent_spec=asdict(source), **inputs
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder / "generator")

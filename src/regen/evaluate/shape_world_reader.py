@@ -80,8 +80,8 @@ def read_scene(video: UInt8[Tensor, "t h w 3"], frame_rate: Fraction = FRAME_RAT
         raise ValueError("A video must have at least one frame, got none.")
     sampled = slice(None, None, max(1, len(video) // NUM_SHAPE_FRAMES))
     colours = _smooth(rearrange(video, "t h w c -> t c h w").float() / 255)
-    behind = rearrange(colours[sampled, :, ::2, ::2], "t c h w -> c (t h w)").median(1).values
-    colours = colours - (behind - behind.mean())[:, None, None]
+    median = rearrange(colours[sampled, :, ::2, ::2], "t c h w -> c (t h w)").median(1).values
+    colours = colours - (median - median.mean())[:, None, None]
     chroma = colours.amax(1) - colours.amin(1)
     coloured = chroma[sampled][chroma[sampled] > MIN_CHROMA]
     strongest = float(coloured.quantile(0.9)) if len(coloured) else 0.0
@@ -89,7 +89,7 @@ def read_scene(video: UInt8[Tensor, "t h w 3"], frame_rate: Fraction = FRAME_RAT
     height = video.shape[1]
     edge = max(1, round(height / 96))
     camera = _camera(colours.mean(1), ~_erode(~mask, 2 * edge), frame_rate)
-    background = _nearest(world.BACKGROUNDS, float(behind.mean()))
+    background = _nearest(world.BACKGROUNDS, float(median.mean()))
     components = _find_components(_erode(mask[sampled], edge))
     if 2 * len(components.frame) < len(components.inside):
         return Reading(visible=False, camera=camera, background=background)

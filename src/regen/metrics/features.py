@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,15 +43,6 @@ class Extractor:
     device: torch.device
 
 
-@runtime_checkable
-class ExtractorSpec(Protocol):
-    """Which extractor to load: `I3d`, `VideoMae` or `RandomConvolutions`."""
-
-    def load(self, device: torch.device) -> Extractor:
-        """Load the extractor. Raises ValueError when its weights are missing, damaged or different."""
-        ...
-
-
 @dataclass(frozen=True)
 class I3d:
     """I3D (Carreira and Zisserman 2017): its 400 logits, the features of most published FVD.
@@ -69,7 +60,7 @@ class I3d:
             raise ValueError(f"I3D needs at least {I3D_MIN_FRAMES} frames per clip, got {self.frames}.")
 
     def load(self, device: torch.device) -> Extractor:
-        """See `ExtractorSpec`; runs one clip of zeros, so that a wrong file fails here."""
+        """Load the extractor and run a clip of zeros. Raises ValueError for a missing or different file."""
         advice = "get i3d_torchscript.pt (StyleGAN-V's copy of I3D, 400 features) and give its path"
         digest = check_sha256(self.path, self.sha256, advice)
         try:
@@ -105,7 +96,7 @@ class VideoMae:
     sha256: str | None = None
 
     def load(self, device: torch.device) -> Extractor:
-        """See `ExtractorSpec`. Raises ValueError also when `transformers` is not installed."""
+        """Load the extractor. Raises ValueError for missing or other weights, or without `transformers`."""
         try:
             from transformers import VideoMAEModel
         except ImportError:
@@ -162,7 +153,7 @@ class RandomConvolutions:
             raise ValueError(f"frames must be at least 1, got {self.frames}; give --fvd-frames 16 or 33.")
 
     def load(self, device: torch.device) -> Extractor:
-        """See `ExtractorSpec`; the checksum is that of the weights, which follow from the seed."""
+        """Make the extractor; its checksum is that of the weights, which follow from the seed."""
         network = _RandomFeatures(self.seed)
         weights = b"".join(weight.numpy().tobytes() for weight in network.state_dict().values())
         name = "random-convolutions, not comparable with any published number"
@@ -187,6 +178,9 @@ class _RandomFeatures(nn.Module):
             x = F.relu(layer(x))
             features += [x.flatten(2).mean(2), x.flatten(2).std(2, unbiased=False)]
         return torch.cat(features, dim=1)
+
+
+ExtractorSpec = I3d | VideoMae | RandomConvolutions
 
 
 class ClipFeatures:

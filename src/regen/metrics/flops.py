@@ -86,7 +86,7 @@ def _convolution(out: Tensor, x: Tensor, weight: Tensor, *args: Any) -> list[Mat
 
 
 def _convolution_backward(out: Any, grad: Tensor, x: Tensor, weight: Tensor, *args: Any) -> list[MatMul]:
-    """The gradients of input and weights, where they are asked for, each as large as the forward product."""
+    """Gradients of input and weights, where required, each as large as the forward product."""
     needs_grad = args[-1]
     return _convolution(grad, x, weight, *args) * sum(needs_grad[:2])
 

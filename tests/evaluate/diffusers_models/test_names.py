@@ -62,10 +62,10 @@ def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
 
 def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The configuration alone is fetched until the class is known; then only the folder of the model."""
-    asked = []
+    fetched = []
 
     def fetch(repository: str, file: str) -> str:
-        asked.append(f"{repository}/{file}")
+        fetched.append(f"{repository}/{file}")
         if not (folder / "pipeline" / file).is_file():
             raise EntryNotFoundError("none")
         return str(folder / "pipeline" / file)
@@ -73,7 +73,7 @@ def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusers_models, "hf_hub_download", fetch)
     place = diffusers_models._find("some/pipeline")
     assert str(place) == "some/pipeline/vae" and place.class_name == "AutoencoderKLLTX2Video"
-    assert asked == ["some/pipeline/config.json", "some/pipeline/vae/config.json"]
+    assert fetched == ["some/pipeline/config.json", "some/pipeline/vae/config.json"]
     decoder = diffusers_models._find("some/pipeline/diffusion_decoder")
     assert decoder.class_name == "LTX2VideoDiffusionDecoderModel"
     with pytest.raises(ValueError, match="no config.json in unet"):

@@ -28,10 +28,12 @@ from regen.evaluate.benchmark.measure import (
     measure,
     record_original,
     result_key,
+    write_finite_json,
 )
 from regen.evaluate.benchmark.summary import Row, write_summary
 from regen.evaluate.benchmark.systems import System, SystemSpec, folder_name, load_system
 from regen.evaluate.report import write_report
+from regen.io import read_json
 from regen.media.sizes import Size
 from regen.pretrained.models import silence_logging
 from regen.runtime import DTYPES, fold_seed, one_thread
@@ -256,10 +258,10 @@ def _freeze_clips(
             on_job(done, total, "reading clips")
 
         clips = read_clips(benchmark.data, benchmark.max_frames, on_warning, on_progress)
-        folder.write_json(folder.settings, settings)
-        folder.write_json(folder.clips, asdict(clips))
+        write_finite_json(folder.settings, settings)
+        write_finite_json(folder.clips, asdict(clips))
         return clips.clips
-    before = folder.read_json(folder.settings)
+    before = read_json(folder.settings)
     differences = [
         f"{name} was {before.get(name, 'absent')} and is now {settings.get(name, 'absent')}"
         for name in sorted(before.keys() | settings.keys())
@@ -269,7 +271,7 @@ def _freeze_clips(
         raise ValueError(
             f"{folder.path} has results with other settings ({'; '.join(differences)}); use another --report."
         )
-    frozen = ClipList.from_json(folder.read_json(folder.clips))
+    frozen = ClipList.from_json(read_json(folder.clips))
     check_unchanged(frozen, benchmark.data, benchmark.report)
     return frozen.clips
 

@@ -10,12 +10,11 @@ files are in `.work` (see `regen.locks`).
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from regen.codec.sessions import DecodeOptions
 from regen.evaluate.benchmark.clip_list import Clip
 from regen.evaluate.benchmark.systems import ORIGINAL, CodingStats, System, folder_name
 from regen.evaluate.quality import ClipMetrics, ClipResult
-from regen.io import file_sha256
+from regen.io import file_sha256, read_json, write_text
 from regen.locks import Claims
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
@@ -78,22 +77,18 @@ class ReportFolder:
             if (place / name).is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(place / name, target)
-        self.write_json(self.result(key), row)
+        write_finite_json(self.result(key), row)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every result of a system so far, in no order."""
-        rows = map(self.read_json, (self.path / "results").glob("*/*/*.json"))
+        rows = map(read_json, (self.path / "results").glob("*/*/*.json"))
         return [row for row in rows if "model" in row]
 
-    def write_json(self, path: Path, content: Any) -> None:
-        self.claims.write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def read_json(self, path: Path) -> Any:
-        """Raises ValueError when the file is damaged."""
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{path} is damaged; delete it or use another --report.") from None
+def write_finite_json(path: Path, content: Any) -> None:
+    """Write JSON that a browser reads, so without NaN and infinity."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -157,33 +152,25 @@ class FittedClip:
             yield resize_center_crop(frame.image, self.size)
 
 
-class ClipRecorder:
-    """Writes frames to a folder, as a video that every browser plays and as features."""
+@contextmanager
+def clip_recorder(
+    place: Path, fitted: FittedClip, extractor: Extractor | None
+) -> Iterator[Callable[[UInt8[Tensor, "t h w 3"]], None]]:
+    """A function that writes frames to a folder, as a video that every browser plays and as features."""
+    features = None if extractor is None else ClipFeatures(extractor)
+    odd_rows, odd_columns = fitted.height % 2, fitted.width % 2  # browsers need even sides
+    size = fitted.width + odd_columns, fitted.height + odd_rows
+    with VideoWriter(place / "video.mp4", *size, fitted.clip.rate) as writer:
 
-    def __init__(self, place: Path, fitted: FittedClip, extractor: Extractor | None) -> None:
-        self.place, self._features = place, None if extractor is None else ClipFeatures(extractor)
-        odd_rows, odd_columns = fitted.height % 2, fitted.width % 2  # browsers need even sides
-        self._pad = (0, 0, 0, odd_columns, 0, odd_rows)
-        size = fitted.width + odd_columns, fitted.height + odd_rows
-        self._writer = VideoWriter(place / "video.mp4", *size, fitted.clip.rate)
+        def write(frames: UInt8[Tensor, "t h w 3"]) -> None:
+            if features is not None:
+                features.update(frames)
+            for frame in frames:
+                writer.write(functional.pad(frame, (0, 0, 0, odd_columns, 0, odd_rows)))
 
-    def __enter__(self) -> "ClipRecorder":
-        self._writer.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
-        if error is None and self._features is not None:
-            np.save(self.place / "features.npy", self._features.compute().numpy())
-
-    def write(self, frames: UInt8[Tensor, "t h w 3"]) -> None:
-        """Add frames, any number."""
-        if self._features is not None:
-            self._features.update(frames)
-        for frame in frames:
-            self._writer.write(functional.pad(frame, self._pad))
+        yield write
+    if features is not None:
+        np.save(place / "features.npy", features.compute().numpy())
 
 
 def measure(
@@ -198,11 +185,11 @@ def measure(
     with ExitStack() as files:
         reader = files.enter_context(VideoReader(fitted.path))
         frames = files.enter_context(prefetch(fitted.frames(reader), PREFETCH_FRAMES))
-        recorder = files.enter_context(ClipRecorder(place, fitted, loaded.extractor))
+        record = files.enter_context(clip_recorder(place, fitted, loaded.extractor))
 
         def compare(originals: UInt8[Tensor, "t h w 3"], decoded: UInt8[Tensor, "t h w 3"]) -> None:
             metrics.update(originals, decoded)
-            recorder.write(decoded)
+            record(decoded)
 
         compare_in_background = files.enter_context(background_writer(compare))
         for originals, decoded in system.reconstruct(fitted.clip, frames, options, stats):
@@ -213,6 +200,6 @@ def measure(
 
 def record_original(fitted: FittedClip, loaded: LoadedMetrics, place: Path) -> None:
     """Record a clip itself in the folder `place`, as reconstructions are compared with it."""
-    with VideoReader(fitted.path) as reader, ClipRecorder(place, fitted, loaded.extractor) as recorder:
+    with VideoReader(fitted.path) as reader, clip_recorder(place, fitted, loaded.extractor) as record:
         for frame in fitted.frames(reader):
-            recorder.write(frame[None])
+            record(frame[None])

@@ -11,48 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKLCogVideoX,
-    AutoencoderKLCosmos,
-    AutoencoderKLHunyuanVideo,
-    AutoencoderKLHunyuanVideo15,
-    AutoencoderKLLTX2Video,
-    AutoencoderKLLTXVideo,
-    AutoencoderKLMochi,
-    AutoencoderKLWan,
-    LTX2VideoDiffusionDecoderModel,
-    ModelMixin,
-)
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from regen.codec.chunks import Embedder
 from regen.console import first_line
-from regen.evaluate.diffusers_models.base import DEFAULT_WINDOW, DiffusersAdapter
-from regen.evaluate.diffusers_models.classes import (
-    CogVideoXAdapter,
-    CosmosAdapter,
-    LTX2DiffusionAdapter,
-    LTXAdapter,
-    MochiAdapter,
-    WanAdapter,
-)
+from regen.evaluate.diffusers_models.base import DEFAULT_WINDOW
+from regen.evaluate.diffusers_models.classes import ADAPTERS, LTX2DiffusionAdapter
 from regen.pretrained import models
 
 VAE = "vae"  # the folder of the autoencoder in a pipeline
 CONFIG = "config.json"
-ADAPTERS: dict[str, tuple[type[ModelMixin], type[DiffusersAdapter]]] = {
-    "AutoencoderKLWan": (AutoencoderKLWan, WanAdapter),
-    "AutoencoderKLHunyuanVideo": (AutoencoderKLHunyuanVideo, DiffusersAdapter),
-    "AutoencoderKLHunyuanVideo15": (AutoencoderKLHunyuanVideo15, DiffusersAdapter),
-    "AutoencoderKLCogVideoX": (AutoencoderKLCogVideoX, CogVideoXAdapter),
-    "AutoencoderKLLTXVideo": (AutoencoderKLLTXVideo, LTXAdapter),
-    "AutoencoderKLLTX2Video": (AutoencoderKLLTX2Video, LTXAdapter),
-    "AutoencoderKLMochi": (AutoencoderKLMochi, MochiAdapter),
-    "AutoencoderKLCosmos": (AutoencoderKLCosmos, CosmosAdapter),
-}
 DIFFUSION_DECODER = "LTX2VideoDiffusionDecoderModel"
 
 
@@ -83,14 +55,12 @@ def load_embedder(
         encoder = _at(location.root, VAE)
         if encoder is None or encoder.class_name != "AutoencoderKLLTX2Video":
             raise ValueError(f"{location} needs an AutoencoderKLLTX2Video in the folder {VAE} next to it.")
-        vae = _load(AutoencoderKLLTX2Video, encoder, device, dtype)
-        decoder = _load(LTX2VideoDiffusionDecoderModel, location, device, dtype)
+        vae, decoder = (_load(one, device, dtype) for one in (encoder, location))
         return LTX2DiffusionAdapter(vae, decoder, window)
     if location.class_name not in ADAPTERS:
         supported = ", ".join([*models.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
         raise ValueError(f"{location} must be one of {supported}, got {location.class_name}.")
-    model_class, adapter = ADAPTERS[location.class_name]
-    return adapter(_load(model_class, location, device, dtype), window)
+    return ADAPTERS[location.class_name](_load(location, device, dtype), window)
 
 
 def _find(name: str) -> ModelLocation | None:
@@ -131,10 +101,10 @@ def _at(root: str, folder: str) -> ModelLocation | None:
     return ModelLocation(root, folder, config.get("_class_name") if isinstance(config, dict) else None)
 
 
-def _load(model_class: Any, location: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:
+def _load(location: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:
     """The model with all its weights. Raises ValueError when it is damaged."""
     try:
-        model, loading = model_class.from_pretrained(
+        model, loading = getattr(diffusers, str(location.class_name)).from_pretrained(
             location.root,
             subfolder=location.folder,
             torch_dtype=dtype,

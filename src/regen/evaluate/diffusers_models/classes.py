@@ -214,3 +214,15 @@ class CosmosAdapter(DiffusersAdapter):
 
     def _widest_channels(self) -> float:
         return self.vae.config.decode_block_out_channels[0] / self.vae.config.patch_size**2
+
+
+ADAPTERS: dict[str, type[DiffusersAdapter]] = {
+    "AutoencoderKLWan": WanAdapter,
+    "AutoencoderKLHunyuanVideo": DiffusersAdapter,
+    "AutoencoderKLHunyuanVideo15": DiffusersAdapter,
+    "AutoencoderKLCogVideoX": CogVideoXAdapter,
+    "AutoencoderKLLTXVideo": LTXAdapter,
+    "AutoencoderKLLTX2Video": LTXAdapter,
+    "AutoencoderKLMochi": MochiAdapter,
+    "AutoencoderKLCosmos": CosmosAdapter,
+}

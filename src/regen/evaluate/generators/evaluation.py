@@ -127,9 +127,6 @@ class GeneratorEvaluation:
     distances: tuple[VideoDistance, ...]
     agreement: Agreement | None
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def evaluate_generator(
     config: EvaluationConfig,
@@ -171,7 +168,7 @@ def evaluate_generator(
     cache = VideoCache(config.out, GENERATED)
     pictures = ((cache[index], text) for index, text in enumerate(prompts[: config.num_pictures]))
     write_contact_sheet(config.out / PICTURE, pictures)
-    write_json(config.out / RESULT, result.as_json())
+    write_json(config.out / RESULT, asdict(result))
     return result
 
 
@@ -283,7 +280,7 @@ def _rate_warnings(generator: VideoGenerator, real: Sequence[RealVideo]) -> Iter
 def show_evaluation(result: GeneratorEvaluation, out: Path, as_json: bool) -> None:
     """Print tables and the files written, or one line of JSON."""
     if as_json:
-        print(json.dumps(result.as_json()))
+        print(json.dumps(asdict(result)))
         return
     console, options, (height, width) = output_console(), result.sampling, result.size
     console.print(

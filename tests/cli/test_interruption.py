@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_media import make_video, tiny_regen
 
-PATIENCE = 120.0  # seconds for a process to begin its work on a busy machine
+START_TIMEOUT = 120.0  # seconds for a process to begin its work on a busy machine
 OLD = "what stood here before"
 RUN_WITH_LITTLE_DISK = """
 import resource, runpy
@@ -19,6 +19,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 runpy.run_module("regen", run_name="__main__")
 """
 
+pytestmark = pytest.mark.integration
 Process = subprocess.Popen[str]
 
 
@@ -64,7 +65,7 @@ def start_reconstruct(folder: Path) -> Process:
     make_video(folder / "in.mp4", 2000, 48, 80, sound="aac")
     (folder / "out" / "a.mp4").write_text(OLD)
     process = start(folder, "reconstruct", "-o", "out/a.mp4", "--compare", "out/b.mp4")
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + START_TIMEOUT
     while sum(path.stat().st_size > 0 for path in hidden(folder)) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -93,7 +94,7 @@ def test_killed_at_work_nothing_looks_complete(folder: Path, processes: list[Pro
 def test_ctrl_c_leaves_only_what_was_there(folder: Path, processes: list[Process]) -> None:
     processes.append(process := start_reconstruct(folder))
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=PATIENCE)
+    _, error = process.communicate(timeout=START_TIMEOUT)
     assert process.returncode == 130, error
     assert error.strip().splitlines()[-1] == "regen: interrupted." and "Traceback" not in error
     assert_only_the_old_has_a_name(folder)
@@ -106,7 +107,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(folder: Path, processes: l
     make_video(folder / "in.mp4", 6, 48, 80)
     process = start(folder, "encode", "-o", "out/z.safetensors", code=("-c", RUN_WITH_LITTLE_DISK))
     processes.append(process)
-    output, error = process.communicate(timeout=PATIENCE)
+    output, error = process.communicate(timeout=START_TIMEOUT)
     assert process.returncode == 1 and output == ""
     (line,) = error.strip().splitlines()
     assert line.startswith("regen: ") and line.endswith(".") and "out/z.safetensors" in line
