@@ -1,9 +1,11 @@
-"""A part is made by one process at a time; what killed ones leave is found and removed."""
+"""A part is made by one process at a time; what killed processes leave is found and removed."""
 
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from regen.locks import Claims
-with Claims(Path(sys.argv[1])).claim("a") as place:
-    (place / "half").write_text("a part")
+claims = Claims(Path(sys.argv[1]))
+with {block} as place:
+    place and (place / "half").write_text("a part")
     print("here", flush=True)
-    time.sleep(1000)
+    time.sleep({seconds})
 """
 
 
@@ -32,6 +35,18 @@ def names(claims: Claims) -> list[str]:
     return sorted(path.name for path in claims.path.iterdir())
 
 
+@contextmanager
+def another_process(claims: Claims, block: str, seconds: float) -> Iterator["subprocess.Popen[bytes]"]:
+    """It is inside the block when this begins, and has ended when this ends."""
+    code = HOLD.format(block=block, seconds=seconds)
+    process = subprocess.Popen([sys.executable, "-c", code, str(claims.path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"here\n"
+        yield process
+    process.wait()
+
+
 def test_one_at_a_time(claims: Claims) -> None:
     other = Claims(claims.path)
     with claims.claim("a") as place:
@@ -39,24 +54,23 @@ def test_one_at_a_time(claims: Claims) -> None:
         (place / "half").write_text("")
         with other.claim("a") as second, other.claim("b") as third:
             assert second is None and third is not None
+        other.tidy()
+        assert (place / "half").exists(), "what is in use is left alone"
     assert names(claims) == ["all.lock"]
-    with pytest.raises(KeyboardInterrupt), claims.claim("a") as place:
+    with pytest.raises(KeyboardInterrupt), claims.claim("a"):
         raise KeyboardInterrupt
     assert names(claims) == ["all.lock"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("again", [True, False])
 def test_what_a_killed_process_leaves_is_removed(claims: Claims, again: bool) -> None:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(claims.path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"here\n"
+    with another_process(claims, 'claims.claim("a")', 1000) as process:
         with claims.claim("a") as place:
             assert place is None
         claims.tidy()
         assert len(names(claims)) == 3, "what is in use is left alone"
         process.send_signal(signal.SIGKILL)
-        process.wait()
     if again:
         with claims.claim("a") as place:
             assert place is not None and list(place.iterdir()) == []
@@ -65,31 +79,9 @@ def test_what_a_killed_process_leaves_is_removed(claims: Claims, again: bool) ->
     assert names(claims) == ["all.lock"]
 
 
-def test_a_text_is_whole_or_not_there(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = claims.path.parent / "below" / "text"
-    claims.write_text(target, "größer")
-    assert target.read_text(encoding="utf-8") == "größer" and names(claims) == ["all.lock"]
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("regen.locks.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        claims.write_text(target, "other")
-    assert target.read_text(encoding="utf-8") == "größer" and names(claims) == ["all.lock"]
-
-
+@pytest.mark.integration
 def test_alone(claims: Claims) -> None:
-    code = HOLD.replace('.claim("a") as place', ".alone()").replace(
-        '(place / "half").write_text("a part")', ""
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code.replace("1000", "0.5"), str(claims.path)], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == b"here\n"
+    with another_process(claims, "claims.alone()", 0.5):
         begun = time.monotonic()
         with claims.alone():
             assert time.monotonic() - begun > 0.2
-        process.wait()

@@ -1,87 +1,76 @@
-"""Claims: any number of processes, on machines that share a folder, make its parts, each by one of them.
+"""Claims: processes that share a folder make its parts, each by one of them.
 
-What is being made stands in a folder of its own until it is whole. A claim is a lock that belongs to a
-process and ends with it, however it ends.
+A part is made in a folder of its own. Its claim is a lock of the operating system, which is released when the
+process ends, however it ends.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 ALL = "all.lock"
 
 
 class Claims:
-    """The locks and the unfinished parts, in the folder `path`. It holds no open file."""
+    """Locks and unfinished parts in the folder `path`, which may be shared by several machines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def open(self) -> None:
-        """Make the folder. Raises OSError when nothing can be written there."""
+        """Make the folder. Raises OSError when it can't be written to."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ALL).open("ab"):
-            pass
+        (self.path / ALL).touch()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """In the block: no other process is in such a block; waits for it if there is one."""
-        with (self.path / ALL).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Run the block in one process at a time; the others wait."""
+        with FileLock(self.path / ALL, fallback_to_soft=False):
             yield
 
     @contextmanager
     def claim(self, key: str) -> Iterator[Path | None]:
-        """In the block: an empty folder in which this process alone makes the part `key`.
+        """An empty folder in which the block makes the part `key`; None when another process is making it.
 
-        None, at once, when another process is making it or has just made it.
+        Another process may have just finished the part: check whether it exists inside the block.
         """
-        place = self.path / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        with place.with_suffix(".lock").open("ab") as file:
-            mine = _lock(file.fileno(), place.with_suffix(".lock"))
-            if mine:
-                shutil.rmtree(place, ignore_errors=True)  # what a process that was killed has left
-                place.mkdir()
+        folder = self.path / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        with _try_lock(folder.with_suffix(".lock")) as is_mine:
+            if not is_mine:
+                yield None
+                return
+            shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+            folder.mkdir()
             try:
-                yield place if mine else None
+                yield folder
             finally:
-                if mine:
-                    shutil.rmtree(place, ignore_errors=True)
-                    place.with_suffix(".lock").unlink()
+                shutil.rmtree(folder, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove what processes have left that were killed after their part was there."""
-        for lock in self.path.glob("*.lock"):
-            if lock.name == ALL:
+        """Remove what killed processes have left."""
+        for path in self.path.glob("*.lock"):
+            if path.name == ALL:
                 continue
-            with lock.open("ab") as file:
-                if _lock(file.fileno(), lock):
-                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                    lock.unlink()
-
-    def write_text(self, path: Path, text: str) -> None:
-        """A file that is whole under its name, or not there; `path` lies on the disk of the claims."""
-        while True:
-            with self.claim(uuid4().hex) as place:
-                if place is not None:  # None: a process that tidies up was at the lock first
-                    with (place / "text").open("w", encoding="utf-8") as file:
-                        file.write(text)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    (place / "text").replace(path)
-                    return
+            with _try_lock(path) as is_mine:
+                if is_mine:
+                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
-def _lock(descriptor: int, path: Path) -> bool:
-    """Lock an open file without waiting; False also when it is no longer the one at `path`."""
+@contextmanager
+def _try_lock(path: Path) -> Iterator[bool]:
+    """Whether the block has the lock, whose file is removed at the end; does not wait for it."""
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink()
+        lock.release()
