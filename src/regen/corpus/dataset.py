@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regen.console import first_line
 from regen.corpus.shards import LENGTHS, SEQUENCE, LatentInfo, LatentManifest, ShardRows, damaged
 from regen.latents import Latents
 
@@ -95,8 +96,7 @@ class LatentDataset(Dataset):
                     return Latents.of(grid)
                 return Latents.from_flat(grid, *_sequence(file, key, chunks))
         except (SafetensorError, OSError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise ValueError(damaged(self.folder, name, f"{name}.safetensors: {reason}")) from None
+            raise ValueError(damaged(self.folder, name, f"{name}.safetensors: {first_line(error)}")) from None
 
     def require_model(self, weights: str) -> None:
         """Raise ValueError unless the latents are those of the model whose weights have this hash."""

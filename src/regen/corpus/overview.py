@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from regen.console import print_table
 from regen.corpus.shards import LatentManifest, ShardRows
 
 REASONS = 5  # samples that were left out, as far as they are told of
@@ -103,8 +103,7 @@ def show(found: Overview, as_json: bool) -> None:
         ("captions", f"{found.captions} samples have one; {found.classes} classes"),
     ):
         table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=10_000)).print(table)
+    print_table(table)
     for key, reason in list(found.left_out.items())[:REASONS]:
         print(f"left out {key}: {reason}")
     if len(found.left_out) > REASONS:

@@ -12,6 +12,7 @@ from regen.codec.rate_control import FixedLength, check_lengths, parse_length
 from regen.corpus.clip_stream import FrameView
 from regen.corpus.shards import MANIFEST, InputShard, LatentManifest, is_complete
 from regen.corpus.sources import Corpus
+from regen.io import write_text
 from regen.locks import Claims
 from regen.media.sizes import Size
 from regen.pretrained.models import Autoencoder, load, weights_hash
@@ -138,7 +139,7 @@ def prepare(export: Export, load_model: LoadModel) -> ExportPlan:
     with claims.alone():
         if not (export.out / MANIFEST).is_file():
             manifest = _manifest(export, corpus, weights, load_model())
-            claims.write_text(export.out / MANIFEST, manifest.text())
+            write_text(export.out / MANIFEST, manifest.text())
         manifest = LatentManifest.read(export.out)
     _check_settings(manifest, export, weights)
     _check_data(manifest.shards, corpus.shards, export.out)

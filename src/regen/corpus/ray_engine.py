@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from regen.console import first_line
 from regen.corpus.clip_stream import Decoded, decode_samples
 from regen.corpus.export import PATIENCE, Decode, OnProgress, finish, make
 from regen.corpus.plan import Export, ExportPlan, prepare
@@ -83,7 +84,7 @@ def connected() -> Iterator[Cluster]:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(f"The Ray cluster can't be reached ({_first_line(error)}).") from None
+            raise ValueError(f"The Ray cluster can't be reached ({first_line(error)}).") from None
     try:
         found = ray.cluster_resources()
         yield Cluster(int(found.get("CPU", 0)), int(found.get("GPU", 0)))
@@ -206,7 +207,7 @@ def _results(
     try:
         yield from made.iter_rows()
     except RayError as error:
-        raise ValueError(f"The work on the Ray cluster failed ({_first_line(error)}).") from None
+        raise ValueError(f"The work on the Ray cluster failed ({first_line(error)}).") from None
 
 
 def _everywhere(export: Export) -> Export:
@@ -230,8 +231,3 @@ def _ray() -> Any:
             'The engine ray needs another package; install it by pip install "regen[ray]".'
         ) from None
     return ray
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -8,7 +8,6 @@ The metadata of a file has a hash of the captions: when they are others, they ar
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from regen.console import first_line
 from regen.corpus.dataset import LatentDataset
 from regen.generate.text import TextEncoder, TextEncoderSource
+from regen.io import atomic_path
 
 BATCH = 64  # captions at a time
 
@@ -147,14 +148,8 @@ def _write(path: Path, captions: list[str], states: list[Tensor], nothing: Tenso
         "states": torch.cat([nothing, *states]),
         "lengths": torch.tensor([*map(len, states)], dtype=torch.int64),
     }
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, hidden, {"captions": _hash(captions)})
-        with hidden.open("rb+") as file:
-            os.fsync(file.fileno())
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {"captions": _hash(captions)})
 
 
 @contextmanager
@@ -163,7 +158,7 @@ def _open(path: Path) -> Iterator[safe_open]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error).splitlines()[0].rstrip(".")) from None
+        raise _damaged(path, first_line(error)) from None
 
 
 def _lengths(file: safe_open, path: Path, captions: list[str]) -> np.ndarray:

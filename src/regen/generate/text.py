@@ -23,6 +23,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regen.console import first_line
 from regen.pretrained.models import weights_hash
 
 DEFAULT_TEXT_ENCODER = "minilm"
@@ -136,7 +137,7 @@ class TextEncoderSource:
                     output_loading_info=True,
                 )
             except Exception as error:  # of many kinds, which transformers does not list
-                raise self._wrong(f"can't be loaded, {_first_line(error)}") from None
+                raise self._wrong(f"can't be loaded, {first_line(error)}") from None
             model, loading = loaded
             # The pooled state of a whole text, which some files leave out, is not used.
             if missing := sorted(key for key in loading["missing_keys"] if "pooler" not in key):
@@ -150,7 +151,7 @@ class TextEncoderSource:
                 with torch.inference_mode():
                     width = _hidden(model, some, some.bool()).shape[2]
             except Exception as error:
-                raise self._wrong(f"does not read text alone, {_first_line(error)}") from None
+                raise self._wrong(f"does not read text alone, {first_line(error)}") from None
         return TextEncoder(self, model, tokenizer, width)
 
     def _wrong(self, reason: str) -> ValueError:
@@ -173,7 +174,7 @@ def find_text_encoder(name: str, max_tokens: int | None = None) -> TextEncoderSo
         with _quiet():
             kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     except Exception as error:  # of many kinds, which transformers does not list
-        raise ValueError(f"There is no text encoder in {name}, {_first_line(error)}; {ADVICE}.") from None
+        raise ValueError(f"There is no text encoder in {name}, {first_line(error)}; {ADVICE}.") from None
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"The text encoder {name} has no *.safetensors; save it so, or {ADVICE}.")
     limit = min(getattr(kind, "max_position_embeddings", None) or MAX_TOKENS**4, _tokenizer_limit(folder))
@@ -264,8 +265,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
