@@ -73,9 +73,7 @@ def toy_c2v() -> GeneratorRecipe:
     """`toy_t2v` for classes."""
     recipe = toy_t2v()
     return replace(
-        recipe,
-        model=replace(recipe.model, num_joint_layers=0),
-        data=replace(recipe.data, condition="class"),
+        recipe, model=replace(recipe.model, num_joint_layers=0), data=replace(recipe.data, condition="class")
     )
 
 

@@ -7,7 +7,7 @@ from regen.embedders.magvit2 import Magvit2Config
 from regen.embedders.regen import RegenConfig
 from regen.losses.adversarial import AdversarialConfig
 from regen.recipes import regen
-from regen.recipes.preset import Preset
+from regen.recipes.preset import PLAIN, Preset
 from regen.train.auxiliary_losses import LossConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
@@ -122,10 +122,10 @@ PRESETS: dict[str, Preset[Recipe]] = {
     "toy-magvit2": Preset(
         toy(),
         "The baseline and its discriminator in a minute or two on a CPU, to see it run; blurred pictures.",
-        regen.PLAIN,
+        PLAIN,
     ),
     "toy-magvit2-wide": Preset(
-        wide(toy(), (64, 64, 64, 64)), "The toy baseline with a decoder twice as wide.", regen.PLAIN
+        wide(toy(), (64, 64, 64, 64)), "The toy baseline with a decoder twice as wide.", PLAIN
     ),
     **{
         f"magvit2-small-{ratio}x-cpu": Preset(
@@ -147,7 +147,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
         f"magvit2-{ratio}x": Preset(
             paper(ratio),
             f"The baseline at the paper's size and ratio {ratio}, for 32 GPUs. Not run here.",
-            regen.PLAIN,
+            PLAIN,
         )
         for ratio in (4, 8, 16, 32)
     },
@@ -156,7 +156,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
             wide(paper(ratio), widths),
             f"The width-scaled baseline of the paper's Table 5 at ratio {ratio}: as many parameters as "
             "REGEN's decoder. Not run here.",
-            regen.PLAIN,
+            PLAIN,
         )
         for ratio, widths in WIDE.items()
     },

@@ -7,21 +7,15 @@ from regen.embedders.one_dva import OneDVAConfig
 from regen.losses.one_dva import OneDVAObjective
 from regen.losses.post_training import PredictionConfig
 from regen.losses.representation import RepresentationConfig
-from regen.recipes.preset import Preset
-from regen.recipes.regen import PLAIN
+from regen.recipes.preset import CACHED, PLAIN, Preset
 from regen.train.auxiliary_losses import LossConfig
 from regen.train.finetune import InitConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import DataConfig, Recipe
 
-STAGE1 = "regen train {name} --data DIR --cache FRAMES --out STAGE1"
-STAGE2 = "regen train {name} --data DIR --cache FRAMES --out RUN --init.model STAGE1"
-LARGE_STAGE1 = "regen train {name} --data SHARDS --out STAGE1 --losses.perceptual-file FILE"
-LARGE_STAGE2 = (
-    "regen train {name} --data SHARDS --out RUN --init.model STAGE1 --losses.representation.model SIGLIP"
-)
-LARGE_POST = "regen train {name} --data SHARDS --out RUN --init.model STAGE2"
+STAGE1 = CACHED.replace("RUN", "STAGE1")
+STAGE2 = CACHED + " --init.model STAGE1"
 
 
 def small_cpu() -> Recipe[OneDVAConfig]:
@@ -165,6 +159,28 @@ def post(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
     )
 
 
+def paper(name: str, recipe: Recipe[OneDVAConfig], summary: str) -> dict[str, Preset[Recipe]]:
+    """The three trainings of a size of the paper."""
+    train = "regen train {name} --data SHARDS --out"
+    return {
+        f"{name}-stage1": Preset(
+            stage1(recipe),
+            f"Stage 1 of {name}: all 1D latents, half of the clips at t = 1, L1 and LPIPS. Not run here.",
+            f"{train} STAGE1 --losses.perceptual-file FILE",
+        ),
+        name: Preset(
+            recipe,
+            f"{summary}, stage 2. Not run here.",
+            f"{train} RUN --init.model STAGE1 --losses.representation.model SIGLIP",
+        ),
+        f"{name}-post": Preset(
+            post(recipe),
+            f"Post-training of {name} on predicted latents (--losses.prediction.generator). Not run here.",
+            f"{train} RUN --init.model STAGE2",
+        ),
+    }
+
+
 PRESETS: dict[str, Preset[Recipe]] = {
     "toy-onedva": Preset(
         toy(), "One-DVA in a minute or two on a CPU, to see it run; its pictures are blurred.", PLAIN
@@ -175,14 +191,12 @@ PRESETS: dict[str, Preset[Recipe]] = {
         STAGE1,
     ),
     "onedva-small-cpu": Preset(
-        small_cpu(),
-        "One-DVA, stage 2, 45 minutes on one core; 29.94 dB at 256², 46.5× compression.",
-        STAGE2,
+        small_cpu(), "One-DVA, stage 2, 45 minutes on one core; 29.94 dB at 256², 46.5× compression.", STAGE2
     ),
     "onedva-small-post-cpu": Preset(
         small_post_cpu(),
         "Post-training of onedva-small-cpu: the decoder learns from predicted latents.",
-        "regen train {name} --data DIR --cache FRAMES --out RUN --init.model onedva-small",
+        CACHED + " --init.model onedva-small",
     ),
     "onedva-small-stage1": Preset(
         small_stage1(), "Stage 1 of onedva-small, for about 10 minutes of one H200. Not run yet.", STAGE1
@@ -192,23 +206,6 @@ PRESETS: dict[str, Preset[Recipe]] = {
         "One-DVA for about 15 minutes of one H200, stage 2: 128² crops of 17 frames. Not run yet.",
         STAGE2,
     ),
-    "onedva-base-stage1": Preset(
-        stage1(base()),
-        "Stage 1 of onedva-base: all 1D latents, half of the clips at t = 1, L1 and LPIPS. Not run here.",
-        LARGE_STAGE1,
-    ),
-    "onedva-base": Preset(
-        base(), "One-DVA at its base size, stage 2: 17 frames at 24 per second. Not run here.", LARGE_STAGE2
-    ),
-    "onedva-base-post": Preset(
-        post(base()),
-        "Post-training of onedva-base on predicted latents: shrunken ones, until a generator is given. "
-        "Not run here.",
-        LARGE_POST,
-    ),
-    "onedva-large-stage1": Preset(stage1(large()), "Stage 1 of onedva-large. Not run here.", LARGE_STAGE1),
-    "onedva-large": Preset(
-        large(), "onedva-base with an encoder of 24 blocks and width 1024. Not run here.", LARGE_STAGE2
-    ),
-    "onedva-large-post": Preset(post(large()), "Post-training of onedva-large. Not run here.", LARGE_POST),
+    **paper("onedva-base", base(), "One-DVA at its base size, 17 frames at 24 per second"),
+    **paper("onedva-large", large(), "onedva-base with an encoder of 24 blocks and width 1024"),
 }

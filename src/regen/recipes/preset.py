@@ -4,13 +4,16 @@ from typing import Generic, NamedTuple, TypeVar
 
 R = TypeVar("R")
 
+PLAIN = "regen train {name} --data DIR --out RUN"
+CACHED = "regen train {name} --data DIR --cache FRAMES --out RUN"
+
 
 class Preset(NamedTuple, Generic[R]):
     """A full configuration, what it is for (hardware, time, result), and the command that runs it."""
 
     recipe: R
     summary: str
-    command: str = "regen train {name} --data DIR --cache FRAMES --out RUN"
+    command: str = CACHED
 
     def help(self, name: str) -> str:
         """Help text of `regen train NAME`."""

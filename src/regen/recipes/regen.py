@@ -5,12 +5,10 @@ from typing import Any
 
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import RegenConfig
-from regen.recipes.preset import Preset
+from regen.recipes.preset import CACHED, PLAIN, Preset
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import DataConfig, Recipe
-
-PLAIN = "regen train {name} --data DIR --out RUN"
 
 # 64² crops on the CPU. Ratio: clips in a batch, updates, outcome (PSNR at 256²).
 SMALL_CPU = {
@@ -26,47 +24,49 @@ SMALL_GPU = {4: 128, 8: 72, 16: 36, 32: 18}
 # The paper's models on 32 GPUs. Ratio: clips of 192 x 320 on each GPU.
 PAPER = {4: 6, 8: 4, 16: 3, 32: 1}
 
-IN_CONTEXT: dict[str, Any] = {"conditioning": "in_context", "attention_window": None}
-WIDE_LATENTS: dict[str, Any] = {"latent_channels": 16}
+# What the paper varies in the model, by the end of the name.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "in-context": ("in-context conditioning", {"conditioning": "in_context", "attention_window": None}),
+    "16ch": ("16 latent channels in place of 8", {"latent_channels": 16}),
+}
 
 
-def small_cpu(ratio: int, clips: int, steps: int) -> Recipe[RegenConfig]:
-    """64² crops for two CPU cores. Above ratio 4 the models are small enough for `checkpoints/`."""
-    model = RegenConfig(
-        ratio, encoder_widths=(48, 64, 96, 128), encoder_blocks=1, encoder_patch_size=4,
-        linear_skip=True, width=256, depth=6, heads=4, attention_window=8,
-        t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
-    )  # fmt: skip
+def small(ratio: int, clips: int, side: int, model: RegenConfig) -> Recipe[RegenConfig]:
+    """Crops of this side. Above ratio 4 the models are small enough for `checkpoints/`."""
     if ratio > 4:
         model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
         model = replace(model, timestep_conditioning="adaln_single")
-    stages = (Stage(64, 64, video_batch_size=clips, image_batch_size=4 * clips),)
+    model = replace(
+        model, temporal_compression_ratio=ratio, encoder_blocks=1, encoder_patch_size=4, linear_skip=True,
+        attention_window=8, t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
+    )  # fmt: skip
+    stage = Stage(side, side, video_batch_size=clips, image_batch_size=4 * clips)
     return Recipe(
         model=model,
-        data=DataConfig(stages=stages, short_side=256, statistics_clips=1024),
+        data=DataConfig(stages=(stage,), short_side=256, statistics_clips=4096),
+        loop=LoopConfig(steps=5000, ema_decay=0.998, num_workers=14),
+        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
+    )
+
+
+def small_cpu(ratio: int, clips: int, steps: int) -> Recipe[RegenConfig]:
+    """64² crops for two CPU cores."""
+    model = RegenConfig(encoder_widths=(48, 64, 96, 128), width=256, depth=6, heads=4)
+    recipe = small(ratio, clips, 64, model)
+    return replace(
+        recipe,
+        data=replace(recipe.data, statistics_clips=1024),
         loop=LoopConfig(steps=steps, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         tasks=TaskConfig(image_share=0.1, warmup_fraction=0.3, share_start=0.02, share_end=0.1),
-        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
     )
 
 
 def small_gpu(ratio: int, clips: int) -> Recipe[RegenConfig]:
-    """128² crops for one GPU. Above ratio 4 the models are small enough for `checkpoints/`."""
+    """128² crops for one GPU."""
     model = RegenConfig(
-        ratio, encoder_widths=(64, 64, 128, 128), encoder_blocks=1, encoder_patch_size=4,
-        linear_skip=True,
-        width=320, depth=8, heads=5, timestep_conditioning="adaln_single", attention_window=8,
-        t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
-    )  # fmt: skip
-    if ratio > 4:
-        model = replace(model, encoder_widths=(32, 48, 64, 64, 64), width=192, depth=7, heads=3)
-    stages = (Stage(128, 128, video_batch_size=clips, image_batch_size=4 * clips),)
-    return Recipe(
-        model=model,
-        data=DataConfig(stages=stages, short_side=256, statistics_clips=4096),
-        loop=LoopConfig(steps=5000, ema_decay=0.998, num_workers=14),
-        optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3),
+        encoder_widths=(64, 64, 128, 128), width=320, depth=8, heads=5, timestep_conditioning="adaln_single"
     )
+    return small(ratio, clips, 128, model)
 
 
 def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
@@ -148,19 +148,21 @@ def world_gpu() -> Recipe[RegenConfig]:
     )
 
 
-def variant(recipe: Recipe, change: dict[str, Any]) -> Recipe:
-    """The recipe with some fields of the model changed."""
-    return replace(recipe, model=replace(recipe.model, **change))
+def variants(name: str, recipe: Recipe, command: str = CACHED) -> dict[str, Preset[Recipe]]:
+    """The recipe with each change of VARIANTS."""
+    return {
+        f"{name}-{end}": Preset(
+            replace(recipe, model=replace(recipe.model, **change)), f"{name} with {what}.", command
+        )
+        for end, (what, change) in VARIANTS.items()
+    }
 
 
 PRESETS: dict[str, Preset[Recipe]] = {
     "toy": Preset(
         toy(), "The whole method in a minute or two on a CPU, to see it run; its pictures are blurred.", PLAIN
     ),
-    "toy-in-context": Preset(
-        variant(toy(), IN_CONTEXT), "The toy with in-context conditioning and fixed positions.", PLAIN
-    ),
-    "toy-16ch": Preset(variant(toy(), WIDE_LATENTS), "The toy with 16 latent channels in place of 8.", PLAIN),
+    **variants("toy", toy(), PLAIN),
     "shapes-4x-cpu": Preset(
         shapes(),
         "Moving shapes with much inter- and extrapolation: both can be learned on a CPU.",
@@ -178,14 +180,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
         )
         for ratio, clips in SMALL_GPU.items()
     },
-    "regen-small-4x-in-context": Preset(
-        variant(small_gpu(4, SMALL_GPU[4]), IN_CONTEXT),
-        "regen-small-4x with in-context conditioning and fixed positions. Not run yet.",
-    ),
-    "regen-small-4x-16ch": Preset(
-        variant(small_gpu(4, SMALL_GPU[4]), WIDE_LATENTS),
-        "regen-small-4x with 16 latent channels in place of 8. Not run yet.",
-    ),
+    **variants("regen-small-4x", small_gpu(4, SMALL_GPU[4])),
     **{
         f"regen-{ratio}x": Preset(
             paper(ratio, clips),
@@ -194,16 +189,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
         )
         for ratio, clips in PAPER.items()
     },
-    "regen-4x-16ch": Preset(
-        variant(paper(4, PAPER[4]), WIDE_LATENTS),
-        "The paper's 4× model with 16 latent channels, for 32 GPUs. Not run here.",
-        PLAIN,
-    ),
-    "regen-4x-in-context": Preset(
-        variant(paper(4, PAPER[4]), IN_CONTEXT),
-        "The paper's ablation of conditioning: in-context, for 32 GPUs. Not run here.",
-        PLAIN,
-    ),
+    **variants("regen-4x", paper(4, PAPER[4]), PLAIN),
     "world-32x-cpu": Preset(
         world_cpu(),
         "REGEN at 32× on the world of moving shapes, from regen-small-8x, 38 minutes on one core.",
