@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.generate.training import GeneratorRecipe
+from regen.latents import Latents
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import GENERATORS, HELP, RECIPES
 from regen.train.trainer import Recipe, build_model
@@ -146,7 +147,7 @@ def test_docs_tell_parameters_and_operations_of_generators(name):
         condition = Condition(label=torch.zeros(1, dtype=torch.long))
         if model.config.text_width:
             condition = Condition(text=text, text_mask=torch.ones(1, 128, dtype=torch.bool))
-        latents, level = torch.zeros(1, 8, 8, 24, 40), torch.zeros(1)
+        latents, level = Latents.of(torch.zeros(1, 8, 8, 24, 40)), torch.zeros(1)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.velocity(latents, level, condition)
     count = sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""AutoencoderOneDVA: the contract of an embedder, lengths, losses, post-training (spec B11)."""
+"""AutoencoderOneDVA: the contract of an embedder, lengths, losses, post-training ."""
 
 import math
 from dataclasses import asdict, replace
@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
-from regen.latents import Latents
+from regen.latents import Latents, collate
 from regen.losses.one_dva import OneDVAObjective
 from regen.losses.post_training import PredictionConfig, denoised, unit_gaussian_velocity
+from regen.networks.length_rule import MotionLengthRule
 from regen.runtime import generator_for
 from regen.tiling import Tile
 from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
@@ -19,7 +20,7 @@ from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
 CPU = torch.device("cpu")
 CONFIG = OneDVAConfig(
     latent_channels=4, encoder_width=24, encoder_depth=2, encoder_heads=2, width=24, depth=3, heads=2,
-    pixel_channels=2, num_queries=60, length_multiple=4,
+    pixel_channels=2, num_queries=60, length_rule=MotionLengthRule(multiple=4),
 )  # fmt: skip
 VARIANTS: dict[str, dict] = {
     "plain": {},
@@ -78,7 +79,7 @@ def test_any_size_comes_back(frames, height, width, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
-    """Exactly, whatever is asked for at encoding (B11.2)."""
+    """Exactly, whatever is asked for at encoding."""
     model = tiny(**VARIANTS[variant])
     video = clip(model.chunk_frames, count=2)
     most = budget(model, video)
@@ -97,7 +98,7 @@ def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
 
 @pytest.mark.parametrize("variant", ["plain", "regions", "anchored"])
 def test_what_is_masked_does_not_act(variant):
-    """A clip beside a longer one in a batch, where its sequence is filled up, decodes as alone (B11.2)."""
+    """A clip beside a longer one in a batch, where its sequence is filled up, decodes as alone."""
     model = tiny(**VARIANTS[variant])
     video = clip(count=2)
     full = model.encode(video, length=budget(model, video)).latent_dist.mode()
@@ -106,11 +107,11 @@ def test_what_is_masked_does_not_act(variant):
     both = full.truncate(lengths)
     spoiled = Latents(both.grid, both.sequence.clone(), both.lengths)
     spoiled.sequence[0, :, int(lengths[0].sum()) :] = 100.0
-    alone = Latents(*(part[None] for part in (both[0].grid, both[0].sequence, both[0].lengths)))
-    expected = model.decode(alone, generator=each(1)).sample
+    expected = model.decode(collate([both[0]]), generator=each(1)).sample
     for latents in (both, spoiled):
         found = model.decode(latents, generator=each(2)).sample[:1]
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        # A batch of another size is summed in another order: 1.5e-5 on AVX2, and what acts moves it by 1e-2.
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_structural_latent_alone_decodes():
@@ -133,13 +134,13 @@ def test_regions_are_encoded_apart():
 
 
 @pytest.mark.parametrize("variant", ["regions", "few queries"])
-def test_tiles_change_how_many_regions_are_worked_on_at_once_and_no_value(variant):
+def test_tiles_change_how_many_regions_are_worked_on_max_batch_and_no_value(variant):
     """Also of regions that there are for want of queries."""
     model = tiny(**VARIANTS[variant])
     video, tile = clip(17, 80, 100), Tile(32, 32, 0)
     whole, tiled = (model.encode(video, tile=t).latent_dist.mode() for t in (None, tile))
     torch.testing.assert_close(whole.sequence, tiled.sequence, atol=1e-5, rtol=1e-4)
-    most = [model._at_once(t, model.regions(17, 80, 100)) for t in (None, tile)]
+    most = [model._max_batch(t, model.regions(17, 80, 100)) for t in (None, tile)]
     assert most[0] == len(model.budgets(17, 80, 100)) > most[1] == 1
     decoded = [model.decode(whole, steps=2, generator=generator_for(0), tile=t).sample for t in (None, tile)]
     torch.testing.assert_close(*decoded, atol=1e-4, rtol=1e-4)
@@ -222,7 +223,7 @@ def test_the_loss_is_the_mean_of_its_samples(variant):
 def test_the_loss_does_not_see_padding():
     video = clip(17, 40, 20, count=3)
     perfect = tiny(objective=OneDVAObjective(alignment_weight=0.0, pure_noise_prob=1.0), kl_weight=0.0)
-    perfect._decode_regions = lambda noisy, *_: (
+    perfect._decode_regions = lambda noisy, *_, **__: (
         perfect.patches.pad(video) + 7 * _padding(perfect, video),
         noisy,
     )
@@ -239,9 +240,8 @@ def _padding(model: AutoencoderOneDVA, video: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("prediction", ["sample", "velocity"])
 def test_the_loss_is_finite_at_full_noise_and_without_1d_latents(prediction):
-    """B11.4 and B11.5."""
     objective = OneDVAObjective(pure_noise_prob=1.0, keep_all_prob=0.0)
-    model = tiny(objective=objective, prediction=prediction, min_length_ratio=0.0, image_length_ratio=0.0)
+    model = tiny(objective=objective, prediction=prediction, length_rule=MotionLengthRule(4, 0.0, 0.0))
     for still in (torch.zeros(2, 3, 17, 32, 32), torch.zeros(2, 3, 1, 32, 32)):
         loss, logs = model.loss({"clip": still, "target": still}, each(2))
         assert torch.isfinite(loss)
@@ -266,7 +266,7 @@ def test_alignment_is_ramped_in():
 
 
 def test_post_training_changes_the_decoder_alone():
-    """B11.6: on predicted latents, with the encoder frozen; half of the clips keep their own."""
+    """On predicted latents, with the encoder frozen; half of the clips keep their own."""
     model = tiny().train()
     model.encoder.requires_grad_(False)
     config = LossConfig(prediction=PredictionConfig(share=0.5))
@@ -277,64 +277,35 @@ def test_post_training_changes_the_decoder_alone():
         seen.append(denoised(unit_gaussian_velocity)(clean, t, generators))
         return seen[-1]
 
-    further = AuxiliaryLosses(config, CPU, predictor=predict)
+    auxiliary = AuxiliaryLosses(config, CPU, predictor=predict)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     video = clip(count=8)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
-    loss, _ = model.loss({"clip": video, "target": video}, each(8), further)
+    loss, _ = model.loss({"clip": video, "target": video}, each(8), auxiliary)
     loss.backward()
     optimizer.step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("decoder.") for name in changed)
     assert len(seen) == 1
-    told = further.prediction(seen[0], each(8))
-    own = [bool(torch.equal(told.grid[i], seen[0].grid[i])) for i in range(8)]
+    mixed = auxiliary.prediction(seen[0], each(8))
+    own = [bool(torch.equal(mixed.grid[i], seen[0].grid[i])) for i in range(8)]
     assert 0 < sum(own) < 8
-
-
-def test_saved_and_loaded_it_is_the_same(tmp_path):
-    model = tiny(region_size=2, num_queries=20, objective=OneDVAObjective(lengths="full"))
-    model.save_pretrained(tmp_path)
-    again = AutoencoderOneDVA.from_pretrained(tmp_path).eval()
-    assert again.objective == model.objective
-    assert torch.equal(
-        again(clip(), generator=generator_for(0)).sample, model(clip(), generator=generator_for(0)).sample
-    )
-    assert (again.temporal_compression_ratio, again.spatial_compression_ratio, again.chunk_frames) == (
-        4,
-        16,
-        17,
-    )
-
-
-def test_bf16_and_gradient_checkpointing():
-    model = tiny().train()
-    batch = {"clip": clip(count=2), "target": clip(count=2)}
-    gradients = []
-    for checkpointing in (False, True):
-        model.zero_grad()
-        if checkpointing:
-            model.enable_gradient_checkpointing()
-        model.loss(batch, each(2))[0].backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    torch.testing.assert_close(*gradients)
-    half = tiny().to(torch.bfloat16)
-    assert half(clip(), generator=generator_for(0)).sample.shape == clip().shape
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"heads": 5}, "heads"),
-        ({"latent_channels": 0}, "at least 1"),
-        ({"region_size": 0}, "at least 1"),
-        ({"linear_skip": True, "prediction": "velocity"}, "beside a velocity"),
-        ({"chunk_frames": 16}, "whole patches"),
-        ({"num_queries": 4}, "a query for each patch"),
-        ({"min_length_ratio": 1.5}, "shares"),
-        ({"motion_range": (0.2, 0.1)}, "rising"),
-        ({"scaling_factor": 2.0}, "scale"),
+        ({"latent_channels": 0}, "channels.*>= 1"),
+        ({"region_size": 0}, "region_size.*>= 1"),
+        ({"linear_skip": True, "prediction": "velocity"}, "linear_skip"),
+        ({"chunk_frames": 16}, "chunk_frames"),
+        ({"num_queries": 4}, "num_queries must be > 4"),
+        ({"length_rule": {"multiple": 0}}, "multiple must be >= 1, got 0"),
+        ({"length_rule": {"min_ratio": 1.5}}, "min_ratio .* got 1.5"),
+        ({"length_rule": {"motion_range": (0.2, 0.1)}}, "rising, got 0.2 to 0.1"),
+        ({"scaling_factor": 2.0}, "scaling_factor must be 1.0, got 2.0"),
     ],
 )
 def test_options_that_do_not_fit_are_told(options, words):
@@ -344,9 +315,9 @@ def test_options_that_do_not_fit_are_told(options, words):
 
 def test_calls_that_do_not_fit_are_told():
     model = tiny()
-    with pytest.raises(ValueError, match="up to 17 frames"):
+    with pytest.raises(ValueError, match="at most 17 frames, got 18"):
         model.encode(clip(18))
-    with pytest.raises(ValueError, match="0 to 30"):
+    with pytest.raises(ValueError, match="0 to 30 1D latents, got 31"):
         model.encode(clip(), length=31)
     latents = model.encode(clip()).latent_dist.mode()
     with pytest.raises(ValueError, match="steps must be at least 1"):
@@ -356,14 +327,15 @@ def test_calls_that_do_not_fit_are_told():
         other.decode(latents)
 
 
+@pytest.mark.integration
 def test_a_toy_learns_to_use_what_is_kept():
-    """PSNR rises with the length (B11.7): moving squares, whose structural latents have a single channel."""
+    """PSNR rises with the length: moving squares, whose structural latents have a single channel."""
     torch.manual_seed(0)
     objective = OneDVAObjective(keep_all_prob=0.3, pure_noise_prob=0.5, t_min=0.5, alignment_weight=0.0)
     options = replace(
         CONFIG, latent_channels=1, width=48, depth=2, encoder_width=48, chunk_frames=5, num_queries=48,
         temporal_compression_ratio=2, spatial_compression_ratio=4, query_positions="anchored",
-        linear_skip=True, length_multiple=1, kl_weight=0.0, objective=objective,
+        linear_skip=True, length_rule=MotionLengthRule(multiple=1), kl_weight=0.0, objective=objective,
     )  # fmt: skip
     model = AutoencoderOneDVA(**asdict(options))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)

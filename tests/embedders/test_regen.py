@@ -1,8 +1,6 @@
-"""AutoencoderRegen: the contract of an embedder and of a diffusers model (spec A17 1 to 6, 8, 9)."""
+"""AutoencoderRegen: the contract of an embedder and of a diffusers model ."""
 
-import inspect
-import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -41,7 +39,6 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def seeded_each(count: int, seed: int = 0) -> list[torch.Generator]:
-    """One generator for each of `count` samples, as `loss` takes them."""
     return [seeded(seed + i) for i in range(count)]
 
 
@@ -99,69 +96,24 @@ def test_solver_is_an_argument():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda m: m.encode(torch.zeros(1, 3, 4, 16, 16)), "5 frames"),
+        (lambda m: m.encode(torch.zeros(1, 3, 4, 16, 16)), "5 frames.*got 4"),
         (lambda m: m.encode(torch.zeros(1, 3, 5, 16, 20)), "multiples of 8"),
         (lambda m: m.decode(torch.zeros(1, 4, 2, 2, 2), steps=0), "steps must be at least 1"),
         (lambda m: m.decode(torch.zeros(1, 4, 3, 2, 2)), "2 .content, motion."),
-        (lambda m: m.decode(torch.zeros(1, 5, 2, 2, 2)), "have 4 channels"),
-        (lambda m: m.decode(torch.zeros(1, 4, 1, 2, 2), torch.tensor([0.5])), "only time 0"),
+        (lambda m: m.decode(torch.zeros(1, 5, 2, 2, 2)), "4 channels.*got 5"),
+        (lambda m: m.decode(torch.zeros(1, 4, 1, 2, 2), torch.tensor([0.5])), "times .* must be 0"),
         (lambda m: AutoencoderRegen(temporal_compression_ratio=5), "4, 8, 16 or 32"),
-        (lambda m: tiny(temporal_compression_ratio=8), "5 encoder_widths"),
-        (lambda m: tiny(heads=5), "5 heads divide"),
-        (lambda m: tiny(attention_window=1), "attention_window of 2 or more"),
-        (lambda m: tiny(t_min=0.0), "t_min above 0"),
+        (lambda m: tiny(temporal_compression_ratio=8), "encoder_widths must have 5"),
+        (lambda m: tiny(heads=5), "heads must divide"),
+        (lambda m: tiny(attention_window=1), "attention_window must be >= 2"),
+        (lambda m: tiny(t_min=0.0), "t_min must lie"),
         (lambda m: tiny(pure_noise_prob=1.5), "pure_noise_prob"),
+        (lambda m: tiny(conditioning="in_context", attention_window=4), "None with in_context"),
     ],
 )
 def test_wrong_calls_are_told_in_a_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(tiny())
-
-
-def test_latents_come_out_normalised_and_decode_to_the_same_frames():
-    model, video = tiny(), batch()["clip"]
-    raw = model.encode(video).latent_dist.mode()
-    before = model.decode(raw, generator=seeded()).sample
-    mean, std = torch.tensor([[1.0] * 4, [-2.0] * 4]), torch.tensor([[2.0] * 4, [0.5] * 4])
-    model.set_latent_statistics(mean, std)
-    latents = model.encode(video).latent_dist.mode()
-    torch.testing.assert_close(latents[:, :, 0], (raw[:, :, 0] - 1) / 2)
-    torch.testing.assert_close(latents[:, :, 1], (raw[:, :, 1] + 2) / 0.5)
-    torch.testing.assert_close(model.decode(latents, generator=seeded()).sample, before, atol=1e-4, rtol=1e-3)
-    assert model.config.latents_mean == mean.tolist()
-    assert torch.equal(model.latents_std, std)
-
-
-def test_saved_and_loaded_it_is_the_same_model(tmp_path):
-    model = tiny()
-    model.set_latent_statistics(torch.randn(2, 4), torch.rand(2, 4) + 0.5)
-    model.save_pretrained(tmp_path)
-    loaded = AutoencoderRegen.from_pretrained(tmp_path)
-    video = batch()["clip"]
-    assert torch.equal(model(video, generator=seeded()).sample, loaded(video, generator=seeded()).sample)
-    stored = json.loads((tmp_path / "config.json").read_text())
-    for name in (
-        "temporal_compression_ratio",
-        "spatial_compression_ratio",
-        "scaling_factor",
-        "latent_channels",
-    ):
-        assert stored[name] == getattr(loaded, name) == loaded.config[name]
-    half = AutoencoderRegen.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    out = half(video, generator=seeded()).sample
-    assert half.dtype == torch.bfloat16
-    assert (out - model(video, generator=seeded()).sample).abs().mean() < 0.05
-    assert torch.equal(half.latents_std, model.latents_std), "statistics keep their precision"
-    half.save_pretrained(tmp_path / "half")
-    again = AutoencoderRegen.from_pretrained(tmp_path / "half")
-    assert torch.equal(again.latents_mean, model.latents_mean)
-
-
-def test_tuples_instead_of_outputs():
-    model, video = tiny(), batch()["clip"]
-    (distribution,) = model.encode(video, return_dict=False)
-    (sample,) = model.decode(distribution.mode(), generator=seeded(), return_dict=False)
-    assert torch.equal(sample, model(video, generator=seeded()).sample)
 
 
 OPTIONS = [
@@ -223,7 +175,8 @@ def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples(options):
         ]
         torch.testing.assert_close(torch.stack([loss for loss, _ in parts]).mean(), whole)
         for name in logs.keys() - {"psnr"}:
-            torch.testing.assert_close(torch.stack([said[name] for _, said in parts]).mean(), logs[name])
+            mean = torch.stack([part_logs[name] for _, part_logs in parts]).mean()
+            torch.testing.assert_close(mean, logs[name])
     other, _ = model.loss(data | times, seeded_each(4, seed=4))
     assert not torch.allclose(other, whole)
 
@@ -281,22 +234,6 @@ def test_posterior_of_the_gaussian_variant():
     assert loss > 0.5 * logs["kl"]
 
 
-def test_activation_checkpointing_gives_the_same_loss_and_gradients():
-    model, data = tiny().train(), batch()
-
-    def run() -> list[torch.Tensor]:
-        model.zero_grad()
-        loss, _ = model.loss(data, seeded_each(2))
-        loss.backward()
-        return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
-
-    plain = run()
-    model.enable_gradient_checkpointing()
-    assert model.is_gradient_checkpointing
-    for a, b in zip(plain, run(), strict=True):
-        torch.testing.assert_close(a, b)
-
-
 def test_trunk_matrices_are_the_blocks_linear_layers():
     model = tiny()
     trunk = model.muon_parameters()
@@ -314,14 +251,6 @@ def test_no_parameter_depends_on_resolution_or_length():
         assert answer.shape == (1, 3, frames, height, width)
     assert {name: value.shape for name, value in model.state_dict().items()} == shapes
     assert set(shapes) == {name for name, _ in model.named_parameters()}, "there are no buffers"
-
-
-def test_the_configuration_and_the_class_have_the_same_fields_and_defaults():
-    signature = inspect.signature(AutoencoderRegen.__init__).parameters
-    for field in fields(RegenConfig):
-        assert signature[field.name].default == field.default, field.name
-    facts = {"self", "latents_mean", "latents_std", "spatial_compression_ratio", "scaling_factor"}
-    assert set(signature) - facts == {field.name for field in fields(RegenConfig)}
 
 
 SOLVERS = pytest.mark.parametrize("solver", [diffusion.euler, diffusion.heun])
@@ -425,16 +354,9 @@ def test_windows_act_on_pictures_larger_than_they_are_only():
         assert torch.equal(a, b) == same, places
 
 
-def test_what_it_needs_in_memory_grows_with_the_clip():
-    model = tiny()
-    sizes = [(1, 64, 64), (5, 64, 64), (5, 64, 128), (5, 128, 128), (6, 128, 128)]
-    needs = [model.activation_bytes(*size) for size in sizes]
-    assert needs == sorted(set(needs))
-    assert model.bfloat16().activation_bytes(*sizes[-1]) < needs[-1]
-
-
+@pytest.mark.integration
 def test_one_clip_is_learnt_above_30_db_in_one_step():
-    """Encoder and decoder overfit on five frames of a real video: the whole method in one step (A17 8)."""
+    """Encoder and decoder overfit on five frames of a real video: the whole method in one step."""
     with VideoReader(EXAMPLE) as reader:
         frames = torch.stack(
             [resize_center_crop(frame.image, parse_size("48")) for frame in islice(reader, 30, 35)]

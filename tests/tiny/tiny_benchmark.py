@@ -43,7 +43,7 @@ def tiny_one_dva() -> AutoencoderOneDVA:
     """Random weights. A chunk of 24 x 32 pixels has 4 x 20 structural numbers, and up to 4 x 20 others."""
     model = AutoencoderOneDVA(
         latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
-        pixel_channels=2, num_queries=20, region_size=2, length_multiple=4,
+        pixel_channels=2, num_queries=20, region_size=2, length_rule={"multiple": 4},
         query_positions="anchored", chunk_frames=17,
     )  # fmt: skip
     for parameter in model.parameters():

@@ -54,7 +54,7 @@ def make_hybrid_model(folder: Path) -> str:
         pixel_channels=2,
         num_queries=20,
         region_size=2,
-        length_multiple=4,
+        length_rule={"multiple": 4},
         query_positions="anchored",
         chunk_frames=17,
     )

@@ -51,9 +51,8 @@ def tiny_onedva() -> AutoencoderOneDVA:
     """
     model = AutoencoderOneDVA(
         latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
-        pixel_channels=2, num_queries=20, region_size=2, length_multiple=1,
-        query_positions="anchored", chunk_frames=5,
-        motion_range=(0.01, 0.1),
+        pixel_channels=2, num_queries=20, region_size=2, chunk_frames=5,
+        query_positions="anchored", length_rule={"multiple": 1, "motion_range": (0.01, 0.1)},
     )  # fmt: skip
     for parameter in model.parameters():
         if not parameter.any():

@@ -14,6 +14,7 @@ from regen.data.synthetic import write_dataset
 from regen.data.tasks import BatchKey, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.post_training import PredictionConfig
+from regen.networks.length_rule import MotionLengthRule
 from regen.recipes import RECIPES
 from regen.train.auxiliary_losses import LossConfig
 from regen.train.checkpoint import list_checkpoints, load_ema
@@ -29,7 +30,7 @@ def tiny(steps: int = 2, **changes) -> Recipe:
     model = replace(
         recipe.model, latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2,
         width=24, depth=1, heads=2, pixel_channels=2, num_queries=8, region_size=2,
-        chunk_frames=5, length_multiple=1,
+        chunk_frames=5, length_rule=MotionLengthRule(multiple=1),
     )  # fmt: skip
     data = replace(
         recipe.data,

@@ -1,4 +1,10 @@
-"""VideoAutoencoder: what every trained embedder shares of diffusers' conventions."""
+"""VideoAutoencoder: what all embedders share."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -12,20 +18,75 @@ from torch import Tensor
 from regen.networks.encoder import CausalEncoder
 from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
 
+C = TypeVar("C")
+
+
+def configured_by(
+    config_class: type[C], **constants: Any
+) -> Callable[[Callable[[Any, C], None]], Callable[..., None]]:
+    """Construct a model from a dataclass, the only place where its options are written.
+
+    The fields of `config_class` become the arguments of `__init__` and, with the latents' statistics and
+    `constants`, the entries of config.json, as diffusers expects. Dataclasses in fields are objects in
+    config.json. The decorated `__init__` takes the dataclass. Raises ValueError when a constant has another
+    value.
+    """
+    shared = {"latents_mean": None, "latents_std": None, "scaling_factor": 1.0} | constants
+    own = vars(config_class())
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    arguments = [inspect.Parameter(name, kind, default=value) for name, value in (own | shared).items()]
+    signature = inspect.Signature([inspect.Parameter("self", kind), *arguments])
+
+    def decorate(init: Callable[[Any, C], None]) -> Callable[..., None]:
+        @wraps(init)
+        def construct(self: VideoAutoencoder, *args: Any, **options: Any) -> None:
+            bound = signature.bind(self, *args, **options)
+            bound.apply_defaults()
+            values = bound.arguments
+            for name in shared.keys() - {"latents_mean", "latents_std"}:
+                if values[name] != shared[name]:
+                    raise ValueError(f"{name} must be {shared[name]}, got {values[name]}.")
+            config = _from_json(config_class, {name: values[name] for name in own})
+            self.register_to_config(**asdict(config), **{name: values[name] for name in shared})
+            init(self, config)
+
+        construct.__signature__ = signature  # type: ignore[attr-defined]
+        return construct
+
+    return decorate
+
+
+def _from_json(config_class: type[C], values: Mapping[str, Any]) -> Any:
+    """A dataclass from JSON, which has lists for tuples and objects for dataclasses."""
+    types = {field.name: field.type for field in fields(config_class)}  # type: ignore[arg-type]
+    converted: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and is_dataclass(types[name]):
+            value = _from_json(types[name], value)  # type: ignore[arg-type]
+        converted[name] = tuple(value) if isinstance(value, list) else value
+    return config_class(**converted)
+
+
+def check_requirements(requirements: Mapping[str, bool]) -> None:
+    """Raises ValueError with the first requirement on a configuration that does not hold."""
+    for requirement, holds in requirements.items():
+        if not holds:
+            raise ValueError(f"The model's configuration is invalid: {requirement}.")
+
 
 class VideoAutoencoder(ModelMixin, ConfigMixin):
-    """Ratios, latent statistics and tiling under the names that diffusers' users expect.
+    """Ratios, latent statistics and tiling by the names of diffusers.
 
-    The latents that a caller sees are normalised already: `latents_mean` and `latents_std` (rows: the first
-    latent frame of a chunk, the others; columns: channels) are applied inside `encode` and `decode`, and
+    The latents that a caller sees are normalised: `encode` and `decode` apply `latents_mean` and
+    `latents_std` (rows: the first latent frame of a chunk, the others; columns: channels), and
     `scaling_factor` is 1.
     """
 
     extrapolates: bool = False
-    """Whether it decodes frames before and after a chunk that are more than its first and last one."""
+    """Whether `decode` generates new frames before and after a chunk."""
     _forward_methods = ("loss", "encode", "decode")
     tile: Tile | None = None
-    """The largest part of the picture to work on at once; a session's own takes its place."""
+    """The largest part of the picture to process at once; a `tile` argument takes precedence."""
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -45,21 +106,21 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def chunk_frames(self) -> int:
-        """Frames of a chunk: 1 + k, where an embedder does not say otherwise."""
+        """Frames of a chunk, 1 + k by default."""
         return 1 + self.config.temporal_compression_ratio
 
     @property
     def latents_mean(self) -> Float[Tensor, "2 c"]:
-        """Mean of the raw latents (rows: first latent frame, others), which `encode` has taken away."""
+        """Mean of the raw latents (rows: first latent frame, others), which `encode` subtracts."""
         return self._rows(self.config.latents_mean, 0.0)
 
     @property
     def latents_std(self) -> Float[Tensor, "2 c"]:
-        """Standard deviation of the raw latents, by which `encode` has already divided."""
+        """Standard deviation of the raw latents, by which `encode` divides."""
         return self._rows(self.config.latents_std, 1.0)
 
     def set_latent_statistics(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
-        """Store mean and deviation of the raw latents (rows: first frame, others) for `encode` to take."""
+        """Store mean and standard deviation of the raw latents (rows: first latent frame, others)."""
         self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
     def enable_tiling(
@@ -69,7 +130,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         tile_sample_stride_height: int = 448,
         tile_sample_stride_width: int = 448,
     ) -> None:
-        """Work on tiles of at most this many pixels from now on; they overlap by size minus stride.
+        """Process tiles of at most this many pixels from now on; they overlap by size minus stride.
 
         The names are those of diffusers' video autoencoders; of two overlaps the larger one is used. The
         noise of a pixel does not depend on the tiles, and they are blended in every step.
@@ -81,11 +142,11 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         self.tile = Tile(tile_sample_min_height, tile_sample_min_width, overlap)
 
     def disable_tiling(self) -> None:
-        """Work on the whole picture at once again."""
+        """Process the whole picture at once again."""
         self.tile = None
 
     def _statistics(self, frames: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
-        """Mean and deviation of a chunk of `frames` latent frames."""
+        """Mean and standard deviation of a chunk of `frames` latent frames."""
         rows = [min(i, 1) for i in range(frames)]
         mean, std = self.latents_mean[rows], self.latents_std[rows]
         return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
@@ -93,21 +154,22 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     def _distribution(
         self, moments: Float[Tensor, "b m n y x"], normalised: bool
     ) -> IdentityDistribution | DiagonalGaussianDistribution:
-        """What the encoder's answer stands for: latents, or their mean and log variance where it has both."""
-        centre, *log_variance = moments.float().split(self.config.latent_channels, dim=1)
+        """The distribution of latents by their means, and log variances where the encoder has them."""
+        mean, *log_variance = moments.float().split(self.config.latent_channels, dim=1)
         if normalised:
-            mean, std = self._statistics(moments.shape[2])
-            centre = (centre - mean) / std
+            offset, std = self._statistics(moments.shape[2])
+            mean = (mean - offset) / std
             log_variance = [value - 2 * torch.log(std) for value in log_variance]
-        parameters = torch.cat([centre, *log_variance], dim=1).to(moments.dtype)
+        parameters = torch.cat([mean, *log_variance], dim=1).to(moments.dtype)
         return DiagonalGaussianDistribution(parameters) if log_variance else IdentityDistribution(parameters)
 
     def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
+        """Latents without normalisation."""
         mean, std = self._statistics(latents.shape[2])
         return (latents.float() * std + mean).to(self.dtype)
 
     def _rows(self, rows: list[list[float]] | None, default: float) -> Float[Tensor, "2 c"]:
-        """The configuration's numbers in fp32, whatever the precision of the weights."""
+        """Statistics in fp32, whatever the precision of the weights."""
         if rows is None:
             return torch.full((2, self.config.latent_channels), default, device=self.device)
         return torch.tensor(rows, device=self.device)
@@ -122,18 +184,18 @@ class PyramidAutoencoder(VideoAutoencoder):
     def encode(
         self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
     ) -> AutoencoderKLOutput | tuple[IdentityDistribution | DiagonalGaussianDistribution]:
-        """One chunk of `chunk_frames` frames, or one image, to normalised latents (spec A2).
+        """Encode a chunk of `chunk_frames` frames, or an image, to normalised latents (REGEN, Sec. 3.1).
 
         `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
-        `b c n h/8 w/8`: for REGEN n = 2 (content, motion), for the baseline its `latent_frames`; n = 1 for an
-        image (t = 1). For whole videos of any length and size see `regen.codec`. `tile` bounds what is worked
-        on at once; by default what `enable_tiling` set. Raises ValueError for any other shape.
+        `b c n h/8 w/8`: for REGEN n = 2 (content, motion), for MAGVIT-v2 its `latent_frames`; n = 1 for an
+        image (t = 1). `regen.codec` takes videos of any length and size. `tile` bounds what is processed at
+        once, by default as set by `enable_tiling`. Raises ValueError for other shapes.
         """
         frames, height, width = video.shape[2:]
         if frames not in (1, self.chunk_frames) or height % LATENT_STRIDE or width % LATENT_STRIDE:
             raise ValueError(
-                f"A chunk has {self.chunk_frames} frames (or 1, an image) and sides that are multiples of "
-                f"{LATENT_STRIDE}, not {frames} of {height} x {width}; regen.codec splits and pads any video."
+                f"A video must have 1 or {self.chunk_frames} frames and sides that are multiples of "
+                f"{LATENT_STRIDE}, got {frames} of {height}x{width}; regen.codec splits and pads any video."
             )
         distribution = self._posterior(video.to(self.dtype), normalised=True, tile=tile or self.tile)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
@@ -149,9 +211,9 @@ class PyramidAutoencoder(VideoAutoencoder):
     def _training_latents(
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
     ) -> tuple[Float[Tensor, "b c n y x"], Float[Tensor, ""] | None]:
-        """Raw latents: drawn for `batch["clip"]`, with their KL where they have one, or `batch["latents"]`.
+        """Raw latents of `batch["clip"]`, sampled, with their KL where it has a weight.
 
-        Given latents have no divergence that anything could learn from.
+        `batch["latents"]`, where given, take their place; their KL would train nothing.
         """
         if "latents" in batch:
             return self._raw(batch["latents"]), None
@@ -161,8 +223,17 @@ class PyramidAutoencoder(VideoAutoencoder):
 
 
 def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:
-    """KL(posterior ‖ N(0, 1)), mean over the values of the latents."""
+    """KL(posterior ‖ N(0, 1)), averaged over the values of the latents."""
     return 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+
+
+def psnr_at_most_noise(
+    x0_pred: Float[Tensor, "b 3 t h w"], target: Float[Tensor, "b 3 t h w"], t: Float[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """PSNR in dB of the predicted clean clips at the highest noise level of a batch."""
+    squared = (x0_pred.detach() - target).square().flatten(1).mean(1)
+    noisiest = (t == t.max()).float()
+    return -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)  # values span 2, from -1 to 1
 
 
 def blend_frames(

@@ -1,4 +1,4 @@
-"""HybridAutoencoder: latents of two kinds, the second of adaptive length (One-DVA; spec B2 to B4)."""
+"""HybridAutoencoder: a grid of structural latents, and 1D latents of adaptive length."""
 
 from collections.abc import Callable
 from math import isqrt
@@ -18,13 +18,12 @@ from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder
 from regen.tiling import Tile, Tiling, crop
 
-RegionTokens = tuple[
-    Float[Tensor, "b c _"], Bool[Tensor, "b _"]
-]  # 1D latents of a region, and which are there
+# The 1D latents of a region, padded, and the mask of those that exist.
+RegionTokens = tuple[Float[Tensor, "b c _"], Bool[Tensor, "b _"]]
 
 
 class HybridAutoencoder(VideoAutoencoder):
-    """An embedder with structural and 1D latents, whose picture may fall into regions.
+    """An embedder with structural and 1D latents, whose picture may be split into regions (One-DVA).
 
     The rows of `latents_mean` and `latents_std` are those of the structural and of the 1D latents.
     """
@@ -44,7 +43,7 @@ class HybridAutoencoder(VideoAutoencoder):
         return self.config.chunk_frames
 
     def regions(self, frames: int, height: int, width: int) -> Tiling:
-        """The regions of a clip's picture that have 1D latents of their own, in patches."""
+        """The regions of a clip's picture with 1D latents of their own, in patches."""
         n, y, x = self.patches.grid(frames, height, width)
         side = self.config.region_size or max(y, x)
         if n * min(y, side) * min(x, side) > self.config.num_queries:
@@ -52,7 +51,7 @@ class HybridAutoencoder(VideoAutoencoder):
         return Tiling.non_overlapping(y, x, side)
 
     def budgets(self, frames: int, height: int, width: int) -> list[int]:
-        """The most 1D latents that each region of such a clip can have: one for each patch (spec B3)."""
+        """The maximal number of 1D latents of each region of such a clip: one for each patch."""
         n = self.patches.grid(frames, height, width)[0]
         boxes = self.regions(frames, height, width).boxes
         return [n * (bottom - top) * (right - left) for (top, bottom), (left, right) in boxes]
@@ -63,7 +62,7 @@ class HybridAutoencoder(VideoAutoencoder):
         return [crop(video, box, side) for box in boxes]
 
     def lengths(self, video: Float[Tensor, "b 3 t h w"]) -> Int64[Tensor, "b r"]:
-        """How many 1D latents each region of a clip gets by its motion (spec B4)."""
+        """The number of 1D latents of each region of a clip by its motion (docs/method.md, 16)."""
         pairs = zip(self.region_clips(video), self.budgets(*video.shape[2:]), strict=True)
         return torch.stack([self.length_rule.max_length(clip, budget) for clip, budget in pairs], dim=1)
 
@@ -74,22 +73,24 @@ class HybridAutoencoder(VideoAutoencoder):
         mode: LengthMode,
         keep_all_prob: float,
     ) -> Int64[Tensor, "b r"]:
-        """Lengths for training (see `MotionLengthRule.sample`): what tail dropout leaves to each region."""
+        """Lengths for training with tail dropout, for each region (see `MotionLengthRule.sample`)."""
         pairs = zip(self.region_clips(video), self.budgets(*video.shape[2:]), strict=True)
-        drawn = [
+        lengths = [
             self.length_rule.sample(clip, budget, generators, mode, keep_all_prob) for clip, budget in pairs
         ]
-        return torch.stack(drawn, dim=1)
+        return torch.stack(lengths, dim=1)
 
     def shared_length(self, length: int, frames: int, height: int, width: int) -> Int64[Tensor, " r"]:
-        """`length` 1D latents for a clip, shared out among its regions by their budgets.
+        """Split `length` 1D latents among the regions of a clip in proportion to their budgets.
 
-        Raises ValueError when there are not so many.
+        Raises ValueError when their budgets are smaller.
         """
         budgets = self.budgets(frames, height, width)
         total = sum(budgets)
         if not 0 <= length <= total:
-            raise ValueError(f"A clip of this size has 0 to {total} 1D latents, not {length}.")
+            raise ValueError(
+                f"The length of a clip of this size must be 0 to {total} 1D latents, got {length}."
+            )
         return (torch.tensor([0, *budgets]).cumsum(0) * length // total).diff()
 
     @apply_forward_hook
@@ -100,18 +101,18 @@ class HybridAutoencoder(VideoAutoencoder):
         tile: Tile | None = None,
         length: int | None = None,
     ) -> AutoencoderKLOutput | tuple[LatentPosterior]:
-        """A clip of up to `chunk_frames` frames, or an image, to normalised latents (spec B2).
+        """Encode a clip of up to `chunk_frames` frames, or an image, to normalised latents.
 
-        `video` is RGB in [-1, 1], of any size; what does not divide into patches is padded.
-        `.latent_dist.mode()` are `Latents`. `length` is the number of 1D latents of each clip, shared
-        out among the regions by their size; None: as many as the motion of each region asks for. Those of a
-        smaller length are the first ones of a larger. `tile` bounds how many regions are worked on at once.
-        Raises ValueError for more frames than a chunk has, or a length beyond the budget.
+        `video` is RGB in [-1, 1], of any size; it is padded to whole patches. `.latent_dist.mode()` are
+        `Latents`. `length` is the number of 1D latents of each clip, split among the regions by their size;
+        None: by the motion of each region. A shorter sequence is the beginning of a longer one. `tile` bounds
+        how many regions are processed at once. Raises ValueError for more frames than a chunk has, or a
+        length beyond the budget.
         """
         size = video.shape[2:]
         if size[0] > self.chunk_frames:
             raise ValueError(
-                f"A chunk has up to {self.chunk_frames} frames, not {size[0]}; regen.codec splits any video."
+                f"A chunk must have at most {self.chunk_frames} frames, got {size[0]}; use regen.codec."
             )
         if length is None:
             lengths = self.lengths(video)
@@ -130,13 +131,13 @@ class HybridAutoencoder(VideoAutoencoder):
         tiling, padded = self.regions(*video.shape[2:]), self.patches.pad(video)
 
         def encode(group: list[int]) -> tuple[Tensor, Tensor]:
-            return self.encoder(_stacked(padded, tiling, group, self.patches.side))
+            return self.encoder(_stack_regions(padded, tiling, group, self.patches.side))
 
-        grids, parts = _by_region(encode, tiling, self._at_once(tile, tiling))
-        structural = tiling.blend(grids, 1)
+        grids, parts = _by_region(encode, tiling, self._max_batch(tile, tiling))
+        grid = tiling.blend(grids, 1)
         if normalised:
-            structural, parts = self._normal(structural, 0), [self._normal(part, 1) for part in parts]
-        return LatentPosterior(structural, parts, lengths, self.latent_channels)
+            grid, parts = self._normalise(grid, 0), [self._normalise(part, 1) for part in parts]
+        return LatentPosterior(grid, parts, lengths, self.latent_channels)
 
     def _decode_regions(
         self,
@@ -151,71 +152,73 @@ class HybridAutoencoder(VideoAutoencoder):
         side = self.patches.side
 
         def decode(group: list[int]) -> tuple[Tensor, Tensor]:
-            noise, grid = _stacked(noisy, tiling, group, side), _stacked(structural, tiling, group, 1)
+            noise = _stack_regions(noisy, tiling, group, side)
+            grid = _stack_regions(structural, tiling, group, 1)
             longest = max(parts[number][0].shape[2] for number in group)
-            filled = [[F.pad(one, (0, longest - one.shape[-1])) for one in parts[number]] for number in group]
-            sequence, keep = (torch.cat(list(one)) for one in zip(*filled, strict=True))
+            padded = [[F.pad(one, (0, longest - one.shape[-1])) for one in parts[number]] for number in group]
+            sequence, mask = (torch.cat(list(one)) for one in zip(*padded, strict=True))
             level = t if len(t) == 1 else t.repeat(len(group))
-            return self.decoder(noise, grid, sequence, keep, level)
+            return self.decoder(noise, grid, sequence, mask, level)
 
-        features, repa = _by_region(decode, tiling, max_batch)
-        return self.decoder.to_pixels(tiling.blend(features, side), structural), tiling.blend(repa, 1)
+        features, repa_features = _by_region(decode, tiling, max_batch)
+        pixels = self.decoder.to_pixels(tiling.blend(features, side), structural)
+        return pixels, tiling.blend(repa_features, 1)
 
     def _check_latents(self, latents: Latents) -> None:
         n, y, x = latents.shape[2:]
         side, frames = self.patches.side, 1 + (n - 1) * self.patches.frames
         budgets = self.budgets(frames, y * side, x * side)
-        wrong = latents.shape[1] != self.latent_channels or frames > self.chunk_frames
-        if wrong or latents.lengths.shape[1] != len(budgets):
+        channels, regions = latents.shape[1], latents.lengths.shape[1]
+        if (channels, regions) != (self.latent_channels, len(budgets)) or frames > self.chunk_frames:
             raise ValueError(
-                f"These latents don't fit this model: for {n} x {y} x {x} patches it has "
-                f"{self.latent_channels} channels and {len(budgets)} regions, not {latents.shape[1]} and "
-                f"{latents.lengths.shape[1]}."
+                f"Latents of {n} x {y} x {x} patches must have {self.latent_channels} channels and "
+                f"{len(budgets)} regions in {self.chunk_frames} frames, got {channels}, {regions} and "
+                f"{frames}."
             )
         if bool((latents.lengths.cpu() > torch.tensor(budgets)).any()):
-            raise ValueError(f"A region keeps more 1D latents than the {max(budgets)} that it can have.")
+            raise ValueError(f"A region must have at most {max(budgets)} 1D latents.")
 
-    def _normal(self, moments: Float[Tensor, "b m ..."], kind: int) -> Float[Tensor, "b m ..."]:
-        """Means less their mean, over their deviation; log variances to match. `kind`: 0 structural, 1 1D."""
-        mean, std = self._statistics_of(kind, moments)
-        centre, *log_variance = moments.float().split(self.latent_channels, dim=1)
-        parts = [(centre - mean) / std, *(value - 2 * std.log() for value in log_variance)]
+    def _normalise(self, moments: Float[Tensor, "b m ..."], row: int) -> Float[Tensor, "b m ..."]:
+        """Subtract the mean and divide by the standard deviation; `row`: 0 structural, 1 1D latents."""
+        offset, std = self._row_statistics(row, moments)
+        mean, *log_variance = moments.float().split(self.latent_channels, dim=1)
+        parts = [(mean - offset) / std, *(value - 2 * std.log() for value in log_variance)]
         return torch.cat(parts, dim=1).to(moments.dtype)
 
-    def _raw_of(self, latents: Float[Tensor, "b c ..."], kind: int) -> Float[Tensor, "b c ..."]:
-        """The inverse of `_normal`, for latents."""
-        mean, std = self._statistics_of(kind, latents)
-        return (latents.float() * std + mean).to(self.dtype)
+    def _denormalise(self, latents: Float[Tensor, "b c ..."], row: int) -> Float[Tensor, "b c ..."]:
+        """The inverse of `_normalise`, for latents."""
+        offset, std = self._row_statistics(row, latents)
+        return (latents.float() * std + offset).to(self.dtype)
 
     def _raw_parts(self, latents: Latents) -> tuple[Float[Tensor, "b c n y x"], list[RegionTokens]]:
         """Raw structural latents, and the raw 1D latents of each region."""
-        parts = [(self._raw_of(sequence, 1), keep) for sequence, keep in latents.regions()]
-        return self._raw_of(latents.grid, 0), parts
+        parts = [(self._denormalise(sequence, 1), mask) for sequence, mask in latents.regions()]
+        return self._denormalise(latents.grid, 0), parts
 
-    def _statistics_of(self, kind: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _row_statistics(self, row: int, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1, *[1] * (like.ndim - 2))
-        return self.latents_mean[kind].reshape(shape), self.latents_std[kind].reshape(shape)
+        return self.latents_mean[row].reshape(shape), self.latents_std[row].reshape(shape)
 
-    def _at_once(self, tile: Tile | None, tiling: Tiling) -> int:
-        """How many regions to work on together: as many as have the area of the tile, or all."""
+    def _max_batch(self, tile: Tile | None, tiling: Tiling) -> int:
+        """Number of regions to process together: as many as have the area of the tile, or all."""
         if tile is None:
             return len(tiling.boxes)
         largest = max((bottom - top) * (right - left) for (top, bottom), (left, right) in tiling.boxes)
         return max(1, tile.height * tile.width // (largest * self.patches.side**2))
 
 
-def _stacked(whole: Float[Tensor, "b ..."], tiling: Tiling, group: list[int], unit: int) -> Tensor:
+def _stack_regions(whole: Float[Tensor, "b ..."], tiling: Tiling, group: list[int], unit: int) -> Tensor:
     """Regions of a batch of pictures as a larger batch, region after region."""
     return torch.cat([crop(whole, tiling.boxes[number], unit) for number in group])
 
 
 def _by_region(
-    work: Callable[[list[int]], tuple[Tensor, Tensor]], tiling: Tiling, max_batch: int
+    function: Callable[[list[int]], tuple[Tensor, Tensor]], tiling: Tiling, max_batch: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Both results of `work` for each region, in order; up to `max_batch` of one shape are one call."""
+    """Both results of `function` for each region, in order; up to `max_batch` of one shape are one call."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for group in tiling.group_by_shape(max_batch):
-        both = (answer.chunk(len(group)) for answer in work(group))
+        both = (result.chunk(len(group)) for result in function(group))
         found |= dict(zip(group, zip(*both, strict=True), strict=True))
     order = [found[number] for number in range(len(tiling.boxes))]
     return [one[0] for one in order], [one[1] for one in order]

@@ -29,17 +29,27 @@ def motion(clip: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, " b"]:
 
 @dataclass(frozen=True)
 class MotionLengthRule:
-    """From the motion of a clip to the number of its 1D latents within a budget (docs/method.md, 16).
+    """From the motion of a clip to the number of its 1D latents within a budget (docs/method.md, 16)."""
 
-    `multiple`: lengths are multiples of it, or the budget. `min_ratio`: share of the budget for a clip
-    without motion; `image_ratio`: for an image. `motion_range`: the motions (5 % and 95 % quantiles of the
-    training clips) between which the share rises with the logarithm.
-    """
+    multiple: int = 16
+    """Lengths are multiples of it, or the budget."""
+    min_ratio: float = 0.125
+    """Share of the budget for a clip without motion."""
+    image_ratio: float = 0.5
+    """Share of the budget for an image."""
+    motion_range: tuple[float, float] = (0.0005, 0.03)
+    """The motions between which the share rises with the logarithm: 5 % and 95 % quantiles of the training
+    clips (benchmarks/motion.py); these are of 256 x 256 crops of the clips of the small models."""
 
-    multiple: int
-    min_ratio: float
-    image_ratio: float
-    motion_range: tuple[float, float]
+    def __post_init__(self) -> None:
+        low, high = self.motion_range
+        if self.multiple < 1:
+            raise ValueError(f"length_rule.multiple must be >= 1, got {self.multiple}.")
+        for name in ("min_ratio", "image_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"length_rule.{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if not 0 < low < high:
+            raise ValueError(f"length_rule.motion_range must be positive and rising, got {low} to {high}.")
 
     def score(self, motion: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-scaled motion: 0 at the lower and 1 at the upper end of `motion_range`, clamped."""

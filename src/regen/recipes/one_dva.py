@@ -7,6 +7,7 @@ from regen.embedders.one_dva import OneDVAConfig
 from regen.losses.one_dva import OneDVAObjective
 from regen.losses.post_training import PredictionConfig
 from regen.losses.representation import RepresentationConfig
+from regen.networks.length_rule import MotionLengthRule
 from regen.recipes.preset import CACHED, PLAIN, Preset
 from regen.train.auxiliary_losses import LossConfig
 from regen.train.finetune import InitConfig
@@ -24,8 +25,8 @@ def small_cpu() -> Recipe[OneDVAConfig]:
     model = OneDVAConfig(
         encoder_width=176, encoder_depth=3, encoder_heads=4, linear_skip=True,
         width=176, depth=5, heads=4, pixel_channels=3, num_queries=80, region_size=4,
-        query_positions="anchored", timestep_conditioning="adaln_single", length_multiple=4,
-        motion_range=(0.00004, 0.037), kl_weight=0.0, objective=objective,
+        query_positions="anchored", timestep_conditioning="adaln_single", kl_weight=0.0,
+        length_rule=MotionLengthRule(multiple=4, motion_range=(0.00004, 0.037)), objective=objective,
     )  # fmt: skip
     return Recipe(
         model=model,
