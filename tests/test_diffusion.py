@@ -1,4 +1,4 @@
-"""The process against closed forms, without any network (spec A6, A17 5)."""
+"""The diffusion process against closed forms, without a network."""
 
 import math
 
@@ -48,9 +48,9 @@ def test_heun_is_of_second_order_and_euler_of_first():
 
     def error(solver: diffusion.Solver, steps: int) -> float:
         # Stop before 0: the last step to 0 is Euler's for both.
-        grid = [1 - 0.9 * i / steps for i in range(steps + 1)]
-        fine = diffusion.heun(velocity, noise, [1 - 0.9 * i / 2000 for i in range(2001)])
-        return (solver(velocity, noise, grid) - fine).abs().mean().item()
+        schedule = [1 - 0.9 * i / steps for i in range(steps + 1)]
+        exact = 0.9 * MEAN + math.hypot(0.9 * STD, 0.1) * noise
+        return (solver(velocity, noise, schedule) - exact).abs().mean().item()
 
     assert 1.7 < error(diffusion.euler, 40) / error(diffusion.euler, 80) < 2.4
     assert 3.4 < error(diffusion.heun, 40) / error(diffusion.heun, 80) < 4.8
@@ -89,12 +89,12 @@ def test_unknown_predictions_are_errors():
 
 
 def test_losses_of_both_predictions_are_one_loss():
-    """‖v - v̂‖² = ‖x_0 - x̂_0‖² / t²: the same network output, told either way."""
+    """‖v - v̂‖² = ‖x_0 - x̂_0‖² / t²: for the same prediction."""
     clean, noise, t = torch.randn(4, 6), torch.randn(4, 6), torch.tensor([0.1, 0.3, 0.8, 1.0])
-    by_velocity, guess_v = diffusion.velocity_loss(gaussian_velocity, clean, noise, t, "velocity", 0.05)
-    by_sample, guess_s = diffusion.velocity_loss(gaussian_clean, clean, noise, t, "sample", 0.05)
+    by_velocity, x0_pred_v = diffusion.velocity_loss(gaussian_velocity, clean, noise, t, "velocity", 0.05)
+    by_sample, x0_pred_s = diffusion.velocity_loss(gaussian_clean, clean, noise, t, "sample", 0.05)
     torch.testing.assert_close(by_velocity, by_sample, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(guess_v, guess_s, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(x0_pred_v, x0_pred_s, rtol=1e-3, atol=1e-4)
 
 
 def test_t_min_bounds_the_weight_of_small_noise_levels():
@@ -160,23 +160,23 @@ def test_each_level_comes_from_its_own_generator(density):
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "sample"])
-def test_only_what_is_counted_enters_the_loss(prediction):
+def test_the_loss_ignores_what_is_cropped(prediction):
     clean, noise, t = torch.randn(3, 2, 8), torch.randn(3, 2, 8), torch.tensor([0.1, 0.5, 1.0])
     network = gaussian_velocity if prediction == "velocity" else gaussian_clean
 
-    def loss(counted=None, spoil: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(cropped=None, spoil: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         def spoiled(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            answer = network(noisy, t).clone()
-            answer[..., 5:] += spoil
-            return answer
+            pred = network(noisy, t).clone()
+            pred[..., 5:] += spoil
+            return pred
 
-        return diffusion.velocity_loss(spoiled, clean, noise, t, prediction, 0.05, counted)
+        return diffusion.velocity_loss(spoiled, clean, noise, t, prediction, 0.05, cropped)
 
-    plain, guess = loss()
+    plain, x0_pred = loss()
     torch.testing.assert_close(loss(lambda error: error)[0], plain)
-    counted, whole = loss(lambda error: error[..., :5])
-    assert torch.equal(whole, guess), "the guess keeps its padding"
-    torch.testing.assert_close(loss(lambda error: error[..., :5], spoil=100.0)[0], counted)
+    cropped, whole = loss(lambda error: error[..., :5])
+    assert torch.equal(whole, x0_pred), "the prediction keeps its padding"
+    torch.testing.assert_close(loss(lambda error: error[..., :5], spoil=100.0)[0], cropped)
     assert (loss(spoil=100.0)[0] > plain + 1).all()
     rest = loss(lambda error: error[..., 5:])[0]
-    torch.testing.assert_close((5 * counted + 3 * rest) / 8, plain)
+    torch.testing.assert_close((5 * cropped + 3 * rest) / 8, plain)

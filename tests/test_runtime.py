@@ -49,7 +49,7 @@ def test_a_generator_is_a_function_of_its_numbers():
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_memory_is_kept_quietly():
+def test_malloc_is_tuned_without_errors():
     assert tune_malloc() is None
 
 

@@ -23,7 +23,7 @@ Sizes = tuple[int, int, int, int, int]
 
 @st.composite
 def sizes(draw: st.DrawFn) -> Sizes:
-    """In places: height and width of a picture, those of the tiles, and their overlap."""
+    """In latents: height and width of a picture, those of the tiles, and their overlap."""
     overlap = draw(st.integers(0, 4))
     sides = st.integers(max(1, 2 * overlap), 3 * max(1, overlap) + 6)
     return draw(st.integers(1, 30)), draw(st.integers(1, 30)), draw(sides), draw(sides), overlap
@@ -35,7 +35,7 @@ def tiling_of(sizes: Sizes) -> Tiling:
 
 
 def crops(x: Tensor, tiling: Tiling, unit: int) -> list[Tensor]:
-    return [crop(x, place, unit) for place in tiling.boxes]
+    return [crop(x, box, unit) for box in tiling.boxes]
 
 
 @given(st.integers(1, 300), tiles_and_overlaps())
@@ -98,31 +98,31 @@ def test_a_value_lies_between_those_of_the_tiles_that_hold_it(sizes: Sizes) -> N
     """Blending is a mean with weights that add up to one: it never leaves the range of what is blended."""
     tiling, (height, width) = tiling_of(sizes), sizes[:2]
     parts = [torch.randn_like(part) for part in crops(torch.zeros(height, width), tiling, 1)]
-    least, most = torch.full((height, width), torch.inf), torch.full((height, width), -torch.inf)
-    for place, part in zip(tiling.boxes, parts, strict=True):
-        crop(least, place, 1).copy_(torch.minimum(crop(least, place, 1), part))
-        crop(most, place, 1).copy_(torch.maximum(crop(most, place, 1), part))
+    low, high = torch.full((height, width), torch.inf), torch.full((height, width), -torch.inf)
+    for box, part in zip(tiling.boxes, parts, strict=True):
+        crop(low, box, 1).copy_(torch.minimum(crop(low, box, 1), part))
+        crop(high, box, 1).copy_(torch.maximum(crop(high, box, 1), part))
     joined = tiling.blend(parts, 1)
-    assert (joined >= least - 1e-6).all()
-    assert (joined <= most + 1e-6).all()
+    assert (joined >= low - 1e-6).all()
+    assert (joined <= high + 1e-6).all()
 
 
-def test_parts_are_asked_for_one_by_one_in_their_order() -> None:
+def test_parts_are_consumed_one_by_one_in_order() -> None:
     tiling = Tiling.of(9, 10, Tile(32, 40, 8))
-    picture, asked = torch.randn(9, 10), []
+    picture, consumed = torch.randn(9, 10), []
 
     def parts():
-        for place in tiling.boxes:
-            asked.append(place)
-            yield crop(picture, place, 1)
+        for box in tiling.boxes:
+            consumed.append(box)
+            yield crop(picture, box, 1)
 
     assert torch.equal(tiling.blend(parts(), 1), picture)
-    assert asked == [(row, column) for row in tiling.rows for column in tiling.columns]
-    assert len(asked) == 9
+    assert consumed == [(row, column) for row in tiling.rows for column in tiling.columns]
+    assert len(consumed) == 9
 
 
 @pytest.mark.parametrize("sides", [(64, 127, 64), (127, 64, 64), (7, 64, 0), (64, 64, -8)])
-def test_tiles_that_cannot_overlap_so_are_told(sides: tuple[int, int, int]) -> None:
+def test_invalid_tiles(sides: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="at least 8 pixels and twice the overlap"):
         Tile(*sides)
 

@@ -1,51 +1,65 @@
-"""Attention and sinusoidal_embedding against plain formulas."""
-
-from itertools import product
+"""Attention: the formula, windows, masks, rotary positions, backends."""
 
 import pytest
 import torch
+from diffusers import ModelMixin
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regen.layers.attention import Attention, Grid, RMSNorm, Window, window_spans
-from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
+from regen.layers.attention import Attention, Grid, RMSNorm, Window, init_local_attention, window_spans
+from regen.layers.positions import Rope, compute_rope, grid_positions
+
+SHIFTS = st.tuples(*[st.floats(-20, 20)] * 3)
 
 
 def test_attention_equals_the_formula():
-    layer = Attention(12, heads=3)
-    x = torch.randn(2, 7, 12)
+    layer, x = Attention(12, heads=3), torch.randn(2, 7, 12)
     q, k, v = rearrange(layer.qkv(x), "b n (three h e) -> three b h n e", three=3, h=3)
     weights = torch.softmax(layer.norm_q(q) @ layer.norm_k(k).transpose(-1, -2) / 2.0, dim=-1)
     expected = layer.out(rearrange(weights @ v, "b h n e -> b n (h e)"))
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_attention_has_no_positions():
-    """Permuting the tokens permutes the answer."""
-    layer = Attention(8, heads=2)
-    x, order = torch.randn(1, 6, 8), torch.randperm(6)
-    torch.testing.assert_close(layer(x[:, order]), layer(x)[:, order])
+class Model(ModelMixin):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention(24, heads=2)
+
+    def forward(self, x: torch.Tensor, **options) -> torch.Tensor:
+        return self.attention(x, **options)
 
 
-def places(length: int, window: Window) -> torch.Tensor:
-    """The number of the window that each token along one axis belongs to."""
-    sizes = [size for number, size in window_spans(length, window) for _ in range(number)]
-    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_backend_is_selected_through_diffusers(masked):
+    model, x = Model(), torch.randn(2, 9, 24)
+    mask = torch.arange(9) < torch.tensor([[9], [5]]) if masked else None
+    expected = model(x, mask=mask)
+    with attention_backend("native"):  # restores the global backend, which set_attention_backend also sets
+        model.set_attention_backend("_native_math")
+        assert model.attention.processor._attention_backend is AttentionBackendName._NATIVE_MATH
+        torch.testing.assert_close(model(x, mask=mask), expected)
+        model.reset_attention_backend()
+    assert model.attention.processor._attention_backend is None
 
 
 def windows_of(grid: Grid, window: Window) -> torch.Tensor:
     """The number of the window of every token, in the order of the tokens."""
-    down, across = places(grid[1], window), places(grid[2], window)
-    return (100 * down[:, None] + across).expand(grid).flatten()
+
+    def along(length: int) -> torch.Tensor:
+        sizes = [size for count, size in window_spans(length, window) for _ in range(count)]
+        return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+
+    return (100 * along(grid[1])[:, None] + along(grid[2])).expand(grid).flatten()
 
 
 @given(st.integers(1, 200), st.integers(2, 40), st.booleans())
-def test_every_token_is_in_one_window_of_about_the_size_that_was_asked_for(length, size, shifted):
+def test_windows_cover_the_length_with_about_equal_sizes(length, size, shifted):
     offset = size // 2 if shifted else 0
-    found = window_spans(length, Window(size, offset))
-    sizes = [run.size for run in found for _ in range(run.count)]
-    assert all(run.count > 0 for run in found)
+    spans = window_spans(length, Window(size, offset))
+    sizes = [span.size for span in spans for _ in range(span.count)]
+    assert all(span.count > 0 for span in spans)
     assert sum(sizes) == length
     if length <= size:
         assert sizes == [length]
@@ -57,7 +71,7 @@ def test_every_token_is_in_one_window_of_about_the_size_that_was_asked_for(lengt
 
 
 @given(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.integers(2, 6), st.booleans())
-def test_attention_within_windows_is_attention_of_each_window_alone(t, y, x, size, shifted):
+def test_windowed_attention_is_the_attention_of_each_window(t, y, x, size, shifted):
     layer, grid = Attention(8, heads=2), (t, y, x)
     window = Window(size, size // 2 if shifted else 0)
     tokens = torch.randn(2, t * y * x, 8)
@@ -69,45 +83,99 @@ def test_attention_within_windows_is_attention_of_each_window_alone(t, y, x, siz
 
 
 @pytest.mark.parametrize("offset", [0, 2])
-def test_a_token_is_seen_in_its_own_window_only_and_by_all_of_it(offset):
+def test_a_token_acts_on_all_of_its_window_and_on_no_other(offset):
     layer, grid, window = Attention(8, heads=2), (2, 7, 9), Window(4, offset)
-    tokens = torch.randn(1, 2 * 7 * 9, 8)
-    before, owner = layer(tokens, grid, window), windows_of(grid, window)
+    tokens = torch.randn(1, 2 * 7 * 9, 8, requires_grad=True)
+    owner = windows_of(grid, window)
     assert len(owner.unique()) == (6 if offset else 4)
-    for place in range(0, 126, 5):
-        moved = tokens.clone()
-        moved[:, place] += 1
-        changed = (layer(moved, grid, window) != before).any(-1)[0]
-        assert torch.equal(changed, owner == owner[place])
+    out = layer(tokens, grid, window)
+    for token in range(0, 126, 5):
+        (gradient,) = torch.autograd.grad(out[:, token].square().sum(), tokens, retain_graph=True)
+        assert torch.equal(gradient.any(-1)[0], owner == owner[token])
 
 
-@pytest.mark.parametrize(("size", "offset"), list(product((9, 12), (0, 4))))
-def test_a_window_as_large_as_the_picture_is_full_attention(size, offset):
+@pytest.mark.parametrize("size", [9, 12])
+def test_a_window_as_large_as_the_picture_is_full_attention(size):
     layer, tokens = Attention(8, heads=2), torch.randn(2, 3 * 7 * 9, 8)
-    assert torch.equal(layer(tokens, (3, 7, 9), Window(size, offset)), layer(tokens))
+    # Not to the bit: the windows change the memory layout of the tokens.
+    torch.testing.assert_close(layer(tokens, (3, 7, 9), Window(size, 4)), layer(tokens))
 
 
-def test_gradient_passes_through_windows():
-    layer, tokens = Attention(8, heads=2), torch.randn(1, 35, 8, requires_grad=True)
-    layer(tokens, (1, 5, 7), Window(3, 1)).square().sum().backward()
-    assert tokens.grad.any(-1).all()
-    assert all(parameter.grad.any() for parameter in layer.parameters())
+def rope_of(positions: torch.Tensor, layer: Attention) -> Rope:
+    return compute_rope(positions, layer.out.in_features // layer.heads)
 
 
-def test_rms_norm_keeps_the_precision_of_its_input():
+@given(SHIFTS)
+def test_with_rope_attention_depends_on_distances_only(shift):
+    layer, x, positions = Attention(24, heads=2), torch.randn(2, 9, 24), 3 * torch.randn(9, 3)
+    out = layer(x, rope=rope_of(positions, layer))
+    moved = layer(x, rope=rope_of(positions + torch.tensor(shift), layer))
+    torch.testing.assert_close(moved, out, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(layer(x, rope=rope_of(2 * positions, layer)), out, atol=1e-4)
+    assert not torch.allclose(layer(x), out, atol=1e-4)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_permuted_tokens_give_permuted_outputs(rotated):
+    layer, x, order = Attention(24, heads=2), torch.randn(2, 9, 24), torch.randperm(9)
+    positions = torch.randn(9, 3)
+    mask = torch.rand(2, 9) < 0.7
+    mask[:, 0] = True
+    before, after = (rope_of(p, layer) if rotated else None for p in (positions, positions[order]))
+    out = layer(x, rope=before, mask=mask)
+    torch.testing.assert_close(layer(x[:, order], rope=after, mask=mask[:, order]), out[:, order])
+    alone = layer(x[:, order], rope=before, mask=mask[:, order])
+    assert torch.allclose(alone, out[:, order], atol=1e-5) is not rotated, "positions identify tokens"
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.booleans())
+def test_masked_tokens_have_no_influence(kept, others, rotated):
+    layer, count = Attention(24, heads=2), kept + others
+    x, positions = torch.randn(2, count, 24), torch.randn(count, 3)
+    mask = torch.stack([torch.randperm(count) < kept for _ in range(2)])
+    rope = rope_of(positions, layer) if rotated else None
+    out = layer(x, rope=rope, mask=mask)
+    spoiled = torch.where(mask[:, :, None], x, 100 * torch.randn_like(x))
+    assert torch.equal(layer(spoiled, rope=rope, mask=mask)[mask], out[mask])
+    for one, own, expected in zip(x, mask, out, strict=True):
+        alone = layer(one[None, own], rope=rope_of(positions[own], layer) if rotated else None)
+        torch.testing.assert_close(expected[own], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_windows_exclude_rope_and_masks():
+    layer, x = Attention(24, heads=2), torch.randn(1, 9, 24)
+    for options in ({"rope": rope_of(torch.randn(9, 3), layer)}, {"mask": torch.ones(1, 9).bool()}):
+        with pytest.raises(AssertionError, match="windows"):
+            layer(x, (1, 3, 3), Window(2, 0), **options)
+
+
+def test_rms_norm_keeps_the_dtype_of_its_input():
     assert RMSNorm(8)(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
     out = RMSNorm(64)(7 * torch.randn(5, 64))
     torch.testing.assert_close(out.square().mean(-1), torch.ones(5))
 
 
-def test_sinusoids_tell_values_apart_and_start_at_one():
-    table = sinusoidal_embedding(torch.tensor([0.0, 0.5, 1.0]), 16)
-    torch.testing.assert_close(table[0], torch.tensor([1.0] * 8 + [0.0] * 8))
-    assert torch.cdist(table, table).fill_diagonal_(1.0).min() > 0.1
+def attention_weights(layer: Attention, positions: torch.Tensor) -> torch.Tensor:
+    """Mean weights of all pairs of tokens at random inputs."""
+    x = torch.nn.functional.layer_norm(torch.randn(1, len(positions), 128), (128,))
+    q, k, _ = layer.project_qkv(x, rope_of(positions, layer))
+    return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, dim=-1)[0].mean(0).detach()
 
 
-def test_noise_level_embedding_tells_levels_apart():
-    embedding = TimestepEmbedding(32)
-    out = embedding(torch.tensor([0.0, 0.5, 1.0]))
-    assert out.shape == (3, 32)
-    assert torch.cdist(out, out).fill_diagonal_(1.0).min() > 1e-4
+def test_local_initialisation_favours_nearby_tokens():
+    positions = grid_positions((3, 4, 4), torch.device("cpu"))
+    distance = torch.cdist(positions, positions)
+    near, far = (distance > 0) & (distance < 1.2), distance > 2.5
+    layer = Attention(128, heads=2)
+    before = attention_weights(layer, positions)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    init_local_attention(torch.nn.Sequential(layer))
+    after = attention_weights(layer, positions)
+    assert after.diagonal().mean() > 1.3 * after[near].mean()
+    assert after[near].mean() > 2 * after[far].mean()
+    assert (distance.gather(1, after.argmax(1)[:, None]) <= 1.5).float().mean() > 0.8
+    assert 0.8 < before[near].mean() / before[far].mean() < 1.25
+    changed = [name for name, value in layer.state_dict().items() if not torch.equal(value, state[name])]
+    assert changed == ["qkv.bias"]
+    assert torch.equal(layer.qkv.bias[256:], state["qkv.bias"][256:]), "values are unchanged"
+    assert layer.qkv.bias.requires_grad

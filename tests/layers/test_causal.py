@@ -1,4 +1,4 @@
-"""Causal layers: a prefix of the input gives the prefix of the output; no frame feels later ones."""
+"""Causal layers: no frame depends on later ones."""
 
 import pytest
 import torch
@@ -9,23 +9,21 @@ from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm
 
 
 @given(frames=st.integers(1, 9), prefix=st.integers(1, 9), kernel=st.sampled_from([1, 3]))
-def test_prefix_of_the_input_gives_the_prefix_of_the_output(frames, prefix, kernel):
+def test_a_prefix_of_the_input_gives_the_prefix_of_the_output(frames, prefix, kernel):
     layer = CausalConv3d(4, 6, kernel=(kernel, 3, 3))
     x = torch.randn(1, 4, max(frames, prefix), 6, 5)
     torch.testing.assert_close(layer(x[:, :, :prefix]), layer(x)[:, :, :prefix])
 
 
 @given(frames=st.integers(1, 33), stride=st.sampled_from([1, 2]))
-def test_length_law(frames, stride):
+def test_length_of_the_output(frames, stride):
     layer = CausalConv3d(2, 2, stride=(stride, 1, 1))
     assert layer(torch.zeros(1, 2, frames, 3, 3)).shape[2] == (frames - 1) // stride + 1
 
 
-def test_first_frame_is_its_own_history():
-    """A still video stays still: padding adds no frame that was never filmed."""
-    layer = CausalConv3d(3, 5)
+def test_a_still_video_stays_still():
     still = torch.randn(1, 3, 1, 4, 4).expand(-1, -1, 4, -1, -1)
-    out = layer(still)
+    out = CausalConv3d(3, 5)(still)
     torch.testing.assert_close(out, out[:, :, :1].expand_as(out))
 
 
@@ -38,7 +36,7 @@ def test_later_frames_do_not_change_earlier_ones(layer):
     assert not torch.allclose(layer(x)[:, :, 3:], layer(changed)[:, :, 3:])
 
 
-def test_channel_norm_normalises_each_place():
+def test_channel_norm_normalises_each_position():
     out = ChannelNorm(16)(5 + 3 * torch.randn(1, 16, 3, 4, 4))
     torch.testing.assert_close(out.mean(1), torch.zeros(1, 3, 4, 4), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.std(1, correction=0), torch.ones(1, 3, 4, 4), atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""The adversarial loss: its formulas, its own learning, and its state (spec A13)."""
+"""AdversarialLoss: formulas, training of the discriminator, state."""
 
 import math
 
@@ -28,13 +28,13 @@ def test_r1_is_the_squared_gradient_of_a_clips_mean_answer():
     torch.testing.assert_close(penalty, (weight / (2 * 4 * 4)).square().sum())
 
 
-def test_lecam_holds_answers_near_the_means():
+def test_lecam_formula():
     zero, means = torch.zeros(4), torch.tensor([1.0, -1.0])
     assert lecam(zero - 1, zero + 1, means) == 0
     torch.testing.assert_close(lecam(zero + 1, zero - 2, means), torch.tensor(4.0 + 9.0))
 
 
-def test_an_undecided_discriminator_blames_with_log_2():
+def test_an_undecided_discriminator_has_loss_log_2():
     adversarial = loss_of(weight=0.5)
     for parameter in adversarial.discriminator.parameters():
         torch.nn.init.zeros_(parameter)
@@ -57,13 +57,13 @@ def alone(tensors: list[torch.Tensor]) -> None:
     """The mean over one process."""
 
 
-def test_the_discriminator_learns_to_tell_them_apart():
+def test_the_discriminator_learns():
     adversarial = loss_of(r1_weight=0.0)
-    said = [step(adversarial)["discriminator"].item() for _ in range(30)]
-    assert said[-1] < 0.5 * said[0]
+    losses = [step(adversarial)["discriminator"].item() for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
 
 
-def test_blame_moves_the_reconstruction_and_not_the_discriminator():
+def test_the_generator_loss_does_not_reach_the_discriminator():
     adversarial = loss_of(weight=0.5)
     target, reconstruction = pair()
     reconstruction.requires_grad_(True)
@@ -78,7 +78,7 @@ def test_blame_moves_the_reconstruction_and_not_the_discriminator():
         assert torch.equal(p.grad, gradient), "the discriminator's own loss has no weight"
 
 
-def test_a_batch_in_parts_teaches_the_same():
+def test_a_split_batch_trains_the_same():
     whole, parts = loss_of(r1_every=2), loss_of(r1_every=2)
     for _ in range(3):
         step(whole)
@@ -89,7 +89,7 @@ def test_a_batch_in_parts_teaches_the_same():
     torch.testing.assert_close(whole.tensors(), parts.tensors())
 
 
-def test_discarded_calls_teach_nothing():
+def test_discarded_calls_have_no_effect():
     adversarial, other = loss_of(), loss_of()
     adversarial(*pair())[0].backward()
     adversarial.discard()
@@ -98,12 +98,12 @@ def test_discarded_calls_teach_nothing():
     assert_equal(adversarial, other)
 
 
-def test_it_waits_for_its_start():
+def test_training_begins_at_start():
     adversarial = loss_of(start=2)
     assert ["discriminator" in step(adversarial) for _ in range(4)] == [False, False, True, True]
 
 
-def test_r1_comes_every_so_often():
+def test_r1_is_computed_every_few_steps():
     adversarial = loss_of(r1_every=3, start=1)
     logs = [step(adversarial) for _ in range(8)]
     assert ["r1" in one for one in logs] == [False, True, False, False, True, False, False, True]
@@ -115,7 +115,7 @@ def assert_equal(one: AdversarialLoss, other: AdversarialLoss) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_it_goes_on_from_its_state_bit_for_bit():
+def test_resumed_from_its_state_it_is_equal_to_the_bit():
     straight, halves = loss_of(r1_every=2), loss_of(r1_every=2)
     for _ in range(4):
         step(straight)
@@ -131,6 +131,6 @@ def test_it_goes_on_from_its_state_bit_for_bit():
     assert_equal(straight, resumed)
 
 
-def test_impossible_settings_are_told():
+def test_invalid_options():
     with pytest.raises(ValueError, match="r1_every must be >= 1"):
         AdversarialConfig(r1_every=0)

@@ -1,4 +1,4 @@
-"""Latents as a latent diffusion model predicts them, against closed forms (spec B9)."""
+"""Predicted latents against closed forms."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def parts(x: Latents) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def minus(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
-    """A predictor whose answers are told from the clean latents at once."""
+    """A predictor whose predictions are recognised at once."""
     return Latents(-clean.grid, -clean.sequence, clean.lengths)
 
 
@@ -39,14 +39,14 @@ def test_an_exact_velocity_gives_the_clean_latents_back(levels):
         ]
         return Latents(*velocities, noisy.lengths)
 
-    told = denoised(exact)(clean, t, each(len(levels)))
-    assert torch.equal(told.lengths, clean.lengths)
-    for found, expected in zip(parts(told), parts(clean), strict=True):
+    predicted = denoised(exact)(clean, t, each(len(levels)))
+    assert torch.equal(predicted.lengths, clean.lengths)
+    for found, expected in zip(parts(predicted), parts(clean), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_both_kinds_of_latents_are_noised_on_the_straight_path():
-    """What the velocity is asked about is (1 - t) z + t ε, with ε of N(0, 1) and apart for both kinds."""
+    """The noisy latents are (1 - t) z + t ε, with ε of N(0, 1) and apart for both kinds."""
     clean = Latents(torch.ones(2, 3, 10, 10, 10), torch.ones(2, 3, 1000), torch.tensor([[1000], [1000]]))
     seen = []
 
@@ -84,12 +84,12 @@ def test_no_other_gain_predicts_the_velocity_of_gaussian_latents_better(level):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_share_of_the_clips_is_told_predicted_latents(share):
+def test_a_share_of_the_clips_gets_predicted_latents(share):
     clean = latents(1000)
-    told = PredictedLatents(PredictionConfig(share), minus)(clean, each(1000))
-    assert torch.equal(told.lengths, clean.lengths)
-    changed = (told.grid == -clean.grid).flatten(1).all(1)
-    for found, own in zip(parts(told), parts(clean), strict=True):
+    predicted = PredictedLatents(PredictionConfig(share), minus)(clean, each(1000))
+    assert torch.equal(predicted.lengths, clean.lengths)
+    changed = (predicted.grid == -clean.grid).flatten(1).all(1)
+    for found, own in zip(parts(predicted), parts(clean), strict=True):
         assert torch.equal(found[changed], -own[changed])
         assert torch.equal(found[~changed], own[~changed])
     assert abs(changed.float().mean() - share) < (0.05 if 0 < share < 1 else 1e-9)
@@ -120,8 +120,8 @@ def test_the_level_does_not_tell_which_clips_are_chosen():
         return Latents(structural, clean.sequence, clean.lengths)
 
     clean = latents(1000)
-    told = PredictedLatents(PredictionConfig(0.4, (0.2, 0.6)), predict)(clean, each(1000)).grid
-    chosen = told[(told != clean.grid).flatten(1).all(1)][:, 0, 0, 0, 0].sort().values
+    predicted = PredictedLatents(PredictionConfig(0.4, (0.2, 0.6)), predict)(clean, each(1000)).grid
+    chosen = predicted[(predicted != clean.grid).flatten(1).all(1)][:, 0, 0, 0, 0].sort().values
     assert (chosen - torch.linspace(0.2, 0.6, len(chosen))).abs().max() < 0.04
 
 
@@ -134,14 +134,16 @@ def test_nothing_of_it_learns():
     clean = latents()
     for part in parts(clean):
         part.requires_grad_()
-    told = PredictedLatents(PredictionConfig(share=0.5), denoised(velocity))(clean, each(4))
-    assert not any(part.requires_grad for part in parts(told))
+    predicted = PredictedLatents(PredictionConfig(share=0.5), denoised(velocity))(clean, each(4))
+    assert not any(part.requires_grad for part in parts(predicted))
 
 
 def test_clean_latents_keep_their_precision():
     clean = latents().to(dtype=torch.bfloat16)
-    told = PredictedLatents(PredictionConfig(share=0.5), denoised(unit_gaussian_velocity))(clean, each(4))
-    assert {part.dtype for part in parts(told)} == {torch.bfloat16}
+    predicted = PredictedLatents(PredictionConfig(share=0.5), denoised(unit_gaussian_velocity))(
+        clean, each(4)
+    )
+    assert {part.dtype for part in parts(predicted)} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("predictor", [minus, denoised(unit_gaussian_velocity)])
@@ -166,16 +168,16 @@ def test_a_clip_is_predicted_alike_beside_a_longer_one(short, longer):
 def test_latents_without_a_sequence_are_predicted_too():
     put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
     clean = Latents(torch.randn(2, 3, 1, 2, 2), torch.randn(2, 3, 0), torch.zeros(2, 1).long())
-    told = put(clean, each(2))
-    assert told.sequence.shape == (2, 3, 0)
-    assert told.grid.isfinite().all()
+    predicted = put(clean, each(2))
+    assert predicted.sequence.shape == (2, 3, 0)
+    assert predicted.grid.isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("share", "levels"),
     [(-0.1, (0.1, 0.5)), (1.1, (0.1, 0.5)), (0.5, (0.0, 0.5)), (0.5, (0.5, 0.1)), (0.5, (0.5, 1.1))],
 )
-def test_a_config_that_does_not_fit_is_told(share, levels):
+def test_invalid_options(share, levels):
     with pytest.raises(ValueError, match="losses.prediction"):
         PredictionConfig(share, levels)
 

@@ -1,4 +1,4 @@
-"""Up-sampling that is exact for the first frame, and the decoder's shape law (spec A13)."""
+"""CausalDecoder: causal pixel shuffle and shapes."""
 
 import pytest
 import torch
@@ -14,13 +14,13 @@ def test_the_first_frame_stands_for_one_and_each_later_one_for_two():
     assert pixel_shuffle_3d(x, (2, 1, 1)).flatten().tolist() == [3.0, 1.0, 4.0, 2.0, 5.0]
 
 
-def test_pixels_are_laid_out_row_by_row():
+def test_pixels_lie_row_by_row():
     x = torch.arange(4.0).reshape(1, 4, 1, 1, 1)
     assert pixel_shuffle_3d(x, (1, 2, 2)).reshape(2, 2).tolist() == [[0.0, 1.0], [2.0, 3.0]]
 
 
 @given(frames=st.integers(1, 6), factor=st.integers(1, 4))
-def test_frames_after_spreading(frames, factor):
+def test_frames_after_the_shuffle(frames, factor):
     assert (
         pixel_shuffle_3d(torch.zeros(1, factor, frames, 1, 1), (factor, 1, 1)).shape[2]
         == factor * (frames - 1) + 1
@@ -37,7 +37,7 @@ def test_it_undoes_the_strides_of_the_encoder(ratio, patch_size, late):
     assert decoder(torch.randn(1, 3, 1, 2, 1)).shape == (1, 3, 1, 16, 8)
 
 
-def test_with_a_shortcut_it_begins_as_a_linear_map():
+def test_with_linear_skip_it_starts_as_a_linear_map():
     strides = stride_plan(4, 4)
     decoder = CausalDecoder(3, (8,) * 4, strides, 1, 4, False, linear_skip=True).eval()
     a, b = torch.randn(2, 1, 3, 2, 1, 1)

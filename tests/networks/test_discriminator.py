@@ -1,4 +1,4 @@
-"""The discriminator's shapes, and that its pooling blurs before it drops (spec A13)."""
+"""PatchDiscriminator: shapes and blur pooling."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How many 1D latents a clip gets: motion, the rule, and what tail dropout leaves (spec B4)."""
+"""Motion, the length rule, and tail dropout."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_motion_rises_with_a_shift(shifts):
 
 
 @given(SIZES)
-def test_what_stands_still_has_no_motion(size):
+def test_a_still_clip_has_no_motion(size):
     picture = torch.rand(2, 3, 1, *size[1:]) * 2 - 1
     assert motion(picture.expand(-1, -1, size[0], -1, -1)).tolist() == [0, 0]
     assert motion(picture).tolist() == [0, 0]
@@ -56,7 +56,7 @@ def test_motion_scales_with_contrast_and_is_the_same_backwards(size, gain):
     torch.testing.assert_close(motion(clip.flip(2)), motion(clip))
 
 
-def test_motion_of_a_clip_does_not_see_the_batch():
+def test_motion_does_not_depend_on_the_batch():
     clips = torch.rand(4, 3, 5, 9, 14)
     alone = torch.cat([motion(clip[None]) for clip in clips])
     torch.testing.assert_close(motion(clips), alone)
@@ -71,7 +71,7 @@ def test_motion_resists_noise_of_single_pixels():
     assert abs(motion(moving + noise) / motion(moving) - 1) < 0.1
 
 
-def test_motion_is_answered_in_fp32():
+def test_motion_is_fp32():
     assert motion(waves(4).bfloat16()).dtype == motion(waves(4).bfloat16()[:, :, :1]).dtype == torch.float32
 
 
@@ -97,17 +97,17 @@ def test_the_share_lies_between_the_least_and_all(value, least):
 @given(STEPS, BUDGETS, st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_lengths_are_multiples_of_the_step_or_the_budget_itself(step, budget, shares):
     rule = MotionLengthRule(step, 0.0, 0.0, RANGE)
-    asked = budget * torch.tensor([0.0, *shares, 1.0]).sort().values
-    found = rule.rounded(asked, budget)
+    wanted = budget * torch.tensor([0.0, *shares, 1.0]).sort().values
+    found = rule.rounded(wanted, budget)
     assert ((found % step == 0) | (found == budget)).all()
     assert (found >= 0).all() and (found <= budget).all()
-    assert ((found - asked).abs() <= step / 2 + 1e-4).all()
+    assert ((found - wanted).abs() <= step / 2 + 1e-4).all()
     assert (found.diff() >= 0).all()
     assert found[-1] == budget
 
 
 @given(STEPS, BUDGETS, st.floats(0, 1), st.floats(0, 12))
-def test_the_longest_never_exceeds_the_budget_and_a_still_clip_gets_the_least(step, budget, least, shift):
+def test_max_length_lies_between_the_minimum_and_the_budget(step, budget, least, shift):
     rule = MotionLengthRule(step, least, 0.5, RANGE)
     clips = torch.cat([waves(0), waves(shift), waves(12)])
     still, some, lively = rule.max_length(clips, budget).tolist()
@@ -147,23 +147,24 @@ def lively() -> torch.Tensor:
     return waves(12, 2, 4, 4)
 
 
-def test_all_are_kept_where_nothing_is_dropped(still):
+def test_mode_full_gives_the_budget(still):
     assert shares_of(drawn(RULE, 30, "full", 0.0, still)) == {30: 1.0}
 
 
 @pytest.mark.parametrize("keep_all_prob", [0.0, 0.5, 1.0])
-def test_by_motion_lengths_are_uniform_up_to_what_the_motion_allows(still, lively, keep_all_prob):
+def test_dropped_lengths_are_uniform_up_to_max_length(still, lively, keep_all_prob):
     for clip, budget in ((still, 96), (lively, 24)):
-        most = int(RULE.max_length(clip, budget))
-        assert most == {96: 12, 24: 24}[budget]
+        longest = int(RULE.max_length(clip, budget))
+        assert longest == {96: 12, 24: 24}[budget]
         found = shares_of(drawn(RULE, budget, "motion", keep_all_prob, clip))
-        chance = (1 - keep_all_prob) / (most // 4 + 1)
-        expected = {length: chance + keep_all_prob * (length == most) for length in range(0, most + 1, 4)}
+        chance = (1 - keep_all_prob) / (longest // 4 + 1)
+        expected = {
+            length: chance + keep_all_prob * (length == longest) for length in range(0, longest + 1, 4)
+        }
         assert all(abs(found.get(length, 0) - share) < 0.04 for length, share in expected.items())
         assert found.keys() <= expected.keys()
 
 
-@pytest.mark.parametrize("mode", ["motion"])
 @example(rule=MotionLengthRule(16, 0.5, 0.5, RANGE), budget=20, keep_all_prob=0.0, shift=0.0)
 @given(
     rule=st.builds(MotionLengthRule, STEPS, st.floats(0, 1), st.floats(0, 1), st.just(RANGE)),
@@ -171,18 +172,18 @@ def test_by_motion_lengths_are_uniform_up_to_what_the_motion_allows(still, livel
     keep_all_prob=st.floats(0, 1),
     shift=st.floats(0, 12),
 )
-def test_no_draw_exceeds_what_a_clip_may_have(mode, rule, budget, keep_all_prob, shift):
+def test_sampled_lengths_stay_within_max_length(rule, budget, keep_all_prob, shift):
     clips = waves(shift, 2, 4, 4).expand(20, -1, -1, -1, -1)
-    found = rule.sample(clips, budget, each(20), mode, keep_all_prob)
-    most = int(rule.max_length(clips, budget)[0]) if mode == "motion" else budget
+    found = rule.sample(clips, budget, each(20), "motion", keep_all_prob)
+    longest = int(rule.max_length(clips, budget)[0])
     assert found.dtype == torch.int64
-    assert (found >= 0).all() and (found <= most).all()
+    assert (found >= 0).all() and (found <= longest).all()
     assert ((found % rule.multiple == 0) | (found == budget)).all()
 
 
 @pytest.mark.parametrize("mode", ["full", "motion"])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_each_clip_s_draw_depends_on_its_own_generator_alone(mode, frames):
+def test_each_length_depends_on_its_own_generator_only(mode, frames):
     clips = torch.cat([waves(i / 8, frames, 5, 9) for i in range(12)])
     whole = RULE.sample(clips, 100, each(12), mode, 0.3)
     first, rest = each(12)[:5], each(12)[5:]

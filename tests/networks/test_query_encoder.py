@@ -1,4 +1,4 @@
-"""The encoder of grid and sequence: shapes, resolution tokens, places of queries, shortcut (spec B2)."""
+"""QueryEncoder: shapes, queries, resolution tokens, anchors, linear skip."""
 
 import math
 
@@ -24,16 +24,16 @@ SMALL = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 
 
 def tiny(
-    positions: str = "none", shortcut: bool = False, moments: int = 6, num_queries: int = 50
+    positions: str = "none", linear_skip: bool = False, moments: int = 6, num_queries: int = 50
 ) -> QueryEncoder:
     return QueryEncoder(
         channels=3, moments=moments, patches=PATCHES, width=24, depth=2, heads=2, num_queries=num_queries,
-        query_positions=positions, linear_skip=shortcut,
+        query_positions=positions, linear_skip=linear_skip,
     )  # fmt: skip
 
 
-def awake(*arguments, **options) -> QueryEncoder:
-    """With noise on all weights: those that begin with zero would hide what acts."""
+def woken(*arguments, **options) -> QueryEncoder:
+    """With noise on all weights, because zero-initialised ones hide others."""
     network = tiny(*arguments, **options)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -47,14 +47,14 @@ def padded(t: int = 2, y: int = 2, x: int = 3, b: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @given(grid=SMALL, moments=st.sampled_from([3, 6]))
-def test_one_set_of_weights_answers_any_size(positions, grid, moments):
+def test_any_size(positions, grid, moments):
     structural, sequence = tiny(positions, moments=moments)(padded(*grid))
     assert structural.shape == (2, moments, *grid)
     assert sequence.shape == (2, moments, math.prod(grid))
     assert structural.isfinite().all() and sequence.isfinite().all()
 
 
-def test_too_few_queries_are_told():
+def test_too_few_queries_are_an_error():
     encoder = tiny(num_queries=11)
     with pytest.raises(ValueError, match="2 x 2 x 3 patches needs 12 queries, got num_queries=11"):
         encoder(padded(2, 2, 3))
@@ -63,7 +63,7 @@ def test_too_few_queries_are_told():
 
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_clips_of_a_batch_do_not_see_each_other(positions):
-    encoder, clips = awake(positions), padded(b=3)
+    encoder, clips = woken(positions), padded(b=3)
     together = encoder(clips)
     for index in range(3):
         for whole, one in zip(together, encoder(clips[index : index + 1]), strict=True):
@@ -71,8 +71,8 @@ def test_clips_of_a_batch_do_not_see_each_other(positions):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_a_clip_takes_the_first_queries_of_the_num_queries(positions):
-    encoder, clips = awake(positions), padded(2, 2, 3)
+def test_a_clip_uses_the_first_queries(positions):
+    encoder, clips = woken(positions), padded(2, 2, 3)
     before = encoder(clips)
     torch.nn.init.normal_(encoder.queries[12:])
     for a, b in zip(before, encoder(clips), strict=True):
@@ -81,49 +81,23 @@ def test_a_clip_takes_the_first_queries_of_the_num_queries(positions):
     assert not torch.allclose(before[1], encoder(clips)[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("moments", [3, 6])
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_gradient_reaches_every_parameter(positions, moments):
-    encoder = awake(positions, shortcut=True, moments=moments)
-    structural, sequence = encoder(padded())
-    (structural.square().sum() + sequence.square().sum()).backward()
-    assert [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
-    assert encoder.queries.grad[:12].any(-1).all() and not encoder.queries.grad[12:].any()
-
-
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_gradient_checkpointing_gives_the_same_gradients(positions):
-    encoder, clips = awake(positions, shortcut=True).train(), padded()
-
-    def gradients() -> list[torch.Tensor]:
-        encoder.zero_grad()
-        structural, sequence = encoder(clips)
-        (structural.square().mean() + sequence.square().mean()).backward()
-        return [p.grad.clone() for p in encoder.parameters()]
-
-    plain = gradients()
-    encoder.gradient_checkpointing = True
-    for a, b in zip(plain, gradients(), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_the_deviation_is_small_at_first():
+def test_the_posterior_is_narrow_at_initialisation():
     for moments in tiny()(padded()):
         assert torch.equal(moments[:, 3:], torch.full_like(moments[:, 3:], -6.0))
         assert moments[:, :3].std() > 0.05
 
 
 @given(GRIDS, GRIDS)
-def test_resolution_tokens_tell_sizes_apart(one, other):
+def test_resolution_tokens_differ_between_sizes(one, other):
     tokens = ResolutionTokens(24)
     a, b = tokens(one, PATCHES)[0], tokens(other, PATCHES)[0]
     assert a.shape == (3, 24)
-    alike = torch.isclose(a, b, atol=1e-6).all(1).tolist()
-    assert alike == [x == y for x, y in zip(one, other, strict=True)]
+    equal = torch.isclose(a, b, atol=1e-6).all(1).tolist()
+    assert equal == [x == y for x, y in zip(one, other, strict=True)]
 
 
 def test_resolution_tokens_act_on_both_kinds_of_latents():
-    encoder, clips = awake(), padded(2, 2, 3)
+    encoder, clips = woken(), padded(2, 2, 3)
     before = encoder(clips)
     hook = encoder.resolution.register_forward_hook(lambda module, *_: module.forward((2, 20, 30), PATCHES))
     after = encoder(clips)
@@ -132,16 +106,16 @@ def test_resolution_tokens_act_on_both_kinds_of_latents():
         assert not torch.allclose(a, b, atol=1e-3)
 
 
-def test_the_grid_knows_its_places():
-    """Patches that change places do not just change places in the answer."""
-    encoder, clips = awake(), padded(1, 1, 4)
+def test_the_grid_has_positions():
+    """Permuted patches do not just permute the output."""
+    encoder, clips = woken(), padded(1, 1, 4)
     out, turned = encoder(clips)[0], encoder(clips.roll(PATCHES.side, 4))[0]
     assert not torch.allclose(out.roll(1, 4), turned, atol=1e-3)
 
 
 @pytest.mark.parametrize("moments", [3, 6])
-def test_the_shortcut_acts_on_means_of_structural_latents_alone(moments):
-    encoder, clips = awake(shortcut=True, moments=moments), padded()
+def test_the_linear_skip_acts_on_means_of_structural_latents_only(moments):
+    encoder, clips = woken(linear_skip=True, moments=moments), padded()
     (with_it, sequence), linear = encoder(clips), encoder.linear_skip(PATCHES.patchify(clips))
     torch.nn.init.zeros_(encoder.linear_skip.weight)
     torch.nn.init.zeros_(encoder.linear_skip.bias)
@@ -152,9 +126,9 @@ def test_the_shortcut_acts_on_means_of_structural_latents_alone(moments):
     torch.testing.assert_close(added, linear, atol=1e-5, rtol=1e-4)
 
 
-def test_anchored_queries_begin_with_their_patches():
-    """With blocks that add nothing a query is its own vector and what the patch of its anchor embeds."""
-    encoder, clips = awake("anchored"), padded(2, 2, 3)
+def test_anchored_queries_start_as_their_patches():
+    """If the blocks add nothing, a query is its own vector plus the embedded patch of its anchor."""
+    encoder, clips = woken("anchored"), padded(2, 2, 3)
     for block in encoder.blocks:
         for layer in (block.attention.out, block.feedforward.project):
             torch.nn.init.zeros_(layer.weight)
@@ -185,15 +159,15 @@ def spacing(places: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("count", [12, 24, 48])
 @pytest.mark.parametrize("grid", [(4, 8, 8), (5, 8, 8), (5, 9, 16)])
-def test_the_first_queries_lie_farther_apart_than_chance_would_have_it(grid, count):
+def test_the_first_anchors_lie_farther_apart_than_random_ones(grid, count):
     every = grid_positions(grid, CPU)
-    by_chance = sum(spacing(every[torch.randperm(len(every))[:count]]) for _ in range(100)) / 100
-    assert spacing(every[anchors(grid, CPU)[:count]]) > 1.1 * by_chance
+    random = sum(spacing(every[torch.randperm(len(every))[:count]]) for _ in range(100)) / 100
+    assert spacing(every[anchors(grid, CPU)[:count]]) > 1.1 * random
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @given(grid=SMALL, data=st.data())
-def test_queries_turn_as_their_places_say(positions, grid, data):
+def test_queries_have_the_positions_of_their_anchors(positions, grid, data):
     count = math.prod(grid)
     queries = data.draw(st.integers(0, count))
     found = token_rope(grid, queries, 3, positions, 12, CPU)
@@ -204,9 +178,3 @@ def test_queries_turn_as_their_places_say(positions, grid, data):
     }[positions]
     for a, b in zip(found, compute_rope(torch.cat([every, places, torch.zeros(3, 3)]), 12), strict=True):
         torch.testing.assert_close(a, b)
-
-
-def test_trunk_matrices_are_the_linear_layers_of_the_blocks():
-    shapes = [tuple(matrix.shape) for matrix in tiny().muon_parameters()]
-    assert len(shapes) == 2 * 4
-    assert set(shapes) == {(72, 24), (24, 24), (96, 24), (24, 96)}

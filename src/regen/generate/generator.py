@@ -23,8 +23,9 @@ from regen.generate.tokens import LENGTH, SEQUENCE, TokenLayout
 from regen.latents import Latents
 from regen.layers.attention import Grid
 from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
-from regen.networks.dit import patchify, unpatchify, zero_linear
+from regen.networks.dit import zero_linear
 from regen.networks.latent_transformer import AdaLNType, LatentTransformer
+from regen.networks.patches import Patches
 
 T = TypeVar("T", float, Tensor)
 INDEX_WIDTH = 64  # sinusoids of the number of a 1D latent in its region, and of how many there are
@@ -170,8 +171,8 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         the regions of all chunks, one after another. Frames that are `given` carry no noise, and what is
         answered for them means nothing.
         """
-        grid, patch = self.layout.grid(*noisy.shape[2:]), self.config.patch_size
-        x = self.embed(patchify(noisy.grid.to(self.embed.weight.dtype), patch))
+        grid, patches = self.layout.grid(*noisy.shape[2:]), Patches(1, self.config.patch_size)
+        x = self.embed(patches.patchify(noisy.grid.to(self.embed.weight.dtype)))
         x = x + self.type_embedding(self.layout.token_types(grid, x.device))
         if given_mask is not None:
             x = x + given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given_embedding
@@ -182,7 +183,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         level = self.timestep_embedding(t.to(x.device).expand(len(x)))
         level = level if pooled is None else level + pooled
         x = self.transformer(x, positions, level, keep, text, text_mask)
-        velocity = Latents.of(unpatchify(self.out(x[:, :count]), grid, patch))
+        velocity = Latents.of(patches.unpatchify(self.out(x[:, :count]), grid))
         if not noisy.has_sequence:
             return velocity
         sequence = self.out_sequence(x[:, count : count + noisy.sequence.shape[2]])

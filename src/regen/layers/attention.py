@@ -54,9 +54,9 @@ class AttentionProcessor:
         mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Attention of n queries over the m keys that `mask` admits; d = h e, the heads concatenated."""
-        x = dispatch_attention_fn(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, backend=self._attention_backend
-        )
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # diffusers' order: b n h e
+        mask = None if mask is None else mask[:, None, None]
+        x = dispatch_attention_fn(q, k, v, mask, backend=self._attention_backend)
         return rearrange(x, "b n h e -> b n (h e)")
 
 

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import AdamW
 
-from regen.losses.optimizer_state import TensorSpec, allocate_state, named_state, strip_prefix
+from regen.losses.optimizer_state import SelfTrained, TensorSpec
 from regen.networks.discriminator import PatchDiscriminator
 
 
@@ -53,9 +52,7 @@ class AdversarialLoss:
     def __init__(self, config: AdversarialConfig, device: torch.device):
         self.config = config
         self.discriminator = PatchDiscriminator(config.width, config.multipliers).to(device)
-        self.optimizer = AdamW(
-            self.discriminator.parameters(), config.learning_rate, config.betas, weight_decay=0.0, fused=True
-        )
+        self.training = SelfTrained("discriminator", self.discriminator, config.learning_rate, config.betas)
         self.means = torch.zeros(2, device=device)  # running means of D(real) and D(reconstruction)
         self.updates = torch.zeros((), dtype=torch.int64)  # on the CPU, to be read without synchronisation
         self.logit_sums = torch.zeros(3, device=device)  # since the last update: real, fake, number of clips
@@ -80,9 +77,7 @@ class AdversarialLoss:
         `average` replaces tensors in place by their mean over all processes.
         """
         if self.updates >= self.config.start:
-            gradients = [one.grad for one in self.discriminator.parameters() if one.grad is not None]
-            average([*gradients, self.logit_sums])
-            self.optimizer.step()
+            self.training.step(average, self.logit_sums)
             logits = self.logit_sums[:2] / self.logit_sums[2]
             first = self.updates == self.config.start
             self.means.copy_(logits if first else torch.lerp(logits, self.means, self.config.lecam_decay))
@@ -91,24 +86,16 @@ class AdversarialLoss:
 
     def discard(self) -> None:
         """Discard the gradients of the calls since the last update."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.training.zero_grad()
         self.logit_sums.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
         """The state for a checkpoint."""
-        parameters = dict(self.discriminator.named_parameters())
-        state = named_state([self.optimizer], parameters)
-        return {
-            **{f"discriminator.{name}": value for name, value in self.discriminator.state_dict().items()},
-            **{f"optimizer.{name}": value for name, value in state.items()},
-            "means": self.means,
-            "updates": self.updates,
-        }
+        return self.training.tensors() | {"means": self.means, "updates": self.updates}
 
     def prepare(self, specs: dict[str, TensorSpec]) -> None:
         """Allocate the optimizer state of a checkpoint with tensors of these shapes and dtypes."""
-        parameters = dict(self.discriminator.named_parameters())
-        allocate_state([self.optimizer], parameters, strip_prefix("optimizer", specs))
+        self.training.prepare(specs)
 
     def _discriminate(self, target: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss: softplus(-D(real)) + softplus(D(reconstruction)), LeCAM, R1."""

@@ -1,8 +1,10 @@
-"""Optimizer state under the names of the parameters, for checkpoints."""
+"""Optimizer state by parameter names, and modules with an optimizer of their own."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 TensorSpec = tuple[torch.Size, torch.dtype]  # shape and dtype of a tensor in a checkpoint
 
@@ -46,3 +48,36 @@ def strip_prefix(prefix: str, specs: dict[str, TensorSpec]) -> dict[str, TensorS
     """The entries below `prefix`, without `prefix` and the dot."""
     start = f"{prefix}."
     return {name.removeprefix(start): spec for name, spec in specs.items() if name.startswith(start)}
+
+
+class SelfTrained:
+    """A module of a loss that is trained by its own AdamW, once per optimizer step of the model."""
+
+    def __init__(
+        self, name: str, module: nn.Module, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
+        self.name, self.module = name, module
+        self.optimizer = AdamW(module.parameters(), learning_rate, betas, weight_decay=0.0, fused=True)
+
+    def step(self, average: Callable[[list[Tensor]], None], *others: Tensor) -> None:
+        """Update the module, after `average` has replaced gradients and `others` by means over processes."""
+        gradients = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
+        average([*gradients, *others])
+        self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Discard the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer state for a checkpoint."""
+        state = named_state([self.optimizer], dict(self.module.named_parameters()))
+        return {
+            **{f"{self.name}.{name}": value for name, value in self.module.state_dict().items()},
+            **{f"optimizer.{name}": value for name, value in state.items()},
+        }
+
+    def prepare(self, specs: dict[str, TensorSpec]) -> None:
+        """Allocate the optimizer state of a checkpoint with tensors of these shapes and dtypes."""
+        parameters = dict(self.module.named_parameters())
+        allocate_state([self.optimizer], parameters, strip_prefix("optimizer", specs))

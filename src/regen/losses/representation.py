@@ -10,10 +10,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
 
 from regen.io import read_json
-from regen.losses.optimizer_state import TensorSpec, allocate_state, named_state, strip_prefix
+from regen.losses.optimizer_state import SelfTrained, TensorSpec
 from regen.networks.patches import Patches
 
 ADVICE = (
@@ -65,9 +64,7 @@ class RepresentationLoss:
             nn.Linear(channels, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU(),
             nn.Linear(config.width, width),
         ).to(device)  # fmt: skip
-        self.optimizer = AdamW(
-            self.projector.parameters(), config.learning_rate, weight_decay=0.0, fused=True
-        )
+        self.training = SelfTrained("projector", self.projector, config.learning_rate)
 
     def __call__(
         self, features: Float[Tensor, "b d n y x"], target: Float[Tensor, "b 3 t h w"]
@@ -107,26 +104,20 @@ class RepresentationLoss:
 
         `average` replaces tensors in place by their mean over all processes.
         """
-        average([weight.grad for weight in self.projector.parameters() if weight.grad is not None])
-        self.optimizer.step()
+        self.training.step(average)
         self.discard()
 
     def discard(self) -> None:
         """Discard the gradients of the calls since the last update."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.training.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
         """The state for a checkpoint, without the image encoder."""
-        state = named_state([self.optimizer], dict(self.projector.named_parameters()))
-        return {
-            **{f"projector.{name}": value for name, value in self.projector.state_dict().items()},
-            **{f"optimizer.{name}": value for name, value in state.items()},
-        }
+        return self.training.tensors()
 
     def prepare(self, specs: dict[str, TensorSpec]) -> None:
         """Allocate the optimizer state of a checkpoint with tensors of these shapes and dtypes."""
-        parameters = dict(self.projector.named_parameters())
-        allocate_state([self.optimizer], parameters, strip_prefix("optimizer", specs))
+        self.training.prepare(specs)
 
 
 def load_image_model(name: str | None) -> Any:

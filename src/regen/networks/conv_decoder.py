@@ -1,17 +1,15 @@
 """CausalDecoder: the convolutional decoder of MAGVIT-v2."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
+from regen.layers.checkpointing import CheckpointedModule
 
 
 def pixel_shuffle_3d(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c T H W"]:
@@ -37,7 +35,7 @@ class Upsampler(nn.Module):
         return pixel_shuffle_3d(self.conv(x), self.factor)
 
 
-class CausalDecoder(nn.Module):
+class CausalDecoder(CheckpointedModule):
     """Latents to frames, the mirror of `CausalEncoder`: n latent frames to k (n - 1) + 1, one to one.
 
     `widths` and `strides` are those of the encoder's stages, in the encoder's order. Frame 0 depends on
@@ -46,8 +44,6 @@ class CausalDecoder(nn.Module):
     output layer. `linear_skip` adds a linear map from two neighbouring latents to the cube of pixels of the
     later one, while the pyramid starts at zero.
     """
-
-    _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(
         self,
@@ -61,7 +57,6 @@ class CausalDecoder(nn.Module):
     ):
         super().__init__()
         assert len(widths) == len(strides), (widths, strides)
-        self.gradient_checkpointing = False
         widths, strides = widths[::-1], strides[::-1]
         self.conv_in = CausalConv3d(channels, widths[0])
         self.mid = nn.Sequential(*(CausalResBlock(widths[0], widths[0]) for _ in range(blocks)))
@@ -88,9 +83,6 @@ class CausalDecoder(nn.Module):
     def forward(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t h w"]:
         x = self.mid(self.conv_in(latents))
         for stage in self.stages:
-            if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(stage, x)
-            else:
-                x = stage(x)
+            x = self.call_block(stage, x)
         x = self.out(F.silu(self.norm_out(x)))
         return x if self.linear_skip is None else x + self.linear_skip(latents)

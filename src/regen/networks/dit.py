@@ -1,7 +1,5 @@
 """DiT: a pixel-space diffusion transformer on patches of a noisy clip."""
 
-from collections.abc import Callable
-from functools import partial
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -10,10 +8,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from regen.layers.attention import Attention, Grid, Window
+from regen.layers.checkpointing import CheckpointedModule
 from regen.layers.positions import Rope, TimestepEmbedding
+from regen.networks.patches import Patches
 
 TimestepConditioning = Literal["add", "adaln_single", "adaln_zero"]
 
@@ -24,20 +23,6 @@ class Modulation(NamedTuple):
     shift: Float[Tensor, "#b 1 d"]
     scale: Float[Tensor, "#b 1 d"]
     gate: Float[Tensor, "#b 1 d"]
-
-
-def patchify(video: Float[Tensor, "b c t h w"], patch: int) -> Float[Tensor, "b n e"]:
-    """Turn each 1 × patch × patch block of pixels into one token, t slowest."""
-    return rearrange(video, "b c t (y p) (x q) -> b (t y x) (p q c)", p=patch, q=patch)
-
-
-def unpatchify(
-    tokens: Float[Tensor, "b n e"], grid: tuple[int, int, int], patch: int
-) -> Float[Tensor, "b c t h w"]:
-    """Inverse of `patchify` for a grid of t × y × x tokens."""
-    t, y, x = grid
-    sizes = {"t": t, "y": y, "x": x, "p": patch, "q": patch}
-    return rearrange(tokens, "b (t y x) (p q c) -> b c t (y p) (x q)", **sizes)
 
 
 def modulate(
@@ -130,15 +115,13 @@ class Block(nn.Module):
         return torch.addcmul(x, second.gate, self.feedforward(modulate(x, second.shift, second.scale)))
 
 
-class DiT(nn.Module):
+class DiT(CheckpointedModule):
     """Diffusion transformer without positional parameters, for any resolution and length (docs/method.md, 5).
 
     The output has the shape of the noisy clip and is zero at initialisation, because the output layer is.
     `window`: side of the attention windows in tokens, shifted by half in every second block; None (the
     paper): full attention.
     """
-
-    _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(
         self,
@@ -150,9 +133,8 @@ class DiT(nn.Module):
         window: int | None = None,
     ):
         super().__init__()
-        self.patch_size = patch_size
+        self.patches = Patches(1, patch_size)
         self.windows = [window and Window(window, offset) for offset in (0, (window or 0) // 2)]
-        self.gradient_checkpointing = False
         self.embed = nn.Linear(3 * patch_size**2, width)
         self.timestep_embedding = TimestepEmbedding(width)
         self.shared = zero_linear(width, 6 * width) if timestep == "adaln_single" else None
@@ -171,21 +153,17 @@ class DiT(nn.Module):
         assert context is None or self.windows[0] is None, "context tokens require full attention"
         grid = positions.shape[1], positions.shape[2], positions.shape[3]
         cond = self.timestep_embedding(t)
-        x = self.embed(patchify(noisy, self.patch_size))
+        x = self.embed(self.patches.patchify(noisy))
         x = x + rearrange(positions, "b t y x d -> b (t y x) d")
         if context is not None:
             x = torch.cat([x, rearrange(context, "b n y x d -> b (n y x) d")], dim=1)
         x = x + cond[:, None]
         shared = shared_modulation(self.shared, cond)
         for index, block in enumerate(self.blocks):
-            arguments = (x, cond, shared, grid, self.windows[index % 2])
-            if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(block, *arguments)
-            else:
-                x = block(*arguments)
+            x = self.call_block(block, x, cond, shared, grid, self.windows[index % 2])
         shift, scale = self.final(cond, None)
         x = self.out(modulate(x[:, : prod(grid)], shift, scale))
-        return unpatchify(x, grid, self.patch_size)
+        return self.patches.unpatchify(x, grid)
 
     def muon_parameters(self) -> list[nn.Parameter]:
         """The weight matrices of the blocks."""

@@ -1,17 +1,15 @@
 """CausalEncoder: a pyramid of causal 3D convolutions."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
+from regen.layers.checkpointing import CheckpointedModule
 
 # Stride (t, h, w) of the convolution that ends each stage: eight-fold in space at every ratio; each higher
 # ratio adds the temporal stride of one more stage.
@@ -50,7 +48,7 @@ class Stage(nn.Module):
         return self.down(self.blocks(x))
 
 
-class CausalEncoder(nn.Module):
+class CausalEncoder(CheckpointedModule):
     """Frames to latents: 1 + k frames to 2 latent frames, 1 to 1, space eight-fold smaller (REGEN, Sec. 3).
 
     Latent frame 0 depends on frame 0 only. `patch_size` > 1 replaces the first spatial halvings by a
@@ -58,8 +56,6 @@ class CausalEncoder(nn.Module):
     linear map from each cube of pixels to its latent, while the pyramid starts at zero and learns the
     residual; small encoders then train several times faster (paper: none).
     """
-
-    _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(
         self,
@@ -73,7 +69,6 @@ class CausalEncoder(nn.Module):
         super().__init__()
         assert len(widths) == len(strides), (widths, strides)
         self.patch_size = patch_size
-        self.gradient_checkpointing = False
         self.conv_in = CausalConv3d(3 * patch_size**2, widths[0])
         inputs = (widths[0], *widths[:-1])
         plan = zip(inputs, widths, strides, strict=True)
@@ -93,10 +88,7 @@ class CausalEncoder(nn.Module):
         x = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=p, q=p)
         x = self.conv_in(x)
         for stage in self.stages:
-            if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(stage, x)
-            else:
-                x = stage(x)
+            x = self.call_block(stage, x)
         x = self.mid(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return x if self.linear_skip is None else x + self.linear_skip(video)

@@ -1,7 +1,5 @@
 """HybridDecoder: a diffusion transformer conditioned on a grid and a sequence."""
 
-from collections.abc import Callable
-from functools import partial
 from math import prod
 
 import torch
@@ -9,9 +7,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from regen.layers.attention import init_local_attention
+from regen.layers.checkpointing import CheckpointedModule
 from regen.layers.positions import TimestepEmbedding
 from regen.networks.dit import (
     AdaLN,
@@ -26,7 +24,7 @@ from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryPositions, ResolutionTokens, token_rope
 
 
-class HybridDecoder(nn.Module):
+class HybridDecoder(CheckpointedModule):
     """Noisy pixels, structural latents and 1D latents to pixels, for any grid (docs/method.md, 17).
 
     Structural latents are added to the tokens of their patches; 1D latents are additional tokens. `forward`
@@ -37,8 +35,6 @@ class HybridDecoder(nn.Module):
     `long_skip`: the last layer also sees the embedding of the noisy patch, so the blocks need not carry the
     noise.
     """
-
-    _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(
         self,
@@ -57,7 +53,6 @@ class HybridDecoder(nn.Module):
         super().__init__()
         self.patches, self.query_positions, self.long_skip = patches, query_positions, long_skip
         self.head_width, self.repa_depth = width // heads, max(1, depth // 3)
-        self.gradient_checkpointing = False
         self.embed = nn.Linear(3 * patches.pixels, width)
         self.structural = nn.Linear(channels, width)
         self.sequence = nn.Linear(channels, width)
@@ -104,11 +99,7 @@ class HybridDecoder(nn.Module):
             mask = F.pad(F.pad(mask, (count, 0), value=True), (0, 3), value=True)
         shared, repa_features = shared_modulation(self.shared, cond), x
         for index, block in enumerate(self.blocks):
-            arguments = (x, cond, shared, None, None, rope, mask)
-            if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(block, *arguments)
-            else:
-                x = block(*arguments)
+            x = self.call_block(block, x, cond, shared, None, None, rope, mask)
             if index + 1 == self.repa_depth:
                 repa_features = x
         shift, scale = self.final(cond, None)

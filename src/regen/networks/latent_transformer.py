@@ -1,16 +1,14 @@
 """LatentTransformer: a diffusion transformer on tokens of latents and text."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from regen.layers.attention import Attention, RMSNorm
+from regen.layers.checkpointing import CheckpointedModule
 from regen.layers.positions import Rope, compute_rope, concat_rope
 from regen.networks.dit import (
     AdaLN,
@@ -101,19 +99,16 @@ class LastJointBlock(nn.Module):
         return self.latents.update(x, self.latents.attention.processor(q, k, v, mask), rows), text
 
 
-class LatentTransformer(nn.Module):
+class LatentTransformer(CheckpointedModule):
     """Tokens of noisy latents to as many predictions, zero at initialisation because the last gain is.
 
     Tokens have rotary positions. The first `num_joint_layers` of `depth` blocks have separate weights for
     text (MMDiT), in the others text and latents share the weights; 0 for a network without text.
     """
 
-    _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
-
     def __init__(self, width: int, depth: int, heads: int, num_joint_layers: int, timestep: AdaLNType):
         super().__init__()
         self.head_width = width // heads
-        self.gradient_checkpointing = False
         self.shared = zero_linear(width, 6 * width) if timestep == "adaln_single" else None
         self.joint_blocks = nn.ModuleList(
             (LastJointBlock if number == depth else JointBlock)(width, heads, timestep)
@@ -142,12 +137,12 @@ class LatentTransformer(nn.Module):
             mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
             mask = torch.cat([mask, text_mask], dim=1)
             for block in self.joint_blocks:
-                x, text = self._call(block, x, text, cond, shared, rope, mask)
+                x, text = self.call_block(block, x, text, cond, shared, rope, mask)
             x = torch.cat([x, text], dim=1)
             no_positions = compute_rope(positions.new_zeros(text.shape[1], 3), self.head_width)
             rope = concat_rope(rope, no_positions)
         for block in self.blocks:
-            x = self._call(block, x, cond, shared, None, None, rope, mask)
+            x = self.call_block(block, x, cond, shared, None, None, rope, mask)
         shift, scale = self.final(cond, None)
         return modulate(x[:, :count], shift, scale)
 
@@ -155,8 +150,3 @@ class LatentTransformer(nn.Module):
         """The weight matrices of the blocks."""
         keys = [block.kv.weight for block in self.joint_blocks if isinstance(block, LastJointBlock)]
         return [*matrix_parameters(self.joint_blocks), *keys, *matrix_parameters(self.blocks)]
-
-    def _call(self, block: nn.Module, *arguments: object) -> Any:
-        if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(block, *arguments)
-        return block(*arguments)

@@ -1,7 +1,5 @@
 """QueryEncoder: patches and learned queries in one transformer."""
 
-from collections.abc import Callable
-from functools import partial
 from math import prod
 from typing import Literal
 
@@ -10,9 +8,9 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from regen.layers.attention import Attention, Grid, init_local_attention
+from regen.layers.checkpointing import CheckpointedModule
 from regen.layers.positions import Rope, compute_rope, grid_positions, sinusoidal_embedding
 from regen.networks.dit import Feedforward, matrix_parameters
 from regen.networks.patches import Patches
@@ -80,7 +78,7 @@ class EncoderBlock(nn.Module):
         return x + self.feedforward(self.norm2(x))
 
 
-class QueryEncoder(nn.Module):
+class QueryEncoder(CheckpointedModule):
     """A padded clip to the moments of its structural and 1D latents (docs/method.md, 15).
 
     Patch tokens become structural latents, learned queries 1D latents, each kind by a head of its own. A clip
@@ -90,8 +88,6 @@ class QueryEncoder(nn.Module):
     `query_positions`: "anchored" queries start as a patch and share its position; "none" is the plain
     variant. `linear_skip`: a linear map from the pixels of a patch to its structural latent.
     """
-
-    _gradient_checkpointing_func: Callable = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(
         self,
@@ -108,7 +104,6 @@ class QueryEncoder(nn.Module):
         super().__init__()
         self.patches, self.channels, self.query_positions = patches, channels, query_positions
         self.head_width = width // heads
-        self.gradient_checkpointing = False
         self.embed = nn.Linear(3 * patches.pixels, width)
         self.type_embedding = nn.Parameter(torch.zeros(width))
         # Queries differ by this table only, so its scale must not vanish beside what the blocks add.
@@ -142,10 +137,7 @@ class QueryEncoder(nn.Module):
         tokens = torch.cat([tokens, queries, resolution], dim=1)
         rope = token_rope((t, y, x), count, 3, self.query_positions, self.head_width, tokens.device)
         for block in self.blocks:
-            if self.gradient_checkpointing and self.training:
-                tokens = self._gradient_checkpointing_func(block, tokens, rope)
-            else:
-                tokens = block(tokens, rope)
+            tokens = self.call_block(block, tokens, rope)
         structural = self.structural(tokens[:, :count])
         if self.linear_skip is not None:
             skip = self.linear_skip(pixels)
