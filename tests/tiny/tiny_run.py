@@ -1,7 +1,6 @@
-"""A model and batches that train in milliseconds; as a program it trains them into the folder it is given."""
+"""A model and batches that train in milliseconds."""
 
 import signal
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from regen.console import Interrupted
 from regen.runtime import generator_for
 from regen.train.checkpoint import TrainState, list_checkpoints, read_tensors, tensor_sizes
 from regen.train.dataloader import BatchKey
@@ -151,17 +149,3 @@ def assert_same(value: object, other: object, where: str = "state") -> None:
         assert torch.equal(value, other), where
     else:
         assert value == other, where
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    try:
-        run_tiny(
-            Path(sys.argv[1]),
-            batches=TinyBatches(seconds=0.04),
-            num_workers=int(sys.argv[2]),
-            save_every_minutes=float(sys.argv[3]),
-        )
-    except Interrupted as stop:
-        print(stop)
-        sys.exit(stop.exit_code)

@@ -1,31 +1,12 @@
-import copy
+"""Run folder and signals."""
+
 import json
+import signal
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_run import TinyModel
 
-from regen.train.checkpoint import Ema
-from regen.train.lifecycle import compare_configs, fingerprint, open_run
-
-
-def test_ema_follows_its_formula_and_takes_buffers_as_they_are() -> None:
-    model = TinyModel()
-    model.register_buffer("updates_seen", torch.zeros(()))
-    ema = Ema(model, copy.deepcopy(model), decay=0.5)
-    expected = model.enter.weight.detach().clone()
-    for step in range(1, 20):
-        with torch.no_grad():
-            model.enter.weight += 1
-            model.updates_seen += 1
-        ema.update(step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * model.enter.weight.detach()
-    torch.testing.assert_close(ema.model.enter.weight, expected)
-    assert ema.model.updates_seen == 19
-    assert not ema.model.training
-    assert not any(p.requires_grad for p in ema.model.parameters())
+from regen.train.lifecycle import StopSignals, compare_configs, fingerprint, open_run
 
 
 def test_a_differing_configuration_is_named() -> None:
@@ -42,6 +23,8 @@ def test_a_differing_configuration_is_named() -> None:
 
 def test_open_run_writes_the_configuration_and_refuses_to_mix_runs(tmp_path: Path) -> None:
     run, config = tmp_path / "a" / "run", {"width": 8, "loop": {"num_workers": 2}}
+    open_run(run, config, None, resume=True, write=False)
+    assert not run.exists(), "only the main process writes"
     open_run(run, config, None, resume=True)
     stored = json.loads((run / "config.json").read_text())
     assert stored == config | {"fingerprint": fingerprint(config)}
@@ -59,12 +42,17 @@ def test_the_fingerprint_knows_what_acts_on_the_result() -> None:
     assert fingerprint(config) != fingerprint({"width": 8, "loop": {"num_workers": 2, "seed": 1}})
 
 
-def test_one_process_writes_for_all(tmp_path: Path) -> None:
-    open_run(tmp_path / "run", {}, None, resume=True, write=False)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(ValueError, match="must be writable"):
         open_run(tmp_path / "run", {}, None, resume=True)
+
+
+def test_ctrl_c_after_a_signal_leaves_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.number == signal.SIGUSR1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err.count("Stopping after this step") == 1

@@ -1,4 +1,4 @@
-"""One-DVA from nothing to post-training: stages, exact resuming, several processes (spec B7, B9)."""
+"""One-DVA from scratch to post-training: stages, exact resuming, several processes."""
 
 import signal
 from dataclasses import replace
@@ -97,8 +97,8 @@ def test_four_updates_are_two_and_two_more(videos, tmp_path, monkeypatch):
 
 
 def _train(videos: Path, out: Path) -> None:
-    with init_distributed("cpu") as world:
-        run_recipe(tiny(3), [videos], out, world)
+    with init_distributed("cpu") as context:
+        run_recipe(tiny(3), [videos], out, context)
 
 
 @pytest.mark.integration
@@ -116,7 +116,7 @@ def test_post_training_wants_a_finished_model_and_a_frozen_encoder(videos, tmp_p
         run_recipe(recipe, [videos], tmp_path / "run", CPU)
 
 
-def test_what_belongs_to_another_method_is_told():
+def test_options_of_another_method_are_refused():
     with pytest.raises(ValueError, match="tasks.warmup_fraction"):
         tiny(tasks=replace(tiny().tasks, warmup_fraction=0.5))
     with pytest.raises(ValueError, match="Only One-DVA"):

@@ -1,4 +1,4 @@
-"""Starting as the best linear embedder, and keeping it (spec A12b)."""
+"""Initialisation as the best linear embedder, and frozen linear maps."""
 
 from dataclasses import asdict
 
@@ -51,17 +51,14 @@ def test_frozen_linear_maps_stay(tmp_path):
     assert "frozen: the linear maps" in str(report)
 
 
-def test_what_does_not_fit_is_told(tmp_path):
+def test_models_without_linear_maps_are_refused(tmp_path):
     with pytest.raises(ValueError, match="linear maps"):
         init_from_pca(AutoencoderOneDVA(**asdict(CONFIG) | {"linear_skip": False}), batches(tmp_path), 4)
-    for options in ({"pca_clips": -1}, {"pca_clips": 4, "model": "other"}):
-        with pytest.raises(ValueError, match="pca_clips"):
-            InitConfig(**options)
-
-
-def test_linear_maps_are_not_frozen_before_something_has_fitted_them():
     with pytest.raises(ValueError, match="must be initialised"):
         init_weights(AutoencoderOneDVA(**asdict(CONFIG)), InitConfig(freeze=("linear",)))
     without = AutoencoderOneDVA(**asdict(CONFIG) | {"linear_skip": False})
     with pytest.raises(ValueError, match="no linear maps to freeze"):
         init_weights(without, InitConfig(freeze=("linear",), pca_clips=4))
+    for options in ({"pca_clips": -1}, {"pca_clips": 4, "model": "other"}):
+        with pytest.raises(ValueError, match="pca_clips"):
+            InitConfig(**options)

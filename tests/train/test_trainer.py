@@ -1,6 +1,7 @@
 """A recipe from a folder of videos to a model that loads, with damaged files among the data."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from regen.data.synthetic import write_dataset
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
-from regen.train import trainer as run_file
+from regen.train import trainer
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext
 from regen.train.finetune import InitConfig
@@ -42,51 +43,54 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_recipe_ends_with_a_normalised_model(videos, tmp_path):
-    folder = run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU)
-    model = AutoencoderRegen.from_pretrained(folder)
+@pytest.fixture(scope="module")
+def finished(videos, tmp_path_factory) -> Path:
+    """A finished run."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert run_recipe(tiny_recipe(), [videos], out, CPU) == out / "model"
+    return out
+
+
+def test_a_recipe_ends_with_a_normalised_model(finished):
+    model = AutoencoderRegen.from_pretrained(finished / "model")
     assert model.config.latents_std != [[1.0] * 8] * 2
     assert torch.equal(model.latents_mean, torch.tensor(model.config.latents_mean))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert any("evaluation/psnr" in row for row in rows)
-    assert len(list((tmp_path / "run" / "previews").glob("step-*.png"))) == 2
-    stored = (folder / "config.json").stat().st_mtime_ns
-    assert run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU) == folder
-    assert (folder / "config.json").stat().st_mtime_ns == stored, "a finished run is left as it is"
+    assert len(list((finished / "previews").glob("step-*.png"))) == 2
 
 
-def test_interrupted_before_the_model_was_saved_it_is_saved_by_the_next_call(videos, tmp_path):
-    folder = run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU)
-    first = {file.name: file.read_bytes() for file in folder.iterdir()}
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
-    run_recipe(tiny_recipe(), [videos], tmp_path / "run", CPU)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
+def test_a_finished_run_is_left_as_it_is_and_a_lost_model_is_made_again(videos, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    stored = (run / "model" / "config.json").stat().st_mtime_ns
+    assert run_recipe(tiny_recipe(), [videos], run, CPU) == run / "model"
+    assert (run / "model" / "config.json").stat().st_mtime_ns == stored
+    first = {file.name: file.read_bytes() for file in (run / "model").iterdir()}
+    shutil.rmtree(run / "model")
+    run_recipe(tiny_recipe(), [videos], run, CPU)
+    assert {file.name: file.read_bytes() for file in (run / "model").iterdir()} == first
+    with pytest.raises(ValueError, match="files was 3 and is now 2"):
+        run_recipe(tiny_recipe(), sorted(videos.glob("*.mp4"))[:2], run, CPU)
 
 
 def test_files_that_cannot_be_used_are_named_and_left_out(videos, tmp_path, capsys):
     (videos / "broken.mp4").write_text("no video")
     try:
-        run_recipe(tiny_recipe(steps=1), [videos], tmp_path / "run", CPU)
+        recipe = tiny_recipe(steps=1)
+        recipe = replace(recipe, data=replace(recipe.data, num_val_videos=0))
+        run_recipe(recipe, [videos], tmp_path / "run", CPU)
     finally:
         (videos / "broken.mp4").unlink()
-    told = capsys.readouterr().err
+    err = capsys.readouterr().err
     assert "1 file skipped, 3 remain" in told
-    assert "broken.mp4" in told
+    assert "broken.mp4" in err
 
 
 def test_nothing_to_train_on_is_told_in_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="give a folder"):
         run_recipe(tiny_recipe(), [tmp_path / "empty"], tmp_path / "run", CPU)
-
-
-def test_without_held_out_videos_the_training_videos_are_drawn(videos, tmp_path):
-    recipe = tiny_recipe(steps=1)
-    recipe = replace(recipe, data=replace(recipe.data, num_val_videos=0))
-    run_recipe(recipe, [videos], tmp_path / "run", CPU)
-    assert (tmp_path / "run" / "previews" / "step-00000001.png").exists()
 
 
 def test_videos_that_are_too_short_are_told_before_the_training(tmp_path):
@@ -97,35 +101,19 @@ def test_videos_that_are_too_short_are_told_before_the_training(tmp_path):
     run_recipe(only_reconstruct, [tmp_path / "short"], tmp_path / "run", CPU)
 
 
-def test_another_set_of_files_is_another_run(videos, tmp_path):
-    run_recipe(tiny_recipe(steps=1), [videos], tmp_path / "run", CPU)
-    fewer = sorted(videos.glob("*.mp4"))[:2]
-    with pytest.raises(ValueError, match="files was 3 and is now 2"):
-        run_recipe(tiny_recipe(steps=1), fewer, tmp_path / "run", CPU)
-
-
 @pytest.mark.parametrize("change", [{"num_val_clips": 0}, {"statistics_clips": 0}, {"num_val_videos": -1}])
 def test_impossible_numbers_are_told_at_once(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
         replace(tiny_recipe().data, **change)
 
 
-def test_a_run_starts_from_one_that_is_not_finished(videos, tmp_path, capsys):
-    class StopError(Exception):
-        pass
-
-    def stop(*_):
-        raise StopError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_file, "measure_latent_statistics", stop)
-        with pytest.raises(StopError):
-            run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU)
+def test_a_run_starts_from_one_that_is_not_finished(videos, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "first", ignore=shutil.ignore_patterns("model"))
     average = load_ema(list_checkpoints(tmp_path / "first" / "checkpoints")[-1])
     recipe = replace(tiny_recipe(), init=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
     folder = run_recipe(recipe, [videos], tmp_path / "second", CPU)
-    told = capsys.readouterr().err
-    assert "tensors loaded, " in told and "frozen: the encoder" in told
+    err = capsys.readouterr().err
+    assert "tensors loaded, " in err and "frozen: the encoder" in err
     model = AutoencoderRegen.from_pretrained(folder)
     for name, weight in model.encoder.state_dict().items():
         assert torch.equal(weight, average[f"encoder.{name}"])
@@ -133,11 +121,11 @@ def test_a_run_starts_from_one_that_is_not_finished(videos, tmp_path, capsys):
     assert not torch.equal(model.decoder.embed.weight, average["decoder.embed.weight"])
 
 
-def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, tmp_path):
-    first = AutoencoderRegen.from_pretrained(run_recipe(tiny_recipe(), [videos], tmp_path / "first", CPU))
-    recipe = replace(tiny_recipe(), init=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
+def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, finished, tmp_path):
+    first = AutoencoderRegen.from_pretrained(finished / "model")
+    recipe = replace(tiny_recipe(steps=1), init=InitConfig(str(finished), freeze=("encoder",)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_file, "measure_latent_statistics", None)
+        patch.setattr(trainer, "measure_latent_statistics", None)
         second = AutoencoderRegen.from_pretrained(run_recipe(recipe, [videos], tmp_path / "second", CPU))
     assert torch.equal(first.latents_mean, second.latents_mean)
     assert torch.equal(first.latents_std, second.latents_std)
