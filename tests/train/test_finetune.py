@@ -83,25 +83,19 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_fits_is_loaded_and_the_rest_is_reported(
-    change: str, start: tuple[str, AutoencoderRegen]
-) -> None:
+def test_what_fits_is_loaded_and_the_rest_reported(change: str, start: tuple[str, AutoencoderRegen]) -> None:
     folder, source = start
     model = fresh(**CHANGES[change])
-    before, source_values = values(model), values(source)
+    before, theirs = values(model), values(source)
     report = init_weights(model, InitConfig(folder))
-    fits = {
-        name
-        for name, value in before.items()
-        if name in source_values and source_values[name].shape == value.shape
-    }
+    fits = {name for name, value in before.items() if name in theirs and theirs[name].shape == value.shape}
     for name, value in values(model).items():
-        assert torch.equal(value, source_values[name] if name in fits else before[name]), name
+        assert torch.equal(value, theirs[name] if name in fits else before[name]), name
     assert 0 < len(fits) < len(before)
     new = {f"{part.part}.{text.split()[0]}" for part in report.parts for text in part.new}
     assert new == before.keys() - fits
     unused = {f"{part.part}.{name}" for part in report.parts for name in part.unused}
-    assert unused == source_values.keys() - before.keys()
+    assert unused == theirs.keys() - before.keys()
     assert sum(part.parameters for part in report.parts) == sum(p.numel() for p in model.parameters())
     kept = sum(part.loaded_parameters for part in report.parts)
     assert kept == sum(before[name].numel() for name in fits)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 from regen.console import first_line
 from regen.io import read_json, sync_folder, write_json
 from regen.losses.optimizer_state import TensorSpec, allocate_state, named_state, strip_prefix
+from regen.train.auxiliary_losses import AuxiliaryLosses
 from regen.train.distributed import LOST_PROCESS, DistributedContext, is_connection_error
 
 INFO_FILE = "checkpoint.json"
@@ -57,19 +58,6 @@ class Ema:
             torch._foreach_copy_(copies, sources)
 
 
-@runtime_checkable
-class Stateful(Protocol):
-    """Training state outside the model, such as a discriminator and its optimizer."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The whole state; loading a checkpoint writes into these tensors."""
-        ...
-
-    def prepare(self, sizes: dict[str, TensorSpec]) -> None:
-        """Allocate the tensors of a checkpoint that do not exist before the first update."""
-        ...
-
-
 class TrainState:
     """Everything a run resumes from: model, EMA, optimizers, auxiliary losses, and the number of updates.
 
@@ -77,7 +65,11 @@ class TrainState:
     """
 
     def __init__(
-        self, model: nn.Module, ema: Ema, optimizers: list[Optimizer], auxiliary: Stateful | None = None
+        self,
+        model: nn.Module,
+        ema: Ema,
+        optimizers: list[Optimizer],
+        auxiliary: AuxiliaryLosses | None = None,
     ) -> None:
         self.model, self.ema, self.optimizers, self.auxiliary = model, ema, optimizers, auxiliary
         self.step = self.skipped = 0

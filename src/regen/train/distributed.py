@@ -55,11 +55,9 @@ class DistributedContext:
 
     def all_reduce_mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each number over the processes, which all give the same names."""
-        if self.size == 1:
-            return values
         numbers = torch.tensor(list(values.values()), dtype=torch.float64)
-        dist.all_reduce(numbers)
-        return dict(zip(values, (numbers / self.size).tolist(), strict=True))
+        self.average_tensors([numbers])
+        return dict(zip(values, numbers.tolist(), strict=True))
 
     def average_tensors(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""

@@ -4,11 +4,10 @@ All randomness derives from (seed, step, sample), so that a resumed run equals a
 """
 
 import copy
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import Dataset
 
 from regen.runtime import generator_for, pick_dtype
-from regen.train.checkpoint import Ema, Stateful, TrainState
+from regen.train.auxiliary_losses import AuxiliaryLosses
+from regen.train.checkpoint import Ema, TrainState
 from regen.train.dataloader import Batch, BatchKey, BatchLoader
 from regen.train.distributed import DistributedContext, LossFunction, full_tensor, parallelize
 from regen.train.lifecycle import Evaluate, RunLifecycle
@@ -76,21 +76,6 @@ class Checkpointable(Protocol):
     def enable_gradient_checkpointing(self) -> None: ...
 
 
-@runtime_checkable
-class AuxiliaryLoss(Stateful, Protocol):
-    """(target, reconstruction) -> a loss besides the model's own, and what to log.
-
-    `update` steps its own parameters on the calls since the last update, with a function that averages
-    tensors over the processes; `discard` drops those calls.
-    """
-
-    def __call__(self, target: Tensor, reconstruction: Tensor, /) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-    def update(self, average: Callable[[list[Tensor]], None]) -> None: ...
-
-    def discard(self) -> None: ...
-
-
 def train(
     model: nn.Module,
     batches: Dataset[Batch],
@@ -101,7 +86,7 @@ def train(
     evaluate: Evaluate | None,
     resolved_config: dict[str, Any],
     resume: bool = True,
-    auxiliary: AuxiliaryLoss | None = None,
+    auxiliary: AuxiliaryLosses | None = None,
 ) -> TrainState:
     """Train `model` and return the state after `config.steps` updates.
 
@@ -200,7 +185,7 @@ def train(
 def forward(
     loss_function: LossFunction,
     batch: Batch,
-    auxiliary: AuxiliaryLoss | None,
+    auxiliary: AuxiliaryLosses | None,
     device: torch.device,
     dtype: torch.dtype,
     seed: int,
