@@ -18,20 +18,17 @@ def test_every_parameter_is_stepped_by_exactly_one_optimizer(muon: float | None)
     assert sorted(map(id, stepped)) == sorted(map(id, model.parameters()))
 
 
-def test_muon_steps_the_trunk_alone() -> None:
-    model = TinyModel()
-    adamw, muon = build_optimizers(model, OptimizerConfig(muon_learning_rate=2e-3))
-    assert isinstance(adamw, torch.optim.AdamW)
-    assert isinstance(muon, torch.optim.Muon)
-    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model.leave.weight)]
-
-
-def test_frozen_parameters_are_left_out() -> None:
+def test_muon_steps_the_matrices_and_frozen_parameters_are_left_out() -> None:
     model = TinyModel()
     model.enter.requires_grad_(False)
-    (adamw,) = build_optimizers(model, OptimizerConfig())
+    config = OptimizerConfig(betas=(0.8, 0.9), weight_decay=0.3, muon_learning_rate=2e-3)
+    adamw, muon = build_optimizers(model, config)
+    assert isinstance(adamw, torch.optim.AdamW) and isinstance(muon, torch.optim.Muon)
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model.leave.weight)]
     stepped = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert stepped.isdisjoint(map(id, model.enter.parameters()))
+    assert adamw.param_groups[0]["betas"] == (0.8, 0.9)
+    assert adamw.param_groups[0]["weight_decay"] == muon.param_groups[0]["weight_decay"] == 0.3
 
 
 def test_norms_and_biases_do_not_decay() -> None:
@@ -46,13 +43,6 @@ def test_norms_and_biases_do_not_decay() -> None:
     assert shrunk == {"enter.weight", "leave.weight", "motion_scale"}
 
 
-def test_betas_and_decay_reach_the_optimizers() -> None:
-    config = OptimizerConfig(betas=(0.8, 0.9), weight_decay=0.3, muon_learning_rate=1e-2)
-    adamw, muon = build_optimizers(TinyModel(), config)
-    assert adamw.param_groups[0]["betas"] == (0.8, 0.9)
-    assert adamw.param_groups[0]["weight_decay"] == muon.param_groups[0]["weight_decay"] == 0.3
-
-
 def test_learning_rate_warms_up_holds_and_falls() -> None:
     config = OptimizerConfig(warmup_steps=10, decay_fraction=0.4)
     factors = [learning_rate_factor(step, 100, config) for step in range(100)]
@@ -61,9 +51,6 @@ def test_learning_rate_warms_up_holds_and_falls() -> None:
     assert factors[80] == pytest.approx(0.5)
     assert factors[99] == pytest.approx(1 / 40)
     assert learning_rate_factor(100, 100, config) == 0
-
-
-def test_without_warm_up_and_decay_the_learning_rate_is_constant() -> None:
     config = OptimizerConfig(warmup_steps=0)
     assert {learning_rate_factor(step, 10, config) for step in range(10)} == {1.0}
 

@@ -58,30 +58,30 @@ def test_the_figures_of_a_run_that_goes_on(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "first", mfu=0.41, memory_gb=7.5, skipped_updates=2, slow_samples=3)
     add_checkpoints(folder, 60, 100)
     (folder / "checkpoints" / "step-00000120.partial").mkdir()
-    facts = read_run(folder, "first").summary()
-    assert (facts.name, facts.folder, facts.state) == ("first", str(folder), "running")
-    assert (facts.step, facts.steps, facts.fingerprint) == (100, 200, "0123456789abcdef")
-    assert facts.psnr == 20.0 and facts.loss == pytest.approx(0.5 * 0.1**0.5)
-    assert (facts.evaluation_psnr, facts.best_psnr, facts.best_step) == (20.0, 20.0, 80)
-    assert facts.tokens_per_second == 1060.0, "the median of the last ones"
-    assert (facts.mfu, facts.memory_gb, facts.data_wait_fraction) == (0.41, 7.5, 0.05)
-    assert (facts.skipped_updates, facts.slow_samples, facts.damaged_samples) == (2, 3, 0)
-    assert facts.checkpoints == (60, 100) and facts.is_saving
-    words = describe(facts)
-    assert words["updates"] == "100 of 200"
-    assert words["evaluation PSNR"] == "20.00 dB, best 20.00 after 80"
-    assert words["speed"] == "1 060 tokens/s, 10.0 clips/s, MFU 41.0 %"
-    assert words["failures"] == "2 skipped updates, 3 slow samples"
-    assert words["checkpoints"] == "2, the newest after 100, one is incomplete"
+    summary = read_run(folder, "first").summary()
+    assert (summary.name, summary.folder, summary.state) == ("first", str(folder), "running")
+    assert (summary.step, summary.steps, summary.fingerprint) == (100, 200, "0123456789abcdef")
+    assert summary.psnr == 20.0 and summary.loss == pytest.approx(0.5 * 0.1**0.5)
+    assert (summary.evaluation_psnr, summary.best_psnr, summary.best_step) == (20.0, 20.0, 80)
+    assert summary.tokens_per_second == 1060.0, "the median of the last ones"
+    assert (summary.mfu, summary.memory_gb, summary.data_wait_fraction) == (0.41, 7.5, 0.05)
+    assert (summary.skipped_updates, summary.slow_samples, summary.damaged_samples) == (2, 3, 0)
+    assert summary.checkpoints == (60, 100) and summary.is_saving
+    text = describe(summary)
+    assert text["updates"] == "100 of 200"
+    assert text["evaluation PSNR"] == "20.00 dB, best 20.00 after 80"
+    assert text["speed"] == "1 060 tokens/s, 10.0 clips/s, MFU 41.0 %"
+    assert text["failures"] == "2 skipped updates, 3 slow samples"
+    assert text["checkpoints"] == "2, the newest after 100, one is incomplete"
 
 
-def test_states_as_far_as_they_can_be_told(tmp_path: Path) -> None:
+def test_states(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     assert read_run(folder, "run").summary().state == "running"
     age(folder, 3 * 3600)
-    facts = read_run(folder, "run").summary()
-    assert facts.state == "stopped"
-    assert describe(facts)["state"] == "stopped or hanging, last output 3 h ago"
+    summary = read_run(folder, "run").summary()
+    assert summary.state == "stopped"
+    assert describe(summary)["state"] == "stopped or hanging, last output 3 h ago"
     add_checkpoints(folder, 100)
     assert read_run(folder, "run").summary().state == "running", "a checkpoint is a sign of life"
     whole = make_run(tmp_path / "whole", steps=200)
@@ -94,12 +94,12 @@ def test_states_as_far_as_they_can_be_told(tmp_path: Path) -> None:
 
 def test_a_run_without_a_log(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", steps=0)
-    for log_is_there in (True, False):
+    for has_log in (True, False):
         run = read_run(folder, "run")
-        facts = run.summary()
-        assert (facts.step, facts.steps, facts.loss, facts.state) == (0, 200, None, "running")
-        assert describe(facts)["loss"] == "–"
-        if log_is_there:
+        summary = run.summary()
+        assert (summary.step, summary.steps, summary.loss, summary.state) == (0, 200, None, "running")
+        assert describe(summary)["loss"] == "–"
+        if has_log:
             (folder / "log.jsonl").unlink()
     with pytest.raises(ValueError, match="Nothing has been logged"):
         plot_runs([run], tmp_path / "run.png")
@@ -177,8 +177,3 @@ def test_speed_is_shown_in_the_metric_of_most_runs(tmp_path: Path) -> None:
     assert choose_metric(read_runs([new]), speed) == "tokens_per_second"
     assert choose_metric(read_runs([old]), speed) == "clips_per_second"
     assert choose_metric(read_runs([new, old]), speed) == "clips_per_second"
-
-
-def test_one_run_of_one_row_is_drawn(tmp_path: Path) -> None:
-    plot_runs([read_run(make_run(tmp_path / "run", steps=20), "run")], tmp_path / "run.png")
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")

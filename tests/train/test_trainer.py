@@ -74,7 +74,7 @@ def test_a_finished_run_is_left_as_it_is_and_a_lost_model_is_made_again(videos, 
         run_recipe(tiny_recipe(), sorted(videos.glob("*.mp4"))[:2], run, CPU)
 
 
-def test_files_that_cannot_be_used_are_named_and_left_out(videos, tmp_path, capsys):
+def test_unusable_files_are_named_and_skipped(videos, tmp_path, capsys):
     (videos / "broken.mp4").write_text("no video")
     try:
         recipe = tiny_recipe(steps=1)
@@ -83,17 +83,17 @@ def test_files_that_cannot_be_used_are_named_and_left_out(videos, tmp_path, caps
     finally:
         (videos / "broken.mp4").unlink()
     err = capsys.readouterr().err
-    assert "1 file skipped, 3 remain" in told
+    assert "1 file skipped, 3 remain" in err
     assert "broken.mp4" in err
 
 
-def test_nothing_to_train_on_is_told_in_a_sentence(tmp_path):
+def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="give a folder"):
         run_recipe(tiny_recipe(), [tmp_path / "empty"], tmp_path / "run", CPU)
 
 
-def test_videos_that_are_too_short_are_told_before_the_training(tmp_path):
+def test_videos_that_are_too_short_are_refused(tmp_path):
     write_dataset(tmp_path / "short", videos=3, frames=6, height=16, width=16, seed=0)
     with pytest.raises(ValueError, match="No video is long enough for 9 frames"):
         run_recipe(tiny_recipe(), [tmp_path / "short"], tmp_path / "run", CPU)
@@ -102,7 +102,7 @@ def test_videos_that_are_too_short_are_told_before_the_training(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"num_val_clips": 0}, {"statistics_clips": 0}, {"num_val_videos": -1}])
-def test_impossible_numbers_are_told_at_once(change):
+def test_impossible_numbers_are_refused(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
         replace(tiny_recipe().data, **change)
 

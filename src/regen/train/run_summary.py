@@ -297,5 +297,3 @@ def _draw(axes: "Axes", panel: Panel, runs: Sequence[Run]) -> None:
     axes.set_ylabel(panel.metrics[metric], color=INK)
     axes.grid(color=FAINT, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    axes.tick_params(colors=INK)

@@ -163,11 +163,7 @@ def run_recipe(
             finished = build_model(recipe.model)
             finished.load_state_dict(weights)
             finished.to(context.device).eval()
-            if statistics is None:
-                count = recipe.data.statistics_clips
-                with load_chunks(training, recipe, span, count, context.device) as loader:
-                    mean, std = measure_latent_statistics(finished, loader, count)
-                statistics = mean.float(), std.float()
+            statistics = statistics or measure_statistics(finished, recipe, training, context.device)
             finished.set_latent_statistics(*statistics)
             save_model(finished, folder)
     return folder
@@ -223,6 +219,16 @@ def load_chunks(
     batches = make_batches(clips, recipe, span, tasks, (stage,), -(-count // stage.video_batch_size))
     keys = [(step, 0, 1) for step in range(len(batches))]
     return BatchLoader(batches, keys, recipe.loop.num_workers, device)
+
+
+def measure_statistics(
+    model: Autoencoder, recipe: Recipe, clips: ClipDataset, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents over the recipe's number of clips."""
+    count = recipe.data.statistics_clips
+    with load_chunks(clips, recipe, model.chunk_frames - 1, count, device) as loader:
+        mean, std = measure_latent_statistics(model, loader, count)
+    return mean.float(), std.float()
 
 
 class Preview:
