@@ -18,7 +18,7 @@ from torch import Tensor
 
 from regen.codec.chunks import to_clip, to_image
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.generate.predictor import load_predictor
+from regen.generate.load import load_predictor
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame

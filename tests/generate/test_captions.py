@@ -11,7 +11,7 @@ from tiny_text import make_t5
 from regen.corpus.dataset import LatentDataset
 from regen.corpus.shards import ShardRows
 from regen.generate.captions import CaptionStates, caption_path, embed_captions
-from regen.generate.text import TextEncoderSource, find_text_encoder
+from regen.generate.text import TextEncoderSpec, find_text_encoder
 
 CAPTIONS = {"b": "the cat sits on the mat", "c": "a red ball", "d": "the cat sits on the mat"}
 
@@ -38,7 +38,7 @@ def dataset(latents: Path, tmp_path: Path) -> LatentDataset:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> TextEncoderSource:
+def source(tmp_path: Path) -> TextEncoderSpec:
     return find_text_encoder(make_t5(tmp_path / "t5"))
 
 
@@ -55,7 +55,7 @@ def test_captions_of_a_shard(dataset: LatentDataset) -> None:
     assert len(found) == 2
 
 
-def test_states_are_those_of_the_encoder(dataset: LatentDataset, source: TextEncoderSource) -> None:
+def test_states_are_those_of_the_encoder(dataset: LatentDataset, source: TextEncoderSpec) -> None:
     embed_captions(dataset, source, CPU)
     states, encoder = CaptionStates(dataset, source.fingerprint), source.load(CPU)
     assert len(states) == len(dataset) == 6
@@ -72,7 +72,7 @@ def test_states_are_those_of_the_encoder(dataset: LatentDataset, source: TextEnc
         states.states(6)
 
 
-def test_states_in_another_process(dataset: LatentDataset, source: TextEncoderSource) -> None:
+def test_states_in_another_process(dataset: LatentDataset, source: TextEncoderSpec) -> None:
     embed_captions(dataset, source, CPU)
     states = CaptionStates(dataset, source.fingerprint)
     copy = pickle.loads(pickle.dumps(states))
@@ -80,7 +80,7 @@ def test_states_in_another_process(dataset: LatentDataset, source: TextEncoderSo
 
 
 def test_captions_are_embedded_once(
-    dataset: LatentDataset, source: TextEncoderSource, monkeypatch: pytest.MonkeyPatch
+    dataset: LatentDataset, source: TextEncoderSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[int, int]] = []
     embed_captions(dataset, source, CPU, on_progress=lambda done, total: told.append((done, total)))
@@ -88,7 +88,7 @@ def test_captions_are_embedded_once(
     before = written(dataset)
     assert len(before) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(TextEncoderSource, "load", None)
+        patch.setattr(TextEncoderSpec, "load", None)
         embed_captions(dataset, source, CPU, on_progress=lambda *_: pytest.fail("nothing is left to do"))
     assert written(dataset) == before
     first = next(iter(before))
@@ -99,7 +99,7 @@ def test_captions_are_embedded_once(
     assert not list(dataset.folder.glob(".*.tmp"))
 
 
-def test_another_encoder_has_files_of_its_own(dataset: LatentDataset, source: TextEncoderSource) -> None:
+def test_another_encoder_has_files_of_its_own(dataset: LatentDataset, source: TextEncoderSpec) -> None:
     embed_captions(dataset, source, CPU)
     shorter = find_text_encoder(source.name, 8)
     with pytest.raises(ValueError, match=f"of 2 of 2 shards in .* not embedded .*{shorter.fingerprint}"):
@@ -109,7 +109,7 @@ def test_another_encoder_has_files_of_its_own(dataset: LatentDataset, source: Te
     assert CaptionStates(dataset, source.fingerprint).longest == source.max_tokens
 
 
-def test_damaged_files_are_told_of_and_made_again(dataset: LatentDataset, source: TextEncoderSource) -> None:
+def test_damaged_files_are_told_of_and_made_again(dataset: LatentDataset, source: TextEncoderSpec) -> None:
     embed_captions(dataset, source, CPU)
     path = caption_path(dataset.folder, dataset.manifest.shards[0].name, source.fingerprint)
     whole, states = path.read_bytes(), CaptionStates(dataset, source.fingerprint)
@@ -122,7 +122,7 @@ def test_damaged_files_are_told_of_and_made_again(dataset: LatentDataset, source
     assert path.read_bytes() == whole
 
 
-def test_other_captions_are_embedded_anew(dataset: LatentDataset, source: TextEncoderSource) -> None:
+def test_other_captions_are_embedded_anew(dataset: LatentDataset, source: TextEncoderSpec) -> None:
     embed_captions(dataset, source, CPU)
     name = dataset.manifest.shards[0].name
     rows = dataset.folder / f"{name}.json"

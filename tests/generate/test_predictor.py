@@ -10,7 +10,7 @@ from tiny_latents import CPU, make_hybrid_model
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.conditions import Condition
 from regen.generate.load import load_embedder
-from regen.generate.predictor import load_predictor, predictor, unconditional
+from regen.generate.load import load_predictor, predictor, unconditional
 from regen.latents import Latents
 from regen.pretrained.models import encoder_hash, weights_hash
 from regen.runtime import generator_for

@@ -17,7 +17,7 @@ from regen.generate import text as module
 from regen.generate.text import (
     DEFAULT_TEXT_ENCODER,
     TextEncoder,
-    TextEncoderSource,
+    TextEncoderSpec,
     find_text_encoder,
     load_text_encoder,
 )
@@ -211,5 +211,5 @@ def test_damaged_and_foreign_folders(tmp_path: Path, t5: str) -> None:
 
 def test_a_source_is_plain_data(t5: str) -> None:
     source = find_text_encoder(t5)
-    assert source == TextEncoderSource(t5, Path(t5), LIMIT, source.fingerprint)
+    assert source == TextEncoderSpec(t5, Path(t5), LIMIT, source.fingerprint)
     assert source.load(CPU).fingerprint == source.fingerprint

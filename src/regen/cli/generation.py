@@ -1,4 +1,4 @@
-"""The command generate: videos from a prompt or a class."""
+"""The command generate."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 
 from regen.cli.options import Device, Json, Output, SizeText, Threads
-from regen.console import progress_bar, warn
+from regen.console import print_json, progress_bar, warn
 
 if TYPE_CHECKING:
     from regen.generate.run import GenerationReport, VideoRequest
@@ -17,126 +17,130 @@ Name = arg(metavar="NAME", help_behavior_hint="")
 File = arg(metavar="FILE", help_behavior_hint="")
 
 
+# The help shows each line of a field's docstring as a line of its own.
 @dataclass(frozen=True)
-class Told:
-    """What the videos show. A generator reads prompts or knows classes; `regen models` tells which."""
+class PromptOptions:
+    """What the videos show. A generator reads prompts or has classes (see `regen models`)."""
 
     prompt: Annotated[Texts, arg(metavar="TEXT", help_behavior_hint="")] = ()
-    """A sentence such as "a red circle moves to the left". Repeat it for videos of several."""
+    """A sentence such as "a red circle moves to the left". Repeat it for several."""
     class_name: Annotated[Texts, arg(name="class", metavar="NAME", help_behavior_hint="")] = ()
-    """The name of a class; a wrong one is answered with the nearest. Repeat it for several."""
+    """The name of a class. Repeat it for several."""
     negative_prompt: Annotated[Texts, arg(metavar="TEXT", help_behavior_hint="")] = ()
-    """What the videos shall not show: guidance leads away from it. Once for all, or once for each prompt."""
+    """What guidance moves away from: one for all videos, or one for each prompt."""
     image: Annotated[Path | None, File] = None
-    """An image that becomes the first frame, scaled to cover it and cut at the centre."""
-    continues: Annotated[Path | None, arg(name="continue", metavar="FILE", help_behavior_hint="")] = None
-    """A video to go on with, from its last frames on; only the new frames are written."""
+    """An image as the first frame, resized to cover the video and cropped at the centre."""
+    continue_from: Annotated[Path | None, arg(name="continue", metavar="FILE", help_behavior_hint="")] = None
+    """A video to continue; only the new frames are written."""
 
 
 @dataclass(frozen=True)
-class Form:
+class VideoOptions:
     """How many videos, how long and how large."""
 
-    n: Annotated[int, arg(metavar="N")] = 1
+    num_videos: Annotated[int, arg(metavar="N")] = 1
     """Videos of each prompt, in OUT-1.mp4, OUT-2.mp4 and so on."""
     frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Frames of a video; by default one chunk, as many as the embedder takes at a time. 1 is an image. More
-    than the training had in a row are made in parts that go on from each other."""
+    """Frames of a video, 1 for an image; by default one chunk of the embedder.
+    Longer videos than in training are made in segments, each continuing the one before."""
     size: SizeText = None
-    """Height x width in pixels, such as 48x80; by default the most frequent size of the training."""
-    length: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
-    """1D latents of every chunk, where the embedder has such (One-DVA): a number, or a share such as 50%; by
-    default drawn as often as in training."""
+    """Height x width in pixels, such as 48x80; by default the most frequent size in training."""
+    num_latents: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
+    """1D latents of every chunk (One-DVA): a number, or a share of the maximum such as 50%.
+    By default drawn as frequently as in training."""
     grid: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """Also write a PNG of all: for each video a row of 5 frames, and its prompt."""
+    """Also write a contact sheet: 5 frames and the prompt of each video."""
 
 
 @dataclass(frozen=True)
-class Steering:
+class SamplingOptions:
     """How the generator samples."""
 
     steps: Annotated[int, arg(metavar="N")] = 30
-    """Denoising steps: more follow the path of the latents more exactly, and take longer."""
-    guidance: float = 4.0
-    """How strongly the videos follow the prompt; 1 means no guidance, and takes half of the time."""
+    """Denoising steps."""
+    guidance_scale: float = 4.0
+    """How strongly the videos follow the prompt; 1 is no guidance, in half the time."""
     guidance_interval: Annotated[tuple[float, float], arg(metavar="LO HI")] = (0.0, 1.0)
-    """Noise levels between which there is guidance: 1 is noise, 0 the finished latents."""
+    """Noise levels between which guidance acts: 1 is pure noise, 0 the final latents."""
     solver: Literal["euler", "heun"] = "euler"
     """heun is of second order and takes about twice as long a step."""
     seed: int = 0
-    """Video i of a prompt follows from this and i, whatever is made beside it."""
+    """Video i of a prompt depends on this and i alone."""
     batch: Annotated[int, arg(metavar="N")] = 1
-    """Videos to make at once; faster on a GPU, and other by rounding."""
+    """Videos sampled together; faster on a GPU, with other rounding."""
     decode_steps: Annotated[int, arg(metavar="N")] = 1
     """Denoising steps of the embedder's decoder."""
     seams: Literal["extend", "match", "none"] = "extend"
-    """How the decoder joins chunks: extend (acts from 2 decode steps on), match or none."""
+    """How the decoder joins chunks; extend needs 2 decode steps or more."""
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Which generator, and where it runs."""
+class RuntimeOptions:
+    """The generator, and how it runs."""
 
     model: str = "t2v-world"
-    """A generator's name from `regen models`, a folder (of a training run as well), or owner/name on the
-    Hub."""
+    """A name from `regen models`, a folder (also of a training run), or owner/name on the Hub."""
     embedder: Annotated[str | None, Name] = None
-    """The embedder of its latents, when it is not where it was in the training."""
+    """The embedder of its latents, if it has moved since the training."""
     text_encoder: Annotated[str | None, Name] = None
-    """Its text encoder, when it is not where it was in the training."""
+    """Its text encoder, if it has moved since the training."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
-    threads: Threads = None
-    """CPU threads; by default one for each core."""
     dtype: Annotated[str | None, Name] = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
+    threads: Threads = None
+    """CPU threads; by default one for each core."""
 
 
 def generate(
     output: Output,
-    told: Annotated[Told, arg(name="")] = Told(),
-    form: Annotated[Form, arg(name="")] = Form(),
-    steering: Annotated[Steering, arg(name="")] = Steering(),
-    machine: Annotated[Machine, arg(name="")] = Machine(),
+    prompt: PromptOptions = PromptOptions(),
+    video: VideoOptions = VideoOptions(),
+    sampling: SamplingOptions = SamplingOptions(),
+    runtime: RuntimeOptions = RuntimeOptions(),
     json: Json = False,
 ) -> None:
     """Generate videos from a prompt or a class.
 
     Example: regen generate --prompt "a red circle moves to the left" -o out.mp4
 
-    Four, and a picture of all: regen generate --prompt "a green square" --n 4 --grid all.png -o out.mp4
+    Four with a contact sheet: regen generate --prompt "a green square" --num-videos 4 --grid all.png -o
+    out.mp4
 
-    Long, and of another size: regen generate --prompt "a green square" --frames 36 --size 64x96 -o out.mp4
+    Long, at another size: regen generate --prompt "a green square" --frames 36 --size 64x96 -o out.mp4
 
     From an image: regen generate --prompt "a cross moves up" --image first.png -o out.mp4
 
-    On from a video: regen generate --prompt "a cross moves up" --continue out.mp4 -o more.mp4
+    Continue a video: regen generate --prompt "a cross moves up" --continue out.mp4 -o more.mp4
 
-    An image alone: regen generate --prompt "a yellow triangle" --frames 1 -o out.png
+    An image: regen generate --prompt "a yellow triangle" --frames 1 -o out.png
 
-    Of a class, by a model of yours: regen generate --model runs/mine --class "circle moving left" -o out.mp4
+    Of a class: regen generate --model runs/mine --class "circle moving left" -o out.mp4
 
     Args:
         output: The video (.mp4, .m4v, .mov, .mkv), or for one frame an image (.png, .jpg).
-        json: Let the last line of the output be one JSON object.
+        json: Print one JSON object as the last line of the output.
     """
     from regen.generate.load import load_video_generator
     from regen.generate.run import generate_files
     from regen.pretrained.models import silence_logging
     from regen.runtime import pick_device, pick_dtype, set_threads
 
-    request = _request(told, form, steering)
+    set_threads(runtime.threads)
+    request = _request(prompt, video, sampling)
     silence_logging()
-    set_threads(machine.threads)
-    device = pick_device(machine.device)
-    dtype = pick_dtype(machine.dtype, device)
-    maker = load_video_generator(machine.model, device, dtype, machine.embedder, machine.text_encoder)
+    device = pick_device(runtime.device)
+    dtype = pick_dtype(runtime.dtype, device)
+    generator = load_video_generator(runtime.model, device, dtype, runtime.embedder, runtime.text_encoder)
     with progress_bar("generate") as on_progress:
-        report = generate_files(maker, request, output, form.grid, on_progress, warn)
-    _show(report, json)
+        report = generate_files(generator, request, output, video.grid, on_progress, warn)
+    if json:
+        print_json(asdict(report))
+    else:
+        _print_report(report)
 
 
-def _request(told: Told, form: Form, steering: Steering) -> "VideoRequest":
+def _request(prompt: PromptOptions, video: VideoOptions, sampling: SamplingOptions) -> "VideoRequest":
     """Raises ValueError for impossible values, before anything is loaded."""
     from regen.codec.rate_control import parse_length
     from regen.codec.sessions import DecodeOptions
@@ -145,34 +149,30 @@ def _request(told: Told, form: Form, steering: Steering) -> "VideoRequest":
     from regen.media.sizes import parse_size
 
     return VideoRequest(
-        prompts=told.prompt,
-        classes=told.class_name,
-        negative=told.negative_prompt,
-        count=form.n,
-        frames=form.frames,
-        size=None if form.size is None else parse_size(form.size),
-        seed=steering.seed,
-        image=told.image,
-        continues=told.continues,
-        length=None if form.length is None else parse_length(form.length),
-        batch=steering.batch,
-        options=SampleOptions(steering.steps, steering.guidance, steering.guidance_interval, steering.solver),
-        decoding=DecodeOptions(steps=steering.decode_steps, seed=steering.seed, seams=steering.seams),
+        prompts=prompt.prompt,
+        classes=prompt.class_name,
+        negative_prompts=prompt.negative_prompt,
+        num_videos=video.num_videos,
+        frames=video.frames,
+        size=None if video.size is None else parse_size(video.size),
+        seed=sampling.seed,
+        image=prompt.image,
+        continue_from=prompt.continue_from,
+        num_latents=None if video.num_latents is None else parse_length(video.num_latents),
+        batch=sampling.batch,
+        options=SampleOptions(
+            sampling.steps, sampling.guidance_scale, sampling.guidance_interval, sampling.solver
+        ),
+        decoding=DecodeOptions(steps=sampling.decode_steps, seed=sampling.seed, seams=sampling.seams),
     )
 
 
-def _show(report: "GenerationReport", as_json: bool) -> None:
-    """What was made, as lines for people or as one of JSON."""
-    import json
-
-    if as_json:
-        print(json.dumps(asdict(report)))
-        return
-    for file, told in zip(report.files, report.told, strict=True):
-        print(f"{file}: {told}" if told else file)
+def _print_report(report: "GenerationReport") -> None:
+    for file, prompt in zip(report.files, report.prompts, strict=True):
+        print(f"{file}: {prompt}" if prompt else file)
     if report.grid is not None:
         print(f"{report.grid}: all of them")
     print(
         f"{report.frames} frames of {report.width}x{report.height} at {report.fps:.5g} per second, by "
-        f"{report.evaluations} network evaluations each, in {report.seconds:.1f} s"
+        f"{report.nfe} network evaluations each, in {report.seconds:.1f} s"
     )

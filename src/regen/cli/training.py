@@ -44,7 +44,7 @@ def recipe_commands(name: str) -> SubcommandApp:
 
 
 def _embedder_training(default: "Recipe") -> Callable[..., None]:
-    from regen.generate.predictor import load_predictor
+    from regen.generate.load import load_predictor
     from regen.train.trainer import Recipe, run_recipe
 
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class

@@ -1,4 +1,4 @@
-"""Chunks of many videos through the model, in batches whose composition depends on the videos alone."""
+"""Batched encoding of the chunks of many videos."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,9 +12,8 @@ from torch import Tensor
 from regen.codec.chunks import Embedder, pad, to_clip
 from regen.codec.memory import is_oom
 from regen.codec.rate_control import FixedLength, encode_full
-from regen.corpus.clip_stream import Chunk, Decoded, Skipped
 from regen.corpus.shards import LatentInfo
-from regen.corpus.sources import Sample
+from regen.corpus.sources import Chunk, CorpusSample, Decoded, Skipped
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.latents import Latents, collate
 from regen.tiling import Tile
@@ -22,21 +21,21 @@ from regen.tiling import Tile
 
 @dataclass(frozen=True)
 class Embedded:
-    """A whole sample: normalised latents on the CPU, a batch of all its chunks, and what is known of it."""
+    """A whole sample: its normalised latents on the CPU, a batch of all chunks."""
 
-    facts: LatentInfo
+    info: LatentInfo
     latents: Latents
 
 
 @dataclass
 class _Slot:
-    """A sample on its way."""
+    """A sample in progress."""
 
-    sample: Sample
-    counts: list[int] = field(default_factory=list)  # real frames of each chunk
+    sample: CorpusSample
+    counts: list[int] = field(default_factory=list)  # frames of each chunk, without padding
     latents: list[Latents] = field(default_factory=list)  # of each chunk
     last: Chunk | None = None
-    left_out: Skipped | None = None
+    skipped: Skipped | None = None
     closed: bool = False
 
     @property
@@ -44,12 +43,11 @@ class _Slot:
         return self.closed and len(self.latents) == len(self.counts)
 
     def result(self) -> Embedded | Skipped:
-        if self.left_out is not None:
-            return self.left_out
-        assert self.last is not None, "a video without a frame is damaged, and said to be"
-        latents = collate(self.latents)
-        last = self.last
-        facts = LatentInfo(
+        if self.skipped is not None:
+            return self.skipped
+        assert self.last is not None, "a video without a frame is skipped as damaged"
+        latents, last = collate(self.latents), self.last
+        info = LatentInfo(
             key=self.sample.key,
             frames=sum(self.counts),
             frame_rate=last.frame_rate,
@@ -62,17 +60,17 @@ class _Slot:
             last_frames=self.counts[-1],
             caption=last.caption,
             label=last.label,
-            tokens=latents.length if latents.has_sequence else -1,
+            sequence_length=latents.length if latents.has_sequence else -1,
         )
-        return Embedded(facts, latents)
+        return Embedded(info, latents)
 
 
 class Embedding:
-    """Embeds with `model`, up to `batch` chunks together, and keeps latents in `dtype`.
+    """Encodes with `model`, up to `batch` chunks together, and stores latents in `dtype`.
 
-    Chunks of one shape that follow each other go together, also those of different videos. So what is
-    computed with what depends on the samples alone, and the same samples give the same bits. `length`: how
-    many 1D latents each chunk keeps, of a model that has such; by default what its motion asks for.
+    Consecutive chunks of one shape are batched, also of different videos, so the batches depend on the
+    samples alone and the same samples give the same bits. `length`: 1D latents of each chunk, for a model
+    that has them; by default the motion decides.
     """
 
     def __init__(
@@ -86,62 +84,60 @@ class Embedding:
     ) -> None:
         self.model, self.batch, self.tile, self.dtype, self.length = model, batch, tile, dtype, length
         self._slots: deque[_Slot] = deque()
-        self._waiting: list[tuple[_Slot, np.ndarray, int]] = []  # frames, and how many the model shall see
+        self._pending: list[tuple[_Slot, np.ndarray, int]] = []  # frames, and their number with padding
 
     def run(
-        self, streams: Iterable[tuple[Sample, Iterable[Decoded]]]
-    ) -> Iterator[tuple[Sample, Embedded | Skipped]]:
-        """Each sample with its latents, or why there are none, in their order.
+        self, streams: Iterable[tuple[CorpusSample, Iterable[Decoded]]]
+    ) -> Iterator[tuple[CorpusSample, Embedded | Skipped]]:
+        """Each sample with its latents, or why it was skipped, in order.
 
-        Raises ValueError when latents are no numbers or a chunk has not so many as it shall keep,
-        MemoryError when a batch does not fit.
+        Raises ValueError for latents that are not finite or a chunk with fewer 1D latents than `length`, and
+        MemoryError for a batch that doesn't fit.
         """
-        for sample, pieces in streams:
+        for sample, items in streams:
             self._slots.append(slot := _Slot(sample))
-            for piece in pieces:
-                if isinstance(piece, Skipped):
-                    slot.left_out = piece
+            for item in items:
+                if isinstance(item, Skipped):
+                    slot.skipped = item
                 else:
-                    self._add(slot, piece)
+                    self._add(slot, item)
                 yield from self._ready()
             slot.closed = True
             yield from self._ready()
-        self._encode_waiting()
+        self._encode_pending()
         yield from self._ready()
 
     def _add(self, slot: _Slot, chunk: Chunk) -> None:
-        """As in `EncodeSession` a video of one frame is an image, a short chunk repeats its last frame."""
+        """As in `EncodeSession`, a video of one frame is an image, and a short chunk repeats its last "
+        "frame."""
         is_image = slot.last is None and len(chunk.frames) == 1
         length = 1 if is_image else self.model.chunk_frames
-        if [(before.shape[1:], size) for _, before, size in self._waiting[:1]] not in (
-            [],
-            [(chunk.frames.shape[1:], length)],
-        ):
-            self._encode_waiting()
+        if self._pending:
+            _, frames, padded = self._pending[0]
+            if (frames.shape[1:], padded) != (chunk.frames.shape[1:], length):
+                self._encode_pending()
         slot.last = chunk
         slot.counts.append(len(chunk.frames))
-        self._waiting.append((slot, chunk.frames, length))
-        if len(self._waiting) == self.batch:
-            self._encode_waiting()
+        self._pending.append((slot, chunk.frames, length))
+        if len(self._pending) == self.batch:
+            self._encode_pending()
 
-    def _ready(self) -> Iterator[tuple[Sample, Embedded | Skipped]]:
+    def _ready(self) -> Iterator[tuple[CorpusSample, Embedded | Skipped]]:
         while self._slots and self._slots[0].is_ready:
             slot = self._slots.popleft()
             yield slot.sample, slot.result()
 
-    def _encode_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
+    def _encode_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending:
             return
-        latents = self._encode([frames for _, frames, _ in waiting], waiting[0][2])
-        for number, (slot, _, _) in enumerate(waiting):
-            one = latents[number]
-            if slot.left_out is None and not one.is_finite():
+        latents = self._encode([frames for _, frames, _ in pending], pending[0][2])
+        for number, (slot, _, _) in enumerate(pending):
+            if slot.skipped is None and not latents[number].is_finite():
                 raise ValueError(
-                    f"The latents of {slot.sample.key} have values that are not finite (such as NaN); try "
-                    "--dtype fp32, or another model."
+                    f"The latents of {slot.sample.key} are not finite; try --dtype fp32, or another model."
                 )
-            slot.latents.append(one)
+            slot.latents.append(latents[number])
 
     @torch.inference_mode()
     def _encode(self, parts: list[UInt8[np.ndarray, "_ h w 3"]], length: int) -> Latents:
@@ -162,23 +158,22 @@ class Embedding:
                 raise
         height, width = clips[0].shape[-2:]
         raise MemoryError(
-            f"Not enough memory for {len(clips)} chunks of {width}x{height} pixels; choose a smaller "
-            "--batch, a --tile such as 512, a smaller --size, or a device with more memory."
+            f"Out of memory for {len(clips)} chunks of {width}x{height} pixels; choose a smaller --batch, a "
+            "--tile such as 512, a smaller --size, or a device with more memory."
         )
 
     def _latents(self, clips: Float[Tensor, "b 3 t h w"]) -> Latents:
-        """As in `EncodeSession`: with a length all that there are, cut to it."""
         model = self.model
         if self.length is None:
             return Latents.of(model.encode(clips, tile=self.tile).latent_dist.mode())
         assert isinstance(model, HybridAutoencoder)
         full = encode_full(model, clips, self.tile)
         try:
-            kept = self.length.choose(model, clips[:1], full[0], 0, self.tile)
+            lengths = self.length.choose(model, clips[:1], full[0], 0, self.tile)
         except ValueError:
             height, width = clips.shape[3:]
             raise ValueError(
-                f"A chunk of {width}x{height} pixels has {full[0].length} 1D latents, fewer than --length "
-                "asks for; give a smaller number, a share such as 50%, or one --size for all."
+                f"A chunk of {width}x{height} pixels has {full[0].length} 1D latents, fewer than "
+                "--num-latents; give a smaller number, a share such as 50%, or one --size for all."
             ) from None
-        return full.truncate(kept.expand(len(clips), -1))
+        return full.truncate(lengths.expand(len(clips), -1))

@@ -1,4 +1,4 @@
-"""What an export of latents is to make: the settings, the input, and the manifest that holds both down."""
+"""The plan of an export: settings, input, and the manifest that records both."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from regen.codec.rate_control import FixedLength, check_lengths, parse_length
-from regen.corpus.clip_stream import FrameView
+from regen.console import first_line
 from regen.corpus.shards import MANIFEST, InputShard, LatentManifest, is_complete
-from regen.corpus.sources import Corpus
+from regen.corpus.sources import Corpus, FrameSpec
 from regen.io import write_text
 from regen.locks import Claims
 from regen.media.sizes import Size
@@ -24,64 +24,64 @@ LoadModel = Callable[[], Autoencoder]
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What must be the same for all latents of a folder; see `FrameView` for `size`, `fps` and `frames`.
+    """Settings that all latents of a folder share; see `FrameSpec` for `size`, `fps` and `frames`.
 
-    `dtype` is the precision in which the model computes and `store` that of the latents, both names of
-    `regen.runtime.DTYPES`. `batch` chunks go through the model together, in tiles of at most `tile` pixels.
-    A folder of the input is taken in shards of `group` files. `length` is that of the 1D latents of every
-    chunk, a number such as "320" or a share such as "25%", for a model that has such (One-DVA); None: what
-    its motion asks for.
+    `dtype` is the precision of the model and `latent_dtype` that of the latents, names of
+    `regen.runtime.DTYPES`. `batch` chunks are encoded together, in tiles of at most `tile` pixels. A folder
+    of files is split into shards of `files_per_shard`. `num_latents` is the number of 1D latents of every
+    chunk ("320", or a share such as "25%") for One-DVA; by default the motion decides.
     """
 
     dtype: str
     size: Size | None = None
     fps: Fraction | None = None
     frames: int | None = None
-    store: str = "bf16"
+    latent_dtype: str = "bf16"
     batch: int = 8
     tile: Tile | None = None
-    group: int = 64
-    length: str | None = None
+    files_per_shard: int = 64
+    num_latents: str | None = None
 
     def __post_init__(self) -> None:
-        for name in (self.dtype, self.store):
+        for name in (self.dtype, self.latent_dtype):
             if name not in DTYPES:
-                raise ValueError(f"There is no dtype called {name!r}; use one of {', '.join(DTYPES)}.")
+                raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}.")
         if self.size is not None and (self.size.height % LATENT_STRIDE or self.size.width % LATENT_STRIDE):
-            raise ValueError(
-                f"The sides of {self.size} are no multiples of {LATENT_STRIDE}, the pixels of one latent; "
-                "give a --size whose sides are."
-            )
+            raise ValueError(f"The sides of --size must be multiples of {LATENT_STRIDE}, got {self.size}.")
         if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"A frame rate is positive, not {self.fps}; give --fps 24 or leave it away.")
-        for option, value in (("--frames", self.frames), ("--batch", self.batch), ("--group", self.group)):
+            raise ValueError(f"--fps must be > 0, got {self.fps}.")
+        for name in ("frames", "batch", "files_per_shard"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{value} are none; give {option} 1 or more.")
-        if self.length is not None:
-            parse_length(self.length)  # it tells of one that is none
+                raise ValueError(f"{_flag(name)} must be at least 1, got {value}.")
+        if self.num_latents is not None:
+            parse_length(self.num_latents)
 
     @property
-    def kept(self) -> FixedLength | None:
-        """`length`, read."""
-        return None if self.length is None else parse_length(self.length)
+    def length(self) -> FixedLength | None:
+        """`num_latents`, parsed."""
+        return None if self.num_latents is None else parse_length(self.num_latents)
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as the manifest has them; a length only where there is one."""
-        texts = {"size": self.size and str(self.size), "fps": self.fps and str(self.fps)}
-        found = asdict(self) | texts | {"tile": self.tile and f"{self.tile.height}x{self.tile.width}"}
-        if self.length is None:
-            del found["length"]
+        """The settings in the manifest; `num_latents` only if given."""
+        found = asdict(self) | {
+            "size": self.size and str(self.size),
+            "fps": self.fps and str(self.fps),
+            "tile": self.tile and f"{self.tile.height}x{self.tile.width}",
+        }
+        if self.num_latents is None:
+            del found["num_latents"]
         return found
 
     def arguments(self) -> list[str]:
-        """The settings as options of the command."""
-        found = [(f"--{name}", str(value)) for name, value in self.recorded().items() if value is not None]
-        return [word for option in found for word in option]
+        """The settings as command-line options."""
+        options = [(_flag(name), str(value)) for name, value in self.recorded().items() if value is not None]
+        return [word for option in options for word in option]
 
 
 @dataclass(frozen=True)
-class Export:
-    """What is asked for: the latents that the model called `model` gives for `data`, in the folder `out`."""
+class ExportRequest:
+    """Latents of `data` by the model called `model`, for the folder `out`."""
 
     model: str
     data: tuple[str, ...]
@@ -94,61 +94,63 @@ class Export:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """An export whose manifest is written; it can be handed to other processes."""
+    """An export whose manifest is written; picklable, for other processes."""
 
-    export: Export
+    request: ExportRequest
     corpus: Corpus
     manifest: LatentManifest
 
     @property
     def claims(self) -> Claims:
-        return Claims(self.export.out / ".work")
+        return Claims(self.request.out / ".work")
 
     @property
-    def view(self) -> FrameView:
-        settings, manifest = self.export.settings, self.manifest
+    def frame_spec(self) -> FrameSpec:
+        settings, manifest = self.request.settings, self.manifest
         ratio = manifest.spatial_compression_ratio
-        return FrameView(settings.size, settings.fps, settings.frames, manifest.chunk_frames, ratio)
+        return FrameSpec(settings.size, settings.fps, settings.frames, manifest.chunk_frames, ratio)
 
     def missing(self) -> list[int]:
-        """The numbers of the shards that are not there."""
-        out = self.export.out
+        """Indices of the missing shards."""
+        out = self.request.out
         return [number for number, shard in enumerate(self.corpus.shards) if not is_complete(out, shard.name)]
 
-    def count_samples_except(self, missing: Iterable[int]) -> int:
-        """How many samples there are in all shards but these."""
+    def count_samples(self, without: Iterable[int] = ()) -> int:
+        """Number of samples in all shards but these."""
         shards = self.corpus.shards
-        return sum(shard.samples for shard in shards) - sum(shards[number].samples for number in missing)
+        return sum(shard.samples for shard in shards) - sum(shards[number].samples for number in without)
 
 
-def prepare(export: Export, load_model: LoadModel) -> ExportPlan:
-    """Write the manifest, or check that it is the same as before; `load_model` is called if there is none.
+def prepare(request: ExportRequest, load_model: LoadModel) -> ExportPlan:
+    """Write the manifest, or check it; `load_model` is called only if there is none.
 
-    Raises ValueError, one sentence, when the data, the model or the settings are not those of the folder.
+    Raises ValueError for data, model or settings that differ from those of the folder.
     """
-    corpus, weights = Corpus(export.data, export.settings.group), weights_hash(export.model)
-    if export.settings.length is not None and not (export.out / MANIFEST).is_file():
-        check_lengths(load_model(), export.settings.kept)
-    claims = Claims(export.out / ".work")
+    settings, out = request.settings, request.out
+    corpus, weights = Corpus(request.data, settings.files_per_shard), weights_hash(request.model)
+    if settings.length is not None and not (out / MANIFEST).is_file():
+        check_lengths(load_model(), settings.length)
+    claims = Claims(out / ".work")
     try:
         claims.open()
     except OSError as error:
-        raise ValueError(
-            f"The latents can't be kept in {export.out} ({error.strerror}); give another --out."
-        ) from None
+        raise ValueError(f"--out must be writable, got {out} ({first_line(error)}).") from None
     with claims.alone():
-        if not (export.out / MANIFEST).is_file():
-            manifest = _manifest(export, corpus, weights, load_model())
-            write_text(export.out / MANIFEST, manifest.text())
-        manifest = LatentManifest.read(export.out)
-    _check_settings(manifest, export, weights)
-    _check_data(manifest.shards, corpus.shards, export.out)
-    return ExportPlan(export, corpus, manifest)
+        if not (out / MANIFEST).is_file():
+            write_text(out / MANIFEST, _new_manifest(request, corpus, weights, load_model()).text())
+        manifest = LatentManifest.read(out)
+    _check_settings(manifest, request, weights)
+    _check_data(manifest.shards, corpus.shards, out)
+    return ExportPlan(request, corpus, manifest)
 
 
-def _manifest(export: Export, corpus: Corpus, weights: str, model: Autoencoder) -> LatentManifest:
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _new_manifest(request: ExportRequest, corpus: Corpus, weights: str, model: Autoencoder) -> LatentManifest:
     return LatentManifest(
-        model=export.model,
+        model=request.model,
         model_class=type(model).__name__,
         weights=weights,
         latent_channels=model.latent_channels,
@@ -157,17 +159,17 @@ def _manifest(export: Export, corpus: Corpus, weights: str, model: Autoencoder) 
         chunk_frames=model.chunk_frames,
         latents_mean=model.latents_mean.tolist(),
         latents_std=model.latents_std.tolist(),
-        settings=export.settings.recorded(),
-        arguments=["--model", export.model, "--data", *export.data, *export.settings.arguments()],
+        settings=request.settings.recorded(),
+        arguments=["--model", request.model, "--data", *request.data, *request.settings.arguments()],
         classes=corpus.classes,
         shards=corpus.shards,
     )
 
 
-def _check_settings(manifest: LatentManifest, export: Export, weights: str) -> None:
+def _check_settings(manifest: LatentManifest, request: ExportRequest, weights: str) -> None:
     before = manifest.settings | {"model": f"{manifest.model} (hash {manifest.weights})"}
-    now = export.settings.recorded() | {"model": f"{export.model} (hash {weights})"}
-    if manifest.weights == weights:  # whatever it is called
+    now = request.settings.recorded() | {"model": f"{request.model} (hash {weights})"}
+    if manifest.weights == weights:  # under whatever name
         now["model"] = before["model"]
     differences = [
         f"{name} was {before.get(name)} and is now {now.get(name)}"
@@ -176,8 +178,8 @@ def _check_settings(manifest: LatentManifest, export: Export, weights: str) -> N
     ]
     if differences:
         raise ValueError(
-            f"The latents in {export.out} were begun with other settings ({'; '.join(differences)}); "
-            "give the same ones, or another --out."
+            f"The latents in {request.out} have other settings ({'; '.join(differences)}); give the same, or "
+            "another --out."
         )
 
 
@@ -186,8 +188,8 @@ def _check_data(before: list[InputShard], now: list[InputShard], out: Path) -> N
     for name in sorted(known.keys() | found.keys()):
         if name in known and name in found and known[name].digest == found[name].digest:
             continue
-        what = "is missing" if name not in found else "has changed" if name in known else "is new"
+        change = "is missing" if name not in found else "has changed" if name in known else "is new"
+        source = (found.get(name) or known[name]).source
         raise ValueError(
-            f"{(found.get(name) or known[name]).source} {what} since the latents in {out} were begun; "
-            "undo that, or give another --out."
+            f"{source} {change} since the latents in {out} were begun; undo it, or give another --out."
         )

@@ -1,20 +1,19 @@
-"""A folder of latents: what `regen latents export` writes, and what `LatentDataset` reads.
+"""A folder of latents: manifest, shards, and their writer.
 
     manifest.json      the model, its normalisation, the settings, and the input shards
     NAME.safetensors   one tensor for each sample of the input shard NAME, under the sample's key
-    NAME.json          its samples in their order (see `LatentInfo`), and those that were left out, with why
+    NAME.json          its samples in order (see `LatentInfo`), and the skipped ones with reasons
 
-A tensor has the shape "chunks channels frames height width": chunk by chunk what the model's `encode` gives,
-normalised, with as many latent frames as a chunk has (2 for REGEN; 1 for an image, which is one chunk). A
-short last chunk repeats its last frame. NAME.json is written last: where it is, the shard is whole.
+A tensor has the shape "chunks channels frames height width": what the model's `encode` gives for each chunk,
+normalised, with the latent frames of a chunk (2 for REGEN; 1 for an image, which is one chunk). A short last
+chunk repeats its last frame. NAME.json is written last: where it exists, the shard is complete.
 
-Of a model that has 1D latents, too (One-DVA), the tensor KEY has the structural ones, and beside it are
+For a model with 1D latents (One-DVA) the tensor KEY has the grid, and there are two more:
 
-    KEY#sequence       "tokens channels": the 1D latents that are kept, chunk after chunk and in each region
-                       after region, without padding
-    KEY#lengths        "chunks regions": how many of them belong to each region of each chunk (int64)
+    KEY#sequence       "tokens channels": the 1D latents, chunk after chunk and region after region, unpadded
+    KEY#lengths        "chunks regions": the number of 1D latents of each region of each chunk (int64)
 
-A key that `regen` makes has letters, digits, - and _ only, so no sample can be called KEY#lengths.
+Keys have letters, digits, - and _ only, so no sample is called KEY#lengths.
 """
 
 import json
@@ -33,18 +32,19 @@ from regen.latents import Latents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-SEQUENCE, LENGTHS = "#sequence", "#lengths"  # behind a key: the further tensors of hybrid latents
+SEQUENCE, LENGTHS = "#sequence", "#lengths"  # suffixes of the keys of 1D latents
 TYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
-ENTRY_BYTES = 256  # of the header for one tensor, beside its name: more than it can need
+ENTRY_BYTES = 256  # upper bound of a tensor's entry in the header, without its name
 
 
 @dataclass(frozen=True)
 class LatentInfo:
-    """What is known of a sample: `frames` frames of `height` x `width` pixels, `frame_rate` a second.
+    """Facts about a sample: `frames` frames of `height` x `width` pixels at `frame_rate` per second.
 
-    `chunks` of `latent_frames` each stand for them, the last chunk for `last_frames` frames. The source had
-    `source_height` x `source_width` pixels. `label` is a class or -1. An image has one frame, one chunk
-    and one latent frame. `tokens` 1D latents are kept of all chunks together, -1 where the model has none.
+    They are `chunks` chunks of `latent_frames` latent frames each, the last chunk of `last_frames` frames.
+    The source had `source_height` x `source_width` pixels. `label` is a class or -1. An image has one frame,
+    one chunk and one latent frame. `sequence_length` is the number of 1D latents of all chunks together, -1
+    for models without.
     """
 
     key: str
@@ -59,21 +59,21 @@ class LatentInfo:
     last_frames: int
     caption: str = ""
     label: int = -1
-    tokens: int = -1
+    sequence_length: int = -1
 
     def row(self) -> dict[str, Any]:
-        """As it stands in NAME.json."""
+        """The row in NAME.json."""
         row = asdict(self)
-        if self.tokens < 0:
-            del row["tokens"]
+        if self.sequence_length < 0:
+            del row["sequence_length"]
         return row
 
 
 @dataclass(frozen=True)
 class InputShard:
-    """A shard of the input: `name` is that of its latents, `source` where it lies, for people.
+    """A shard of the input: `name` is that of its latents, `source` its location, for people.
 
-    `digest` follows from the names and sizes of its `samples` files.
+    `digest` is a hash of the names and sizes of its `samples` files.
     """
 
     name: str
@@ -84,13 +84,12 @@ class InputShard:
 
 @dataclass(frozen=True)
 class LatentManifest:
-    """What all latents of a folder have in common.
+    """What all latents of a folder share.
 
-    `weights` is the hash of the model's weights, `model` the name by which it was asked for, `model_class`
-    its class. The latents are normalised: (raw - `latents_mean`) / `latents_std`, whose rows are the first
-    latent frame of a chunk and the others; for One-DVA the structural and the 1D latents. `arguments` are
-    those of `regen latents export`, without --out; `classes` are the numbers of the classes by name, as far
-    as they have names.
+    `weights` is the hash of the model's weights, `model` its name and `model_class` its class. The latents
+    are normalised: (raw - `latents_mean`) / `latents_std`, with a row for the first latent frame of a chunk
+    and one for the others (One-DVA: for the grid and for the 1D latents). `arguments` are those of `regen
+    latents export` without --out; `classes` are class indices by name.
     """
 
     model: str
@@ -109,7 +108,7 @@ class LatentManifest:
 
     @classmethod
     def read(cls, folder: Path) -> "LatentManifest":
-        """Raises ValueError when the folder holds no latents, or of another version."""
+        """Raises ValueError for a folder without latents, or of another format version."""
         path = folder / MANIFEST
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -118,15 +117,14 @@ class LatentManifest:
             manifest = cls(**content, shards=shards) if version == FORMAT else None
         except OSError as error:
             raise ValueError(
-                f"{folder} holds no latents ({path.name}: {error.strerror}); "
-                "give a folder made by regen latents export."
+                f"{folder} holds no latents ({path.name}: {error.strerror}); give a folder of regen latents "
+                "export."
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} is damaged; export the latents to another folder.") from None
         if manifest is None:
             raise ValueError(
-                f"{folder} has version {version} of the format and this program reads version {FORMAT}; "
-                "use the release of regen that wrote it."
+                f"The format version of {folder} must be {FORMAT}, got {version}; export it again."
             )
         return manifest
 
@@ -135,7 +133,7 @@ class LatentManifest:
         return json.dumps({"format": FORMAT} | asdict(self), indent=1, allow_nan=False) + "\n"
 
     def missing(self, folder: Path) -> list[InputShard]:
-        """The input shards whose latents are not there yet."""
+        """The input shards without latents."""
         return [shard for shard in self.shards if not is_complete(folder, shard.name)]
 
     def command(self, folder: Path) -> str:
@@ -145,61 +143,61 @@ class LatentManifest:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """The content of NAME.json; `bytes` is the size of NAME.safetensors, `left_out` tells why by key."""
+    """The content of NAME.json; `bytes` is the size of NAME.safetensors, `skipped` has reasons by key."""
 
     samples: list[LatentInfo]
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     bytes: int
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "ShardRows":
-        """Raises ValueError when it, or the file of the latents, is damaged or gone."""
+        """Raises ValueError when one of the two files is damaged or missing."""
         path = folder / f"{name}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            rows = cls(
-                [LatentInfo(**row) for row in content["samples"]], content["left_out"], content["bytes"]
-            )
+            samples = [LatentInfo(**row) for row in content["samples"]]
+            rows = cls(samples, content["skipped"], content["bytes"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(damaged(folder, name, f"{name}.json can't be read")) from None
+            raise damaged(folder, name, f"{name}.json can't be read") from None
         latents = folder / f"{name}.safetensors"
         if not latents.is_file() or latents.stat().st_size != rows.bytes:
-            reason = "is cut off" if latents.is_file() else "is gone"
-            raise ValueError(damaged(folder, name, f"{latents.name} {reason}"))
+            raise damaged(
+                folder, name, f"{latents.name} is {'truncated' if latents.is_file() else 'missing'}"
+            )
         return rows
 
 
 def is_complete(folder: Path, name: str) -> bool:
-    """Whether the latents of the input shard `name` are there."""
+    """Whether the latents of the input shard `name` are complete."""
     return (folder / f"{name}.json").is_file()
 
 
-def damaged(folder: Path, name: str, reason: str) -> str:
-    """What to tell of a damaged shard of latents."""
-    return (
-        f"The latents in {folder} are damaged ({reason}); delete {name}.json there and run their "
-        "regen latents export again."
+def damaged(folder: Path, name: str, reason: str) -> ValueError:
+    """The error about a damaged shard of latents."""
+    return ValueError(
+        f"The latents in {folder} are damaged ({reason}); delete {name}.json there and run regen latents "
+        "export again."
     )
 
 
 class LatentShardWriter:
-    """Writes NAME.safetensors and NAME.json into a folder, sample by sample. A context manager.
+    """Writes NAME.safetensors and NAME.json sample by sample. A context manager.
 
-    Only what is added is in memory, not the shard. `keys` are those of all samples that may come: they
-    tell how much room the header needs. `hybrid`: the samples have 1D latents and so three tensors each.
-    Both files are whole when the block ends without an error.
+    Only the current sample is in memory. `keys` are those of all possible samples, which bound the header.
+    `has_sequence`: samples have 1D latents, and so three tensors each. Both files are complete when the block
+    ends without an error.
     """
 
-    def __init__(self, folder: Path, name: str, keys: Sequence[str], hybrid: bool = False) -> None:
+    def __init__(self, folder: Path, name: str, keys: Sequence[str], has_sequence: bool = False) -> None:
         self.latents, self.rows = folder / f"{name}.safetensors", folder / f"{name}.json"
-        parts = ("", SEQUENCE, LENGTHS) if hybrid else ("",)
-        names = [key + part for key in keys for part in parts]
+        suffixes = ("", SEQUENCE, LENGTHS) if has_sequence else ("",)
+        names = [key + suffix for key in keys for suffix in suffixes]
         room = sum(ENTRY_BYTES + len(json.dumps(name)) for name in names) + ENTRY_BYTES
-        self._hybrid = hybrid
+        self._has_sequence = has_sequence
         self._room = -(-room // 8) * 8  # the values begin at a multiple of 8 bytes
         self._header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._samples: list[LatentInfo] = []
-        self._left_out: dict[str, str] = {}
+        self._skipped: dict[str, str] = {}
         self._bytes = 0
 
     def __enter__(self) -> "LatentShardWriter":
@@ -207,19 +205,19 @@ class LatentShardWriter:
         self._file.seek(8 + self._room)
         return self
 
-    def add(self, facts: LatentInfo, latents: Latents) -> None:
+    def add(self, info: LatentInfo, latents: Latents) -> None:
         """Append a sample: the latents of all its chunks, in their own precision."""
-        assert latents.shape[0] == facts.chunks and latents.shape[2] == facts.latent_frames
-        assert latents.has_sequence == self._hybrid == (facts.tokens >= 0), facts.key
-        self._append(facts.key, latents.grid)
+        assert latents.shape[0] == info.chunks and latents.shape[2] == info.latent_frames
+        assert latents.has_sequence == self._has_sequence == (info.sequence_length >= 0), info.key
+        self._append(info.key, latents.grid)
         if latents.has_sequence:
-            self._append(facts.key + SEQUENCE, latents.flat().mT)
-            self._append(facts.key + LENGTHS, latents.lengths)
-        self._samples.append(facts)
+            self._append(info.key + SEQUENCE, latents.flat().mT)
+            self._append(info.key + LENGTHS, latents.lengths)
+        self._samples.append(info)
 
-    def leave_out(self, key: str, reason: str) -> None:
-        """Note that a sample could not be read."""
-        self._left_out[key] = reason
+    def skip(self, key: str, reason: str) -> None:
+        """Record a sample that could not be read."""
+        self._skipped[key] = reason
 
     def _append(self, name: str, tensor: Tensor) -> None:
         assert name not in self._header, name
@@ -244,14 +242,14 @@ class LatentShardWriter:
             self._file.write(len(header).to_bytes(8, "little") + header)
             self._file.flush()
             os.fsync(self._file.fileno())
-        samples = ",\n".join(json.dumps(facts.row(), allow_nan=False) for facts in self._samples)
-        rest = json.dumps({"left_out": self._left_out, "bytes": 8 + self._room + self._bytes}, indent=1)
+        samples = ",\n".join(json.dumps(info.row(), allow_nan=False) for info in self._samples)
+        rest = json.dumps({"skipped": self._skipped, "bytes": 8 + self._room + self._bytes}, indent=1)
         with self.rows.open("w", encoding="utf-8") as file:
             file.write(f'{{"samples": [\n{samples}\n],\n{rest[1:].lstrip()}\n')
             file.flush()
             os.fsync(file.fileno())
 
     def publish(self, folder: Path) -> None:
-        """Give both files, which are whole, their names in `folder`; the one that says so comes last."""
+        """Move both files to `folder`, NAME.json last."""
         for path in (self.latents, self.rows):
             path.replace(folder / path.name)

@@ -1,149 +1,153 @@
-"""What is embedded: shard sets and folders of videos and images, shard by shard."""
+"""The samples of a corpus, decoded into chunks of frames.
+
+A corpus is any number of shard sets and folders of videos and images.
+"""
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import fsspec
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from regen.corpus.shards import InputShard
-from regen.curate.sources import SourceFile, list_sources, read_sidecars
+from regen.curate.sources import list_sources, read_sidecars
 from regen.data.shards import ShardSet, is_shard_set
-from regen.media.files import MissingFileError, Source, VideoError
+from regen.media.files import Frame, MissingFileError, Source, VideoError
+from regen.media.prefetch import prefetch
+from regen.media.reader import TIME_TOLERANCE, VideoReader
+from regen.media.sizes import Size, resize_center_crop
 from regen.workers import JobError
 
-CLASSES = "classes.json"  # in a folder of shards or files: the numbers of its classes by their names
+Item = TypeVar("Item")
+CLASSES = "classes.json"  # in a folder of shards or files: class indices by name
+PREFETCH_CHUNKS = 2  # of each video
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A video or an image: `number` in the place that has the number `place`; `key` is unique there."""
+class CorpusSample:
+    """A video or image: sample `number` of source number `source`, where its `key` is unique."""
 
-    place: int
+    source: int
     number: int
     key: str
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a sample is made of. `label` is a class, or -1 without one."""
+class SampleMedia:
+    """The file of a sample, its caption, and its class or -1."""
 
-    source: Source
+    media: Source
     caption: str
     label: int
 
 
 class Corpus:
-    """All samples of these addresses and folders, in shards. Holds no open file, may go to any process.
+    """All samples of shard sets and folders, in shards. Holds no open file and can be pickled.
 
-    A shard set has one shard for each of its tar files. A folder is cut into shards of `group` files, in the
-    order of their names; the keys of its samples are those that `regen shards build` would give. Raises
-    ValueError or VideoError when a place does not exist or nothing is in it.
+    A shard set has a shard for each tar file. A folder is split into shards of `files_per_shard` files,
+    sorted by name, with the keys of `regen shards build`. Raises ValueError or VideoError for a source that
+    is missing or empty.
     """
 
-    def __init__(self, data: Sequence[str], group: int) -> None:
+    def __init__(self, data: Sequence[str], files_per_shard: int) -> None:
         if not data:
-            raise ValueError("There is nothing to embed; give folders of videos, or shards, with --data.")
-        self._places = [_place(address, group) for address in data]
-        parts = [(place, *part) for place, each in enumerate(self._places) for part in each.shards()]
-        self.shards = [
-            InputShard(f"{place:02}-{one.name}", one.source, one.samples, one.digest)
-            if len(data) > 1
-            else one
-            for place, one, _ in parts
-        ]
-        self._ranges = [(place, numbers) for place, _, numbers in parts]
+            raise ValueError("--data must name at least one folder of videos or shards.")
+        self._sources = [_open_source(address, files_per_shard) for address in data]
+        self.shards: list[InputShard] = []
+        self._ranges: list[tuple[int, range]] = []
         self.classes: dict[str, int] = {}
-        for address, each in zip(data, self._places, strict=True):
-            for name, label in each.classes.items():
+        for index, (address, source) in enumerate(zip(data, self._sources, strict=True)):
+            for shard, numbers in source.shards():
+                name = f"{index:02}-{shard.name}" if len(data) > 1 else shard.name
+                self.shards.append(InputShard(name, shard.source, shard.samples, shard.digest))
+                self._ranges.append((index, numbers))
+            for name, label in source.classes.items():
                 if self.classes.setdefault(name, label) != label:
                     raise ValueError(
-                        f"The class {name!r} has another number in {address} than before; export each to a "
-                        "folder of its own."
+                        f"The class {name!r} must have one index, got {label} in {address} and "
+                        f"{self.classes[name]} before; export to several folders."
                     )
 
-    def samples(self, shard: int) -> list[Sample]:
-        """The samples of shard number `shard`, in their order."""
-        place, numbers = self._ranges[shard]
-        return [Sample(place, number, self._places[place].key(number)) for number in numbers]
+    def samples(self, shard: int) -> list[CorpusSample]:
+        """The samples of a shard, in order."""
+        source, numbers = self._ranges[shard]
+        return [CorpusSample(source, number, self._sources[source].key(number)) for number in numbers]
 
-    def open(self, sample: Sample) -> Material:
+    def open(self, sample: CorpusSample) -> SampleMedia:
         """Raises MissingFileError when it can't be opened, VideoError when something is wrong with it."""
-        return self._places[sample.place].open(sample.number)
+        return self._sources[sample.source].open(sample.number)
 
 
-class _SetPlace:
-    """A shard set."""
-
+class _ShardSetSource:
     def __init__(self, address: str) -> None:
         self._set = ShardSet(address)
-        self.classes = _classes_of(self._set.address)
+        self.classes = _read_classes(self._set.address)
 
-    def shards(self) -> list[tuple[InputShard, range]]:
+    def shards(self) -> Iterator[tuple[InputShard, range]]:
         columns = [self._set.column(name) for name in ("offset", "size", "frames", "label")]
-        found = []
         for shard in self._set.shards:
             numbers = self._set.samples_in(shard)
             rows = b"".join(column[numbers.start : numbers.stop].tobytes() for column in columns)
             name = PurePosixPath(shard).with_suffix("").as_posix().replace("/", "--")
-            source = f"{self._set.address}/{shard}"
-            found.append((InputShard(name, source, len(numbers), _digest(rows)), numbers))
-        return found
+            yield InputShard(name, f"{self._set.address}/{shard}", len(numbers), _digest(rows)), numbers
 
     def key(self, number: int) -> str:
         return self._set.name(number).rpartition(".")[0]
 
-    def open(self, number: int) -> Material:
-        facts = self._set.info(number)
+    def open(self, number: int) -> SampleMedia:
+        info = self._set.info(number)
         try:
-            return Material(self._set.read(number), facts.caption, facts.label)
+            return SampleMedia(self._set.read(number), info.caption, info.label)
         except VideoError as error:  # the shard is at fault, not the sample
             raise MissingFileError(str(error)) from None
 
 
-class _FolderPlace:
-    """Files, some after the other."""
+class _FolderSource:
+    def __init__(self, folder: Path, files_per_shard: int) -> None:
+        self.classes = _read_classes(str(folder))
+        self._files, self._files_per_shard = list_sources([folder]), files_per_shard
 
-    def __init__(self, folder: Path, group: int) -> None:
-        self.classes = _classes_of(str(folder))
-        self._files: list[SourceFile] = list_sources([folder])
-        self._group = group
-
-    def shards(self) -> list[tuple[InputShard, range]]:
-        found = []
-        for start in range(0, len(self._files), self._group):
-            numbers = range(start, min(start + self._group, len(self._files)))
-            files = [self._files[number] for number in numbers]
+    def shards(self) -> Iterator[tuple[InputShard, range]]:
+        for index, start in enumerate(range(0, len(self._files), self._files_per_shard)):
+            files = self._files[start : start + self._files_per_shard]
             rows = "".join(f"{file.key} {os.path.getsize(file.path)}\n" for file in files)
             source = str(files[0].path) + (f" to {files[-1].path.name}" if len(files) > 1 else "")
-            name = f"{start // self._group:05}"
-            found.append((InputShard(name, source, len(files), _digest(rows.encode())), numbers))
-        return found
+            shard = InputShard(f"{index:05}", source, len(files), _digest(rows.encode()))
+            yield shard, range(start, start + len(files))
 
     def key(self, number: int) -> str:
         return self._files[number].key
 
-    def open(self, number: int) -> Material:
+    def open(self, number: int) -> SampleMedia:
         path = self._files[number].path
         try:
-            return Material(path, *read_sidecars(path))
+            return SampleMedia(path, *read_sidecars(path))
         except JobError as error:
             raise VideoError(f"{error}.") from None
 
 
-def _place(address: str, group: int) -> _SetPlace | _FolderPlace:
+def _open_source(address: str, files_per_shard: int) -> _ShardSetSource | _FolderSource:
     if address.endswith(".tar"):
-        raise ValueError(f"{address} is one shard; give the folder that it lies in, with its index.")
-    bare = "://" not in address and any(Path(address).glob("*.tar"))
-    if is_shard_set(address) or bare:  # without an index it tells how to make one
-        return _SetPlace(address)
-    return _FolderPlace(Path(address), group)
+        raise ValueError(f"{address} is one shard; give its folder, with the index.")
+    without_index = "://" not in address and any(Path(address).glob("*.tar"))
+    if is_shard_set(address) or without_index:  # ShardSet raises, with how to make an index
+        return _ShardSetSource(address)
+    return _FolderSource(Path(address), files_per_shard)
 
 
-def _classes_of(address: str) -> dict[str, int]:
+def _read_classes(address: str) -> dict[str, int]:
     path = f"{address}/{CLASSES}"
     files, _ = fsspec.core.url_to_fs(address)
     try:
@@ -151,8 +155,147 @@ def _classes_of(address: str) -> dict[str, int]:
     except (FileNotFoundError, NotADirectoryError):  # the address of one file has none
         return {}
     except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path} is damaged; it holds the number of each class by its name.") from None
+        raise ValueError(f'{path} must hold class indices by name, such as {{"cat": 0}}.') from None
 
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Which frames of a video are embedded, and at which size.
+
+    Frames are resized and cropped to `size`; by default their sides are cropped to multiples of `multiple`.
+    Frame rate `fps`, by default the video's own; then the first `frames`, by default all; `chunk_frames` per
+    chunk.
+    """
+
+    size: Size | None
+    fps: Fraction | None
+    frames: int | None
+    chunk_frames: int
+    multiple: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next frames of a sample, `chunk_frames` or fewer at its end, and what is known of the sample."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    frame_rate: float
+    source_height: int
+    source_width: int
+    caption: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Why a sample can't be embedded; the last item of its stream."""
+
+    reason: str
+
+
+Decoded = Chunk | Skipped
+
+
+def decode_sample(corpus: Corpus, sample: CorpusSample, spec: FrameSpec) -> Iterator[Decoded]:
+    """The chunks of a sample. Raises MissingFileError when its file can't be opened."""
+    try:
+        found = corpus.open(sample)
+        with VideoReader(found.media, threads=1) as reader:
+            info = reader.info
+            fps = None if info.is_image else spec.fps
+            rate = info.frame_rate if fps is None else fps
+            images = (frame.image for frame in reader)
+            if fps is not None:
+                images = at_rate(reader, fps, info.frame_rate)
+            known = float(rate), info.height, info.width, found.caption, found.label
+            for frames in _chunks(islice(images, spec.frames), spec):
+                yield Chunk(frames, *known)
+            if reader.damage is not None:
+                yield Skipped(f"{reader.path}: {reader.damage}.")
+    except MissingFileError:
+        raise
+    except VideoError as error:
+        yield Skipped(str(error))
+
+
+def at_rate(frames: Iterable[Frame], rate: Fraction, own: Fraction) -> Iterator[UInt8[Tensor, "h w 3"]]:
+    """The frames shown at evenly spaced times, `rate` per second; `own` is the average rate of `frames`.
+
+    The times are in the middle of a frame's duration, as in training and `VideoReader.read_at`, so that
+    rounded timestamps do no harm.
+    """
+    half, count = 0.5 / float(own), 0
+    shown: Frame | None = None
+    for frame in frames:
+        while shown is not None and count / rate + half + TIME_TOLERANCE < frame.time:
+            yield shown.image
+            count += 1
+        shown = frame
+    assert shown is not None
+    while count / rate < shown.time + 2 * half - TIME_TOLERANCE:
+        yield shown.image
+        count += 1
+
+
+@contextmanager
+def prefetch_streams(streams: Iterable[Iterable[Item]], width: int) -> Iterator[Iterator[Iterator[Item]]]:
+    """In the block: the items of each stream, stream by stream.
+
+    The current stream and the following ones, `width` in all, are iterated in threads, each up to
+    `PREFETCH_CHUNKS` items ahead.
+    """
+    pending = iter(streams)
+    begun: deque[tuple[ExitStack, Iterator[Item]]] = deque()
+
+    def begin() -> None:
+        for stream in islice(pending, width - len(begun)):
+            threads = ExitStack()
+            begun.append((threads, threads.enter_context(prefetch(stream, PREFETCH_CHUNKS))))
+
+    def each() -> Iterator[Iterator[Item]]:
+        begin()
+        while begun:
+            yield begun[0][1]
+            begun.popleft()[0].close()
+            begin()
+
+    try:
+        yield each()
+    finally:
+        for threads, _ in begun:
+            threads.close()
+
+
+def _chunks(
+    frames: Iterable[UInt8[Tensor, "h w 3"]], spec: FrameSpec
+) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+    """Raises VideoError when the picture is too small or changes its size."""
+    pending: list[Tensor] = []
+    shape: torch.Size | None = None
+    for frame in frames:
+        image = resize_center_crop(frame, spec.size) if spec.size else _crop(frame, spec.multiple)
+        shape = shape or image.shape
+        if image.shape != shape:
+            raise VideoError("The picture changes its size within the video; give one by --size HxW.")
+        pending.append(image)
+        if len(pending) == spec.chunk_frames:
+            yield torch.stack(pending).numpy()
+            pending = []
+    if pending:
+        yield torch.stack(pending).numpy()
+
+
+def _crop(frame: UInt8[Tensor, "h w 3"], multiple: int) -> UInt8[Tensor, "h2 w2 3"]:
+    """The centre of a frame, with sides that are multiples of `multiple`."""
+    height, width = (side // multiple * multiple for side in frame.shape[:2])
+    if min(height, width) == 0:
+        raise VideoError(
+            f"The picture must have at least {multiple}x{multiple} pixels, got "
+            f"{frame.shape[1]}x{frame.shape[0]}."
+        )
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return frame[top : top + height, left : left + width]

@@ -1,10 +1,11 @@
-"""Captions embedded once, and kept beside the latents: NAME.text-FINGERPRINT.safetensors for each shard.
+"""Embedded captions of a folder of latents.
 
-    states     "tokens d", bf16: the states of the tokens of all captions, sample after sample
-    lengths    how many tokens each sample has (int64); an empty caption has none
+NAME.text-FINGERPRINT.safetensors, for each shard and text encoder (see `TextEncoderSpec`), has
 
-FINGERPRINT is that of the text encoder, so the captions can be there for several encoders.
-The metadata of a file has a hash of the captions: when they are others, they are embedded anew.
+    states     "tokens d", bf16: hidden states of the tokens of all captions, sample after sample
+    lengths    number of tokens of each sample (int64); an empty caption has none
+
+and in its metadata a hash of the captions: when they change, they are embedded again.
 """
 
 import hashlib
@@ -21,64 +22,66 @@ from torch import Tensor
 
 from regen.console import first_line
 from regen.corpus.dataset import LatentDataset
-from regen.generate.text import TextEncoder, TextEncoderSource
+from regen.generate.text import TextEncoder, TextEncoderSpec
 from regen.io import atomic_path
 
 BATCH = 64  # captions at a time
 
 
 def caption_path(folder: Path, shard: str, fingerprint: str) -> Path:
-    """Where the embedded captions of a shard of latents are."""
+    """The file of a shard's embedded captions."""
     return folder / f"{shard}.text-{fingerprint}.safetensors"
 
 
 def embed_captions(
     dataset: LatentDataset,
-    source: TextEncoderSource,
+    spec: TextEncoderSpec,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     on_progress: Callable[[int, int], None] | None = None,
     part: int = 0,
     parts: int = 1,
 ) -> None:
-    """Embed the captions of the shards of `dataset` that are not embedded yet, into its folder.
+    """Embed the missing captions of `dataset` into its folder; process `part` of `parts` takes its share.
 
-    Of `parts` processes, number `part` takes every so many-th shard.
-
-    The encoder is loaded, in `dtype`, only where there is something to do. Captions that a shard has several
-    times are embedded once; those of one shard are in memory together. `on_progress` is told how many
-    different captions are done, and of how many. Raises ValueError when the encoder
-    can't be loaded.
+    The encoder is loaded, in `dtype`, only if captions are missing. Duplicates in a shard are embedded once.
+    `on_progress` receives the number of distinct captions done, and of all. Raises ValueError for an encoder
+    that can't be loaded.
     """
     missing: dict[Path, list[str]] = {}
     shards = dataset.manifest.shards
     for number in range(part, len(shards), parts):
         path, captions = (
-            caption_path(dataset.folder, shards[number].name, source.fingerprint),
+            caption_path(dataset.folder, shards[number].name, spec.fingerprint),
             dataset.captions(number),
         )
-        if not _is_there(path, captions):
+        if not _is_complete(path, captions):
             missing[path] = captions
+    if not missing:
+        return
     total, done = sum(len(_unique(captions)) for captions in missing.values()), 0
-    encoder = source.load(device, dtype) if missing else None
+    encoder = spec.load(device, dtype)
     for path, captions in missing.items():
-        assert encoder is not None
-        different, embedded = _unique(captions), {"": torch.empty(0, encoder.width, dtype=torch.bfloat16)}
-        for start in range(0, len(different), BATCH):
-            batch = different[start : start + BATCH]
-            embedded |= zip(batch, _states(encoder, batch), strict=True)
+        unique, states = _unique(captions), {"": torch.empty(0, encoder.width, dtype=torch.bfloat16)}
+        for start in range(0, len(unique), BATCH):
+            batch = unique[start : start + BATCH]
+            states |= zip(batch, _states(encoder, batch), strict=True)
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, total)
-        _write(path, captions, [embedded[caption] for caption in captions], embedded[""])
+        rows = [states[caption] for caption in captions]
+        lengths = torch.tensor([*map(len, rows)], dtype=torch.int64)
+        with atomic_path(path) as temporary:
+            tensors = {"states": torch.cat([states[""], *rows]), "lengths": lengths}
+            save_file(tensors, temporary, {"captions": _hash(captions)})
 
 
 class CaptionStates:
-    """The embedded captions of the samples of a `LatentDataset`, by their numbers there.
+    """Embedded captions of the samples of a `LatentDataset`, by sample index.
 
-    `width` is how many numbers a token has, `lengths` how many tokens each sample has, `longest` the most of
-    these. No file stays open: it may be used in any number of processes. Raises ValueError when the captions
-    of a shard are not embedded for the encoder with this fingerprint, or when their file is damaged.
+    `width`: values per token. `lengths`: tokens of each sample; `longest`: their maximum. No file stays open,
+    so it works in any number of processes. Raises ValueError when captions are not embedded for the encoder
+    with this fingerprint, or their file is damaged.
     """
 
     def __init__(self, dataset: LatentDataset, fingerprint: str) -> None:
@@ -88,7 +91,7 @@ class CaptionStates:
         if missing:
             raise ValueError(
                 f"The captions of {len(missing)} of {len(shards)} shards in {dataset.folder} are not "
-                f"embedded for this text encoder, {missing[0]} is the first that is missing; embed them."
+                f"embedded for this text encoder ({missing[0]} is missing); embed them."
             )
         parts, widths = [np.empty(0, np.int64)], [0]
         for number, path in enumerate(self._paths):
@@ -104,14 +107,14 @@ class CaptionStates:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def states(self, number: int) -> Float[Tensor, "n d"]:
-        """Those of sample `number`, bf16; no others are read. Raises ValueError when the file is damaged."""
-        if not 0 <= number < len(self):
-            raise IndexError(f"There is no sample {number} among {len(self)}.")
-        start, length = int(self._starts[number]), int(self.lengths[number])
+    def states(self, index: int) -> Float[Tensor, "n d"]:
+        """Hidden states of one sample in bf16, read alone. Raises ValueError for a damaged file."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"There is no sample {index} among {len(self)}.")
+        start, length = int(self._starts[index]), int(self.lengths[index])
         if not length:
             return torch.empty(0, self.width, dtype=torch.bfloat16)
-        with _open(self._paths[np.searchsorted(self._ends, number, side="right")]) as file:
+        with _open(self._paths[np.searchsorted(self._ends, index, side="right")]) as file:
             return file.get_slice("states")[start : start + length]
 
 
@@ -133,23 +136,14 @@ def _hash(captions: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _is_there(path: Path, captions: list[str]) -> bool:
-    """Whether the file is whole, and of these captions; another is written again."""
+def _is_complete(path: Path, captions: list[str]) -> bool:
+    """Whether the file is complete and of these captions."""
     try:
         with _open(path) as file:
             _lengths(file, path, captions)
     except ValueError:
         return False
     return True
-
-
-def _write(path: Path, captions: list[str], states: list[Tensor], nothing: Tensor) -> None:
-    tensors = {
-        "states": torch.cat([nothing, *states]),
-        "lengths": torch.tensor([*map(len, states)], dtype=torch.int64),
-    }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"captions": _hash(captions)})
 
 
 @contextmanager
@@ -162,7 +156,7 @@ def _open(path: Path) -> Iterator[safe_open]:
 
 
 def _lengths(file: safe_open, path: Path, captions: list[str]) -> np.ndarray:
-    """How many tokens each sample has, once it is sure that the file is of these captions."""
+    """Tokens of each sample. Raises ValueError when the file is of other captions."""
     if (file.metadata() or {}).get("captions") != _hash(captions):
         raise _damaged(path, "it is of other captions")
     lengths = file.get_tensor("lengths").numpy()
@@ -173,5 +167,5 @@ def _lengths(file: safe_open, path: Path, captions: list[str]) -> np.ndarray:
 
 def _damaged(path: Path, reason: str) -> ValueError:
     return ValueError(
-        f"The embedded captions {path} can't be used ({reason}); delete it and embed them again."
+        f"The embedded captions {path} can't be used ({reason}); delete the file and run again."
     )

@@ -1,4 +1,4 @@
-"""What a generator is told: a class or a text for each sample, or nothing."""
+"""Conditions of a generator: classes or texts."""
 
 from dataclasses import dataclass, replace
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Condition:
-    """A batch of conditions, by one of two kinds, or by none at all.
+    """A batch of conditions: classes, texts, or nothing.
 
-    `label`: numbers of classes, -1 for a sample without one. `text`: states of a text encoder; `keep` tells
-    which are there; a sample without any has no text.
+    `label`: class indices, -1 for none. `text`: hidden states of a text encoder, where `text_mask` is True; a
+    sample whose mask is False everywhere has no text.
     """
 
     label: Int64[Tensor, " b"] | None = None
@@ -22,47 +22,46 @@ class Condition:
 
     @classmethod
     def from_batch(cls, batch: dict[str, Tensor]) -> "Condition":
-        """That of a training batch."""
+        """The condition of a training batch."""
         return cls(batch.get("label"), batch.get("text"), batch.get("text_mask"))
 
     def unconditional(self) -> "Condition":
-        """As many samples without condition, as classifier-free guidance asks for."""
+        """As many empty conditions, for classifier-free guidance."""
         label = None if self.label is None else torch.full_like(self.label, -1)
-        return Condition(
-            label, self.text, None if self.text_mask is None else torch.zeros_like(self.text_mask)
-        )
+        mask = None if self.text_mask is None else torch.zeros_like(self.text_mask)
+        return Condition(label, self.text, mask)
 
-    def dropout(self, share: float, generators: list[torch.Generator]) -> "Condition":
-        """The same, with each sample losing its condition by chance, decided by its own generator."""
-        draws = torch.stack([torch.rand((), generator=each, device=each.device) for each in generators])
-        label, keep = self.label, self.text_mask
+    def dropout(self, prob: float, generators: list[torch.Generator]) -> "Condition":
+        """Drop each sample's condition with probability `prob`, drawn from its own generator."""
+        draws = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators])
+        label, mask = self.label, self.text_mask
         if label is not None:
-            label = torch.where(draws.to(label.device) < share, -1, label)
-        if keep is not None:
-            keep = keep & (draws.to(keep.device) >= share)[:, None]
-        return replace(self, label=label, text_mask=keep)
+            label = torch.where(draws.to(label.device) < prob, -1, label)
+        if mask is not None:
+            mask = mask & (draws.to(mask.device) >= prob)[:, None]
+        return replace(self, label=label, text_mask=mask)
 
     def concat(self, other: "Condition") -> "Condition":
-        """A batch of both, this one first; texts are filled up to the longer one."""
+        """One batch of both, this one first; texts are padded to the longer one."""
         if self.label is not None and other.label is not None:
             return Condition(label=torch.cat([self.label, other.label]))
         if self.text is None or other.text is None or self.text_mask is None or other.text_mask is None:
             return Condition()
         longest = max(self.text.shape[1], other.text.shape[1])
-        texts = [F.pad(one, (0, 0, 0, longest - one.shape[1])) for one in (self.text, other.text)]
-        keeps = [F.pad(one, (0, longest - one.shape[1])) for one in (self.text_mask, other.text_mask)]
-        return Condition(text=torch.cat(texts), text_mask=torch.cat(keeps))
+        texts = [F.pad(text, (0, 0, 0, longest - text.shape[1])) for text in (self.text, other.text)]
+        masks = [F.pad(mask, (0, longest - mask.shape[1])) for mask in (self.text_mask, other.text_mask)]
+        return Condition(text=torch.cat(texts), text_mask=torch.cat(masks))
 
     def to(self, device: torch.device) -> "Condition":
-        values = (None if one is None else one.to(device) for one in (self.label, self.text, self.text_mask))
-        return Condition(*values)
+        values = (self.label, self.text, self.text_mask)
+        return Condition(*(None if value is None else value.to(device) for value in values))
 
 
 class ConditionEmbedding(nn.Module):
-    """A condition as one vector, which modulates all blocks, and as tokens, which take part in attention.
+    """A condition as a vector that modulates all blocks, and as tokens that take part in attention.
 
-    A text's vector is made of the mean of its states; where there is no text it is a learned one, and none
-    of its tokens can be seen.
+    The vector of a text is a projection of its mean hidden state; without a text it is learned, and all
+    tokens are masked.
     """
 
     def __init__(self, width: int, num_classes: int, text_width: int | None):
@@ -70,7 +69,9 @@ class ConditionEmbedding(nn.Module):
         self.num_classes = num_classes
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
         if self.label is not None:
-            nn.init.normal_(self.label.weight)  # much below 1, the noise level drowns it and it is not learnt
+            nn.init.normal_(
+                self.label.weight
+            )  # much below 1, the noise level drowns it and it is not learned
         self.text_norm = nn.LayerNorm(text_width) if text_width else None
         if text_width:
             self.text_in = nn.Linear(text_width, width)
@@ -80,16 +81,16 @@ class ConditionEmbedding(nn.Module):
     def forward(
         self, condition: Condition
     ) -> tuple[Float[Tensor, "b d"] | None, Float[Tensor, "b m d"] | None, Bool[Tensor, "b m"] | None]:
-        """The vector, and the tokens of the text with which of them are there; None without condition."""
+        """The vector, the text tokens and their mask; None for what the generator doesn't have."""
         if self.label is not None:
-            assert condition.label is not None, "the generator knows classes"
+            assert condition.label is not None, "the generator has classes"
             label = torch.where(condition.label < 0, self.num_classes, condition.label)
             return self.label(label), None, None
         if self.text_norm is None:
             return None, None, None
-        assert condition.text is not None and condition.text_mask is not None, "the generator knows texts"
-        keep = condition.text_mask
+        assert condition.text is not None and condition.text_mask is not None, "the generator reads texts"
+        mask = condition.text_mask
         states = self.text_norm(condition.text.to(self.text_norm.weight.dtype))
-        total = (states * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp_min(1)
-        pooled = torch.where(keep.any(1, keepdim=True), self.text_pool(total), self.null_text)
-        return pooled, self.text_in(states), keep
+        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        pooled = torch.where(mask.any(1, keepdim=True), self.text_pool(mean), self.null_text)
+        return pooled, self.text_in(states), mask

@@ -1,4 +1,4 @@
-"""A picture of some videos: a row of frames for each, and beneath it what was said of it."""
+"""Contact sheets: a row of frames and a caption for each video."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,20 +9,22 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-FRAMES = 5  # of each video, equally far apart
-MANY = 6  # videos; more stand in two columns
+from regen.io import atomic_path
+
+FRAMES = 5  # of each video, evenly spaced
+MAX_ROWS = 6  # more videos are shown in two columns
 GAP, GREY = 6, (235, 235, 235)
 
 
 def write_contact_sheet(path: Path, videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:
-    """Write the picture of videos of one size, each with its caption."""
+    """Write an image (its format follows from the suffix) of videos of one size with their captions."""
     strips = [(_strip(video), caption) for video, caption in videos]
     width, height = strips[0][0].size
-    texts = [_folded(caption, width) for _, caption in strips]
+    texts = [_wrap(caption, width) for _, caption in strips]
     font = ImageFont.load_default()
     lines = max(len(text) for text in texts)
     line = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else 11
-    columns = 2 if len(strips) > MANY else 1
+    columns = 2 if len(strips) > MAX_ROWS else 1
     rows = -(-len(strips) // columns)
     step = width + GAP, height + lines * line + GAP
     sheet = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), GREY)
@@ -32,7 +34,8 @@ def write_contact_sheet(path: Path, videos: Iterable[tuple[UInt8[Tensor, "t h w 
         sheet.paste(strip, (left, top))
         for index, words in enumerate(text):
             draw.text((left, top + height + index * line), words, (0, 0, 0), font)
-    sheet.save(path)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()])
 
 
 def _strip(video: UInt8[Tensor, "t h w 3"]) -> Image.Image:
@@ -40,8 +43,8 @@ def _strip(video: UInt8[Tensor, "t h w 3"]) -> Image.Image:
     return Image.fromarray(rearrange(video[picked], "t h w c -> h (t w) c").contiguous().numpy())
 
 
-def _folded(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` pixels; words are whole."""
+def _wrap(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, without splitting words."""
     font, lines = ImageFont.load_default(), [""]
     for word in text.encode("latin-1", errors="replace").decode("latin-1").split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""Batches of exported latents for the training of a generator: images first, then images and videos."""
+"""Training batches of exported latents, and the spec of their generator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,42 +13,44 @@ from torch.utils.data import Dataset
 from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates
+from regen.generate.generator import LatentSpec
 from regen.generate.tokens import concat_chunks
 from regen.latents import Latents, collate
+from regen.pretrained.models import encoder_hash, find_model, stored_config, weights_hash
 from regen.runtime import generator_for
 
 BATCH_STREAM, SAMPLE_STREAM = -3, -4  # no sample has a negative index
 CAUSAL = ("AutoencoderRegen", "AutoencoderMagvit2")  # the first latent frame of a video is that of an image
+MAX_LENGTH_SAMPLES = 2000  # for the histogram of numbers of 1D latents
 
 
 @dataclass(frozen=True)
 class LatentStage:
-    """A part of the training, up to `until`."""
+    """A stage of a training."""
 
     tokens_per_batch: int
-    """Places of latents in a batch of all processes together, about: as many samples as have them."""
+    """Approximate latent positions of a batch over all processes, which sets its number of samples."""
     image_share: float = 0.2
-    """Share of the batches that are images; 1 for images alone."""
+    """Share of image batches; 1: images only."""
     chunks: tuple[int, ...] = (1,)
-    """Chunks in a row of the videos of a batch: one of these, drawn for each batch."""
+    """Numbers of consecutive chunks of videos; one is drawn for each batch."""
     until: float = 1.0
-    """End of the stage as a part of all steps."""
+    """End of the stage as a fraction of all steps."""
     sizes: tuple[tuple[int, int], ...] = ()
-    """Height and width in pixels of the samples to take; without any, all."""
+    """Height and width in pixels of the samples to use; by default all."""
 
     def __post_init__(self) -> None:
-        if (
-            self.tokens_per_batch < 1
-            or not self.chunks
-            or min(self.chunks) < 1
-            or not 0 <= self.image_share <= 1
-        ):
-            raise ValueError("A stage needs at least 1 token and 1 chunk, and a share of images from 0 to 1.")
+        if self.tokens_per_batch < 1:
+            raise ValueError(f"tokens_per_batch must be at least 1, got {self.tokens_per_batch}.")
+        if not self.chunks or min(self.chunks) < 1:
+            raise ValueError(f"chunks must be one or more numbers >= 1, got {self.chunks}.")
+        if not 0 <= self.image_share <= 1:
+            raise ValueError(f"image_share must be from 0 to 1, got {self.image_share}.")
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Samples of one size with at least so many chunks; `chunks` is 0 for images."""
+    """Samples of one size with at least `chunks` chunks (0: images)."""
 
     chunks: int
     height: int
@@ -57,20 +59,19 @@ class Bucket:
 
 
 class LatentBatches(Dataset):
-    """Part `part` of `parts` of batch number `step`, as a function of (seed, step, row) alone.
+    """Part `part` of `parts` of the batch of `step`, as a function of (seed, step, row) alone.
 
     Its key is (step, part, parts). An item has
 
-        latents      "b c f y x" in fp32: of an image (f = 1) or some chunks in a row; with 1D latents also
+        latents      "b c f y x" in fp32: an image (f = 1) or consecutive chunks; with 1D latents also
         sequence     "b c s" and lengths "b r"
-        label        (b) the class, -1 without one; or
-        text         "b m e" and text_mask "b m", the states of the caption, filled up
+        label        (b) the class, or -1; or
+        text         "b m e" and text_mask "b m", the padded states of the caption
         rows, batch_size, progress    as in `regen.data.tasks.TrainingBatches`
 
-    Images are those of the data and, where the embedder is causal, the first latent frame of any chunk. A
-    last chunk that the video did not fill is no video: its frames stand still from where it ended. All
-    samples of a batch have one size; a size is drawn as often as it has samples. Raises ValueError when a
-    stage finds nothing to take.
+    Images are those of the data and, for causal embedders, the first latent frame of any chunk. A last chunk
+    that the video did not fill is not used as video, because its frames repeat. All samples of a batch have
+    one size, drawn in proportion to its samples. Raises ValueError for a stage without samples.
     """
 
     def __init__(
@@ -85,9 +86,7 @@ class LatentBatches(Dataset):
     ):
         ends = [stage.until for stage in stages]
         if not stages or ends != sorted(ends) or ends[-1] != 1.0:
-            raise ValueError(
-                f"The stages of a training must end in rising order and the last at 1, not {ends}."
-            )
+            raise ValueError(f"`until` of the stages must increase to 1.0, got {ends}.")
         self.dataset, self.indices, self.stages, self.steps = dataset, indices, tuple(stages), steps
         self.seed, self.captions, self.class_conditional = seed, captions, class_conditional
         is_short = dataset.column("last_frames") < dataset.manifest.chunk_frames
@@ -115,45 +114,46 @@ class LatentBatches(Dataset):
         count = self._batch_size(stage, bucket)
         if count < parts:
             raise ValueError(
-                f"A batch of {count} samples can't be divided into {parts} parts; use fewer processes, fewer "
-                "passes for each update, or more tokens in a batch."
+                f"A batch must have at least {parts} samples, got {count}; raise tokens_per_batch."
             )
         rows = range(count * part // parts, count * (part + 1) // parts)
-        return self.items(bucket, step, rows) | {
+        return self.samples(bucket, step, rows) | {
             "rows": torch.tensor(rows),
             "batch_size": torch.tensor(count),
             "progress": torch.tensor(progress),
         }
 
-    def items(self, bucket: Bucket, step: int, rows: range) -> dict[str, Tensor]:
-        """The samples of these rows of a batch, drawn from a bucket: latents with their conditions."""
+    def samples(self, bucket: Bucket, step: int, rows: range) -> dict[str, Tensor]:
+        """The samples of these rows of a batch, drawn from a bucket: latents and conditions."""
         latents: list[Latents] = []
-        chosen: list[int] = []
+        indices: list[int] = []
         for row in rows:
-            draws = torch.rand(
-                2, generator=generator_for(self.seed, SAMPLE_STREAM, step, row), dtype=torch.float64
-            )
-            number = int(bucket.indices[int(draws[0] * len(bucket.indices))])
-            chosen.append(number)
-            latents.append(self._latents(number, bucket.chunks, float(draws[1])))
-        return self._conditions(chosen) | collate(latents).to(dtype=torch.float32).tensors()
+            generator = generator_for(self.seed, SAMPLE_STREAM, step, row)
+            which, where = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+            indices.append(int(bucket.indices[int(which * len(bucket.indices))]))
+            latents.append(self._latents(indices[-1], bucket.chunks, where))
+        return self._conditions(indices) | collate(latents).to(dtype=torch.float32).tensors()
 
-    def _latents(self, number: int, chunks: int, draw: float) -> Latents:
-        """Some chunks in a row of a sample, or an image of it."""
-        there = int((self.whole_chunks if chunks else self.dataset.column("chunks"))[number])
-        start = int(draw * (there - max(1, chunks) + 1))
-        latents = concat_chunks(self.dataset.latents(number, slice(start, start + max(1, chunks))))
+    def min_batch_size(self) -> int:
+        """Samples of the smallest possible batch."""
+        buckets = ((stage, bucket) for (stage, _), row in self.buckets.items() for bucket in row)
+        return min(self._batch_size(stage, bucket) for stage, bucket in buckets)
+
+    def _latents(self, index: int, chunks: int, where: float) -> Latents:
+        """Consecutive chunks of a sample, or an image."""
+        available = int((self.whole_chunks if chunks else self.dataset.column("chunks"))[index])
+        start = int(where * (available - max(1, chunks) + 1))
+        latents = concat_chunks(self.dataset.latents(index, slice(start, start + max(1, chunks))))
         if chunks == 0 and not latents.has_sequence:
             return Latents.of(latents.grid[:, :1])
         return latents
 
-    def _conditions(self, numbers: list[int]) -> dict[str, Tensor]:
+    def _conditions(self, indices: list[int]) -> dict[str, Tensor]:
         if self.class_conditional:
-            return {"label": torch.from_numpy(self.dataset.column("label")[numbers].astype(np.int64))}
+            return {"label": torch.from_numpy(self.dataset.column("label")[indices].astype(np.int64))}
         if self.captions is None:
             return {}
-        states = [self.captions.states(number) for number in numbers]
-        return pad_text(states, self.captions.longest)
+        return pad_text([self.captions.states(index) for index in indices], self.captions.longest)
 
     def _buckets(self, stage: LatentStage, chunks: int) -> list[Bucket]:
         column = self.dataset.column
@@ -164,37 +164,96 @@ class LatentBatches(Dataset):
             fits = ~images & (self.whole_chunks >= chunks)
         fits = fits & np.isin(np.arange(len(self.dataset)), self.indices)
         sizes = np.stack([column("height"), column("width")], axis=1)
-        kinds = np.unique(sizes[fits], axis=0)
-        wanted = [tuple(size) for size in kinds.tolist() if not stage.sizes or tuple(size) in stage.sizes]
-        if not wanted:
+        found = [tuple(size) for size in np.unique(sizes[fits], axis=0).tolist()]
+        used = [size for size in found if not stage.sizes or size in stage.sizes]
+        if not used:
             what = "images" if chunks == 0 else f"videos with {chunks} whole chunks"
             raise ValueError(
-                f"There are no latents of {what} for a stage of the training in {self.dataset.folder}; "
-                "export some, or change --data.stages."
+                f"There are no latents of {what} for a stage in {self.dataset.folder}; export some, or "
+                "change --data.stages."
             )
-        return [
-            Bucket(chunks, height, width, np.flatnonzero(fits & (sizes == (height, width)).all(axis=1)))
-            for height, width in wanted
-        ]
-
-    def min_batch_size(self) -> int:
-        """Samples of the smallest batch that may come."""
-        buckets = ((stage, bucket) for (stage, _), row in self.buckets.items() for bucket in row)
-        return min(self._batch_size(stage, bucket) for stage, bucket in buckets)
+        return [Bucket(chunks, *size, np.flatnonzero(fits & (sizes == size).all(axis=1))) for size in used]
 
     def _batch_size(self, stage: LatentStage, bucket: Bucket) -> int:
-        side = self.dataset.manifest.spatial_compression_ratio
+        scale = self.dataset.manifest.spatial_compression_ratio
         frames = int(self.dataset.column("latent_frames")[bucket.indices[0]]) * bucket.chunks or 1
-        places = -(-bucket.height // side) * -(-bucket.width // side) * frames
-        return max(1, round(stage.tokens_per_batch / places))
+        positions = -(-bucket.height // scale) * -(-bucket.width // scale) * frames
+        return max(1, round(stage.tokens_per_batch / positions))
 
 
 def pad_text(states: Sequence[Float[Tensor, "_ e"]], longest: int) -> dict[str, Tensor]:
-    """States of texts as one batch of `longest` tokens, or the next multiple of 8: `text` and `text_mask`."""
+    """A batch of texts, padded to `longest` tokens rounded up to a multiple of 8: `text` and `text_mask`."""
     length = max(8, -(-longest // 8) * 8)
     counts = torch.tensor([len(one) for one in states])
     text = torch.stack([F.pad(one, (0, 0, 0, length - len(one))) for one in states])
     return {"text": text, "text_mask": torch.arange(length) < counts[:, None]}
+
+
+def class_names(dataset: LatentDataset) -> list[str]:
+    """Class names by index; an unnamed class is called by its index. Raises ValueError without classes."""
+    count = int(dataset.column("label").max(initial=-1)) + 1
+    if count == 0:
+        raise ValueError(
+            f"The latents in {dataset.folder} have no classes; add NAME.cls beside the videos and export "
+            "again, or train with --data.condition text or none."
+        )
+    names = {number: name for name, number in dataset.manifest.classes.items()}
+    return [names.get(number, str(number)) for number in range(max([count, *(one + 1 for one in names)]))]
+
+
+def make_latent_spec(dataset: LatentDataset, stages: Sequence[LatentStage], by_class: bool) -> LatentSpec:
+    """The spec of a generator that is trained on these stages of a dataset."""
+    manifest, column = dataset.manifest, dataset.column
+    videos = column("frames") > 1
+    used = videos if videos.any() else ~videos
+    shapes = np.stack([column("height"), column("width")], 1)[used]
+    distinct, counts = np.unique(shapes, axis=0, return_counts=True)
+    sizes = [tuple(distinct[i].tolist()) for i in np.argsort(-counts, kind="stable")]
+    stage_sizes = {size for stage in stages for size in stage.sizes}
+    has_sequence = bool((column("sequence_length") >= 0).any())
+    config = stored_config(find_model(manifest.model)) if has_sequence else {}
+    try:
+        same = weights_hash(manifest.model) == manifest.weights
+        encoder = encoder_hash(manifest.model) if same else ""
+    except ValueError:  # the embedder is gone
+        encoder = ""
+    return LatentSpec(
+        embedder=manifest.model,
+        weights_hash=manifest.weights,
+        encoder_hash=encoder,
+        channels=manifest.latent_channels,
+        chunk_frames=manifest.chunk_frames if videos.any() else 1,
+        chunk_latents=int(column("latent_frames").max()),
+        spatial_compression_ratio=manifest.spatial_compression_ratio,
+        has_sequence=has_sequence,
+        region_size=config.get("region_size"),
+        num_queries=config.get("num_queries"),
+        length_counts=_length_counts(dataset, by_class) if has_sequence else (),
+        frame_rate=float(np.median(column("frame_rate")[videos])) if videos.any() else 25.0,
+        sizes=tuple(size for size in sizes if not stage_sizes or size in stage_sizes),
+        max_chunks=max(number for stage in stages for number in stage.chunks),
+    )
+
+
+def _length_counts(dataset: LatentDataset, by_class: bool) -> tuple[tuple[int, ...], ...]:
+    """Histogram of 1D latents per region over some videos, of each class or of all.
+
+    Images count if there are no videos, and samples without a class if none has one.
+    """
+    labels = dataset.column("label") if by_class else np.zeros(len(dataset), dtype=int)
+    videos = dataset.column("frames") > 1
+    used = videos if videos.any() else ~videos
+    indices = np.flatnonzero(used & (labels >= 0) if (used & (labels >= 0)).any() else used)
+    step = max(1, len(indices) // MAX_LENGTH_SAMPLES)
+    found = [
+        (max(0, int(labels[index])), dataset.latents(index).lengths.flatten().numpy())
+        for index in indices[::step].tolist()
+    ]
+    longest = max(int(lengths.max(initial=0)) for _, lengths in found) + 1
+    table = np.zeros((max(label for label, _ in found) + 1, longest), dtype=int)
+    for label, lengths in found:
+        table[label] += np.bincount(lengths, minlength=longest)
+    return tuple(tuple(row) for row in table.tolist())
 
 
 def _chunk_counts(stage: LatentStage) -> list[int]:

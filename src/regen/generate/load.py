@@ -1,16 +1,21 @@
-"""Generators by name, with the embedder of their latents and their text encoder, and no others."""
+"""Generators by name, with their embedder and text encoder."""
 
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from regen.generate.generator import LatentGenerator
-from regen.generate.predictor import matches_embedder
+from regen.generate.pipeline import RegenTextToVideoPipeline
 from regen.generate.text import TextEncoder, find_text_encoder
 from regen.generate.video_generator import VideoGenerator
+from regen.latents import Latents
+from regen.losses.post_training import Predictor, denoised
 from regen.pretrained.models import (
     Autoencoder,
     available_generators,
+    encoder_hash,
     find_model,
     is_generator,
     load,
@@ -27,91 +32,140 @@ def load_video_generator(
     device: torch.device,
     dtype: torch.dtype,
     embedder: str | None = None,
-    text: str | None = None,
+    text_encoder: str | None = None,
 ) -> VideoGenerator:
-    """The generator called `name` and all that it takes to make videos, in evaluation mode.
+    """A generator with its embedder and text encoder, in evaluation mode.
 
-    `embedder` and `text` say where its embedder and text encoder are, when they are not where they were in
-    its training. Raises ValueError when one of the three is not there, or is not what it was.
+    `embedder` and `text_encoder` replace the names in its config, for models that moved. Raises ValueError
+    when one of the three is missing or is not the one of the training.
     """
     model = load_generator(name, device, dtype)
     return VideoGenerator(
         model,
         load_embedder(model, name, device, dtype, embedder),
-        load_text(model, name, device, dtype, text),
+        load_text_encoder(model, name, device, dtype, text_encoder),
     )
 
 
-def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> LatentGenerator:
-    """The generator called `name`, in evaluation mode; see `regen.pretrained` for what a name means.
+def load_pipeline(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    embedder: str | None = None,
+    text_encoder: str | None = None,
+) -> RegenTextToVideoPipeline:
+    """The diffusers pipeline of a generator (see `load_video_generator`)."""
+    videos = load_video_generator(name, device, dtype, embedder, text_encoder)
+    text = videos.text_encoder
+    if text is None:
+        return RegenTextToVideoPipeline(videos.model, videos.embedder)
+    return RegenTextToVideoPipeline(videos.model, videos.embedder, text.model, text.tokenizer)
 
-    Raises ValueError when there is none, when it is damaged, and when it is an embedder.
+
+def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> LatentGenerator:
+    """The generator called `name` (see `regen.pretrained`), in evaluation mode.
+
+    Raises ValueError when there is none, it is damaged, or it is an embedder.
     """
     try:
         folder = find_model(name)
     except ValueError:
         if name.count("/") == 1 or Path(name).expanduser().is_dir():
             raise
-        known = ", ".join(facts.name for facts in available_generators()) or "none yet"
+        known = ", ".join(info.name for info in available_generators()) or "none yet"
         raise ValueError(
-            f"There is no generator {name}; use one of those here ({known}), the folder of one that you "
-            "trained by regen train, or a repository on the Hub as owner/name."
+            f"There is no generator {name}; give a name ({known}), the folder of a run of regen train, or a "
+            "Hub repository as owner/name."
         ) from None
-    stored_config(folder)  # which tells of a run that is not finished
+    stored_config(folder)  # raises for an unfinished run
     if not is_generator(folder):
         raise ValueError(
-            f"{name} makes no videos from a text or a class: it is an embedder, for regen reconstruct; give "
-            "a generator, see regen models."
+            f"{name} is an embedder, for regen reconstruct; give a generator (see regen models)."
         )
     return load_as(LatentGenerator, folder, device, dtype)
 
 
 def load_embedder(
-    model: LatentGenerator, name: str, device: torch.device, dtype: torch.dtype, given: str | None = None
+    model: LatentGenerator, name: str, device: torch.device, dtype: torch.dtype, embedder: str | None = None
 ) -> Autoencoder:
-    """The embedder whose latents a generator makes: `given`, or the one that it names itself.
+    """The embedder of a generator's latents: `embedder`, or the one in its config.
 
-    One that differs in its decoder alone, such as one that was post-trained, is as good. Raises ValueError
-    when it is not there, and when its latents are not those that the generator learned from.
+    Another decoder, such as a post-trained one, is accepted. Raises ValueError when it is missing or its
+    latents are others.
     """
-    wanted = model.latent_spec.weights_hash
-    embedder = model.latent_spec.embedder if given is None else given
+    embedder = model.latent_spec.embedder if embedder is None else embedder
     try:
         found = weights_hash(embedder)
     except ValueError as error:
         raise ValueError(
-            f"The generator {name} makes latents of the embedder {embedder}, which can't be loaded; say "
-            f"where it is by --embedder. {error}"
+            f"The embedder {embedder} of the generator {name} can't be loaded; give it by --embedder. {error}"
         ) from None
     if not matches_embedder(model, embedder):
         raise ValueError(
-            f"The embedder {embedder} has the weights {found}, and the generator {name} makes latents of "
-            f"{wanted}; give the embedder that has those by --embedder."
+            f"The generator {name} needs the embedder with hash {model.latent_spec.weights_hash}, got "
+            f"{embedder} with {found}; give the right one by --embedder."
         )
     return load(embedder, device, dtype)
 
 
-def load_text(
-    model: LatentGenerator, name: str, device: torch.device, dtype: torch.dtype, given: str | None = None
+def load_text_encoder(
+    model: LatentGenerator,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_encoder: str | None = None,
 ) -> TextEncoder | None:
-    """The text encoder that a generator was trained with, `given` or by its own name; None without texts.
+    """The text encoder of a generator: `text_encoder`, or the one in its config; None if it reads no texts.
 
-    Raises ValueError when it is not there or is another one.
+    Raises ValueError when it is missing or another one.
     """
-    told = model.config.text_encoder
-    if told is None:
+    config = model.config.text_encoder
+    if config is None:
         return None
-    encoder = told["name"] if given is None else given
+    encoder = config["name"] if text_encoder is None else text_encoder
     try:
-        source = find_text_encoder(encoder, told["max_tokens"])
+        spec = find_text_encoder(encoder, config["max_tokens"])
     except ValueError as error:
         raise ValueError(
-            f"The generator {name} reads texts through {told['name']}, which can't be loaded; say where it "
-            f"is by --text-encoder. {error}"
+            f"The text encoder {encoder} of the generator {name} can't be loaded; give it by --text-encoder. "
+            f"{error}"
         ) from None
-    if source.fingerprint != told["fingerprint"]:
+    if spec.fingerprint != config["fingerprint"]:
         raise ValueError(
-            f"The text encoder {encoder} has the fingerprint {source.fingerprint}, and the generator {name} "
-            f"was trained with {told['fingerprint']}; give that one by --text-encoder."
+            f"The generator {name} needs the text encoder with fingerprint {config['fingerprint']}, got "
+            f"{encoder} with {spec.fingerprint}; give the right one by --text-encoder."
         )
-    return source.load(device, dtype)
+    return spec.load(device, dtype)
+
+
+def load_predictor(name: str, initial_model: str | None, device: torch.device) -> Predictor:
+    """An unconditional generator as the predictor of latents in post-training (One-DVA).
+
+    `initial_model` names the model to post-train. Raises ValueError unless the generator makes its latents.
+    """
+    folder = find_model(name)
+    if not is_generator(folder):
+        raise ValueError(f"{name} is not a generator; give one trained on the latents of this model.")
+    model = load_as(LatentGenerator, folder, device, torch.float32)
+    if initial_model is None or not matches_embedder(model, initial_model):
+        spec = model.latent_spec
+        raise ValueError(
+            f"The generator {name} makes latents of {spec.embedder} (hash {spec.weights_hash}), not of the "
+            "model to post-train; give that one by --init.model."
+        )
+    return make_predictor(model)
+
+
+def make_predictor(model: LatentGenerator) -> Predictor:
+    """The predictor of a generator of latents with 1D latents."""
+
+    def velocity(noisy: Latents, t: Float[Tensor, " b"]) -> Latents:
+        return model.velocity(noisy, t, model.unconditional(len(t)))
+
+    return denoised(velocity)
+
+
+def matches_embedder(model: LatentGenerator, embedder: str) -> bool:
+    """Whether a generator makes the latents of this embedder, or of one with another decoder."""
+    spec = model.latent_spec
+    return weights_hash(embedder) == spec.weights_hash or encoder_hash(embedder) == spec.encoder_hash

@@ -1,64 +1,59 @@
-"""RegenTextToVideoPipeline: generator, embedder and text encoder as a pipeline of diffusers."""
+"""RegenTextToVideoPipeline: a diffusers pipeline of generator, embedder and text encoder."""
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput, logging
 from einops import rearrange
+from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
-from regen.generate.conditions import Condition
-from regen.generate.decoding import GeneratedLatents
 from regen.generate.generator import LatentGenerator
-from regen.generate.load import load_video_generator
-from regen.generate.pipeline_inputs import (
-    Callback,
-    Image,
-    check_noise,
-    check_output,
-    generators_of,
-    listed,
-    pixels_of,
-    repeated,
-    size_of,
-)
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sampling_schedule
 from regen.generate.text import TextEncoder
-from regen.generate.tokens import concat_chunks, split_chunks
-from regen.generate.video_generator import VideoGenerator
+from regen.generate.tokens import concat_chunks
+from regen.generate.video_generator import GeneratedLatents, VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, collate
+from regen.media.files import read_image
+from regen.media.sizes import Size
 from regen.pretrained.models import CLASSES, Autoencoder
 
 logger = logging.get_logger(__name__)
 
-LEVELS = 1000  # the timestep of noise, as diffusers counts
+Image = PIL.Image.Image | Tensor | np.ndarray | Path | str
+Callback = Callable[..., dict[str, Any] | None]  # or a PipelineCallback of diffusers
+MAX_TIMESTEP = 1000  # of pure noise, in diffusers' units
 
-# A pipeline of diffusers loads a class of another package only where its module has this name as well.
+# A diffusers pipeline loads a class of another package only where its module has this name as well.
 for embedder_class in CLASSES.values():
     vars(sys.modules[embedder_class.__module__])["ModelMixin"] = ModelMixin
 
 
 @dataclass
 class VideoPipelineOutput(BaseOutput):
-    """`frames`: for each video a list of PIL images; or all as numpy "b t h w c" or torch "b t c h w", in
-    [0, 1]; or all latents, "b c f y x" (or `Latents`)."""
+    """`frames`: a list of PIL images for each video; or numpy "b t h w c" or torch "b t c h w" in [0, 1]; or
+    latents "b c f y x" (or `Latents`)."""
 
     frames: Any
 
 
 class RegenTextToVideoPipeline(DiffusionPipeline):
-    """Videos from prompts or classes, in diffusers' conventions; `load_pipeline` makes one by a name.
+    """Videos from prompts or classes, with diffusers' conventions; `regen.generate.load.load_pipeline` makes
+    one.
 
-    `generator` makes latents of the embedder `vae`. `text_encoder` and `tokenizer` are those of transformers
-    that the generator was trained with; one that reads no texts does without them.
+    `generator` generates latents of the embedder `vae`. `text_encoder` and `tokenizer` of transformers are
+    those of its training; a generator without texts needs none.
     """
 
     model_cpu_offload_seq = "text_encoder->generator->vae"
@@ -78,7 +73,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """That of the last call."""
+        """Guidance scale of the last call."""
         return self._guidance_scale
 
     @property
@@ -87,12 +82,12 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the last call, of all parts of its videos together."""
+        """Steps of the last call, over all segments of its videos."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
-        """Whether a callback has asked, by setting `_interrupt`, to leave it at the steps done so far."""
+        """Whether a callback stopped sampling early, by setting `_interrupt`."""
         return self._interrupt
 
     @torch.no_grad()
@@ -116,132 +111,111 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         decoder_steps: int = 1,
-        length: FixedLength | None = None,
+        num_latents: FixedLength | None = None,
     ) -> VideoPipelineOutput | tuple[Any]:
-        """Videos, `num_videos_per_prompt` of each prompt or name in `class_labels`, one after another.
+        """Generate `num_videos_per_prompt` videos of each prompt, or of each class name in `class_labels`.
 
-        `height`, `width` and `num_frames`: by default the most frequent size of the training, and one chunk.
-        `image`: the first frame, of all videos or one of each prompt: a PIL image, a path, a tensor "c h w"
-        or an array "h w c" in [0, 1]. `generator`: one for each video, or one for all. `latents`: noise to
-        begin with, "b c f y x". `length`: 1D latents of each chunk, where the embedder has such.
-        `guidance_scale` acts above 1. `callback_on_step_end` is called with (pipeline, step, timestep from
-        1000 on, {"latents"}) and may answer other latents; a video in several parts counts the steps of each
-        from 0.
+        Args:
+            image: First frame of all videos, or one for each prompt: a PIL image, a path, a tensor "c h w" or
+                an array "h w c", in [0, 1].
+            height: By default the most frequent size in training.
+            num_frames: By default one chunk.
+            guidance_scale: Acts above 1.
+            generator: One for each video, or one for all.
+            latents: Initial noise "b c f y x".
+            callback_on_step_end: Called with (pipeline, step, timestep from 1000 on, {"latents"}); may return
+                other latents. Each segment of a long video counts its steps from 0.
+            decoder_steps: Denoising steps of the embedder's decoder.
+            num_latents: 1D latents of each chunk, for an embedder that has them.
+
         Raises ValueError for what these models can't do.
         """
-        check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        _check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         options = SampleOptions(num_inference_steps, max(1.0, guidance_scale), guidance_interval)
-        maker = self._maker()
-        shape = maker.shape(num_frames, size_of(height, width))
-        self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps * shape.parts
+        videos, each = self._video_generator(), num_videos_per_prompt
+        shape = videos.shape(num_frames, _size(height, width))
+        self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps * shape.num_segments
         self._interrupt = False
-        conditions = self._conditions(maker, prompt, negative_prompt, class_labels, num_videos_per_prompt)
-        known = self._known(maker, image, shape, num_videos_per_prompt, conditions.count)
-        generators = generators_of(generator, conditions.count)
+        prompts, negatives, classes = map(_as_list, (prompt, negative_prompt, class_labels))
+        if self.text_encoder is not None:
+            _onload(self.text_encoder)
+        condition = videos.condition(_repeat(prompts, each), _repeat(classes, each))
+        count = max(1, len(prompts) + len(classes)) * each
+        negative = videos.negative_condition(
+            negatives if len(negatives) == 1 else _repeat(negatives, each), count
+        )
+        given = None if image is None else self._given_frames(videos, image, shape, each, count)
+        generators = _generators(generator, count)
         seeds = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
-        check_noise(latents, maker, shape, conditions.count)
-        for note in [*shape.notes, *conditions.notes]:
-            logger.warning(note)
+        noise = None if latents is None else _check_noise(latents, videos, shape, count)
+        for warning in [*shape.notes, *videos.truncation_warnings([*prompts, *negatives])]:
+            logger.warning(warning)
         _onload(self.generator)
-        with self.progress_bar(total=num_inference_steps * shape.parts) as bar:
+        with self.progress_bar(total=self._num_timesteps) as bar:
             on_step = self._on_step(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, num_inference_steps, bar.update
             )
-            sampled = maker.sample(
-                shape, conditions.told, generators, options, known, conditions.without, length, on_step,
-                None if latents is None else Latents.of(latents), lambda: self._interrupt,
+            generated = videos.sample(
+                shape, condition, generators, options, given, negative, num_latents, on_step, noise,
+                lambda: self._interrupt,
             )  # fmt: skip
-        frames = self._shown(maker, sampled, seeds, output_type, decoder_steps)
+        frames = self._output(generated, seeds, output_type, decoder_steps)
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
-    def _maker(self) -> VideoGenerator:
-        """The modules as they are now. Raises ValueError where one is missing."""
+    def _video_generator(self) -> VideoGenerator:
+        """The modules as they are now. Raises ValueError for a missing text encoder."""
         model, text = self.generator, None
         if model.config.text_width:
             if self.text_encoder is None or self.tokenizer is None or model.config.text_encoder is None:
                 raise ValueError(
-                    "This generator reads texts; give the pipeline the text_encoder and the tokenizer that "
-                    "it was trained with, as load_pipeline does."
+                    "This generator reads texts; the pipeline needs its text_encoder and tokenizer."
                 )
             text = TextEncoder.from_modules(
                 self.text_encoder, self.tokenizer, model.config.text_encoder, model.config.text_width
             )
         return VideoGenerator(model, self.vae, text)
 
-    def _conditions(
-        self,
-        maker: VideoGenerator,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
-        class_labels: str | list[str] | None,
-        each: int,
-    ) -> "_Conditions":
-        """What the videos show and what they don't, for `each` videos of every prompt or class."""
-        prompts, negative, classes = listed(prompt), listed(negative_prompt), listed(class_labels)
-        if self.text_encoder is not None:
-            _onload(self.text_encoder)
-        told = maker.condition(repeated(prompts, each), repeated(classes, each))
-        count = max(1, len(prompts) + len(classes)) * each
-        without = maker.without(negative if len(negative) == 1 else repeated(negative, each), count)
-        return _Conditions(count, told, without, maker.truncation_warnings([*prompts, *negative]))
-
-    def _known(
-        self,
-        maker: VideoGenerator,
-        image: Image | list[Image] | None,
-        shape: VideoShape,
-        each: int,
-        count: int,
-    ) -> GivenFrames | None:
-        """The first frames of the videos, where they are given."""
-        if image is None:
-            return None
+    def _given_frames(
+        self, videos: VideoGenerator, image: Image | list[Image], shape: VideoShape, each: int, count: int
+    ) -> GivenFrames:
         images = image if isinstance(image, list) else [image]
         if len(images) not in (1, count // each):
-            raise ValueError(
-                f"Give one image, or one for each of {count // each} prompts, not {len(images)}."
-            )
+            raise ValueError(f"Give 1 image, or {count // each}, one for each prompt, not {len(images)}.")
         _onload(self.vae)
-        known = maker.encode_images([pixels_of(one) for one in images], shape)
-        grid = known.latents.grid.repeat_interleave(count // len(images), dim=0)
-        return GivenFrames(Latents.of(grid), known.frames)
+        given = videos.encode_images([_pixels(one) for one in images], shape)
+        grid = given.latents.grid.repeat_interleave(count // len(images), dim=0)
+        return GivenFrames(Latents.of(grid), given.frames)
 
     def _on_step(
         self, callback: Callback | None, inputs: Sequence[str], steps: int, update: Callable[[], Any]
     ) -> OnStep:
-        """Tell the bar and the caller's `callback` of every step; this one may change the latents."""
+        """Update the bar and call the user's `callback`, which may replace the latents."""
         levels = sampling_schedule(steps, self.generator.config.timestep_shift)
 
         def on_step(step: int, latents: Latents) -> Latents:
             update()
             if callback is None:
                 return latents
-            timestep = torch.tensor(LEVELS * levels[step])
             tensors = {"latents": latents.for_decoder()} if "latents" in inputs else {}
-            answer = callback(self, step, timestep, tensors)
-            return Latents.of((answer or {}).get("latents", latents))
+            changed = callback(self, step, torch.tensor(MAX_TIMESTEP * levels[step]), tensors)
+            return Latents.of((changed or {}).get("latents", latents))
 
         return on_step
 
-    def _shown(
-        self,
-        maker: VideoGenerator,
-        sampled: list[GeneratedLatents],
-        seeds: list[int],
-        output_type: str,
-        steps: int,
+    def _output(
+        self, generated: list[GeneratedLatents], seeds: list[int], output_type: str, steps: int
     ) -> Any:
-        """Sampled videos in the form that was asked for, decoded with noise of these seeds."""
+        """The videos as `output_type`, decoded with noise of these seeds."""
         if output_type == "latent":
-            n = maker.latent_spec.chunk_latents
-            chunks = [[part for row in one.rows for part in split_chunks(row, n)] for one in sampled]
-            rows = [concat_chunks(collate(parts)) if len(parts) > 1 else parts[0] for parts in chunks]
-            return collate(rows).for_decoder()
+            rows = [video.chunks() for video in generated]
+            return collate(
+                [concat_chunks(collate(row)) if len(row) > 1 else row[0] for row in rows]
+            ).for_decoder()
         _onload(self.vae)
         videos = [
-            torch.stack(list(maker.decode(one, DecodeOptions(steps=steps, seed=seed))))
-            for one, seed in zip(sampled, seeds, strict=True)
+            torch.stack(list(video.decode(self.vae, DecodeOptions(steps=steps, seed=seed))))
+            for video, seed in zip(generated, seeds, strict=True)
         ]
         if output_type == "pil":
             return [[PIL.Image.fromarray(frame.numpy()) for frame in video] for video in videos]
@@ -249,33 +223,71 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         return values.numpy() if output_type == "np" else rearrange(values, "b t h w c -> b t c h w")
 
 
-@dataclass(frozen=True)
-class _Conditions:
-    """Those of `count` videos, and notes for people."""
-
-    count: int
-    told: Condition
-    without: Condition | None
-    notes: list[str]
-
-
-def load_pipeline(
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    embedder: str | None = None,
-    text: str | None = None,
-) -> RegenTextToVideoPipeline:
-    """The pipeline of the generator called `name`, with its embedder and its text encoder."""
-    maker = load_video_generator(name, device, dtype, embedder, text)
-    encoder = maker.text
-    if encoder is None:
-        return RegenTextToVideoPipeline(maker.model, maker.embedder)
-    return RegenTextToVideoPipeline(maker.model, maker.embedder, encoder.model, encoder.tokenizer)
-
-
 def _onload(module: nn.Module) -> None:
-    """With `enable_model_cpu_offload` the module comes to its device now, before it is asked where it is."""
+    """Move a module to its device now (`enable_model_cpu_offload`), before its device is read."""
     hook = getattr(module, "_hf_hook", None)
     if hook is not None:
         hook.pre_forward(module)
+
+
+def _as_list(value: str | list[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else value
+
+
+def _repeat(values: list[str], each: int) -> list[str]:
+    return [value for value in values for _ in range(each)]
+
+
+def _size(height: int | None, width: int | None) -> Size | None:
+    if (height is None) != (width is None):
+        raise ValueError("Give height and width, or neither.")
+    return None if height is None or width is None else Size(height, width)
+
+
+def _check_output(output_type: str, callback: Callback | None, inputs: Sequence[str]) -> None:
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}.")
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        inputs = callback.tensor_inputs
+    if callback is not None and not set(inputs) <= {"latents"}:
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be latents, got {', '.join(inputs)}.")
+
+
+def _generators(given: Generator | list[Generator] | None, count: int) -> list[Generator]:
+    """One for each video; by default seeded from torch's global state."""
+    if given is None:
+        return [Generator().manual_seed(int(torch.randint(2**62, ()))) for _ in range(count)]
+    generators = [given] * count if isinstance(given, Generator) else given
+    if len(generators) != count:
+        raise ValueError(f"Give 1 generator, or {count}, one for each video, not {len(generators)}.")
+    return generators
+
+
+def _check_noise(latents: Tensor, videos: VideoGenerator, shape: VideoShape, count: int) -> Latents:
+    """Initial noise. Raises ValueError unless it has the shape of the first segment."""
+    spec = videos.latent_spec
+    if spec.has_sequence:
+        raise ValueError("latents can't be given for an embedder with 1D latents; leave them out.")
+    chunks = min(shape.num_chunks, max(1, spec.max_chunks))
+    expected = (count, spec.channels, chunks * shape.latent_frames, shape.rows, shape.columns)
+    if tuple(latents.shape) != expected:
+        raise ValueError(
+            f"latents must have the shape {expected} of the first segment, got {(*latents.shape,)}."
+        )
+    return Latents.of(latents)
+
+
+def _pixels(image: Image) -> UInt8[Tensor, "h w 3"]:
+    """An image in any form as 8-bit RGB."""
+    if isinstance(image, PIL.Image.Image):
+        return torch.from_numpy(np.array(image.convert("RGB")))
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"A tensor image must be c h w with 3 channels, got {(*image.shape,)}.")
+        return rearrange(image.float().cpu().clamp(0, 1).mul(255).round().to(torch.uint8), "c h w -> h w c")
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"An array image must be h w c with 3 channels, got {image.shape}.")
+        pixels = image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+        return torch.from_numpy(pixels)
+    return read_image(Path(image))[0]

@@ -1,7 +1,8 @@
-"""Latents from noise: classifier-free guidance, given frames, videos longer than those of the training."""
+"""Sampling of latents from noise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -13,41 +14,42 @@ from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, shift_noise_levels
 from regen.latents import Latents, pack
 
-OnStep = Callable[[int, Latents], Latents]  # (number of the step, latents) -> latents to go on with
+OnStep = Callable[[int, Latents], Latents]
+"""Called with the step and the latents after it; returns the latents to continue with."""
 
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How latents are sampled."""
+    """Options of sampling."""
 
     steps: int = 30
     guidance_scale: float = 4.0
-    """v = v₀ + g (v₁ - v₀) with the velocities without (v₀) and with (v₁) the condition; 1: no guidance,
-    which takes half of the time; 0: the condition is not looked at (arXiv 2207.12598)."""
+    """w in v = v₀ + w (v₁ - v₀), with the unconditional (v₀) and the conditional velocity (v₁); 1 is no
+    guidance, at half the cost, and 0 ignores the condition (arXiv 2207.12598)."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels between which there is guidance (arXiv 2404.07724)."""
+    """Noise levels between which guidance acts (arXiv 2404.07724)."""
     solver: Literal["euler", "heun"] = "euler"
 
     def __post_init__(self) -> None:
         low, high = self.guidance_interval
         if self.steps < 1:
-            raise ValueError(f"Sampling takes at least 1 step, not {self.steps}; 30 is the default.")
+            raise ValueError(f"steps must be at least 1, got {self.steps}; 30 is the default.")
         if self.guidance_scale < 0:
-            raise ValueError(f"Guidance is 0 or more, not {self.guidance_scale}; 1 is none, 4 the default.")
+            raise ValueError(f"guidance_scale must be >= 0, got {self.guidance_scale}; 1 is no guidance.")
         if not 0 <= low < high <= 1:
-            raise ValueError(f"Guidance acts between two noise levels from 0 to 1, not {low} and {high}.")
+            raise ValueError(f"guidance_interval must satisfy 0 <= low < high <= 1, got {low} and {high}.")
         if self.solver not in ("euler", "heun"):
-            raise ValueError(f"There are the solvers euler and heun, not {self.solver!r}.")
+            raise ValueError(f"solver must be euler or heun, got {self.solver!r}.")
 
     def guides(self, t: float) -> bool:
-        """Whether there is guidance at noise level t."""
+        """Whether guidance acts at noise level t."""
         low, high = self.guidance_interval
         return self.guidance_scale != 1 and low <= t <= high
 
 
 @dataclass(frozen=True)
 class GivenFrames:
-    """Frames that are given: clean latents of the first chunks, or the first latent frame alone."""
+    """Clean latents of the first latent frames of a video: of whole chunks, or of the first frame alone."""
 
     latents: Latents
     frames: int
@@ -57,52 +59,55 @@ class GivenFrames:
 def sample(
     model: LatentGenerator,
     condition: Condition,
-    blank: Latents,
+    template: Latents,
     generators: list[Generator],
     options: SampleOptions = SampleOptions(),
-    known: GivenFrames | None = None,
-    without: Condition | None = None,
+    given: GivenFrames | None = None,
+    negative: Condition | None = None,
     on_step: OnStep = lambda step, latents: latents,
     noise: Latents | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Latents:
-    """Latents of the shape of `blank` (its values mean nothing), in fp32, one of a batch for each generator.
+    """Latents in fp32, in the shape of `template` (whose values are ignored), one sample per generator.
 
-    `without` takes the place of no condition in guidance (a negative prompt). `on_step` sees and may change
-    the latents after each step; `stopped` is asked then whether to leave it at that. `noise` is what to begin
-    with, in place of the generators' own. A model without condition has no guidance.
+    Args:
+        negative: The condition that guidance moves away from (a negative prompt); by default no condition.
+        on_step: May replace the latents after each step.
+        noise: Initial noise; by default drawn from the generators.
+        should_stop: Checked after each step; the latents so far are returned.
     """
-    options = guided(options, model)
-    grid, blank = sampling_schedule(options.steps, model.config.timestep_shift), blank.to(model.device)
-    x = (blank.noise(generators) if noise is None else noise).to(model.device, torch.float32)
-    clean, mask = _given(model, blank, known)
-    both = condition.concat(without or condition.unconditional())
+    options = applicable_options(options, model)
+    levels, template = (
+        sampling_schedule(options.steps, model.config.timestep_shift),
+        template.to(model.device),
+    )
+    x = (template.noise(generators) if noise is None else noise).to(model.device, torch.float32)
+    clean, mask = _given_latents(model, template, given)
+    given_mask = None if given is None else mask.grid[:, 0, :, 0, 0]
+    given_twice = None if given_mask is None else torch.cat([given_mask, given_mask])
+    both = condition.concat(negative or condition.unconditional())
 
     def velocity(x: Latents, t: float) -> Latents:
         level = torch.full((1,), t, device=model.device)
-        given = None if known is None else mask.grid[:, 0, :, 0, 0]
         if not options.guides(t):
-            return model.velocity(x, level, condition, given).to(dtype=torch.float32)
-        given = None if given is None else torch.cat([given, given])
-        both_velocities = model.velocity(x.repeat(2), level, both, given)
-        return x.map(lambda _, v: guide(v), both_velocities)
+            return model.velocity(x, level, condition, given_mask).to(dtype=torch.float32)
+        return x.map(lambda _, v: guide(v), model.velocity(x.repeat(2), level, both, given_twice))
 
-    def guide(both_velocities: Tensor) -> Tensor:
-        conditional, unconditional = both_velocities.float().chunk(2)
+    def guide(velocities: Tensor) -> Tensor:
+        conditional, unconditional = velocities.float().chunk(2)
         return torch.lerp(unconditional, conditional, options.guidance_scale)
 
-    def keep(x: Latents) -> Latents:
-        return x if known is None else x.map(lambda part, c, m: torch.where(m, c, part), clean, mask)
+    def put_given(x: Latents) -> Latents:
+        return x if given is None else x.map(lambda part, c, m: torch.where(m, c, part), clean, mask)
 
-    x = keep(x)
-    for step, (now, after) in enumerate(pairwise(grid)):
-        slope = velocity(x, now)
-        if options.solver == "heun" and after > 0:
-            ahead = keep(_moved(x, slope, now - after))
-            slope = slope.map(lambda a, b: (a + b) / 2, velocity(ahead, after))
-        x = keep(_moved(x, slope, now - after))
-        x = on_step(step, x)
-        if stopped():
+    x = put_given(x)
+    for step, (t, t_next) in enumerate(pairwise(levels)):
+        v = velocity(x, t)
+        if options.solver == "heun" and t_next > 0:
+            v_next = velocity(put_given(_euler_step(x, v, t - t_next)), t_next)
+            v = v.map(lambda a, b: (a + b) / 2, v_next)
+        x = on_step(step, put_given(_euler_step(x, v, t - t_next)))
+        if should_stop():
             break
     return x
 
@@ -110,104 +115,75 @@ def sample(
 def sample_video(
     model: LatentGenerator,
     condition: Condition,
-    blank: Callable[[int], Latents],
+    template: Callable[[int], Latents],
     chunks: int,
     generators: list[Generator],
     options: SampleOptions = SampleOptions(),
-    known: GivenFrames | None = None,
-    without: Condition | None = None,
+    given: GivenFrames | None = None,
+    negative: Condition | None = None,
     on_step: OnStep = lambda step, latents: latents,
     noise: Latents | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Latents]:
-    """The latents of a video of so many chunks, one batch after another in the order of the chunks.
+    """Latents of videos of `chunks` chunks, as segments of consecutive chunks.
 
-    `blank(chunks)` makes latents of the right shape. Up to as many chunks as the training had are made at
-    once; from then on each part is given the last chunk of the one before it and goes on from there. `noise`
-    is what the first part begins with; see `sample` for the rest. Raises ValueError when more are needed
-    and the training had only one chunk in a row.
+    `template(chunks)` has the shape of a segment. A segment has at most as many chunks as in training; each
+    one after the first is given the last chunk of the segment before it. `noise` is that of the first
+    segment; see `sample` for the rest. Raises ValueError for several segments when training had single
+    chunks.
     """
-    most, n = max(1, model.latent_spec.max_chunks), model.latent_spec.chunk_latents
-    if chunks > most and most < 2:
+    spec = model.latent_spec
+    longest, n = max(1, spec.max_chunks), spec.chunk_latents
+    if chunks > longest and longest < 2:
         raise ValueError(
-            f"This generator was trained on one chunk of {model.latent_spec.chunk_frames} frames at a time and "  # noqa: E501
-            f"can't go on from it; give at most {model.latent_spec.chunk_frames} frames."
+            f"This generator was trained on single chunks of {spec.chunk_frames} frames and can't continue "
+            f"them; give at most {spec.chunk_frames} frames."
         )
-    count = min(chunks, most)
-    first, further = blank(count), _seeds(generators, chunks - count)
-    if known is not None and known.frames == n:
-        first = _after(known.latents, first)
-    x = sample(model, condition, first, generators, options, known, without, on_step, noise, stopped)
-    parts, done = [x], count
-    while done < chunks and not stopped():
-        more = min(chunks - done, most - 1)
-        last = last_chunk(parts[-1], n)
-        own = [
-            Generator(g.device).manual_seed(row[done - count])
-            for g, row in zip(generators, further, strict=True)
-        ]
-        x = sample(
-            model, condition, _after(last, blank(1 + more)), own, options, GivenFrames(last, n),
-            without, on_step, None, stopped,
-        )  # fmt: skip
-        parts.append(drop_first_chunk(x, n))
-        done += more
-    return parts
+    run = partial(
+        sample, model, condition, options=options, negative=negative, on_step=on_step, should_stop=should_stop
+    )
+    done = first_chunks = min(chunks, longest)
+    first, seeds = template(done), _segment_seeds(generators, chunks - done)
+    if given is not None and given.frames == n:
+        first = _with_lengths_of(given.latents, first)
+    segments = [run(first, generators, given=given, noise=noise)]
+    while done < chunks and not should_stop():
+        count = min(chunks - done, longest - 1)
+        last = last_chunk(segments[-1], n)
+        shape = _with_lengths_of(last, template(1 + count))
+        draws = zip(generators, seeds, strict=True)
+        own = [Generator(g.device).manual_seed(row[done - first_chunks]) for g, row in draws]
+        segments.append(drop_first_chunk(run(shape, own, given=GivenFrames(last, n)), n))
+        done += count
+    return segments
 
 
 def sampling_schedule(steps: int, shift: float) -> list[float]:
-    """`steps` + 1 noise levels from 1 to 0, equally far apart before they are shifted (see `shifted`)."""
+    """`steps` + 1 noise levels from 1 to 0, evenly spaced before the shift (see `shift_noise_levels`)."""
     return [shift_noise_levels(t, shift) for t in get_schedule(steps)]
 
 
-def guided(options: SampleOptions, model: LatentGenerator) -> SampleOptions:
-    """The options without guidance for a model without condition, whose two velocities are the same."""
+def applicable_options(options: SampleOptions, model: LatentGenerator) -> SampleOptions:
+    """The options without guidance for an unconditional model, whose two velocities are the same."""
     return options if model.is_conditional else replace(options, guidance_scale=1.0)
 
 
-def evaluations(options: SampleOptions, model: LatentGenerator) -> int:
-    """How often the network sees one sample for a video: with guidance twice a step, inside its interval."""
-    options, asked = guided(options, model), list[float]()
-    for now, after in pairwise(sampling_schedule(options.steps, model.config.timestep_shift)):
-        asked += [now, after] if options.solver == "heun" and after > 0 else [now]
-    return sum(2 if options.guides(t) else 1 for t in asked)
-
-
-def _seeds(generators: Sequence[Generator], count: int) -> list[list[int]]:
-    """For each generator so many seeds, drawn before anything whose amount depends on the batch: 1D latents
-    draw as many numbers as the longest clip beside them has."""
-    draws = (
-        [torch.randint(2**62, (count,), generator=g, device=g.device) for g in generators] if count else []
-    )
-    return [row.tolist() for row in draws] or [[] for _ in generators]
-
-
-def _moved(x: Latents, slope: Latents, by: float) -> Latents:
-    return x.map(lambda part, v: part - by * v, slope)
-
-
-def _given(model: LatentGenerator, blank: Latents, known: GivenFrames | None) -> tuple[Latents, Latents]:
-    """Clean latents of the shape of `blank`, as far as they are known, and the mask of what is known."""
-    blank = blank.to(model.device)
-    clean = blank.map(lambda part: torch.zeros_like(part, dtype=torch.float32))
-    frames = 0 if known is None else known.frames
-    given = torch.arange(blank.shape[2], device=model.device) < frames
-    mask = model.layout.unknown_masks(blank, given.expand(len(blank), -1)).map(torch.logical_not)
-    if known is not None:
-        clean.grid[:, :, :frames] = known.latents.grid[:, :, :frames].to(clean.grid)
-        values = known.latents.sequence
-        clean.sequence[:, :, : values.shape[2]] = values.to(clean.sequence)
-    return clean, mask
+def nfe(options: SampleOptions, model: LatentGenerator) -> int:
+    """Number of function evaluations per sample: two per velocity where guidance acts."""
+    options, levels = applicable_options(options, model), list[float]()
+    for t, t_next in pairwise(sampling_schedule(options.steps, model.config.timestep_shift)):
+        levels += [t, t_next] if options.solver == "heun" and t_next > 0 else [t]
+    return sum(2 if options.guides(t) else 1 for t in levels)
 
 
 def last_chunk(latents: Latents, n: int) -> Latents:
-    """Of a batch of latents in a row, those of the last chunk of n latent frames."""
+    """The last chunk, of n latent frames, of a batch."""
     regions = latents.lengths.shape[1]
     return _slice_regions(latents, latents.grid[:, :, -n:], regions - regions * n // latents.shape[2])
 
 
 def drop_first_chunk(latents: Latents, n: int) -> Latents:
-    """Of a batch of latents in a row, all but those of the first chunk of n latent frames."""
+    """All chunks of a batch but the first, which has n latent frames."""
     return _slice_regions(latents, latents.grid[:, :, n:], latents.lengths.shape[1] * n // latents.shape[2])
 
 
@@ -217,12 +193,37 @@ def _slice_regions(latents: Latents, grid: Tensor, start: int) -> Latents:
     return pack(grid, parts, latents.lengths[:, start:])
 
 
-def _after(first: Latents, blank: Latents) -> Latents:
-    """`blank` latents whose first chunk has as many 1D latents as `first`."""
-    if not blank.has_sequence:
-        return blank
-    lengths = blank.lengths.to(first.lengths.device).clone()
+def _segment_seeds(generators: list[Generator], chunks: int) -> list[list[int]]:
+    """Seeds for each generator and later chunk, drawn before the noise, whose amount depends on the batch: 1D
+    latents draw as many numbers as the longest sample has."""
+    if chunks == 0:
+        return [[] for _ in generators]
+    return [torch.randint(2**62, (chunks,), generator=g, device=g.device).tolist() for g in generators]
+
+
+def _euler_step(x: Latents, velocity: Latents, size: float) -> Latents:
+    return x.map(lambda part, v: part - size * v, velocity)
+
+
+def _given_latents(
+    model: LatentGenerator, template: Latents, given: GivenFrames | None
+) -> tuple[Latents, Latents]:
+    """Clean latents in the shape of `template`, zero where unknown, and the mask of the given values."""
+    clean = template.map(lambda part: torch.zeros_like(part, dtype=torch.float32))
+    frames = 0 if given is None else given.frames
+    given_mask = (torch.arange(template.shape[2], device=model.device) < frames).expand(len(template), -1)
+    if given is not None:
+        clean.grid[:, :, :frames] = given.latents.grid[:, :, :frames].to(clean.grid)
+        values = given.latents.sequence
+        clean.sequence[:, :, : values.shape[2]] = values.to(clean.sequence)
+    return clean, model.layout.generated_mask(template, given_mask).map(torch.logical_not)
+
+
+def _with_lengths_of(first: Latents, template: Latents) -> Latents:
+    """A template whose first chunk has as many 1D latents as `first`."""
+    if not template.has_sequence:
+        return template
+    lengths = template.lengths.to(first.lengths.device).clone()
     lengths[:, : first.lengths.shape[1]] = first.lengths
-    channels, longest = blank.sequence.shape[1], int(lengths.sum(1).max())
-    sequence = blank.sequence.new_zeros(len(lengths), channels, longest)
-    return Latents(blank.grid, sequence, lengths)
+    shape = len(lengths), template.sequence.shape[1], int(lengths.sum(1).max())
+    return Latents(template.grid, template.sequence.new_zeros(shape), lengths)

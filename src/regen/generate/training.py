@@ -1,6 +1,5 @@
-"""A whole training of a generator: exported latents, their captions, the loop, and the model in RUN/model."""
+"""Training of generators, from exported latents to a model."""
 
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,17 +9,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from regen.console import progress_bar
+from regen.console import progress_bar, warn
 from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates, embed_captions
+from regen.generate.conditions import Condition
+from regen.generate.contact_sheet import write_contact_sheet
 from regen.generate.generator import GeneratorConfig, LatentGenerator
-from regen.generate.latent_batches import LatentBatches, LatentStage
-from regen.generate.latent_spec import class_names, make_latent_spec
-from regen.generate.preview import SamplePreview
-from regen.generate.sampling import SampleOptions
-from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSource, find_text_encoder
-from regen.pretrained.models import find_model, is_generator, silence_logging, stored_config, stored_weights
+from regen.generate.latent_batches import LatentBatches, LatentStage, class_names, make_latent_spec
+from regen.generate.sampling import SampleOptions, sample
+from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSpec, find_text_encoder
+from regen.generate.video_generator import GeneratedLatents
+from regen.latents import Latents
+from regen.pretrained.models import (
+    find_model,
+    is_generator,
+    load,
+    silence_logging,
+    stored_config,
+    stored_weights,
+    weights_hash,
+)
 from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.lifecycle import ShouldStop
@@ -33,239 +42,256 @@ VALIDATION_STREAM = -5
 
 @dataclass(frozen=True)
 class LatentDataConfig:
-    """What is taken of the exported latents, and what the generator is told of it."""
+    """Training data and condition of a generator."""
 
     stages: tuple[LatentStage, ...]
     condition: Literal["text", "class", "none"] = "text"
     text_encoder: str = DEFAULT_TEXT_ENCODER
-    """The text encoder: minilm, which is small and comes inside a package, or a folder or a name on the
-    Hugging Face Hub of a T5, CLIP, Gemma or such."""
+    """minilm (small, in the extra `text`), or a folder or Hub name of a T5, CLIP, Gemma or similar."""
     max_text_tokens: int | None = None
-    """The most tokens of a caption; None: what the encoder reads, up to 256."""
+    """Maximum tokens of a caption; by default what the encoder reads, up to 256."""
     num_val_samples: int = 64
-    """Samples kept out of the training for the loss on them, and for the pictures of the evaluations."""
+    """Samples held out for the validation loss and previews."""
     preview_samples: int = 4
-    """Videos that an evaluation generates, from held-out captions or classes; 0: no pictures."""
+    """Videos generated at each evaluation, from held-out captions or classes; 0: none."""
     preview_steps: int = 20
     preview_guidance_scale: float = 3.0
 
     def __post_init__(self) -> None:
         if min(self.num_val_samples, self.preview_samples + 1, self.preview_steps) < 1:
-            raise ValueError("Hold out 1 sample or more, and draw 0 or more pictures in 1 step or more.")
+            raise ValueError(
+                f"num_val_samples and preview_steps must be >= 1 and preview_samples >= 0, got "
+                f"{self.num_val_samples}, {self.preview_steps} and {self.preview_samples}."
+            )
 
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
-    """A full configuration of a generator's training; `regen.recipes` has the named ones."""
+    """Full configuration of a generator's training; see `regen.recipes` for named ones."""
 
     model: GeneratorConfig
     data: LatentDataConfig
     loop: LoopConfig
     optimizer: OptimizerConfig
     init_from: str | None = None
-    """Begin with the weights of this generator (a name, a folder or owner/name), which must fit."""
+    """Initial weights: a generator (name, folder or owner/name) of the same shapes."""
 
 
 def run_generator(
-    recipe: GeneratorRecipe, latents: Path, out: Path, world: DistributedContext, resume: bool = True
+    recipe: GeneratorRecipe, latents: Path, out: Path, context: DistributedContext, resume: bool = True
 ) -> Path:
     """Train a generator on the folder `latents` of `regen latents export`; return the model's folder.
 
-    All processes of `world` have to call it. `out` receives the run (see `regen.train.loop.train`), previews/
-    with a picture for each evaluation (where the embedder is at hand), and at the end model/. The same call
-    goes on with a run that was stopped. Raises ValueError for latents that are not there or don't fit the
-    recipe, a text encoder that is not there, and whatever `train` raises.
+    All processes of `context` must call it. `out` receives the run (see `regen.train.loop.train`), previews/
+    with a picture per evaluation (if the embedder is found), and model/ at the end. The same call resumes a
+    stopped run. Raises ValueError for latents that are missing or don't fit the recipe, a missing text
+    encoder, and whatever `train` raises.
     """
     tune_malloc()
     silence_logging()
-    dataset = LatentDataset(latents)
-    text = (
-        find_text_encoder(recipe.data.text_encoder, recipe.data.max_text_tokens)
-        if needs_text(recipe)
-        else None
-    )
-    states = None if text is None else prepare_captions(dataset, text, world)
-    torch.manual_seed(recipe.loop.seed)
-    model = build_generator(recipe, dataset, text, states)
+    dataset, data, loop = LatentDataset(latents), recipe.data, recipe.loop
+    text = find_text_encoder(data.text_encoder, data.max_text_tokens) if data.condition == "text" else None
+    captions = None if text is None else prepare_captions(dataset, text, context)
+    torch.manual_seed(loop.seed)
+    model = build_generator(recipe, dataset, text, captions)
     if recipe.init_from is not None:
         load_initial_weights(model, recipe.init_from)
-    numbers, held_out = split_samples(dataset, recipe.data.num_val_samples)
-    stages, has_classes = recipe.data.stages, recipe.data.condition == "class"
-    batches = LatentBatches(
-        dataset, numbers, stages, recipe.loop.steps, recipe.loop.seed, states, has_classes
-    )
-    check_sizes(model, batches, world.size * recipe.loop.gradient_accumulation_steps)
-    dtype = pick_dtype(recipe.loop.mixed_precision, world.device)
-    evaluate = Validation(
-        validation_batches(dataset, held_out, recipe, states), world, dtype, recipe, out / "previews"
-    )
-    loop = replace(recipe.loop, mixed_precision=dtype_name(dtype))
-    resolved = asdict(replace(recipe, loop=loop)) | {
+    indices, val_indices = split_samples(dataset, data.num_val_samples)
+    by_class = data.condition == "class"
+    batches = LatentBatches(dataset, indices, data.stages, loop.steps, loop.seed, captions, by_class)
+    check_batches(model, batches, context.size * loop.gradient_accumulation_steps)
+    dtype = pick_dtype(loop.mixed_precision, context.device)
+    val_batches = validation_batches(dataset, val_indices, recipe, captions)
+    evaluate = Validation(val_batches, context, dtype, recipe, out / "previews")
+    resolved = asdict(replace(recipe, loop=replace(loop, mixed_precision=dtype_name(dtype)))) | {
         "class": "LatentGenerator",
         "latents": {"weights": dataset.manifest.weights, "samples": len(dataset)},
         "text_fingerprint": None if text is None else text.fingerprint,
     }
-    state = train(model, batches, recipe.loop, recipe.optimizer, out, world, evaluate, resolved, resume)
+    state = train(model, batches, loop, recipe.optimizer, out, context, evaluate, resolved, resume)
     folder = out / "model"
     if not folder.exists():
         weights = full_state_dict(state.ema.model)
-        if world.is_main:
-            finished = build_generator(recipe, dataset, text, states)
+        if context.is_main:
+            finished = build_generator(recipe, dataset, text, captions)
             finished.load_state_dict(weights)
             save_model(finished.eval(), folder)
     return folder
 
 
-def check_sizes(model: LatentGenerator, batches: LatentBatches, parts: int) -> None:
-    """Raise ValueError for a size in the batches that does not divide into the model's patches, and where a
-    batch has fewer samples than the `parts` that it is divided into."""
-    if batches.min_batch_size() < parts:
+def check_batches(model: LatentGenerator, batches: LatentBatches, parts: int) -> None:
+    """Raise ValueError for a size that patches don't divide, or a batch smaller than its number of parts."""
+    if (smallest := batches.min_batch_size()) < parts:
         raise ValueError(
-            f"The smallest batch has {batches.min_batch_size()} samples and can't be divided into {parts} parts; use "  # noqa: E501
-            "fewer processes, fewer passes for each update, or more tokens in a batch."
+            f"The smallest batch must have at least {parts} samples (processes x accumulation steps), got "
+            f"{smallest}; raise tokens_per_batch, or use fewer processes or accumulation steps."
         )
+    scale = model.latent_spec.spatial_compression_ratio
     for bucket in (bucket for buckets in batches.buckets.values() for bucket in buckets):
-        height, width = (
-            -(-side // model.latent_spec.spatial_compression_ratio) for side in (bucket.height, bucket.width)
-        )
-        model.layout.grid(1, height, width)
-
-
-def needs_text(recipe: GeneratorRecipe) -> bool:
-    return recipe.data.condition == "text"
+        model.layout.grid(1, -(-bucket.height // scale), -(-bucket.width // scale))
 
 
 def prepare_captions(
-    dataset: LatentDataset, text: TextEncoderSource, world: DistributedContext
+    dataset: LatentDataset, text: TextEncoderSpec, context: DistributedContext
 ) -> CaptionStates:
-    """The embedded captions; the processes share the shards whose captions are not embedded yet."""
+    """The embedded captions; the processes share the shards that are missing."""
     if not any(any(dataset.captions(shard)) for shard in range(len(dataset.manifest.shards))):
         raise ValueError(
-            f"None of the latents in {dataset.folder} has a caption; put NAME.txt beside the videos and "
-            "export again, or train with --data.condition class or none."
+            f"The latents in {dataset.folder} have no captions; add NAME.txt beside the videos and export "
+            "again, or train with --data.condition class or none."
         )
-    with progress_bar("captions") if world.is_main else nullcontext() as on_progress:
+    with progress_bar("captions") if context.is_main else nullcontext() as on_progress:
         embed_captions(
-            dataset, text, world.device, on_progress=on_progress, part=world.rank, parts=world.size
+            dataset, text, context.device, on_progress=on_progress, part=context.rank, parts=context.size
         )
-    world.barrier()
+    context.barrier()
     return CaptionStates(dataset, text.fingerprint)
 
 
 def build_generator(
     recipe: GeneratorRecipe,
     dataset: LatentDataset,
-    text: TextEncoderSource | None,
-    states: CaptionStates | None,
+    text: TextEncoderSpec | None,
+    captions: CaptionStates | None,
 ) -> LatentGenerator:
-    """A new generator for these latents. Raises ValueError when they have no classes and it needs some."""
-    classes = class_names(dataset) if recipe.data.condition == "class" else None
-    about = None
+    """A new generator of these latents. Raises ValueError for missing classes."""
+    by_class, text_encoder = recipe.data.condition == "class", None
     if text is not None:
-        about = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
+        text_encoder = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
     return LatentGenerator(
         **asdict(recipe.model),
-        latent_spec=asdict(make_latent_spec(dataset, recipe.data.stages, recipe.data.condition == "class")),
-        classes=classes,
-        text_width=None if states is None else states.width,
-        text_encoder=about,
+        latent_spec=asdict(make_latent_spec(dataset, recipe.data.stages, by_class)),
+        classes=class_names(dataset) if by_class else None,
+        text_width=None if captions is None else captions.width,
+        text_encoder=text_encoder,
     )
 
 
 def load_initial_weights(model: LatentGenerator, name: str) -> None:
-    """Put the weights of another generator into `model`. Raises ValueError when they don't fit."""
+    """Load the weights of another generator. Raises ValueError for other names or shapes."""
     folder = find_model(name)
-    stored_config(folder)  # which tells of a run that is not finished
+    stored_config(folder)  # raises for an unfinished run
     if not is_generator(folder):
-        raise ValueError(f"{name} is an embedder; start from a generator.")
+        raise ValueError(f"--init-from must be a generator, got the embedder {name}.")
     weights = dict(stored_weights(folder))
-    own = model.state_dict()
-    shapes, theirs = ({key: value.shape for key, value in part.items()} for part in (own, weights))
-    wrong = [key for key in sorted({*shapes, *theirs}) if shapes.get(key) != theirs.get(key)]
+    shapes, stored = ({key: x.shape for key, x in part.items()} for part in (model.state_dict(), weights))
+    wrong = [key for key in sorted({*shapes, *stored}) if shapes.get(key) != stored.get(key)]
     if wrong:
         raise ValueError(
-            f"The generator {name} does not fit this recipe ({wrong[0]} and {len(wrong) - 1} more differ); "
-            "start from one of the same size and the same kind of condition and of latents."
+            f"The generator {name} doesn't fit this recipe ({wrong[0]} and {len(wrong) - 1} more weights "
+            "differ); give one with the same size, condition and latents."
         )
     model.load_state_dict(weights)
 
 
-def split_samples(dataset: LatentDataset, held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the samples to train on, and of those kept out: equally far apart in the data set."""
-    if held_out >= len(dataset):
+def split_samples(dataset: LatentDataset, num_val_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the samples for training, and of those held out, evenly spaced in the dataset."""
+    if num_val_samples >= len(dataset):
         raise ValueError(
-            f"{held_out} of {len(dataset)} samples can't be kept out of the training; export more, or lower "
-            "--data.num-val-samples."
+            f"num_val_samples must be below the {len(dataset)} samples, got {num_val_samples}; export more, "
+            "or lower --data.num-val-samples."
         )
-    kept = np.unique(np.linspace(0, len(dataset) - 1, held_out).round().astype(int))
-    return np.setdiff1d(np.arange(len(dataset)), kept), kept
+    held_out = np.unique(np.linspace(0, len(dataset) - 1, num_val_samples).round().astype(int))
+    return np.setdiff1d(np.arange(len(dataset)), held_out), held_out
 
 
 def validation_batches(
-    dataset: LatentDataset, held_out: np.ndarray, recipe: GeneratorRecipe, states: CaptionStates | None
+    dataset: LatentDataset, indices: np.ndarray, recipe: GeneratorRecipe, captions: CaptionStates | None
 ) -> LatentBatches:
-    """Batches of the held-out samples, as the training ends; of all where those are of other sizes."""
-    stage = replace(recipe.data.stages[-1], until=1.0)
-    has_classes = recipe.data.condition == "class"
+    """Held-out samples as in the last stage, or all samples if none of those fits it."""
+    stages, by_class = (replace(recipe.data.stages[-1], until=1.0),), recipe.data.condition == "class"
     try:
-        return LatentBatches(dataset, held_out, (stage,), 4, recipe.loop.seed, states, has_classes)
+        return LatentBatches(dataset, indices, stages, 4, recipe.loop.seed, captions, by_class)
     except ValueError:
-        print(
-            "regen: warning: none of the samples that are kept out of the training fits its last stage, so "
-            "validation sees those of the training; raise --data.num-val-samples.",
-            file=sys.stderr,
+        warn(
+            "no held-out sample fits the last stage: validating on training samples; raise "
+            "--data.num-val-samples."
         )
         everything = np.arange(len(dataset))
-        return LatentBatches(dataset, everything, (stage,), 4, recipe.loop.seed, states, has_classes)
+        return LatentBatches(dataset, everything, stages, 4, recipe.loop.seed, captions, by_class)
 
 
 class Validation:
-    """An evaluation of a training: the loss on held-out samples, and a picture of generated videos."""
+    """The evaluation of a training: the loss on held-out samples, and previews."""
 
     def __init__(
         self,
         batches: LatentBatches,
-        world: DistributedContext,
+        context: DistributedContext,
         dtype: torch.dtype,
         recipe: GeneratorRecipe,
         folder: Path,
     ):
-        self.batches, self.world, self.dtype, self.seed = batches, world, dtype, recipe.loop.seed
-        self.passes, data = recipe.loop.gradient_accumulation_steps, recipe.data
-        self.preview: SamplePreview | None = None
+        self.batches, self.context, self.dtype, self.seed = batches, context, dtype, recipe.loop.seed
+        self.accumulation, data = recipe.loop.gradient_accumulation_steps, recipe.data
+        self.preview: Preview | None = None
         if data.preview_samples:
+            options = SampleOptions(data.preview_steps, data.preview_guidance_scale)
             try:
-                self.preview = SamplePreview(
-                    batches,
-                    data.preview_samples,
-                    SampleOptions(data.preview_steps, data.preview_guidance_scale),
-                    folder,
-                    world,
-                )
+                self.preview = Preview(batches, data.preview_samples, options, folder, context)
             except ValueError as error:
-                print(f"regen: warning: no pictures of this training: {error}", file=sys.stderr)
+                warn(f"no previews of this training: {error}")
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module, step: int, leave: ShouldStop) -> dict[str, float] | None:
-        """The mean loss over samples; each process works on its parts of the batches, as in the training."""
+    def __call__(self, model: nn.Module, step: int, should_stop: ShouldStop) -> dict[str, float] | None:
+        """The mean loss over samples; each process computes its parts of the batches, as in training."""
         assert isinstance(model, LatentGenerator)
-        world, total = self.world, 0.0
+        context, total = self.context, 0.0
+        parts = context.size * self.accumulation
         for index in range(len(self.batches)):
-            for part in range(world.rank * self.passes, (world.rank + 1) * self.passes):
-                if leave():
+            for part in range(context.rank * self.accumulation, (context.rank + 1) * self.accumulation):
+                if should_stop():
                     return None
-                total += self._loss(model, (index, part, world.size * self.passes))
-        if self.preview is not None and not leave():
-            with torch.autocast(world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                total += self._loss(model, (index, part, parts))
+        if self.preview is not None and not should_stop():
+            with torch.autocast(context.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 self.preview(model, step)
-        return world.all_reduce_mean({"validation_loss": world.size * total / len(self.batches)})
+        return context.all_reduce_mean({"validation_loss": context.size * total / len(self.batches)})
 
     def _loss(self, model: LatentGenerator, key: BatchKey) -> float:
-        """That of a part of a batch, as its share of the whole one's mean."""
-        batch, device = self.batches[key], self.world.device
+        """The loss of a part of a batch, weighted by its share of the samples."""
+        batch, device = self.batches[key], self.context.device
         rows = batch["rows"].tolist()
         noise = [generator_for(self.seed, VALIDATION_STREAM, key[0], row, device=device) for row in rows]
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             return (
                 float(model.loss(to_device(batch, device), noise)[0]) * len(rows) / int(batch["batch_size"])
             )
+
+
+class Preview:
+    """Generates videos of the same held-out captions or classes at each evaluation, as a contact sheet.
+
+    Raises ValueError when the embedder is missing or another one.
+    """
+
+    def __init__(
+        self,
+        batches: LatentBatches,
+        count: int,
+        options: SampleOptions,
+        folder: Path,
+        context: DistributedContext,
+    ):
+        manifest = batches.dataset.manifest
+        batches.dataset.require_model(weights_hash(manifest.model))
+        self.embedder = load(manifest.model, context.device, torch.float32)
+        self.options, self.folder, self.is_main = options, folder, context.is_main
+        stage = batches.stages[-1]
+        bucket = batches.buckets[stage, max(stage.chunks) if stage.image_share < 1 else 0][0]
+        batch = batches.samples(bucket, 0, range(count))
+        self.size = bucket.height, bucket.width
+        self.condition = Condition.from_batch(batch).to(context.device)
+        self.template = Latents.from_tensors(batch)
+
+    def __call__(self, model: LatentGenerator, step: int) -> None:
+        """All processes sample, because a sharded model needs them all; one decodes and writes."""
+        count = len(self.template)
+        generators = [generator_for(0, number) for number in range(count)]
+        latents = sample(model, self.condition, self.template, generators, self.options)
+        if not self.is_main:
+            return
+        videos = [GeneratedLatents([latents[i]], *self.size, model.latent_spec) for i in range(count)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        frames = ((torch.stack(list(video.decode(self.embedder))), "") for video in videos)
+        write_contact_sheet(self.folder / f"step-{step:08d}.png", frames)

@@ -1,217 +1,229 @@
-"""VideoGenerator: from a prompt or a class to frames, the one way that the command and the pipeline share."""
+"""VideoGenerator: generator, embedder and text encoder from prompts to frames."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import UInt8
 from torch import Generator, Tensor
 
-from regen.codec.chunks import pad, to_clip
+from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import FixedLength, check_lengths, truncate_to
-from regen.codec.sessions import DecodeOptions
+from regen.codec.sessions import DecodeOptions, decode_chunks
 from regen.embedders.base import PyramidAutoencoder
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.conditions import Condition
-from regen.generate.decoding import ONE_STEP, GeneratedLatents, decode
 from regen.generate.generator import LatentGenerator, LatentSpec
-from regen.generate.latent_templates import LatentTemplates
-from regen.generate.predictor import unconditional
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_video
 from regen.generate.text import TextEncoder
-from regen.generate.video_shape import VideoShape, video_shape
+from regen.generate.tokens import split_chunks
+from regen.generate.video_shape import LatentTemplates, VideoShape, video_shape
 from regen.latents import Latents, collate
 from regen.media.sizes import Size, resize_center_crop
 from regen.pretrained.models import Autoencoder
 from regen.tiling import Tile
 
 Image = UInt8[Tensor, "h w 3"]
-THIRTY_STEPS = SampleOptions()
-NAMES_SHOWN = 30  # classes in an error
+DEFAULT_SAMPLING, ONE_STEP = SampleOptions(), DecodeOptions()
+MAX_NAMES = 30  # classes listed in an error
+
+
+@dataclass(frozen=True)
+class GeneratedLatents:
+    """Latents of one generated video, in segments of consecutive chunks; `height` x `width` pixels."""
+
+    segments: list[Latents]
+    height: int
+    width: int
+    spec: LatentSpec
+    frames: int | None = None
+    """Frames to show; None: all."""
+    skip_frames: int = 0
+    """Frames to skip before them: those of a given chunk, which the next one is joined to."""
+
+    def chunks(self) -> list[Latents]:
+        """The latents of each chunk."""
+        return [chunk for row in self.segments for chunk in split_chunks(row, self.spec.chunk_latents)]
+
+    def decode(self, embedder: Embedder, options: DecodeOptions = ONE_STEP) -> Iterator[Image]:
+        """The frames, one by one, cropped to the size of the video."""
+        chunks = self.chunks()
+        frames = self.spec.chunk_frames if chunks[0].shape[1] == self.spec.chunk_latents else 1
+        stream = [ChunkLatents(index, chunk.cpu(), frames) for index, chunk in enumerate(chunks)]
+        height, width = (side * self.spec.spatial_compression_ratio for side in chunks[0].shape[-2:])
+        images = decode_chunks(embedder, stream, height=height, width=width, options=options)
+        end = None if self.frames is None else self.skip_frames + self.frames
+        for image in islice(images, self.skip_frames, end):
+            yield image[: self.height, : self.width]
 
 
 class VideoGenerator:
-    """A generator with the embedder of its latents, and with its text encoder where it reads texts."""
+    """A generator with the embedder of its latents, and its text encoder if it reads texts."""
 
     def __init__(
-        self, model: LatentGenerator, embedder: Autoencoder, text: TextEncoder | None = None
+        self, model: LatentGenerator, embedder: Autoencoder, text_encoder: TextEncoder | None = None
     ) -> None:
-        self.model, self.embedder, self.text = model, embedder, text
+        self.model, self.embedder, self.text_encoder = model, embedder, text_encoder
         self.latent_spec = model.latent_spec
         _check_embedder(self.latent_spec, embedder)
 
     def shape(
         self, frames: int | None = None, size: Size | None = None, continues: bool = False
     ) -> VideoShape:
-        """The shape of the videos for a request (see `video_shape`)."""
+        """The shape of requested videos (see `video_shape`)."""
         return video_shape(self.latent_spec, self.model.config.patch_size, frames, size, continues)
 
     def condition(self, prompts: Sequence[str], classes: Sequence[str]) -> Condition:
-        """A condition for each prompt or class, on the generator's device; one for any number for neither.
+        """A condition for each prompt or class, on the generator's device; one for any number without either.
 
-        Raises ValueError when the generator asks for something else, or does not know the class.
+        Raises ValueError for a prompt or class that the generator doesn't take or know.
         """
-        check_condition(self.model, prompts, classes)
+        _check_condition(self.model, prompts, classes)
         if self.model.config.classes:
             return Condition(label=self.model.labels(classes).to(self.model.device))
-        if self.model.config.text_width:
-            return self._told(prompts)
-        return Condition()
+        return self._encode_prompts(prompts) if self.model.config.text_width else Condition()
 
-    def without(self, negative: Sequence[str], count: int) -> Condition | None:
-        """What guidance leads away from: nothing (None), or one text for all or for each of `count` videos.
+    def negative_condition(self, prompts: Sequence[str], count: int) -> Condition | None:
+        """What guidance moves away from: one prompt for all or for each of `count` videos; None without any.
 
         Raises ValueError when the generator reads no texts.
         """
-        if not negative:
+        if not prompts:
             return None
         if not self.model.config.text_width:
-            raise ValueError("This generator reads no texts, so leave the negative prompt away.")
-        if len(negative) not in (1, count):
-            raise ValueError(
-                f"Give one negative prompt, or one for each of {count} videos, not {len(negative)}."
-            )
-        return self._told(list(negative) * (count if len(negative) == 1 else 1))
+            raise ValueError("This generator reads no texts; leave the negative prompt out.")
+        if len(prompts) not in (1, count):
+            raise ValueError(f"Give 1 negative prompt, or {count}, one for each video, not {len(prompts)}.")
+        return self._encode_prompts(list(prompts) * (count if len(prompts) == 1 else 1))
 
     def truncation_warnings(self, prompts: Sequence[str]) -> list[str]:
-        """Sentences on prompts that are longer than what the text encoder reads."""
-        if self.text is None:
+        """Warnings about prompts that are longer than the text encoder reads."""
+        if self.text_encoder is None:
             return []
-        found = (self.text.truncation(prompt) for prompt in dict.fromkeys(prompts))
-        return [sentence for sentence in found if sentence is not None]
+        found = (self.text_encoder.truncation(prompt) for prompt in dict.fromkeys(prompts))
+        return [warning for warning in found if warning is not None]
 
     def encode_images(self, images: Sequence[Image], shape: VideoShape) -> GivenFrames:
-        """Images as the first frames of videos, scaled to cover them and cut at the centre.
+        """Images as the first frames of videos, resized to cover them and cropped at the centre.
 
-        Raises ValueError when a video's first latent frame does not stand for its first frame alone.
+        Raises ValueError for an embedder whose first latent frame doesn't stand for the first frame alone.
         """
         if not isinstance(self.embedder, PyramidAutoencoder):
             raise ValueError(
-                "A video can begin with an image only where the embedder is causal (REGEN, MAGVIT-v2), which "
-                f"{self.latent_spec.embedder} is not; leave the image away."
+                "An image can be given only to a causal embedder (REGEN, MAGVIT-v2), and "
+                f"{self.latent_spec.embedder} is not; leave the image out."
             )
         if shape.is_image:
-            raise ValueError("An image that is given becomes a video; ask for 2 frames or more.")
-        return GivenFrames(collate([self._encoded(image[None], shape, None)[0] for image in images]), 1)
+            raise ValueError("With a given image there must be at least 2 frames, got 1.")
+        return GivenFrames(collate([self._encode(image[None], shape, None)[0] for image in images]), 1)
 
     def encode_last_chunk(
-        self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, length: FixedLength | None = None
+        self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, num_latents: FixedLength | None = None
     ) -> GivenFrames:
-        """The last chunk of a video, whose new frames come after it.
-
-        Raises ValueError when there are fewer frames than a chunk has.
-        """
-        wanted = self.latent_spec.chunk_frames
-        if len(frames) < wanted:
+        """The last chunk of a video, for new frames after it. Raises ValueError for less than a chunk."""
+        needed = self.latent_spec.chunk_frames
+        if len(frames) < needed:
             raise ValueError(
-                f"To go on with a video at least {wanted} frames of it are needed, and it has {len(frames)}; "
-                "give a longer one, or one image."
+                f"A video to continue must have at least {needed} frames, got {len(frames)}; give a longer "
+                "one, or one image."
             )
-        return GivenFrames(self._encoded(frames[-wanted:], shape, length), self.latent_spec.chunk_latents)
+        return GivenFrames(self._encode(frames[-needed:], shape, num_latents), self.latent_spec.chunk_latents)
 
     def sample(
         self,
         shape: VideoShape,
         condition: Condition,
         generators: list[Generator],
-        options: SampleOptions = THIRTY_STEPS,
-        known: GivenFrames | None = None,
-        without: Condition | None = None,
-        length: FixedLength | None = None,
+        options: SampleOptions = DEFAULT_SAMPLING,
+        given: GivenFrames | None = None,
+        negative: Condition | None = None,
+        num_latents: FixedLength | None = None,
         on_step: OnStep = lambda step, latents: latents,
         noise: Latents | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> list[GeneratedLatents]:
-        """The latents of videos, one for each of the `generators`, from which all their randomness comes.
-
-        `noise` replaces the noise of the first part; `stopped` is asked after each step whether to end.
-        """
-        check_lengths(self.embedder, length)
-        condition = condition.to(self.model.device)
-        without = None if without is None else without.to(self.model.device)
-        label = condition.label
-        labels = [0] * len(generators) if label is None else label.tolist()
-        blank = LatentTemplates(
-            self.latent_spec, self.embedder, shape, generators, labels, length, self.model.device
+        """Latents of one video per generator, the source of all its randomness (see `sample_video`)."""
+        check_lengths(self.embedder, num_latents)
+        spec, device = self.latent_spec, self.model.device
+        condition = condition.to(device)
+        labels = [0] * len(generators) if condition.label is None else condition.label.tolist()
+        segments = sample_video(
+            self.model,
+            condition,
+            LatentTemplates(spec, self.embedder, shape, generators, labels, num_latents, device),
+            shape.num_chunks + shape.continues,
+            generators,
+            options,
+            given,
+            None if negative is None else negative.to(device),
+            on_step,
+            noise,
+            should_stop,
         )
-        rows = sample_video(
-            self.model, condition, blank, shape.chunks + shape.continues, generators, options, known, without,
-            on_step, noise, stopped,
-        )  # fmt: skip
-        skipped = self.latent_spec.chunk_frames if shape.continues else 0
+        skip = spec.chunk_frames if shape.continues else 0
         return [
             GeneratedLatents(
-                [row[number] for row in rows],
-                shape.height,
-                shape.width,
-                self.latent_spec,
-                shape.frames,
-                skipped,
+                [segment[i] for segment in segments], shape.height, shape.width, spec, shape.frames, skip
             )
-            for number in range(len(generators))
+            for i in range(len(generators))
         ]
 
-    def decode(self, sampled: GeneratedLatents, options: DecodeOptions = ONE_STEP) -> Iterator[Image]:
-        """The frames of a video, one by one, as 8-bit RGB."""
-        yield from decode(self.embedder, sampled, options)
-
-    def _told(self, prompts: Sequence[str]) -> Condition:
-        """The states of texts; those that come more than once are read once."""
-        assert self.text is not None, "a generator that reads texts comes with a text encoder"
-        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        if not any(prompt.strip() for prompt in numbers):
-            return unconditional(self.model, len(prompts))
-        found = self.text(list(numbers))
-        rows = [numbers[prompt] for prompt in prompts]
-        return Condition(text=found.states[rows].float(), text_mask=found.mask[rows]).to(self.model.device)
+    def _encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """Hidden states of prompts; each distinct prompt is encoded once."""
+        assert self.text_encoder is not None, "a generator that reads texts has a text encoder"
+        index = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        if not any(prompt.strip() for prompt in index):
+            return self.model.unconditional(len(prompts))
+        text = self.text_encoder(list(index))
+        rows = [index[prompt] for prompt in prompts]
+        return Condition(text=text.states[rows].float(), text_mask=text.mask[rows]).to(self.model.device)
 
     @torch.inference_mode()
-    def _encoded(
-        self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, length: FixedLength | None
+    def _encode(
+        self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, num_latents: FixedLength | None
     ) -> Latents:
-        """Frames at the shown size as latents of what is generated around it, a batch of one."""
-        embedder, side = (
-            self.embedder,
-            self.latent_spec.spatial_compression_ratio * self.model.config.patch_size,
+        """Frames, resized and padded to the generated size, as a batch of one."""
+        embedder = self.embedder
+        multiple = self.latent_spec.spatial_compression_ratio * self.model.config.patch_size
+        resized = torch.stack(
+            [resize_center_crop(frame, Size(shape.height, shape.width)) for frame in frames]
         )
-        fitted = torch.stack([resize_center_crop(frame, Size(shape.height, shape.width)) for frame in frames])
-        clip = pad(to_clip(fitted, embedder.device, embedder.dtype), len(frames), side)
+        clip = pad(to_clip(resized, embedder.device, embedder.dtype), len(frames), multiple)
 
         def encode(tile: Tile | None) -> Latents:
-            if length is not None:
-                return truncate_to(length, embedder, clip, 0, tile)
+            if num_latents is not None:
+                return truncate_to(num_latents, embedder, clip, 0, tile)
             return Latents.of(embedder.encode(clip, tile=tile).latent_dist.mode())
 
         return OomRetry(None).run(encode, *clip.shape[-2:])
 
 
-def _check_embedder(source: LatentSpec, embedder: Autoencoder) -> None:
-    """Raises ValueError when the latents of an embedder have another form than those of the generator."""
-    latents = (
-        embedder.latent_channels,
-        embedder.spatial_compression_ratio,
-        isinstance(embedder, HybridAutoencoder),
-    )
-    wanted = (source.channels, source.spatial_compression_ratio, source.has_sequence)
-    if latents != wanted or source.chunk_frames not in (1, embedder.chunk_frames):
+def _check_embedder(spec: LatentSpec, embedder: Autoencoder) -> None:
+    """Raise ValueError when the embedder's latents have another form than the generator's."""
+    has_sequence = isinstance(embedder, HybridAutoencoder)
+    latents = (embedder.latent_channels, embedder.spatial_compression_ratio, has_sequence)
+    expected = (spec.channels, spec.spatial_compression_ratio, spec.has_sequence)
+    if latents != expected or spec.chunk_frames not in (1, embedder.chunk_frames):
         raise ValueError(
-            f"The generator makes latents of {source.embedder or 'another embedder'} ({source.channels} "
-            f"channels, {source.chunk_frames} frames a chunk), not of this one ({embedder.latent_channels} "
-            f"channels, {embedder.chunk_frames} frames a chunk); give the one that it was trained with."
+            f"The generator needs an embedder with {spec.channels} latent channels and {spec.chunk_frames} "
+            f"frames per chunk, got {embedder.latent_channels} and {embedder.chunk_frames}; give "
+            f"{spec.embedder or 'the one it was trained with'}."
         )
 
 
-def check_condition(model: LatentGenerator, prompts: Sequence[str], classes: Sequence[str]) -> None:
-    """Raises ValueError when a generator is told something else than it was trained with."""
+def _check_condition(model: LatentGenerator, prompts: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise ValueError for another kind of condition than in training."""
     names = list(model.config.classes or ())
     if names and (prompts or not classes):
-        listed = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
-        told = "reads no prompts; give" if prompts else "needs"
-        raise ValueError(f"This generator {told} the name of a class, one of: {listed}.")
+        listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
+        raise ValueError(
+            f"This generator needs a class, {'not a prompt, ' if prompts else ''}one of: {listed}."
+        )
     if names:
         model.labels(classes)
     elif model.config.text_width and (classes or not prompts):
-        told = "knows no classes; give" if classes else "needs"
-        raise ValueError(f"This generator {told} a prompt, a sentence on what the video shows.")
+        raise ValueError(f"This generator needs a prompt{', not a class' if classes else ''}.")
     elif not model.config.text_width and (prompts or classes):
-        raise ValueError("This generator takes neither a prompt nor a class; leave them away.")
+        raise ValueError("This generator is unconditional; leave the prompt or class out.")

@@ -181,7 +181,7 @@ def generate_videos(
         settings.options,
     )
     return {
-        index: torch.stack(list(generator.decode(one, settings.decode_options(index))))
+        index: torch.stack(list(one.decode(generator.embedder, settings.decode_options(index))))
         for index, one in zip(indices, latents, strict=True)
     }
 
