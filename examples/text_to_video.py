@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from regen.generate.load import DEFAULT_GENERATOR
-from regen.generate.load import load_pipeline
+from regen.generate.load import DEFAULT_GENERATOR, load_pipeline
 from regen.media.reader import VideoWriter
 from regen.runtime import pick_device, pick_dtype
 

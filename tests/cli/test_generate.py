@@ -94,7 +94,7 @@ def test_it_writes_a_video_and_tells_the_figures(generate: Command) -> None:
 
 
 def test_without_json_there_are_lines(generate: Command) -> None:
-    ran = generate("class", *LEFT, "-o", "out.mp4", "--guidance", "1", "--frames", "2")
+    ran = generate("class", *LEFT, "-o", "out.mp4", "--guidance-scale", "1", "--frames", "2")
     assert ran.out[0] == "out.mp4: circle moving left"
     assert "2 frames of 64x48 at 25 per second, by 2 network evaluations each" in ran.out[1]
     assert generate("nothing", "-o", "no.mp4").out[0] == "no.mp4"
@@ -105,21 +105,21 @@ def test_a_video_does_not_depend_on_those_beside_it(
 ) -> None:
     written = record_frames(monkeypatch)
     told = ("--prompt", "a red ball", "--seed", "7", "-o", "out.mp4")
-    ran = generate("text", *told, "--n", "3")
+    ran = generate("text", *told, "--num-videos", "3")
     assert ran.files == {"out-1.mp4", "out-2.mp4", "out-3.mp4"}
-    generate("text", *told, "--n", "2")
+    generate("text", *told, "--num-videos", "2")
     generate("text", "--prompt", "a cat", *told)
     videos = [torch.stack(one) for one in written]
     assert torch.equal(videos[1], videos[4]) and torch.equal(videos[0], videos[3])
     assert torch.equal(videos[0], videos[6]) and not torch.equal(videos[0], videos[1])
-    generate("text", *told, "--n", "3", "--batch", "2")
+    generate("text", *told, "--num-videos", "3", "--batch", "2")
     for one, other in zip(videos[:3], written[7:], strict=True):
         assert (one.int() - torch.stack(other).int()).abs().max() <= 1
     assert not torch.equal(videos[0], videos[5]), "another prompt"
 
 
 def test_a_picture_of_all(generate: Command) -> None:
-    told = ("--class", "circle moving up", *LEFT, "--n", "2", "--frames", "3")
+    told = ("--class", "circle moving up", *LEFT, "--num-videos", "2", "--frames", "3")
     ran = generate("class", *told, "--grid", "all.png", "-o", "out.mp4", "--json")
     assert ran.files == {"all.png", *(f"out-{number}.mp4" for number in (1, 2, 3, 4))}
     report = json.loads(ran.out[-1])
@@ -166,7 +166,7 @@ def test_from_an_image_and_on_from_a_video(generate: Command) -> None:
     assert "in.mp4 has 29.97 frames per second" in ran.err[0] and "made in 2 parts" in ran.err[1]
     assert frames_of("more.mp4").shape == (10, HEIGHT, WIDTH, 3)
     assert not torch.equal(frames_of("one.mp4"), frames_of("image.mp4"))
-    ran = generate("hybrid class", *LEFT, "--continue", "in.mp4", "-o", "hybrid.mp4", "--length", "50%")
+    ran = generate("hybrid class", *LEFT, "--continue", "in.mp4", "-o", "hybrid.mp4", "--num-latents", "50%")
     assert ran.status == 0 and frames_of("hybrid.mp4").shape == (5, HEIGHT, WIDTH, 3)
 
 
@@ -179,7 +179,18 @@ def test_the_options_reach_the_samplers(generate: Command, monkeypatch: pytest.M
 
     monkeypatch.setattr(video_module, "sample_video", record)
     ran = generate(
-        *("text", "--prompt", "a", "-o", "out.mp4", "--guidance", "2", "--guidance-interval", "0.1", "0.8"),
+        *(
+            "text",
+            "--prompt",
+            "a",
+            "-o",
+            "out.mp4",
+            "--guidance-scale",
+            "2",
+            "--guidance-interval",
+            "0.1",
+            "0.8",
+        ),
         *("--solver", "heun", "--negative-prompt", "a cat"),
     )
     assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], set())
@@ -206,7 +217,7 @@ def test_an_interruption_leaves_whole_files_alone(generate: Command, monkeypatch
             raise KeyboardInterrupt
 
     monkeypatch.setattr(files_module.Progress, "add", interrupt)
-    ran = generate("nothing", "-o", "out.mp4", "--n", "3", "--grid", "all.png")
+    ran = generate("nothing", "-o", "out.mp4", "--num-videos", "3", "--grid", "all.png")
     assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], {"out-1.mp4"})
     assert len(frames_of("out-1.mp4")) == 5
 
@@ -228,11 +239,11 @@ def test_a_long_prompt_is_told(generate: Command) -> None:
         ("nothing", ("--prompt", "a"), ("neither a prompt nor a class",)),
         ("nothing", ("--frames", "0"), ("1 frame or more",)),
         ("nothing", ("--size", "4x4"), ("4 pixels",)),
-        ("nothing", ("--n", "0"), ("1 video or more",)),
+        ("nothing", ("--num-videos", "0"), ("1 video or more",)),
         ("nothing", ("--steps", "0"), ("at least 1 step",)),
         ("nothing", ("--guidance-interval", "0.9", "0.1"), ("two noise levels",)),
-        ("nothing", ("--length", "50%"), ("need a One-DVA model",)),
-        ("hybrid class", (*LEFT, "--length", "much"), ("got 'much'",)),
+        ("nothing", ("--num-latents", "50%"), ("need a One-DVA model",)),
+        ("hybrid class", (*LEFT, "--num-latents", "much"), ("got 'much'",)),
         ("nothing", ("--device", "gpu"), ("no device",)),
         ("nothing", ("-o", "out.avi"), ("must end in one of",)),
         ("nothing", ("-o", "nowhere/out.mp4"), ("nowhere/out.mp4 can't be written",)),

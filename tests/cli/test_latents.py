@@ -27,7 +27,7 @@ from regen import cli
 from regen.corpus.dataset import LatentDataset
 
 PATIENCE = 120.0  # seconds for a process to begin its work on a busy machine
-COMMON = ("--model", "tiny", "--device", "cpu", "--dtype", "fp32", "--store", "fp32")
+COMMON = ("--model", "tiny", "--device", "cpu", "--dtype", "fp32", "--latent-dtype", "fp32")
 WITH_LITTLE_DISK = """
 import resource, runpy
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -83,7 +83,7 @@ def fails(capture: pytest.CaptureFixture[str], *words: str) -> None:
 
 def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "clips" / "bad.mp4").write_bytes(b"no video")
-    assert latents("--size", "16x24", "--frames", "6", "--group", "4") == 0
+    assert latents("--size", "16x24", "--frames", "6", "--files-per-shard", "4") == 0
     out, err = capsys.readouterr()
     assert err == "" and out.strip().endswith("complete")
     for words in (
@@ -105,7 +105,9 @@ def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert latents("--size", "32", "--model", make_hybrid_model(folder / "hybrid"), "--length", "50%") == 0
+    assert (
+        latents("--size", "32", "--model", make_hybrid_model(folder / "hybrid"), "--num-latents", "50%") == 0
+    )
     told = capsys.readouterr().out
     for words in ("length 50%", "3 of 1x4x5x2x2, 3 of 1x4x1x2x2", "6.0 a chunk, 50% of the most"):
         assert words in told
@@ -132,8 +134,8 @@ def test_shards_of_a_remote_place(folder: Path) -> None:
         (("--data", "empty"), ("no video or image in empty",)),
         (("--model", "nothing"), ("no model nothing",)),
         (("--tile", "8"), ("8x8 pixels can't overlap",)),
-        (("--length", "half"), ("got 'half'",)),
-        (("--length", "50%"), ("--num-latents", "need a One-DVA model")),
+        (("--num-latents", "half"), ("got 'half'",)),
+        (("--num-latents", "50%"), ("--num-latents", "need a One-DVA model")),
         (("--out", "tiny/config.json/out"), ("can't be kept in", "--out")),
     ],
     ids=lambda value: value[0][2:] if value[0].startswith("--") else None,
@@ -167,7 +169,7 @@ def test_two_compete_one_is_killed_and_nothing_is_lost(
     """At any moment; what the other one makes is the same, byte by byte, as without a disturbance."""
     maker(folder / "tiny")
     long_corpus(folder / "long", videos)
-    victim, other = start("--group", "1"), start("--group", "1")
+    victim, other = start("--files-per-shard", "1"), start("--files-per-shard", "1")
     processes += [victim, other]
     wait_for_shards(folder / "out", 1, victim)
     time.sleep(a_moment(0.5))
@@ -176,14 +178,14 @@ def test_two_compete_one_is_killed_and_nothing_is_lost(
     _, error = other.communicate(timeout=PATIENCE)
     assert (other.returncode, error) == (0, "")
     assert work_left(folder / "out") == []
-    whole = export("tiny", Path("long"), folder / "whole", group=1)
+    whole = export("tiny", Path("long"), folder / "whole", files_per_shard=1)
     assert contents(folder / "out") == contents(whole)
 
 
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Process], count: str) -> None:
     long_corpus(folder / "long", 12)
-    processes.append(process := start("--group", "1", "--processes", count))
+    processes.append(process := start("--files-per-shard", "1", "--processes", count))
     wait_for_shards(folder / "out", 1, process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=PATIENCE)
@@ -192,7 +194,7 @@ def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Pr
     assert line == "regen: interrupted; finished work is kept in out, and the same command continues."
     assert not [name for name in work_left(folder / "out") if not name.endswith(".lock")]
     before = contents(folder / "out")
-    assert latents("--group", "1", data="long") == 0
+    assert latents("--files-per-shard", "1", data="long") == 0
     assert before.items() <= contents(folder / "out").items() and work_left(folder / "out") == []
 
 
@@ -201,7 +203,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(folder: Path, proce
     make_video(folder / "long" / "z.mp4", 100, 48, 64)  # 30 kB of latents
     for number in range(3):
         shutil.copy(folder / "clips" / "d.mp4", folder / "long" / f"a{number}.mp4")
-    processes.append(process := start("--group", "3", code=("-c", WITH_LITTLE_DISK)))
+    processes.append(process := start("--files-per-shard", "3", code=("-c", WITH_LITTLE_DISK)))
     output, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and output == ""
     (line,) = error.strip().splitlines()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_media import make_video
 
-from regen.corpus.clip_stream import DEPTH, at_rate, prefetch_streams
+from regen.corpus.sources import PREFETCH_CHUNKS, at_rate, prefetch_streams
 from regen.media.files import Frame
 from regen.media.reader import VideoReader
 
@@ -66,7 +66,7 @@ def test_streams_come_in_order_and_run_side_by_side() -> None:
 
     with prefetch_streams((stream(number) for number in range(5)), 3) as streams:
         first = next(streams)
-        for _ in range(3 * DEPTH):
+        for _ in range(3 * PREFETCH_CHUNKS):
             assert made.acquire(timeout=10)
         assert sorted(begun) == [0, 1, 2]
         assert list(first) == [(0, item) for item in range(4)]

@@ -26,9 +26,8 @@ from torch import Tensor
 
 from regen.codec.rate_control import parse_length
 from regen.codec.sessions import EncodeSession, encode_frames
-from regen.corpus.dataset import LatentDataset
-from regen.corpus.export import decoders, export_latents, work
-from regen.corpus.overview import overview
+from regen.corpus.dataset import LatentDataset, summarize
+from regen.corpus.export import export_latents, export_missing, thread_decoder
 from regen.corpus.plan import prepare
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
@@ -57,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def exported(corpus: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In shards of 2 files; tests that change it take a copy."""
-    return export(model, corpus, tmp_path_factory.mktemp("latents") / "whole", group=2, batch=1)
+    return export(model, corpus, tmp_path_factory.mktemp("latents") / "whole", files_per_shard=2, batch=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def exported_hybrid(lively: Path, hybrid: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In a shard of 2 files and one of 1."""
-    return export(hybrid, lively, tmp_path_factory.mktemp("latents") / "hybrid", group=2, batch=1)
+    return export(hybrid, lively, tmp_path_factory.mktemp("latents") / "hybrid", files_per_shard=2, batch=1)
 
 
 def by_hand(path: Path, model: str, size: Size | None, frames: int | None = None) -> Tensor:
@@ -114,13 +113,13 @@ def test_latents_are_those_of_the_codec(exported: Path, corpus: Path, model: str
     assert len(dataset) == 6
     for number, path in enumerate(files_of(corpus)):
         assert torch.equal(dataset.latents(number).grid, by_hand(path, model, None)), path
-        facts = dataset.facts(number)
+        facts = dataset.info(number)
         assert facts.key.startswith(f"{NAMES[number]}-") and facts.frames == FRAMES[number]
         assert facts.last_frames == FRAMES[number] - (facts.chunks - 1) * 5
         assert facts.latent_frames == (1 if facts.frames == 1 else 2)
-    odd = dataset.facts(2)
+    odd = dataset.info(2)
     assert (odd.height, odd.width, odd.source_height, odd.source_width) == (16, 32, 21, 35)
-    assert [(dataset.facts(i).caption, dataset.facts(i).label) for i in (0, 1)] == [
+    assert [(dataset.info(i).caption, dataset.info(i).label) for i in (0, 1)] == [
         ("a gradient, größer", 7),
         ("", -1),
     ]
@@ -159,7 +158,7 @@ def test_folder_and_shards_give_the_same(exported: Path, corpus: Path, model: st
 def test_precisions(corpus: Path, model: str, exported: Path, tmp_path: Path) -> None:
     whole = LatentDataset(exported)
     for store, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        other = LatentDataset(export(model, corpus, tmp_path / store, store=store, batch=1))
+        other = LatentDataset(export(model, corpus, tmp_path / store, latent_dtype=store, batch=1))
         assert all(torch.equal(other.latents(i).grid, whole.latents(i).grid.to(dtype)) for i in range(6))
 
 
@@ -172,7 +171,7 @@ def test_other_chunks(corpus: Path, tmp_path: Path) -> None:
     shutil.copy(corpus / "e.png", tmp_path / "clips")
     dataset = LatentDataset(export(str(tmp_path / "magvit"), tmp_path / "clips", tmp_path / "out", batch=1))
     assert [tuple(dataset.latents(i).shape) for i in (0, 1)] == [(1, 4, 1, 2, 3), (2, 4, 5, 2, 3)]
-    assert (dataset.facts(1).last_frames, dataset.manifest.chunk_frames) == (3, 17)
+    assert (dataset.info(1).last_frames, dataset.manifest.chunk_frames) == (3, 17)
 
 
 def test_tiles(corpus: Path, model: str, tmp_path: Path) -> None:
@@ -199,8 +198,8 @@ def test_a_rerun_does_nothing(
 ) -> None:
     before = times(exported)
     monkeypatch.setattr("regen.corpus.plan.load", lambda *given: pytest.fail("the model is not needed"))
-    export(model, corpus, exported, group=2, batch=1)
-    export(model, corpus, exported, processes=2, group=2, batch=1)
+    export(model, corpus, exported, files_per_shard=2, batch=1)
+    export(model, corpus, exported, processes=2, files_per_shard=2, batch=1)
     assert times(exported) == before and work_left(exported) == []
 
 
@@ -211,7 +210,10 @@ def test_only_what_is_missing_is_made(exported: Path, corpus: Path, model: str, 
     before = times(out)
     told: list[tuple[int, int]] = []
     export_latents(
-        wanted(model, corpus, out, group=2, batch=1), CPU, 1, lambda done, all: told.append((done, all))
+        wanted(model, corpus, out, files_per_shard=2, batch=1),
+        CPU,
+        1,
+        lambda done, all: told.append((done, all)),
     )
     assert told == [(5, 6), (6, 6), (6, 6)]
     after = times(out)
@@ -225,14 +227,14 @@ def test_only_what_is_missing_is_made(exported: Path, corpus: Path, model: str, 
 def test_several_processes_give_the_same_bytes(
     exported: Path, corpus: Path, model: str, tmp_path: Path
 ) -> None:
-    out = export(model, corpus, tmp_path / "out", processes=2, group=2, batch=1)
+    out = export(model, corpus, tmp_path / "out", processes=2, files_per_shard=2, batch=1)
     assert contents(out) == contents(exported) and work_left(out) == []
 
 
 def test_what_another_process_holds_is_waited_for(
     corpus: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = wanted(model, corpus, tmp_path / "out", group=2)
+    asked = wanted(model, corpus, tmp_path / "out", files_per_shard=2)
     plan = prepare(asked, lambda: asked.load(CPU))
     claim = plan.claims.claim("00001")
     claim.__enter__()
@@ -243,7 +245,7 @@ def test_what_another_process_holds_is_waited_for(
         claim.__exit__(None, None, None)
 
     monkeypatch.setattr("regen.corpus.export.time.sleep", end_the_other)
-    work(plan, lambda: asked.load(CPU), decoders(1), lambda done, total: None)
+    export_missing(plan, lambda: asked.load(CPU), thread_decoder(1), lambda done, total: None)
     assert waited == [[1]] and plan.missing() == []
 
 
@@ -256,8 +258,8 @@ def test_damaged_samples_are_left_out_and_named(corpus: Path, model: str, tmp_pa
     (data / "d.json").write_text('{"class": "cat"}')
     make_video(data / "g.mp4", 2, 6, 40)
     dataset = LatentDataset(export(model, data, tmp_path / "out"))
-    assert [dataset.facts(i).key[0] for i in range(len(dataset))] == ["a", "c", "e", "a"]
-    left_out = json.loads((tmp_path / "out" / "00000.json").read_text())["left_out"]
+    assert [dataset.info(i).key[0] for i in range(len(dataset))] == ["a", "c", "e", "a"]
+    left_out = json.loads((tmp_path / "out" / "00000.json").read_text())["skipped"]
     assert [key[0] for key in left_out] == ["b", "d", "f", "g"]
     for reason, words in zip(
         left_out.values(), ("b.mkv can't be read", "class of", "f.mp4", "40x6 pixels"), strict=True
@@ -283,7 +285,7 @@ def test_several_places(corpus: Path, model: str, tmp_path: Path) -> None:
     shards = make_shards(corpus, tmp_path / "shards", 4)
     dataset = LatentDataset(export(model, [corpus, shards], tmp_path / "out", frames=1))
     assert [shard.name for shard in dataset.manifest.shards] == ["00-00000", "01-00000", "01-00001"]
-    keys = [dataset.facts(i).key for i in range(12)]
+    keys = [dataset.info(i).key for i in range(12)]
     assert keys[:6] == keys[6:]
     other = make_shards(corpus, tmp_path / "other", 6)
     (shards / "classes.json").write_text('{"cat": 1}')
@@ -302,14 +304,14 @@ def test_hybrid_latents_are_those_of_the_codec(exported_hybrid: Path, lively: Pa
             assert_same(whole[chunk], theirs)
             assert_same(read(dataset, number, slice(chunk, chunk + 1))[0], theirs)
             assert_same(read(dataset, number, slice(chunk, None))[0], theirs)
-        assert dataset.facts(number).tokens == whole.length
+        assert dataset.info(number).sequence_length == whole.length
         tokens, most = tokens + whole.length, most + whole.grid[:, 0].numel()
     first = read(dataset, 0)
     assert first.lengths[0].sum() > first.lengths[2].sum() > 0, (
         "they differ, so that there is something to test"
     )
-    found = overview(exported_hybrid)
-    assert (found.length, found.length_share) == (tokens / 6, tokens / most)
+    found = summarize(exported_hybrid)
+    assert (found.mean_sequence_length, found.sequence_length_fraction) == (tokens / 6, tokens / most)
     assert [*found.shapes] == ["3x4x5x2x3", "2x4x5x3x4", "1x4x1x2x3"]
 
 
@@ -326,7 +328,7 @@ def test_a_batch_moves_the_last_bits_of_hybrid_latents_alone(
 
 def test_a_shorter_length_is_the_beginning_of_a_longer_one(lively: Path, hybrid: str, tmp_path: Path) -> None:
     parts = {
-        length: LatentDataset(export(hybrid, lively, tmp_path / length, batch=1, length=length))
+        length: LatentDataset(export(hybrid, lively, tmp_path / length, batch=1, num_latents=length))
         for length in ("0%", "12", "50%", "100%")
     }
     for number, path in enumerate(files_of(lively)):
@@ -339,7 +341,7 @@ def test_a_shorter_length_is_the_beginning_of_a_longer_one(lively: Path, hybrid:
             assert_same(latents, full.truncate(latents.lengths))
             for chunk, theirs in enumerate(chunks_of(path, hybrid, length)):
                 assert_same(latents[chunk], theirs)
-    assert parts["12"].manifest.settings["length"] == "12"
+    assert parts["12"].manifest.settings["num_latents"] == "12"
     assert "--length 12" in parts["12"].manifest.command(tmp_path)
 
 
@@ -347,16 +349,16 @@ def test_a_length_is_a_setting_where_there_is_one(
     exported: Path, exported_hybrid: Path, corpus: Path, lively: Path, model: str, hybrid: str, tmp_path: Path
 ) -> None:
     for folder in (exported, exported_hybrid):
-        assert "length" not in LatentDataset(folder).manifest.settings
+        assert "num_latents" not in LatentDataset(folder).manifest.settings
     with pytest.raises(ValueError, match=r"other settings \(length was None and is now 50%\)"):
-        export(hybrid, lively, exported_hybrid, group=2, batch=1, length="50%")
+        export(hybrid, lively, exported_hybrid, files_per_shard=2, batch=1, num_latents="50%")
     with pytest.raises(ValueError, match="need a One-DVA model"):
-        export(model, corpus, tmp_path / "out", length="50%")
+        export(model, corpus, tmp_path / "out", num_latents="50%")
     with pytest.raises(ValueError, match="got 'half'"):
-        wanted(hybrid, lively, tmp_path / "out", length="half")
+        wanted(hybrid, lively, tmp_path / "out", num_latents="half")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="of 48x32 pixels has 30 1D latents, fewer .* or one --size for all"):
-        export(hybrid, lively, tmp_path / "out", length="31")
+        export(hybrid, lively, tmp_path / "out", num_latents="31")
 
 
 def test_only_what_is_missing_is_made_of_hybrid_latents(
@@ -366,9 +368,9 @@ def test_only_what_is_missing_is_made_of_hybrid_latents(
     shutil.copytree(exported_hybrid, out)
     (out / "00000.json").unlink()
     (out / "00000.safetensors").write_bytes(b"half done")
-    export(hybrid, lively, out, group=2, batch=1)
+    export(hybrid, lively, out, files_per_shard=2, batch=1)
     assert contents(out) == contents(exported_hybrid)
-    again = export(hybrid, lively, tmp_path / "again", processes=2, group=2, batch=1)
+    again = export(hybrid, lively, tmp_path / "again", processes=2, files_per_shard=2, batch=1)
     assert contents(again) == contents(exported_hybrid)
 
 
@@ -378,19 +380,19 @@ def test_hybrid_precisions_and_sizes(
     """A picture that does not divide into patches is padded; the overview counts the patches there are."""
     size = Size(24, 40)
     whole = LatentDataset(export(hybrid, lively, tmp_path / "fp32", batch=1, size=size))
-    other = LatentDataset(export(hybrid, lively, tmp_path / "bf16", batch=1, size=size, store="bf16"))
+    other = LatentDataset(export(hybrid, lively, tmp_path / "bf16", batch=1, size=size, latent_dtype="bf16"))
     for number in range(3):
         expected = read(whole, number)
         assert_same(read(other, number), expected.to(dtype=torch.bfloat16))
         assert expected.shape[-2:] == (2, 3) and expected.is_finite()
-    assert "3x4x5x2x3" in overview(tmp_path / "fp32").shapes
+    assert "3x4x5x2x3" in summarize(tmp_path / "fp32").shapes
 
 
 def test_what_differs_is_refused(exported: Path, corpus: Path, model: str, tmp_path: Path) -> None:
-    out, same = tmp_path / "out", {"group": 2, "batch": 1}
+    out, same = tmp_path / "out", {"files_per_shard": 2, "batch": 1}
     shutil.copytree(exported, out)
     with pytest.raises(ValueError, match=r"\(batch was 1 and is now 2; size was None and is now 16x24\)"):
-        export(model, corpus, out, group=2, batch=2, size=Size(16, 24))
+        export(model, corpus, out, files_per_shard=2, batch=2, size=Size(16, 24))
     other = make_model(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"\(model was .*tiny \(hash .*\) and is now .*other \(hash"):
         export(other, corpus, out, **same)
@@ -434,7 +436,7 @@ def test_latents_that_are_no_numbers_stop_the_export(
         ({"size": Size(20, 24)}, "20x24 are no multiples of 8"),
         ({"frames": 0}, "--frames 1 or more"),
         ({"batch": 0}, "--batch 1 or more"),
-        ({"group": 0}, "--group 1 or more"),
+        ({"files_per_shard": 0}, "--group 1 or more"),
         ({"fps": Fraction(0)}, "positive, not 0"),
         ({"store": "fp8"}, "no dtype called 'fp8'"),
     ],

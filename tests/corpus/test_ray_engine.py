@@ -74,7 +74,7 @@ def test_killed_ones_are_replaced_and_the_bytes_are_the_same(cluster: Cluster, t
     killer.start()
     told: list[tuple[int, int]] = []
     export_latents_with_ray(
-        wanted(model, data, tmp_path / "out", group=2),
+        wanted(model, data, tmp_path / "out", files_per_shard=2),
         cluster,
         cluster.device("cpu"),
         1,
@@ -82,7 +82,7 @@ def test_killed_ones_are_replaced_and_the_bytes_are_the_same(cluster: Cluster, t
     )
     killer.join()
     assert EMBEDDER in killed and told[0] == (0, 12) and told[-1] == (12, 12)
-    assert contents(tmp_path / "out") == contents(export(model, data, tmp_path / "whole", group=2))
+    assert contents(tmp_path / "out") == contents(export(model, data, tmp_path / "whole", files_per_shard=2))
     assert work_left(tmp_path / "out") == [] and len(LatentDataset(tmp_path / "out")) == 11
 
 
@@ -94,7 +94,18 @@ def test_the_command_and_what_an_actor_raises(
     make_corpus(tmp_path / "clips")
     (tmp_path / "out" / "00001.safetensors").mkdir(parents=True)  # nothing can be given this name
     monkeypatch.chdir(tmp_path)
-    words = ("--data", "clips", "--out", "out", "--model", "tiny", "--dtype", "fp32", "--group", "3")
+    words = (
+        "--data",
+        "clips",
+        "--out",
+        "out",
+        "--model",
+        "tiny",
+        "--dtype",
+        "fp32",
+        "--files-per-shard",
+        "3",
+    )
     assert cli.main(["latents", "export", *words, "--engine", "ray", "--processes", "1"]) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("regen: The latents can't be written to ") and "Is a directory" in line

@@ -98,7 +98,7 @@ def test_everything_comes_back(folder: Path) -> None:
         assert torch.equal(item["latents"], latents_of(number)) and item["latents"].dtype == torch.bfloat16
         caption = f"ein schöner Text {number}" if number % 2 else ""
         assert (item["key"], item["caption"], item["label"]) == (KEYS[number], caption, number - 1)
-        assert dataset.facts(number) == facts_of(KEYS[number], latents_of(number), caption, number - 1)
+        assert dataset.info(number) == facts_of(KEYS[number], latents_of(number), caption, number - 1)
     assert dataset.column("chunks").tolist() == [*CHUNKS]
     assert dataset.column("latent_frames").tolist() == [2, 1, 2, 2, 2]
     assert len(list(dataset)) == 5  # it ends
@@ -141,7 +141,7 @@ def test_it_can_be_sent_after_it_was_read(folder: Path) -> None:
     dataset = LatentDataset(folder)
     dataset.latents(0)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(copy.latents(2).grid, latents_of(2)) and copy.facts(3) == dataset.facts(3)
+    assert torch.equal(copy.latents(2).grid, latents_of(2)) and copy.info(3) == dataset.info(3)
 
 
 def hybrid_of(number: int, regions: int = 2) -> Latents:
@@ -297,6 +297,6 @@ def test_what_is_known_takes_little_memory(tmp_path: Path) -> None:
     shards = [InputShard(name, "clips", 5_000, "00") for name in "01"]
     (tmp_path / MANIFEST).write_text(manifest(shards).text())
     dataset = LatentDataset(tmp_path)
-    assert len(dataset) == 10_000 and dataset.facts(9_999) == rows[-1]
+    assert len(dataset) == 10_000 and dataset.info(9_999) == rows[-1]
     assert len(pickle.dumps(dataset)) < 10_000 * 90
     assert ShardRows.read(tmp_path, "1").samples == rows

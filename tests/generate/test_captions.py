@@ -62,7 +62,7 @@ def test_states_are_those_of_the_encoder(dataset: LatentDataset, source: TextEnc
     assert states.width == encoder.width
     assert states.longest == source.max_tokens == max(states.lengths)
     for number in range(len(dataset)):
-        caption = dataset.facts(number).caption
+        caption = dataset.info(number).caption
         found, wanted = states.states(number), encoder([caption])
         assert found.shape == (states.lengths[number], encoder.width)
         assert (len(found) == 0) == (caption == "")

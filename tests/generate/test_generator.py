@@ -168,7 +168,7 @@ def test_given_frames_carry_no_noise_and_are_not_counted(kind):
     counts = given.sum(1)
     assert {*counts.tolist()} == {1, 2, 4}, "the first latent frame, one chunk, or two of three"
     assert all(row[:count].all() for row, count in zip(given, counts, strict=True))
-    unknown = model.layout.unknown_masks(latents, given)
+    unknown = model.layout.generated_mask(latents, given)
     own, total = generators(40), []
     for each in own:  # the draws before the noise: its level, the condition, what is given
         torch.rand(2, generator=each), torch.randn((), generator=each)

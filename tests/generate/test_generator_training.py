@@ -21,8 +21,7 @@ from regen.console import Interrupted
 from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import BatchKey
 from regen.generate.generator import GeneratorConfig, LatentGenerator
-from regen.generate.latent_batches import LatentBatches, LatentStage
-from regen.generate.latent_spec import class_names, make_latent_spec
+from regen.generate.latent_batches import LatentBatches, LatentStage, class_names, make_latent_spec
 from regen.generate.training import (
     GeneratorRecipe,
     LatentDataConfig,

@@ -9,8 +9,7 @@ from tiny_latents import CPU, make_hybrid_model
 
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.conditions import Condition
-from regen.generate.load import load_embedder
-from regen.generate.load import load_predictor, predictor, unconditional
+from regen.generate.load import load_embedder, load_predictor, make_predictor
 from regen.latents import Latents
 from regen.pretrained.models import encoder_hash, weights_hash
 from regen.runtime import generator_for
@@ -47,7 +46,7 @@ def test_it_answers_with_the_clean_latents_that_its_velocity_points_at() -> None
     model.velocity = watched  # type: ignore[method-assign]
     t = torch.tensor([0.3, 0.5])
     with torch.no_grad():
-        answer = predictor(model)(clean, t, [generator_for(0), generator_for(1)])
+        answer = make_predictor(model)(clean, t, [generator_for(0), generator_for(1)])
         noisy, _, condition = seen[0]
         expected = velocity(noisy, t, condition)
     assert condition.label is not None and condition.label.tolist() == [-1, -1], "told no class"
@@ -60,7 +59,7 @@ def test_it_answers_with_the_clean_latents_that_its_velocity_points_at() -> None
 @pytest.mark.parametrize("kind", ["hybrid text", "hybrid class", "none"])
 def test_without_condition(kind: str) -> None:
     model, latents = awake(kind), latents_of(kind)
-    condition = unconditional(model, 2)
+    condition = model.unconditional(2)
     answer = model.velocity(latents, torch.tensor([0.5, 0.5]), condition)
     assert answer.shape == latents.shape
 

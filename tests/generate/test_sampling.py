@@ -15,7 +15,7 @@ from regen.generate.sampling import (
     GivenFrames,
     SampleOptions,
     drop_first_chunk,
-    evaluations,
+    nfe,
     sample,
     sample_video,
     sampling_schedule,
@@ -104,11 +104,11 @@ def test_evaluations_are_counted(interval, solver, guidance, shift):
     model = Gaussian(shift)
     options = SampleOptions(10, guidance, interval, solver)
     sample(model, Condition(torch.tensor([0, 0])), latents_of("plain"), generators(2), options)
-    assert sum(count for _, count, _ in model.asked) == 2 * evaluations(options, model)
+    assert sum(count for _, count, _ in model.asked) == 2 * nfe(options, model)
     per_step = [count for _, count, _ in model.asked]
     if guidance == 1 or interval == (0.0, 1.0):
         assert {*per_step} == {2 if guidance == 1 else 4}
-        assert evaluations(options, model) == (1 if guidance == 1 else 2) * (10 if solver == "euler" else 19)
+        assert nfe(options, model) == (1 if guidance == 1 else 2) * (10 if solver == "euler" else 19)
     else:
         assert {*per_step} == {2, 4}
         inside = [interval[0] <= t <= interval[1] for t, _, _ in model.asked]
@@ -123,7 +123,7 @@ def test_guidance_goes_beyond_the_condition():
         out = draw(Gaussian(), blank, told, steps=1, guidance_scale=guidance)
         torch.testing.assert_close(out.grid, free + guidance)  # the mean without is lower by 1
     other = Condition(torch.tensor([3, 3]))
-    negative = sample(Gaussian(), told, blank, generators(2), SampleOptions(1, 2.0), without=other)
+    negative = sample(Gaussian(), told, blank, generators(2), SampleOptions(1, 2.0), negative=other)
     torch.testing.assert_close(negative.grid, free + 1 + 3 - 6.0)
 
 

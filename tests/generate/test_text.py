@@ -19,7 +19,6 @@ from regen.generate.text import (
     TextEncoder,
     TextEncoderSpec,
     find_text_encoder,
-    load_text_encoder,
 )
 
 CPU = torch.device("cpu")
@@ -31,7 +30,7 @@ Make = Callable[[Path], str]
 
 @pytest.fixture(scope="module")
 def minilm() -> TextEncoder:
-    return load_text_encoder(DEFAULT_TEXT_ENCODER, CPU)
+    return find_text_encoder(DEFAULT_TEXT_ENCODER).load(CPU)
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_the_default_encoder_knows_what_is_alike(minilm: TextEncoder) -> None:
 
 @kinds
 def test_every_kind_gives_the_states_of_tokens(tmp_path: Path, make: Make, width: int) -> None:
-    check_states(load_text_encoder(make(tmp_path / "model"), CPU), width)
+    check_states(find_text_encoder(make(tmp_path / "model")).load(CPU), width)
 
 
 @kinds
@@ -85,7 +84,7 @@ def test_loading_and_reading_print_nothing(
     name = make(tmp_path / "model")
     capfd.readouterr()
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    encoder = load_text_encoder(name, CPU)
+    encoder = find_text_encoder(name).load(CPU)
     encoder(["ball " * 50])
     assert encoder.truncation("ball " * 50)
     assert capfd.readouterr() == ("", "")
@@ -93,7 +92,7 @@ def test_loading_and_reading_print_nothing(
 
 
 def test_an_encoder_with_a_decoder_is_used_without(t5: str) -> None:
-    assert type(load_text_encoder(t5, CPU).model).__name__ == "T5EncoderModel"
+    assert type(find_text_encoder(t5).load(CPU).model).__name__ == "T5EncoderModel"
 
 
 def test_no_texts_and_empty_texts_have_no_tokens(minilm: TextEncoder) -> None:
@@ -112,13 +111,13 @@ def test_states_serve_training(minilm: TextEncoder) -> None:
 
 
 def test_precision(t5: str) -> None:
-    encoder = load_text_encoder(t5, CPU, torch.bfloat16)
+    encoder = find_text_encoder(t5).load(CPU, torch.bfloat16)
     assert encoder(["a cat"]).states.dtype == torch.bfloat16
     assert encoder.fingerprint == find_text_encoder(t5).fingerprint
 
 
 def test_a_long_prompt_is_cut_and_told_of(t5: str) -> None:
-    encoder = load_text_encoder(t5, CPU, max_tokens=8)
+    encoder = find_text_encoder(t5, 8).load(CPU)
     assert encoder.truncation("the cat sits on the red mat") is None  # and the end mark
     assert encoder(["the cat sits on the red mat"]).mask.shape == (1, 8)
     told = encoder.truncation(" The cat sits on the red mat and then Rolls over balls")
@@ -196,17 +195,17 @@ def test_damaged_and_foreign_folders(tmp_path: Path, t5: str) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file({"other": weights["shared.weight"]}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="is another, without .*; give minilm"):
-        load_text_encoder(t5, CPU)
+        find_text_encoder(t5).load(CPU)
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is damaged"):
-        load_text_encoder(t5, CPU)
+        find_text_encoder(t5).load(CPU)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no \*.safetensors; save it so, or give"):
-        load_text_encoder(t5, CPU)
+        find_text_encoder(t5).load(CPU)
     other = Path(make_gemma(tmp_path / "gemma"))
     (other / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="has no tokenizer"):
-        load_text_encoder(str(other), CPU)
+        find_text_encoder(str(other)).load(CPU)
 
 
 def test_a_source_is_plain_data(t5: str) -> None:

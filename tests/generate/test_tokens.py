@@ -114,7 +114,7 @@ def test_1d_latents_are_given_with_the_last_latent_frame_of_their_chunk(known, u
     lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])
     latents = Latents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 7), lengths)
     given = torch.stack([torch.arange(4) < known, torch.zeros(4, dtype=torch.bool)])
-    grid, sequence = TokenLayout(2, 2, 2).unknown_masks(latents, given).parts
+    grid, sequence = TokenLayout(2, 2, 2).generated_mask(latents, given).parts
     assert grid.expand(-1, 3, -1, 2, 4)[0, 0, :, 0, 0].tolist() == (torch.arange(4) >= known).tolist()
     assert sequence[0, 0].tolist() == [6 - unknown_1d <= i < 6 for i in range(7)]
     assert grid[1].all() and sequence[1, 0].tolist() == [True] * 2 + [False] * 5
@@ -122,5 +122,5 @@ def test_1d_latents_are_given_with_the_last_latent_frame_of_their_chunk(known, u
 
 def test_an_image_has_no_given_1d_latents():
     latents = Latents(torch.zeros(1, 3, 1, 2, 4), torch.zeros(1, 3, 3), torch.tensor([[2, 0]]))
-    mask = TokenLayout(2, 2, 2).unknown_masks(latents, torch.zeros(1, 1, dtype=torch.bool))
+    mask = TokenLayout(2, 2, 2).generated_mask(latents, torch.zeros(1, 1, dtype=torch.bool))
     assert mask.sequence[0, 0].tolist() == [True, True, False]

@@ -55,12 +55,12 @@ def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoGenerator
 def test_by_default_it_is_one_chunk_of_the_most_frequent_size() -> None:
     shape = video_shape(SOURCE, 2)
     assert (shape.frames, shape.height, shape.width, shape.chunks, shape.latent_frames) == (5, 48, 64, 1, 2)
-    assert (shape.rows, shape.columns, shape.parts, shape.notes) == (6, 8, 1, ())
+    assert (shape.rows, shape.columns, shape.num_segments, shape.notes) == (6, 8, 1, ())
 
 
 def test_what_does_not_fit_is_made_larger_and_cut() -> None:
     shape = video_shape(SOURCE, 2, 12, Size(50, 90))
-    assert (shape.chunks, shape.rows, shape.columns, shape.parts) == (3, 8, 12, 1)
+    assert (shape.chunks, shape.rows, shape.columns, shape.num_segments) == (3, 8, 12, 1)
     pixels, frames, unknown = shape.notes
     assert "generates 64x96 pixels and cuts them to 50x90" in pixels and "multiples of 16" in pixels
     assert "generates 15 frames and leaves out the last 3" in frames
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_made_larger_and_cut() -> None:
 )
 def test_long_videos_are_made_in_parts(frames: int, continues: bool, parts: int) -> None:
     shape = video_shape(SOURCE, 2, frames, continues=continues)
-    assert shape.parts == parts
+    assert shape.num_segments == parts
     assert any(f"in {parts} parts" in note for note in shape.notes) == (parts > 1)
 
 
@@ -153,7 +153,7 @@ def test_the_lengths_of_1d_latents(makers: dict[str, VideoGenerator]) -> None:
     shape = maker.shape(10)
 
     def lengths(length: FixedLength | None, first: int = 0) -> torch.Tensor:
-        sampled = maker.sample(shape, condition, seeds(2, first), QUICK, length=length)
+        sampled = maker.sample(shape, condition, seeds(2, first), QUICK, num_latents=length)
         rows = [one.rows[0] for one in sampled]
         assert all(row.has_sequence for row in rows)
         assert torch.stack(list(maker.decode(sampled[0]))).shape == (10, 48, 64, 3)
@@ -242,7 +242,7 @@ def test_132_frames_from_8_latent_frames() -> None:
     model = awake("none", latent_spec=asdict(source))
     maker = VideoGenerator(model, embedder)
     shape = maker.shape(132)
-    assert (shape.parts, shape.notes) == (1, ())
+    assert (shape.num_segments, shape.notes) == (1, ())
     (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK)
     assert [row.shape for row in one.rows] == [(4, 8, 24, 40)]
     frames = list(maker.decode(one))

@@ -9,7 +9,7 @@ import torch
 from tiny_media import make_image, make_video, tiny_regen
 
 from regen.corpus.export import export_latents
-from regen.corpus.plan import Export, ExportSettings
+from regen.corpus.plan import ExportRequest, ExportSettings
 from regen.curate.sources import list_sources, read_sidecars
 from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -104,11 +104,11 @@ def make_shards(corpus: Path, folder: Path, each: int) -> Path:
     return folder
 
 
-def wanted(model: str, data: Sequence[Path] | Path, out: Path, **changes: Any) -> Export:
+def wanted(model: str, data: Sequence[Path] | Path, out: Path, **changes: Any) -> ExportRequest:
     """An export in fp32, unless the settings are changed."""
     places = (data,) if isinstance(data, Path) else data
-    settings = ExportSettings(**{"dtype": "fp32", "store": "fp32"} | changes)
-    return Export(model, tuple(map(str, places)), out, settings)
+    settings = ExportSettings(**{"dtype": "fp32", "latent_dtype": "fp32"} | changes)
+    return ExportRequest(model, tuple(map(str, places)), out, settings)
 
 
 def export(model: str, data: Sequence[Path] | Path, out: Path, processes: int = 1, **changes: Any) -> Path:
