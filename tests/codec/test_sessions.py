@@ -90,32 +90,23 @@ def pieces(frames: Sequence[Tensor], lengths: Iterable[int]) -> Iterator[Sequenc
 
 
 @PER_EMBEDDER
-@given(st.integers(1, 18), st.integers(1, 36), st.integers(1, 36), st.sampled_from(SEAMS), st.integers(1, 2))
-def test_any_length_and_size_comes_back(
-    model: Autoencoder, frames: int, height: int, width: int, seams: Seams, steps: int
+@given(*[st.integers(1, 14)] * 3, st.lists(st.integers(0, 7), max_size=6), st.sampled_from(SEAMS))
+def test_any_length_and_size_comes_back_however_it_is_split_into_calls(
+    model: Autoencoder, length: int, height: int, width: int, lengths: list[int], seams: Seams
 ) -> None:
-    out = round_trip(model, video(frames, height, width), DecodeOptions(steps=steps, seams=seams))
-    assert out.shape == (frames, height, width, 3)
-    assert out.dtype == torch.uint8
-
-
-@PER_EMBEDDER
-@given(st.integers(1, 20), st.lists(st.integers(0, 7), max_size=6), st.sampled_from(SEAMS))
-def test_any_way_to_split_a_video_into_calls_gives_the_same_bits(
-    model: Autoencoder, length: int, lengths: list[int], seams: Seams
-) -> None:
-    frames, options = video(length, *size_of(model)), DecodeOptions(steps=2, seams=seams)
-    encoder, decoder = EncodeSession(model), session_of(model, options)
+    frames, options = video(length, height, 2 * width), DecodeOptions(steps=2, seams=seams)
+    encoder = EncodeSession(model)
+    decoder = DecodeSession(model, height=height, width=2 * width, options=options)
     parts = []
     for piece in pieces(frames, lengths):
         parts += [decoder.feed(chunk) for chunk in encoder.feed(piece)]
     parts += [decoder.feed(chunk) for chunk in encoder.flush()]
     found = torch.cat([*parts, decoder.flush()])
+    assert (found.shape, found.dtype) == ((length, height, 2 * width, 3), torch.uint8)
     assert torch.equal(found, round_trip(model, frames, options))
-    assert len(found.unique()) > 10
 
 
-@PER_EMBEDDER
+@KNOWING_MORE
 @given(st.integers(1, 12), st.integers(1, 12), st.lists(st.booleans(), max_size=24), st.sampled_from(SEAMS))
 def test_two_sessions_on_one_model_do_not_touch_each_other(
     model: Autoencoder, first: int, second: int, turns: list[bool], seams: Seams
@@ -141,7 +132,7 @@ def test_two_sessions_on_one_model_do_not_touch_each_other(
 
 
 @PER_EMBEDDER
-@given(st.integers(2, 20), st.integers(1, 3))
+@given(st.integers(2, 12), st.integers(1, 2))
 def test_without_seams_a_chunk_is_what_it_is_alone(model: Autoencoder, length: int, steps: int) -> None:
     options = DecodeOptions(steps=steps, seams="none")
     chunks = chunks_of(model, length)
@@ -151,7 +142,7 @@ def test_without_seams_a_chunk_is_what_it_is_alone(model: Autoencoder, length: i
 
 
 @PER_EMBEDDER
-@given(st.integers(1, 34), st.integers(2, 4))
+@given(st.integers(1, 22), st.integers(2, 4))
 def test_batches_give_the_same_frames_in_their_order(model: Autoencoder, length: int, batch: int) -> None:
     chunks = chunks_of(model, length)
     session = session_of(model, DecodeOptions(batch=batch))
@@ -374,7 +365,7 @@ def test_a_tile_changes_how_many_regions_are_worked_on_at_once_and_no_value(
     assert counts == [4, 1, 1, 1, 1]
 
 
-@PER_EMBEDDER
+@KNOWING_MORE
 def test_frames_are_read_one_chunk_ahead_at_most(model: Autoencoder) -> None:
     taken = 0
 
@@ -389,7 +380,7 @@ def test_frames_are_read_one_chunk_ahead_at_most(model: Autoencoder) -> None:
     assert taken == model.chunk_frames
 
 
-@PER_EMBEDDER
+@KNOWING_MORE
 def test_feed_keeps_a_chunk_of_frames_at_most(model: Autoencoder) -> None:
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
@@ -435,33 +426,26 @@ def test_latents_have_the_precision_of_the_model(build: Callable[[], Autoencoder
     assert len(list(decode_chunks(model, [chunk], height=8, width=8))) == 5
 
 
-@PER_EMBEDDER
+@KNOWING_MORE
 def test_change_of_size_within_a_video_is_an_error(model: Autoencoder) -> None:
-    with pytest.raises(ValueError, match="changes from 8x16 to 24x8 pixels"):
-        EncodeSession(model).feed([*video(2, 16, 8), *video(1, 8, 24)])
     session = EncodeSession(model)
     session.feed(video(7, 16, 8))
-    with pytest.raises(ValueError, match="--size HxW"):
+    with pytest.raises(ValueError, match="from 8x16 to 24x8 pixels"):
         session.feed(video(1, 8, 24))
     session.flush()
     session.feed(video(1, 8, 24))
 
 
 @PER_EMBEDDER
-@pytest.mark.parametrize("places", [(1, 5), (3, 4), (1, 1)])
-def test_latents_of_another_size_are_told_in_a_sentence(model: Autoencoder, places: tuple[int, int]) -> None:
+def test_latents_of_another_size_are_an_error(model: Autoencoder) -> None:
     first, second = chunks_of(model, 2 * model.chunk_frames)
     side = model.spatial_compression_ratio
-    height, width = places[0] * side, places[1] * side
-    session = DecodeSession(model, height=height, width=width)
-    with pytest.raises(ValueError, match=f"Frames of {width}x{height} pixels need .* got 4x1"):
-        session.feed(first)
-    fitting = DecodeSession(model, height=side - 1, width=3 * side + 1)
-    fitting.feed(first)
+    session = DecodeSession(model, height=side - 1, width=3 * side + 1)
+    session.feed(first)
     (other,) = random_chunks(model, model.chunk_frames, (1, 2))
     with pytest.raises(ValueError, match="need 4x1 latents, got 2x1"):
-        fitting.feed(ChunkLatents(1, other.latents, 5))
-    assert fitting.feed(second).shape == (model.chunk_frames, side - 1, 3 * side + 1, 3), "it goes on"
+        session.feed(ChunkLatents(1, other.latents, 5))
+    assert session.feed(second).shape == (model.chunk_frames, side - 1, 3 * side + 1, 3), "it goes on"
 
 
 @pytest.mark.parametrize(
@@ -473,7 +457,7 @@ def test_latents_of_another_size_are_told_in_a_sentence(model: Autoencoder, plac
         ({"seams": "blend"}, "one of extend, match, none, got 'blend'"),
     ],
 )
-def test_options_out_of_range_are_told_in_a_sentence(options: dict[str, object], sentence: str) -> None:
+def test_options_out_of_range(options: dict[str, object], sentence: str) -> None:
     wrong = DecodeOptions()
     for name, value in options.items():
         object.__setattr__(wrong, name, value)  # past the checks of types, which only tests have

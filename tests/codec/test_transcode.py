@@ -21,15 +21,16 @@ from regen.codec.timeline import Timeline
 from regen.codec.transcode import Report, decode_video, encode_video, reconstruct_video
 from regen.latents import Latents
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
+from regen.media.sizes import Size
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 from regen.pretrained.models import Autoencoder
 
 PER_EMBEDDER = pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
 ONE_DVA = pytest.mark.parametrize("model", ["onedva"], indirect=True)
+WITH_ONE_DVA = pytest.mark.parametrize("model", ["regen", "onedva"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=["regen", "onedva"])
+@pytest.fixture(scope="module", params=["regen"])
 def model(request: pytest.FixtureRequest) -> Autoencoder:
     torch.manual_seed(0)
     return EMBEDDERS[request.param]()
@@ -74,6 +75,7 @@ def test_variable_rate_keeps_its_times(tmp_path: Path, model: Autoencoder) -> No
     assert read(tmp_path / "decoded.mp4")[1] == pytest.approx(times, abs=1e-3)
 
 
+@WITH_ONE_DVA
 def test_report_tells_what_happened(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", 7, 24, 40)
     report = reconstruct(model, source, tmp_path / "out.mp4")
@@ -96,14 +98,8 @@ def test_report_tells_what_happened(tmp_path: Path, model: Autoencoder) -> None:
     assert 50 < report.peak_memory_mb < 100_000
 
 
-@pytest.mark.parametrize("model", ["regen"], indirect=True)
-def test_whole_chunks_have_the_compression_of_the_model(tmp_path: Path, model: Autoencoder) -> None:
-    report = reconstruct(model, make_video(tmp_path / "in.mp4", 5, 24, 40), tmp_path / "out.mp4")
-    assert report.compression == 5 * 3 * 64 / (2 * 4)
-
-
 @ONE_DVA
-@pytest.mark.parametrize("length", [0, 5, 12])
+@pytest.mark.parametrize("length", [0, 5])
 def test_1d_latents_are_counted(tmp_path: Path, model: Autoencoder, length: int) -> None:
     source = make_video(tmp_path / "in.mp4", 10, 32, 48)
     report = reconstruct(model, source, tmp_path / "out.mp4", lengths=FixedLength(length))
@@ -142,9 +138,8 @@ def test_before_and_after_the_chunks_it_stands_still(
 @pytest.mark.parametrize(
     ("model", "size"),
     [
-        *(("regen", size) for size in (None, Size(16, 16), Size(19, 33))),
+        *(("regen", size) for size in (None, Size(19, 33))),
         *(("onedva", size) for size in (None, Size(19, 33))),
-        ("magvit2", Size(19, 33)),
     ],
     indirect=["model"],
 )
@@ -177,6 +172,7 @@ def test_latents_carry_the_size_before_and_after(tmp_path: Path, model: Autoenco
     assert (video.model, video.weights) == ("tiny", "abc")
 
 
+@WITH_ONE_DVA
 def test_image_is_one_content_latent(tmp_path: Path, model: Autoencoder) -> None:
     report = reconstruct(model, make_image(tmp_path / "in.png"), tmp_path / "out.png")
     assert report.latent_shape == [1, 4, 1, *((3, 4) if model.spatial_compression_ratio == 8 else (2, 2))]
@@ -201,26 +197,16 @@ def test_comparison_of_a_video_has_its_frames_and_sound(tmp_path: Path, model: A
         assert len(list(reader)) == 7
 
 
-def test_size_is_the_measuring_protocol(tmp_path: Path, model: Autoencoder) -> None:
-    source = make_video(tmp_path / "in.mp4", 2, 24, 40)
-    report = reconstruct(model, source, tmp_path / "out.mp4", size=Size(16, 16))
-    frames = [resize_center_crop(frame, Size(16, 16)) for frame in read(source)[0]]
-    decoded = torch.stack(list(decode_chunks(model, encode_frames(model, frames), height=16, width=16)))
-    assert report.psnr == pytest.approx(psnr_per_frame(torch.stack(frames), decoded).mean().item())
-
-
 def test_progress_counts_frames(tmp_path: Path, model: Autoencoder) -> None:
     source, seen = make_video(tmp_path / "in.mp4"), []
-    reconstruct(
-        model, source, tmp_path / "out.mp4", on_progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen == [(5, 7), (7, 7)]
+
+    def record(done: int, total: int | None) -> None:
+        seen.append((done, total))
+
+    reconstruct(model, source, tmp_path / "out.mp4", on_progress=record)
     video, _ = encode(model, source)
-    seen.clear()
-    decode_video(
-        model, video, tmp_path / "out.mp4", on_progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen == [(5, 7), (7, 7)]
+    decode_video(model, video, tmp_path / "out.mp4", on_progress=record)
+    assert seen == [(5, 7), (7, 7)] * 2
 
 
 def test_damage_is_passed_on(tmp_path: Path, model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,10 +229,8 @@ def test_interruption_leaves_nothing(tmp_path: Path, model: Autoencoder) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_steps_and_places_are_checked(tmp_path: Path, model: Autoencoder) -> None:
+def test_input_and_outputs_must_be_different_files(tmp_path: Path, model: Autoencoder) -> None:
     source = make_video(tmp_path / "in.mp4", 1)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        reconstruct(model, source, tmp_path / "out.mp4", options=DecodeOptions(steps=0))
     for output, compare in (("in.mp4", None), ("out.mp4", "out.mp4"), ("out.mp4", "in.mp4")):
         with pytest.raises(ValueError, match="must be different files"):
             reconstruct(model, source, tmp_path / output, compare=compare and tmp_path / compare)
@@ -262,12 +246,15 @@ def test_sound_of_the_output_is_that_of_the_input(tmp_path: Path, model: Autoenc
     assert packets(tmp_path / "out.mp4") == packets(source)
 
 
-@pytest.mark.parametrize("options", [DecodeOptions(batch=3), DecodeOptions(seams="match")])
+@WITH_ONE_DVA
 @pytest.mark.parametrize(
-    "timeline",
+    ("options", "timeline"),
     [
-        Timeline(interpolate=3),
-        Timeline(interpolate=2, extrapolate_before=1, extrapolate_after=2, every_chunk=True),
+        (DecodeOptions(batch=3), Timeline(interpolate=3)),
+        (
+            DecodeOptions(seams="match"),
+            Timeline(interpolate=2, extrapolate_before=1, extrapolate_after=2, every_chunk=True),
+        ),
     ],
 )
 def test_frames_between_are_written_as_they_are_measured(
