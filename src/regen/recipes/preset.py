@@ -1,6 +1,7 @@
 """A recipe with its help text."""
 
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 R = TypeVar("R")
 
@@ -8,7 +9,8 @@ PLAIN = "regen train {name} --data DIR --out RUN"
 CACHED = "regen train {name} --data DIR --cache FRAMES --out RUN"
 
 
-class Preset(NamedTuple, Generic[R]):
+@dataclass(frozen=True)
+class Preset(Generic[R]):
     """A full configuration, what it is for (hardware, time, result), and the command that runs it."""
 
     recipe: R
