@@ -23,9 +23,10 @@ from torch import Tensor
 
 from regen.codec.chunks import to_clip
 from regen.data.catalog import find_media
-from regen.embedders.linear import PATCH, AutoencoderLinear
+from regen.embedders.linear import AutoencoderLinear
 from regen.media.reader import VideoError, VideoReader
 from regen.media.sizes import Size, resize_center_crop
+from regen.tiling import LATENT_STRIDE
 
 CARD = """---
 library_name: diffusers
@@ -92,7 +93,7 @@ class Footage:
 def crop(frame: UInt8[Tensor, "h w 3"], short_side: int) -> UInt8[Tensor, "h2 w2 3"]:
     """The frame at this short side, whole but for what is cropped to make both sides multiples of 8."""
     scale = short_side / min(frame.shape[:2])
-    height, width = (round(side * scale) // PATCH * PATCH for side in frame.shape[:2])
+    height, width = (round(side * scale) // LATENT_STRIDE * LATENT_STRIDE for side in frame.shape[:2])
     return resize_center_crop(frame, Size(height, width))
 
 
@@ -121,8 +122,8 @@ def main(
         manifest: CSV with columns file, source_repo, licence; by default MANIFEST.csv of the first folder.
     """
     use_threads(threads)
-    if every < 1 or short_side < PATCH:
-        raise ValueError(f"Give --every 1 or more and --short-side {PATCH} or more.")
+    if every < 1 or short_side < LATENT_STRIDE:
+        raise ValueError(f"Give --every 1 or more and --short-side {LATENT_STRIDE} or more.")
     sources = read_manifest(manifest or data[0] / "MANIFEST.csv")
     footage = Footage(find_media(data), ratio + 1, short_side, every)
     start = time.perf_counter()
@@ -167,7 +168,7 @@ def card(footage: Footage, channels: int, minutes: float, sources: dict[str, str
     return CARD.format(
         ratio=ratio,
         length=footage.length,
-        values=3 * PATCH**2 * footage.length,
+        values=3 * LATENT_STRIDE**2 * footage.length,
         numbers=2 * channels,
         channels=channels,
         options=options,

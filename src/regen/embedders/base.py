@@ -8,7 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution, IdentityDistribution
+from diffusers.models.autoencoders.vae import (
+    DecoderOutput,
+    DiagonalGaussianDistribution,
+    IdentityDistribution,
+)
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
@@ -85,6 +89,8 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     extrapolates: bool = False
     """Whether `decode` generates new frames before and after a chunk."""
     _forward_methods = ("loss", "encode", "decode")
+    encode: Callable[..., Any]
+    decode: Callable[..., Any]
     tile: Tile | None = None
     """The largest part of the picture to process at once; a `tile` argument takes precedence."""
 
@@ -144,6 +150,15 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     def disable_tiling(self) -> None:
         """Process the whole picture at once again."""
         self.tile = None
+
+    def forward(
+        self, video: Float[Tensor, "b 3 t h w"], steps: int = 1, generator: torch.Generator | None = None
+    ) -> DecoderOutput:
+        """Encode and decode a chunk or an image; the result has the size of the input."""
+        frames, height, width = video.shape[2:]
+        latents = self.encode(video).latent_dist.mode()
+        sample = self.decode(latents, steps=steps, generator=generator).sample
+        return DecoderOutput(sample=sample[:, :, :frames, :height, :width])
 
     def _statistics(self, frames: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
         """Mean and standard deviation of a chunk of `frames` latent frames."""

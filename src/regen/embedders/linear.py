@@ -1,13 +1,13 @@
-"""AutoencoderLinear: the linear floor. What principal components alone reach with the latents of REGEN.
+"""AutoencoderLinear: the linear baseline, principal components.
 
-A chunk of k+1 frames is cut into cubes of 8 x 8 pixels and k+1 frames. Each cube, 3 * 64 * (k+1) numbers, is
-replaced by its first 2c principal components; they are laid out as two latent frames of c channels. An image
-has components of its own: 8 x 8 squares, c numbers each. No linear embedder with the same latents has a
-smaller mean squared error on the clips that this one is fitted to, so whatever is learned must beat it.
+A chunk of k+1 frames is split into cubes of 8 x 8 pixels and k+1 frames. Each cube, 3 * 64 * (k+1) values, is
+replaced by its first 2c principal components, as two latent frames of c channels. An image has components of
+its own: 8 x 8 squares, c values each. No linear embedder with the same latents has a smaller mean squared
+error on the clips that this one is fitted to, so a learned embedder must surpass it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -20,25 +20,23 @@ from torch import Generator, Tensor, nn
 
 from regen.diffusion import Solver, euler
 from regen.embedders.base import VideoAutoencoder, blend_frames
-from regen.tiling import Tile
+from regen.tiling import LATENT_STRIDE, Tile
 
-PATCH = 8  # pixels: the side of a cube
-SMALLEST_STD = 1e-6  # for components without any variance, as in synthetic clips
+MIN_STD = 1e-6  # for components without any variance, as in synthetic clips
 
 
 def to_cubes(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b h2 w2 d"]:
-    """Cut a clip into cubes of 8 x 8 pixels and all its frames, d = 192 t numbers each."""
-    return rearrange(video, "b c t (h p) (w q) -> b h w (t c p q)", p=PATCH, q=PATCH)
+    """Split a clip into cubes of 8 x 8 pixels and all its frames, d = 192 t values each."""
+    return rearrange(video, "b c t (h p) (w q) -> b h w (t c p q)", p=LATENT_STRIDE, q=LATENT_STRIDE)
 
 
 def from_cubes(cubes: Float[Tensor, "b h2 w2 d"]) -> Float[Tensor, "b 3 t h w"]:
     """The inverse of `to_cubes`."""
-    return rearrange(cubes, "b h w (t c p q) -> b c t (h p) (w q)", c=3, p=PATCH, q=PATCH)
+    return rearrange(cubes, "b h w (t c p q) -> b c t (h p) (w q)", c=3, p=LATENT_STRIDE, q=LATENT_STRIDE)
 
 
-@dataclass
-class Components:
-    """Principal components of vectors of length d: mean, n orthonormal columns, std along each."""
+class Components(NamedTuple):
+    """Principal components of vectors of length d: mean, n orthonormal columns, standard deviations."""
 
     mean: Float[Tensor, " d"]
     basis: Float[Tensor, "d n"]
@@ -46,7 +44,7 @@ class Components:
 
 
 class Covariance:
-    """Exact mean and covariance of vectors that come in batches; sums in float64, products in float32."""
+    """Exact mean and covariance of batches of vectors; sums in float64, products in float32."""
 
     def __init__(self, dimension: int) -> None:
         self.count = 0
@@ -61,17 +59,17 @@ class Covariance:
         self.products += flat.T @ flat
 
     def components(self, number: int) -> Components:
-        """The `number` components of largest variance, signed the largest entry of each positive."""
+        """The `number` components of largest variance, the largest entry of each positive."""
         mean = self.total / self.count
-        variances, vectors = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
-        variances, vectors = variances.flip(0)[:number], vectors.flip(1)[:, :number]
-        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-        std = variances.clamp(min=SMALLEST_STD**2).sqrt()
-        return Components(mean.float(), (vectors * largest.sign()).float(), std.float())
+        variances, basis = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
+        variances, basis = variances.flip(0)[:number], basis.flip(1)[:, :number]
+        largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
+        std = variances.clamp(min=MIN_STD**2).sqrt()
+        return Components(mean.float(), (basis * largest.sign()).float(), std.float())
 
 
 class PrincipalComponents(nn.Module):
-    """The linear map between vectors of length d and n normalised numbers, and back."""
+    """The linear map between vectors of length d and n normalised values, and back."""
 
     std: Float[Tensor, " n"]
 
@@ -82,8 +80,9 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("std", torch.ones(number))
 
     @torch.no_grad()
-    def set(self, components: Components) -> None:
-        """Take over fitted components."""
+    def fit(self, vectors: Covariance) -> None:
+        """Use the principal components of these vectors."""
+        components = vectors.components(len(self.std))
         self.mean.copy_(components.mean)
         self.basis.copy_(components.basis)
         self.std.copy_(components.std)
@@ -92,25 +91,25 @@ class PrincipalComponents(nn.Module):
         """Coordinates along the components, divided by their standard deviation."""
         return (vectors - self.mean) @ self.basis / self.std
 
-    def decode(self, numbers: Float[Tensor, "b h w n"]) -> Float[Tensor, "b h w d"]:
-        """The vector with these coordinates; the nearest such one to what was encoded."""
-        return (numbers * self.std) @ self.basis.T + self.mean
+    def decode(self, values: Float[Tensor, "b h w n"]) -> Float[Tensor, "b h w d"]:
+        """The vector with these coordinates, the nearest such one to what was encoded."""
+        return (values * self.std) @ self.basis.T + self.mean
 
 
 class AutoencoderLinear(VideoAutoencoder):
-    """Principal components of 8 x 8 x (k+1) cubes, with the interface of every embedder here.
+    """Principal components of 8 x 8 x (k+1) cubes, with the interface of all embedders.
 
-    Latents are "b c n h/8 w/8" with n = 2 for a chunk of k+1 frames and n = 1 for an image; every number is
-    already divided by its standard deviation over the clips of the fit. Channel i of latent frame j is
-    component j c + i: unlike in REGEN, the first latent frame of a chunk is not the latent of an image.
+    Latents are "b c n h/8 w/8" with n = 2 for a chunk of k+1 frames and n = 1 for an image, divided by
+    their standard deviation over the clips of the fit. Channel i of latent frame j is component j c + i:
+    unlike in REGEN, the first latent frame of a chunk is not the latent of an image.
 
     Args:
         temporal_compression_ratio: k; a chunk has k+1 frames.
-        latent_channels: c, the numbers per latent frame and 8 x 8 square.
+        latent_channels: c, the values per latent frame and 8 x 8 square.
         spatial_compression_ratio: 8, the side of a cube.
-        latents_mean, latents_std: mean and standard deviation of the raw numbers of a chunk, by latent frame
-            and channel, as applied inside the model; the mean is zero: the mean cube is taken away first.
-        scaling_factor: 1; the latents that a caller sees are already normalised.
+        scaling_factor: 1, as latents are normalised.
+        latents_mean, latents_std: mean and standard deviation of the raw values of a chunk, by latent frame
+            and channel, as applied inside the model; the mean is zero, as the mean cube is subtracted first.
     """
 
     @register_to_config
@@ -118,33 +117,33 @@ class AutoencoderLinear(VideoAutoencoder):
         self,
         temporal_compression_ratio: int = 4,
         latent_channels: int = 8,
-        spatial_compression_ratio: int = PATCH,
+        spatial_compression_ratio: int = LATENT_STRIDE,
         scaling_factor: float = 1.0,
         latents_mean: list[list[float]] | None = None,
         latents_std: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
-        if (spatial_compression_ratio, scaling_factor) != (PATCH, 1.0):
-            raise ValueError("A linear embedder has the spatial ratio 8 and the scaling factor 1, no others.")
-        assert latents_mean is None or not any(map(any, latents_mean)), "the mean cube is taken away first"
-        if temporal_compression_ratio < 1 or not 1 <= latent_channels <= 3 * PATCH**2:
+        if (spatial_compression_ratio, scaling_factor) != (LATENT_STRIDE, 1.0):
+            raise ValueError("spatial_compression_ratio must be 8 and scaling_factor 1.")
+        assert latents_mean is None or not any(map(any, latents_mean)), "the mean cube is subtracted first"
+        if temporal_compression_ratio < 1 or not 1 <= latent_channels <= 3 * LATENT_STRIDE**2:
             raise ValueError(
-                f"A linear embedder needs a ratio of at least 1 and 1 to {3 * PATCH**2} latent channels, "
-                f"got {temporal_compression_ratio} and {latent_channels}."
+                f"The ratio must be >= 1 and there must be 1 to {3 * LATENT_STRIDE**2} latent channels, got "
+                f"{temporal_compression_ratio} and {latent_channels}."
             )
-        self.chunk = PrincipalComponents(3 * PATCH**2 * self.chunk_frames, 2 * latent_channels)
-        self.image = PrincipalComponents(3 * PATCH**2, latent_channels)
+        self.chunk = PrincipalComponents(3 * LATENT_STRIDE**2 * self.chunk_frames, 2 * latent_channels)
+        self.image = PrincipalComponents(3 * LATENT_STRIDE**2, latent_channels)
         if latents_std is not None:
             self.chunk.std.copy_(torch.tensor(latents_std).flatten())
 
     @property
     def latents_mean(self) -> Float[Tensor, "2 c"]:
-        """Mean of the raw numbers of a chunk: zero, as the mean cube is taken away first."""
+        """Mean of the raw values of a chunk: zero, as the mean cube is subtracted first."""
         return torch.zeros_like(self.latents_std)
 
     @property
     def latents_std(self) -> Float[Tensor, "2 c"]:
-        """Standard deviation of the raw numbers of a chunk, by which `encode` has already divided."""
+        """Standard deviation of the raw values of a chunk, by which `encode` divides."""
         return rearrange(self.chunk.std, "(n c) -> n c", n=2)
 
     @classmethod
@@ -157,14 +156,13 @@ class AutoencoderLinear(VideoAutoencoder):
     ) -> "AutoencoderLinear":
         """The embedder with the smallest squared error on `chunks` of k+1 frames in [-1, 1], and on `images`.
 
-        Every chunk and image is looked at once, so they may come from a generator; sides are multiples of 8,
-        sizes may differ. Without `images`, every frame of every chunk counts as one. ValueError when there
-        is nothing to fit to, or a chunk has another number of frames.
+        Both are iterated once; sides are multiples of 8, sizes may differ. Without `images`, every frame of
+        every chunk is one. Raises ValueError when there is nothing to fit to, or for other numbers of frames.
         """
-        blank = cls(temporal_compression_ratio=temporal_compression_ratio, latent_channels=latent_channels)
-        of_chunks, of_images = Covariance(len(blank.chunk.mean)), Covariance(len(blank.image.mean))
+        model = cls(temporal_compression_ratio, latent_channels)
+        of_chunks, of_images = Covariance(len(model.chunk.mean)), Covariance(len(model.image.mean))
         for chunk in chunks:
-            blank._part_for_frames(chunk)
+            model._part_for_frames(chunk)
             of_chunks.add(to_cubes(chunk))
             if images is None:
                 of_images.add(to_cubes(rearrange(chunk, "b c t h w -> (b t) c 1 h w")))
@@ -172,31 +170,28 @@ class AutoencoderLinear(VideoAutoencoder):
             of_images.add(to_cubes(image))
         if of_chunks.count == 0 or of_images.count == 0:
             raise ValueError("There is nothing to fit to; give at least one chunk and one image.")
-        components = of_chunks.components(2 * latent_channels)
-        std = rearrange(components.std, "(n c) -> n c", n=2)
-        model = cls(
-            temporal_compression_ratio=temporal_compression_ratio,
-            latent_channels=latent_channels,
-            latents_mean=torch.zeros_like(std).tolist(),
-            latents_std=std.tolist(),
+        model.chunk.fit(of_chunks)
+        model.image.fit(of_images)
+        statistics = model.latents_mean.tolist(), model.latents_std.tolist()
+        fitted = cls(
+            temporal_compression_ratio, latent_channels, latents_mean=statistics[0], latents_std=statistics[1]
         )
-        model.chunk.set(components)
-        model.image.set(of_images.components(latent_channels))
-        return model
+        fitted.load_state_dict(model.state_dict())
+        return fitted
 
     @apply_forward_hook
     def encode(
         self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
     ) -> AutoencoderKLOutput | tuple[IdentityDistribution]:
-        """Latents of a chunk of k+1 frames or of an image (t = 1), RGB in [-1, 1].
+        """Encode a chunk of k+1 frames or an image (t = 1), RGB in [-1, 1].
 
-        `latent_dist.mode()` and `.sample()` are both the latents "b c n h/8 w/8": there is no randomness.
-        `tile` has no effect: every cube is a tile of its own. ValueError when t is neither 1 nor k+1, or a
-        side is no multiple of 8.
+        `latent_dist.mode()` and `.sample()` are both the latents "b c n h/8 w/8". `tile` has no effect: every
+        cube is a tile of its own. Raises ValueError when t is neither 1 nor k+1, or a side not a multiple of
+        8.
         """
         part = self._part_for_frames(video)
-        numbers = part.encode(to_cubes(video.to(self.dtype)))
-        latents = rearrange(numbers, "b h w (n c) -> b c n h w", c=self.latent_channels)
+        values = part.encode(to_cubes(video.to(self.dtype)))
+        latents = rearrange(values, "b h w (n c) -> b c n h w", c=self.latent_channels)
         distribution = IdentityDistribution(latents)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
@@ -211,23 +206,28 @@ class AutoencoderLinear(VideoAutoencoder):
         solver: Solver = euler,
         tile: Tile | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """The frames at `times` (0: first frame of the chunk, 1: last) as "b 3 t 8h 8w", not clamped.
+        """Decode latents to the frames at `times` (0: first frame of the chunk, 1: last), not clamped.
 
         By default all k+1 frames of a chunk, or the one of an image. Between two frames the result is their
-        linear blend; before the first and after the last it stands still. `steps` (at least 1),
-        `generator`, `solver` and `tile` have no effect: nothing is denoised. ValueError for latents of
-        another shape or `steps` under 1.
+        linear blend; before the first and after the last it is constant. `steps` (at least 1), `generator`,
+        `solver` and `tile` have no effect. Raises ValueError for latents of another shape or `steps` < 1.
         """
         if steps < 1:
-            raise ValueError(f"Decoding needs at least 1 step, got {steps}.")
-        numbers = rearrange(latents.to(self.dtype), "b c n h w -> b h w (n c)")
-        video = from_cubes(self._part_for_latents(latents).decode(numbers))
+            raise ValueError(f"Decoding takes at least 1 step, got {steps}.")
+        channels, frames = latents.shape[1:3]
+        if channels != self.latent_channels or frames not in (1, 2):
+            raise ValueError(
+                f"Latents must be 1 or 2 latent frames of {self.latent_channels} channels, got {frames} of "
+                f"{channels}."
+            )
+        part = self.image if frames == 1 else self.chunk
+        video = from_cubes(part.decode(rearrange(latents.to(self.dtype), "b c n h w -> b h w (n c)")))
         if times is not None:
             video = blend_frames(video, times * self.temporal_compression_ratio)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
-        """About how much memory it takes to encode or decode `frames` frames of `height` x `width` pixels."""
+        """Estimated memory for encoding or decoding `frames` frames of `height` x `width` pixels."""
         return 3 * 4 * frames * height * width * self.dtype.itemsize
 
     def loss(
@@ -235,7 +235,7 @@ class AutoencoderLinear(VideoAutoencoder):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean squared error of `batch["target"]` at `batch["times"]`, decoded from `batch["clip"]`.
 
-        `fit` finds its minimum for reconstruction directly; the loss is here to compare and to fine-tune.
+        `fit` finds its minimum for reconstruction directly; the loss serves comparison and fine-tuning.
         `generators` have no effect: there is no randomness.
         """
         latents = self.encode(batch["clip"]).latent_dist.mode()
@@ -246,23 +246,9 @@ class AutoencoderLinear(VideoAutoencoder):
 
     def _part_for_frames(self, video: Float[Tensor, "b 3 t h w"]) -> PrincipalComponents:
         frames, height, width = video.shape[2:]
-        if height % PATCH or width % PATCH:
+        if height % LATENT_STRIDE or width % LATENT_STRIDE or frames not in (1, self.chunk_frames):
             raise ValueError(
-                f"Frames of {height} x {width} pixels can't be encoded; make both sides multiples of {PATCH}."
+                f"A video must have 1 or {self.chunk_frames} frames and sides that are multiples of "
+                f"{LATENT_STRIDE}, got {frames} of {height}x{width}."
             )
-        if frames == 1:
-            return self.image
-        if frames != self.chunk_frames:
-            raise ValueError(
-                f"Give 1 or {self.chunk_frames} frames to this embedder at a time, not {frames}."
-            )
-        return self.chunk
-
-    def _part_for_latents(self, latents: Float[Tensor, "b c n h w"]) -> PrincipalComponents:
-        channels, number = latents.shape[1:3]
-        if channels != self.latent_channels or number not in (1, 2):
-            raise ValueError(
-                f"Latents must be 1 or 2 latent frames of {self.latent_channels} channels, "
-                f"got {number} of {channels}."
-            )
-        return self.image if number == 1 else self.chunk
+        return self.image if frames == 1 else self.chunk

@@ -130,12 +130,6 @@ class AutoencoderMagvit2(PyramidAutoencoder):
             sample = blend_frames(sample, times * (sample.shape[2] - 1))
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
-    def forward(
-        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
-    ) -> DecoderOutput:
-        """Encode and decode one chunk or image."""
-        return self.decode(self.encode(video).latent_dist.mode())
-
     def loss(
         self,
         batch: dict[str, Tensor],

@@ -137,14 +137,6 @@ class AutoencoderOneDVA(HybridAutoencoder):
             sample = blend_frames(sample, times * (frames - 1))
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
-    def forward(
-        self, video: Float[Tensor, "b 3 t h w"], steps: int = 1, generator: torch.Generator | None = None
-    ) -> DecoderOutput:
-        """Encode and decode a clip or image of any size."""
-        frames, height, width = video.shape[2:]
-        sample = self.decode(self.encode(video).latent_dist.mode(), steps=steps, generator=generator).sample
-        return DecoderOutput(sample=sample[:, :, :frames, :height, :width])
-
     def loss(
         self,
         batch: dict[str, Tensor],

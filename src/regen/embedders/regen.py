@@ -130,12 +130,6 @@ class AutoencoderRegen(PyramidAutoencoder):
         sample = solver(diffusion.as_velocity(network, self.config.prediction), noise, schedule)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
-    def forward(
-        self, video: Float[Tensor, "b 3 t h w"], steps: int = 1, generator: torch.Generator | None = None
-    ) -> DecoderOutput:
-        """Encode and decode one chunk or image."""
-        return self.decode(self.encode(video).latent_dist.mode(), steps=steps, generator=generator)
-
     def loss(
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
