@@ -170,10 +170,10 @@ def run_workers(function: Callable[[int], object], processes: int, on_poll: Call
     try:
         for number in range(processes):
             errors, other_end = context.Pipe(duplex=False)
-            worker = context.Process(target=_run_shared, args=(function, number, other_end), daemon=True)
-            worker.start()
+            process = context.Process(target=_run_shared, args=(function, number, other_end), daemon=True)
+            process.start()
             other_end.close()
-            workers.append((worker, errors))
+            workers.append((process, errors))
         while any(worker.is_alive() for worker, _ in workers):
             on_poll()
             wait([worker.sentinel for worker, _ in workers if worker.is_alive()], timeout=POLL_SECONDS)

@@ -134,7 +134,7 @@ def test_a_caption_and_class_of_the_folder_are_told(shards: Shell, clips: Path) 
         ),
         (("build", "clips", "--out", "out", "--min-frames", "50", "--min-side", "99"), "None of the 4 files"),
         (("index", "clips"), "no .tar file in clips"),
-        (("show", "clips"), "no index.safetensors"),
+        (("show", "clips"), "no readable index.safetensors"),
     ],
 )
 def test_errors_are_one_sentence(shards: Shell, clips: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -82,7 +82,7 @@ def test_shards_without_an_index_are_told(files: list[Path], tmp_path: Path) -> 
         ClipDataset([shards])
     with pytest.raises(ValueError, match="There is no file or folder .*nowhere"):
         ClipDataset([tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match="memory://nowhere has no index"):
+    with pytest.raises(ValueError, match="memory://nowhere has no readable index"):
         ClipDataset(["memory://nowhere"])
 
 

@@ -65,7 +65,7 @@ def test_clips_have_shape_range_and_consecutive_frames(folder: Path, tmp_path: P
 def test_the_whole_of_the_shortest_video_serves(folder: Path) -> None:
     clips = ClipDataset([folder / "short.mp4"])
     assert numbers(clips.read(0, 12, (48, 64), ALL, seed=0)) == list(range(12))
-    with pytest.raises(ValueError, match="long enough for 13 frames; the longest of 1 has 12"):
+    with pytest.raises(ValueError, match="need 13 frames, but the longest of 1 videos has 12"):
         clips.read(0, 13, (48, 64), ALL, seed=0)
 
 
@@ -75,7 +75,7 @@ def test_frame_rate_picks_by_time(folder: Path) -> None:
     assert half == list(range(half[0], half[0] + 12, 2))
     double = numbers(clips.read(0, 6, (48, 64), ALL, seed=0, frame_rate=60000 / 1001))
     assert set(double) in ({double[0] + i for i in range(n)} for n in (3, 4))
-    with pytest.raises(ValueError, match="long enough"):
+    with pytest.raises(ValueError, match="need 6 frames"):
         clips.read(0, 6, (48, 64), ALL, seed=0, frame_rate=2.0)
 
 
@@ -170,7 +170,7 @@ def test_all_damaged_is_an_error(tmp_path: Path) -> None:
     path = make_movie(tmp_path / "a.mp4", numbered(10))
     clips = ClipDataset([path])
     truncate(path, 0.3)
-    with pytest.raises(ValueError, match="not one could be decoded"):
+    with pytest.raises(ValueError, match="could be decoded"):
         clips.read(0, 5, SIZE, SCALE, seed=0)
 
 

@@ -189,7 +189,7 @@ def test_templates_cover_what_the_shape_does(shape: str) -> None:
 def test_three_large_shapes_need_room() -> None:
     scene = replace(draw_scene(0), count="three", size="large")
     assert len(render(scene, 1, 64, 64, 0)) == 1
-    with pytest.raises(ValueError, match="make it wider"):
+    with pytest.raises(ValueError, match="at least as wide"):
         render(scene, 1, 64, 24, 0)
 
 

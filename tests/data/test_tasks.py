@@ -133,7 +133,7 @@ def test_neighbouring_steps_share_no_sample(clips):
 
 
 def test_stages_must_cover_the_training(clips):
-    with pytest.raises(ValueError, match="last at 1"):
+    with pytest.raises(ValueError, match="last be 1"):
         TrainingBatches(clips, 4, TaskConfig(), (Stage(16, 16, 1, 1, until=0.5),), (1.0, 1.0), 10, 0)
 
 
@@ -147,7 +147,7 @@ def test_impossible_stages_are_told(stage):
     "shares", [{"image_share": 1.2}, {"warmup_fraction": -0.1}, {"share_start": 0.6}, {"share_end": 0.51}]
 )
 def test_impossible_shares_are_told(shares):
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         TaskConfig(**shares)
 
 
@@ -302,5 +302,5 @@ def test_of_fewer_frames_than_asked_for_all_are_decoded(clips):
     part = subsample_targets(task, 3, generator)
     assert {*zip(part.targets, part.times, strict=True)} < {*zip(task.targets, task.times, strict=True)}
     assert part.inputs == task.inputs
-    with pytest.raises(ValueError, match="At least 1 frame is decoded, not 0"):
+    with pytest.raises(ValueError, match="decoded_frames must be at least 1, got 0"):
         TaskConfig(decoded_frames=0)

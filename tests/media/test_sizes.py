@@ -31,13 +31,13 @@ def test_size_reads_as_it_is_written() -> None:
 
 @pytest.mark.parametrize("text", ["0", "7", "-256", "256x0", "7x256", "99999", "256x-8"])
 def test_impossible_sides(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^A side of -?\d+ pixels is not between 8 and 16384; .*\.$"):
+    with pytest.raises(ValueError, match=r"8 to 16384 pixels, got -?\d+"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["abc", "", "256x", "x256", "1x2x3", "256.5", "1e3", "२५६", "9" * 5000])
 def test_not_a_size(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a size; give one number \(256\) or .*\.$"):
+    with pytest.raises(ValueError, match="A size is one number"):
         parse_size(text)
 
 

@@ -129,7 +129,7 @@ def test_senseless_sizes_and_rates(tmp_path: Path, width: int, height: int, rate
 
 
 def test_sound_cannot_start_early(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="1/2 s early"):
+    with pytest.raises(VideoError, match="audio delay .* -1/2 s"):
         VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(25), tmp_path / "a.m4a", Fraction(-1, 2))
     assert list(tmp_path.iterdir()) == []
 

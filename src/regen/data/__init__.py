@@ -1,1 +1,1 @@
-"""Videos and images: read and write files, draw training clips, make toy data."""
+"""Training data: catalogs, clips, tasks, shards, toy videos."""

@@ -1,6 +1,6 @@
-"""What is known of many videos and images before one is read: columns of numbers, not objects.
+"""Catalogs of videos and images in files, folders and shard sets.
 
-A hundred thousand samples take a few megabytes, which processes that are forked share.
+Columns of numbers, not objects: 100,000 samples take a few megabytes, which forked processes share.
 """
 
 import os
@@ -67,16 +67,16 @@ class MediaColumns:
 
 @runtime_checkable
 class Catalog(Protocol):
-    """The samples of one place, by number. Holds no open file and may be used in any process."""
+    """Samples by number. Holds no open file and may be used in any process."""
 
     columns: MediaColumns
 
     def name(self, number: int) -> str:
-        """Where sample `number` lies, for messages; its last part is the name of its file."""
+        """The path or address of a sample, for messages."""
         ...
 
     def source(self, number: int) -> Source:
-        """What a reader opens. Raises VideoError when it can't be had any more."""
+        """The input of a reader. Raises VideoError when it is gone."""
         ...
 
     def times(self, number: int, source: Source) -> Float64[np.ndarray, " t"]:
@@ -87,8 +87,7 @@ class Catalog(Protocol):
 class FolderCatalog:
     """Video and image files, each opened once at the start.
 
-    Those that can't be read, or not in `seconds`, are left out; `skipped` has the reasons. The frame times
-    of all files are kept, exact.
+    Those that can't be read in `seconds` are left out; `skipped` has the reasons. All frame times are kept.
     """
 
     def __init__(self, paths: Sequence[Path], seconds: float | None = None) -> None:
@@ -99,14 +98,16 @@ class FolderCatalog:
         for path in find_media(paths):
             try:
                 with time_limit(seconds, str(path)), VideoReader(path, threads=1) as reader:
-                    moments, info = reader.frame_times(), reader.info
+                    frame_times, info = reader.frame_times(), reader.info
             except VideoError as error:
                 self.skipped[str(path)] = str(error)
                 continue
-            span = float(moments[-1] - moments[0])
-            rows.append((len(moments), float(info.frame_rate), span, info.width, info.height, info.is_image))
+            span = float(frame_times[-1] - frame_times[0])
+            rows.append(
+                (len(frame_times), float(info.frame_rate), span, info.width, info.height, info.is_image)
+            )
             names.append(os.fsencode(path))
-            times.append(moments)
+            times.append(frame_times)
         self.columns = _columns(*(zip(*rows, strict=True) if rows else [()] * 6))
         self._names = np.frombuffer(b"".join(names), dtype=np.uint8)
         self._name_ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
@@ -124,7 +125,7 @@ class FolderCatalog:
 
 
 class ShardCatalog:
-    """The samples of a shard set, as its index tells; nothing else is read at the start."""
+    """The samples of a shard set, from its index."""
 
     def __init__(self, address: str) -> None:
         self.shards = ShardSet(address)
@@ -146,7 +147,7 @@ class ShardCatalog:
 
 @dataclass(frozen=True)
 class Collection:
-    """Several catalogues as one, their samples in a row; `skipped`: files left out, with the reasons."""
+    """Several catalogs in a row. `skipped` has the files that are left out, with the reasons."""
 
     catalogs: tuple[Catalog, ...]
     skipped: dict[str, str]
@@ -159,46 +160,45 @@ class Collection:
         )
 
     def find(self, number: int) -> tuple[Catalog, int]:
-        """The catalogue that has sample `number`, and its number there."""
+        """The catalog of sample `number`, and its number there."""
         for catalog in self.catalogs:
             if number < len(catalog.columns):
                 return catalog, number
             number -= len(catalog.columns)
-        raise AssertionError(f"there is no sample {number} behind the last one")
+        raise AssertionError(f"sample {number} after the last one")
 
     def file_names(self, numbers: Int64[np.ndarray, " n"]) -> Iterator[bytes]:
-        """The names of the files of some samples, without their places, as the system writes them."""
+        """The file names of some samples, without their folders, as the system encodes them."""
         for number in numbers.tolist():
-            catalog, place = self.find(number)
-            yield os.fsencode(os.path.basename(catalog.name(place)))
+            catalog, index = self.find(number)
+            yield os.fsencode(os.path.basename(catalog.name(index)))
 
 
 def open_collection(paths: Sequence[str | Path], seconds: float | None) -> Collection:
     """All samples of these files, folders and shard sets: those of files first, sorted, each once.
 
-    Files that can't be read in `seconds` are left out.
-
-    Raises ValueError when a place does not exist, or none of them has a sample that can be used.
+    Files that can't be read in `seconds` are left out. Raises ValueError when a path does not exist or no
+    sample is left.
     """
-    places = list(dict.fromkeys(str(path) for path in paths))
-    addresses = [place for place in places if is_shard_set(place)]
-    folder = FolderCatalog([Path(place) for place in places if place not in addresses], seconds)
+    names = list(dict.fromkeys(str(path) for path in paths))
+    addresses = [name for name in names if is_shard_set(name)]
+    folder = FolderCatalog([Path(name) for name in names if name not in addresses], seconds)
     catalogs: list[Catalog] = [folder] if len(folder.columns) else []
     catalogs += [ShardCatalog(address) for address in addresses]
     if not sum(len(catalog.columns) for catalog in catalogs):
-        raise ValueError(_nothing(places, folder.skipped))
+        raise ValueError(_empty_message(names, folder.skipped))
     return Collection(tuple(catalogs), folder.skipped)
 
 
-def _nothing(places: Sequence[str], skipped: dict[str, str]) -> str:
-    where = ", ".join(places)
+def _empty_message(names: Sequence[str], skipped: dict[str, str]) -> str:
+    paths = ", ".join(names)
     if skipped:
         first = next(iter(skipped.values()))
-        return f"None of the {len(skipped)} videos and images in {where} can be used, as: {first}"
-    bare = [place for place in places if any(Path(place).glob("*.tar"))]
-    if bare:
-        return f"{bare[0]} has shards without an index; make one by regen shards index {bare[0]}."
-    return f"There is no video or image in {where}; give a folder that holds some."
+        return f"None of the {len(skipped)} videos and images in {paths} can be used: {first}"
+    unindexed = next((name for name in names if any(Path(name).glob("*.tar"))), None)
+    if unindexed is not None:
+        return f"{unindexed} has shards without an index; make one by regen shards index {unindexed}."
+    return f"There is no video or image in {paths}; give a folder that holds some."
 
 
 def _columns(*values: Sequence[Any] | np.ndarray) -> MediaColumns:

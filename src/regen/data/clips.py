@@ -1,4 +1,4 @@
-"""Training clips from videos and images in folders or shards, as a function of (seed, sample index) alone."""
+"""Training clips as a function of (seed, sample index) alone."""
 
 import copy
 import hashlib
@@ -32,7 +32,7 @@ MAX_CACHED_SUMS = (
 
 @dataclass(frozen=True)
 class ClipSample:
-    """A clip in 8 bits, and how many media were drawn in vain before it, for each of `failures.KINDS`."""
+    """A clip in 8 bits, and the number of failed draws before it for each of `failures.KINDS`."""
 
     video: UInt8[Tensor, "3 t h w"]
     replaced: tuple[int, int, int]
@@ -41,12 +41,12 @@ class ClipSample:
 class ClipDataset:
     """Random clips of the videos and images in `paths`: files, folders of files, and shard sets.
 
-    Each file is opened once at the start; those that can't be read are left out and named in `skipped` with
-    the reason. Of shards only the index is read then. With `short_side` frames are shrunk so that their short
-    side is at most that many pixels; that is the size to which the `scale` of a clip refers. With `cache`, a
-    folder, each file is decoded once and its frames are kept there; samples in shards need no cache and
-    use none. Reading a sample takes at most `decode_timeout`, where that can be enforced (see
-    `failures.time_limit`). A dataset holds no open files and may be used in any number of processes.
+    Each file is opened once at the start; those that can't be read are left out and listed in `skipped` with
+    the reason. Of shards only the index is read. With `short_side` frames are shrunk to a short side of at
+    most that many pixels, to which the `scale` of a clip refers. With the folder `cache` each file is decoded
+    once and its frames are kept there; samples in shards need no cache. Reading a sample takes at most
+    `decode_timeout` seconds (see `failures.time_limit`). A dataset holds no open files and may be used in any
+    number of processes.
 
     Raises ValueError when nothing is left.
     """
@@ -66,7 +66,7 @@ class ClipDataset:
         self._select(np.arange(len(self.collection.columns)))
 
     def _select(self, numbers: np.ndarray) -> None:
-        self._numbers = numbers  # of the samples in the library
+        self._numbers = numbers  # of the samples in the collection
         self.columns = self.collection.columns.take(numbers)
         seconds = self.columns.frames / self.columns.frame_rate
         self._weights = np.where(
@@ -78,28 +78,27 @@ class ClipDataset:
         return len(self._numbers)
 
     def fingerprint(self) -> str:
-        """Changes with the names, the lengths and the sizes of the media, wherever they lie."""
+        """Depends on the file names, lengths and sizes of the media, not on their folders."""
         digest = hashlib.blake2b(digest_size=8)
         names = self.collection.file_names(self._numbers)
-        facts = (self.columns.frames.tolist(), self.columns.width.tolist(), self.columns.height.tolist())
-        for index, (name, frames, width, height) in enumerate(zip(names, *facts, strict=True)):
+        columns = (self.columns.frames.tolist(), self.columns.width.tolist(), self.columns.height.tolist())
+        for index, (name, frames, width, height) in enumerate(zip(names, *columns, strict=True)):
             digest.update(b"\n" * (index > 0) + name + f" {frames} {width}x{height}".encode())
         return digest.hexdigest()
 
     def split(self, num_val: int, frames: int = 1) -> tuple["ClipDataset", "ClipDataset"]:
-        """(training, validation): `num_val` videos of at least `frames` frames, or images where there are no
-        videos, chosen by their names.
+        """(training, validation): `num_val` videos of at least `frames` frames, or images without any videos.
 
-        The choice depends on the names alone, so it hardly changes when files are added. Raises ValueError
-        when that many can't be spared.
+        The choice depends on the file names alone, so it hardly changes when files are added. Raises
+        ValueError when there are too few.
         """
         videos = ~self.columns.is_image
         fits = (videos if videos.any() else ~videos) & (self.columns.frames >= frames)
         candidates = np.flatnonzero(fits)
         if not 0 < num_val < len(self) or num_val > len(candidates):
             raise ValueError(
-                f"{num_val} videos can't be held out of {len(self)} files, of which {len(candidates)} "
-                f"have {frames} frames; add longer videos, or hold out fewer (--data.num-val-videos)."
+                f"{num_val} videos can't be held out of {len(self)} files, {len(candidates)} of which have "
+                f"{frames} frames; add longer videos, or lower --data.num-val-videos."
             )
         names = self.collection.file_names(self._numbers[candidates])
         hashes = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
@@ -112,13 +111,13 @@ class ClipDataset:
         return parts
 
     def fill_cache(self) -> None:
-        """Decode what is not in the cache yet, with a progress bar; needs the `cache` folder."""
+        """Decode what is not in the cache yet, with a progress bar."""
         assert self._cache is not None, "a ClipDataset without a cache has none to fill"
         for number in track(range(len(self)), description="decoding videos"):
-            catalog, place = self.collection.find(int(self._numbers[number]))
+            catalog, index = self.collection.find(int(self._numbers[number]))
             if not isinstance(catalog, FolderCatalog):
                 continue
-            name = catalog.name(place)
+            name = catalog.name(index)
             try:
                 self._cache.read(Path(name))
             except VideoError as error:
@@ -133,48 +132,45 @@ class ClipDataset:
         seed: int,
         frame_rate: float | None = None,
     ) -> Float[Tensor, "3 t h w"]:
-        """The video of `sample` as RGB in [-1, 1]."""
+        """The video of `sample`, RGB in [-1, 1]."""
         return uint8_to_signed(
             self.sample(sample_index, ClipSpec(frames, size, scale, frame_rate), seed).video
         )
 
     def sample(self, sample_index: int, spec: ClipSpec, seed: int) -> ClipSample:
-        """Clip number `sample_index`, RGB in 0..255.
+        """Clip number `sample_index`, RGB in 0..255; a function of (seed, sample_index).
 
-        The video is drawn with a weight of its duration, at most 10 seconds, among those that are long
-        enough; an image, which serves only a single frame, weighs as much as one second. Start, mirroring,
-        place and scale are drawn uniformly; media that are too small are enlarged. A video that turns out to
-        be damaged, gone or too slow is recorded in `failures` (of the process that reads), and another one
-        is drawn.
-
-        All draws follow from (seed, sample_index). Raises ValueError when no video is long enough or
-        all that were drawn failed.
+        Videos that are long enough are drawn with their duration, at most 10 seconds, as weight; images, for
+        clips of one frame, weigh as much as one second. Start, mirroring, position and scale are uniform;
+        media that are too small are enlarged. A video that is damaged, gone or too slow is recorded in
+        `failures` (of the reading process), and another one is drawn. Raises ValueError when no video is long
+        enough or all that were drawn failed.
         """
         replaced = [0] * len(KINDS)
         for attempt in range(ATTEMPTS):
             draw = self.draw(sample_index, spec, seed, attempt)
-            catalog, place = self.collection.find(draw.number)
-            name = catalog.name(place)
+            catalog, index = self.collection.find(draw.number)
+            name = catalog.name(index)
             try:
-                if name in self.failures.slow:  # not to wait for it again
+                if name in self.failures.slow:  # don't wait for it again
                     raise ReadTimeoutError(self.failures.reasons[name])
                 with time_limit(self.decode_timeout, name):
-                    video = self._video(catalog, place, spec, draw)
+                    video = self._video(catalog, index, spec, draw)
             except VideoError as error:
                 replaced[self.failures.record(name, error)] += 1
                 continue
             return ClipSample(video, (replaced[0], replaced[1], replaced[2]))
         reason = next(iter(self.failures.reasons.values()))
-        raise ValueError(f"{ATTEMPTS} videos were drawn and not one could be decoded: {reason}")
+        raise ValueError(f"None of {ATTEMPTS} drawn videos could be decoded; the first error: {reason}")
 
     def draw(self, sample_index: int, spec: ClipSpec, seed: int, attempt: int = 0) -> ClipDraw:
-        """What chance decides about clip number `sample_index`; the sample's number is that in `library`."""
+        """The random choices for clip number `sample_index`; numbers are those of the collection."""
         generator = generator_for(seed, sample_index, attempt)
         which, *rest = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
         return ClipDraw(int(self._numbers[self._choose(spec, which)]), *rest)
 
     def weight(self, spec: ClipSpec) -> float:
-        """The sum of the weights of all media that can serve `cut`; 0 when there is none."""
+        """The sum of the weights of all media that qualify for `spec`."""
         return float(self._cumulative_weights(spec)[-1])
 
     def require_length(self, frames: int, frame_rate: float | None = None) -> None:
@@ -185,13 +181,13 @@ class ClipDataset:
         total = self._cumulative_weights(spec)
         if total[-1] == 0:
             raise ValueError(
-                f"No video is long enough for {spec.frames} frames; the longest of {len(self)} has "
-                f"{self.columns.frames.max()}, so add longer videos or choose a lower ratio."
+                f"Clips need {spec.frames} frames, but the longest of {len(self)} videos has "
+                f"{self.columns.frames.max()}; add longer videos or choose a lower ratio."
             )
         return int(np.searchsorted(total, draw * total[-1], side="right"))
 
     def _cumulative_weights(self, spec: ClipSpec) -> Float64[np.ndarray, " sample"]:
-        """The running sum of the weights, where those count 0 that can't serve `cut`."""
+        """The running sum of the weights of media that qualify."""
         key = (spec.frames, spec.frame_rate, spec.aspect_ratios, spec.bucket)
         if key not in self._cached_sums:
             if len(self._cached_sums) >= MAX_CACHED_SUMS:
@@ -229,5 +225,5 @@ class ClipDataset:
                 raise VideoError(f"{source} is damaged at {shown[0]:.2f} seconds; copy or record it again.")
             images = stored[found, window.rows, window.columns]
         if images.shape[1:3] != (window.height, window.width):
-            raise VideoError(f"{source} is smaller than it was; look at its folder or its shards anew.")
+            raise VideoError(f"{source} has shrunk since the start; restart the training.")
         return resize(images, spec.size, window.mirrored)

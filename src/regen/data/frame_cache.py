@@ -1,16 +1,15 @@
-"""Decoded frames kept on disk as uint8 arrays, so that training reads them without decoding."""
+"""Cache of decoded frames on disk, as uint8 arrays."""
 
 import hashlib
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from regen.console import first_line
+from regen.io import atomic_path
 from regen.media.files import MissingFileError
 from regen.media.reader import VideoReader
 
@@ -19,10 +18,10 @@ OPEN_FILES = 64
 
 
 class FrameCache:
-    """A folder with one array `t h w 3` per video or image, and the times of its frames beside it.
+    """A folder with one array `t h w 3` per video or image, and another one of its frame times.
 
-    The name of a file depends on the path, size and date of its video and on `short_side`, so a video that
-    changes is decoded again. Files appear complete or not at all; several processes may share the folder.
+    The name of a file depends on the path, size and date of its video and on `short_side`, so a changed video
+    is decoded again. Several processes may share the folder.
     """
 
     def __init__(self, folder: Path, short_side: int | None) -> None:
@@ -35,8 +34,7 @@ class FrameCache:
     def read(self, path: Path) -> tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]:
         """Frames (mapped from disk) and times in seconds; decodes the file when it is not in the cache.
 
-        Raises VideoError when the video can't be read, MissingFileError when it is missing, ValueError
-        when the cache can't be written.
+        Raises VideoError when the video can't be read, ValueError when the cache can't be written.
         """
         frames = self._name(path)
         if not frames.exists():
@@ -45,23 +43,24 @@ class FrameCache:
 
     def _name(self, path: Path) -> Path:
         try:
-            facts = path.stat()
+            status = path.stat()
         except OSError as error:
             raise MissingFileError(f"{path} can't be opened ({first_line(error)}) any more.") from None
-        key = f"{FORMAT}|{path.absolute()}|{facts.st_size}|{facts.st_mtime_ns}|{self.short_side}"
+        key = f"{FORMAT}|{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.short_side}"
         return self.folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
 
     def _fill(self, path: Path, frames: Path) -> None:
-        temporary = frames.with_suffix(f".{uuid4().hex[:8]}.part")
         with VideoReader(path, short_side=self.short_side) as reader:
             try:
-                times = _write_frames(reader, temporary)
-                _write_times(times, frames)
-                os.replace(temporary, frames)  # last, because it is what marks the entry as complete
+                with atomic_path(frames) as temporary:  # replaced last, since it marks the entry as complete
+                    times = _write_frames(reader, temporary)
+                    with (
+                        atomic_path(_times_of(frames)) as temporary_times,
+                        temporary_times.open("wb") as file,
+                    ):
+                        np.save(file, np.array(times, dtype=np.float64))
             except OSError as error:
                 raise self._failure(error) from None
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def _failure(self, error: OSError) -> ValueError:
         return ValueError(
@@ -74,7 +73,7 @@ def _times_of(frames: Path) -> Path:
 
 
 def _write_frames(reader: VideoReader, path: Path) -> list[float]:
-    """Append frame after frame; the header, whose length does not depend on the count, is written twice."""
+    """Append frame after frame; the header, whose length is constant, is written twice."""
     times: list[float] = []
     with path.open("wb") as file:
         for frame in reader:
@@ -88,17 +87,10 @@ def _write_frames(reader: VideoReader, path: Path) -> list[float]:
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
-    """The header of a .npy file of bytes; returns where it ends."""
+    """Write the header of a .npy file of bytes; returns its length."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     return file.tell()
-
-
-def _write_times(times: list[float], frames: Path) -> None:
-    temporary = frames.with_suffix(f".{uuid4().hex[:8]}.part")
-    with temporary.open("wb") as file:
-        np.save(file, np.array(times, dtype=np.float64))
-    os.replace(temporary, _times_of(frames))
 
 
 @lru_cache(maxsize=OPEN_FILES)

@@ -1,9 +1,8 @@
-"""A small world of moving shapes with captions and classes, for generation that can be checked by a program.
+"""Toy videos of moving shapes with captions and classes.
 
-Every video shows one to three shapes alike that move the same way over a grey background, while the camera
-stays or pans. All that a caption says is drawn from a short list, so a program can read it back from pixels
-(`regen.evaluate.shape_world_reader`). The picture is a torus: what leaves it on one
-side comes in on the other one.
+Every video shows one to three equal shapes that move the same way over a grey background, while the camera
+stays or pans. All words of a caption come from a short list, so a program can check generated videos
+(`regen.evaluate.shape_world_reader`). The picture is a torus.
 """
 
 import json
@@ -42,15 +41,15 @@ CAMERAS = {"stays still": 0.0, "pans left": -0.2, "pans right": 0.2}  # heights 
 BACKGROUNDS = {"dark": 0.2, "light": 0.72}
 WAVES = 3  # of the background
 STRIPES = 0.62  # of half a shape's height, from one dark stripe to the next
-MIN_GAP = 2.5  # half heights between the centres of shapes
-MAX_TRIES = 10_000  # to find room for them
+MIN_GAP = 2.5  # between the centres of shapes, in half heights of a shape
+MAX_TRIES = 10_000  # to place them
 
 Split = Literal["train", "unseen"]
 
 
 @dataclass(frozen=True)
 class ShapeScene:
-    """What a caption says; the fields are words of the lists above."""
+    """The content of a caption; the fields are words of the lists above."""
 
     count: str
     size: str
@@ -63,13 +62,13 @@ class ShapeScene:
     background: str
 
     def caption(self, wording: int = 0) -> str:
-        """In words; `wording` 0 and 1 are two orders of the same ones."""
-        what = f"{self.count} {self.size} {self.texture} {self.colour} {plural(self.shape, self.count)}"
+        """The caption; `wording` 0 and 1 are two orders of the same words."""
+        subject = f"{self.count} {self.size} {self.texture} {self.colour} {plural(self.shape, self.count)}"
         verb = "moves" if self.count == "one" else "move"
-        how = f"{verb} {self.direction} {self.speed}"
+        motion = f"{verb} {self.direction} {self.speed}"
         if wording == 0:
-            return f"{what} {how} on a {self.background} background while the camera {self.camera}"
-        return f"the camera {self.camera}: on a {self.background} background {what} {how}"
+            return f"{subject} {motion} on a {self.background} background while the camera {self.camera}"
+        return f"the camera {self.camera}: on a {self.background} background {subject} {motion}"
 
     @property
     def label(self) -> int:
@@ -78,12 +77,12 @@ class ShapeScene:
 
     @property
     def class_name(self) -> str:
-        """Shape and direction, such as "circle moving left"; all else differs within a class."""
+        """Shape and direction, such as "circle moving left"."""
         return f"{self.shape} moving {self.direction}"
 
     @property
     def is_unseen(self) -> bool:
-        """Whether its colour, shape and direction are kept together out of the training: one in six is."""
+        """Whether this colour, shape and direction are held out of the training (one in six is)."""
         i, j, k = (
             list(words).index(word)
             for words, word in (
@@ -110,25 +109,25 @@ CLASSES = tuple(f"{shape} moving {direction}" for shape, direction in product(SH
 
 
 def plural(shape: str, count: str) -> str:
-    """The word for so many of a shape."""
+    """The word for one or several of a shape."""
     return shape if count == "one" else f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
 def parse_caption(caption: str) -> ShapeScene | None:
     """The scene of a caption, in either wording: the inverse of `Scene.caption`. None for another text."""
-    said, groups = caption.strip(), {name: f"(?P<{name}>{'|'.join(words)})" for name, words in VALUES.items()}
-    what = "{count} {size} {texture} {colour} {shape}(e?s)? moves? {direction} {speed}"
-    where, seen = "on a {background} background", "the camera {camera}"
-    for wording, order in enumerate((f"{what} {where} while {seen}", f"{seen}: {where} {what}")):
-        match = re.fullmatch(order.format(**groups), said)
+    text, groups = caption.strip(), {name: f"(?P<{name}>{'|'.join(words)})" for name, words in VALUES.items()}
+    subject = "{count} {size} {texture} {colour} {shape}(e?s)? moves? {direction} {speed}"
+    where, camera = "on a {background} background", "the camera {camera}"
+    for wording, order in enumerate((f"{subject} {where} while {camera}", f"{camera}: {where} {subject}")):
+        match = re.fullmatch(order.format(**groups), text)
         scene = ShapeScene(**match.groupdict()) if match else None
-        if scene is not None and scene.caption(wording) == said:
+        if scene is not None and scene.caption(wording) == text:
             return scene
     return None
 
 
 def draw_scene(seed: int, split: Split = "train") -> ShapeScene:
-    """A scene drawn by `seed`, of those that a training sees or of those that it does not."""
+    """A random scene of the training split or of the held-out combinations."""
     for attempt in range(1000):
         generator = generator_for(seed, attempt)
         picks = {
@@ -144,7 +143,7 @@ def draw_scene(seed: int, split: Split = "train") -> ShapeScene:
 
 
 def render(scene: ShapeScene, frames: int, height: int, width: int, seed: int) -> UInt8[Tensor, "t h w 3"]:
-    """A video of the scene at 25 frames a second; `seed` draws what its caption does not say."""
+    """A video of the scene at 25 frames a second; `seed` draws what the caption leaves open."""
     generator = generator_for(seed)
     y, x = (torch.arange(size) + 0.5 for size in (height, width))
     time = torch.arange(frames) / float(FRAME_RATE)
@@ -176,16 +175,15 @@ def write_shape_world(
 ) -> None:
     """Write videos world_00000.mp4 ... with caption (.txt) and class (.cls), and classes.json, into `folder`.
 
-    Video i depends on (seed, i) and the sizes alone; those that are there already are left as they are.
-    Raises VideoError when the folder can't be written, and ValueError when it has videos of another world, or
-    the picture has no room for three shapes.
+    Video i depends on (seed, i) and the sizes alone; existing ones are kept. Raises VideoError when the
+    folder can't be written, ValueError when it has videos of other options, or the picture is too narrow.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"frames": frames, "height": height, "width": width, "seed": seed, "split": split}
-    agreed = folder / "world.json"
-    if agreed.exists() and json.loads(agreed.read_text()) != about:
-        raise ValueError(f"The videos in {folder} are of another size, seed or split; give another folder.")
-    agreed.write_text(json.dumps(about) + "\n")
+    options = {"frames": frames, "height": height, "width": width, "seed": seed, "split": split}
+    record = folder / "world.json"
+    if record.exists() and json.loads(record.read_text()) != options:
+        raise ValueError(f"The videos in {folder} have another size, seed or split; give another folder.")
+    record.write_text(json.dumps(options) + "\n")
     names = {name: number for number, name in enumerate(CLASSES)}
     (folder / "classes.json").write_text(json.dumps(names, indent=1) + "\n")
     for index, (scene, caption) in enumerate(scenes(videos, seed, split)):
@@ -200,14 +198,14 @@ def write_shape_world(
 
 
 def scenes(count: int, seed: int, split: Split = "train") -> Iterator[tuple[ShapeScene, str]]:
-    """The scenes of a data set of the world, with their captions in either wording."""
+    """The scenes of a data set, with captions in either wording."""
     for index in range(count):
         scene = draw_scene(fold_seed(seed, index, 0), split)
         yield scene, scene.caption(wording=fold_seed(seed, index, 2) % 2)
 
 
 def template(shape: str, side: int) -> Float[Tensor, "{side} {side}"]:
-    """How much of each pixel a shape covers that fills a square picture, in [0, 1]."""
+    """Coverage in [0, 1] of each pixel by a shape that fills a square picture."""
     axis = (torch.arange(side) + 0.5) * 2 / side - 1
     return (0.5 - _distance(shape, axis[:, None], axis[None, :]) * side / 2).clamp(0, 1)
 
@@ -219,14 +217,14 @@ def _uniform(generator: torch.Generator) -> float:
 def _torus_offset(
     axis: Float[Tensor, " n"], centre: Float[Tensor, " t"], length: float
 ) -> Float[Tensor, "t n"]:
-    """Where each place lies from the centre, the shorter way round the torus."""
+    """Offsets from the centre, the shorter way round the torus."""
     return (axis[None, :] - centre[:, None] + length / 2) % length - length / 2
 
 
 def _centres(
     count: int, radius: float, aspect: float, generator: torch.Generator
 ) -> list[tuple[float, float]]:
-    """Centres (y, x) in heights that lie apart on the torus."""
+    """Centres (y, x) in heights, at a distance from each other on the torus."""
     centres: list[tuple[float, float]] = []
     for attempt in range(MAX_TRIES):
         if attempt % (MAX_TRIES // 10) == MAX_TRIES // 10 - 1:
@@ -237,9 +235,7 @@ def _centres(
             centres.append((y, x))
         if len(centres) == count:
             return centres
-    raise ValueError(
-        "The picture has no room for three large shapes; make it wider, at least as wide as high."
-    )
+    raise ValueError("The picture has no room for three large shapes; make it at least as wide as high.")
 
 
 def _gap(difference: float, length: float) -> float:
@@ -247,7 +243,7 @@ def _gap(difference: float, length: float) -> float:
 
 
 def _distance(shape: str, v: Float[Tensor, "..."], u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """From the edge of a shape that reaches from -1 to 1, negative inside; v down, u across."""
+    """Signed distance to the edge of a shape from -1 to 1, negative inside; v down, u across."""
     if shape == "circle":
         return torch.sqrt(v * v + u * u) - 1
     if shape == "square":
@@ -273,7 +269,7 @@ def _background(
     squeeze: float,
     generator: torch.Generator,
 ) -> Float[Tensor, "t h w"]:
-    """Grey waves, whole ones in height and width; they go the other way than the camera."""
+    """Grey waves, periodic in height and width; they move opposite to the camera."""
     grey = torch.full((len(time), len(y), len(x)), BACKGROUNDS[scene.background])
     for _ in range(WAVES):
         down = int(torch.randint(-1, 2, (), generator=generator))

@@ -1,20 +1,19 @@
-"""Many videos and images in few tar files (WebDataset's format), with an index for random access.
+"""Shards: tar files of WebDataset with an index for random access.
 
     DIR/00000.tar  00001.tar ...   members KEY.mp4 (or another suffix), KEY.txt (caption), KEY.cls (class)
-    DIR/index.safetensors          one row per sample: where it lies, and what is known of it
+    DIR/index.safetensors          one row per sample: its position and description
 
-A folder may lie on a local disk or at any address that fsspec knows ("s3://bucket/videos"). Nothing but the
-index is read at the start, and each sample by one read at its place, so order and memory depend neither on
-the number of shards nor on that of the processes.
+DIR is a folder or any address that fsspec knows ("s3://bucket/videos"). Only the index is read at the start,
+and each sample by one read, so order and memory don't depend on the numbers of shards and processes.
 """
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import fsspec
@@ -23,15 +22,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from regen.console import first_line
+from regen.io import atomic_path
 from regen.media.files import Blob, MissingFileError, VideoError
 from regen.media.reader import VideoReader
 
 INDEX = "index.safetensors"
 METADATA = "regen"
+COMMAND = "regen shards index"
 FORMAT = 1
 TIME_TOLERANCE = 5e-4  # seconds that a frame may be off its place at a constant rate
-MTIME = 0  # of all members: the same samples make the same bytes
-# Column of the index to its type; texts lie end to end in columns of bytes with their ends beside them.
+MTIME = 0  # of all members, so that the same samples give the same bytes
+# Columns of the index and their types; a text column is concatenated bytes, with a column NAME_end.
 COLUMNS = {
     "shard": np.int32,
     "offset": np.int64,
@@ -50,11 +51,10 @@ TEXTS = ("name", "caption")
 
 @dataclass(frozen=True)
 class SampleInfo:
-    """What the index tells of a sample; `name` is that of its member, KEY.mp4.
+    """Index entry of a sample; `name` is that of its member, KEY.mp4.
 
-    `seconds` is the time from the first to the last frame, `width` and `height` are in pixels as shown
-    (after rotation), `label` is a class or -1. `is_regular`: frame i is shown at i / `frame_rate` seconds,
-    to half a millisecond.
+    `seconds` is the time from the first to the last frame, `width` and `height` are in pixels after rotation,
+    `label` is a class or -1. `is_regular`: frame i is shown at i / `frame_rate` seconds, +- 0.5 ms.
     """
 
     name: str
@@ -107,18 +107,24 @@ def read_sample_info(path: Path, name: str) -> SampleInfo:
 
 
 class ShardWriter:
-    """Writes one shard, a tar file that is whole under its name or absent. A context manager."""
+    """Writes one shard, a tar file, atomically. A context manager."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_suffix(f".{os.getpid()}.part")
+        self._file = atomic_path(path)
         self.rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> "ShardWriter":
-        self.tar = tarfile.open(self.temporary, "w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.open(self._file.__enter__(), "w", format=tarfile.USTAR_FORMAT)
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tar.close()
+        self._file.__exit__(kind, error, trace)
+
     def add(self, info: SampleInfo, content: bytes) -> None:
-        """Append a sample: the bytes of its file, and its caption and class as members of their own."""
+        """Append a sample: the bytes of its file, and members for its caption and class."""
         offset = self._member(info.name, content)
         if info.caption:
             self._member(f"{info.key}.txt", info.caption.encode())
@@ -129,23 +135,13 @@ class ShardWriter:
     def _member(self, name: str, content: bytes) -> int:
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = len(content), MTIME, 0o644
-        start = self.tar.offset
-        self.tar.addfile(info, io.BytesIO(content))
+        start = self._tar.offset
+        self._tar.addfile(info, io.BytesIO(content))
         return start + len(info.tobuf(tarfile.USTAR_FORMAT))
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self.tar.close()
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        descriptor = os.open(self.temporary, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        self.temporary.replace(self.path)
 
 
 def serialize_index(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any]]]) -> bytes:
-    """The content of an index file: the names of the shards, and the rows of each, in their order."""
+    """The content of an index file, from the names of the shards and the rows of each."""
     flat = [row | {"shard": number} for number, part in enumerate(rows) for row in part]
     columns: dict[str, np.ndarray] = {
         name: np.array([row[name] for row in flat], dtype=kind) for name, kind in COLUMNS.items()
@@ -154,14 +150,14 @@ def serialize_index(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any
         encoded = [str(row[name]).encode() for row in flat]
         columns[name] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         columns[f"{name}_end"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    # One entry: several would come in another order each time.
+    # One entry of metadata: the order of several is random.
     return save(columns, {METADATA: json.dumps({"format": FORMAT, "shards": list(shards)})})
 
 
 class ShardSet:
     """The samples of a folder of shards, by number. Holds no open file and may be used in any process.
 
-    Raises ValueError when `address` has no index, or one that can't be read.
+    Raises ValueError when `address` has no valid index.
     """
 
     def __init__(self, address: str) -> None:
@@ -170,32 +166,29 @@ class ShardSet:
             content = self._fetch(INDEX)
         except OSError as error:
             raise ValueError(
-                f"{self.address} has no {INDEX} that can be read ({first_line(error)}); "
-                "make one by regen shards index."
+                f"{self.address} has no readable {INDEX} ({first_line(error)}); make one by {COMMAND}."
             ) from None
         except ImportError as error:
-            raise ValueError(f"{self.address} can't be read without another package: {error}.") from None
+            raise ValueError(f"Reading {self.address} needs another package: {error}.") from None
         try:
             columns = load(content)
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-            facts = json.loads(header[METADATA])
-            self.shards: list[str] = facts["shards"]
+            metadata = json.loads(header[METADATA])
+            self.shards: list[str] = metadata["shards"]
             self._columns = {name: columns[name] for name in (*COLUMNS, *TEXTS, *(f"{t}_end" for t in TEXTS))}
         except (SafetensorError, KeyError, ValueError):
+            raise ValueError(f"{self.address}/{INDEX} is damaged; make it again by {COMMAND}.") from None
+        if metadata["format"] != FORMAT:
             raise ValueError(
-                f"{self.address}/{INDEX} is damaged; make it again by regen shards index."
-            ) from None
-        if facts["format"] != FORMAT:
-            raise ValueError(
-                f"{self.address}/{INDEX} has format {facts['format']}, this version reads {FORMAT}; "
-                "make it again by regen shards index."
+                f"{self.address}/{INDEX} must have format {FORMAT}, got {metadata['format']}; make it again "
+                f"by {COMMAND}."
             )
 
     def __len__(self) -> int:
         return len(self._columns["shard"])
 
     def column(self, name: str) -> np.ndarray:
-        """One of `COLUMNS`, a value for every sample."""
+        """One of `COLUMNS`: a value for every sample."""
         return self._columns[name]
 
     def name(self, number: int) -> str:
@@ -203,13 +196,13 @@ class ShardSet:
         return self._text("name", number)
 
     def info(self, number: int) -> SampleInfo:
-        """What the index tells of sample `number`."""
+        """The index entry of sample `number`."""
         names = [name for name in COLUMNS if name not in ("shard", "offset", "size")]
         values = {name: self._columns[name][number].item() for name in names}
         return SampleInfo(name=self.name(number), caption=self._text("caption", number), **values)
 
     def samples_in(self, shard: str) -> range:
-        """The numbers of the samples in one shard, in the order in which they lie there."""
+        """The numbers of the samples in one shard, in their order."""
         number = self.shards.index(shard)
         first, last = np.searchsorted(self._columns["shard"], [number, number + 1])
         return range(int(first), int(last))
@@ -221,18 +214,16 @@ class ShardSet:
         name = f"{self.address}/{shard}/{self.name(number)}"
         try:
             content = self._fetch(shard, start, start + size)
-        except VideoError:  # the time for this sample is over
+        except VideoError:  # a timeout
             raise
-        except Exception as error:  # what a remote place raises is up to the package that reads it
-            raise MissingFileError(
-                f"{name} can't be read ({first_line(error)}); is the shard still there?"
-            ) from None
+        except Exception as error:  # what a remote address raises is up to the package that reads it
+            raise MissingFileError(f"{name} can't be read ({first_line(error)}); check the shard.") from None
         if len(content) != size:
             raise VideoError(f"{name} is cut off; copy the shard again.")
         return Blob(name, content)
 
     def _fetch(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        # The file system anew each time (fsspec keeps it): some of them can't be used after a fork.
+        # Get the file system each time (fsspec caches it): some can't be used after a fork.
         files, root = fsspec.core.url_to_fs(self.address)
         return bytes(files.cat_file(f"{str(root).rstrip('/')}/{name}", start=start, end=end))
 
@@ -243,5 +234,5 @@ class ShardSet:
 
 
 def is_shard_set(address: str) -> bool:
-    """Whether samples lie in shards there: the address of a remote place, or a folder with an index."""
+    """True for a remote address, and for a folder with an index."""
     return "://" in address or (Path(address) / INDEX).is_file()

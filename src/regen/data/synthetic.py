@@ -1,4 +1,4 @@
-"""Toy videos made of moving shapes, so that training can be tried with nothing downloaded."""
+"""Toy videos of moving shapes, for training without a download."""
 
 import math
 from fractions import Fraction
@@ -49,7 +49,7 @@ def write_dataset(folder: Path, videos: int, frames: int, height: int, width: in
 
 
 def _draw_waves(generator: torch.Generator) -> Float[Tensor, "wave 6"]:
-    """Per wave: frequencies down and across (cycles per height), phase, and amplitudes of the colours."""
+    """For each wave: frequencies down and across (cycles per height), phase, amplitudes of the colours."""
     draws = torch.rand(WAVES, 6, generator=generator)
     frequencies = 14 * (draws[:, :2] - 0.5)
     return torch.cat([frequencies, draws[:, 2:3], 0.3 * (draws[:, 3:] - 0.5)], dim=1)
@@ -83,10 +83,10 @@ def _covered(
     across = x - aspect * _bounce(centre_x + speed_x * time)
     angle = 2 * math.pi * turns * time
     along = (down * math.cos(angle) + across * math.sin(angle)) / half_y
-    beside = (across * math.cos(angle) - down * math.sin(angle)) / half_x
+    aside = (across * math.cos(angle) - down * math.sin(angle)) / half_x
     if box < 0.5:
-        return (along.abs() < 1) & (beside.abs() < 1)
-    return along**2 + beside**2 < 1
+        return (along.abs() < 1) & (aside.abs() < 1)
+    return along**2 + aside**2 < 1
 
 
 def _bounce(position: float) -> float:

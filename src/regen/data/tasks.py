@@ -1,4 +1,4 @@
-"""What a training step asks for: reconstruct, interpolate, extrapolate or a still image (spec A7)."""
+"""Training tasks: reconstruction, interpolation, extrapolation, images."""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,18 +11,18 @@ from regen.data.clip_spec import ClipSpec
 from regen.data.clips import ClipDataset
 from regen.runtime import generator_for
 
-# No sample has a negative index, so the draw of a task never repeats the numbers that drew a sample.
+# Samples have no negative index, so tasks and samples never share random numbers.
 TASK_STREAM = -2
-SIDE_MULTIPLE = 8  # pixels on a side that one token of a frame stands for
-MAX_ASPECT_RATIO = 8.0  # aspect ratio
+SIDE_MULTIPLE = 8  # pixels on a side of one token of a frame
+MAX_ASPECT_RATIO = 8.0
 
-# A part of a batch: the step, which part, of how many.
+# A part of a batch: (step, part, number of parts).
 BatchKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Which consecutive frames to read, which the encoder sees, which are decoded, and at what times."""
+    """Consecutive frames to read, those to encode, those to decode, and the times of the latter."""
 
     name: str
     frames: int
@@ -33,48 +33,45 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Shares of the tasks; the last two grow linearly from `early` to `late`, after a part without them."""
+    """Shares of the tasks. Interpolation and extrapolation grow linearly after a warmup."""
 
     image_share: float = 0.2
-    """Share of steps whose whole batch is still images."""
+    """Share of steps whose batch is images."""
     warmup_fraction: float = 0.05
-    """Part of the training, at its beginning, in which videos are only reconstructed."""
+    """Fraction of the training, at its start, in which videos are only reconstructed."""
     share_start: float = 0.05
     share_end: float = 0.25
-    """Share of the video steps for interpolation, and again for extrapolation; the rest reconstruct."""
+    """Share of video steps for interpolation, and for extrapolation, after the warmup and at the end."""
     decoded_frames: int | None = None
-    """Frames that are decoded of a chunk, drawn at each step; None: all. The encoder sees all, and the
-    decoder, to which times are given, learns as much from a few at a fraction of the cost."""
+    """Frames of a chunk that are decoded, drawn at each step; None: all. The decoder is conditioned on times
+    and learns as much from a few frames, at a fraction of the cost."""
 
     def __post_init__(self) -> None:
         if not all(
             0 <= share <= 1
             for share in (self.image_share, self.warmup_fraction, 2 * self.share_start, 2 * self.share_end)
         ):
-            raise ValueError("Shares of tasks lie between 0 and 1, those that count twice between 0 and 0.5.")
+            raise ValueError("Shares of tasks must be from 0 to 1, share_start and share_end at most 0.5.")
         if self.decoded_frames is not None and self.decoded_frames < 1:
-            raise ValueError(f"At least 1 frame is decoded, not {self.decoded_frames}.")
+            raise ValueError(f"tasks.decoded_frames must be at least 1, got {self.decoded_frames}.")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: crops of `height` x `width` pixels in batches of this many, up to `until`.
-
-    A batch is that of all processes together.
-    """
+    """A part of the training, with crops of `height` x `width` pixels. Batches count all processes."""
 
     height: int
     width: int
     video_batch_size: int
     image_batch_size: int | None = None
-    """None takes as many as have the tokens of the clips."""
+    """Images in a batch; None: as many as have the tokens of the videos."""
     image_size: tuple[int, int] | None = None
-    """Height and width of the crops of images, where they differ."""
+    """Height and width of the crops of images; None: those of the videos."""
     until: float = 1.0
-    """End of the stage as a part of all steps."""
+    """End of the stage as a fraction of all steps."""
     aspect_ratios: tuple[float, ...] = ()
-    """Shapes (width / height) of crops, one for each batch, cut out of the media that are nearest to it, all
-    about as large as `height` x `width`; without any, all crops have that one size."""
+    """Aspect-ratio buckets (width / height), one for each batch, with crops of about the area of `height` x
+    `width` from the media with the nearest ratio; without any, all crops have that one size."""
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width, *(self.image_size or ())):
@@ -83,7 +80,7 @@ class Stage:
                     f"The sides of training crops must be multiples of {SIDE_MULTIPLE}, not {side}."
                 )
         if min(self.video_batch_size, 1 if self.image_batch_size is None else self.image_batch_size) < 1:
-            raise ValueError("A training stage needs at least 1 clip and 1 image in a batch.")
+            raise ValueError("A training stage needs batches of at least 1 video and 1 image.")
         if not all(1 / MAX_ASPECT_RATIO <= ratio <= MAX_ASPECT_RATIO for ratio in self.aspect_ratios):
             raise ValueError(
                 f"Aspect ratios of training crops (width / height) must lie between {1 / MAX_ASPECT_RATIO} "
@@ -91,7 +88,7 @@ class Stage:
             )
 
     def crop_size(self, task: "Task") -> tuple[int, int]:
-        """Height and width of the crops, where there is one size for all."""
+        """Height and width of the crops without aspect-ratio buckets."""
         return self.image_size if task.name == "image" and self.image_size else (self.height, self.width)
 
     def batch_size(self, task: "Task", ratio: int) -> int:
@@ -105,7 +102,7 @@ class Stage:
 
 
 def bucket_size(size: tuple[int, int], aspect_ratio: float) -> tuple[int, int]:
-    """Height and width, multiples of 8, with about the area of `size` and this width / height (spec A8)."""
+    """Height and width, multiples of 8, with about the area of `size` and this width / height."""
     area = math.prod(size)
     height = max(1, round(math.sqrt(area / aspect_ratio) / SIDE_MULTIPLE)) * SIDE_MULTIPLE
     return height, max(1, round(area / height / SIDE_MULTIPLE)) * SIDE_MULTIPLE
@@ -117,13 +114,13 @@ def image() -> Task:
 
 
 def reconstruction(ratio: int) -> Task:
-    """The 1 + k frames that the encoder sees."""
+    """Decode the 1 + k frames that are encoded."""
     frames = tuple(range(ratio + 1))
     return Task("reconstruction", ratio + 1, frames, frames, tuple(i / ratio for i in frames))
 
 
 def interpolation(ratio: int, start: int) -> Task:
-    """The encoder sees every second of 2k + 1 frames; 1 + k consecutive ones from `start` on are decoded."""
+    """Encode every second of 2k + 1 frames, and decode 1 + k consecutive ones from `start` on."""
     assert 0 <= start <= ratio, start
     targets = tuple(range(start, start + ratio + 1))
     inputs = tuple(range(0, 2 * ratio + 1, 2))
@@ -131,7 +128,7 @@ def interpolation(ratio: int, start: int) -> Task:
 
 
 def extrapolation(ratio: int, shift: int) -> Task:
-    """The frames that lie `shift` frames later than those that the encoder sees (earlier where negative)."""
+    """Decode the frames `shift` later than the encoded ones (earlier where negative)."""
     assert shift != 0
     first = max(0, -shift)
     inputs = tuple(range(first, first + ratio + 1))
@@ -141,20 +138,20 @@ def extrapolation(ratio: int, shift: int) -> Task:
 
 
 def chunk_overlap(ratio: int) -> Task:
-    """The chunk and the frame before it, which is what joining chunks asks of the decoder (spec A9)."""
+    """Decode the chunk and the frame before it, as latent extension does (REGEN, Sec. 3.3)."""
     times = tuple((i - 1) / ratio for i in range(ratio + 2))
     return Task("extrapolation", ratio + 2, tuple(range(1, ratio + 2)), tuple(range(ratio + 2)), times)
 
 
 def subsample_targets(task: Task, count: int, generator: torch.Generator) -> Task:
-    """The same task with `count` of its targets, drawn at random, in their order."""
+    """The task with `count` of its targets, drawn at random, in their order."""
     chosen = sorted(torch.randperm(len(task.targets), generator=generator)[:count].tolist())
     targets, times = (tuple(values[i] for i in chosen) for values in (task.targets, task.times))
     return replace(task, targets=targets, times=times)
 
 
 def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.Generator) -> Task:
-    """The task of one step, for the whole batch; `progress` runs from 0 to 1 over the training."""
+    """The task of a step, for the whole batch; `progress` runs from 0 to 1 over the training."""
 
     def draw(count: int) -> int:
         return int(torch.randint(count, (), generator=generator))
@@ -176,16 +173,16 @@ def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.
 
 
 class TrainingBatches(Dataset):
-    """Part `part` of `parts` of batch number `step` of a training, as a function of (seed, step, row) alone.
+    """Batches of a training, as a function of (seed, step, row) alone.
 
-    Its key is (step, part, parts), and it holds the rows from count * part // parts up to those of the next
-    part. An item has
-        clip        "b 3 t h w", what the encoder sees, and target "b 3 T h w", both in 8 bits
+    The key (step, part, parts) stands for the rows from count * part // parts up to those of the next part.
+    An item has
+        clip        "b 3 t h w" to encode, and target "b 3 T h w" to decode, both in 8 bits
         times       (T) of the target
         rows        (b) numbers of its samples in the whole batch
         batch_size  samples of the whole batch
-        progress    part of the training that is over, from 0
-        replaced    (3) samples that were drawn anew, as theirs was damaged, too slow or gone
+        progress    fraction of the training that is over
+        replaced    (3) samples that were damaged, too slow or gone, and drawn anew
     """
 
     def __init__(
@@ -201,9 +198,7 @@ class TrainingBatches(Dataset):
     ):
         ends = [stage.until for stage in stages]
         if not stages or ends != sorted(ends) or ends[-1] != 1.0:
-            raise ValueError(
-                f"The stages of a training must end in rising order and the last at 1, not {ends}."
-            )
+            raise ValueError(f"The ends of training stages must rise and the last be 1, got {ends}.")
         self.clips, self.ratio, self.tasks, self.stages = clips, ratio, tasks, stages
         self.scale, self.steps, self.seed, self.frame_rate = scale, steps, seed, frame_rate
         kinds = image(), reconstruction(ratio)
@@ -214,7 +209,7 @@ class TrainingBatches(Dataset):
         return self.steps
 
     def frames_needed(self) -> int:
-        """The longest clip that some step may ask for: 2k + 1 frames where there is interpolation."""
+        """The longest clip of any step: 2k + 1 frames with interpolation."""
         if self.tasks.image_share == 1:
             return 1
         other = self.tasks.warmup_fraction < 1 and max(self.tasks.share_start, self.tasks.share_end) > 0
@@ -252,7 +247,7 @@ class TrainingBatches(Dataset):
         }
 
     def _clip_spec(self, task: Task, stage: Stage, draw: float) -> ClipSpec:
-        """Size and shape for a whole batch; a shape is drawn as often as its media have weight."""
+        """Size for a whole batch; aspect ratios are drawn by the weight of their media."""
         size, shapes = stage.crop_size(task), stage.aspect_ratios
         if not shapes:
             return ClipSpec(task.frames, size, self.scale, self.frame_rate)

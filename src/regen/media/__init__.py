@@ -1,1 +1,1 @@
-"""Media files in and out: reading, seeking, pixels, images, writing, sound."""
+"""Media files in and out: readers, writers, pixels, sizes, audio."""

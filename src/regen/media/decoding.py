@@ -1,4 +1,4 @@
-"""One opening of a video file: packets, decoded frames, seeking, and an account of what could not be read."""
+"""Decoder of one video stream: packets, frames, seeking, damage."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from regen.console import first_line
 from regen.media.files import Source, VideoError, open_for_ffmpeg
 
 READ_ERRORS = (av.FFmpegError, OSError)
-# Codecs that mark the frames that no other one needs. HEVC's marks hold within a temporal layer only.
+# Codecs that mark frames which no other frame references. HEVC's marks hold within a temporal layer only.
 NON_REFERENCE_CODECS = ("h264",)
 
 
 def open_input(path: Source) -> InputContainer:
-    """Raises VideoError in one sentence when `path` is no file that FFmpeg can open."""
+    """Open a file. Raises VideoError when FFmpeg can't."""
     try:
         return av.open(open_for_ffmpeg(path), metadata_errors="replace")
     except READ_ERRORS as error:
@@ -29,7 +29,7 @@ def open_input(path: Source) -> InputContainer:
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
-    """The first stream of moving pictures; the cover of a song is none."""
+    """The first video stream that is not a cover picture."""
     streams = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
     return next((stream for stream in streams if stream.codec_context is not None), None)
 
@@ -40,10 +40,10 @@ def time_base(stream: Stream) -> Fraction:
 
 
 class Decoder:
-    """The video stream of a file, opened for decoding with `threads` threads (0: one per core).
+    """The video stream of a file, decoded with `threads` threads (0: one per core).
 
-    `frames`, `corrupt`, `errors` count what came out so far: frames decoded, those among them that the
-    decoder flags as damaged, packets that could not be read or decoded.
+    `frames` counts decoded frames, `corrupt` those that the decoder flags as damaged, `errors` packets that
+    could not be read or decoded.
     """
 
     def __init__(self, path: Source, threads: int) -> None:
@@ -69,7 +69,7 @@ class Decoder:
         self.container.close()
 
     def seek(self, ticks: int) -> bool:
-        """Go to the key frame at or before `ticks` (of the stream's time base); False when that fails."""
+        """Seek to the key frame at or before `ticks` (of the stream's time base); False when that fails."""
         self._errors_before_key = None
         self.stream.codec_context.skip_frame = "DEFAULT"
         try:
@@ -79,7 +79,7 @@ class Decoder:
         return True
 
     def demux(self) -> Iterator[av.Packet]:
-        """All packets up to the end of the file or to where it can't be read any more."""
+        """All packets up to the end of the file or the first read error."""
         packets = self.container.demux(self.stream)
         while True:
             try:
@@ -99,14 +99,14 @@ class Decoder:
             yield packet
 
     def decode(self) -> Iterator[av.VideoFrame]:
-        """All frames that can be decoded, in display order."""
+        """All decodable frames, in display order."""
         for packet in self.demux():
             yield from self._decode_packet(packet)
 
     def decode_only(self, ticks: Sequence[int], tolerance: int) -> Iterator[av.VideoFrame]:
-        """All frames that have to be decoded for those at the rising `ticks`; the others are left out.
+        """The frames at the rising `ticks` and those that they reference; others are skipped.
 
-        Stops behind the last one; to be used after a seek, and followed by one.
+        Stops after the last one. Call it after a seek, and seek again before anything else.
         """
         codec, last = self.stream.codec_context, ticks[-1] + tolerance
         for packet in self.demux():
@@ -120,7 +120,7 @@ class Decoder:
             yield from self._decode_packet(packet)
 
     def _decode_packet(self, packet: av.Packet | None) -> Iterator[av.VideoFrame]:
-        """The frames that come out when `packet` goes in; None: those that are left inside."""
+        """The frames that the decoder returns for `packet`; None flushes it."""
         try:
             frames = self.stream.codec_context.decode(packet)
         except READ_ERRORS:
@@ -132,10 +132,10 @@ class Decoder:
             yield frame
 
     def first_pts(self) -> int | None:
-        """When the first frame is shown, in ticks, read from packets; None where they don't tell for sure.
+        """Time of the first frame in ticks, from packets alone; None where they are not conclusive.
 
-        That is the first packet's when it is a key frame and no packet after it is shown before it. To be
-        asked before anything is decoded, which has to begin with a seek afterwards.
+        It is the first packet's time when that is a key frame and no later packet is shown before it. Call it
+        before decoding, and seek afterwards.
         """
         if "mp4" not in self.container.format.name:
             return None
@@ -151,14 +151,14 @@ class Decoder:
         return int(first.pts)
 
     def is_in_first_group(self, ticks: int) -> bool:
-        """Whether no key frame but the first one lies before `ticks`; False where the file does not tell."""
+        """Whether `ticks` lies before the second key frame; False where the file has no index."""
         is_indexed = "mp4" in self.container.format.name  # others learn of their key frames as they go
         return is_indexed and self.stream.index_entries.search_timestamp(ticks) == 0
 
     def until_damage(self, frames: Iterator[av.VideoFrame], after_seek: bool) -> Iterator[av.VideoFrame]:
-        """Frames up to the first damage; after a seek from the first key frame on, for others lack theirs.
+        """Frames up to the first damage; after a seek from the first key frame on.
 
-        Errors in packets before the first key frame are none: what these need was never there.
+        Errors in packets before that key frame don't count: their references are missing after a seek.
         """
         started = not after_seek
         for frame in frames:
@@ -171,7 +171,7 @@ class Decoder:
             yield frame
 
     def damage_report(self, frame_rate: Fraction) -> str | None:
-        """After everything was decoded: what could not be read, in words; None when all is well."""
+        """After decoding everything: what could not be read, in words; None without damage."""
         expected = self.packets - self.dropped if self.errors or self.corrupt else 0
         kind = self.container.format.name
         if "mp4" in kind:  # the index has each frame once; the declared count forgets about edits
@@ -187,7 +187,7 @@ class Decoder:
         return " and ".join(parts) or None
 
     def _missing_seconds(self) -> Fraction:
-        """How far the packets end before the declared duration; sound, if any, may be what lasts longer."""
+        """Seconds from the last packet to the declared duration; 0 with audio, which may last longer."""
         if self.container.duration is None or self.container.streams.audio:
             return Fraction(0)
         end = self.end * time_base(self.stream)

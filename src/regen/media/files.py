@@ -1,4 +1,4 @@
-"""What readers and writers share: errors, facts about a file, suffixes, still images, finding media."""
+"""Errors, file descriptions, in-memory files, still images."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,16 +21,16 @@ VIDEO_SUFFIXES = (
 
 
 class VideoError(ValueError):
-    """A file that can't be read or written; the message is one sentence for the user and names the file."""
+    """A file can't be read or written; the message names it."""
 
 
 class MissingFileError(VideoError):
-    """A file that can't be reached, though nothing is known to be wrong with what is in it."""
+    """A file can't be opened; its content may be fine."""
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A file that lies in memory: its bytes and a name for messages, whose suffix tells what it is."""
+    """A file in memory. The suffix of `name` gives its type."""
 
     name: str
     content: bytes = field(repr=False)
@@ -48,11 +48,10 @@ Source = Path | Blob
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts about a video or an image.
+    """Description of a video or an image.
 
-    `width` and `height` are in pixels as shown (after rotation), `frame_rate` is the average in frames
-    per second, `frames` is the count that the file declares (None when it declares none), `duration` is
-    in seconds.
+    `width` and `height` are in pixels after rotation, `frame_rate` is the average in frames per second,
+    `frames` is the declared count (None without one), `duration` is in seconds.
     """
 
     width: int
@@ -66,16 +65,16 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: RGB in 0..255, shown `time` seconds after the first frame of its video."""
+    """One frame: RGB in 0..255, and its time in seconds after the first frame."""
 
     image: UInt8[Tensor, "h w 3"]
     time: float
 
 
 def open_for_ffmpeg(source: Source) -> str | BytesIO:
-    """What FFmpeg opens: an absolute path, as it takes a name like "a:b.mp4" for a protocol, or a file.
+    """An argument for `av.open`: an absolute path, since FFmpeg takes "a:b.mp4" for a protocol, or a file.
 
-    Raises VideoError when a path is no readable, non-empty file, MissingFileError when it can't be opened.
+    Raises the errors of `require_file`.
     """
     if isinstance(source, Blob):
         return BytesIO(source.content)
@@ -101,12 +100,12 @@ def require_file(path: Path) -> None:
 
 
 def is_image(path: Source) -> bool:
-    """Whether the suffix of `path` says that it is a still image."""
+    """Whether `path` has the suffix of a still image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def shrunk_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """(width, height) made smaller, at the same aspect, so that the short side is at most `short_side`."""
+    """(width, height) shrunk at the same aspect ratio to a short side of at most `short_side`."""
     short = min(width, height)
     if short_side is None or short <= short_side:
         return width, height
@@ -120,10 +119,10 @@ def over_black(rgba: np.ndarray) -> np.ndarray:
 
 
 def read_image(path: Source, short_side: int | None = None) -> tuple[UInt8[Tensor, "h w 3"], VideoInfo]:
-    """A still image, upright (EXIF orientation), 8-bit RGB, transparent parts over black, and its facts.
+    """A still image, upright (EXIF), transparent parts over black, and its description.
 
-    It is shrunk so that the short side is at most `short_side`; the facts tell the size in the file.
-    Raises VideoError when the file is no image or is damaged, MissingFileError when there is none.
+    The image is shrunk to a short side of at most `short_side`; the description has the size in the file.
+    Raises VideoError when the image is damaged or of unknown format, MissingFileError when there is none.
     """
     try:
         with Image.open(BytesIO(path.content) if isinstance(path, Blob) else path) as file:
@@ -151,6 +150,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def write_image(image: UInt8[Tensor, "h w 3"], path: Path) -> None:
-    """Save `image` in the format that the suffix of `path` names (JPEG and WebP at quality 95)."""
-    Image.fromarray(image.cpu().numpy()).save(path, quality=95)
+def write_image(image: UInt8[Tensor, "h w 3"], path: Path, suffix: str | None = None) -> None:
+    """Save an image in the format of `suffix`, by default that of `path` (JPEG and WebP at quality 95)."""
+    image_format = Image.registered_extensions()[(suffix or path.suffix).lower()]
+    Image.fromarray(image.cpu().numpy()).save(path, image_format, quality=95)

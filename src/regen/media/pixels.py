@@ -1,4 +1,4 @@
-"""From decoded frames of any pixel format to upright 8-bit RGB, and back to what the encoder takes."""
+"""Pixel formats to upright 8-bit RGB, and back for the encoder."""
 
 import av
 import numpy as np
@@ -25,7 +25,7 @@ IDENTITY_MATRIX = np.array([[1 << 16, 0, 0], [0, 1 << 16, 0], [0, 0, 1 << 30]], 
 
 
 def display_matrix(frame: av.VideoFrame) -> Int32[np.ndarray, "3 3"]:
-    """The matrix that turns the frame upright, as containers store it."""
+    """The rotation of a frame, as containers store it."""
     data = frame.side_data.get("DISPLAYMATRIX")
     return IDENTITY_MATRIX if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3).copy()
 
@@ -33,7 +33,7 @@ def display_matrix(frame: av.VideoFrame) -> Int32[np.ndarray, "3 3"]:
 def apply_display_matrix(
     image: UInt8[np.ndarray, "h w c"], matrix: Int32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """The image turned and mirrored in quarter turns as the display matrix says.
+    """Rotate in quarter turns and mirror an image by its display matrix.
 
     Point (x, y) is shown at (a x + c y, b x + d y), with a b c d the upper left part of the matrix.
     """
@@ -46,12 +46,12 @@ def apply_display_matrix(
 
 
 def uint8_to_signed(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """8-bit values as numbers in [-1, 1], as models take them."""
+    """8-bit values to [-1, 1], the range of the models."""
     return pixels.div(127.5).sub_(1)
 
 
 class RgbConverter:
-    """Turns the frames of one video into RGB, scaled to `width` x `height` before they are turned."""
+    """Converts the frames of one video to RGB, scaled to `width` x `height` before the rotation."""
 
     def __init__(self, width: int, height: int, matrix: Int32[np.ndarray, "3 3"], threads: int) -> None:
         self.width, self.height, self.matrix, self.threads = width, height, matrix, threads
@@ -61,7 +61,7 @@ class RgbConverter:
         return torch.from_numpy(np.ascontiguousarray(np.stack(self.channels(frame), axis=-1)))
 
     def channels(self, frame: av.VideoFrame) -> list[UInt8[np.ndarray, "h w"]]:
-        """Red, green and blue, upright; they need not be contiguous."""
+        """Red, green and blue, upright, not necessarily contiguous."""
         alpha = any(component.is_alpha for component in frame.format.components)
         guess = Colorspace.ITU709 if frame.height >= HD_LINES else Colorspace.ITU601
         colours = None if frame.colorspace in KNOWN_MATRICES else guess
@@ -96,7 +96,7 @@ def _plane(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h w"]:
 
 
 class YuvConverter:
-    """Turns RGB images into frames for a video encoder: BT.709, limited range, 8 bits."""
+    """Converts RGB images to frames for a video encoder: BT.709, limited range, 8 bits."""
 
     def __init__(self, pixel_format: str) -> None:
         self.pixel_format = pixel_format

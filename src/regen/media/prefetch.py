@@ -1,9 +1,8 @@
-"""Reading ahead of the work and writing behind it, in threads: decoding and coding of video release Python's
-lock, so both go on while a model computes.
+"""Prefetching and background writing in threads, while a model computes.
 
-Either block ends with its thread: after it nothing runs, however it was left. What an interruption (Ctrl+C)
-meets are queues only, each of whose operations is done or not done, so it can't leave a lock behind.
-PyTorch's inference mode and gradient mode belong to a thread: what runs here has to set its own.
+Decoding and encoding of video release Python's lock. After either block its thread has ended, however it was
+left. An interruption (Ctrl+C) meets only operations of queues, which are atomic, so it leaves no lock behind.
+PyTorch's inference mode and gradient mode belong to a thread: code that runs here has to set its own.
 """
 
 from _thread import start_new_thread
@@ -20,16 +19,16 @@ Parameters = ParamSpec("Parameters")
 
 
 class _End:
-    """What stands behind the last item."""
+    """Marks the end of the items."""
 
 
 @contextmanager
 def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
-    """In the block: `items` in their order, up to `depth` of them made before they are asked for.
+    """Context manager for `items` in their order, up to `depth` of them computed in advance.
 
-    `items` is iterated in a thread; a generator is also closed there, when it is through or the block is
-    left. What it raises is raised where its next item would have come; if the block is left before that,
-    it is dropped. At most `depth` + 1 items are alive here, with the one that was handed out last.
+    `items` is iterated in a thread; a generator is also closed there, at its end or that of the block. Its
+    error is raised in place of its next item; if the block is left before that, the error is dropped. At most
+    `depth` + 1 items are alive, with the one that was returned last.
     """
     assert depth >= 1, depth
     made: SimpleQueue[Item | _End] = SimpleQueue()
@@ -62,13 +61,12 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
 def background_writer(
     function: Callable[Parameters, object], depth: int = 2
 ) -> Iterator[Callable[Parameters, None]]:
-    """In the block: a function that returns at once and lets `function` be called with its arguments.
+    """Context manager for a function that queues calls of `function` and returns at once.
 
-    The calls run in a thread, one by one in their order; when `depth` of them wait, the next one to be added
-    waits itself. The end of the block waits for all of them. When a call fails the rest is dropped and what
-    it raised is raised once: where the next call is added, or at the end of the block; no call can be added
-    after that. A block that is left by an exception drops what waits, and nothing else is raised. Arguments
-    must not be changed after they were handed over.
+    The calls run in a thread, in their order; when `depth` of them are queued, the next one blocks. The end
+    of the block waits for all. When a call fails the queued ones are dropped and its error is raised once: by
+    the next call, or at the end of the block. A block that is left by an exception drops the queued calls and
+    raises only that. Arguments must not be changed after the call.
     """
     assert depth >= 1, depth
     room: SimpleQueue[None] = SimpleQueue()
@@ -97,9 +95,9 @@ def background_writer(
 
 
 class _Worker(Generic[Order]):
-    """A thread that does `work` with the orders that come; then `over` is set and `wake` called, always.
+    """A thread that runs `work` on the orders; at its end `over` is set and `wake` called, always.
 
-    In a `with` block: at its end waiting orders are dropped and the thread has ended.
+    A context manager: at its end queued orders are dropped and the thread has ended.
     """
 
     def __init__(self, work: Callable[[Iterator[Order]], None], wake: Callable[[], None]) -> None:
@@ -125,13 +123,13 @@ class _Worker(Generic[Order]):
         self._orders.put(order)
 
     def finish(self) -> None:
-        """Wait until all orders are dealt with, or one has failed. It can be interrupted and repeated."""
+        """Wait until all orders are done, or one has failed. It can be interrupted and repeated."""
         self._orders.put(None)
         if not self.over:
             self._ended.get()
 
     def raise_error(self) -> None:
-        """Raise what the work has raised, once."""
+        """Raise the error of the work, once."""
         error, self._error = self._error, None
         try:
             if error is not None:
@@ -140,7 +138,7 @@ class _Worker(Generic[Order]):
             del error  # its traceback holds this frame, and so whatever the frames of the work hold
 
     def _end(self) -> None:
-        """Stop after the order in work. An interruption waits too: what is in work is about to be closed."""
+        """Stop after the current order. An interruption waits too: the order may use what is closed next."""
         self._stopped = True
         try:
             self.finish()

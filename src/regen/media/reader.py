@@ -1,4 +1,4 @@
-"""Read video and image files, whatever their size, rate, rotation or pixel format, as 8-bit RGB frames."""
+"""Reader of video and image files as 8-bit RGB frames."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -32,13 +32,12 @@ ALL = slice(None)
 class VideoReader:
     """Reads one video, or one image as a video of one frame.
 
-    Frames come upright (display matrix, EXIF), converted with the tagged colour matrix and range (without
-    a tag BT.709 from 720 lines on and BT.601 below), alpha over black. High dynamic range is not tone-mapped.
-    With `short_side` frames are shrunk while they are converted, so that the short side is at most that
-    many pixels; `info` tells the size in the file. `threads` is the number of threads, 0 for one per core.
-    Every time is in seconds after the first frame.
+    Frames are upright (display matrix, EXIF), converted with the tagged colour matrix and range (without a
+    tag BT.709 from 720 lines on and BT.601 below), alpha over black. High dynamic range is not tone-mapped.
+    With `short_side` frames are shrunk to a short side of at most that many pixels; `info` has the size in
+    the file. `threads` 0 means one per core. Times are in seconds after the first frame.
 
-    Raises VideoError, one sentence that names the file, when not a single frame can be read.
+    Raises VideoError when not a single frame can be read.
     """
 
     def __init__(self, path: Source, threads: int = 0, short_side: int | None = None) -> None:
@@ -67,9 +66,9 @@ class VideoReader:
             self._seeker.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        """All frames in display order; afterwards `damage` says in words what could not be read, or None.
+        """All frames in display order; afterwards `damage` describes what could not be read, or is None.
 
-        Each iteration opens the file anew and starts at the first frame; memory does not grow with length.
+        Each iteration opens the file anew; memory does not grow with the length.
         """
         self.damage = None
         if self._seeker is None:
@@ -84,9 +83,8 @@ class VideoReader:
     def read_at(self, times: Sequence[float]) -> UInt8[Tensor, "t h w 3"]:
         """The frames shown at `times` (seconds after the first frame, in any order).
 
-        The frame shown at a time is the last one that starts no more than a millisecond after it; before
-        the first frame it is the first, after the end the last. Raises VideoError when a frame that is
-        needed can't be decoded.
+        That is the last frame that starts no more than a millisecond after a time, or else the first one.
+        Raises VideoError when such a frame can't be decoded.
         """
         assert len(times) > 0
         if self._seeker is None:
@@ -98,7 +96,7 @@ class VideoReader:
         return torch.from_numpy(images if order == sorted(order) else images[np.argsort(order)])
 
     def frame_times(self) -> Float64[np.ndarray, " t"]:
-        """The time of every frame, in seconds, rising, read from the packets without decoding."""
+        """The time of every frame in seconds, rising, from packets without decoding."""
         if self._seeker is None:
             return np.zeros(1)
         with Decoder(self.path, self._threads) as decoder:
@@ -110,7 +108,7 @@ class VideoReader:
         return np.arange(len(ticks)) / float(self.info.frame_rate)
 
     def _probe(self, seeker: Seeker, short_side: int | None) -> VideoInfo:
-        """Decode the first frame, which alone tells size and rotation, and whether anything can be read."""
+        """Decode the first frame, which has the size and the rotation."""
         first = seeker.decode_first()
         stream, container = seeker.decoder.stream, seeker.decoder.container
         self._convert = _converter(first, short_side, self._threads)
@@ -134,9 +132,9 @@ def read_frames(
     rows: slice = ALL,
     columns: slice = ALL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """A part of the frames that begin at the rising `times`; `VideoReader.read_at` gives the same, whole.
+    """A crop of the frames that begin at the rising `times`: the pixels of `VideoReader.read_at`, faster.
 
-    Faster, because no other frame is decoded for its own sake; with one thread. Raises VideoError.
+    Uses one thread and decodes no frame that is not referenced. Raises VideoError.
     """
     if is_image(path):
         image, _ = read_image(path, short_side)
@@ -155,7 +153,7 @@ def _converter(frame: av.VideoFrame, short_side: int | None, threads: int) -> Rg
 def _stacked(
     frames: Iterable[av.VideoFrame], count: int, convert: RgbConverter, rows: slice, columns: slice
 ) -> UInt8[np.ndarray, "{count} h w 3"]:
-    """A part of `count` frames in RGB; one that comes several times in a row is converted once."""
+    """A crop of `count` frames in RGB; repeated frames are converted once."""
     last, images = None, np.empty((count, 0, 0, 3), np.uint8)
     for index, frame in enumerate(frames):
         if frame is last:
@@ -164,6 +162,6 @@ def _stacked(
         last, channels = frame, [channel[rows, columns] for channel in convert.channels(frame)]
         if not index:
             images = np.empty((count, *channels[0].shape, 3), np.uint8)
-        for place, channel in enumerate(channels):
-            images[index, ..., place] = channel
+        for number, channel in enumerate(channels):
+            images[index, ..., number] = channel
     return images

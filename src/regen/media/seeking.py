@@ -1,4 +1,4 @@
-"""The decoded frames that are shown at given times, with as little decoding as that takes."""
+"""Seeker: the frames at given times, with as little decoding as possible."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -11,17 +11,16 @@ from regen.media.decoding import Decoder, time_base
 from regen.media.files import Source, VideoError
 
 TIME_TOLERANCE = 1e-3  # seconds; Matroska rounds its times to milliseconds
-SEEK_AHEAD = 2.0  # seconds; a longer gap is jumped over, a shorter one decoded
-SEEK_BACK = (0.0, 2.0, 10.0)  # seconds; tried in turn when a seek lands behind its aim
+SEEK_AHEAD = 2.0  # seconds; over a longer gap it seeks, through a shorter one it decodes
+SEEK_BACK = (0.0, 2.0, 10.0)  # seconds; tried in turn when a seek lands after its target
 
 TimedFrame = tuple[av.VideoFrame, float]
 
 
 class Seeker:
-    """The frames of a video by their times in seconds after the first frame; a context manager.
+    """The frames of a video by their times in seconds after the first frame. A context manager.
 
-    Before it can be used, one of `decode_first` and `find_first` has to find out when the first frame is
-    shown. Raises VideoError when `path` can't be opened.
+    Call `decode_first` or `locate_first` first. Raises VideoError when `path` can't be opened.
     """
 
     def __init__(self, path: Source, threads: int) -> None:
@@ -30,7 +29,7 @@ class Seeker:
         stream = self.decoder.stream
         self.frame_rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         self.time_base = time_base(stream)
-        # AVI has no presentation times; where frames are reordered, what FFmpeg makes up is wrong.
+        # AVI has no presentation times; where frames are reordered, those that FFmpeg guesses are wrong.
         reordered = stream.codec_context.has_b_frames
         self.is_untimed = self.decoder.container.format.name == "avi" and bool(reordered)
         self.start = 0  # of the first frame, in ticks
@@ -49,7 +48,7 @@ class Seeker:
         self.decoder.container.close()
 
     def decode_first(self) -> av.VideoFrame:
-        """The first frame. Raises VideoError when not a single one can be decoded."""
+        """Decode the first frame. Raises VideoError when not a single one can be decoded."""
         frames = self.decoder.decode()
         first = next(frames, None)
         if first is None:
@@ -61,7 +60,7 @@ class Seeker:
         return first
 
     def locate_first(self) -> None:
-        """Learn when the first frame is shown: from packets where they tell, else by decoding it."""
+        """Find the time of the first frame, from packets where possible, else by decoding it."""
         start = self.decoder.first_pts()
         if start is None:
             self.close()
@@ -71,7 +70,7 @@ class Seeker:
             self.start, self._opened = start, _decode_from(self.decoder, start)
 
     def with_times(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
-        """Each frame with its time; where the file gives none, one frame's duration after the last."""
+        """Each frame with its time; without one in the file, one frame duration after the last."""
         step = float(1 / self.frame_rate)
         time = -step
         up, down = self.time_base.numerator, self.time_base.denominator
@@ -83,9 +82,9 @@ class Seeker:
             yield frame, time
 
     def frames_starting_at(self, times: Sequence[float]) -> list[av.VideoFrame]:
-        """The frames that begin at the rising `times`, which must be times of frames; decodes little else.
+        """The frames that begin at the rising `times` of frames; decodes little else.
 
-        None at all when one of them can't be found, or not without damage.
+        Empty when one of them can't be found or is damaged.
         """
         if self.is_untimed or not self.decoder.seek(self._ticks(times[0] + TIME_TOLERANCE)):
             return []
@@ -116,7 +115,7 @@ class Seeker:
             yield shown[0]
 
     def _frames_from(self, time: float) -> Iterator[TimedFrame]:
-        """Frames in display order from one that is shown at `time` or before; from the first if need be."""
+        """Frames in display order, from one at or before `time`; from the first one if need be."""
         begun, self._opened = self.with_times(self._opened), iter(())
         if self.decoder.is_in_first_group(self._ticks(time)):
             first = next(begun, None)
@@ -141,13 +140,13 @@ class Seeker:
         return self.start + int(time / self.time_base)
 
     def _require_undamaged(self, time: float, start: float, is_last: bool) -> None:
-        """Raises VideoError when damage hides the frame at `time` and the nearest one begins at `start`."""
+        """Raises VideoError when damage hides the frame at `time`; the nearest one begins at `start`."""
         late = is_last and time - start > float(1 / self.frame_rate) + TIME_TOLERANCE
         if self.decoder.errors and (late or time < start - TIME_TOLERANCE):
             raise VideoError(f"{self.path} is damaged at {time:.2f} seconds; copy or record it again.")
 
 
 def _decode_from(decoder: Decoder, ticks: int) -> Iterator[av.VideoFrame]:
-    """The frames from the key frame at `ticks` on; it knows no Seeker, which a circle would keep alive."""
+    """The frames from the key frame at `ticks` on. Not a method: a cycle would keep the Seeker alive."""
     if decoder.seek(ticks):
         yield from decoder.until_damage(decoder.decode(), after_seek=True)

@@ -1,4 +1,4 @@
-"""Frames at a given size: scale to cover, then cut out the centre (REGEN paper, section 4)."""
+"""Sizes of frames: resize to cover, then center crop (REGEN, Sec. 4)."""
 
 import re
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Size:
         for side in (self.height, self.width):
             if not MIN_SIDE <= side <= MAX_SIDE:
                 raise ValueError(
-                    f"A side of {side} pixels is not between {MIN_SIDE} and {MAX_SIDE}; try 256 or 176x312."
+                    f"Sides must be {MIN_SIDE} to {MAX_SIDE} pixels, got {side}; try 256 or 176x312."
                 )
 
     def __str__(self) -> str:
@@ -36,17 +36,15 @@ def parse_size(text: str) -> Size:
     """
     match = re.fullmatch(r"([+-]?\d{1,9})(?:[xX]([+-]?\d{1,9}))?", text.strip(), flags=re.ASCII)
     if match is None:
-        raise ValueError(
-            f"{text!r} is not a size; give one number (256) or height x width in pixels (176x312)."
-        )
+        raise ValueError(f"A size is one number (256) or height x width (176x312), got {text!r}.")
     height = int(match[1])
     return Size(height, int(match[2]) if match[2] else height)
 
 
 def scaled_size(height: int, width: int, size: Size) -> tuple[int, int]:
-    """Height and width of a `height` x `width` frame scaled, without distortion, until it just covers `size`.
+    """Height and width of a `height` x `width` frame scaled at the same aspect ratio to just cover `size`.
 
-    One side fits exactly; the other is rounded to the nearest pixel.
+    One side is exact; the other is rounded to the nearest pixel.
     """
     if height * size.width <= width * size.height:  # the height is what is short
         return size.height, max(size.width, round(width * size.height / height))
@@ -54,11 +52,7 @@ def scaled_size(height: int, width: int, size: Size) -> tuple[int, int]:
 
 
 def resize_center_crop(frame: UInt8[Tensor, "h w 3"], size: Size | None) -> UInt8[Tensor, "h2 w2 3"]:
-    """One frame at the given size; `None` leaves it as it is.
-
-    The frame is scaled by antialiased bicubic interpolation until it covers `size`, and the centre is cut
-    out. It is never distorted. For a square N x N that is: short side to N, then centre crop.
-    """
+    """Scale a frame to cover `size` (antialiased bicubic) and crop the centre; None returns it as it is."""
     if size is None:
         return frame
     height, width = scaled_size(frame.shape[0], frame.shape[1], size)

@@ -1,23 +1,22 @@
-"""Write a video or an image file: complete under its name, or not there at all."""
+"""Writer of video and image files, atomic."""
 
-import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from uuid import uuid4
 
 import av
-import torch
 from av.codec.context import Flags
 from jaxtyping import UInt8
 from torch import Tensor
 
 from regen.console import first_line
+from regen.io import atomic_path
+from regen.media.audio import TICKS, AudioCopier
 from regen.media.decoding import READ_ERRORS
 from regen.media.files import IMAGE_SUFFIXES, VideoError, is_image, write_image
 from regen.media.pixels import YuvConverter
-from regen.media.soundtrack import TICKS, Soundtrack
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "14"  # x264's constant rate factor: hardly visible losses
@@ -27,15 +26,15 @@ BT709, LIMITED = 1, 1  # FFmpeg's numbers for the colour tags
 class VideoWriter:
     """Writes frames of `width` x `height` to a .mp4, .m4v, .mov or .mkv (H.264), or one frame to an image.
 
-    Use it in a `with` block: the file gets its name at the end of the block; after an error or an
-    interruption nothing is left. `frame_rate` (frames per second) times the frames that come without a
-    time and the last one. The sound of `audio_from`, if it has any, is carried over; the first frame of that
-    file is at `audio_delay` (seconds), which is 0 unless frames are written that come before it. With
-    `keyframe_interval` the file is made for fast random access, with a key frame at least that often, and
-    its bytes do not depend on the number of cores.
+    A context manager: the file gets its name at the end of the block; after an error or an interruption
+    nothing is left. `frame_rate` (frames per second) times the frames without a time and the last one. The
+    audio of `audio_from`, if it has any, is copied; the first frame of that file is at `audio_delay`
+    (seconds), which is 0 unless frames are written that come before it. With `keyframe_interval` the file is
+    made for random access, with a key frame at least that often, and its bytes do not depend on the number of
+    cores.
 
-    Raises VideoError, one sentence that names the file: at the start for a suffix that is not supported, a
-    size that is not positive, a delay below 0 or a place that can't be written; later when the disk is full.
+    Raises VideoError: at the start for an unknown suffix, a size or rate that is not positive, a negative
+    delay or an unwritable path; later when the disk is full.
     """
 
     def __init__(
@@ -48,50 +47,51 @@ class VideoWriter:
         audio_delay: Fraction = Fraction(0),
         keyframe_interval: int | None = None,
     ) -> None:
-        suffix = path.suffix.lower()
-        if suffix not in (*CONTAINERS, *IMAGE_SUFFIXES):
+        if path.suffix.lower() not in (*CONTAINERS, *IMAGE_SUFFIXES):
             known = ", ".join((*CONTAINERS, *IMAGE_SUFFIXES))
-            raise VideoError(f"{path} can't be written; its name must end in one of {known}.")
-        if width < 1 or height < 1:
-            raise VideoError(f"{path} can't be written with {width}x{height} pixels; both must be positive.")
-        if frame_rate <= 0:
+            raise VideoError(f"The output must end in one of {known}, got {path}.")
+        if min(width, height) < 1 or frame_rate <= 0:
             raise VideoError(
-                f"{path} can't be written at {frame_rate} frames per second; use a positive rate."
+                f"Size and rate of {path} must be positive, got {width}x{height} at {frame_rate} fps."
             )
         if audio_delay < 0:
-            raise VideoError(
-                f"The sound of {path} can't start {-audio_delay} s early; use a delay from 0 on."
-            )
+            raise VideoError(f"The audio delay of {path} must be at least 0, got {audio_delay} s.")
         self.path, self.width, self.height = path, width, height
         self.frame_rate, self.audio_from, self.audio_delay = frame_rate, audio_from, audio_delay
         self.keyframe_interval = keyframe_interval
-        self._temporary = path.with_name(f".{path.stem[:100]}.{uuid4().hex[:8]}{suffix}")
+        self._block = self._writing()
         self._file: _MovieFile | _ImageFile
 
     def __enter__(self) -> "VideoWriter":
-        if self.path.is_dir():
-            raise VideoError(f"{self.path} is a folder; give the name of a file in it.")
-        try:
-            with self._temporary.open("xb"):
-                pass
-        except OSError as error:
-            raise self._failure(error) from None
-        try:
-            self._file = self._open()
-        except BaseException:
-            self._temporary.unlink()
-            raise
+        self._block.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._block.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self.path.is_dir():
+            raise VideoError(f"{self.path} is a folder; give the name of a file in it.")
+        callers_error = None
         try:
-            if error is None:
-                self._finish()
-        finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            with atomic_path(self.path) as temporary:
+                temporary.touch(exist_ok=False)
+                with closing(self._open(temporary)) as self._file:
+                    try:
+                        yield
+                    except BaseException as error:
+                        callers_error = error
+                        raise
+                    if self._file.frames == 0:
+                        raise VideoError(f"{self.path} was not written, because there was no frame to write.")
+                    self._file.finish()
+        except READ_ERRORS as error:
+            if error is callers_error:
+                raise
+            raise self._failure(error) from None
 
     def write(self, image: UInt8[Tensor, "h w 3"], time: float | None = None) -> None:
         """Append a frame, shown from `time` on (seconds; rising), or right after the last one."""
@@ -101,36 +101,29 @@ class VideoWriter:
         except READ_ERRORS as error:
             raise self._failure(error) from None
 
-    def _open(self) -> "_MovieFile | _ImageFile":
+    def _open(self, temporary: Path) -> "_MovieFile | _ImageFile":
+        suffix = self.path.suffix.lower()
         if is_image(self.path):
-            return _ImageFile(self._temporary, self.width, self.height)
-        movie = _MovieFile(self._temporary, self.width, self.height, self.frame_rate, self.keyframe_interval)
+            return _ImageFile(temporary, suffix)
+        movie = _MovieFile(
+            temporary, CONTAINERS[suffix], self.width, self.height, self.frame_rate, self.keyframe_interval
+        )
         if self.audio_from is not None and not is_image(self.audio_from):
             movie.copy_audio(self.audio_from, self.audio_delay)
         return movie
 
-    def _finish(self) -> None:
-        if self._file.frames == 0:
-            raise VideoError(f"{self.path} was not written, because there was no frame to write.")
-        try:
-            self._file.finish()
-            os.replace(self._temporary, self.path)
-        except READ_ERRORS as error:
-            raise self._failure(error) from None
-
     def _failure(self, error: BaseException) -> VideoError:
         return VideoError(
-            f"{self.path} can't be written ({first_line(error)}); check that its folder exists, is writable "
-            "and has space left."
+            f"{self.path} can't be written ({first_line(error)}); its folder must exist, be writable and "
+            "have space left."
         )
 
 
 class _ImageFile:
     """One frame, written at the end."""
 
-    def __init__(self, path: Path, width: int, height: int) -> None:
-        self.path, self.frames = path, 0
-        self._image = torch.zeros(height, width, 3, dtype=torch.uint8)
+    def __init__(self, path: Path, suffix: str) -> None:
+        self.path, self.suffix, self.frames = path, suffix, 0
 
     def write(self, image: UInt8[Tensor, "h w 3"], time: float | None) -> None:
         if self.frames:
@@ -138,37 +131,43 @@ class _ImageFile:
         self._image, self.frames = image, 1
 
     def finish(self) -> None:
-        write_image(self._image, self.path)
+        write_image(self._image, self.path, self.suffix)
 
     def close(self) -> None:
         pass
 
 
 class _MovieFile:
-    """H.264 video, and the sound of another file interleaved with it."""
+    """H.264 video, interleaved with the audio of another file."""
 
     def __init__(
-        self, path: Path, width: int, height: int, frame_rate: Fraction, keyframe_interval: int | None
+        self,
+        path: Path,
+        container: str,
+        width: int,
+        height: int,
+        frame_rate: Fraction,
+        keyframe_interval: int | None,
     ) -> None:
         self.frames = 0
         self.frame_rate = frame_rate.limit_denominator(10_000)
         # A multiple of the rate's numerator, so that a constant frame rate is exact.
         self._ticks = self.frame_rate.numerator * -(-TICKS // self.frame_rate.numerator)
-        self._container = av.open(str(path.absolute()), "w", format=CONTAINERS[path.suffix.lower()])
-        self._sound: Soundtrack | None = None
+        self._container = av.open(str(path.absolute()), "w", format=container)
+        self._audio: AudioCopier | None = None
         try:
             self._stream = self._video_stream(width, height, keyframe_interval)
         except BaseException:
             self._container.close()
             raise
         self._convert = YuvConverter(self._stream.pix_fmt)
-        self._waiting: av.VideoFrame | None = None  # its duration is known when the next one comes
+        self._pending: av.VideoFrame | None = None  # its duration is known when the next one comes
         self._first: av.Packet | None = None
 
     def copy_audio(self, audio_from: Path, delay: Fraction) -> None:
-        """Give the video a sound, before the first frame. Closes the file when that fails."""
+        """Copy audio from another file; to be called before the first frame. Closes the file on failure."""
         try:
-            self._sound = Soundtrack(audio_from, self._container, delay)
+            self._audio = AudioCopier(audio_from, self._container, delay)
         except BaseException:
             self._container.close()
             raise
@@ -177,17 +176,17 @@ class _MovieFile:
         frame = self._convert(image)
         frame.time_base = self._stream.codec_context.time_base
         frame.pts = round((self.frames / self.frame_rate if time is None else time) * self._ticks)
-        if self._waiting is not None:
-            frame.pts = max(frame.pts, self._waiting.pts + 1)
-            self._encode(self._waiting, frame.pts - self._waiting.pts)
+        if self._pending is not None:
+            frame.pts = max(frame.pts, self._pending.pts + 1)
+            self._encode(self._pending, frame.pts - self._pending.pts)
         else:
             self._begin = frame.pts
-        self._waiting = frame
+        self._pending = frame
         self.frames += 1
 
     def finish(self) -> None:
-        """Write what is left. The last frame lasts so long that the average rate comes out right."""
-        last = self._waiting
+        """Write the rest. The duration of the last frame makes the average rate exact."""
+        last = self._pending
         assert last is not None
         end = self._begin + round(self.frames / self.frame_rate * self._ticks)
         if end <= last.pts:
@@ -198,14 +197,14 @@ class _MovieFile:
             first = self._first or rest[0]
             rest[-1].duration = max(1, end - self._begin - (rest[-1].dts - first.dts))
         self._container.mux(rest)
-        if self._sound is not None:
-            self._sound.write_until(None)
+        if self._audio is not None:
+            self._audio.write_until(None)
         self._container.close()
 
     def close(self) -> None:
-        """Give the files back, after `finish` or in place of it."""
-        if self._sound is not None:
-            self._sound.close()
+        """Close the files, after `finish` or instead of it."""
+        if self._audio is not None:
+            self._audio.close()
         with suppress(*READ_ERRORS):  # the file is about to be deleted
             self._container.close()
 
@@ -230,8 +229,8 @@ class _MovieFile:
 
     def _encode(self, frame: av.VideoFrame, duration: int) -> None:
         frame.duration = duration
-        if self._sound is not None:
-            self._sound.write_until(frame.pts / self._ticks)
+        if self._audio is not None:
+            self._audio.write_until(frame.pts / self._ticks)
         packets = self._stream.encode(frame)
         if self._first is None and packets:
             self._first = packets[0]
