@@ -13,12 +13,12 @@ from statistics import fmean
 from typing import Annotated, Any
 
 import tyro
-from report import find_clips, finish, one_sentence_errors, use_threads
+from report import evaluate_files, find_clips, finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
 
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.evaluate.quality import ClipResult, evaluate_files
+from regen.evaluate.quality import ClipResult
 from regen.media.sizes import parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc

@@ -4,8 +4,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from regen.codec.chunks import Embedder
+from regen.codec.sessions import DecodeOptions
 from regen.data.catalog import find_media
+from regen.evaluate.quality import ClipResult, evaluate_clip
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, resize_center_crop
 
 CPU_NAME_KEYS = ("model name", "Hardware", "Model")
 
@@ -43,6 +49,26 @@ def find_clips(data: Sequence[Path], max_frames: int | None) -> list[Path]:
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames} frames can't be measured; give --max-frames 1 or more.")
     return files
+
+
+def evaluate_files(
+    model: Embedder,
+    files: Iterable[Path],
+    size: Size | None,
+    options: DecodeOptions,
+    max_frames: int | None = None,
+) -> Iterator[ClipResult]:
+    """One result per file, in order, by the protocol of `regen.metrics.psnr_ssim`.
+
+    Each clip is resized and cropped to `size`, reconstructed chunk by chunk (the last one padded), rounded to
+    8 bits and compared with the resized frames. Results are independent of each other: the noise depends on
+    the seed and the chunk. `max_frames` measures only the first frames. Memory is bounded by the chunk.
+    Raises VideoError for a file without a readable frame.
+    """
+    for file in files:
+        with VideoReader(file) as reader:
+            frames = (resize_center_crop(frame.image, size) for frame in islice(reader, max_frames))
+            yield evaluate_clip(model, frames, file.stem, options)
 
 
 def hardware(device: torch.device) -> str:

@@ -17,14 +17,14 @@ import torch
 import tyro
 from plots import check_plot, draw_lines
 from quality import mean_result
-from report import find_clips, finish, one_sentence_errors, use_threads
+from report import evaluate_files, find_clips, finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
 from steps import warm_up
 
 from regen.codec.sessions import DecodeOptions
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.quality import ClipResult, evaluate_files
+from regen.evaluate.quality import ClipResult
 from regen.media.reader import VideoReader
 from regen.media.sizes import Size, parse_size, scaled_size
 from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, find_model, load

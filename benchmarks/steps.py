@@ -14,13 +14,13 @@ import torch
 import tyro
 from plots import check_plot, draw_lines
 from quality import mean_result
-from report import find_clips, finish, one_sentence_errors, use_threads
+from report import evaluate_files, find_clips, finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
-from regen.evaluate.quality import ClipResult, evaluate_clip, evaluate_files
+from regen.evaluate.quality import ClipResult, evaluate_clip
 from regen.media.sizes import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc

@@ -1,9 +1,5 @@
 """Whole clips through a model: the protocol end to end, on a tiny video and a linear embedder."""
 
-from fractions import Fraction
-from itertools import islice
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,9 +8,7 @@ from torch.nn import functional
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.quality import evaluate_clip, evaluate_files
-from regen.media.reader import VideoError, VideoReader, VideoWriter
-from regen.media.sizes import Size, resize_center_crop
+from regen.evaluate.quality import evaluate_clip
 from regen.metrics.psnr_ssim import Sharpness, psnr_per_frame, ssim_per_frame
 from regen.metrics.seams import SeamRatio
 
@@ -32,15 +26,6 @@ def moving_frames(frames: int = FRAMES, height: int = 26, width: int = 40) -> li
 def model() -> AutoencoderLinear:
     chunk = torch.stack(moving_frames(RATIO + 1, 24, 40)).permute(3, 0, 1, 2)[None] / 127.5 - 1
     return AutoencoderLinear.fit([chunk], RATIO, latent_channels=2).eval()
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "moving.mp4"
-    with VideoWriter(path, 40, 26, Fraction(25)) as writer:
-        for frame in moving_frames():
-            writer.write(frame)
-    return path
 
 
 def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
@@ -62,20 +47,6 @@ def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
     assert result.sharpness == pytest.approx(sharpness.compute(), abs=1e-6)
     assert result.seam_ratio == seams.compute() is not None
     assert result.seconds == result.encode_seconds + result.decode_seconds > 0
-
-
-def test_files_are_fitted_first(model: AutoencoderLinear, clip: Path) -> None:
-    size = Size(16, 24)
-    (result,) = evaluate_files(model, [clip], size)
-    with VideoReader(clip) as reader:
-        frames = [resize_center_crop(frame.image, size) for frame in reader]
-    expected = evaluate_clip(model, frames, "moving")
-    assert (result.name, result.frames, result.psnr, result.ssim) == (
-        expected.name,
-        expected.frames,
-        expected.psnr,
-        expected.ssim,
-    )
 
 
 def test_a_clip_of_one_chunk_has_no_seam(model: AutoencoderLinear) -> None:
@@ -115,22 +86,6 @@ def test_the_options_reach_the_decoder() -> None:
     figures = [evaluate_clip(model, frames, "moving", choice).psnr for choice in options]
     assert len(set(figures)) == len(options), figures
     assert evaluate_clip(model, frames, "moving", plain).psnr == figures[0]
-
-
-@pytest.mark.parametrize("limit", [1, 5, 99])
-def test_first_frames_only(model: AutoencoderLinear, clip: Path, limit: int) -> None:
-    (result,) = evaluate_files(model, [clip], max_frames=limit)
-    with VideoReader(clip) as reader:
-        expected = evaluate_clip(model, [frame.image for frame in islice(reader, limit)], "moving")
-    assert result.frames == min(limit, FRAMES)
-    assert result.psnr == expected.psnr
-
-
-def test_one_result_per_file_as_it_comes(model: AutoencoderLinear, clip: Path, tmp_path: Path) -> None:
-    results = evaluate_files(model, [clip, tmp_path / "missing.mp4"])
-    assert next(results).frames == FRAMES
-    with pytest.raises(VideoError, match=r"missing\.mp4"):
-        next(results)
 
 
 def test_no_frame_is_an_error(model: AutoencoderLinear) -> None:

@@ -1,15 +1,21 @@
-"""PSNR and SSIM against torchmetrics' modules, what the protocol fixes beyond them, and sharpness."""
+"""PSNR and SSIM against torchmetrics and scikit-image, the protocol beyond them, and sharpness."""
 
 import math
+from itertools import islice
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from regen.media.reader import VideoReader
+from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import (
     GRADIENT_EPS,
     MAX_PSNR,
@@ -19,6 +25,9 @@ from regen.metrics.psnr_ssim import (
     gradient_per_frame,
     ssim_per_frame,
 )
+
+CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
+BORDER = 5  # half of the SSIM window
 
 
 def noisy_pair(frames: int, height: int, width: int, strength: int) -> tuple[Tensor, Tensor]:
@@ -159,3 +168,40 @@ def test_a_flat_picture_has_a_sharpness() -> None:
     striped = flat.clone()
     striped[:, :, ::2] += 1
     assert sharpness(flat, striped) == pytest.approx((8 / 9 + GRADIENT_EPS) / GRADIENT_EPS)
+
+
+def real_frames() -> Tensor:
+    with VideoReader(CLIP) as reader:
+        frames = [resize_center_crop(frame.image, Size(90, 121)) for frame in islice(reader, 0, 60, 30)]
+    return torch.stack(frames)
+
+
+def scikit_image_ssim(reference: Tensor, other: Tensor, border: int) -> list[float]:
+    """SSIM of each frame with `border` mirrored pixels around it."""
+    around = ((border, border), (border, border), (0, 0))
+    return [
+        structural_similarity(
+            *(np.pad(frame.numpy(), around, mode="reflect") for frame in pair),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=2,
+        )
+        for pair in zip(reference, other, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("damage", ["blur", "noise"])
+def test_equal_to_scikit_image_on_real_frames(damage: str) -> None:
+    """scikit-image, as the original MATLAB code, leaves out 5 pixels at the border unless they are padded."""
+    reference = real_frames()
+    noise = 12 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
+    other = blurred(reference, 3) if damage == "blur" else (reference + noise).round().clamp(0, 255).byte()
+    pairs = zip(reference.numpy(), other.numpy(), strict=True)
+    expected = [peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs]
+    assert psnr_per_frame(reference, other).tolist() == pytest.approx(expected, abs=1e-4)
+    ssim = ssim_per_frame(reference, other)
+    assert ssim.tolist() == pytest.approx(scikit_image_ssim(reference, other, BORDER), abs=1e-4)
+    difference = (ssim - torch.tensor(scikit_image_ssim(reference, other, 0))).abs()
+    assert (difference < 2e-2).all(), "borders change the third digit of these small frames"

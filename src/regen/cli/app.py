@@ -10,9 +10,8 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 from tyro.extras import SubcommandApp
 
-from regen.cli.evaluation import evaluate
+from regen.cli.evaluation import evaluate, evaluate_generator
 from regen.cli.generation import generate
-from regen.cli.generation_evaluation import evaluate_generator
 from regen.cli.latents import LATENTS, latents_commands
 from regen.cli.runs import RUNS, runs_commands
 from regen.cli.shards import SHARDS, shards_commands

@@ -1,9 +1,7 @@
-"""Reconstruction quality of whole clips: read, resize, reconstruct, compare."""
+"""Reconstruction quality of whole clips: reconstruct and compare."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
@@ -13,8 +11,6 @@ from regen.codec.chunks import Embedder
 from regen.codec.rate_control import Lengths
 from regen.codec.report import LatentCounter
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
-from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.cost import Stopwatch
 from regen.metrics.ghosting import GhostingRate, TemporalMae
 from regen.metrics.lpips import Lpips, LpipsMean
@@ -134,33 +130,16 @@ def reconstruct_pairs(
     yield from pair(decoded)
 
 
-def evaluate_files(
-    model: Embedder,
-    files: Iterable[Path],
-    size: Size | None = None,
-    options: DecodeOptions = DEFAULTS,
-    max_frames: int | None = None,
-) -> Iterator[ClipResult]:
-    """One result per file, in order, by the protocol of `regen.metrics.psnr_ssim`.
-
-    Each clip is resized and cropped to `size`, reconstructed chunk by chunk (the last one padded), rounded to
-    8 bits and compared with the resized frames. Results are independent of each other: the noise depends on
-    the seed and the chunk. `max_frames` measures only the first frames. Memory is bounded by the chunk.
-    Raises VideoError for a file without a readable frame.
-    """
-    for file in files:
-        with VideoReader(file) as reader:
-            frames = (resize_center_crop(frame.image, size) for frame in islice(reader, max_frames))
-            yield evaluate_clip(model, frames, file.stem, options)
-
-
 def evaluate_clip(
     model: Embedder,
     frames: Iterable[UInt8[Tensor, "h w 3"]],
     name: str,
     options: DecodeOptions = DEFAULTS,
 ) -> ClipResult:
-    """Reconstruct one clip from 8-bit RGB frames and compare. Raises ValueError without frames."""
+    """Reconstruct one clip from 8-bit RGB frames and compare. Raises ValueError without frames.
+
+    The noise depends on the seed and the chunk alone. Memory is bounded by the chunk.
+    """
     metrics, encoding, decoding = ClipMetrics(model.chunk_frames), Stopwatch(), Stopwatch()
     for originals, decoded in reconstruct_pairs(model, frames, options, encoding, decoding):
         metrics.update(originals, decoded)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from string import Template
@@ -18,7 +18,7 @@ from typing import Any
 
 from regen.evaluate.benchmark.clip_list import clip_label
 from regen.evaluate.benchmark.measure import result_key
-from regen.io import write_text
+from regen.io import read_json, write_text
 
 Row = dict[str, Any]  # one clip through one system, or the means of a system
 SCRIPTS = ("page.js", "table.js", "plots.js", "players.js")
@@ -47,12 +47,15 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
     `limit_mb` megabytes of videos, counted in base64, of the clips with the lowest mean PSNR; the other clips
     have numbers only. Raises ValueError when one of the four files is missing or invalid.
     """
-    lines = _text(folder / "clips.jsonl").splitlines()
+    files = ("summary.json", "clips.json", "settings.json", "clips.jsonl")
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder / missing[0]} does not exist; give the --report folder of regen evaluate.")
     data: dict[str, Any] = {
-        "summary": _parse(_text(folder / "summary.json"), folder / "summary.json"),
-        "clips": _parse(_text(folder / "clips.json"), folder / "clips.json")["clips"],
-        "settings": _parse(_text(folder / "settings.json"), folder / "settings.json"),
-        "rows": [_parse(line, folder / "clips.jsonl") for line in lines if line.strip()],
+        "summary": read_json(folder / "summary.json"),
+        "clips": read_json(folder / "clips.json")["clips"],
+        "settings": read_json(folder / "settings.json"),
+        "rows": [json.loads(line) for line in (folder / "clips.jsonl").read_text("utf-8").splitlines()],
         "limit_mb": limit_mb,
     }
     if not data["summary"] or not data["rows"]:
@@ -76,25 +79,6 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
 def video_path(folder: Path, size: str, clip: str, model: str | None = None, steps: int = 0) -> Path:
     """Path of a video: the reconstruction by `model` in `steps`, or the original."""
     return folder / "videos" / f"{result_key(model, size, steps, clip_label(clip))}.mp4"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give the --report folder of regen evaluate.") from None
-
-
-def _parse(text: str, path: Path) -> Any:
-    """JSON that a browser reads too, so without NaN and infinity."""
-    try:
-        return json.loads(text, parse_constant=_reject)
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); run regen evaluate again.") from None
-
-
-def _reject(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _clip_groups(folder: Path, rows: Sequence[Row]) -> list[ClipGroup]:
@@ -138,4 +122,4 @@ def _title(summary: Sequence[Row]) -> str:
 
 
 def _part(name: str) -> str:
-    return (files("regen.evaluate") / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("regen.evaluate") / "page" / name).read_text(encoding="utf-8")
