@@ -1,6 +1,7 @@
 """`regen evaluate-generator`: what it says to people and to programs, and what it leaves."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,19 @@ from regen import cli
 COMMON = ("--num-videos", "5", "--frames", "12", "--steps", "2", "--device", "cpu", "--dtype", "fp32")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working directory: real videos, and a generator of classes."""
-    make_world(tmp_path / "world")
-    make_generator(tmp_path, "class")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    folder = tmp_path_factory.mktemp("generator")
+    make_world(folder / "world")
+    make_generator(folder, "class")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
 
 
-def evaluate(*arguments: str, data: str = "world") -> int:
-    words = ["evaluate-generator", "--model", "generator", "--data", data, "--out", "out"]
+def evaluate(*arguments: str, out: str = "out") -> int:
+    words = ["evaluate-generator", "--model", "generator", "--data", "world", "--out", out]
     return cli.main([*words, *COMMON, *arguments])
 
 
@@ -62,11 +65,11 @@ def test_tables_for_people_and_json_for_programs(folder: Path, capsys: pytest.Ca
 def test_errors_are_one_sentence(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
-    assert evaluate(*arguments) == 1
+    assert evaluate(*arguments, out="other") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("regen: ") and error.endswith(".") and words in error
 
 
 def test_an_embedder_is_no_generator(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate("--model", "embedder") == 1
+    assert evaluate("--model", "embedder", out="other") == 1
     assert "embedder" in capsys.readouterr().err

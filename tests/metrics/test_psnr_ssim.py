@@ -23,6 +23,7 @@ from regen.metrics.psnr_ssim import (
     Sharpness,
     Ssim,
     gradient_per_frame,
+    psnr_per_frame,
     ssim_per_frame,
 )
 
@@ -204,4 +205,4 @@ def test_equal_to_scikit_image_on_real_frames(damage: str) -> None:
     ssim = ssim_per_frame(reference, other)
     assert ssim.tolist() == pytest.approx(scikit_image_ssim(reference, other, BORDER), abs=1e-4)
     difference = (ssim - torch.tensor(scikit_image_ssim(reference, other, 0))).abs()
-    assert (difference < 2e-2).all(), "borders change the third digit of these small frames"
+    assert (difference < 3e-2).all(), "borders change the third digit of these small frames"
