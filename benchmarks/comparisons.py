@@ -4,10 +4,10 @@ Begun again, the same command goes on where it was: finished models and measured
 
     python benchmarks/comparisons.py table-1 --data TRAIN --eval EVAL --out RUNS
 
-table-1   REGEN beside the baseline (MAGVIT-v2) and the linear embedder at 4, 8, 16 and 32× (Table 1)
-table-3   content-aware beside in-context conditioning, at the size of the training and twice that (Table 3)
+table-1   REGEN, the baseline (MAGVIT-v2) and the linear embedder at 4, 8, 16 and 32× (Table 1)
+table-3   content-aware against in-context conditioning, at the size of the training and twice that (Table 3)
 table-5   the baseline with a wider decoder (Table 5)
-channels  8 beside 16 latent channels
+channels  8 against 16 latent channels
 steps     one model with 1 to 50 denoising steps (Figure 7)
 
 On two CPU cores all but table-1 use the toy recipes.
@@ -145,7 +145,7 @@ def update_options(recipe: str, updates: int) -> list[str]:
 
 
 def regen(*arguments: str) -> None:
-    """Run one command of regen as a person would; when it fails, so does this, with what it said."""
+    """Run one command of regen; exit with its code when it fails."""
     print(f"regen {' '.join(arguments)}", file=sys.stderr, flush=True)
     code = run([sys.executable, "-m", "regen", *arguments]).returncode
     if code != 0:

@@ -1,4 +1,4 @@
-"""What one decode costs at the paper's size: parameters, operations and time, REGEN beside MAGVIT-v2.
+"""What one decode costs at the paper's size: parameters, operations and time of REGEN and MAGVIT-v2.
 
 This is Table 4 of the paper as far as it can be had without its GPU. Operations are those of matrix products,
 convolutions and attention (regen.metrics.flops); they are counted on tensors without content, so that no
@@ -177,7 +177,7 @@ def timed_apart(name: str, setting: Setting, tflop: float) -> Figures:
         try:
             figures = pool.submit(timed, name, setting).result()
         except BrokenProcessPool as error:
-            raise ValueError(f"Decoding with {name} ran out of memory; use a smaller --size.") from error
+            raise ValueError(f"Out of memory while decoding with {name}; use a smaller --size.") from error
     return figures | {"tflop_per_second": tflop / figures["seconds"]}
 
 

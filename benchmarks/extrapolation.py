@@ -62,7 +62,7 @@ def main(
     check_plot(plot)
     area, target, files = parse_size(size), pick_device(device), find_media(data)
     if not files:
-        raise ValueError(f"There is no video or image in {', '.join(map(str, data))}; give another --data.")
+        raise ValueError(f"--data must hold videos or images, found none in {', '.join(map(str, data))}.")
     precision = pick_dtype(dtype, target)
     embedder = load(model, target, precision)
     options = DecodeOptions(steps=steps, seed=seed, seams="none")

@@ -1,4 +1,4 @@
-"""What generating a video costs on latents of each ratio: tokens, operations, seconds (spec A15).
+"""What generating a video costs on latents of each ratio: tokens, operations, seconds.
 
 The argument of the paper: an embedder that stands for 33 frames by two latent frames, and not for 5, leaves
 its generator about a seventh of the tokens, and of what attention does with them still less. A chunk of 1 + k
@@ -6,7 +6,7 @@ frames has 2 latent frames, at every ratio k. Latents and weights are random, wh
 
 Operations are those of matrix products and attention, for one video in one evaluation of the network
 (regen.metrics.flops), counted on tensors without content. Times are medians over rounds; in each every
-case has its turn, so that what else the machine does hits all alike.
+case has its turn, so that what else the machine does hits all equally.
 """
 
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def main(
     use_threads(threads)
     tune_malloc()
     if recipe not in GENERATORS:
-        raise ValueError(f"There is no generator's recipe {recipe}; use one of {', '.join(GENERATORS)}.")
+        raise ValueError(f"Unknown generator recipe {recipe}; use one of {', '.join(GENERATORS)}.")
     target = pick_device(device)
     setting = Setting(steps, batch, repeats, target, pick_dtype(dtype, target))
     cases = [Case(parse_size(text), count, k) for text in size for count in frames for k in ratio]
@@ -132,7 +132,7 @@ def generator_of(recipe: GeneratorRecipe) -> LatentGenerator:
     )
 
 
-def batch_of(model: LatentGenerator, case: Case, count: int, device: torch.device) -> dict[str, Tensor]:
+def make_batch(model: LatentGenerator, case: Case, count: int, device: torch.device) -> dict[str, Tensor]:
     """A training batch of noise."""
     batch = {"latents": torch.randn(count, *case.shape, device=device)}
     if model.config.classes:
@@ -151,7 +151,7 @@ def counted(recipe: GeneratorRecipe, case: Case) -> Figures:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         model = generator_of(recipe)
         grid = model.layout.grid(*case.shape[1:])
-        batch = batch_of(model, case, 1, torch.device("cpu"))
+        batch = make_batch(model, case, 1, torch.device("cpu"))
         level, condition = torch.ones(1), Condition.from_batch(batch)
         products = count_matmuls(lambda: model.velocity(Latents.of(batch["latents"]), level, condition))
     attention = sum(p.flops * count for p, count in products.items() if p.kind == "attention")
@@ -198,7 +198,7 @@ def measured(recipe: GeneratorRecipe, cases: list[Case], setting: Setting) -> li
 
 def sampling(model: LatentGenerator, case: Case, setting: Setting) -> Callable[[], object]:
     """All steps of sampling a batch of videos, without guidance."""
-    batch = batch_of(model, case, setting.batch, setting.device)
+    batch = make_batch(model, case, setting.batch, setting.device)
     options = SampleOptions(setting.steps, guidance_scale=1.0)
 
     def run() -> object:
@@ -214,7 +214,7 @@ def update(
     model: LatentGenerator, optimizers: list[torch.optim.Optimizer], case: Case, setting: Setting
 ) -> Callable[[], object]:
     """Loss, gradient and step on a batch of videos."""
-    batch = batch_of(model, case, setting.batch, setting.device)
+    batch = make_batch(model, case, setting.batch, setting.device)
 
     def run() -> object:
         model.train()

@@ -1,4 +1,4 @@
-"""How fast training data are loaded, from shards and from files, beside plain PyAV on the same clips."""
+"""How fast training data are loaded, from shards, from files and by plain PyAV on the same clips."""
 
 import cProfile
 import inspect
@@ -276,7 +276,7 @@ def report(
     )
     finish(
         f"{clips} clips of {frames} frames of {stage.height}x{stage.width} by {facts['workers']} processes",
-        ["source", "clips per second", "frames per second", "beside plain PyAV", "processor ms per clip"],
+        ["source", "clips per second", "frames per second", "share of plain PyAV", "processor ms per clip"],
         [
             [name, f"{speed:.1f}", f"{speed * frames:.0f}", f"{shares[name]:.0%}", f"{busy[name]:.1f}"]
             for name, speed in speeds.items()

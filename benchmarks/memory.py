@@ -82,7 +82,7 @@ def peak_megabytes(folder: Path, frames: int, size: tuple[int, int], options: li
 
 
 def run(command: list[str]) -> str:
-    """Standard output of a command; when it fails, this process ends with what it said."""
+    """Standard output of a command; when it fails, this process ends with its error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr.strip() or f"error: {' '.join(command)} failed.")

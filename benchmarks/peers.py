@@ -1,4 +1,4 @@
-"""Speed, memory, operations and compression of other video autoencoders at their real size, beside our own.
+"""Speed, memory, operations and compression of other video autoencoders and ours at their real size.
 
 All have random weights: what is measured does not depend on them. Measured is the model alone, on noise, on
 one window of frames: a peer's is the longest that its class can take up to --window, a chunk for our own. The
@@ -96,7 +96,7 @@ def main(
     names = (*(peer or (() if preset else PUBLISHED)), *(preset or (() if peer else PRESETS)))
     unknown = next((name for name in names if name not in PUBLISHED and name not in RECIPES), None)
     if unknown is not None:
-        raise ValueError(f"There is no model {unknown}; use one of {', '.join([*PUBLISHED, *RECIPES])}.")
+        raise ValueError(f"Unknown model {unknown}; use one of {', '.join([*PUBLISHED, *RECIPES])}.")
     use_threads(threads)
     results = {name: counted(name, setting) for name in names}
     if not count:
@@ -208,7 +208,7 @@ def show(results: dict[str, Figures], setting: Setting) -> None:
 
 
 def row(figures: Figures) -> list[str]:
-    """One model for people; a dash where there is no figure."""
+    """One model for people; a dash for a missing figure."""
     return [
         f"{figures[name] * factor:.{digits}f}" if name in figures else "-"
         for _, name, factor, digits in COLUMNS

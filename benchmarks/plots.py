@@ -17,7 +17,7 @@ def check_plot(path: Path | None) -> None:
     if path is None:
         return
     if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} is no name for a plot; let it end in .png.")
+        raise ValueError(f"A plot must end in .png, got {path}.")
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {path.parent} to write {path.name} into; create it first.")
 

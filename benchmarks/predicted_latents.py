@@ -1,8 +1,8 @@
-"""What decoders make of latents that a generator predicts, beside the encoder's own (One-DVA; spec B9).
+"""Quality of decoders on predicted latents and on the encoder's own (One-DVA's post-training).
 
-Post-training teaches a decoder to draw from latents that are not quite right. Here those of real videos are
-noised to some levels and predicted back by the generator, which is told neither class nor text, and each
-decoder answers both. All see the same latents and the same noise, so they differ by themselves alone.
+Post-training adapts a decoder to the errors of generated latents. Here latents of real videos are noised to
+some levels and predicted back by an unconditional generator, and each decoder decodes both. All decoders get
+the same latents and the same noise.
 """
 
 from itertools import islice

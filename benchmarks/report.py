@@ -45,7 +45,7 @@ def find_clips(data: Sequence[Path], max_frames: int | None) -> list[Path]:
     """The files below `data`; ValueError when there is none, or `max_frames` leaves nothing of them."""
     files = find_media(data)
     if not files:
-        raise ValueError(f"There is no video or image in {', '.join(map(str, data))}; give another --data.")
+        raise ValueError(f"--data must hold videos or images, found none in {', '.join(map(str, data))}.")
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames} frames can't be measured; give --max-frames 1 or more.")
     return files

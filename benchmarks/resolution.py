@@ -37,7 +37,7 @@ Sources = dict[Path, Size]
 
 
 @dataclass(frozen=True)
-class Contestant:
+class System:
     """A model with one attention window; `full` when every token sees every other one."""
 
     label: str
@@ -88,11 +88,11 @@ def main(
     sources = {file: size_of(file) for file in find_clips(data, max_frames)}
     clips = {area: clips_for(area, sources, upscale) for area in map(parse_size, size)}
     if not any(clips.values()):
-        raise ValueError(f"No clip is large enough: {told(sources)}; choose a smaller --size, or --upscale.")
+        raise ValueError(f"Clips must be as large as --size (or --upscale), got {describe_sizes(sources)}.")
     names = model or ("linear-4x", DEFAULT_MODEL)
-    rivals = [rival for name in names for rival in contestants(name, window, target, precision)]
+    systems = [system for name in names for system in systems_of(name, window, target, precision)]
     options = DecodeOptions(steps=steps, seed=seed)
-    results = measure(rivals, clips, full_up_to, options, max_frames)
+    results = measure(systems, clips, full_up_to, options, max_frames)
     facts = {"steps": steps, "seed": seed, "max_frames": max_frames, "dtype": dtype_name(precision)}
     if plot is not None:
         draw(plot, results, f"{steps} step{'s' * (steps > 1)}, {dtype_name(precision)}")
@@ -110,7 +110,7 @@ def report(
     left_out = [str(area) for area, files in clips.items() if not files]
     named = {file.stem: str(area) for file, area in sources.items()}
     finish(
-        f"Sources: {told(sources)}. Larger than all of them: {', '.join(left_out) or 'none'}.",
+        f"Sources: {describe_sizes(sources)}. Larger than all of them: {', '.join(left_out) or 'none'}.",
         ["size", "clips", "model", "PSNR (dB)", "SSIM", "sharpness", "seconds per megapixel"],
         [table_row(result) for result in results],
         {"benchmark": "resolution", **facts, "sources": named, "left_out": left_out, "results": results},
@@ -133,22 +133,20 @@ def clips_for(area: Size, sources: Sources, upscale: bool) -> list[Path]:
     return [file for file, source in sources.items() if upscale or is_shrunk(source)]
 
 
-def told(sources: Sources) -> str:
+def describe_sizes(sources: Sources) -> str:
     """The sizes of the sources, such as "512x512 (4 clips), 512x910 (3 clips)"."""
     counts = Counter(map(str, sources.values()))
     return ", ".join(f"{area} ({count} clip{'s' * (count > 1)})" for area, count in counts.most_common())
 
 
-def contestants(
-    name: str, windows: tuple[str, ...], device: torch.device, dtype: torch.dtype
-) -> list[Contestant]:
+def systems_of(name: str, windows: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> list[System]:
     """The model called `name` with each window; only as it is where it has none to set."""
     as_it_is = load(name, device, dtype)
     if not isinstance(as_it_is, AutoencoderRegen):
-        return [Contestant(name, False, partial(load, name, device, dtype))]
+        return [System(name, False, partial(load, name, device, dtype))]
     sides = [parse_window(text) for text in windows] or [as_it_is.config.attention_window]
     return [
-        Contestant(
+        System(
             f"{name}, window {side or 'none'}",
             side is None,
             partial(load_with_window, name, side, device, dtype),
@@ -162,7 +160,7 @@ def parse_window(text: str) -> int | None:
     if text == "none":
         return None
     if not text.isdecimal() or int(text) < 2:
-        raise ValueError(f"{text!r} is no attention window; give 2 or more places of 8 pixels, or none.")
+        raise ValueError(f"--window must be none or at least 2 (places of 8 pixels), got {text!r}.")
     return int(text)
 
 
@@ -178,7 +176,7 @@ def load_with_window(
 
 
 def measure(
-    rivals: list[Contestant],
+    systems: list[System],
     clips: dict[Size, list[Path]],
     full_up_to: int,
     options: DecodeOptions,
@@ -187,10 +185,10 @@ def measure(
     """One entry per size and model, in this order; one model at a time is in memory."""
     results: dict[tuple[Size, str], dict[str, Any]] = {}
     with Progress(console=Console(stderr=True)) as progress:
-        for rival in rivals:
-            sizes = [area for area in clips if not (rival.full and area.height * area.width > full_up_to**2)]
-            task = progress.add_task(rival.label, total=sum(len(clips[area]) for area in sizes))
-            model = rival.build()
+        for system in systems:
+            sizes = [area for area in clips if not (system.full and area.height * area.width > full_up_to**2)]
+            task = progress.add_task(system.label, total=sum(len(clips[area]) for area in sizes))
+            model = system.build()
             warm_up(model, SMALL)
             for area in sizes:
                 done = []
@@ -198,8 +196,8 @@ def measure(
                     done.append(result)
                     progress.advance(task)
                 if done:
-                    results[area, rival.label] = summary(area, rival.label, done)
-    order = [(area, rival.label) for area in clips for rival in rivals]
+                    results[area, system.label] = summary(area, system.label, done)
+    order = [(area, system.label) for area in clips for system in systems]
     return [results[key] for key in order if key in results]
 
 

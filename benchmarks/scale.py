@@ -82,7 +82,7 @@ def main(
     setting = Setting(gpus or (8, 32), parts, mfu, clip_seconds, megabits, image_kilobytes)
     unknown = next((name for name in recipe if name not in RECIPES), None)
     if unknown is not None:
-        raise ValueError(f"There is no recipe {unknown}; use one of {', '.join(RECIPES)}.")
+        raise ValueError(f"Unknown recipe {unknown}; use one of {', '.join(RECIPES)}.")
     report({name: counted(RECIPES[name], setting) for name in recipe or PAPER}, setting)
 
 

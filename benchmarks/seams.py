@@ -120,7 +120,7 @@ def clips_below(data: Sequence[Path], max_frames: int | None, picture: Path | No
     """The files to measure, once it is sure that they can be measured and their pictures written."""
     files = find_media(data)
     if not files:
-        raise ValueError(f"There is no video or image in {', '.join(map(str, data))}; give another --data.")
+        raise ValueError(f"--data must hold videos or images, found none in {', '.join(map(str, data))}.")
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames} frames can't be measured; give --max-frames 1 or more.")
     if picture is not None:

@@ -95,7 +95,7 @@ def main(
     )
     unknown = next((name for name in preset if name not in RECIPES), None)
     if unknown is not None:
-        raise ValueError(f"There is no preset {unknown}; use one of {', '.join(RECIPES)}.")
+        raise ValueError(f"Unknown recipe {unknown}; use one of {', '.join(RECIPES)}.")
     models: dict[str, Callable[[], Autoencoder]] = {
         name: partial(load, name, target, setting.dtype)
         for name in (model or (() if preset else (DEFAULT_MODEL,)))

@@ -1,7 +1,7 @@
 """What denoising steps and solvers change in reconstructions: PSNR, SSIM, sharpness, and what they cost.
 
 The protocol stands in regen.metrics.psnr_ssim. All ways decode the same latents from the same seed, and each
-chunk apart (--seams none) unless told otherwise, so that nothing but the steps differs. Heun's last step is
+chunk apart (--seams none) by default, so that nothing but the steps differs. Heun's last step is
 Euler's, so with one step both are the same. Seconds are those of decoding.
 """
 
@@ -55,7 +55,7 @@ def main(
         size: N (short side to N, centre N x N) or HEIGHTxWIDTH, in pixels.
         seed: Seed of the decoder's noise.
         max_frames: Measure only the first frames of each clip; what fills up a chunk costs time, too.
-        plot: Draw the mean PSNR into this PNG, and the sharpness into one beside it (FILE-sharpness.png).
+        plot: Draw the mean PSNR into this PNG, and the sharpness into a second one (FILE-sharpness.png).
         device: cpu, cuda or mps; by default the best one here.
         dtype: bf16, fp16 or fp32; by default bf16 where the hardware has it.
         threads: Threads of PyTorch; 0 is one per core.
@@ -129,10 +129,10 @@ def table_row(result: dict[str, Any]) -> list[str]:
 
 
 def draw(path: Path, results: list[dict[str, Any]], title: str) -> None:
-    """PSNR by steps, a line per solver; and sharpness likewise, in a file beside it."""
+    """PSNR by steps, a line per solver; and sharpness likewise, in a second file."""
     solvers = dict.fromkeys(result["solver"] for result in results)
-    beside = path.with_stem(f"{path.stem}-sharpness")
-    for file, key, label in ((path, "psnr", "PSNR (dB)"), (beside, "sharpness", "sharpness (original: 1)")):
+    second = path.with_stem(f"{path.stem}-sharpness")
+    for file, key, label in ((path, "psnr", "PSNR (dB)"), (second, "sharpness", "sharpness (original: 1)")):
         series = {
             solver: [(result["steps"], result[key]) for result in results if result["solver"] == solver]
             for solver in solvers

@@ -1,7 +1,7 @@
 """A world small enough to be learnt in minutes: a disc that moves steadily over a plain ground.
 
 A tiny REGEN is trained on it from nothing, with as much inter- and extrapolation as reconstruction. Then it
-is asked for what was never encoded: frames between, against the average of their neighbours; frames before
+decodes what was never encoded: frames between, against the average of their neighbours; frames before
 and after the chunk, against repeating the nearest one; and the next chunk, joined in every way.
 """
 

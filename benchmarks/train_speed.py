@@ -70,7 +70,7 @@ def main(
     use_threads(threads)
     tune_malloc()
     if recipe not in RECIPES:
-        raise ValueError(f"There is no recipe {recipe}; use one of {', '.join(RECIPES)}.")
+        raise ValueError(f"Unknown recipe {recipe}; use one of {', '.join(RECIPES)}.")
     if steps < 1:
         raise ValueError(f"{steps} steps can't be timed; give --steps 1 or more.")
     chosen, target = RECIPES[recipe], pick_device(device)

@@ -10,4 +10,4 @@ from regen.runtime import pick_device, pick_dtype
 device = pick_device()
 model = load(DEFAULT_MODEL, device, pick_dtype(None, device))
 report = reconstruct_video(model, Path(sys.argv[1]), Path(sys.argv[2]), name=DEFAULT_MODEL)
-print(f"{report.frames} frames, {report.psnr:.2f} dB, {report.compression:.1f} values per value")
+print(f"{report.frames} frames, {report.psnr:.2f} dB, {report.compression:.1f}x compression")

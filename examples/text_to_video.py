@@ -19,7 +19,7 @@ pipeline = load_pipeline(DEFAULT_GENERATOR, device, pick_dtype(None, device))
 seeded = torch.Generator().manual_seed(0)
 frames = pipeline(sys.argv[1], num_inference_steps=30, guidance_scale=4.0, generator=seeded).frames[0]
 
-rate = Fraction(pipeline.generator.source.frame_rate)
+rate = Fraction(pipeline.generator.latent_spec.frame_rate)
 with VideoWriter(Path(sys.argv[2]), *frames[0].size, rate) as writer:
     for image in frames:  # PIL images; output_type "np", "pt" and "latent" give arrays, tensors and latents
         writer.write(torch.from_numpy(np.array(image)))

@@ -1,6 +1,6 @@
 """Latents of a video, chunk by chunk, and a use of them: `python examples/use_latents.py IN.mp4`.
 
-Prints the latents' shapes, and writes slow.mp4: every chunk decoded at four times as many moments.
+Prints the latents' shapes, and writes slow.mp4: every chunk decoded at four times the frame rate.
 """
 
 import sys
@@ -25,6 +25,6 @@ print(f"{len(chunks)} chunks, each {shape}: channels, (content, motion), height,
 decoder = DecodeSession(model, height=info.height, width=info.width, options=DecodeOptions(seed=0))
 with VideoWriter(Path("slow.mp4"), info.width, info.height, info.frame_rate) as writer:
     for chunk in chunks:
-        moments = [quarter / 4 for quarter in range(4 * chunk.frames)]  # in frames after the chunk's first
-        for image in decoder.feed(chunk, moments):
+        times = [quarter / 4 for quarter in range(4 * chunk.frames)]  # in frames after the chunk's first
+        for image in decoder.feed(chunk, times):
             writer.write(image)

@@ -21,5 +21,5 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
-    """Each test starts from the same global random state, whichever tests ran before it."""
+    """Each test starts from the same global random state, whichever tests came before it."""
     torch.manual_seed(0)
