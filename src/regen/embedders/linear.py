@@ -172,9 +172,11 @@ class AutoencoderLinear(VideoAutoencoder):
             raise ValueError("There is nothing to fit to; give at least one chunk and one image.")
         model.chunk.fit(of_chunks)
         model.image.fit(of_images)
-        statistics = model.latents_mean.tolist(), model.latents_std.tolist()
         fitted = cls(
-            temporal_compression_ratio, latent_channels, latents_mean=statistics[0], latents_std=statistics[1]
+            temporal_compression_ratio=temporal_compression_ratio,
+            latent_channels=latent_channels,
+            latents_mean=model.latents_mean.tolist(),
+            latents_std=model.latents_std.tolist(),
         )
         fitted.load_state_dict(model.state_dict())
         return fitted
