@@ -25,7 +25,7 @@ def free_port() -> int:
 def started(
     count: int, function: Callable[..., Any], *arguments: Any, errors: Path
 ) -> Iterator[list[BaseProcess]]:
-    """`function(*arguments)` in `count` processes; what each says on stderr goes to `errors`/RANK.txt.
+    """`function(*arguments)` in `count` processes; the stderr of each goes to `errors`/RANK.txt.
 
     Whatever is still alive at the end of the block is killed.
     """
@@ -57,10 +57,10 @@ def run_ranks(count: int, function: Callable[..., Any], *arguments: Any, errors:
     """All of it at once; every process has to end well."""
     with started(count, function, *arguments, errors=errors) as processes:
         codes = finish(processes)
-    assert codes == [0] * count, said(errors)
+    assert codes == [0] * count, read_errors(errors)
 
 
-def said(errors: Path) -> str:
+def read_errors(errors: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(errors.glob("*.txt")))
 
 

@@ -77,7 +77,7 @@ def test_four_steps_are_two_and_two_more_with_a_discriminator(tmp_path):
 )
 def test_any_split_of_the_batch_trains_the_same_with_a_discriminator(ranks, options, tmp_path):
     run(tmp_path / "whole")
-    run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "said")
+    run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "errors")
     whole, parts = saved_tensors(tmp_path / "whole"), saved_tensors(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     for name in whole:

@@ -76,9 +76,9 @@ def test_damaged_vanished_killed_and_hanging_the_training_ends_with_a_model(
     assert last["damaged_samples"] > 0
     assert last["gone_samples"] > 0
     assert last["loader_restarts"] == 2
-    told = capfd.readouterr().err
-    assert "shapes_0000.mp4" in told
-    assert "check the shard" in told
-    assert "a data loading process died" in told
-    assert "no batch arrived within 5 seconds" in told
+    err = capfd.readouterr().err
+    assert "shapes_0000.mp4" in err
+    assert "check the shard" in err
+    assert "a data loading process died" in err
+    assert "no batch arrived within 5 seconds" in err
     assert torch.isfinite(AutoencoderRegen.from_pretrained(folder).latents_std).all()

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is kept of the start model, what is told of it, and what stays as it was."""
+"""Fine-tuning: what is loaded from the source model, what is reported, and what stays frozen."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -230,7 +230,7 @@ def test_what_differs_in_more_than_time_is_left_as_it_is(shape: tuple[int, ...])
 
 
 def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path: Path) -> None:
-    """As far as the shortcut of the encoder tells: its cube of pixels is longer, and as bright."""
+    """For the linear skip of the encoder: its cube of pixels is longer, and as bright."""
     four = fresh(seed=0, linear_skip=True)
     four.save_pretrained(tmp_path / "four")
     eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, linear_skip=True)

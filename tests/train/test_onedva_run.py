@@ -104,7 +104,7 @@ def _train(videos: Path, out: Path) -> None:
 @pytest.mark.integration
 def test_two_processes_train_the_same_model(videos, tmp_path):
     run_recipe(tiny(3), [videos], tmp_path / "one", CPU)
-    run_ranks(2, partial(_train, videos), tmp_path / "two", errors=tmp_path / "said")
+    run_ranks(2, partial(_train, videos), tmp_path / "two", errors=tmp_path / "errors")
     one, two = (AutoencoderOneDVA.from_pretrained(tmp_path / name / "model") for name in ("one", "two"))
     for name, value in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], value, atol=2e-4, rtol=1e-3, msg=name)

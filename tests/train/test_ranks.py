@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import finish, run_ranks, said, started
+from ranks import finish, read_errors, run_ranks, started
 from tiny_run import STEPS, TinyBatches, assert_same, run_tiny, saved_tensors
 from torch import Tensor, nn
 
@@ -55,7 +55,7 @@ def test_any_split_of_the_batch_trains_the_same(
 ) -> None:
     run = partial(run_tiny, steps=12, muon=False)
     run(tmp_path / "whole")
-    run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "said")
+    run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "errors")
     assert_close(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -63,9 +63,9 @@ def test_a_run_moves_between_numbers_of_processes_and_ways_to_share(tmp_path: Pa
     run_tiny(tmp_path / "whole", steps=12, muon=False)
     for ranks, stop_after, fsdp in ((2, 3, False), (1, 5, False), (2, 8, True), (1, None, False)):
         run = partial(run_tiny, steps=12, muon=False, fsdp=fsdp, batches=TinyBatches(stop_after=stop_after))
-        with started(ranks, run, tmp_path / "moved", errors=tmp_path / "said") as processes:
+        with started(ranks, run, tmp_path / "moved", errors=tmp_path / "errors") as processes:
             codes = finish(processes)
-        assert codes == [143 if stop_after else 0] * ranks, said(tmp_path / "said")
+        assert codes == [143 if stop_after else 0] * ranks, read_errors(tmp_path / "errors")
     assert_close(tmp_path / "whole", tmp_path / "moved")
 
 
@@ -93,7 +93,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
     ranks: int, victims: tuple[int, ...], tmp_path: Path
 ) -> None:
     """Every step writes a checkpoint, so most kills fall into one."""
-    out, errors, draw = tmp_path / "run", tmp_path / "said", random.Random()
+    out, errors, draw = tmp_path / "run", tmp_path / "errors", random.Random()
     run = partial(start_slow, out, num_workers=1 if ranks == 1 else 0)
     for _ in range(2):
         begun = newest_step(out)
@@ -107,7 +107,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
             finish(processes, seconds=30)
             assert not any(process.is_alive() for process in processes), "the others must not hang"
     if len(victims) < ranks and newest_step(out) < STEPS:
-        assert "Another process of this training has ended" in said(errors)
+        assert "Another process of this training has ended" in read_errors(errors)
     run_ranks(ranks, run, errors=errors)
     run_ranks(ranks, run_tiny, tmp_path / "whole", errors=errors)
     assert_same(saved_tensors(out), saved_tensors(tmp_path / "whole"))
@@ -121,17 +121,19 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
 def test_a_signal_to_one_process_lets_all_save_and_exit(
     ranks: int, number: signal.Signals, tmp_path: Path
 ) -> None:
-    out, errors = tmp_path / "run", tmp_path / "said"
+    out, errors = tmp_path / "run", tmp_path / "errors"
     slow = partial(run_tiny, batches=TinyBatches(seconds=0.02), log_every=1, num_workers=2 - ranks)
     with started(ranks, slow, out, errors=errors) as processes:
         while not (out / "log.jsonl").exists() or not (out / "log.jsonl").stat().st_size:
-            assert all(process.is_alive() for process in processes), said(errors)
+            assert all(process.is_alive() for process in processes), read_errors(errors)
             time.sleep(0.002)
         os.kill(processes[-1].pid or 0, number)
-        assert finish(processes) == [128 + number] * ranks, said(errors)
+        assert finish(processes) == [128 + number] * ranks, read_errors(errors)
     step = newest_step(out)
     assert 0 < step < STEPS
-    assert said(errors).count(f"Stopped and saved after step {step}; the same command resumes") == ranks
+    assert (
+        read_errors(errors).count(f"Stopped and saved after step {step}; the same command resumes") == ranks
+    )
     run_ranks(ranks, run_tiny, out, errors=errors)
     run_ranks(ranks, run_tiny, tmp_path / "whole", errors=errors)
     assert_same(saved_tensors(out), saved_tensors(tmp_path / "whole"))
@@ -147,11 +149,11 @@ def evaluate_slowly(begun: Path, model: nn.Module, step: int, leave: ShouldStop)
 
 
 def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path: Path) -> None:
-    out, errors, begun = tmp_path / "run", tmp_path / "said", tmp_path / "begun"
+    out, errors, begun = tmp_path / "run", tmp_path / "errors", tmp_path / "begun"
     run = partial(run_tiny, steps=4, eval_every=2, evaluate=partial(evaluate_slowly, begun))
     with started(2, run, out, errors=errors) as processes:
         while not begun.exists():
-            assert all(process.is_alive() for process in processes), said(errors)
+            assert all(process.is_alive() for process in processes), read_errors(errors)
             time.sleep(0.002)
         os.kill(processes[1].pid or 0, signal.SIGTERM)
         assert finish(processes) == [143] * 2
@@ -167,7 +169,7 @@ def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path: P
 
 
 class BrokenForOne(TinyBatches):
-    """One process's part of update 6 is no number."""
+    """One process's part of update 6 is not finite."""
 
     def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         item = super().__getitem__(key)
@@ -176,11 +178,11 @@ class BrokenForOne(TinyBatches):
         return item
 
 
-def test_what_is_no_number_in_one_process_stops_all_before_the_update(tmp_path: Path) -> None:
-    out, errors = tmp_path / "run", tmp_path / "said"
+def test_a_nonfinite_loss_in_one_process_stops_all_before_the_update(tmp_path: Path) -> None:
+    out, errors = tmp_path / "run", tmp_path / "errors"
     with started(2, partial(run_tiny, batches=BrokenForOne()), out, errors=errors) as processes:
         assert finish(processes) == [1, 1]
-    assert said(errors).count("Training diverged: the loss or gradient of update 6 is not finite") == 2
+    assert read_errors(errors).count("Training diverged: the loss or gradient of update 6 is not finite") == 2
     assert newest_step(out) == 5, "what was good is kept"
     kept = torch.load(out / "rejected" / "step-00000006-1.pt", weights_only=True)
     assert kept["step"] == 5
@@ -198,14 +200,14 @@ def save_on_a_full_disk(out: Path) -> None:
 
 
 def test_a_disk_that_is_full_for_one_process_stops_all_and_harms_nothing(tmp_path: Path) -> None:
-    out, errors = tmp_path / "run", tmp_path / "said"
+    out, errors = tmp_path / "run", tmp_path / "errors"
     run = partial(run_tiny, steps=8, fsdp=True, batches=TinyBatches(stop_after=3))
     with started(2, run, out, errors=errors) as processes:
         assert finish(processes) == [143, 143]
     before = saved_tensors(out)
     with started(2, save_on_a_full_disk, out, errors=errors) as processes:
         assert finish(processes) == [1, 1]
-    assert "could not be written (File too large)" in said(errors)
+    assert "could not be written (File too large)" in read_errors(errors)
     assert newest_step(out) == 3
     assert_same(before, saved_tensors(out))
     run_ranks(2, partial(run_tiny, steps=8, fsdp=True), out, errors=errors)

@@ -64,6 +64,11 @@ class DataConfig:
 
 ModelConfig = RegenConfig | Magvit2Config | OneDVAConfig
 Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA
+MODEL_CLASSES: dict[type[ModelConfig], type[Autoencoder]] = {
+    RegenConfig: AutoencoderRegen,
+    Magvit2Config: AutoencoderMagvit2,
+    OneDVAConfig: AutoencoderOneDVA,
+}
 M = TypeVar("M", RegenConfig, Magvit2Config, OneDVAConfig, covariant=True)
 
 
@@ -95,16 +100,9 @@ class Recipe(Generic[M]):
             )
 
 
-def model_class(config: ModelConfig) -> type[Autoencoder]:
-    """The model class of a configuration."""
-    if isinstance(config, OneDVAConfig):
-        return AutoencoderOneDVA
-    return AutoencoderMagvit2 if isinstance(config, Magvit2Config) else AutoencoderRegen
-
-
 def build_model(config: ModelConfig) -> Autoencoder:
     """A newly initialised model."""
-    return model_class(config)(**asdict(config))
+    return MODEL_CLASSES[type(config)](**asdict(config))
 
 
 def run_recipe(
@@ -184,7 +182,7 @@ def resolve_config(recipe: Recipe, clips: ClipDataset, device: torch.device) -> 
     """The recipe with its resolved precision and a fingerprint of the data, independent of its location."""
     precision = dtype_name(pick_dtype(recipe.loop.mixed_precision, device))
     return asdict(replace(recipe, loop=replace(recipe.loop, mixed_precision=precision))) | {
-        "class": model_class(recipe.model).__name__,
+        "class": MODEL_CLASSES[type(recipe.model)].__name__,
         "files": len(clips),
         "files_fingerprint": clips.fingerprint(),
     }
