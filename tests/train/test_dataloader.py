@@ -212,7 +212,7 @@ if __name__ == "__main__":
 def test_no_process_outlives_the_main_one(tmp_path: Path, how: str) -> None:
     """Killed, or at its end without closing the loader."""
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(folder=str(Path(__file__).parent)))
+    program.write_text(PROGRAM.format(folder=str(Path(__file__).parents[2])))
     command = [sys.executable, str(program), str(tmp_path), how]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
