@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
             return compare(Path(before), Path(after))
         case ["models", out]:
             return record_models(Path(out))
+        case ["command", out, *command]:
+            return record_command(Path(out), command)
         case _:
             print(__doc__, file=sys.stderr)
             return 2
@@ -61,8 +63,6 @@ def record(tree: Path, data: Path, out: Path) -> int:
             "-c",
             f"{write}write_dataset(Path({str(data)!r}), videos=6, frames=41, height=96, width=128, seed=0)",
         )
-    is_new = (tree / "src/regen/train/dataloader.py").exists()
-    precision = "--loop.mixed-precision" if is_new else "--loop.dtype"
     run(str(Path(__file__).resolve()), "models", str(out / "models.json"))
     sums: dict[str, Any] = json.loads((out / "models.json").read_text())
     loop = [
@@ -104,9 +104,9 @@ def record(tree: Path, data: Path, out: Path) -> int:
         "onedva": ["reconstruct", clip, "--size", "64", "--model", "onedva-small", "--target-psnr", "27"],
         "generate": ["generate", "--prompt", PROMPT, "--frames", "33", "--steps", "4"],
     }.items():
-        video = out / f"{name}.mp4"
-        regen(*options, "-o", str(video), *machine)
-        sums[f"video/{name}"] = video_sum(video)
+        command = [*options, "-o", str(out / f"{name}.mp4"), *machine]
+        run(str(Path(__file__).resolve()), "command", str(out / f"{name}.json"), *command)
+        sums[f"video/{name}"] = json.loads((out / f"{name}.json").read_text())
     (out / "recording.json").write_text(json.dumps(sums, indent=1, sort_keys=True))
     print(f"{len(sums)} sums in {out / 'recording.json'}")
     return 0
@@ -135,15 +135,24 @@ def tensors_sum(*files: Path) -> str:
     return sha256("".join(sorted(sums)).encode()).hexdigest()
 
 
-def video_sum(path: Path) -> str:
-    """Sum of the decoded pixels."""
-    import av
+def record_command(out: Path, command: list[str]) -> int:
+    """Run a command of `regen` and sum the frames that it writes, before video coding.
 
-    total = sha256()
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            total.update(frame.to_ndarray(format="rgb24").tobytes())
-    return total.hexdigest()
+    The coder's own bytes depend on the addresses of its memory now and then.
+    """
+    from regen.cli import main as run_regen
+    from regen.media.writer import VideoWriter
+
+    total, write = sha256(), VideoWriter.write
+
+    def sum_and_write(self: Any, image: Any, *arguments: Any, **options: Any) -> None:
+        total.update(image.numpy().tobytes())
+        write(self, image, *arguments, **options)
+
+    VideoWriter.write = sum_and_write  # type: ignore[method-assign]
+    status = run_regen(command)
+    out.write_text(json.dumps(total.hexdigest()))
+    return status
 
 
 def record_models(out: Path) -> int:
