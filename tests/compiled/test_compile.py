@@ -26,7 +26,7 @@ def fresh_compiler() -> None:
 @pytest.mark.parametrize("ratio", [4, 32])
 def test_encoder_compiles(ratio):
     strides = stride_plan(ratio, 4)
-    encoder = CausalEncoder(4, (8,) * len(strides), strides, 1, 4, shortcut=True).eval()
+    encoder = CausalEncoder(4, (8,) * len(strides), strides, 1, 4, linear_skip=True).eval()
     video = torch.randn(1, 3, ratio + 1, 16, 16)
     compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(video), encoder(video), atol=1e-4, rtol=1e-3)
@@ -39,14 +39,14 @@ def fill(network: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, std=0.1)
 
 
-def awake(window: int | None = None) -> DiT:
+def woken(window: int | None = None) -> DiT:
     decoder = DiT(24, depth=2, heads=3, patch_size=8, timestep="adaln_zero", window=window)
     fill(decoder)
     return decoder
 
 
 def test_conditioner_and_decoder_compile_and_take_any_size():
-    conditioner, decoder = LatentConditioner(4, 24, siren_width=16), awake()
+    conditioner, decoder = LatentConditioner(4, 24, siren_width=16), woken()
 
     def decode(
         noisy: torch.Tensor, latents: torch.Tensor, times: torch.Tensor, t: torch.Tensor
@@ -67,7 +67,7 @@ def test_conditioner_and_decoder_compile_and_take_any_size():
 @torch.no_grad()
 def test_decoder_with_windows_compiles():
     """Windows of 3 at 4 x 7 places: 1 x 2 in the first block, 2 x 3 in the second."""
-    decoder = awake(window=3)
+    decoder = woken(window=3)
     compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager", dynamic=False)
     arguments = torch.randn(1, 3, 2, 32, 56), torch.randn(1, 2, 4, 7, 24), torch.rand(1)
     torch.testing.assert_close(compiled(*arguments), decoder(*arguments), atol=1e-4, rtol=1e-3)
@@ -77,23 +77,23 @@ def test_decoder_with_windows_compiles():
 def test_attention_within_windows_compiles_for_sizes_that_change():
     layer, window = Attention(8, heads=2), Window(3, 1)
 
-    def attend(x: torch.Tensor) -> torch.Tensor:
+    def attention(x: torch.Tensor) -> torch.Tensor:
         b, t, y, x_, d = x.shape
         return layer(x.reshape(b, t * y * x_, d), (t, y, x_), window)
 
-    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager", dynamic=True)
     for grid in ((2, 4, 4), (3, 6, 2)):
         tokens = torch.randn(1, *grid, 8)
-        torch.testing.assert_close(compiled(tokens), attend(tokens), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(compiled(tokens), attention(tokens), atol=1e-4, rtol=1e-3)
 
 
 PATCHES, GRIDS = Patches(2, 4), ((3, 2, 2), (1, 3, 4))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("positions", "shortcut"), [("none", False), ("anchored", True)])
-def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, shortcut: bool):
-    encoder = QueryEncoder(4, 8, PATCHES, 24, 1, 2, 12, positions, shortcut)
+@pytest.mark.parametrize(("positions", "linear_skip"), [("none", False), ("anchored", True)])
+def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, linear_skip: bool):
+    encoder = QueryEncoder(4, 8, PATCHES, 24, 1, 2, 12, positions, linear_skip)
     fill(encoder)
     compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
     for n, y, x in GRIDS:
