@@ -155,6 +155,26 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(build: Build) 
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("build", [MODELS["regen"], MODELS["magvit2"], tiny_in_context])
+def test_given_latents_train_the_decoder_alone(build: Build) -> None:
+    """Given the latents of a clip, the loss is that of the clip; the encoder neither runs nor learns."""
+    model, encoder_runs = build().train(), []
+    model.register_to_config(kl_weight=0.0)
+    clip = batch(model)["clip"]
+    data = batch(model) | {"clip": clip, "target": clip}
+    model.set_latent_statistics(torch.full((2, 4), 0.5), torch.full((2, 4), 2.0))
+    latents = model.encode(data["clip"]).latent_dist.sample([seeded(0), seeded(1)]).detach()
+    expected, _ = model.loss(data, [seeded(0), seeded(1)])
+    del data["clip"]
+    model.encoder.register_forward_hook(lambda *_: encoder_runs.append(True))
+    loss, logs = model.loss(data | {"latents": latents}, [seeded(0), seeded(1)])
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert not encoder_runs and "kl" not in logs
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert all(p.grad is not None for name, p in model.named_parameters() if not name.startswith("encoder"))
+
+
 @TRAINED
 def test_the_memory_estimate_grows_with_the_clip(build: Build) -> None:
     model = build()

@@ -5,10 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
+from regen.codec.sessions import decode_chunks, encode_frames
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
-from regen.tiling import Tile
 
 LATENT_FRAMES = {4: 5, 8: 3, 16: 2, 32: 2}
 VARIANTS: dict[str, dict] = {
@@ -95,45 +94,12 @@ def test_times_between_frames_are_blended_and_beyond_them_stand_still():
     torch.testing.assert_close(some, torch.stack([first, between, last, last], dim=2))
 
 
-def test_whole_videos_of_any_length_and_size_go_through_sessions():
-    model = tiny(4)
-    frames = torch.randint(0, 256, (20, 13, 21, 3), dtype=torch.uint8, generator=seeded())
-    chunks = list(encode_frames(model, frames))
-    assert [chunk.latents.shape for chunk in chunks] == [(4, 5, 2, 3)] * 2
-    decoded = torch.stack(list(decode_chunks(model, chunks, height=13, width=21)))
-    assert decoded.shape == frames.shape
-    (image,) = encode_frames(model, frames[:1])
-    assert image.latents.shape == (4, 1, 2, 3)
-
-
 def test_an_answer_that_is_no_number_is_told_in_one_sentence():
     model = tiny(4)
     chunks = list(encode_frames(model, torch.zeros(17, 16, 16, 3, dtype=torch.uint8)))
     torch.nn.init.constant_(model.decoder.out.conv.conv.bias, float("nan"))
     with pytest.raises(ValueError, match="chunk 0 is not finite .* --dtype fp32"):
         list(decode_chunks(model, chunks, height=16, width=16))
-
-
-@pytest.mark.parametrize("seams", ["extend", "match"])
-def test_chunks_are_not_joined_because_there_is_no_frame_before_a_chunk(seams):
-    model = tiny(8)
-    frames = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=seeded())
-    chunks = list(encode_frames(model, frames))
-    plain, joined = (
-        torch.stack(list(decode_chunks(model, chunks, height=16, width=16, options=DecodeOptions(seams=how))))
-        for how in ("none", seams)
-    )
-    assert torch.equal(plain, joined)
-
-
-def test_tiles_that_cover_the_picture_are_the_picture():
-    model = tiny(16)
-    video = torch.rand(1, 3, 17, 64, 96, generator=seeded()) * 2 - 1
-    latents = model.encode(video).latent_dist.mode()
-    whole = model.decode(latents).sample
-    assert torch.equal(model.decode(latents, tile=Tile(64, 96, 32)).sample, whole)
-    parts = model.decode(latents, tile=Tile(64, 64, 32)).sample
-    assert parts.shape == whole.shape and not torch.equal(parts, whole)
 
 
 def test_every_parameter_gets_a_gradient_and_the_loss_counts_what_it_logs():
@@ -157,23 +123,6 @@ def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples(variant):
     torch.testing.assert_close(torch.stack(alone).mean(), whole)
     other, _ = model.loss({"clip": video}, seeded_each(4, seed=4))
     assert torch.allclose(other, whole) == (variant == "no posterior")
-
-
-def test_given_latents_train_the_decoder_alone():
-    """The latents of a clip, given, have the loss of that clip; the encoder neither runs nor learns."""
-    model = tiny(8, kl_weight=0.0).train()
-    video = clip(model, 2)
-    model.set_latent_statistics(torch.full((2, 4), 0.5), torch.full((2, 4), 2.0))
-    latents = model.encode(video).latent_dist.mode().detach()
-    encoded, _ = model.loss({"clip": video}, seeded_each(2))
-    ran = []
-    model.encoder.register_forward_hook(lambda *_: ran.append(True))
-    given, _ = model.loss({"latents": latents, "target": video}, seeded_each(2))
-    torch.testing.assert_close(given, encoded)
-    given.backward()
-    assert not ran
-    assert all(p.grad is None for p in model.encoder.parameters())
-    assert all(p.grad is not None for p in model.decoder.parameters())
 
 
 def test_further_losses_are_added():
