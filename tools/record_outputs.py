@@ -72,7 +72,7 @@ def record(tree: Path, data: Path, out: Path) -> int:
         "20",
         "--loop.log-every",
         "1",
-        precision,
+        "--loop.mixed-precision",
         "fp32",
         "--device",
         "cpu",
@@ -86,11 +86,10 @@ def record(tree: Path, data: Path, out: Path) -> int:
     sums |= {f"latents/{file.name}": tensors_sum(file) for file in sorted(latents.glob("*.safetensors"))}
     world = data.with_name(data.name + "-world")
     if not world.exists():
-        new = "shape_world import write_shape_world as write_world"
-        write = f"from regen.data.{new if is_new else 'world import write_world'}; from pathlib import Path; "
+        write = "from regen.data.shape_world import write_shape_world; from pathlib import Path; "
         run(
             "-c",
-            f"{write}write_world(Path({str(world)!r}), videos=12, frames=66, height=32, width=48, seed=0)",
+            f"{write}write_shape_world(Path({str(world)!r}), videos=12, frames=66, height=32, width=48, seed=0)",
         )
     regen("latents", "export", "--model", "world-32x", "--data", str(world), "--out", str(out / "world"),
           "--size", "32x48", "--dtype", "fp32", "--device", "cpu")  # fmt: skip
