@@ -1,4 +1,4 @@
-"""What a step of training asks for, and that it depends on (seed, step) alone (spec A7)."""
+"""Training tasks and batches: shares, times, sizes, and that a batch depends on (seed, step) alone."""
 
 from collections import Counter
 from dataclasses import replace
@@ -61,36 +61,36 @@ def test_the_special_cases():
     assert interpolation(4, 1).inputs == (0, 2, 4, 6, 8)
 
 
-def shares(progress: float, config: TaskConfig) -> Counter:
+def shares(progress: float, config: TaskConfig, draws: int = 50) -> Counter:
     generator = torch.Generator().manual_seed(0)
-    return Counter(draw_task(8, progress, config, generator).name for _ in range(600))
+    return Counter(draw_task(8, progress, config, generator).name for _ in range(draws))
 
 
 def test_shares_follow_the_schedule():
+    """300 draws: 3.5 standard deviations of a share of 0.2 are 0.08."""
     config = TaskConfig()
-    early, late = shares(0.0, config), shares(1.0, config)
+    early, middle, late = (shares(progress, config, 300) for progress in (0.0, 0.525, 1.0))
     assert set(early) == {"image", "reconstruction"}
-    assert abs(early["image"] / 600 - 0.2) < 0.06
-    assert abs(late["interpolation"] / 600 - 0.2) < 0.06
-    assert abs(late["extrapolation"] / 600 - 0.2) < 0.06
-    middle = shares(0.525, config)
-    assert abs(middle["interpolation"] / 600 - 0.8 * 0.15) < 0.05
+    assert abs(early["image"] / 300 - 0.2) < 0.08
+    assert abs(middle["interpolation"] / 300 - 0.8 * 0.15) < 0.08
+    assert abs(late["interpolation"] / 300 - 0.2) < 0.08
+    assert abs(late["extrapolation"] / 300 - 0.2) < 0.08
 
 
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        (TaskConfig(image_share=1.0), {"image"}),
-        (TaskConfig(image_share=0.0, warmup_fraction=1.0), {"reconstruction"}),
+        ({"image_share": 1.0}, {"image"}),
+        ({"image_share": 0.0, "warmup_fraction": 1.0}, {"reconstruction"}),
+        ({"image_share": 0.0, "share_start": 0.0, "share_end": 0.0}, {"reconstruction"}),
         (
-            TaskConfig(image_share=0.0, warmup_fraction=0.0, share_start=0.5),
+            {"image_share": 0.0, "warmup_fraction": 0.0, "share_start": 0.5},
             {"interpolation", "extrapolation"},
         ),
-        (TaskConfig(image_share=0.0, share_start=0.0, share_end=0.0), {"reconstruction"}),
     ],
 )
 def test_every_field_of_the_schedule_acts(config, names):
-    assert set(shares(0.0 if config.warmup_fraction == 0 else 0.5, config)) == names
+    assert set(shares(0.0 if "share_start" in config else 0.5, TaskConfig(**config))) == names
 
 
 @pytest.fixture(scope="module")
@@ -137,21 +137,30 @@ def test_stages_must_cover_the_training(clips):
         TrainingBatches(clips, 4, TaskConfig(), (Stage(16, 16, 1, 1, until=0.5),), (1.0, 1.0), 10, 0)
 
 
-@pytest.mark.parametrize("stage", [(20, 16, 1, 1), (16, 0, 1, 1), (16, 16, 0, 1), (16, 16, 1, 0)])
-def test_impossible_stages_are_told(stage):
-    with pytest.raises(ValueError, match="training"):
-        Stage(*stage)
-
-
 @pytest.mark.parametrize(
-    "shares", [{"image_share": 1.2}, {"warmup_fraction": -0.1}, {"share_start": 0.6}, {"share_end": 0.51}]
+    ("make", "arguments", "words"),
+    [
+        (Stage, {"height": 20}, "multiples of 8, got 20"),
+        (Stage, {"width": 0}, "multiples of 8, got 0"),
+        (Stage, {"video_batch_size": 0}, "at least 1 video"),
+        (Stage, {"image_batch_size": 0}, "1 image"),
+        (Stage, {"aspect_ratios": (1.0, 0.0)}, "0.125 and 8"),
+        (Stage, {"aspect_ratios": (9.0,)}, "0.125 and 8"),
+        (Stage, {"aspect_ratios": (float("nan"),)}, "0.125 and 8"),
+        (TaskConfig, {"image_share": 1.2}, "from 0 to 1"),
+        (TaskConfig, {"warmup_fraction": -0.1}, "from 0 to 1"),
+        (TaskConfig, {"share_start": 0.6}, "at most 0.5"),
+        (TaskConfig, {"share_end": 0.51}, "at most 0.5"),
+        (TaskConfig, {"decoded_frames": 0}, "decoded_frames must be at least 1, got 0"),
+    ],
 )
-def test_impossible_shares_are_told(shares):
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        TaskConfig(**shares)
+def test_invalid_options(make, arguments, words):
+    defaults = {"height": 16, "width": 16, "video_batch_size": 1} if make is Stage else {}
+    with pytest.raises(ValueError, match=words):
+        make(**(defaults | arguments))
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize("parts", [2, 5])
 @pytest.mark.parametrize(
     "tasks", [TaskConfig(image_share=1.0), TaskConfig(image_share=0.0, warmup_fraction=0.0)]
 )
@@ -190,7 +199,7 @@ def test_more_parts_than_samples_are_told(clips):
     ids=lambda value: None if isinstance(value, int) else f"{value.height}x{value.image_batch_size}",
 )
 def test_images_have_the_tokens_of_the_clips(stage, ratio, expected):
-    """28 images of 256x256 for 6 clips of 5 frames of 192x320 (spec A8)."""
+    """28 images of 256x256 for 6 clips of 5 frames of 192x320."""
     assert stage.batch_size(image(), ratio) == expected
     assert stage.batch_size(reconstruction(ratio), ratio) == stage.video_batch_size
 
@@ -239,7 +248,7 @@ def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
     tasks = TaskConfig(image_share=0.5, warmup_fraction=1.0)
     data = TrainingBatches(shapes, 4, tasks, (stage,), (1.0, 1.0), 300, 0)
     drawn = Counter()
-    for step in range(120):
+    for step in range(60):
         video = data[step, 0, 1]["clip"]
         brightness = video.float().mean(dim=(1, 2, 3, 4))
         assert brightness.max() - brightness.min() < 4, "all of one bucket"
@@ -249,13 +258,7 @@ def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
         assert video.shape[-2:] == size
         drawn[frames, bucket] += 1
     assert drawn.keys() == {(1, 0), (1, 1), (1, 2), (5, 0), (5, 1)}, "the tall video is too short for clips"
-    assert 1.3 < drawn[5, 0] / drawn[5, 1] < 3, "12 frames weigh twice as much as 6"
-
-
-@pytest.mark.parametrize("shape", [0.0, -1.0, 9.0, float("nan")])
-def test_impossible_shapes_are_told(shape):
-    with pytest.raises(ValueError, match=r"between 0\.125 and 8"):
-        Stage(16, 16, 1, 1, aspect_ratios=(1.0, shape))
+    assert 1.1 < drawn[5, 0] / drawn[5, 1] < 4, "12 frames weigh twice as much as 6"
 
 
 def test_images_may_have_a_size_of_their_own(clips):
@@ -302,5 +305,3 @@ def test_of_fewer_frames_than_asked_for_all_are_decoded(clips):
     part = subsample_targets(task, 3, generator)
     assert {*zip(part.targets, part.times, strict=True)} < {*zip(task.targets, task.times, strict=True)}
     assert part.inputs == task.inputs
-    with pytest.raises(ValueError, match="decoded_frames must be at least 1, got 0"):
-        TaskConfig(decoded_frames=0)

@@ -76,9 +76,7 @@ class Stage:
     def __post_init__(self) -> None:
         for side in (self.height, self.width, *(self.image_size or ())):
             if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
-                raise ValueError(
-                    f"The sides of training crops must be multiples of {SIDE_MULTIPLE}, not {side}."
-                )
+                raise ValueError(f"Sides of training crops must be multiples of {SIDE_MULTIPLE}, got {side}.")
         if min(self.video_batch_size, 1 if self.image_batch_size is None else self.image_batch_size) < 1:
             raise ValueError("A training stage needs batches of at least 1 video and 1 image.")
         if not all(1 / MAX_ASPECT_RATIO <= ratio <= MAX_ASPECT_RATIO for ratio in self.aspect_ratios):
