@@ -58,7 +58,7 @@ def record(tree: Path, data: Path, out: Path) -> int:
         run("-m", "regen", *command)
 
     if not data.exists():
-        write = "from regen.data.synthetic import write_dataset; from pathlib import Path; "
+        code = "from regen.data.synthetic import write_dataset; from pathlib import Path; "
         run(
             "-c",
             f"{write}write_dataset(Path({str(data)!r}), videos=6, frames=41, height=96, width=128, seed=0)",
@@ -86,10 +86,10 @@ def record(tree: Path, data: Path, out: Path) -> int:
     sums |= {f"latents/{file.name}": tensors_sum(file) for file in sorted(latents.glob("*.safetensors"))}
     world = data.with_name(data.name + "-world")
     if not world.exists():
-        write = "from regen.data.shape_world import write_shape_world; from pathlib import Path; "
+        code = "from regen.data.shape_world import write_shape_world as write; from pathlib import Path; "
         run(
             "-c",
-            f"{write}write_shape_world(Path({str(world)!r}), videos=12, frames=66, height=32, width=48, seed=0)",
+            f"{code}write(Path({str(world)!r}), videos=12, frames=66, height=32, width=48, seed=0)",
         )
     regen("latents", "export", "--model", "world-32x", "--data", str(world), "--out", str(out / "world"),
           "--size", "32x48", "--dtype", "fp32", "--device", "cpu")  # fmt: skip
