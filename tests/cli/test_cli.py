@@ -168,40 +168,30 @@ def test_encode_then_decode_equals_reconstruct(
         (("--fps", "60"), 14, 60.0, 0.0),
         (("--fps", "12.5"), 3, 12.5, 0.0),
         (("--extrapolate-before", "2", "--extrapolate-after", "1"), 10, 30000 / 1001, 2 * 1001 / 30000),
+        (("--every-chunk", "--extrapolate-before", "1"), 9, 30000 / 1001, None),  # without sound
     ],
 )
-@PER_MODEL
 def test_frames_between_and_beyond(
-    regen: Regen, name: str, options: tuple[str, ...], frames: int, rate: float, delay: float
+    regen: Regen, options: tuple[str, ...], frames: int, rate: float, delay: float | None
 ) -> None:
     make_video(Path("in.mp4"), 7, sound="aac")
-    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
-    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *options, *using(name), "--json")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *options, *TINY, "--json")
     assert (ran.status, ran.err) == (0, [])
     report = json.loads(ran.out[-1])
     assert report["frames"] == frames and report["fps"] == pytest.approx(rate)
     with VideoReader(Path("out.mp4")) as video:
-        assert video.info.frames == frames and video.info.has_audio
+        assert (video.info.frames, video.info.has_audio) == (frames, delay is not None)
         assert float(video.info.frame_rate) == pytest.approx(rate, rel=1e-3)
     with av.open("out.mp4") as container:
-        sound = container.streams.audio[0]
-        assert float(sound.start_time * sound.time_base) == pytest.approx(delay, abs=0.03)
-
-
-@PER_MODEL
-def test_every_chunk_with_its_surroundings(regen: Regen, name: str) -> None:
-    make_video(Path("in.mp4"), 7, sound="aac")
-    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
-    around = ("--every-chunk", "--extrapolate-before", "1", "--extrapolate-after", "2")
-    ran = regen("decode", "z.safetensors", "-o", "out.mp4", *around, *using(name), "--json")
-    assert json.loads(ran.out[-1])["frames"] == (1 + 5 + 2) + (1 + 2 + 2)
-    with VideoReader(Path("out.mp4")) as video:
-        assert not video.info.has_audio
+        starts = [float(sound.start_time * sound.time_base) for sound in container.streams.audio]
+    assert starts == ([] if delay is None else [pytest.approx(delay, abs=0.03)])
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        (("--steps", "0"), "steps"),
         (("--fps", "fast"), "got 'fast'"),
         (("--fps", "0"), "fps must be above 0"),
         (("--fps", "60", "--interpolate", "2"), "can't be combined"),
@@ -211,7 +201,7 @@ def test_every_chunk_with_its_surroundings(regen: Regen, name: str) -> None:
         (("--batch", "0"), "batch must be at least 1"),
     ],
 )
-def test_impossible_frames_are_told_before_the_work(
+def test_values_out_of_range_are_found_before_the_work(
     regen: Regen, options: tuple[str, ...], word: str
 ) -> None:
     make_video(Path("in.mp4"), 2)
@@ -219,10 +209,9 @@ def test_impossible_frames_are_told_before_the_work(
     fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *options, *TINY), word)
 
 
-@PER_MODEL
-def test_little_memory_means_tiles(regen: Regen, name: str) -> None:
+def test_little_memory_means_tiles(regen: Regen) -> None:
     make_video(Path("in.mp4"), 5, 80, 144)
-    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--memory", "1MB", "--json")
+    ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY, "--memory", "1MB", "--json")
     assert ran.status == 0 and json.loads(ran.out[-1])["tile"] == [64, 64]
 
 
@@ -241,22 +230,9 @@ def test_the_ways_to_join_chunks_and_to_solve_reach_the_frames(
     assert torch.equal(results[0][:5], results[1][:5])  # the first chunk has nothing to be joined to
 
 
-def test_a_model_that_knows_its_chunk_alone_joins_none(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = record_frames(monkeypatch)
-    make_video(Path("in.mp4"), 10)
-    written.clear()
-    ways = [("--seams", way) for way in ("none", "extend", "match")] + [("--solver", "heun")]
-    for way in ways:
-        assert regen("reconstruct", "in.mp4", "-o", "out.mp4", "--steps", "2", *way, *ONE_DVA).status == 0
-    apart, extended, matched, heun = (torch.stack(frames) for frames in written)
-    assert torch.equal(extended, apart) and torch.equal(matched, apart)
-    assert not torch.equal(heun, apart)
-
-
-@PER_MODEL
-def test_latents_of_one_precision_decode_in_another(regen: Regen, name: str) -> None:
+def test_latents_of_one_precision_decode_in_another(regen: Regen) -> None:
     make_video(Path("in.mp4"), 2)
-    model = ("--model", name, "--device", "cpu")
+    model = ("--model", "tiny", "--device", "cpu")
     assert regen("encode", "in.mp4", "-o", "z.safetensors", *model, "--dtype", "bf16").status == 0
     assert regen("decode", "z.safetensors", "-o", "out.mp4", *model, "--dtype", "fp32").status == 0
 
@@ -271,39 +247,25 @@ def test_compare_with_and_without_a_name(regen: Regen, arguments: tuple[str, ...
     assert name in "".join(ran.out)
 
 
-@PER_MODEL
-def test_compiling_is_for_all_lengths_and_shapes(
-    regen: Regen, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiling_is_for_all_lengths_and_shapes(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a compilation of its own, and with 8 of them, the default, PyTorch would give up."""
     config, compiled = importlib.import_module("torch._dynamo.config"), []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda network, **how: compiled.append(how))
     make_video(Path("in.mp4"), 2)
     with config.patch(recompile_limit=8):
-        ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", "--compile", *using(name))
+        ran = regen("reconstruct", "in.mp4", "-o", "out.mp4", "--compile", *ONE_DVA)
         assert config.recompile_limit == 64
     assert ran.status == 0 and len(compiled) >= 2
     assert all(how == {"fullgraph": True} for how in compiled)
 
 
-@PER_MODEL
 @pytest.mark.parametrize(("size", "shape"), [("16", (16, 16)), ("9x24", (9, 24))])
-def test_size(regen: Regen, name: str, size: str, shape: tuple[int, int]) -> None:
+def test_size(regen: Regen, size: str, shape: tuple[int, int]) -> None:
     make_video(Path("in.mp4"), 2)
     report = json.loads(
-        regen("reconstruct", "in.mp4", "-o", "o.mp4", "--size", size, *using(name), "--json").out[-1]
+        regen("reconstruct", "in.mp4", "-o", "o.mp4", "--size", size, *TINY, "--json").out[-1]
     )
     assert (report["height"], report["width"]) == shape
-
-
-@PER_MODEL
-@pytest.mark.parametrize("frames", [1, 3])
-def test_short_videos(regen: Regen, name: str, frames: int) -> None:
-    make_video(Path("in.mp4"), frames)
-    report = json.loads(regen("reconstruct", "in.mp4", "-o", "out.mp4", *using(name), "--json").out[-1])
-    assert report["frames"] == frames
-    with VideoReader(Path("out.mp4")) as reader:
-        assert len(list(reader)) == frames
 
 
 def test_video_damaged_midway_gives_what_can_be_read(regen: Regen) -> None:
@@ -395,20 +357,21 @@ def test_bad_latent_output(regen: Regen, output: str, word: str) -> None:
 
 def test_folder_without_permission(regen: Regen, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(Path("in.mp4"), 2)
-    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
-    open_path = Path.open
 
-    def refuse(path: Path, mode: str = "r", **options: object) -> object:
-        if "w" in mode or "x" in mode:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return open_path(path, mode, **options)
+    for module in (Path, av):
 
-    monkeypatch.setattr(Path, "open", refuse)
+        def refuse(
+            path: object, mode: str = "r", *rest: object, open: object = module.open, **options: object
+        ):
+            if "w" in mode:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return open(path, mode, *rest, **options)
+
+        monkeypatch.setattr(module, "open", refuse)
     fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.mp4", *TINY), "out.mp4", "ermission")
     fails_in_one_sentence(
         regen("encode", "in.mp4", "-o", "y.safetensors", *TINY), "y.safetensors", "ermission"
     )
-    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY), "out.mp4", "ermission")
 
 
 def test_image_output_for_a_video(regen: Regen) -> None:
@@ -416,38 +379,32 @@ def test_image_output_for_a_video(regen: Regen) -> None:
     fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.png", *TINY), "one frame")
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
 def test_full_disk(regen: Regen, command: str) -> None:
     make_video(Path("in.mp4"), 30, 64, 64)
-    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
-    source = "z.safetensors" if command == "decode" else "in.mp4"
     output = "out.safetensors" if command == "encode" else "out.mp4"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # writing more fails as on a full disk
     try:
-        ran = regen(command, source, "-o", output, *TINY)
+        ran = regen(command, "in.mp4", "-o", output, *TINY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     fails_in_one_sentence(ran, output)
 
 
-@PER_MODEL
 @pytest.mark.parametrize("file", ["diffusion_pytorch_model.safetensors", "config.json"])
-@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode"])
-def test_damaged_checkpoint(regen: Regen, models: Path, command: str, file: str, name: str) -> None:
+@pytest.mark.parametrize("command", ["reconstruct", "decode"])
+def test_damaged_checkpoint(regen: Regen, models: Path, command: str, file: str) -> None:
     make_video(Path("in.mp4"), 2)
-    regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
-    shutil.copytree(models / name, "damaged")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
+    shutil.copytree(models / "tiny", "damaged")
     content = Path("damaged", file).read_bytes()
     Path("damaged", file).write_bytes(content[: len(content) // 2])
     source = "z.safetensors" if command == "decode" else "in.mp4"
-    output = "out.safetensors" if command == "encode" else "out.mp4"
-    fails_in_one_sentence(regen(command, source, "-o", output, "--model", "damaged"), "damaged")
+    fails_in_one_sentence(regen(command, source, "-o", "out.mp4", "--model", "damaged"), "damaged")
 
 
-@pytest.mark.parametrize(
-    ("name", "other"), [("tiny", "other"), ("tiny", "onedva"), ("onedva", "tiny"), ("onedva", "magvit2")]
-)
+@pytest.mark.parametrize(("name", "other"), [("tiny", "other"), ("onedva", "tiny")])
 def test_latents_of_another_model(regen: Regen, name: str, other: str) -> None:
     make_video(Path("in.mp4"), 2)
     regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
@@ -469,11 +426,10 @@ def test_latent_file_that_is_none(regen: Regen) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("--steps", "0"), "step"),
         (("--steps", "-1"), "step"),
-        (("--size", "0"), "0 pixels"),
-        (("--size", "7"), "7 pixels"),
-        (("--size", "16x7"), "7 pixels"),
+        (("--size", "0"), "pixels, got 0"),
+        (("--size", "7"), "pixels, got 7"),
+        (("--size", "16x7"), "pixels, got 7"),
         (("--size", "big"), "big"),
         (("--model", "nothing"), "nothing"),
         (("--device", "abacus"), "abacus"),
@@ -484,12 +440,6 @@ def test_bad_values(regen: Regen, arguments: tuple[str, str], word: str) -> None
     make_video(Path("in.mp4"), 1)
     model = () if "--model" in arguments else ("--model", "tiny")
     fails_in_one_sentence(regen("reconstruct", "in.mp4", "-o", "out.mp4", *model, *arguments), word)
-
-
-def test_steps_of_decode_are_checked(regen: Regen) -> None:
-    make_video(Path("in.mp4"), 1)
-    regen("encode", "in.mp4", "-o", "z.safetensors", *TINY)
-    fails_in_one_sentence(regen("decode", "z.safetensors", "-o", "out.mp4", *TINY, "--steps", "0"), "step")
 
 
 @pytest.mark.parametrize("arguments", [("reconstruct",), ("decode", "x", "--nonsense"), ("nonsense",)])
@@ -564,37 +514,63 @@ def test_every_help_has_an_example(regen: Regen, command: str) -> None:
     assert f"Example: regen {command}" in "\n".join(ran.out)
 
 
-def test_help_answers_at_once() -> None:
-    """In processor time, which does not depend on what else the machine does."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ran = subprocess.run(
-        [sys.executable, "-m", "regen", "--help"], capture_output=True, text=True, check=True
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert all(name in ran.stdout for name in ("reconstruct", "encode", "decode", "train", "models"))
-    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
+HELP = """
+import sys
+from regen.cli import main
+try:
+    main(["--help"])
+finally:
+    assert not {"torch", "av", "numpy"} & set(sys.modules)
+"""
 
 
-@PER_MODEL
-def test_png_output_holds_the_reconstruction(regen: Regen, name: str) -> None:
+def test_help_needs_no_heavy_imports() -> None:
+    ran = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    assert all(name in ran.stdout for name in COMMANDS)
+    assert "Args:" not in ran.stdout and "index.html" not in ran.stdout, "a summary of each command"
+
+
+def test_options_are_grouped(regen: Regen) -> None:
+    text = "\n".join(regen("decode", "--help").out)
+    assert all(f"{group} options" in text for group in ("model", "decoder", "frame"))
+
+
+def test_png_output_holds_the_reconstruction(regen: Regen) -> None:
     make_image(Path("in.png"), 20, 28)
-    assert regen("reconstruct", "in.png", "-o", "out.png", *using(name)).status == 0
+    assert regen("reconstruct", "in.png", "-o", "out.png", *TINY).status == 0
     with Image.open("out.png") as image:
         assert image.size == (28, 20) and image.mode == "RGB"
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "encode"])
-@pytest.mark.parametrize(("length", "kept"), [("0", 0), ("25%", 3), ("5", 5), ("100%", 12)])
-def test_length(regen: Regen, command: str, length: str, kept: int) -> None:
-    """40 x 24 pixels are 2 x 3 patches, in a chunk twice as many; there are up to as many 1D latents."""
+@pytest.mark.parametrize(
+    ("rate", "low", "high"),
+    [
+        (("--num-latents", "0"), 0, 0),
+        (("--num-latents", "25%"), 3, 3),
+        (("--num-latents", "5"), 5, 5),
+        (("--target-psnr", "1"), 0, 0),  # any result reaches it
+        (("--target-psnr", "99"), 12, 12),  # none reaches it
+        (("--values-per-second", "500"), 1, 12),
+    ],
+)
+def test_rate(regen: Regen, rate: tuple[str, str], low: int, high: int) -> None:
+    """40 x 24 pixels are 2 x 3 patches, in a chunk twice as many, and there are up to as many 1D latents."""
     make_video(Path("in.mp4"), 10)
-    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
-    ran = regen(command, "in.mp4", "-o", output, "--num-latents", length, *ONE_DVA, "--json")
-    assert (ran.status, ran.err, ran.files) == (0, [], {output})
-    report = json.loads(ran.out[-1])
-    assert report["lengths"] == [kept, kept]
-    assert report["latent_shape"] == [2, 4, 2, 2, 3]
-    assert report["values_per_second"] == pytest.approx(4 * (12 + kept) * 2 / 10 * 30000 / 1001)
+    reports = []
+    for command, output in (("reconstruct", "out.mp4"), ("encode", "z.safetensors")):
+        if rate[0] == "--target-psnr" and command == "encode":
+            continue
+        ran = regen(command, "in.mp4", "-o", output, *rate, *ONE_DVA, "--json")
+        assert (ran.status, ran.err, ran.files) == (0, [], {output})
+        reports.append(json.loads(ran.out[-1]))
+    for report in reports:
+        lengths = report["lengths"]
+        assert lengths == reports[0]["lengths"] and low <= min(lengths) <= max(lengths) <= high
+        assert report["latent_shape"] == [2, 4, 2, 2, 3]
+        values = 4 * (2 * 12 + sum(lengths))
+        assert report["values_per_second"] == pytest.approx(values / 10 * 30000 / 1001)
+        if rate[0] == "--values-per-second":
+            assert 500 - 4 * 30 / 10 < report["values_per_second"] <= 500
 
 
 def test_an_image_keeps_at_most_what_it_can_have(regen: Regen) -> None:
@@ -603,85 +579,40 @@ def test_an_image_keeps_at_most_what_it_can_have(regen: Regen) -> None:
     assert json.loads(ran.out[-1])["lengths"] == [4]
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "encode"])
-def test_budget(regen: Regen, command: str) -> None:
-    make_video(Path("in.mp4"), 12)
-    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
-    ran = regen(command, "in.mp4", "-o", output, "--values-per-second", "500", *ONE_DVA, "--json")
-    assert (ran.status, ran.err, ran.files) == (0, [], {output})
-    report = json.loads(ran.out[-1])
-    assert 500 - 4 * 30 / 12 < report["values_per_second"] <= 500
-    assert len(report["lengths"]) == 3 and max(report["lengths"]) <= 12
+RATES = [("--num-latents", "0"), ("--values-per-second", "500"), ("--target-psnr", "20")]
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "encode"])
-@pytest.mark.parametrize(("decibels", "kept"), [("1", 0), ("99", 12)])
-def test_target_psnr(regen: Regen, command: str, decibels: str, kept: int) -> None:
-    """What any answer reaches takes no 1D latent, and what none reaches takes all."""
-    make_video(Path("in.mp4"), 6)
-    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
-    ran = regen(command, "in.mp4", "-o", output, "--target-psnr", decibels, *ONE_DVA, "--json")
-    assert (ran.status, ran.err, ran.files) == (0, [], {output})
-    assert json.loads(ran.out[-1])["lengths"] == [kept, kept]
-
-
-AMOUNTS = [
-    ("--num-latents", "0"),
-    ("--num-latents", "25%"),
-    ("--values-per-second", "500"),
-    ("--target-psnr", "20"),
-]
-
-
-@pytest.mark.parametrize("command", ["reconstruct", "encode"])
-def test_amounts_exclude_each_other(regen: Regen, command: str) -> None:
+def test_rates_exclude_each_other_and_are_for_one_dva(regen: Regen, command: str) -> None:
     make_video(Path("in.mp4"), 2)
     output = "out.mp4" if command == "reconstruct" else "z.safetensors"
-    for one, other in [*combinations(AMOUNTS[1:], 2), (AMOUNTS[0], AMOUNTS[2])]:
+    for one, other in combinations(RATES, 2):
         ran = regen(command, "in.mp4", "-o", output, *one, *other, *ONE_DVA)
         fails_in_one_sentence(ran, "only one of --num-latents, --values-per-second and --target-psnr")
-
-
-@pytest.mark.parametrize("command", ["reconstruct", "encode"])
-@pytest.mark.parametrize("amount", AMOUNTS[1:])
-def test_amounts_are_for_one_dva(regen: Regen, command: str, amount: tuple[str, str]) -> None:
-    make_video(Path("in.mp4"), 2)
-    output = "out.mp4" if command == "reconstruct" else "z.safetensors"
-    ran = regen(command, "in.mp4", "-o", output, *amount, *TINY)
-    fails_in_one_sentence(ran, "--num-latents", "need a One-DVA model")
+    for rate in RATES:
+        fails_in_one_sentence(regen(command, "in.mp4", "-o", output, *rate, *TINY), "need a One-DVA model")
 
 
 @pytest.mark.parametrize(
-    ("amount", "words"),
+    ("rate", "words"),
     [
         (("--num-latents", "much"), ("such as 25%, got 'much'",)),
-        (("--num-latents", "-1"), ("got '-1'",)),
-        (("--num-latents", "120%"), ("got '120%'",)),
-        (("--num-latents", "13"), ("0 to 12 1D latents, not 13",)),
+        (("--num-latents", "13"), ("0 to 12 1D latents, got 13",)),
         (("--values-per-second", "0"), ("must be > 0", "got 0.0")),
-        (("--values-per-second", "inf"), ("finite, got inf",)),
-        (
-            ("--values-per-second", "700"),
-            ("--values-per-second must be at least 720", "got 700"),
-        ),
-        (("--target-psnr", "0"), ("between 0 and 100 dB, got 0.0",)),
-        (("--target-psnr", "nan"), ("got nan",)),
+        (("--values-per-second", "700"), ("--values-per-second must be at least 720", "got 700")),
+        (("--target-psnr", "nan"), ("between 0 and 100 dB, got nan",)),
     ],
 )
-def test_amounts_out_of_range(regen: Regen, amount: tuple[str, str], words: tuple[str, ...]) -> None:
+def test_rates_out_of_range(regen: Regen, rate: tuple[str, str], words: tuple[str, ...]) -> None:
     make_video(Path("in.mp4"), 2)
-    fails_in_one_sentence(regen("encode", "in.mp4", "-o", "z.safetensors", *amount, *ONE_DVA), *words)
+    fails_in_one_sentence(regen("encode", "in.mp4", "-o", "z.safetensors", *rate, *ONE_DVA), *words)
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "encode"])
 @pytest.mark.parametrize("name", ["missing", "text", "zero frames", "broken image"])
-def test_a_budget_for_bad_input(regen: Regen, command: str, name: str) -> None:
+def test_a_budget_for_bad_input(regen: Regen, name: str) -> None:
     """It is read before anything else."""
-    source = make_bad(name)
-    output = "out.mp4" if command == "reconstruct" else "out.safetensors"
-    fails_in_one_sentence(
-        regen(command, source, "-o", output, "--values-per-second", "500", *ONE_DVA), source
-    )
+    source, rate = make_bad(name), ("--values-per-second", "500")
+    fails_in_one_sentence(regen("reconstruct", source, "-o", "out.mp4", *rate, *ONE_DVA), source)
 
 
 def test_without_arguments_there_is_the_help(regen: Regen) -> None:
