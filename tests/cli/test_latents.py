@@ -87,19 +87,19 @@ def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     out, err = capsys.readouterr()
     assert err == "" and out.strip().endswith("complete")
     for words in (
-        *("tiny (hash ", "size 16x24, frames 6", "2 of 2", "6, of which 3 images; 1 left out", "18, 0.00"),
-        *("3 of 1x4x1x2x3, 2 of 2x4x2x2x3", "1 samples have one; 1 classes", "left out bad-"),
+        *("tiny (hash ", "size 16x24, frames 6", "2 of 2", "6, 3 of them images; 1 skipped", "18, 0.00"),
+        *("3 of 1x4x1x2x3, 2 of 2x4x2x2x3", "1 samples have one; 1 classes", "skipped bad-"),
     ):
         assert words in out
     assert cli.main(["latents", "show", "out", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["samples"], found["missing"], found["command"]) == (6, 0, None)
-    assert found["length"] is None and "1D" not in out
+    assert (found["samples"], found["missing_shards"], found["command"]) == (6, 0, None)
+    assert found["mean_sequence_length"] is None and "1D" not in out
     (folder / "out" / "00001.json").unlink()
     assert cli.main(["latents", "show", "out"]) == 0
-    told = capsys.readouterr().out
-    assert "1 of 2" in told and "not complete; finish it by: regen latents export --model tiny" in told
-    command = told.strip().rpartition(": ")[2].split()
+    shown = capsys.readouterr().out
+    assert "1 of 2" in shown and "not complete; finish it by: regen latents export --model tiny" in shown
+    command = shown.strip().rpartition(": ")[2].split()
     assert cli.main([*command[1:], "--device", "cpu"]) == 0
     assert len(LatentDataset(folder / "out")) == 6
 
@@ -108,12 +108,15 @@ def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureF
     assert (
         latents("--size", "32", "--model", make_hybrid_model(folder / "hybrid"), "--num-latents", "50%") == 0
     )
-    told = capsys.readouterr().out
-    for words in ("length 50%", "3 of 1x4x5x2x2, 3 of 1x4x1x2x2", "6.0 a chunk, 50% of the most"):
-        assert words in told
+    shown = capsys.readouterr().out
+    for words in ("num_latents 50%", "3 of 1x4x5x2x2, 3 of 1x4x1x2x2", "6.0 per chunk, 50% of the maximum"):
+        assert words in shown
     assert cli.main(["latents", "show", "out", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["length"], found["length_share"]) == (6, 0.5)  # 10 of videos, 2 of images
+    assert (found["mean_sequence_length"], found["sequence_length_fraction"]) == (
+        6,
+        0.5,
+    )  # 10 of videos, 2 of images
 
 
 def test_shards_of_a_remote_place(folder: Path) -> None:
@@ -127,16 +130,16 @@ def test_shards_of_a_remote_place(folder: Path) -> None:
     ("arguments", "words"),
     [
         (("--size", "17"), ("17x17", "multiples of 8")),
-        (("--fps", "fast"), ("'fast' is no frame rate",)),
+        (("--fps", "fast"), ("--fps", "got 'fast'")),
         (("--dtype", "fp8"), ("'fp8'",)),
-        (("--processes", "0"), ("1 or more",)),
+        (("--processes", "0"), ("processes", "got 0")),
         (("--data", "gone"), ("no file or folder gone",)),
         (("--data", "empty"), ("no video or image in empty",)),
         (("--model", "nothing"), ("no model nothing",)),
         (("--tile", "8"), ("8x8 pixels can't overlap",)),
         (("--num-latents", "half"), ("got 'half'",)),
         (("--num-latents", "50%"), ("--num-latents", "need a One-DVA model")),
-        (("--out", "tiny/config.json/out"), ("can't be kept in", "--out")),
+        (("--out", "tiny/config.json/out"), ("--out must be writable",)),
     ],
     ids=lambda value: value[0][2:] if value[0].startswith("--") else None,
 )
@@ -153,8 +156,8 @@ def test_an_unknown_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as stop:
         latents("--engine", "spark")
     assert stop.value.code == 2
-    told = capsys.readouterr().err
-    assert all(word in told for word in ("spark", "local", "ray"))
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in ("spark", "local", "ray"))
 
 
 def test_show_of_what_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +165,7 @@ def test_show_of_what_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) 
     fails(capsys, "clips holds no latents")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("maker", "videos"), [(make_model, 12), (make_hybrid_model, 80)])
 def test_two_compete_one_is_killed_and_nothing_is_lost(
     folder: Path, processes: list[Process], maker: Callable[[Path], str], videos: int
@@ -182,6 +186,7 @@ def test_two_compete_one_is_killed_and_nothing_is_lost(
     assert contents(folder / "out") == contents(whole)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Process], count: str) -> None:
     long_corpus(folder / "long", 12)
@@ -198,6 +203,7 @@ def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Pr
     assert before.items() <= contents(folder / "out").items() and work_left(folder / "out") == []
 
 
+@pytest.mark.integration
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(folder: Path, processes: list[Process]) -> None:
     (folder / "long").mkdir()
     make_video(folder / "long" / "z.mp4", 100, 48, 64)  # 30 kB of latents

@@ -47,7 +47,7 @@ def manifest(shards: list[InputShard]) -> LatentManifest:
     )
 
 
-def facts_of(key: str, latents: Tensor, caption: str = "", label: int = -1) -> LatentInfo:
+def info_of(key: str, latents: Tensor, caption: str = "", label: int = -1) -> LatentInfo:
     chunks, _, frames, height, width = latents.shape
     is_image = (chunks, frames) == (1, 1)
     return LatentInfo(
@@ -74,7 +74,7 @@ def latents_of(number: int) -> Tensor:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five samples in two shards, a third shard without any; one sample was left out."""
+    """Five samples in two shards, a third shard without any; one sample was skipped."""
     out = tmp_path / "latents"
     out.mkdir()
     for name, numbers in (("00000", (0, 1, 2)), ("00001", (3, 4)), ("00002", ())):
@@ -82,8 +82,8 @@ def folder(tmp_path: Path) -> Path:
             for number in numbers:
                 latents = latents_of(number)
                 caption = f"ein schöner Text {number}" if number % 2 else ""
-                writer.add(facts_of(KEYS[number], latents, caption, number - 1), Latents.of(latents))
-            writer.leave_out("bad", "It is damaged.")
+                writer.add(info_of(KEYS[number], latents, caption, number - 1), Latents.of(latents))
+            writer.skip("bad", "It is damaged.")
         writer.publish(out)
     shards = [InputShard(f"0000{number}", "clips", 3, "00") for number in range(3)]
     (out / MANIFEST).write_text(manifest(shards).text())
@@ -98,7 +98,7 @@ def test_everything_comes_back(folder: Path) -> None:
         assert torch.equal(item["latents"], latents_of(number)) and item["latents"].dtype == torch.bfloat16
         caption = f"ein schöner Text {number}" if number % 2 else ""
         assert (item["key"], item["caption"], item["label"]) == (KEYS[number], caption, number - 1)
-        assert dataset.info(number) == facts_of(KEYS[number], latents_of(number), caption, number - 1)
+        assert dataset.info(number) == info_of(KEYS[number], latents_of(number), caption, number - 1)
     assert dataset.column("chunks").tolist() == [*CHUNKS]
     assert dataset.column("latent_frames").tolist() == [2, 1, 2, 2, 2]
     assert len(list(dataset)) == 5  # it ends
@@ -121,7 +121,7 @@ def test_chunks_are_those_of_the_whole(
         folder.mkdir()
         with LatentShardWriter(folder, "0", KEYS) as writer:
             for each in range(5):
-                writer.add(facts_of(KEYS[each], latents_of(each)), Latents.of(latents_of(each)))
+                writer.add(info_of(KEYS[each], latents_of(each)), Latents.of(latents_of(each)))
         (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 5, "00")]).text())
     first = max(-CHUNKS[number], min(first, CHUNKS[number]))
     chunks = slice(first, min(first + count, CHUNKS[number]) if first >= 0 else first + count or None)
@@ -156,15 +156,15 @@ def hybrid_of(number: int, regions: int = 2) -> Latents:
 
 
 def hybrid_folder(folder: Path) -> Path:
-    """Five samples of three tensors each, after one that was left out."""
+    """Five samples of three tensors each, after one that was skipped."""
     if not folder.exists():
         folder.mkdir()
-        with LatentShardWriter(folder, "0", [*KEYS, "bad"], hybrid=True) as writer:
-            writer.leave_out("bad", "It is damaged.")
+        with LatentShardWriter(folder, "0", [*KEYS, "bad"], has_sequence=True) as writer:
+            writer.skip("bad", "It is damaged.")
             for number, key in enumerate(KEYS):
                 latents = hybrid_of(number)
-                facts = replace(facts_of(key, latents.grid), tokens=latents.length)
-                writer.add(facts, latents)
+                info = replace(info_of(key, latents.grid), sequence_length=latents.length)
+                writer.add(info, latents)
         (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 6, "00")]).text())
     return folder
 
@@ -179,8 +179,8 @@ def test_hybrid_latents_are_three_tensors_without_padding(tmp_path: Path) -> Non
         kept = [latents[chunk].sequence.T for chunk in range(len(latents))]
         assert torch.equal(tensors[key + "#sequence"], torch.cat(kept))
     dataset = LatentDataset(tmp_path / "out")
-    assert dataset.column("tokens").tolist() == [hybrid_of(number).length for number in range(5)]
-    assert isinstance(dataset[3]["latents"], Latents) and dataset[4]["tokens"] == 0
+    assert dataset.column("sequence_length").tolist() == [hybrid_of(number).length for number in range(5)]
+    assert isinstance(dataset[3]["latents"], Latents) and dataset[4]["sequence_length"] == 0
 
 
 @given(number=st.integers(0, 4), first=st.integers(-8, 8), count=st.integers(0, 8))
@@ -222,21 +222,21 @@ def test_lost_1d_latents_are_damage(tmp_path: Path) -> None:
 def test_another_model_is_refused(folder: Path) -> None:
     dataset = LatentDataset(folder)
     dataset.require_model("0123456789abcdef")
-    with pytest.raises(ValueError, match=r"are those of tiny \(hash 01.*ef\), not .* hash ffff;"):
+    with pytest.raises(ValueError, match=r"of tiny \(hash 01.*ef\), got .* hash ffff;"):
         dataset.require_model("ffff")
 
 
 def test_what_is_not_complete_names_the_command(folder: Path) -> None:
     (folder / "00001.json").unlink()
     command = f"regen latents export --model tiny --data 'my clips' --out {folder}"
-    with pytest.raises(ValueError, match="1 of 3 shards .* 00001 is the first; .*: " + command):
+    with pytest.raises(ValueError, match="1 of 3 shards .* the first is 00001; .*: " + command):
         LatentDataset(folder)
 
 
 def test_damage_is_told_in_a_sentence(folder: Path, tmp_path: Path) -> None:
     path = folder / "00001.safetensors"
     whole = path.read_bytes()
-    damages: list[tuple[bytes | None, str]] = [(whole[:-1], "is cut off"), (None, "is gone")]
+    damages: list[tuple[bytes | None, str]] = [(whole[:-1], "is truncated"), (None, "is missing")]
     for content, words in damages:
         path.unlink()
         if content is not None:
@@ -262,7 +262,7 @@ def test_damage_is_told_in_a_sentence(folder: Path, tmp_path: Path) -> None:
 def test_another_version_is_refused(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(content | {"format": 2}))
-    with pytest.raises(ValueError, match="version 2 of the format and this program reads version 1"):
+    with pytest.raises(ValueError, match="must be 1, got 2"):
         LatentDataset(folder)
 
 
@@ -271,7 +271,7 @@ def test_a_shard_that_was_not_finished_has_no_list(tmp_path: Path) -> None:
 
     def write() -> None:
         with LatentShardWriter(tmp_path, "0", ["a"]) as writer:
-            writer.add(facts_of("a", latents), Latents.of(latents))
+            writer.add(info_of("a", latents), Latents.of(latents))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -288,8 +288,8 @@ def test_the_manifest_comes_back(tmp_path: Path) -> None:
 
 def test_what_is_known_takes_little_memory(tmp_path: Path) -> None:
     """It is in columns: 44 bytes for each sample, and the texts."""
-    facts = facts_of("a", latents_of(0), "a caption")
-    rows = [replace(facts, key=f"video-{number:06}", label=number) for number in range(5_000)]
+    info = info_of("a", latents_of(0), "a caption")
+    rows = [replace(info, key=f"video-{number:06}", label=number) for number in range(5_000)]
     with LatentShardWriter(tmp_path, "0", []) as writer:
         writer._samples = rows
     for suffix in ("json", "safetensors"):

@@ -114,7 +114,7 @@ def test_damaged_files_are_told_of_and_made_again(dataset: LatentDataset, source
     path = caption_path(dataset.folder, dataset.manifest.shards[0].name, source.fingerprint)
     whole, states = path.read_bytes(), CaptionStates(dataset, source.fingerprint)
     path.write_bytes(whole[:-7])
-    with pytest.raises(ValueError, match=r"captions .* can't be used \(.*\); delete it and embed them again"):
+    with pytest.raises(ValueError, match="can't be used"):
         CaptionStates(dataset, source.fingerprint)
     with pytest.raises(ValueError, match="can't be used"):
         states.states(0)

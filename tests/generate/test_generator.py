@@ -227,28 +227,28 @@ def test_conditions_beside_each_other():
 def test_classes_by_their_names():
     model = fresh("class")
     assert model.labels(["dolphin", "cat"]).tolist() == [2, 0]
-    with pytest.raises(ValueError, match="no class 'dolfin' among 3; the nearest are 'dolphin'"):
+    with pytest.raises(ValueError, match="'dolfin' among 3.*'dolphin'"):
         model.labels(["dolfin"])
-    with pytest.raises(ValueError, match="knows no classes; give it a prompt"):
+    with pytest.raises(ValueError, match="no classes"):
         fresh("text").labels(["cat"])
 
 
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"heads": 5}, "5 heads divide into even parts, not 24"),
-        ({"heads": 8}, "8 heads divide into even parts"),
-        ({"num_joint_layers": 3, "text_width": 8}, "from 0 to depth"),
-        ({"num_joint_layers": 1}, "no joint blocks without text"),
+        ({"heads": 5}, "heads"),
+        ({"heads": 8}, "heads"),
+        ({"num_joint_layers": 3, "text_width": 8}, "num_joint_layers <= depth"),
+        ({"num_joint_layers": 1}, "text for num_joint_layers"),
         ({"classes": CLASSES, "text_width": 8}, "not both"),
-        ({"condition_dropout": 1.5}, "shares from 0 to 1"),
-        ({"given_frames_prob": -0.1}, "shares from 0 to 1"),
-        ({"timestep_shift": 0.0}, "shift above 0"),
-        ({"patch_size": 0}, "a patch of 1"),
+        ({"condition_dropout": 1.5}, "condition_dropout"),
+        ({"given_frames_prob": -0.1}, "given_frames_prob"),
+        ({"timestep_shift": 0.0}, "timestep_shift > 0"),
+        ({"patch_size": 0}, "patch_size >= 1"),
     ],
 )
 def test_options_that_exclude_each_other_are_told(changes: Changes, wanted: str):
-    with pytest.raises(ValueError, match=f"does not fit together: it needs .*{wanted}"):
+    with pytest.raises(ValueError, match=f"needs .*{wanted}"):
         fresh("none", **changes)
 
 

@@ -206,9 +206,9 @@ def test_what_is_not_there_is_told(dataset, hybrid):
     with pytest.raises(ValueError, match="no latents of videos"):
         batches(dataset, replace(VIDEOS, sizes=((64, 64),)))
     for stages in ((), (replace(VIDEOS, until=0.5),), (VIDEOS, replace(VIDEOS, until=0.5))):
-        with pytest.raises(ValueError, match="in rising order and the last at 1"):
+        with pytest.raises(ValueError, match="must increase to 1.0"):
             batches(dataset, *stages)
-    with pytest.raises(ValueError, match="batch of 1 samples can't be divided into 2 parts"):
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         batches(dataset, replace(VIDEOS, tokens_per_batch=1))[0, 0, 2]
 
 
@@ -216,5 +216,5 @@ def test_what_is_not_there_is_told(dataset, hybrid):
     "changes", [{"tokens_per_batch": 0}, {"chunks": ()}, {"chunks": (0,)}, {"image_share": 1.1}]
 )
 def test_impossible_stages_are_told(changes):
-    with pytest.raises(ValueError, match="A stage needs"):
+    with pytest.raises(ValueError, match=next(iter(changes))):
         replace(VIDEOS, **changes)

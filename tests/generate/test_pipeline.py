@@ -10,7 +10,8 @@ import torch
 from tiny_evaluation import HEIGHT, WIDTH, make_generator
 from tiny_media import make_image
 
-from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput, load_pipeline
+from regen.generate.load import load_pipeline
+from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput
 from regen.latents import Latents
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -114,7 +115,7 @@ def test_noise_that_is_given(pipelines: dict[str, RegenTextToVideoPipeline]) -> 
         make(pipeline, "nothing", latents=noise, output_type="latent", generator=seed(9)), found
     )
     assert not torch.equal(make(pipeline, "nothing", latents=-noise, output_type="latent"), found)
-    with pytest.raises(ValueError, match=r"of the shape \(1, 4, 4, 6, 8\)"):
+    with pytest.raises(ValueError, match=r"the shape \(1, 4, 4, 6, 8\)"):
         make(pipeline, "nothing", latents=noise, num_frames=10)
 
 
@@ -196,22 +197,22 @@ def test_notes_are_logged(
     notes: list[str] = []
     monkeypatch.setattr(module.logger, "warning", notes.append)
     make(pipelines["text"], "text", height=41, width=50, prompt="a cat and a ball " * 9)
-    assert "cuts them to 41x50" in notes[0] and "left out (the text encoder reads 24)" in notes[-1]
+    assert "cropped to 41x50" in notes[0] and "reads 24" in notes[-1]
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        ("text", {"output_type": "png"}, "output types"),
+        ("text", {"output_type": "png"}, "output_type"),
         ("text", {"height": 48}, "height and width, or neither"),
-        ("text", {"generator": [seed(1), seed(2)]}, "one for each of 1 videos, not 2"),
+        ("text", {"generator": [seed(1), seed(2)]}, "one for each video, not 2"),
         ("text", {"prompt": None}, "needs a prompt"),
-        ("class", {"prompt": "a"}, "reads no prompts"),
+        ("class", {"prompt": "a"}, "needs a class"),
         ("text", {"image": torch.zeros(48, 64)}, "3 channels"),
         ("text", {"image": np.zeros((48, 64))}, "3 channels"),
-        ("text", {"guidance_interval": (0.5, 0.2)}, "two noise levels"),
-        ("hybrid class", {"latents": torch.zeros(1, 4, 5, 3, 4)}, "leave latents away"),
-        ("text", {"image": [Path("a"), Path("b")]}, "one for each of 1 prompts, not 2"),
+        ("text", {"guidance_interval": (0.5, 0.2)}, "guidance_interval"),
+        ("hybrid class", {"latents": torch.zeros(1, 4, 5, 3, 4)}, "1D latents"),
+        ("text", {"image": [Path("a"), Path("b")]}, "one for each prompt, not 2"),
     ],
 )
 def test_what_can_not_be(
@@ -222,7 +223,7 @@ def test_what_can_not_be(
 
 
 def test_callbacks_get_latents_alone(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
-    with pytest.raises(ValueError, match="latents and nothing else, not prompt_embeds"):
+    with pytest.raises(ValueError, match="must be latents, got prompt_embeds"):
         make(
             pipelines["text"], "text", callback_on_step_end=lambda *arguments: {},
             callback_on_step_end_tensor_inputs=["prompt_embeds"],
@@ -231,5 +232,5 @@ def test_callbacks_get_latents_alone(pipelines: dict[str, RegenTextToVideoPipeli
 
 def test_a_generator_of_texts_needs_its_text_encoder(pipelines: dict[str, RegenTextToVideoPipeline]) -> None:
     whole = pipelines["text"]
-    with pytest.raises(ValueError, match="text_encoder and the tokenizer"):
+    with pytest.raises(ValueError, match="text_encoder and tokenizer"):
         make(RegenTextToVideoPipeline(whole.generator, whole.vae), "text")

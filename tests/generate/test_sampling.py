@@ -79,14 +79,14 @@ def test_without_classes_and_texts_nothing_is_made_twice_for_guidance():
 
 
 def test_guidance_is_not_negative():
-    with pytest.raises(ValueError, match="0 or more, not -1"):
+    with pytest.raises(ValueError, match="guidance_scale .* -1"):
         SampleOptions(guidance_scale=-1.0)
 
 
 def test_heun_is_of_second_order():
     """Against the exact answer: x = m + s ε for the noise ε."""
     blank = latents_of("plain", 4)
-    noise = (draw(Gaussian(), blank, NOBODY, steps=2000, guidance_scale=1.0).grid - MEAN) / DEVIATION
+    noise = (draw(Gaussian(), blank, NOBODY, steps=400, guidance_scale=1.0).grid - MEAN) / DEVIATION
     errors = {}
     for solver in ("euler", "heun"):
         for steps in (10, 40):
@@ -234,7 +234,7 @@ def test_without_its_first_chunk_a_row_has_the_others():
 
 
 def test_of_one_chunk_in_training_a_video_has_no_more():
-    with pytest.raises(ValueError, match="trained on one chunk of 5 frames .* give at most 5 frames"):
+    with pytest.raises(ValueError, match="at most 5 frames"):
         sample_video(Gaussian(), NOBODY, blanks("plain"), 2, generators(2))
 
 
@@ -250,9 +250,9 @@ def test_the_shift_changes_the_noise_levels_of_the_steps():
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"steps": 0}, "at least 1 step, not 0"),
-        ({"guidance_interval": (0.5, 0.5)}, "between two noise levels from 0 to 1, not 0.5 and 0.5"),
-        ({"guidance_interval": (-0.1, 0.5)}, "between two noise levels"),
+        ({"steps": 0}, "steps .* 0"),
+        ({"guidance_interval": (0.5, 0.5)}, "guidance_interval .* 0.5 and 0.5"),
+        ({"guidance_interval": (-0.1, 0.5)}, "guidance_interval .* -0.1"),
     ],
 )
 def test_impossible_options_are_told(changes, wanted):

