@@ -103,23 +103,23 @@ def test_a_video_does_not_depend_on_those_beside_it(
     generate: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = record_frames(monkeypatch)
-    told = ("--prompt", "a red ball", "--seed", "7", "-o", "out.mp4")
-    ran = generate("text", *told, "--num-videos", "3")
+    options = ("--prompt", "a red ball", "--seed", "7", "-o", "out.mp4")
+    ran = generate("text", *options, "--num-videos", "3")
     assert ran.files == {"out-1.mp4", "out-2.mp4", "out-3.mp4"}
-    generate("text", *told, "--num-videos", "2")
-    generate("text", "--prompt", "a cat", *told)
+    generate("text", *options, "--num-videos", "2")
+    generate("text", "--prompt", "a cat", *options)
     videos = [torch.stack(one) for one in written]
     assert torch.equal(videos[1], videos[4]) and torch.equal(videos[0], videos[3])
     assert torch.equal(videos[0], videos[6]) and not torch.equal(videos[0], videos[1])
-    generate("text", *told, "--num-videos", "3", "--batch", "2")
+    generate("text", *options, "--num-videos", "3", "--batch", "2")
     for one, other in zip(videos[:3], written[7:], strict=True):
         assert (one.int() - torch.stack(other).int()).abs().max() <= 1
     assert not torch.equal(videos[0], videos[5]), "another prompt"
 
 
 def test_a_picture_of_all(generate: Command) -> None:
-    told = ("--class", "circle moving up", *LEFT, "--num-videos", "2", "--frames", "3")
-    ran = generate("class", *told, "--grid", "all.png", "-o", "out.mp4", "--json")
+    options = ("--class", "circle moving up", *LEFT, "--num-videos", "2", "--frames", "3")
+    ran = generate("class", *options, "--grid", "all.png", "-o", "out.mp4", "--json")
     assert ran.files == {"all.png", *(f"out-{number}.mp4" for number in (1, 2, 3, 4))}
     report = json.loads(ran.out[-1])
     assert report["prompts"] == ["circle moving up"] * 2 + ["circle moving left"] * 2
@@ -206,7 +206,7 @@ def test_an_interruption_leaves_whole_files_alone(generate: Command, monkeypatch
     assert len(frames_of("out-1.mp4")) == 5
 
 
-def test_a_long_prompt_is_told(generate: Command) -> None:
+def test_a_long_prompt_warns(generate: Command) -> None:
     ran = generate("text", "--prompt", LONG * 2, "-o", "out.mp4")
     assert ran.status == 0 and "reads 24" in ran.err[0]
 
@@ -215,33 +215,20 @@ def test_a_long_prompt_is_told(generate: Command) -> None:
     ("kind", "arguments", "words"),
     [
         ("text", (), ("needs a prompt",)),
-        ("text", LEFT, ("needs a prompt, not a class",)),
-        ("class", (), ("needs a class", "circle moving left")),
-        ("class", ("--prompt", "a"), ("not a prompt", "circle moving left")),
         ("class", ("--class", "circle moving lef"), ("closest", "'circle moving left'")),
-        ("class", (*LEFT, "--negative-prompt", "a"), ("reads no texts",)),
-        ("nothing", ("--prompt", "a"), ("unconditional",)),
         ("nothing", ("--frames", "0"), ("frames must be at least 1, got 0",)),
-        ("nothing", ("--size", "4x4"), ("4 pixels",)),
-        ("nothing", ("--num-videos", "0"), ("num_videos", "got 0")),
         ("nothing", ("--steps", "0"), ("steps must be at least 1, got 0",)),
         ("nothing", ("--guidance-interval", "0.9", "0.1"), ("guidance_interval", "0.9 and 0.1")),
-        ("nothing", ("--num-latents", "50%"), ("need a One-DVA model",)),
-        ("hybrid class", (*LEFT, "--num-latents", "much"), ("got 'much'",)),
-        ("nothing", ("--device", "gpu"), ("no device",)),
+        ("nothing", ("--device", "gpu"), ("device must be", "got 'gpu'")),
         ("nothing", ("-o", "out.avi"), ("must end in one of",)),
-        ("nothing", ("-o", "nowhere/out.mp4"), ("nowhere/out.mp4 can't be written",)),
         ("nothing", ("--grid", "all.mp4"), ("such as .png, got all.mp4",)),
         ("nothing", ("--image", "none.png"), ("There is no image none.png",)),
         ("nothing", ("--image", "in.mp4"), ("in.mp4", "--continue")),
         ("nothing", ("--image", "first.png", "--continue", "in.mp4"), ("give one of the two",)),
-        ("nothing", ("--image", "first.png", "--frames", "1"), ("at least 2 frames",)),
-        ("hybrid class", (*LEFT, "--image", "first.png"), ("causal",)),
         ("nothing", ("--continue", "short.mp4"), ("at least 5 frames, got 3",)),
         ("text", (*AB, *3 * ("--negative-prompt", "c")), ("one for each prompt",)),
         ("missing", (), ("There is no generator missing",)),
         ("regen-small-4x", (), ("is an embedder",)),
-        ("nothing", ("--embedder", "regen-small-4x"), ("needs the embedder with hash", "--embedder")),
     ],
 )  # fmt: skip
 def test_errors_are_one_sentence(

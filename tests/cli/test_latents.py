@@ -136,14 +136,14 @@ def test_shards_of_a_remote_place(folder: Path) -> None:
         (("--data", "gone"), ("no file or folder gone",)),
         (("--data", "empty"), ("no video or image in empty",)),
         (("--model", "nothing"), ("no model nothing",)),
-        (("--tile", "8"), ("8x8 pixels can't overlap",)),
+        (("--tile", "8"), ("tile", "got 8x8")),
         (("--num-latents", "half"), ("got 'half'",)),
         (("--num-latents", "50%"), ("--num-latents", "need a One-DVA model")),
         (("--out", "tiny/config.json/out"), ("--out must be writable",)),
     ],
     ids=lambda value: value[0][2:] if value[0].startswith("--") else None,
 )
-def test_bad_wishes(
+def test_bad_options(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     (folder / "empty").mkdir()

@@ -75,16 +75,16 @@ def test_killed_ones_are_replaced_and_the_bytes_are_the_same(cluster: Cluster, t
     (data / "bad.mp4").write_bytes(b"no video")
     killer = threading.Thread(target=kill_at_work, args=(tmp_path / "out", killed))
     killer.start()
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     export_latents_with_ray(
         wanted(model, data, tmp_path / "out", files_per_shard=2),
         cluster,
         cluster.device("cpu"),
         1,
-        lambda done, all: told.append((done, all)),
+        lambda done, all: progress.append((done, all)),
     )
     killer.join()
-    assert EMBEDDER in killed and told[0] == (0, 12) and told[-1] == (12, 12)
+    assert EMBEDDER in killed and progress[0] == (0, 12) and progress[-1] == (12, 12)
     assert contents(tmp_path / "out") == contents(export(model, data, tmp_path / "whole", files_per_shard=2))
     assert work_left(tmp_path / "out") == [] and len(LatentDataset(tmp_path / "out")) == 11
 

@@ -112,23 +112,6 @@ def test_the_files_are_those_of_safetensors(folder: Path) -> None:
     assert load_file(folder / "00002.safetensors") == {}
 
 
-@given(number=st.integers(0, 4), first=st.integers(-8, 8), count=st.integers(0, 8))
-def test_chunks_are_those_of_the_whole(
-    tmp_path_factory: pytest.TempPathFactory, number: int, first: int, count: int
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / "slices"
-    if not folder.exists():
-        folder.mkdir()
-        with LatentShardWriter(folder, "0", KEYS) as writer:
-            for each in range(5):
-                writer.add(info_of(KEYS[each], latents_of(each)), Latents.of(latents_of(each)))
-        (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 5, "00")]).text())
-    first = max(-CHUNKS[number], min(first, CHUNKS[number]))
-    chunks = slice(first, min(first + count, CHUNKS[number]) if first >= 0 else first + count or None)
-    expected = latents_of(number)[chunks]
-    assert torch.equal(LatentDataset(folder).latents(number, chunks).grid, expected)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_in_any_process_and_order(folder: Path, workers: int) -> None:
     order = [3, 0, 4, 2, 1]
@@ -184,7 +167,7 @@ def test_hybrid_latents_are_three_tensors_without_padding(tmp_path: Path) -> Non
 
 
 @given(number=st.integers(0, 4), first=st.integers(-8, 8), count=st.integers(0, 8))
-def test_hybrid_chunks_are_those_of_the_whole(
+def test_chunks_are_those_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, number: int, first: int, count: int
 ) -> None:
     folder = hybrid_folder(tmp_path_factory.getbasetemp() / "hybrids")
@@ -233,7 +216,7 @@ def test_what_is_not_complete_names_the_command(folder: Path) -> None:
         LatentDataset(folder)
 
 
-def test_damage_is_told_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_damage_raises(folder: Path, tmp_path: Path) -> None:
     path = folder / "00001.safetensors"
     whole = path.read_bytes()
     damages: list[tuple[bytes | None, str]] = [(whole[:-1], "is truncated"), (None, "is missing")]

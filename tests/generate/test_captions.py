@@ -82,9 +82,9 @@ def test_states_in_another_process(dataset: LatentDataset, source: TextEncoderSp
 def test_captions_are_embedded_once(
     dataset: LatentDataset, source: TextEncoderSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[int, int]] = []
-    embed_captions(dataset, source, CPU, on_progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (4, 4)  # five captions, of which a shard has one twice
+    progress: list[tuple[int, int]] = []
+    embed_captions(dataset, source, CPU, on_progress=lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (4, 4)  # five captions, of which a shard has one twice
     before = written(dataset)
     assert len(before) == 2
     with monkeypatch.context() as patch:
@@ -109,7 +109,7 @@ def test_another_encoder_has_files_of_its_own(dataset: LatentDataset, source: Te
     assert CaptionStates(dataset, source.fingerprint).longest == source.max_tokens
 
 
-def test_damaged_files_are_told_of_and_made_again(dataset: LatentDataset, source: TextEncoderSpec) -> None:
+def test_damaged_files_raise_and_are_made_again(dataset: LatentDataset, source: TextEncoderSpec) -> None:
     embed_captions(dataset, source, CPU)
     path = caption_path(dataset.folder, dataset.manifest.shards[0].name, source.fingerprint)
     whole, states = path.read_bytes(), CaptionStates(dataset, source.fingerprint)

@@ -102,7 +102,7 @@ def test_what_fills_up_a_sequence_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", ["text", "hybrid class"])
-def test_what_a_generator_is_told_acts(kind):
+def test_conditions_act(kind):
     model, noisy, t = awake(kind), latents_of(kind), torch.tensor([0.3, 0.6])
     condition, given = condition_of(kind), torch.zeros(2, 4, dtype=torch.bool)
     out = model.velocity(noisy, t, condition, given).parts
@@ -143,16 +143,16 @@ def test_the_loss_of_no_answer_is_that_of_noise_less_data(kind):
 
 
 class Recorder(LatentGenerator):
-    """Keeps what it is asked, and answers nothing."""
+    """Records its calls; its output is zero."""
 
     def velocity(
         self, noisy: Latents, t: Tensor, condition: Condition, given: Tensor | None = None
     ) -> Latents:
-        self.asked = noisy, t, condition, given
+        self.calls = noisy, t, condition, given
         return noisy.map(torch.zeros_like)
 
 
-def asked(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[str, Tensor]]:
+def record(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[str, Tensor]]:
     model = Recorder(**KINDS[kind] | changes)
     count = len(latents)
     _, logs = model.loss(batch_of(latents, condition_of(kind, count)), generators(count))
@@ -163,8 +163,8 @@ def asked(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[s
 def test_given_frames_carry_no_noise_and_are_not_counted(kind):
     """What the model sees of them is the data; the loss is that of the others alone."""
     latents = latents_of(kind, 40, 3)
-    model, logs = asked(kind, latents, given_frames_prob=1.0)
-    noisy, _, _, given = model.asked
+    model, logs = record(kind, latents, given_frames_prob=1.0)
+    noisy, _, _, given = model.calls
     counts = given.sum(1)
     assert {*counts.tolist()} == {1, 2, 4}, "the first latent frame, one chunk, or two of three"
     assert all(row[:count].all() for row, count in zip(given, counts, strict=True))
@@ -184,16 +184,16 @@ def test_given_frames_carry_no_noise_and_are_not_counted(kind):
 
 
 def test_of_a_single_chunk_the_content_latent_is_given_and_of_an_image_nothing():
-    model, _ = asked("none", latents_of("none", 30, 1), given_frames_prob=0.5)
-    counts = model.asked[3].sum(1)
+    model, _ = record("none", latents_of("none", 30, 1), given_frames_prob=0.5)
+    counts = model.calls[3].sum(1)
     assert {*counts.tolist()} == {0, 1} and 5 < counts.sum() < 25
-    model, _ = asked("none", latents_of("none", 3, frames=1), given_frames_prob=1.0)
-    assert not model.asked[3].any()
+    model, _ = record("none", latents_of("none", 3, frames=1), given_frames_prob=1.0)
+    assert not model.calls[3].any()
 
 
 def test_noise_levels_are_shifted():
     latents = latents_of("none", 200, 1, 2, 2)
-    plain, high = (asked("none", latents, timestep_shift=shift)[0].asked[1] for shift in (1.0, 3.0))
+    plain, high = (record("none", latents, timestep_shift=shift)[0].calls[1] for shift in (1.0, 3.0))
     torch.testing.assert_close(high, 3 * plain / (1 + 2 * plain))
     assert high.mean() > plain.mean() + 0.15
     assert torch.equal(shift_noise_levels(torch.tensor([0.0, 1.0]), 3.0), torch.tensor([0.0, 1.0]))
@@ -247,7 +247,7 @@ def test_classes_by_their_names():
         ({"patch_size": 0}, "patch_size >= 1"),
     ],
 )
-def test_options_that_exclude_each_other_are_told(changes: Changes, wanted: str):
+def test_options_that_exclude_each_other_raise(changes: Changes, wanted: str):
     with pytest.raises(ValueError, match=f"needs .*{wanted}"):
         fresh("none", **changes)
 

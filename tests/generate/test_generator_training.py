@@ -176,7 +176,7 @@ def test_two_processes_train_the_same_model(fsdp, hybrid, tmp_path):
     recipe = tiny(steps=3, preview_samples=1, preview_steps=1)
     run_generator(recipe, hybrid, tmp_path / "one", ALONE)
     two = replace(recipe, loop=replace(recipe.loop, gradient_accumulation_steps=1 if fsdp else 2, fsdp=fsdp))
-    run_ranks(2, partial(_train, two, hybrid), tmp_path / "two", errors=tmp_path / "said")
+    run_ranks(2, partial(_train, two, hybrid), tmp_path / "two", errors=tmp_path / "errors")
     wanted = load(tmp_path / "one" / "model").state_dict()
     for name, value in load(tmp_path / "two" / "model").state_dict().items():
         torch.testing.assert_close(value, wanted[name], atol=2e-4, rtol=1e-3, msg=name)
@@ -225,7 +225,7 @@ def test_the_loss_falls_and_a_training_starts_from_another(latents, tmp_path):
             )
 
 
-def test_what_is_missing_is_told(corpus, latents, text, tmp_path):
+def test_missing_inputs_raise(corpus, latents, text, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(corpus / "1.mp4", bare)
@@ -260,7 +260,7 @@ def test_without_its_embedder_a_training_has_no_pictures(corpus, latents, tmp_pa
     assert (tmp_path / "run" / "model").is_dir() and not (tmp_path / "run" / "previews").exists()
 
 
-def test_a_batch_too_small_for_its_parts_is_told_before_the_training(latents, tmp_path):
+def test_a_batch_too_small_for_its_parts_raises(latents, tmp_path):
     stages = (LatentStage(tokens_per_batch=400), LatentStage(tokens_per_batch=8))
     stages = (replace(stages[0], until=0.5), stages[1])
     with pytest.raises(ValueError, match="at least 2 samples .* got 1"):
@@ -273,7 +273,7 @@ def test_sizes_are_those_of_the_videos_in_training(latents):
     assert make_latent_spec(dataset, (replace(STAGE, sizes=((16, 16),)),), True).sizes == ()
 
 
-def test_that_nothing_is_kept_out_of_the_last_stage_is_told(latents, tmp_path, capfd):
+def test_without_held_out_samples_of_the_last_stage_there_is_a_warning(latents, tmp_path, capfd):
     """The first sample is kept out, which has 20 frames; others have 34, 6 whole chunks."""
     stage = LatentStage(tokens_per_batch=400, image_share=0.0, chunks=(6,))
     run_generator(tiny(stages=(stage,), steps=1, num_val_samples=1), latents, tmp_path / "run", ALONE)

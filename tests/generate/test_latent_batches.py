@@ -1,4 +1,4 @@
-"""Batches of latents: functions of seed, step and row; of one size; as large as they are asked to be."""
+"""Batches of latents: functions of seed, step and row; of one size; of the requested size."""
 
 from collections import Counter
 from dataclasses import replace
@@ -114,7 +114,7 @@ def test_shares_and_sizes_are_met(dataset):
     assert {shape[1:] for shape in shapes} == {(4, 6), (3, 4)}
 
 
-def test_batches_have_about_as_many_tokens_as_asked_for(dataset):
+def test_batches_have_about_the_requested_number_of_tokens(dataset):
     for tokens in (300, 1000):
         made = batches(dataset, LatentStage(tokens_per_batch=tokens, image_share=0.3, chunks=(1, 2)))
         for step in range(20):
@@ -198,7 +198,7 @@ def test_padding_of_texts():
         assert torch.equal(batch["text"].any(-1), batch["text_mask"])
 
 
-def test_what_is_not_there_is_told(dataset, hybrid):
+def test_missing_latents_raise(dataset, hybrid):
     with pytest.raises(ValueError, match="no latents of videos with 4 whole chunks .* change --data.stages"):
         batches(dataset, replace(VIDEOS, chunks=(1, 4)))
     with pytest.raises(ValueError, match="no latents of images"):
@@ -215,6 +215,6 @@ def test_what_is_not_there_is_told(dataset, hybrid):
 @pytest.mark.parametrize(
     "changes", [{"tokens_per_batch": 0}, {"chunks": ()}, {"chunks": (0,)}, {"image_share": 1.1}]
 )
-def test_impossible_stages_are_told(changes):
+def test_impossible_stages_raise(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         replace(VIDEOS, **changes)

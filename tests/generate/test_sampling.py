@@ -26,7 +26,7 @@ MEAN, DEVIATION = 1.5, 0.5
 
 
 class Gaussian(LatentGenerator):
-    """Data from N(m, s²); a condition moves m by the class. Keeps what it is asked.
+    """Data from N(m, s²); a condition moves m by the class. Records its calls.
 
     E[v | x_t] = (t - (1 - t) s²) / σ² (x_t - (1 - t) m) - m, with σ² = (1 - t)² s² + t².
     """
@@ -35,12 +35,12 @@ class Gaussian(LatentGenerator):
         super().__init__(
             8, 1, 1, timestep_shift=shift, latent_spec=HYBRID | {"max_chunks": chunks}, classes=list(classes)
         )
-        self.asked: list[tuple[float, int, Tensor | None]] = []
+        self.calls: list[tuple[float, int, Tensor | None]] = []
         self.seen: list[Latents] = []
 
     def velocity(self, x: Latents, t: Tensor, condition: Condition, given: Tensor | None = None) -> Latents:
         label = torch.zeros(len(x)) if condition.label is None else condition.label
-        self.asked.append((float(t), len(x), given))
+        self.calls.append((float(t), len(x), given))
         self.seen.append(x)
 
         def velocity(part: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def test_without_classes_and_texts_nothing_is_made_twice_for_guidance():
     model = Gaussian(classes=())
     blank = latents_of("plain", 2)
     guided, plain = (draw(model, blank, NOBODY, steps=3, guidance_scale=g) for g in (4.0, 1.0))
-    assert same_latents(guided, plain) and {count for _, count, _ in model.asked} == {2}
+    assert same_latents(guided, plain) and {count for _, count, _ in model.calls} == {2}
 
 
 def test_guidance_is_not_negative():
@@ -104,35 +104,35 @@ def test_evaluations_are_counted(interval, solver, guidance, shift):
     model = Gaussian(shift)
     options = SampleOptions(10, guidance, interval, solver)
     sample(model, Condition(torch.tensor([0, 0])), latents_of("plain"), generators(2), options)
-    assert sum(count for _, count, _ in model.asked) == 2 * nfe(options, model)
-    per_step = [count for _, count, _ in model.asked]
+    assert sum(count for _, count, _ in model.calls) == 2 * nfe(options, model)
+    per_step = [count for _, count, _ in model.calls]
     if guidance == 1 or interval == (0.0, 1.0):
         assert {*per_step} == {2 if guidance == 1 else 4}
         assert nfe(options, model) == (1 if guidance == 1 else 2) * (10 if solver == "euler" else 19)
     else:
         assert {*per_step} == {2, 4}
-        inside = [interval[0] <= t <= interval[1] for t, _, _ in model.asked]
+        inside = [interval[0] <= t <= interval[1] for t, _, _ in model.calls]
         assert [count == 4 for count in per_step] == inside
 
 
 def test_guidance_goes_beyond_the_condition():
     """One step from 1: x - (v₀ + g (v₁ - v₀)); the velocities of two Gaussians differ by their means."""
-    blank, told = latents_of("plain"), Condition(torch.tensor([0, 0]))
-    free = draw(Gaussian(), blank, told.unconditional(), steps=1, guidance_scale=1.0).grid
+    blank, condition = latents_of("plain"), Condition(torch.tensor([0, 0]))
+    free = draw(Gaussian(), blank, condition.unconditional(), steps=1, guidance_scale=1.0).grid
     for guidance in (0.0, 1.0, 2.5, 4.0):
-        out = draw(Gaussian(), blank, told, steps=1, guidance_scale=guidance)
+        out = draw(Gaussian(), blank, condition, steps=1, guidance_scale=guidance)
         torch.testing.assert_close(out.grid, free + guidance)  # the mean without is lower by 1
     other = Condition(torch.tensor([3, 3]))
-    negative = sample(Gaussian(), told, blank, generators(2), SampleOptions(1, 2.0), negative=other)
+    negative = sample(Gaussian(), condition, blank, generators(2), SampleOptions(1, 2.0), negative=other)
     torch.testing.assert_close(negative.grid, free + 1 + 3 - 6.0)
 
 
 def test_outside_of_its_interval_there_is_no_guidance():
-    blank, told = latents_of("plain"), Condition(torch.tensor([0, 2]))
-    plain = draw(Gaussian(), blank, told, steps=10, guidance_scale=1.0)
-    outside = draw(Gaussian(), blank, told, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.49))
+    blank, condition = latents_of("plain"), Condition(torch.tensor([0, 2]))
+    plain = draw(Gaussian(), blank, condition, steps=10, guidance_scale=1.0)
+    outside = draw(Gaussian(), blank, condition, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.49))
     assert same_latents(outside, plain)
-    inside = draw(Gaussian(), blank, told, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.51))
+    inside = draw(Gaussian(), blank, condition, steps=10, guidance_scale=5.0, guidance_interval=(0.41, 0.51))
     assert not torch.allclose(inside.grid, plain.grid)
 
 
@@ -205,7 +205,7 @@ def test_long_videos_go_on_from_the_chunk_before(kind, most, chunks):
     parts = sample_video(model, NOBODY, blanks(kind), chunks, generators(2), SampleOptions(2, 1.0))
     assert sum(part.grid.shape[2] for part in parts) == 2 * chunks
     windows = [
-        (latents, given) for latents, (t, _, given) in zip(model.seen, model.asked, strict=True) if t == 1
+        (latents, given) for latents, (t, _, given) in zip(model.seen, model.calls, strict=True) if t == 1
     ]
     assert len(windows) == len(parts) and windows[0][1] is None
     for (window, given), before in zip(windows[1:], parts, strict=False):
@@ -243,7 +243,7 @@ def test_the_shift_changes_the_noise_levels_of_the_steps():
         model = Gaussian(shift)
         draw(model, latents_of("plain"), NOBODY, steps=4, guidance_scale=1.0)
         wanted = [shift * t / (1 + (shift - 1) * t) for t in (1.0, 0.75, 0.5, 0.25)]
-        assert [t for t, _, _ in model.asked] == pytest.approx(wanted)
+        assert [t for t, _, _ in model.calls] == pytest.approx(wanted)
         assert sampling_schedule(4, shift) == pytest.approx([*wanted, 0.0])
 
 
@@ -255,6 +255,6 @@ def test_the_shift_changes_the_noise_levels_of_the_steps():
         ({"guidance_interval": (-0.1, 0.5)}, "guidance_interval .* -0.1"),
     ],
 )
-def test_impossible_options_are_told(changes, wanted):
+def test_impossible_options_raise(changes, wanted):
     with pytest.raises(ValueError, match=wanted):
         SampleOptions(**changes)

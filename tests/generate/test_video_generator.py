@@ -1,4 +1,4 @@
-"""From a request to frames: shapes and what is said of them, conditions, given frames, loading by name."""
+"""From a request to frames: shapes and warnings, conditions, given frames, loading by name."""
 
 import json
 from dataclasses import asdict, replace
@@ -43,7 +43,7 @@ def changed(folder: str, **source: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def makers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoGenerator]:
+def generators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoGenerator]:
     kinds = ("text", "class", "nothing", "hybrid class")
     folders = {kind: tmp_path_factory.mktemp(kind.replace(" ", "-")) for kind in kinds}
     return {
@@ -98,36 +98,34 @@ def test_what_can_not_be_made(source: LatentSpec, frames: int, continues: bool, 
         video_shape(source, 2, frames, continues=continues)
 
 
-def test_an_image_has_one_latent_frame(makers: dict[str, VideoGenerator]) -> None:
-    for kind, told in (("nothing", ([], [])), ("hybrid class", ([], ["circle moving left"]))):
-        maker = makers[kind]
-        shape = maker.shape(1)
-        (one,) = maker.sample(shape, maker.condition(*told), seeds(1), QUICK)
+def test_an_image_has_one_latent_frame(generators: dict[str, VideoGenerator]) -> None:
+    for kind, texts in (("nothing", ([], [])), ("hybrid class", ([], ["circle moving left"]))):
+        videos = generators[kind]
+        shape = videos.shape(1)
+        (one,) = videos.sample(shape, videos.condition(*texts), seeds(1), QUICK)
         assert (shape.is_image, one.segments[0].shape[1]) == (True, 1)
-        (frame,) = one.decode(maker.embedder)
+        (frame,) = one.decode(videos.embedder)
         assert frame.shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("frames", [3, 5, 10, 23])
-def test_as_many_frames_as_asked_for(makers: dict[str, VideoGenerator], frames: int) -> None:
-    maker = makers["text"]
-    shape = maker.shape(frames, Size(41, 50))
-    condition = maker.condition(["a red ball", "a cat"], [])
-    videos = [
-        torch.stack(list(one.decode(maker.embedder)))
-        for one in maker.sample(shape, condition, seeds(2), QUICK)
-    ]
-    assert [video.shape for video in videos] == [(frames, 41, 50, 3)] * 2
-    assert not torch.equal(*videos)
+def test_the_requested_number_of_frames(generators: dict[str, VideoGenerator], frames: int) -> None:
+    videos = generators["text"]
+    shape = videos.shape(frames, Size(41, 50))
+    condition = videos.condition(["a red ball", "a cat"], [])
+    latents = videos.sample(shape, condition, seeds(2), QUICK)
+    decoded = [torch.stack(list(one.decode(videos.embedder))) for one in latents]
+    assert [video.shape for video in decoded] == [(frames, 41, 50, 3)] * 2
+    assert not torch.equal(*decoded)
 
 
-def test_the_negative_prompt_and_the_prompt_act(makers: dict[str, VideoGenerator]) -> None:
-    maker, found = makers["text"], []
+def test_the_negative_prompt_and_the_prompt_act(generators: dict[str, VideoGenerator]) -> None:
+    videos, found = generators["text"], []
     for prompt, negatives in [("a red ball", []), ("a cat", []), ("a red ball", ["a cat"]), ("", [])]:
-        negative = maker.negative_condition(negatives, 1)
-        condition = maker.condition([prompt], [])
+        negative = videos.negative_condition(negatives, 1)
+        condition = videos.condition([prompt], [])
         found.append(
-            maker.sample(maker.shape(), condition, seeds(1), QUICK, negative=negative)[0].segments[0].grid
+            videos.sample(videos.shape(), condition, seeds(1), QUICK, negative=negative)[0].segments[0].grid
         )
     assert not any(torch.equal(found[i], found[j]) for i in range(4) for j in range(i))
 
@@ -145,29 +143,29 @@ def test_the_negative_prompt_and_the_prompt_act(makers: dict[str, VideoGenerator
     ],
 )
 def test_conditions_that_a_generator_does_not_know(
-    makers: dict[str, VideoGenerator], kind: str, prompts: list[str], classes: list[str], words: str
+    generators: dict[str, VideoGenerator], kind: str, prompts: list[str], classes: list[str], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        makers[kind].condition(prompts, classes)
+        generators[kind].condition(prompts, classes)
 
 
-def test_negative_prompts_that_do_not_fit(makers: dict[str, VideoGenerator]) -> None:
+def test_negative_prompts_that_do_not_fit(generators: dict[str, VideoGenerator]) -> None:
     with pytest.raises(ValueError, match="reads no texts"):
-        makers["class"].negative_condition(["a cat"], 1)
+        generators["class"].negative_condition(["a cat"], 1)
     with pytest.raises(ValueError, match="3, one for each video, not 2"):
-        makers["text"].negative_condition(["a cat", "a ball"], 3)
+        generators["text"].negative_condition(["a cat", "a ball"], 3)
 
 
-def test_the_lengths_of_1d_latents(makers: dict[str, VideoGenerator]) -> None:
-    maker = makers["hybrid class"]
-    condition = maker.condition([], ["circle moving left"] * 2)
-    shape = maker.shape(10)
+def test_the_lengths_of_1d_latents(generators: dict[str, VideoGenerator]) -> None:
+    videos = generators["hybrid class"]
+    condition = videos.condition([], ["circle moving left"] * 2)
+    shape = videos.shape(10)
 
     def lengths(length: FixedLength | None, first: int = 0) -> torch.Tensor:
-        sampled = maker.sample(shape, condition, seeds(2, first), QUICK, num_latents=length)
+        sampled = videos.sample(shape, condition, seeds(2, first), QUICK, num_latents=length)
         rows = [one.segments[0] for one in sampled]
         assert all(row.has_sequence for row in rows)
-        assert torch.stack(list(sampled[0].decode(maker.embedder))).shape == (10, 48, 64, 3)
+        assert torch.stack(list(sampled[0].decode(videos.embedder))).shape == (10, 48, 64, 3)
         return torch.stack([row.lengths for row in rows])
 
     drawn = lengths(None)
@@ -176,72 +174,72 @@ def test_the_lengths_of_1d_latents(makers: dict[str, VideoGenerator]) -> None:
     budgets = torch.tensor(tiny_onedva().budgets(5, 48, 64)).repeat(2)
     assert torch.equal(lengths(FixedLength(share=1.0))[0], budgets)
     assert lengths(FixedLength(count=6))[0, :4].sum() == 6
-    with pytest.raises(ValueError, match="latents, not 10000"):
+    with pytest.raises(ValueError, match="got 10000"):
         lengths(FixedLength(count=10_000))
     with pytest.raises(ValueError, match="need a One-DVA model"):
-        makers["nothing"].sample(
-            shape, maker.condition([], ["circle moving left"]), seeds(1), num_latents=FixedLength(3)
+        generators["nothing"].sample(
+            shape, videos.condition([], ["circle moving left"]), seeds(1), num_latents=FixedLength(3)
         )
 
 
-def test_lengths_follow_the_class(makers: dict[str, VideoGenerator]) -> None:
-    own = makers["hybrid class"]
-    maker = VideoGenerator(own.model, own.embedder)
-    maker.latent_spec = replace(own.latent_spec, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
+def test_lengths_follow_the_class(generators: dict[str, VideoGenerator]) -> None:
+    own = generators["hybrid class"]
+    videos = VideoGenerator(own.model, own.embedder)
+    videos.latent_spec = replace(own.latent_spec, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
     for name, wanted in [
         ("circle moving left", {3}),
         ("circle moving right", {1}),
         ("circle moving up", {1, 3}),
     ]:
-        (one,) = maker.sample(maker.shape(), maker.condition([], [name]), seeds(1), QUICK)
+        (one,) = videos.sample(videos.shape(), videos.condition([], [name]), seeds(1), QUICK)
         assert set(one.segments[0].lengths.tolist()) <= wanted
 
 
 @pytest.mark.parametrize("size", [(48, 64), (41, 50)])
 def test_the_first_latent_frame_is_that_of_the_image(
-    makers: dict[str, VideoGenerator], size: tuple[int, int]
+    generators: dict[str, VideoGenerator], size: tuple[int, int]
 ) -> None:
-    maker = makers["nothing"]
+    videos = generators["nothing"]
     image = torch.randint(0, 256, (60, 70, 3), dtype=torch.uint8)
-    shape = maker.shape(20, Size(*size))
-    known = maker.encode_images([image], shape)
-    (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK, known)
+    shape = videos.shape(20, Size(*size))
+    known = videos.encode_images([image], shape)
+    (one,) = videos.sample(shape, videos.condition([], []), seeds(1), QUICK, known)
     assert torch.equal(one.segments[0].grid[:, :1], known.latents.grid[0])
     if size == (48, 64):
         from regen.media.sizes import resize_center_crop
 
-        (encoded,) = encode_frames(maker.embedder, [resize_center_crop(image, Size(48, 64))])
+        (encoded,) = encode_frames(videos.embedder, [resize_center_crop(image, Size(48, 64))])
         torch.testing.assert_close(known.latents.grid[0], encoded.latents.grid)
     with pytest.raises(ValueError, match="at least 2 frames"):
-        maker.encode_images([image], maker.shape(1))
+        videos.encode_images([image], videos.shape(1))
 
 
-def test_an_image_needs_a_causal_embedder(makers: dict[str, VideoGenerator]) -> None:
+def test_an_image_needs_a_causal_embedder(generators: dict[str, VideoGenerator]) -> None:
     image = torch.zeros(48, 64, 3, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="causal .REGEN, MAGVIT-v2."):
-        makers["hybrid class"].encode_images([image], makers["hybrid class"].shape())
+    with pytest.raises(ValueError, match="causal embedder"):
+        generators["hybrid class"].encode_images([image], generators["hybrid class"].shape())
     model = awake(
         "none", latent_spec={"channels": 4, "chunk_frames": 17, "chunk_latents": 5, "sizes": [[32, 32]]}
     )
-    maker = VideoGenerator(model, tiny_magvit2())
-    known = maker.encode_images([image], maker.shape())
-    (one,) = maker.sample(maker.shape(), maker.condition([], []), seeds(1), QUICK, known)
-    assert len(list(one.decode(maker.embedder))) == 17
+    videos = VideoGenerator(model, tiny_magvit2())
+    known = videos.encode_images([image], videos.shape())
+    (one,) = videos.sample(videos.shape(), videos.condition([], []), seeds(1), QUICK, known)
+    assert len(list(one.decode(videos.embedder))) == 17
 
 
 @pytest.mark.parametrize("kind", ["nothing", "hybrid class"])
-def test_a_video_is_gone_on_with(makers: dict[str, VideoGenerator], kind: str) -> None:
-    maker = makers[kind]
+def test_a_video_is_gone_on_with(generators: dict[str, VideoGenerator], kind: str) -> None:
+    videos = generators[kind]
     frames = torch.randint(0, 256, (9, 48, 64, 3), dtype=torch.uint8)
-    shape = maker.shape(8, continues=True)
-    known = maker.encode_last_chunk(frames, shape)
-    condition = maker.condition([], ["circle moving left"] if kind != "nothing" else [])
-    (one,) = maker.sample(shape, condition, seeds(1), QUICK, known)
+    shape = videos.shape(8, continues=True)
+    known = videos.encode_last_chunk(frames, shape)
+    condition = videos.condition([], ["circle moving left"] if kind != "nothing" else [])
+    (one,) = videos.sample(shape, condition, seeds(1), QUICK, known)
     assert [chunk.shape[1] for chunk in one.chunks()] == [2, 2, 2]
     assert same_latents(one.chunks()[0], known.latents[0])
-    assert torch.stack(list(one.decode(maker.embedder))).shape == (8, 48, 64, 3)
+    assert torch.stack(list(one.decode(videos.embedder))).shape == (8, 48, 64, 3)
     with pytest.raises(ValueError, match="at least 5 frames, got 4"):
-        maker.encode_last_chunk(frames[:4], shape)
+        videos.encode_last_chunk(frames[:4], shape)
 
 
 def test_132_frames_from_8_latent_frames() -> None:
@@ -249,15 +247,15 @@ def test_132_frames_from_8_latent_frames() -> None:
     embedder = AutoencoderRegen(
         latent_channels=4, temporal_compression_ratio=32, heads=1, siren_width=8, **sizes
     ).eval()
-    source = LatentSpec(channels=4, chunk_frames=33, sizes=((192, 320),), max_chunks=4)
+    source = LatentSpec(channels=4, chunk_frames=33, sizes=((48, 80),), max_chunks=4)
     model = awake("none", latent_spec=asdict(source))
-    maker = VideoGenerator(model, embedder)
-    shape = maker.shape(132)
+    videos = VideoGenerator(model, embedder)
+    shape = videos.shape(132)
     assert (shape.num_segments, shape.notes) == (1, ())
-    (one,) = maker.sample(shape, maker.condition([], []), seeds(1), QUICK)
-    assert [row.shape for row in one.segments] == [(4, 8, 24, 40)]
-    frames = list(one.decode(maker.embedder))
-    assert len(frames) == 132 and {frame.shape for frame in frames} == {(192, 320, 3)}
+    (one,) = videos.sample(shape, videos.condition([], []), seeds(1), QUICK)
+    assert [row.shape for row in one.segments] == [(4, 8, 6, 10)]
+    frames = list(one.decode(videos.embedder))
+    assert len(frames) == 132 and {frame.shape for frame in frames} == {(48, 80, 3)}
 
 
 def test_names_that_are_no_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,12 +281,12 @@ def test_the_embedder_is_the_one_of_the_training(tmp_path: Path) -> None:
     assert load_video_generator(name, CPU, FP32, embedder=str(moved)).embedder is not None
 
 
-def test_an_embedder_with_other_latents_is_refused(makers: dict[str, VideoGenerator]) -> None:
+def test_an_embedder_with_other_latents_is_refused(generators: dict[str, VideoGenerator]) -> None:
     """A pipeline is put together from any modules."""
-    text, hybrid = makers["text"], makers["hybrid class"]
-    for maker, embedder in ((text, hybrid.embedder), (hybrid, text.embedder)):
+    text, hybrid = generators["text"], generators["hybrid class"]
+    for videos, embedder in ((text, hybrid.embedder), (hybrid, text.embedder)):
         with pytest.raises(ValueError, match="needs an embedder with"):
-            VideoGenerator(maker.model, embedder, maker.text_encoder)
+            VideoGenerator(videos.model, embedder, videos.text_encoder)
 
 
 def test_the_text_encoder_is_the_one_of_the_training(tmp_path: Path) -> None:
@@ -300,8 +298,8 @@ def test_the_text_encoder_is_the_one_of_the_training(tmp_path: Path) -> None:
     moved = (tmp_path / "text").rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="can't be loaded.*--text-encoder"):
         load_video_generator(name, CPU, FP32)
-    maker = load_video_generator(name, CPU, FP32, text_encoder=str(moved))
+    videos = load_video_generator(name, CPU, FP32, text_encoder=str(moved))
     long = "the cat sits on the mat and then rolls over the ball and " * 3
-    assert maker.truncation_warnings(["a cat"]) == []
-    (warning,) = maker.truncation_warnings([long, long])
+    assert videos.truncation_warnings(["a cat"]) == []
+    (warning,) = videos.truncation_warnings([long, long])
     assert "are dropped" in warning

@@ -1,21 +1,24 @@
-"""From a request to video files: what `regen generate` runs."""
+"""Video files and contact sheets: what `regen generate` runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
-from regen.generate.contact_sheet import FRAMES, write_contact_sheet
 from regen.generate.sampling import GivenFrames, SampleOptions, nfe
 from regen.generate.video_generator import DEFAULT_SAMPLING, ONE_STEP, GeneratedLatents, VideoGenerator
 from regen.generate.video_shape import VideoShape
+from regen.io import atomic_path
 from regen.latents import Latents
 from regen.media.files import IMAGE_SUFFIXES, is_image
 from regen.media.reader import VideoError, VideoReader, VideoWriter
@@ -26,6 +29,9 @@ OnProgress = Callable[[int, int | None], None]
 """Called with the steps and frames done so far, and the total."""
 OnWarning = Callable[[str], None]
 RATE_TOLERANCE = 0.02
+SHEET_FRAMES = 5  # of each video on a contact sheet, evenly spaced
+MAX_ROWS = 6  # of a contact sheet; more videos are in two columns
+GAP, GREY = 6, (235, 235, 235)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def generate_files(
     for warning in [*shape.notes, *video_generator.truncation_warnings(texts)]:
         on_warning(warning)
     progress = _Progress(request.options.steps * shape.num_segments, shape.frames, len(captions), on_progress)
-    picked = torch.linspace(0, shape.frames - 1, FRAMES).round().long().tolist()
+    picked = torch.linspace(0, shape.frames - 1, SHEET_FRAMES).round().long().tolist()
     strips: list[Tensor] = []
     for path, latents in zip(files, _sample(video_generator, request, shape, given, progress), strict=True):
         images: dict[int, Tensor] = {}
@@ -231,3 +237,42 @@ def _given_frames(
 
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def write_contact_sheet(path: Path, videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:
+    """Write an image (its format follows from the suffix) of videos of one size with their captions."""
+    strips = [(_strip(video), caption) for video, caption in videos]
+    width, height = strips[0][0].size
+    texts = [_wrap(caption, width) for _, caption in strips]
+    font = ImageFont.load_default()
+    lines = max(len(text) for text in texts)
+    line = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else 11
+    columns = 2 if len(strips) > MAX_ROWS else 1
+    rows = -(-len(strips) // columns)
+    step = width + GAP, height + lines * line + GAP
+    sheet = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), GREY)
+    draw = ImageDraw.Draw(sheet)
+    for number, ((strip, _), text) in enumerate(zip(strips, texts, strict=True)):
+        left, top = GAP + number // rows * step[0], GAP + number % rows * step[1]
+        sheet.paste(strip, (left, top))
+        for index, words in enumerate(text):
+            draw.text((left, top + height + index * line), words, (0, 0, 0), font)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()])
+
+
+def _strip(video: UInt8[Tensor, "t h w 3"]) -> Image.Image:
+    picked = np.linspace(0, len(video) - 1, SHEET_FRAMES).round().astype(int)
+    return Image.fromarray(rearrange(video[picked], "t h w c -> h (t w) c").contiguous().numpy())
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, without splitting words."""
+    font, lines = ImageFont.load_default(), [""]
+    for word in text.encode("latin-1", errors="replace").decode("latin-1").split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

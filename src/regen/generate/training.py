@@ -14,9 +14,9 @@ from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates, embed_captions
 from regen.generate.conditions import Condition
-from regen.generate.contact_sheet import write_contact_sheet
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage, class_names, make_latent_spec
+from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSpec, find_text_encoder
 from regen.generate.video_generator import GeneratedLatents

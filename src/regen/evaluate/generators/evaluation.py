@@ -49,8 +49,8 @@ from regen.evaluate.generators.videos import (
     make_reconstructions,
     select_prompts,
 )
-from regen.generate.contact_sheet import write_contact_sheet
 from regen.generate.load import load_video_generator
+from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.io import write_json
