@@ -96,5 +96,5 @@ def test_checksums(tmp_path: Path) -> None:
         check_sha256(path, "0" * 8, "get it")
     with pytest.raises(ValueError, match="8 to 64 hexadecimal digits, got 'xyz'"):
         check_sha256(path, "xyz", "get it")
-    with pytest.raises(ValueError, match="missing; get it"):
+    with pytest.raises(ValueError, match="missing must be a readable file; get it"):
         check_sha256(tmp_path / "missing", None, "get it")

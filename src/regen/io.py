@@ -87,7 +87,7 @@ def check_sha256(path: Path, expected: str | None, advice: str) -> str:
     try:
         actual = file_sha256(path)
     except OSError:
-        raise ValueError(f"There is no readable file {path}; {advice}.") from None
+        raise ValueError(f"{path} must be a readable file; {advice}.") from None
     if not actual.startswith(expected):
         raise ValueError(f"{path} must have the SHA-256 {expected}, got {actual}; {advice}.")
     return actual

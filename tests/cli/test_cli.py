@@ -286,7 +286,7 @@ def make_bad(name: str) -> str:
         case "empty":
             Path("in.mp4").touch()
         case "text":
-            Path("in.mp4").write_text("This is no video. " * 100)
+            Path("in.mp4").write_text("Not a video. " * 100)
         case "no index":
             content = make_video(Path("in.mp4"), 10).read_bytes()
             assert content.index(b"mdat") < content.index(b"moov")
@@ -409,8 +409,8 @@ def test_latents_of_another_model(regen: Regen, name: str, other: str) -> None:
     make_video(Path("in.mp4"), 2)
     regen("encode", "in.mp4", "-o", "z.safetensors", *using(name))
     ran = regen("decode", "z.safetensors", "-o", "out.mp4", "--model", other)
-    told = f"z.safetensors was encoded with {name}", f"not with {other}", f"pass --model {name}"
-    fails_in_one_sentence(ran, *told)
+    words = f"z.safetensors was encoded with {name}", f"not with {other}", f"pass --model {name}"
+    fails_in_one_sentence(ran, *words)
 
 
 def test_latent_file_that_is_none(regen: Regen) -> None:

@@ -1,4 +1,4 @@
-"""The latent file: what is written is read back, and what is wrong with a file is told in a sentence."""
+"""The latent file: what is written is read back, and a wrong file is an error of one line."""
 
 import json
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def test_files_that_are_no_latent_files(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(ValueError, match="no such file"):
         read(tmp_path)
-    for data in (b"", b"text that is no tensor"):
+    for data in (b"", b"text without tensors"):
         path.write_bytes(data)
         with pytest.raises(ValueError, match="is damaged or not a latent file"):
             read(path)

@@ -98,7 +98,7 @@ def test_an_image_that_can_not_have_so_many_keeps_all(model: AutoencoderOneDVA) 
     assert image.latents.length == 3
 
 
-def test_a_chunk_that_can_not_have_so_many_is_told(model: AutoencoderOneDVA) -> None:
+def test_a_chunk_that_can_not_have_so_many_is_an_error(model: AutoencoderOneDVA) -> None:
     with pytest.raises(ValueError, match="A clip of this size has 0 to 12 1D latents, not 13"):
         list(encode_frames(model, video(0.5), lengths=FixedLength(13)))
 
@@ -254,7 +254,7 @@ def test_regions_share_by_what_moves_in_them(model: AutoencoderOneDVA) -> None:
     assert (moving, still) == (4, 1), "all that it can have, and the rest"
 
 
-def test_a_budget_below_the_structural_latents_is_told(model: AutoencoderOneDVA) -> None:
+def test_a_budget_below_the_structural_latents_is_an_error(model: AutoencoderOneDVA) -> None:
     """12 structural latents of 4 numbers each, for five frames: 287.7 each second."""
     for budget in (1e-3, 287.7):
         with pytest.raises(ValueError, match=f"must be at least 288 .* got {budget:g}"):
@@ -364,7 +364,7 @@ def test_a_file_keeps_the_length_of_each_chunk_and_decodes_to_the_same(
         ([3], "don't fit this model"),
     ],
 )
-def test_lengths_that_do_not_fit_the_model_are_told(
+def test_lengths_that_do_not_fit_the_model(
     model: AutoencoderOneDVA, lengths: list[int], message: str
 ) -> None:
     latents = Latents(torch.randn(4, 2, 2, 3), torch.randn(4, sum(lengths)), torch.tensor(lengths))

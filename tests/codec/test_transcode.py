@@ -210,13 +210,13 @@ def test_progress_counts_frames(tmp_path: Path, model: Autoencoder) -> None:
 
 
 def test_damage_is_passed_on(tmp_path: Path, model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, told = make_video(tmp_path / "in.mp4"), []
+    source, warnings = make_video(tmp_path / "in.mp4"), []
     monkeypatch.setattr(
         VideoReader, "damage", property(lambda self: "much", lambda self, value: None), raising=False
     )
-    reconstruct(model, source, tmp_path / "out.mp4", on_warning=told.append)
-    encode_video(model, source, name="tiny", weights="abc", on_warning=told.append)
-    assert told == [f"{source}: much."] * 2
+    reconstruct(model, source, tmp_path / "out.mp4", on_warning=warnings.append)
+    encode_video(model, source, name="tiny", weights="abc", on_warning=warnings.append)
+    assert warnings == [f"{source}: much."] * 2
 
 
 def test_interruption_leaves_nothing(tmp_path: Path, model: Autoencoder) -> None:
