@@ -180,9 +180,3 @@ def test_latents_without_a_sequence_are_predicted_too():
 def test_invalid_options(share, levels):
     with pytest.raises(ValueError, match="losses.prediction"):
         PredictionConfig(share, levels)
-
-
-def test_configs_at_their_bounds():
-    assert PredictionConfig().share == 0
-    for levels in ((0.3, 0.3), (1e-3, 1.0)):
-        assert PredictionConfig(1.0, levels).levels == levels

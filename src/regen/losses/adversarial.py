@@ -77,7 +77,7 @@ class AdversarialLoss:
         `average` replaces tensors in place by their mean over all processes.
         """
         if self.updates >= self.config.start:
-            self.training.step(average, self.logit_sums)
+            self.training.update(average, self.logit_sums)
             logits = self.logit_sums[:2] / self.logit_sums[2]
             first = self.updates == self.config.start
             self.means.copy_(logits if first else torch.lerp(logits, self.means, self.config.lecam_decay))
@@ -86,7 +86,7 @@ class AdversarialLoss:
 
     def discard(self) -> None:
         """Discard the gradients of the calls since the last update."""
-        self.training.zero_grad()
+        self.training.discard()
         self.logit_sums.zero_()
 
     def tensors(self) -> dict[str, Tensor]:

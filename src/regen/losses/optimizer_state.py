@@ -59,14 +59,18 @@ class SelfTrained:
         self.name, self.module = name, module
         self.optimizer = AdamW(module.parameters(), learning_rate, betas, weight_decay=0.0, fused=True)
 
-    def step(self, average: Callable[[list[Tensor]], None], *others: Tensor) -> None:
-        """Update the module, after `average` has replaced gradients and `others` by means over processes."""
+    def update(self, average: Callable[[list[Tensor]], None], *others: Tensor) -> None:
+        """Take an optimizer step with the gradients of all calls since the last one.
+
+        `average` replaces gradients and `others` in place by their mean over all processes.
+        """
         gradients = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
         average([*gradients, *others])
         self.optimizer.step()
+        self.discard()
 
-    def zero_grad(self) -> None:
-        """Discard the gradients."""
+    def discard(self) -> None:
+        """Discard the gradients of the calls since the last update."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """REPA: alignment of decoder features with a frozen image encoder."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regen.io import read_json
-from regen.losses.optimizer_state import SelfTrained, TensorSpec
+from regen.losses.optimizer_state import SelfTrained
 from regen.networks.patches import Patches
 
 ADVICE = (
@@ -45,11 +44,11 @@ class RepresentationConfig:
             raise ValueError(f"losses.representation.learning_rate must be > 0, got {self.learning_rate}.")
 
 
-class RepresentationLoss:
+class RepresentationLoss(SelfTrained):
     """Negative cosine similarity of projected features and those of a frozen image encoder.
 
-    Owns the image encoder, the projector and its optimizer. `channels`: width of the features; `patches`:
-    those of the decoder, over whose frames the image features are averaged.
+    Owns the image encoder and the projector, whose optimizer it inherits. `channels`: width of the features;
+    `patches`: those of the decoder, over whose frames the image features are averaged.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class RepresentationLoss:
             nn.Linear(channels, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU(),
             nn.Linear(config.width, width),
         ).to(device)  # fmt: skip
-        self.training = SelfTrained("projector", self.projector, config.learning_rate)
+        super().__init__("projector", self.projector, config.learning_rate)
 
     def __call__(
         self, features: Float[Tensor, "b d n y x"], target: Float[Tensor, "b 3 t h w"]
@@ -98,26 +97,6 @@ class RepresentationLoss:
         frames = rearrange(patches, "(b t) (y x) e -> b t y x e", t=t, y=y)
         groups = [frames[:, :1], *frames[:, 1:].split(self.patches.frames, dim=1)]
         return torch.stack([group.mean(1) for group in groups[:n]], dim=1)
-
-    def update(self, average: Callable[[list[Tensor]], None]) -> None:
-        """Take an optimizer step with the gradients of all calls since the last one.
-
-        `average` replaces tensors in place by their mean over all processes.
-        """
-        self.training.step(average)
-        self.discard()
-
-    def discard(self) -> None:
-        """Discard the gradients of the calls since the last update."""
-        self.training.zero_grad()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The state for a checkpoint, without the image encoder."""
-        return self.training.tensors()
-
-    def prepare(self, specs: dict[str, TensorSpec]) -> None:
-        """Allocate the optimizer state of a checkpoint with tensors of these shapes and dtypes."""
-        self.training.prepare(specs)
 
 
 def load_image_model(name: str | None) -> Any:
