@@ -59,7 +59,7 @@ def test_shapes_and_the_content_latent_of_an_image(ratio):
     image = model.encode(video[:, :, :1]).latent_dist.mode()
     assert latents.shape == (1, 4, 2, 2, 3)
     assert image.shape == (1, 4, 1, 2, 3)
-    assert (latents[:, :, :1] - image).abs().max() < 1e-5
+    torch.testing.assert_close(latents[:, :, :1], image, atol=1e-4, rtol=1e-4)  # convolutions of other sizes
     assert model.decode(latents, generator=seeded()).sample.shape == video.shape
     assert model.decode(image, generator=seeded()).sample.shape == (1, 3, 1, 16, 24)
     assert model.chunk_frames == ratio + 1 == model.temporal_compression_ratio + 1

@@ -166,18 +166,6 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         mean, std = self.latents_mean[rows], self.latents_std[rows]
         return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
 
-    def _distribution(
-        self, moments: Float[Tensor, "b m n y x"], normalised: bool
-    ) -> IdentityDistribution | DiagonalGaussianDistribution:
-        """The distribution of latents by their means, and log variances where the encoder has them."""
-        mean, *log_variance = moments.float().split(self.config.latent_channels, dim=1)
-        if normalised:
-            offset, std = self._statistics(moments.shape[2])
-            mean = (mean - offset) / std
-            log_variance = [value - 2 * torch.log(std) for value in log_variance]
-        parameters = torch.cat([mean, *log_variance], dim=1).to(moments.dtype)
-        return DiagonalGaussianDistribution(parameters) if log_variance else IdentityDistribution(parameters)
-
     def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
         """Latents without normalisation."""
         mean, std = self._statistics(latents.shape[2])
@@ -221,7 +209,10 @@ class PyramidAutoencoder(VideoAutoencoder):
         video = video.to(memory_format=torch.channels_last_3d)
         tiling = Tiling.of(video.shape[3] // LATENT_STRIDE, video.shape[4] // LATENT_STRIDE, tile)
         moments = tiling.blend((self.encoder(crop(video, box, LATENT_STRIDE)) for box in tiling.boxes), 1)
-        return self._distribution(moments, normalised)
+        if normalised:
+            moments = normalise(moments, *self._statistics(moments.shape[2]))
+        has_variances = moments.shape[1] > self.config.latent_channels
+        return DiagonalGaussianDistribution(moments) if has_variances else IdentityDistribution(moments)
 
     def _training_latents(
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
@@ -235,6 +226,15 @@ class PyramidAutoencoder(VideoAutoencoder):
         posterior = self._posterior(batch["clip"], normalised=False)
         kl = kl_divergence(posterior) if self.config.kl_weight > 0 else None
         return posterior.sample(generators), kl
+
+
+def normalise(
+    moments: Float[Tensor, "b m ..."], mean: Float[Tensor, "c ..."], std: Float[Tensor, "c ..."]
+) -> Float[Tensor, "b m ..."]:
+    """Normalise means of latents, and their log variances to match, where the encoder has them."""
+    centre, *log_variance = moments.float().split(len(mean), dim=1)
+    parts = [(centre - mean) / std, *(value - 2 * std.log() for value in log_variance)]
+    return torch.cat(parts, dim=1).to(moments.dtype)
 
 
 def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from regen.embedders.base import VideoAutoencoder
+from regen.embedders.base import VideoAutoencoder, normalise
 from regen.latents import LatentPosterior, Latents
 from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import LengthMode, MotionLengthRule
@@ -136,7 +136,8 @@ class HybridAutoencoder(VideoAutoencoder):
         grids, parts = _by_region(encode, tiling, self._max_batch(tile, tiling))
         grid = tiling.blend(grids, 1)
         if normalised:
-            grid, parts = self._normalise(grid, 0), [self._normalise(part, 1) for part in parts]
+            grid = normalise(grid, *self._row_statistics(0, grid.ndim))
+            parts = [normalise(part, *self._row_statistics(1, part.ndim)) for part in parts]
         return LatentPosterior(grid, parts, lengths, self.latent_channels)
 
     def _decode_regions(
@@ -178,25 +179,18 @@ class HybridAutoencoder(VideoAutoencoder):
         if bool((latents.lengths.cpu() > torch.tensor(budgets)).any()):
             raise ValueError(f"A region must have at most {max(budgets)} 1D latents.")
 
-    def _normalise(self, moments: Float[Tensor, "b m ..."], row: int) -> Float[Tensor, "b m ..."]:
-        """Subtract the mean and divide by the standard deviation; `row`: 0 structural, 1 1D latents."""
-        offset, std = self._row_statistics(row, moments)
-        mean, *log_variance = moments.float().split(self.latent_channels, dim=1)
-        parts = [(mean - offset) / std, *(value - 2 * std.log() for value in log_variance)]
-        return torch.cat(parts, dim=1).to(moments.dtype)
-
-    def _denormalise(self, latents: Float[Tensor, "b c ..."], row: int) -> Float[Tensor, "b c ..."]:
-        """The inverse of `_normalise`, for latents."""
-        offset, std = self._row_statistics(row, latents)
-        return (latents.float() * std + offset).to(self.dtype)
-
     def _raw_parts(self, latents: Latents) -> tuple[Float[Tensor, "b c n y x"], list[RegionTokens]]:
         """Raw structural latents, and the raw 1D latents of each region."""
-        parts = [(self._denormalise(sequence, 1), mask) for sequence, mask in latents.regions()]
-        return self._denormalise(latents.grid, 0), parts
 
-    def _row_statistics(self, row: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (-1, *[1] * (like.ndim - 2))
+        def raw(part: Tensor, row: int) -> Tensor:
+            mean, std = self._row_statistics(row, part.ndim)
+            return (part.float() * std + mean).to(self.dtype)
+
+        return raw(latents.grid, 0), [(raw(sequence, 1), mask) for sequence, mask in latents.regions()]
+
+    def _row_statistics(self, row: int, ndim: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of structural (row 0) or 1D latents (row 1)."""
+        shape = (-1, *[1] * (ndim - 2))
         return self.latents_mean[row].reshape(shape), self.latents_std[row].reshape(shape)
 
     def _max_batch(self, tile: Tile | None, tiling: Tiling) -> int:
