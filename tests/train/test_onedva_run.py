@@ -76,6 +76,7 @@ def test_two_stages_and_post_training(videos, tmp_path, capsys):
     assert "frozen: the encoder, so the latents do not change" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_four_updates_are_two_and_two_more(videos, tmp_path, monkeypatch):
     run_recipe(tiny(4), [videos], tmp_path / "straight", CPU)
     read = TrainingBatches.__getitem__
