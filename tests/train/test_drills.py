@@ -49,7 +49,8 @@ def drill_recipe(steps: int) -> Recipe:
 
 def rows_of(out: Path) -> list[dict[str, float]]:
     path = out / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    complete = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in complete]
 
 
 def harm(shards: Path, out: Path, steps: int) -> None:
