@@ -106,7 +106,7 @@ def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
     [
         ((), ("at least one model", "--model")),
         (("--model", "nothing@25%"), ("no model nothing",)),
-        (("--model", "tiny", "--size", "7"), ("7 pixels",)),
+        (("--model", "tiny", "--size", "7"), ("got 7",)),
         (("--model", "tiny@25%"), ("@25% needs a One-DVA model",)),
         (("--model", "tiny@a lot"), ("got 'a lot'", "@320")),
         (("--model", "tiny", "--data", "empty"), ("no video below empty",)),

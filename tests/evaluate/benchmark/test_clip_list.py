@@ -20,7 +20,7 @@ def data(tmp_path: Path) -> Path:
 def test_what_is_known_of_a_clip(data: Path) -> None:
     found = read_clips(data, max_frames=None)
     assert [(clip.name, clip.frames, clip.height, clip.width) for clip in found.clips] == [
-        ("a.mp4", 11, 32, 40),
+        ("a.mp4", 7, 32, 40),
         ("b.mkv", 6, 24, 48),
         ("more/a.mp4", 3, 32, 40),
     ]

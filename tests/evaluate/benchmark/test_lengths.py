@@ -14,7 +14,8 @@ from regen.codec.sessions import DecodeOptions
 from regen.diffusion import heun
 from regen.evaluate.benchmark.clip_list import Clip
 from regen.evaluate.benchmark.measure import MetricConfig
-from regen.evaluate.benchmark.systems import CodingStats, SystemSpec, load_system
+from regen.evaluate.benchmark.systems import SystemSpec, load_system
+from regen.evaluate.quality import CodingStats
 from regen.media.reader import VideoWriter
 
 RATE, FRAMES = Fraction(10), 34  # two chunks

@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions
 from regen.evaluate.benchmark.clip_list import Clip
-from regen.evaluate.benchmark.systems import ORIGINAL, CodingStats, System, folder_name
-from regen.evaluate.quality import ClipMetrics, ClipResult
+from regen.evaluate.benchmark.systems import ORIGINAL, System, folder_name
+from regen.evaluate.quality import ClipMetrics, ClipResult, CodingStats
 from regen.io import file_sha256, read_json, write_text
 from regen.locks import Claims
 from regen.media.prefetch import background_writer, prefetch
@@ -194,7 +194,7 @@ def measure(
         compare_in_background = files.enter_context(background_writer(compare))
         for originals, decoded in system.reconstruct(fitted.clip, frames, options, stats):
             compare_in_background(originals, decoded)
-    result = metrics.result(fitted.clip.name, stats.encoding.seconds, stats.decoding.seconds)
+    result = metrics.result(fitted.clip.name, stats)
     return result, system.compression(fitted.clip, fitted.height, fitted.width, stats.latents)
 
 

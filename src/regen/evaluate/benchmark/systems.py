@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -23,10 +23,9 @@ from regen.evaluate.benchmark.clip_list import Clip, clip_label
 from regen.evaluate.diffusers_models import load_embedder
 from regen.evaluate.diffusers_models.base import DiffusersAdapter
 from regen.evaluate.diffusers_models.classes import LTX2DiffusionAdapter
-from regen.evaluate.quality import FramePairs, reconstruct_pairs
+from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
 from regen.io import file_sha256
 from regen.media.reader import VideoReader
-from regen.metrics.cost import Stopwatch
 from regen.pretrained.models import BUNDLED, CHECKPOINTS, weights_hash
 
 Frames = Iterable[UInt8[Tensor, "h w 3"]]
@@ -82,53 +81,6 @@ class SystemSpec:
         return folder_name(self.name)
 
 
-class CodingStats:
-    """Cost of a reconstruction: seconds in the model, and the size of its latents."""
-
-    def __init__(self) -> None:
-        self.encoding, self.decoding, self.latents = Stopwatch(), Stopwatch(), LatentCounter()
-
-
-@runtime_checkable
-class System(Protocol):
-    """Reconstructs clips."""
-
-    @property
-    def ratio(self) -> int | None:
-        """Nominal temporal compression ratio k; None when unknown, as the next one."""
-        ...
-
-    @property
-    def chunk_frames(self) -> int | None: ...
-
-    @property
-    def takes_steps(self) -> bool:
-        """Whether the number of denoising steps matters."""
-        ...
-
-    def weights(self, clip: Clip) -> str:
-        """Hash of what determines the reconstruction of a clip."""
-        ...
-
-    def reconstruct(
-        self, clip: Clip, frames: Frames, options: DecodeOptions, stats: CodingStats
-    ) -> Iterator[FramePairs]:
-        """The `frames` of a clip with their reconstructions, in order, any number at a time."""
-        ...
-
-    def check(self, clip: Clip, height: int, width: int) -> None:
-        """Raises ValueError when the clip can't be coded at this size in pixels."""
-        ...
-
-    def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
-        """Compression of a clip; empty when unknown.
-
-        The fields of `regen.codec.report.Compression`, `values_per_second` (latent values per second of
-        video), and the `lengths` of the chunks for models with 1D latents.
-        """
-        ...
-
-
 class ModelSystem:
     """A model that encodes and decodes. Raises ValueError for `lengths` of a model without 1D latents."""
 
@@ -136,24 +88,26 @@ class ModelSystem:
         if lengths is not None and not isinstance(model, HybridAutoencoder):
             raise ValueError(f"@{_length_name(lengths)} needs a One-DVA model, got {name}.")
         self.model, self.lengths = model, lengths
-        self.ratio, self.chunk_frames = model.temporal_compression_ratio, model.chunk_frames
+        self.chunk_frames: int | None = model.chunk_frames
         self.takes_steps = isinstance(model, AutoencoderRegen | AutoencoderOneDVA | LTX2DiffusionAdapter)
         self._weights = _weights_of(name, model)
         self._compression: dict[tuple[int, int], Compression] = {}
 
     def weights(self, clip: Clip) -> str:
+        """Hash of what determines the reconstruction of a clip."""
         return self._weights
 
     def reconstruct(
         self, clip: Clip, frames: Frames, options: DecodeOptions, stats: CodingStats
     ) -> Iterator[FramePairs]:
+        """The `frames` of a clip with their reconstructions, in order, any number at a time."""
         lengths: Lengths | None = self.lengths
         if isinstance(lengths, TargetPsnr):
             lengths = replace(lengths, steps=options.steps, seed=options.seed, solver=SOLVERS[options.solver])
-        watches = stats.encoding, stats.decoding
-        return reconstruct_pairs(self.model, frames, options, *watches, stats.latents, lengths)
+        return reconstruct_pairs(self.model, frames, options, stats, lengths)
 
     def check(self, clip: Clip, height: int, width: int) -> None:
+        """Raises ValueError when the clip can't be coded at this size in pixels."""
         if not isinstance(self.model, HybridAutoencoder) or not isinstance(self.lengths, FixedLength):
             return
         longest = sum(self.model.budgets(self.model.chunk_frames, height, width))
@@ -164,6 +118,11 @@ class ModelSystem:
             )
 
     def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
+        """Compression of a clip; empty when unknown.
+
+        The fields of `regen.codec.report.Compression`, `values_per_second` (latent values per second of
+        video), and the `lengths` of the chunks for models with 1D latents.
+        """
         per_second = {"values_per_second": latents.values * float(clip.rate) / clip.frames}
         if isinstance(self.model, HybridAutoencoder):
             result = clip_compression(self.model, latents, clip.frames, height, width)
@@ -179,7 +138,7 @@ class PrecomputedSystem:
     Raises ValueError when one is missing.
     """
 
-    ratio = chunk_frames = None
+    chunk_frames = None
     takes_steps = False
 
     def __init__(self, folder: Path, clips: Iterable[Clip], max_frames: int | None) -> None:
@@ -218,6 +177,9 @@ class PrecomputedSystem:
 
     def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
         return {}
+
+
+System = ModelSystem | PrecomputedSystem
 
 
 def load_system(
