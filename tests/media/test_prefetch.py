@@ -136,20 +136,6 @@ def test_prefetch_makes_depth_items_and_no_more(depth: int) -> None:
             assert next(made) == taken
 
 
-def test_items_are_made_while_others_are_used() -> None:
-    used = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 0
-        wait(used)  # until the consumer works on the first one
-        yield 1
-
-    with prefetch(items(), depth=1) as made:
-        assert next(made) == 0
-        used.set()
-        assert next(made) == 1
-
-
 @pytest.mark.parametrize("depth", [1, 3])
 def test_memory_of_prefetch_is_bounded(depth: int) -> None:
     class Frame:
@@ -360,21 +346,6 @@ def test_a_failed_call_is_raised_at_the_end() -> None:
     with pytest.raises(OneError, match="call 2"):
         fill()
     assert calls.done == [0, 1]
-
-
-def test_a_failed_call_frees_the_one_that_waits_for_room() -> None:
-    calls = Calls(held=True, fails_at=0)
-
-    def fill() -> None:
-        with background_writer(calls, depth=1) as submit:
-            threading.Timer(A_WHILE, calls.gate.set).start()
-            for number in range(4):
-                submit(number)
-            pytest.fail("the queue was full and the call failed")
-
-    with pytest.raises(OneError, match="call 0"):
-        fill()
-    assert calls.done == []
 
 
 @pytest.mark.parametrize("fails_at", [None, 0])

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
+from movies import make_movie
 from PIL import Image
 
 from regen.codec.chunks import ChunkLatents
@@ -17,8 +17,6 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.latents import Latents
 from regen.media.reader import VideoWriter
 from regen.pretrained.models import Autoencoder
-
-RATE = 44100
 
 
 def tiny_regen(latent_channels: int = 4) -> AutoencoderRegen:
@@ -131,35 +129,9 @@ def make_video(
     times: list[float] | None = None,
     sound: str | None = None,
 ) -> Path:
-    """H.264 with one keyframe a second; `times` in seconds for a variable rate; `sound`: codec of a tone."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"bf": "0"})
-        stream.width, stream.height = width, height
-        stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-        if times is not None:
-            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        if sound is not None:
-            _add_tone(container, sound, float(frames / rate))
-        for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(index, height, width), format="rgb24")
-            frame.pts = index if times is None else round(times[index] * 1000)
-            frame.time_base = 1 / rate if times is None else Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def make_sound(path: Path) -> Path:
-    """A file without any picture."""
-    with av.open(str(path), "w") as container:
-        _add_tone(container, "aac", 0.3)
-    return path
-
-
-def _add_tone(container: av.container.OutputContainer, codec: str, seconds: float) -> None:
-    stream = container.add_stream(codec, rate=RATE, layout="mono")
-    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(RATE * seconds)) / RATE)
-    frame = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), "fltp", "mono")
-    frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
-    container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+    """H.264 of moving gradients; `times` in seconds for a variable rate; `sound`: codec of a tone."""
+    pixel_format = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+    images = [picture(index, height, width) for index in range(frames)]
+    return make_movie(
+        path, images, pixel_format=pixel_format, rate=rate, times=times, audio=sound, options={"bf": "0"}
+    )

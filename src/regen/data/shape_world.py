@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -83,14 +83,7 @@ class ShapeScene:
     @property
     def is_unseen(self) -> bool:
         """Whether this colour, shape and direction are held out of the training (one in six is)."""
-        i, j, k = (
-            list(words).index(word)
-            for words, word in (
-                (COLOURS, self.colour),
-                (SHAPES, self.shape),
-                (DIRECTIONS, self.direction),
-            )
-        )
+        i, j, k = (VALUES[name].index(getattr(self, name)) for name in ("colour", "shape", "direction"))
         return (i + 2 * j + k) % 6 == 0
 
 
@@ -130,13 +123,8 @@ def draw_scene(seed: int, split: Split = "train") -> ShapeScene:
     """A random scene of the training split or of the held-out combinations."""
     for attempt in range(1000):
         generator = generator_for(seed, attempt)
-        picks = {
-            field.name: VALUES[field.name][
-                int(torch.randint(len(VALUES[field.name]), (), generator=generator))
-            ]
-            for field in fields(ShapeScene)
-        }
-        scene = ShapeScene(**picks)
+        draws = (int(torch.randint(len(words), (), generator=generator)) for words in VALUES.values())
+        scene = ShapeScene(*(words[draw] for words, draw in zip(VALUES.values(), draws, strict=True)))
         if scene.is_unseen == (split == "unseen"):
             return scene
     raise AssertionError("one scene in six is unseen")
