@@ -354,31 +354,3 @@ def test_a_file_keeps_the_length_of_each_chunk_and_decodes_to_the_same(
     assert torch.equal(decoded, expected)
     if way == "motion" and count > 1:
         assert len(set(counts(chunks))) == 3, "each chunk has a length of its own"
-
-
-@pytest.mark.parametrize(
-    ("lengths", "message"),
-    [
-        ([9, 0], "keeps more 1D latents than"),
-        ([3, 0, 0], "don't fit this model"),
-        ([3], "don't fit this model"),
-    ],
-)
-def test_lengths_that_do_not_fit_the_model(
-    model: AutoencoderOneDVA, lengths: list[int], message: str
-) -> None:
-    latents = Latents(torch.randn(4, 2, 2, 3), torch.randn(4, sum(lengths)), torch.tensor(lengths))
-    session = DecodeSession(model, height=SIZE[0], width=SIZE[1])
-    with pytest.raises(ValueError, match=message):
-        session.feed(ChunkLatents(0, latents, 5))
-
-
-def test_what_is_kept_reaches_the_frames(model: AutoencoderOneDVA) -> None:
-    frames = video(0.9)
-    out = [
-        torch.stack(
-            list(decode_chunks(model, encode_frames(model, frames, lengths=each), height=32, width=48))
-        )
-        for each in (FixedLength(0), FixedLength(6), FixedLength(12))
-    ]
-    assert not any(torch.equal(a, b) for i, a in enumerate(out) for b in out[:i])

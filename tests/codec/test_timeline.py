@@ -328,25 +328,6 @@ def test_what_is_linear_in_time_stays_so_across_chunks(
     assert [image.unique().tolist() for image in images] == [[min(j, last)] for j in range(len(shown))]
 
 
-def test_the_mixture_moves_from_one_chunk_to_the_other() -> None:
-    """The earlier chunk is 20 darker than the later one: no jump at either end, steps of a tenth between."""
-    shown, _ = output_frames(constant(4, Fraction(5)), Fraction(5), 2, Timeline(interpolate=10))
-    wanted = offsets_per_chunk(shown, 2)
-    decoded = [torch.stack([flat(100 + 20 * c)] * len(positions)) for c, positions in enumerate(wanted)]
-    images = [image for ready in blend_frames(shown, wanted, decoded) for image in ready]
-    across = [image.unique().item() for image in images[9:22]]
-    assert across == [100, *range(100, 121, 2), 120]
-
-
-def test_only_frames_between_chunks_wait_for_the_later_one() -> None:
-    shown, _ = output_frames(constant(6, Fraction(5)), Fraction(5), 3, Timeline(interpolate=2))
-    wanted = offsets_per_chunk(shown, 2)
-    made = blend_frames(
-        shown, wanted, (torch.stack([flat(chunk)] * len(wanted[chunk])) for chunk in range(2))
-    )
-    assert [len(ready) for ready in made] == [5, 7]
-
-
 def test_frames_are_let_go_when_the_next_chunk_has_come() -> None:
     chunks, alive, most = 6, [], 0
     shown, _ = output_frames(constant(3 * chunks, Fraction(5)), Fraction(5), 3, Timeline(interpolate=3))
