@@ -46,7 +46,7 @@ def test_clips_of_a_batch_make_the_batch_again(lengths):
         assert clip.sequence.shape == (CHANNELS, int(counts.sum()))
     again = collate(clips)
     filled = torch.arange(latents.sequence.shape[2]) >= lengths.sum(1, keepdim=True)
-    assert torch.equal(again.sequence, latents.sequence.masked_fill(filled[:, None], 0))
+    assert torch.equal(again.sequence, latents.sequence.mcalls_fill(filled[:, None], 0))
     assert torch.equal(again.grid, latents.grid)
     assert all(same(again[i], clip) for i, clip in enumerate(clips))
     assert latents.length == sum(clip.length for clip in clips) == int(lengths.sum())
@@ -87,7 +87,7 @@ def test_shortened_latents_are_the_first_of_each_region(lengths, data):
             longer = naive_region(latents, clip, region)
             found = naive_region(short, clip, region)
             assert torch.equal(found, longer[:, : int(short.lengths[clip, region])])
-        assert same(latents[clip].truncate(wanted[clip]), short[clip]), "a clip without its batch alike"
+        assert same(latents[clip].truncate(wanted[clip]), short[clip]), "a clip without its batch, too"
     assert same(short.truncate(wanted), short)
     assert same(latents.truncate(wanted + 1).truncate(wanted), short)
     assert short.sequence.shape[2] == int(short.lengths.sum(1).max()), "nothing is filled up in vain"
@@ -114,7 +114,7 @@ def test_moving_and_converting():
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_numbers_that_are_not_finite_are_found(value):
+def test_values_that_are_not_finite_are_found(value):
     latents = latents_of(torch.tensor([[2, 1], [0, 4]]))
     assert latents.is_finite() and latents_of(torch.zeros(1, 1).long()).is_finite()
     for part in (latents.grid, latents.sequence):
@@ -197,7 +197,7 @@ def test_a_sample_of_a_shorter_sequence_is_the_beginning_of_the_longer_one_s(len
     assert same(longer.truncate(lengths), shorter)
 
 
-def test_samples_spread_as_the_posterior_says():
+def test_samples_have_the_moments_of_the_posterior():
     mean, log_variance = torch.tensor([0.5, -1.0]), torch.tensor([0.0, -2.0])
     moments = torch.cat([mean, log_variance])[None, :, None]
     posterior = LatentPosterior(

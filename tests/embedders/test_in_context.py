@@ -56,7 +56,7 @@ def test_gradient_reaches_every_parameter(frames):
     assert not silent
 
 
-def test_the_network_answers_zero_at_initialisation():
+def test_the_network_predicts_zero_at_initialisation():
     model = fresh(prediction="velocity").eval()
     latents, noise = torch.randn(1, 4, 2, 2, 3), torch.randn(1, 3, 5, 16, 24, generator=seeded())
     assert torch.equal(model.decode(latents, generator=seeded()).sample, noise), "x = noise - 0"
@@ -92,7 +92,7 @@ def test_tokens_lie_at_their_coordinates():
 
 
 @pytest.mark.parametrize("width", [24, 26, 27, 64])
-def test_each_third_of_a_position_tells_of_one_coordinate(width):
+def test_each_third_of_a_position_encodes_one_coordinate(width):
     t, y, x = torch.tensor([0.0, 3.0]), torch.arange(4.0), torch.arange(2.0, 7.0)
     grid = grid_sinusoidal_embedding(t, y, x, width)
     third = 2 * (width // 6)
@@ -106,12 +106,12 @@ def test_each_third_of_a_position_tells_of_one_coordinate(width):
 
 def test_tiles_carry_their_place_in_the_picture():
     model, latents, tile = tiny(), torch.randn(1, 4, 2, 6, 9), Tile(32, 40, 16)
-    asked: list[torch.Tensor] = []
-    hook = model.decoder.register_forward_hook(lambda module, inputs, output: asked.append(inputs[1]))
+    calls: list[torch.Tensor] = []
+    hook = model.decoder.register_forward_hook(lambda module, inputs, output: calls.append(inputs[1]))
     whole = model.decode(latents, generator=seeded()).sample
     tiled = model.decode(latents, generator=seeded(), tile=tile).sample
     hook.remove()
-    everywhere, *parts = asked
+    everywhere, *parts = calls
     places = Tiling.of(6, 9, tile).boxes
     assert len(parts) == len(places) > 1
     for ((top, bottom), (left, right)), part in zip(places, parts, strict=True):

@@ -94,7 +94,7 @@ def test_times_between_frames_are_blended_and_beyond_them_stand_still():
     torch.testing.assert_close(some, torch.stack([first, between, last, last], dim=2))
 
 
-def test_an_answer_that_is_no_number_is_told_in_one_sentence():
+def test_frames_that_are_not_finite_are_an_error():
     model = tiny(4)
     chunks = list(encode_frames(model, torch.zeros(17, 16, 16, 3, dtype=torch.uint8)))
     torch.nn.init.constant_(model.decoder.out.conv.conv.bias, float("nan"))
@@ -125,11 +125,11 @@ def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples(variant):
     assert torch.allclose(other, whole) == (variant == "no posterior")
 
 
-def test_further_losses_are_added():
+def test_auxiliary_losses_are_added():
     model = tiny()
     plain, _ = model.loss({"clip": clip(model)}, seeded_each(1))
-    further = lambda a, b: (a.new_tensor(2.0), {"x": (a - b).mean()})  # noqa: E731
-    more, logs = model.loss({"clip": clip(model)}, seeded_each(1), further)
+    auxiliary = lambda a, b: (a.new_tensor(2.0), {"x": (a - b).mean()})  # noqa: E731
+    more, logs = model.loss({"clip": clip(model)}, seeded_each(1), auxiliary)
     torch.testing.assert_close(more, plain + 2)
     assert "x" in logs
 
@@ -158,6 +158,6 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_does_not_fit_is_told_in_one_sentence(mistake):
+def test_mistakes_are_rejected_in_one_sentence(mistake):
     with pytest.raises(ValueError, match=r"\.$"):
         MISTAKES[mistake]()

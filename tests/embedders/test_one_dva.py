@@ -79,7 +79,7 @@ def test_any_size_comes_back(frames, height, width, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
-    """Exactly, whatever is asked for at encoding."""
+    """Exactly, whatever is calls for at encoding."""
     model = tiny(**VARIANTS[variant])
     video = clip(model.chunk_frames, count=2)
     most = budget(model, video)
@@ -97,7 +97,7 @@ def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
 
 
 @pytest.mark.parametrize("variant", ["plain", "regions", "anchored"])
-def test_what_is_masked_does_not_act(variant):
+def test_mcalls_latents_have_no_effect(variant):
     """A clip beside a longer one in a batch, where its sequence is filled up, decodes as alone."""
     model = tiny(**VARIANTS[variant])
     video = clip(count=2)
@@ -138,7 +138,7 @@ def test_regions_are_encoded_apart():
 
 
 @pytest.mark.parametrize("variant", ["regions", "few queries"])
-def test_tiles_change_how_many_regions_are_worked_on_max_batch_and_no_value(variant):
+def test_tiles_change_how_many_regions_are_are_processed_together_and_no_value(variant):
     """Also of regions that there are for want of queries."""
     model = tiny(**VARIANTS[variant])
     video, tile = clip(17, 80, 100), Tile(32, 32, 0)
@@ -161,7 +161,7 @@ def test_steps_seeds_and_times():
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "shortcut"])
-def test_the_answer_is_zero_at_initialisation(variant):
+def test_the_prediction_is_zero_at_initialisation(variant):
     model = tiny(awake=False, **VARIANTS[variant])
     assert not model._decode_regions(*_noisy(model))[0].any()
 
@@ -284,12 +284,12 @@ def test_post_training_changes_the_decoder_alone():
         ({"scaling_factor": 2.0}, "scaling_factor must be 1.0, got 2.0"),
     ],
 )
-def test_options_that_do_not_fit_are_told(options, words):
+def test_invalid_options_are_rejected(options, words):
     with pytest.raises(ValueError, match=words):
         AutoencoderOneDVA(**asdict(CONFIG) | options)
 
 
-def test_calls_that_do_not_fit_are_told():
+def test_wrong_calls_are_rejected():
     model = tiny()
     with pytest.raises(ValueError, match="at most 17 frames, got 18"):
         model.encode(clip(18))
@@ -324,8 +324,8 @@ def test_a_toy_learns_to_use_what_is_kept():
     psnr = []
     for length in (0, 12, 48):
         latents = model.encode(video, length=length).latent_dist.mode()
-        answer = model.decode(latents, generator=each(8)).sample
-        psnr.append(-10 * math.log10((answer - video).square().mean().item() / 4))
+        decoded = model.decode(latents, generator=each(8)).sample
+        psnr.append(-10 * math.log10((decoded - video).square().mean().item() / 4))
     assert psnr[0] + 0.1 < psnr[1] < psnr[2] + 0.05
 
 

@@ -157,7 +157,7 @@ def test_class_that_is_not_ours(tmp_path: Path) -> None:
         load("tiny", CPU, torch.float32)
 
 
-def test_a_run_is_found_by_an_absolute_path_and_told_when_it_is_not_finished(tmp_path: Path) -> None:
+def test_a_run_is_found_by_its_absolute_path_once_it_is_finished(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text('{"model": {}}')
     with pytest.raises(ValueError, match="has no model yet"):
@@ -167,7 +167,6 @@ def test_a_run_is_found_by_an_absolute_path_and_told_when_it_is_not_finished(tmp
 
 
 def test_generators_are_described_apart_from_embedders(tmp_path: Path) -> None:
-    """Which load no videos: their names are told of as such."""
     before = available()
     source = {"embedder": "linear-4x", "channels": 4}
     for name, place, condition in (
