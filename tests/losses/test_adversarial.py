@@ -89,6 +89,15 @@ def test_a_split_batch_trains_the_same():
     torch.testing.assert_close(whole.tensors(), parts.tensors())
 
 
+def test_gradients_are_averaged_over_processes():
+    """With averages of zero, AdamW without weight decay leaves the discriminator as it is."""
+    adversarial = loss_of(r1_weight=0.0)
+    before = {name: value.clone() for name, value in adversarial.discriminator.state_dict().items()}
+    adversarial(*pair())[0].backward()
+    adversarial.update(lambda tensors: [tensor.zero_() for tensor in tensors[:-1]])
+    torch.testing.assert_close(dict(adversarial.discriminator.state_dict()), before)
+
+
 def test_discarded_calls_have_no_effect():
     adversarial, other = loss_of(), loss_of()
     adversarial(*pair())[0].backward()
