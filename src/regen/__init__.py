@@ -1,12 +1,12 @@
-"""Generative video embedders: a clip becomes a few latents, and a diffusion decoder generates it again.
+"""Generative video embedders: few latents per clip, and a diffusion decoder.
 
 Words, used everywhere in the package
     clip            frames as a tensor `b c t h w`, RGB in [-1, 1]
-    chunk           the k + 1 frames that one pair of latents stands for
-    content latent  z_c, what the first frame of a chunk looks like
-    motion latent   z_m, what changes in the rest of it
-    structural      latents of One-DVA that lie in a grid, one for each patch of frames and pixels
-    1D latents      those of One-DVA that are an ordered sequence, as many as a clip needs
+    chunk           the k + 1 frames that are encoded together
+    content latent  z_c, the appearance of the first frame of a chunk
+    motion latent   z_m, the changes in the rest of the chunk
+    structural      latents of One-DVA in a grid, one for each patch of frames and pixels
+    1D latents      latents of One-DVA in an ordered sequence, as many as a clip needs
     region          a part of the picture with 1D latents of its own
     ratio           k, the frames of a chunk after its first one: 4, 8, 16 or 32
     times           τ, positions of frames in units of a chunk: 0 the first frame, 1 the last, any real number
