@@ -10,7 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Json
-from regen.console import clean_exit, print_table, progress_bar
+from regen.console import clean_exit, print_json, print_table, progress_bar
 from regen.curate.options import Filters, PoolOptions
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def build(
     with clean_exit(out), progress_bar("") as on_progress:
         result = build_shards(Build(folders, out, filters, packing, classes_from_folders), pool, on_progress)
     if json:
-        _print_json(result.as_json() | {"report": str(result.page)})
+        print_json(result.as_json() | {"report": str(result.page)})
     else:
         print_result(result)
 
@@ -111,7 +111,7 @@ def index(shards: Shards, pool: Pool = DEFAULT_POOL, json: Json = False) -> None
         result = make_index(shards, pool, on_progress)
     if json:
         skipped = [list(pair) for pair in result.skipped]
-        _print_json({"shards": result.shards, "samples": result.samples, "left_out": skipped})
+        print_json({"shards": result.shards, "samples": result.samples, "left_out": skipped})
     else:
         print_index_result(result, shards)
 
@@ -138,7 +138,7 @@ def show(
     if picture is not None:
         draw_sheet(shard_set, picture)
     if json:
-        _print_json(figures)
+        print_json(figures)
         return
     print_overview(figures)
     if picture is not None:
@@ -207,9 +207,3 @@ def _megabytes(size: int) -> str:
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
     print_table(Table("", "", show_header=False, box=None), rows)
-
-
-def _print_json(content: dict[str, object]) -> None:
-    import json
-
-    print(json.dumps(content))

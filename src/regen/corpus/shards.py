@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regen.io import write_text
 from regen.latents import Latents
 
 FORMAT = 1
@@ -244,10 +245,7 @@ class LatentShardWriter:
             os.fsync(self._file.fileno())
         samples = ",\n".join(json.dumps(info.row(), allow_nan=False) for info in self._samples)
         rest = json.dumps({"skipped": self._skipped, "bytes": 8 + self._room + self._bytes}, indent=1)
-        with self.rows.open("w", encoding="utf-8") as file:
-            file.write(f'{{"samples": [\n{samples}\n],\n{rest[1:].lstrip()}\n')
-            file.flush()
-            os.fsync(file.fileno())
+        write_text(self.rows, f'{{"samples": [\n{samples}\n],\n{rest[1:].lstrip()}\n')
 
     def publish(self, folder: Path) -> None:
         """Move both files to `folder`, NAME.json last."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, UInt8
-from rich.progress import track
 from torch import Tensor
 
+from regen.console import progress_bar
 from regen.data.catalog import Catalog, FolderCatalog, open_collection
 from regen.data.clip_spec import ClipDraw, ClipSpec, crop_window, pick_frame_times, resize
 from regen.data.failures import KINDS, Failures, ReadTimeoutError, time_limit
@@ -113,15 +113,17 @@ class ClipDataset:
     def fill_cache(self) -> None:
         """Decode what is not in the cache yet, with a progress bar."""
         assert self._cache is not None, "a ClipDataset without a cache has none to fill"
-        for number in track(range(len(self)), description="decoding videos"):
-            catalog, index = self.collection.find(int(self._numbers[number]))
-            if not isinstance(catalog, FolderCatalog):
-                continue
-            name = catalog.name(index)
-            try:
-                self._cache.read(Path(name))
-            except VideoError as error:
-                self.failures.record(name, error)
+        with progress_bar("decoding videos") as on_progress:
+            for done, number in enumerate(self._numbers):
+                on_progress(done, len(self))
+                catalog, index = self.collection.find(int(number))
+                if not isinstance(catalog, FolderCatalog):
+                    continue
+                name = catalog.name(index)
+                try:
+                    self._cache.read(Path(name))
+                except VideoError as error:
+                    self.failures.record(name, error)
 
     def read(
         self,
