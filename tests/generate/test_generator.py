@@ -12,11 +12,11 @@ from tiny_generator import (
     CLASSES,
     KINDS,
     awake,
-    batch_of,
     condition_of,
     fresh,
     generators,
     latents_of,
+    make_batch,
     rows,
 )
 from torch import Tensor
@@ -68,7 +68,7 @@ def test_a_class_is_learnt_as_soon_as_the_noise_level(timestep):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_reaches_every_parameter(kind):
     model = awake(kind, given_frames_prob=1.0, condition_dropout=0.5).train()
-    batch = batch_of(latents_of(kind, 8, 3), condition_of(kind, 8))
+    batch = make_batch(latents_of(kind, 8, 3), condition_of(kind, 8))
     if "label" in batch:
         batch["label"] = torch.arange(8) % len(CLASSES)
     model.loss(batch, generators(8))[0].backward()
@@ -97,7 +97,7 @@ def test_what_fills_up_a_sequence_changes_nothing(kind):
     cut = Latents(answer.grid, answer.sequence[..., : latents.sequence.shape[2]], answer.lengths)
     for i in range(3):
         close(cut[i], wanted[i])
-    losses = [model.loss(batch_of(one, condition), generators(3))[0] for one in (longer, latents)]
+    losses = [model.loss(make_batch(one, condition), generators(3))[0] for one in (longer, latents)]
     torch.testing.assert_close(*losses)
 
 
@@ -120,7 +120,7 @@ def test_the_loss_is_the_mean_of_that_of_its_samples(kind):
     """With all that is random about a sample coming from its own generator."""
     model = awake(kind, given_frames_prob=0.5, condition_dropout=0.5)
     latents, condition = latents_of(kind, 4), condition_of(kind, 4)
-    batch = batch_of(latents, condition)
+    batch = make_batch(latents, condition)
     whole, _ = model.loss(batch, generators(4))
     parts = [
         model.loss({name: value[i : i + 1] for name, value in batch.items()}, generators(1, i))[0]
@@ -134,7 +134,7 @@ def test_the_loss_is_the_mean_of_that_of_its_samples(kind):
 def test_the_loss_of_no_answer_is_that_of_noise_less_data(kind):
     """E (ε - x₀)² = 2 for data of deviation 1, for each kind of latents."""
     model = fresh(kind, given_frames_prob=0.0)
-    loss, logs = model.loss(batch_of(latents_of(kind, 64), condition_of(kind, 64)), generators(64))
+    loss, logs = model.loss(make_batch(latents_of(kind, 64), condition_of(kind, 64)), generators(64))
     names = ["velocity", "velocity_1d"][: 1 + kind.startswith("hybrid")]
     assert {*logs} == {"loss", *names}
     for name in names:
@@ -155,7 +155,7 @@ class Recorder(LatentGenerator):
 def record(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[str, Tensor]]:
     model = Recorder(**KINDS[kind] | changes)
     count = len(latents)
-    _, logs = model.loss(batch_of(latents, condition_of(kind, count)), generators(count))
+    _, logs = model.loss(make_batch(latents, condition_of(kind, count)), generators(count))
     return model, logs
 
 
@@ -207,7 +207,8 @@ def test_dropout_makes_the_condition_irrelevant(kind):
     for share, same in ((1.0, True), (0.0, False)):
         model = awake(kind, condition_dropout=share)
         losses = [
-            model.loss(batch_of(latents, each), generators(3))[0] for each in (one, two, one.unconditional())
+            model.loss(make_batch(latents, each), generators(3))[0]
+            for each in (one, two, one.unconditional())
         ]
         assert torch.equal(losses[0], losses[1]) == same
         assert torch.equal(losses[0], losses[2]) == same

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
-from tiny_generator import awake, batch_of, condition_of, latents_of
+from tiny_generator import awake, condition_of, latents_of, make_batch
 from tiny_latents import export, make_hybrid_model, make_model
 from tiny_media import make_image, make_video
 from tiny_text import make_t5
@@ -316,12 +316,12 @@ def test_operations_of_a_generator_are_counted(kind):
         assert meter.tokens == batch["latents"][:, 0].numel()
         return meter.report()["tflops_per_second"]
 
-    batch = batch_of(latents_of(kind, 3), condition_of(kind, 3))
+    batch = make_batch(latents_of(kind, 3), condition_of(kind, 3))
     one = {name: value[:1] for name, value in batch.items()}
     assert flops(batch) == pytest.approx(3 * flops(one), rel=1e-3)
     if "sequence" in batch:  # every batch has another number of them, and is not counted anew
         longer = batch | {"sequence": torch.cat([batch["sequence"], torch.zeros(3, 4, 1)], dim=2)}
         assert flops(longer) == pytest.approx(flops(batch), rel=1e-3)
         assert flops(batch | {"sequence": torch.zeros(3, 4, 64 + 1)}) > 1.1 * flops(batch)
-    smaller = batch_of(latents_of(kind, 3, height=2), condition_of(kind, 3))
+    smaller = make_batch(latents_of(kind, 3, height=2), condition_of(kind, 3))
     assert 0 < flops(smaller) < flops(batch)

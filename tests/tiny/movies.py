@@ -19,7 +19,7 @@ def numbered(count: int, height: int = HEIGHT, width: int = WIDTH) -> list[np.nd
 
 
 def number_of(image: np.ndarray) -> int:
-    """Which of `numbered` frames this is, told by its lower right part."""
+    """Which of `numbered` frames this is, by its lower right part."""
     height, width = image.shape[:2]
     return round((float(np.asarray(image)[height // 2 :, width // 2 :].mean()) - 20) / 5)
 

@@ -65,7 +65,7 @@ def condition_of(kind: str, b: int = 2, words: int = 5) -> Condition:
     return Condition()
 
 
-def batch_of(latents: Latents, condition: Condition) -> dict[str, Tensor]:
+def make_batch(latents: Latents, condition: Condition) -> dict[str, Tensor]:
     """As `LatentBatches` gives them."""
     values = {"label": condition.label, "text": condition.text, "text_mask": condition.text_mask}
     return {name: value for name, value in values.items() if value is not None} | latents.tensors()
