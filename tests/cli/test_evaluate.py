@@ -1,4 +1,4 @@
-"""`regen evaluate` as a command: what it writes and says, and what is left when it is stopped."""
+"""`regen evaluate`: its output and files, errors, and interruptions."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`regen evaluate-generator`: what it says to people and to programs, and what it leaves."""
+"""`regen evaluate-generator`: its tables, JSON, files and errors."""
 
 import json
 from collections.abc import Iterator

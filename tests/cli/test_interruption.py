@@ -1,4 +1,4 @@
-"""The command in its own process, stopped from outside: what has an output's name is complete, or the old."""
+"""Commands killed or interrupted in their own process: an output file is complete, or the previous one."""
 
 import signal
 import subprocess

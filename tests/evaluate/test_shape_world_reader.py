@@ -61,7 +61,7 @@ def test_a_picture_shows_no_motion() -> None:
     assert {name for name, right in agreement(SCENE, reading).items() if not right} == STILL
 
 
-def test_nothing_to_see() -> None:
+def test_grey_videos_have_a_background_only() -> None:
     """Of plain grey only its brightness is read, with or without noise."""
     for level, word in ((60, "dark"), (180, "light")):
         grey = torch.full((17, 96, 160, 3), level, dtype=torch.uint8)

@@ -106,7 +106,7 @@ def test_i3d_file_is_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["text", "half", "no flags"])
-def test_what_is_no_i3d_is_an_error(content: str, tmp_path: Path) -> None:
+def test_another_file_than_i3d_is_an_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     save_script(path, NoFlags())
     if content == "text":
@@ -158,7 +158,7 @@ def test_weights_of_another_model_are_an_error(videomae: Path, tmp_path: Path) -
         VideoMae(tmp_path).load(CPU)
 
 
-def test_random_convolutions_say_what_they_are_and_follow_their_seed(proxy: Extractor) -> None:
+def test_random_convolutions_are_named_and_follow_their_seed(proxy: Extractor) -> None:
     assert proxy.name == "random-convolutions, not comparable with any published number"
     again, other = RandomConvolutions(frames=4, size=16), RandomConvolutions(seed=1, frames=4, size=16)
     frames = video(4)

@@ -1,4 +1,4 @@
-"""Counted products against torch's own counter, and against sums written out by hand."""
+"""Counted matrix products against torch's counter and against sums by hand."""
 
 import pytest
 import torch

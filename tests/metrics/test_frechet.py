@@ -98,7 +98,7 @@ def test_fed_in_parts_and_merged_in_any_order(cuts: list[int], offset: float) ->
         torch.testing.assert_close(result.covariance(), expected, rtol=1e-7, atol=1e-7)
 
 
-def test_what_can_not_be_compared_is_an_error() -> None:
+def test_incomparable_features_are_errors() -> None:
     many = statistics(random(5, 3, 1))
     for count in (0, 1):
         with pytest.raises(ValueError, match=f"at least 2 samples, got {count}"):

@@ -1,4 +1,4 @@
-"""The ghosting measures on moving pictures of which the truth is known."""
+"""Ghosting metrics on moving pictures with known damage."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The measure of chunk seams on videos whose ratio is known."""
+"""The seam ratio on videos with a known ratio."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Real videos of the world, and generators of noise for them, with embedders of random weights."""
+"""Videos of the shape world, and generators and embedders with random weights for them."""
 
 from dataclasses import asdict
 from pathlib import Path

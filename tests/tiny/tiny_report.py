@@ -1,4 +1,4 @@
-"""A folder as `regen evaluate` leaves it, with made-up figures and small videos."""
+"""A report folder as `regen evaluate` writes it, with made-up metrics and small videos."""
 
 import json
 import re

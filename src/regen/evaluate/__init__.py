@@ -1,1 +1,1 @@
-"""How well an embedder does: the measuring protocol, the metrics, and whole clips through both."""
+"""Benchmarks of embedders and of generators, with reports."""

@@ -1,4 +1,4 @@
-"""An evaluation gives every result once, whoever computes it, and does not mix what can't be compared."""
+"""Benchmarks: each result is computed once, by any process, and only comparable results are mixed."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def copied(report: Path, to: Path) -> Path:
     return to / "report"
 
 
-def test_one_row_for_each_clip_and_way(finished: Path, models: tuple[str, str]) -> None:
+def test_one_row_for_each_clip_and_setting(finished: Path, models: tuple[str, str]) -> None:
     summary, rows = timeless(finished)
     tiny, linear = models
     ways = [(linear, 1), (tiny, 1), (tiny, 2)]  # steps make no difference to the linear one
@@ -67,7 +67,7 @@ def test_one_row_for_each_clip_and_way(finished: Path, models: tuple[str, str]) 
         assert row["fvd"] > 0 and row["lpips"] is None and [*row["absent"]] == ["lpips"]
 
 
-def test_the_figures_are_those_of_a_clip_alone(finished: Path, data: Path, models: tuple[str, str]) -> None:
+def test_metrics_equal_those_of_a_single_clip(finished: Path, data: Path, models: tuple[str, str]) -> None:
     _, rows = timeless(finished)
     row = next(row for row in rows if (row["model"], row["steps"], row["clip"]) == (models[0], 2, "a.mp4"))
     (clip,) = (clip for clip in read_clips(data, None).clips if clip.name == "a.mp4")
@@ -85,7 +85,7 @@ def jobs_of(data: Path, models: tuple[str, str], report: Path) -> Sequence[Job]:
     return prepare(make_benchmark(models, data, report), CPU, lambda done, total, what: None, None)
 
 
-def test_what_is_kept_of_a_clip(finished: Path, models: tuple[str, str]) -> None:
+def test_recorded_files(finished: Path, models: tuple[str, str]) -> None:
     label = models[0].replace("/", "--")
     for folder in (f"videos/{label}/24x32-1", "videos/original/24x32"):
         assert sorted(path.name for path in (finished / folder).iterdir()) == [
@@ -113,7 +113,7 @@ def test_odd_sizes_can_be_played(data: Path, models: tuple[str, str], tmp_path: 
     assert {row["frames"] for row in rows} == {2}
 
 
-def test_nothing_depends_on_the_batch(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_batch(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
     for batch in (1, 3):
         run(make_benchmark(models[:1], data, tmp_path / str(batch), steps=(1,), batch=batch, max_frames=6))
     single, together = (timeless(tmp_path / batch) for batch in ("1", "3"))
@@ -125,7 +125,7 @@ def test_nothing_depends_on_the_batch(data: Path, models: tuple[str, str], tmp_p
             )
 
 
-def test_nothing_depends_on_order_and_company(
+def test_results_do_not_depend_on_order_or_other_clips(
     finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
 ) -> None:
     run(make_benchmark(models[::-1], data, tmp_path / "other", steps=(2, 1)))
@@ -142,14 +142,14 @@ def test_nothing_depends_on_order_and_company(
 
 
 @pytest.mark.integration
-def test_nothing_depends_on_the_number_of_processes(
+def test_results_do_not_depend_on_the_number_of_processes(
     finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
 ) -> None:
     run(make_benchmark(models, data, tmp_path), processes=2)
     assert timeless(tmp_path) == timeless(finished)
 
 
-def test_only_what_is_missing_is_done(
+def test_only_missing_results_are_computed(
     finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
 ) -> None:
     report = copied(finished, tmp_path)
@@ -254,7 +254,7 @@ def test_reconstructions_that_do_not_fit(data: Path, theirs: Path, tmp_path: Pat
     fails("no reconstruction of b.mkv")
 
 
-def test_what_another_process_holds_is_left_and_waited_for(
+def test_jobs_of_another_process_are_skipped_and_waited_for(
     data: Path, models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A locked result is passed over; when its process ends without it, it is made here."""

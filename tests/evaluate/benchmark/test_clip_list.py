@@ -1,4 +1,4 @@
-"""The list of clips: what is in it, and that nothing in it can change unseen."""
+"""The list of clips: its content, and detection of changes."""
 
 import hashlib
 import shutil
@@ -17,7 +17,7 @@ def data(tmp_path: Path) -> Path:
     return make_clips(tmp_path / "clips")
 
 
-def test_what_is_known_of_a_clip(data: Path) -> None:
+def test_clips_are_listed(data: Path) -> None:
     found = read_clips(data, max_frames=None)
     assert [(clip.name, clip.frames, clip.height, clip.width) for clip in found.clips] == [
         ("a.mp4", 7, 32, 40),

@@ -1,4 +1,4 @@
-"""Contestants with latents of adaptive length: what they are called, what they keep, and what that takes."""
+"""Systems with latents of adaptive length: names, lengths and rates."""
 
 import shutil
 from fractions import Fraction
@@ -68,7 +68,7 @@ def test_every_length_is_a_system(place: Path) -> None:
         assert not row["absent"].keys() & {"values_per_second", "compression_factor", "frames_per_latent"}
 
 
-def test_rates_are_those_of_what_was_kept(rows: dict[tuple[str, str], Row]) -> None:
+def test_rates_follow_the_lengths(rows: dict[tuple[str, str], Row]) -> None:
     for (model, clip), row in rows.items():
         assert row["frames_per_latent"] == pytest.approx(17 / 5), "of the structural grid"
         assert len(row["lengths"]) == 2

@@ -1,5 +1,4 @@
-"""The evaluation of a generator: what is made once stays, nothing depends on the batch, figures mean what
-they say."""
+"""Evaluation of generators: the cache of videos, independence of the batch, and the scores."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -138,7 +137,7 @@ def test_another_decoder_and_other_videos_are_noticed(
         run(generator, again, tmp_path / "out", num_videos=2)
 
 
-def test_the_result_tells_what_it_depends_on(models: dict[str, str], world: Path, tmp_path: Path) -> None:
+def test_the_result_has_its_settings(models: dict[str, str], world: Path, tmp_path: Path) -> None:
     sources = tuple(RandomConvolutions(frames=frames) for frames in (6, 12))
     result = run(models["class"], world, tmp_path, seed=7, num_videos=20, extractors=sources, num_pictures=3)
     stored_result = asdict(result)
