@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from regen.tiling import LATENT_STRIDE
-from regen.train.distributed import Shardable
+from regen.train.distributed import Trainable
 from regen.train.trainer import ModelConfig, build_model
 
 FP32, BF16 = 4, 2  # bytes
@@ -153,7 +153,7 @@ def state_bytes(model: nn.Module, gpus: tuple[int, ...]) -> dict[str, float]:
     """
     parameters = parameters_of(model)
     kept = FP32 * (3 + MOMENTS) * parameters
-    names = cast(Shardable, model)._no_split_modules
+    names = cast(Trainable, model)._no_split_modules
     blocks = [parameters_of(module) for module in model.modules() if type(module).__name__ in names]
     rest = parameters - sum(blocks)
     together = BF16 * (rest + 2 * max(blocks)) + (BF16 + FP32) * max(rest, *blocks)

@@ -114,6 +114,19 @@ def is_connection_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
+class Trainable(Protocol):
+    """What training uses of a model besides `nn.Module`."""
+
+    _no_split_modules: tuple[str, ...]  # classes of the blocks that FSDP shards one by one
+    _forward_methods: tuple[str, ...]  # entry points
+
+    def loss(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def muon_parameters(self) -> list[nn.Parameter]: ...
+
+    def enable_gradient_checkpointing(self) -> None: ...
+
+
 class LossModule(nn.Module):
     """A model whose forward is its loss, for DistributedDataParallel to wrap."""
 
@@ -122,14 +135,7 @@ class LossModule(nn.Module):
         self.model = model
 
     def forward(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        return cast(Any, self.model).loss(*arguments)
-
-
-class Shardable(Protocol):
-    """A model that names the classes of the blocks to shard one by one, and its entry points."""
-
-    _no_split_modules: tuple[str, ...]
-    _forward_methods: tuple[str, ...]
+        return cast(Trainable, self.model).loss(*arguments)
 
 
 @dataclass(frozen=True)
@@ -149,13 +155,12 @@ def parallelize(
     By default every process holds all weights (DDP). With `fsdp` parameters, gradients and optimizer state
     are sharded; blocks are gathered in `dtype` and gradients are reduced in fp32 (FSDP2).
     """
-    loss: LossFunction = cast(Any, model).loss
     if context.size == 1:
-        return Parallel(loss)
+        return Parallel(cast(Trainable, model).loss)
     if fsdp:
         for module in (model, average):
             shard(module, context, dtype)
-        return Parallel(cast(Any, model).loss)
+        return Parallel(cast(Trainable, model).loss)
     parallel = DistributedDataParallel(
         LossModule(model),
         device_ids=[context.device] if context.device.type == "cuda" else None,
@@ -170,12 +175,12 @@ def shard(model: nn.Module, context: DistributedContext, dtype: torch.dtype) -> 
     # torch warns about blocks that return views, in case they are modified in place; none is here.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    names = cast(Shardable, model)._no_split_modules
+    names = cast(Trainable, model)._no_split_modules
     for module in list(model.modules()):
         if type(module).__name__ in names:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    for method in cast(Shardable, model)._forward_methods:
+    for method in cast(Trainable, model)._forward_methods:
         register_fsdp_forward_method(model, method)
 
 

@@ -7,7 +7,7 @@ import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from regen.runtime import generator_for, pick_dtype
 from regen.train.auxiliary_losses import AuxiliaryLosses
 from regen.train.checkpoint import Ema, TrainState
 from regen.train.dataloader import Batch, BatchKey, BatchLoader
-from regen.train.distributed import DistributedContext, LossFunction, full_tensor, parallelize
+from regen.train.distributed import DistributedContext, LossFunction, Trainable, full_tensor, parallelize
 from regen.train.lifecycle import Evaluate, RunLifecycle
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 from regen.train.throughput import MetricAverager, ThroughputMeter
@@ -70,12 +70,6 @@ class LoopConfig:
             raise ValueError("mixed_precision must be bf16 or fp32, got fp16, which loses small gradients.")
 
 
-class Checkpointable(Protocol):
-    """A model with activation checkpointing."""
-
-    def enable_gradient_checkpointing(self) -> None: ...
-
-
 def train(
     model: nn.Module,
     batches: Dataset[Batch],
@@ -105,7 +99,7 @@ def train(
     device, dtype = context.device, pick_dtype(config.mixed_precision, context.device)
     model.to(device).train()
     if config.activation_checkpointing:
-        cast(Checkpointable, model).enable_gradient_checkpointing()
+        cast(Trainable, model).enable_gradient_checkpointing()
     meter, average = ThroughputMeter(model, device, context.size), copy.deepcopy(model)
     parallel = parallelize(model, average, context, config.fsdp, dtype)
     optimizers = build_optimizers(model, optimizer_config)

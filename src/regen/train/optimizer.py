@@ -1,10 +1,12 @@
 """Optimizers and learning rate schedule."""
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
+
+from regen.train.distributed import Trainable
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,6 @@ class OptimizerConfig:
             raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}.")
 
 
-class HasMuonParameters(Protocol):
-    """A model that names the 2-D weight matrices of its transformer."""
-
-    def muon_parameters(self) -> list[nn.Parameter]: ...
-
-
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
     """Optimizers that together step every trainable parameter of `model` once.
 
@@ -43,19 +39,19 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
     """
     if config.muon_learning_rate is None:
         return [build_adamw(model, set(), config)]
-    trunk = [matrix for matrix in cast(HasMuonParameters, model).muon_parameters() if matrix.requires_grad]
-    if not trunk:
+    matrices = [matrix for matrix in cast(Trainable, model).muon_parameters() if matrix.requires_grad]
+    if not matrices:
         raise ValueError(
             "Muon needs trainable matrices, but the transformer is frozen; use "
             "--optimizer.muon-learning-rate None."
         )
     muon = Muon(
-        [{"params": trunk, "initial_lr": config.muon_learning_rate}],
+        [{"params": matrices, "initial_lr": config.muon_learning_rate}],
         lr=config.muon_learning_rate,
         weight_decay=config.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
-    return [build_adamw(model, {id(matrix) for matrix in trunk}, config), muon]
+    return [build_adamw(model, {id(matrix) for matrix in matrices}, config), muon]
 
 
 def build_adamw(model: nn.Module, excluded: set[int], config: OptimizerConfig) -> AdamW:
