@@ -61,7 +61,7 @@ def record(tree: Path, data: Path, out: Path) -> int:
         code = "from regen.data.synthetic import write_dataset; from pathlib import Path; "
         run(
             "-c",
-            f"{write}write_dataset(Path({str(data)!r}), videos=6, frames=41, height=96, width=128, seed=0)",
+            f"{code}write_dataset(Path({str(data)!r}), videos=6, frames=41, height=96, width=128, seed=0)",
         )
     run(str(Path(__file__).resolve()), "models", str(out / "models.json"))
     sums: dict[str, Any] = json.loads((out / "models.json").read_text())
