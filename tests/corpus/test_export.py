@@ -207,6 +207,7 @@ def test_only_what_is_missing_is_made(exported: Path, corpus: Path, model: str, 
     out = tmp_path / "out"
     shutil.copytree(exported, out)
     (out / "00001.json").unlink()
+    (out / "00001.safetensors").write_bytes(b"half done")
     before = times(out)
     progress: list[tuple[int, int]] = []
     export_latents(
@@ -360,17 +361,6 @@ def test_a_length_is_a_setting_where_there_is_one(
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="of 48x32 pixels has 30 1D latents, fewer .* or one --size for all"):
         export(hybrid, lively, tmp_path / "out", num_latents="31")
-
-
-def test_only_what_is_missing_is_made_of_hybrid_latents(
-    exported_hybrid: Path, lively: Path, hybrid: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(exported_hybrid, out)
-    (out / "00000.json").unlink()
-    (out / "00000.safetensors").write_bytes(b"half done")
-    export(hybrid, lively, out, files_per_shard=2, batch=1)
-    assert contents(out) == contents(exported_hybrid)
 
 
 def test_hybrid_precisions_and_sizes(

@@ -101,11 +101,11 @@ def test_1d_latents_are_numbered_in_their_regions():
     lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])  # two regions in each of two chunks
     latents = Latents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 6), lengths)
     tokens = TokenLayout(2, 2, 2).sequence(latents)
-    assert tokens.index[0].tolist() == [0, 1, 0, 1, 2, 0]
+    assert tokens.rank[0].tolist() == [0, 1, 0, 1, 2, 0]
     assert tokens.chunk[0].tolist() == [0, 0, 1, 1, 1, 1]
     assert tokens.mask.tolist() == [[True] * 6, [True] * 2 + [False] * 4]
     assert tokens.positions[0].tolist() == [[0, 0, 0]] * 2 + [[1, 0, 0]] * 3 + [[1, 0, 1]]
-    assert tokens.index[1, :2].tolist() == [0, 1] and tokens.chunk[1, :2].tolist() == [1, 1]
+    assert tokens.rank[1, :2].tolist() == [0, 1] and tokens.chunk[1, :2].tolist() == [1, 1]
     assert tokens.positions[1, :2].tolist() == [[1, 0, 1]] * 2
 
 

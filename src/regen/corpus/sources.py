@@ -1,7 +1,4 @@
-"""The samples of a corpus, decoded into chunks of frames.
-
-A corpus is any number of shard sets and folders of videos and images.
-"""
+"""The samples of shard sets and folders, decoded into chunks of frames."""
 
 import hashlib
 import json

@@ -27,7 +27,7 @@ from regen.networks.latent_transformer import AdaLNType, LatentTransformer
 from regen.networks.patches import Patches
 
 T = TypeVar("T", float, Tensor)
-INDEX_WIDTH = 64  # of the sinusoidal embedding of a 1D latent's index in its region, and of a region's length
+INDEX_WIDTH = 64  # of the sinusoidal embeddings of integers
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
             return Condition(label=torch.full((count,), -1, device=self.device))
         if self.config.text_width:
             text = torch.zeros(count, 1, self.config.text_width, device=self.device)
-            return Condition(text=text, text_mask=torch.zeros(count, 1, dtype=torch.bool, device=self.device))
+            return Condition(text=text, text_mask=torch.zeros_like(text[..., 0], dtype=torch.bool))
         return Condition()
 
     @apply_forward_hook
@@ -173,9 +173,9 @@ class LatentGenerator(ModelMixin, ConfigMixin):
     ) -> Latents:
         """Velocity ε - x_0 of latents at noise level t (`regen.diffusion`), in the shape of `noisy`.
 
-        `noisy`: a grid "b c f y x" of the latent frames of consecutive chunks (f = 1: an image); `lengths`
-        has the regions of all chunks, chunk after chunk. Frames in `given_mask` carry no noise, and their
-        velocity is meaningless.
+        `noisy`: the latent frames of consecutive chunks as a grid "b c f y x" (f = 1: an image), with the
+        regions of all chunks in `lengths`. Frames in `given_mask` carry no noise; their velocity is
+        meaningless.
         """
         grid, patches = self.layout.grid(*noisy.shape[2:]), Patches(1, self.config.patch_size)
         x = self.embed(patches.patchify(noisy.grid.to(self.embed.weight.dtype)))
@@ -240,7 +240,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         """Tokens of the grid, of the 1D latents, and of the number of 1D latents of each region."""
         tokens = self.layout.sequence(noisy)
         sequence = self.embed_sequence(noisy.sequence.mT.to(x.dtype)) + self.type_embedding.weight[SEQUENCE]
-        sequence = sequence + self.index_embedding(_embed_integers(tokens.index).to(x.dtype))
+        sequence = sequence + self.index_embedding(_embed_integers(tokens.rank).to(x.dtype))
         lengths = (
             self.length_embedding(_embed_integers(noisy.lengths).to(x.dtype))
             + self.type_embedding.weight[LENGTH]

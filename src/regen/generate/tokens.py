@@ -17,10 +17,10 @@ FIRST_FRAME, OTHER_FRAMES, SEQUENCE, LENGTH = range(4)  # token types; the last 
 
 
 class SequenceTokens(NamedTuple):
-    """The 1D latents of a batch without their values; `index` counts from 0 in each region."""
+    """The 1D latents of a batch without their values; `rank` counts from 0 in each region."""
 
     positions: Float[Tensor, "b s 3"]
-    index: Int64[Tensor, "b s"]
+    rank: Int64[Tensor, "b s"]
     chunk: Int64[Tensor, "b s"]
     mask: Bool[Tensor, "b s"]  # False for padding
 
@@ -86,9 +86,9 @@ class TokenLayout:
         ends = latents.lengths.cumsum(1)
         steps = torch.arange(latents.sequence.shape[2], device=ends.device).expand(len(ends), -1)
         region = torch.searchsorted(ends, steps.contiguous(), right=True).clamp(max=len(centres) - 1)
-        index = steps - (ends - latents.lengths).gather(1, region)
+        rank = steps - (ends - latents.lengths).gather(1, region)
         chunk = region // (len(centres) // -(-frames // self.chunk_latents))
-        return SequenceTokens(centres[region], index, chunk, steps < ends[:, -1:])
+        return SequenceTokens(centres[region], rank, chunk, steps < ends[:, -1:])
 
     def generated_mask(self, latents: Latents, given_mask: Bool[Tensor, "b f"]) -> Latents:
         """Mask of the values to generate, neither padding nor given, as latents of 1 channel.
