@@ -139,10 +139,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize(("kind", "condition"), [("latents", "text"), ("hybrid", "class")])
-def test_four_updates_are_two_and_two_more(kind, condition, text, tmp_path, monkeypatch, request):
-    latents, recipe = request.getfixturevalue(kind), tiny(condition, 4, text)
-    run_generator(recipe, latents, tmp_path / "straight", ALONE)
+def test_four_updates_are_two_and_two_more(hybrid, tmp_path, monkeypatch):
+    recipe = tiny("class", 4)
+    run_generator(recipe, hybrid, tmp_path / "straight", ALONE)
     read = LatentBatches.__getitem__
 
     def stopping(batches: LatentBatches, key: BatchKey) -> dict[str, torch.Tensor]:
@@ -153,8 +152,8 @@ def test_four_updates_are_two_and_two_more(kind, condition, text, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(LatentBatches, "__getitem__", stopping)
         with pytest.raises(Interrupted, match="after step 2"):
-            run_generator(recipe, latents, tmp_path / "halves", ALONE)
-    run_generator(recipe, latents, tmp_path / "halves", ALONE)
+            run_generator(recipe, hybrid, tmp_path / "halves", ALONE)
+    run_generator(recipe, hybrid, tmp_path / "halves", ALONE)
     straight, halves = (
         load_ema(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("straight", "halves")
     )
@@ -192,26 +191,12 @@ def test_two_processes_train_the_same_model(fsdp, hybrid, tmp_path):
     assert len([*(tmp_path / "two" / "previews").glob("*.png")]) == 1
 
 
-def test_two_passes_are_one(latents, text, tmp_path):
-    recipe = tiny("text", 3, text)
-    run_generator(recipe, latents, tmp_path / "one", ALONE)
-    run_generator(
-        replace(recipe, loop=replace(recipe.loop, gradient_accumulation_steps=2)),
-        latents,
-        tmp_path / "two",
-        ALONE,
-    )
-    wanted = load(tmp_path / "one" / "model").state_dict()
-    for name, value in load(tmp_path / "two" / "model").state_dict().items():
-        torch.testing.assert_close(value, wanted[name], atol=1e-5, rtol=1e-3, msg=name)
-
-
 def test_the_loss_falls_and_a_training_starts_from_another(latents, tmp_path):
     stage = replace(STAGE, tokens_per_batch=400, chunks=(1,))
-    recipe = tiny(steps=60, stages=(stage,), log_every=1, given_frames_prob=0.0)
+    recipe = tiny(steps=40, stages=(stage,), log_every=1, given_frames_prob=0.0)
     run_generator(recipe, latents, tmp_path / "first", ALONE)
     losses = [row["loss"] for row in rows_of(tmp_path / "first") if "loss" in row]
-    assert len(losses) == 60 and sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert len(losses) == 40 and sum(losses[-10:]) < 0.9 * sum(losses[:10])
     further = tiny(steps=1, stages=(stage,), init_from=str(tmp_path / "first"), log_every=1)
     further = replace(further, optimizer=OptimizerConfig(1e-12, warmup_steps=0))
     run_generator(further, latents, tmp_path / "second", ALONE)

@@ -103,14 +103,14 @@ def test_stages_follow_each_other(dataset):
 
 def test_shares_and_sizes_are_met(dataset):
     """A size is drawn as often as it has samples: 3 of 4 videos are of 4 x 6 places."""
-    made = batches(dataset, replace(VIDEOS, image_share=0.25, chunks=(1, 1, 2)), steps=600)
-    shapes = Counter(tuple(made[step, 0, 1]["latents"].shape[2:]) for step in range(600))
+    made = batches(dataset, replace(VIDEOS, image_share=0.25, chunks=(1, 1, 2)), steps=200)
+    shapes = Counter(tuple(made[step, 0, 1]["latents"].shape[2:]) for step in range(200))
     frames = Counter()
     for (length, _, _), count in shapes.items():
         frames[length] += count
-    assert frames[1] / 600 == pytest.approx(0.25, abs=0.06)
-    assert frames[4] / 600 == pytest.approx(0.25, abs=0.06)
-    assert shapes[2, 3, 4] / frames[2] == pytest.approx(0.25, abs=0.08)
+    assert frames[1] / 200 == pytest.approx(0.25, abs=0.1)
+    assert frames[4] / 200 == pytest.approx(0.25, abs=0.1)
+    assert shapes[2, 3, 4] / frames[2] == pytest.approx(0.25, abs=0.12)
     assert {shape[1:] for shape in shapes} == {(4, 6), (3, 4)}
 
 

@@ -13,7 +13,7 @@ from functools import cache, partial
 
 import torch
 
-from regen.console import first_line
+from regen.console import OnProgress, first_line
 from regen.corpus.embedding import Embedding
 from regen.corpus.plan import ExportPlan, ExportRequest, LoadModel, prepare
 from regen.corpus.shards import LatentManifest, LatentShardWriter, is_complete
@@ -25,8 +25,6 @@ from regen.workers import run_workers, worker_device
 
 POLL_SECONDS = 0.5  # between two checks of shards that other processes make
 MAX_DECODERS = 16  # threads; more take memory and bring nothing
-OnProgress = Callable[[int, int], None]
-"""Called with the number of samples done, and of all."""
 Decode = Callable[[ExportPlan, list[CorpusSample]], AbstractContextManager[Iterable[Iterable[Decoded]]]]
 """Decodes the samples of a shard concurrently, in their order: in threads, or elsewhere."""
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from regen.console import first_line
-from regen.corpus.export import POLL_SECONDS, Decode, OnProgress, export_shard, finish
+from regen.console import OnProgress, first_line
+from regen.corpus.export import POLL_SECONDS, Decode, export_shard, finish
 from regen.corpus.plan import ExportPlan, ExportRequest, prepare
 from regen.corpus.shards import LatentManifest, is_complete
 from regen.corpus.sources import Corpus, CorpusSample, Decoded, FrameSpec, decode_sample

@@ -41,15 +41,6 @@ class CorpusSample:
     key: str
 
 
-@dataclass(frozen=True)
-class SampleMedia:
-    """The file of a sample, its caption, and its class or -1."""
-
-    media: Source
-    caption: str
-    label: int
-
-
 class Corpus:
     """All samples of shard sets and folders, in shards. Holds no open file and can be pickled.
 
@@ -82,8 +73,11 @@ class Corpus:
         source, numbers = self._ranges[shard]
         return [CorpusSample(source, number, self._sources[source].key(number)) for number in numbers]
 
-    def open(self, sample: CorpusSample) -> SampleMedia:
-        """Raises MissingFileError when it can't be opened, VideoError when something is wrong with it."""
+    def open(self, sample: CorpusSample) -> tuple[Source, str, int]:
+        """The file of a sample, its caption, and its class or -1.
+
+        Raises MissingFileError when it can't be opened, VideoError when something is wrong with it.
+        """
         return self._sources[sample.source].open(sample.number)
 
 
@@ -103,10 +97,10 @@ class _ShardSetSource:
     def key(self, number: int) -> str:
         return self._set.name(number).rpartition(".")[0]
 
-    def open(self, number: int) -> SampleMedia:
+    def open(self, number: int) -> tuple[Source, str, int]:
         info = self._set.info(number)
         try:
-            return SampleMedia(self._set.read(number), info.caption, info.label)
+            return self._set.read(number), info.caption, info.label
         except VideoError as error:  # the shard is at fault, not the sample
             raise MissingFileError(str(error)) from None
 
@@ -127,10 +121,10 @@ class _FolderSource:
     def key(self, number: int) -> str:
         return self._files[number].key
 
-    def open(self, number: int) -> SampleMedia:
+    def open(self, number: int) -> tuple[Source, str, int]:
         path = self._files[number].path
         try:
-            return SampleMedia(path, *read_sidecars(path))
+            return path, *read_sidecars(path)
         except JobError as error:
             raise VideoError(f"{error}.") from None
 
@@ -200,15 +194,15 @@ Decoded = Chunk | Skipped
 def decode_sample(corpus: Corpus, sample: CorpusSample, spec: FrameSpec) -> Iterator[Decoded]:
     """The chunks of a sample. Raises MissingFileError when its file can't be opened."""
     try:
-        found = corpus.open(sample)
-        with VideoReader(found.media, threads=1) as reader:
+        source, caption, label = corpus.open(sample)
+        with VideoReader(source, threads=1) as reader:
             info = reader.info
             fps = None if info.is_image else spec.fps
             rate = info.frame_rate if fps is None else fps
             images = (frame.image for frame in reader)
             if fps is not None:
                 images = at_rate(reader, fps, info.frame_rate)
-            known = float(rate), info.height, info.width, found.caption, found.label
+            known = float(rate), info.height, info.width, caption, label
             for frames in _chunks(islice(images, spec.frames), spec):
                 yield Chunk(frames, *known)
             if reader.damage is not None:

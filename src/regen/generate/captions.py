@@ -9,7 +9,7 @@ and in its metadata a hash of the captions: when they change, they are embedded 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from regen.console import first_line
+from regen.console import OnProgress, first_line
 from regen.corpus.dataset import LatentDataset
 from regen.generate.text import TextEncoder, TextEncoderSpec
 from regen.io import atomic_path
@@ -38,7 +38,7 @@ def embed_captions(
     spec: TextEncoderSpec,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
     part: int = 0,
     parts: int = 1,
 ) -> None:

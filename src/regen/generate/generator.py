@@ -67,8 +67,7 @@ class LatentSpec:
     """Frames of a chunk, which has `chunk_latents` latent frames."""
     chunk_latents: int = 2
     spatial_compression_ratio: int = 8
-    has_sequence: bool = False
-    """Whether there are 1D latents."""
+    has_sequence: bool = False  # 1D latents
     region_size: int | None = None
     """Side of a region with its own 1D latents, in latent positions; None: the whole picture."""
     num_queries: int | None = None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
+from regen.console import OnProgress
 from regen.generate.sampling import GivenFrames, SampleOptions, nfe
 from regen.generate.video_generator import DEFAULT_SAMPLING, ONE_STEP, GeneratedLatents, VideoGenerator
 from regen.generate.video_shape import VideoShape
@@ -25,8 +26,6 @@ from regen.media.reader import VideoError, VideoReader, VideoWriter
 from regen.media.sizes import Size
 from regen.runtime import generator_for
 
-OnProgress = Callable[[int, int | None], None]
-"""Called with the steps and frames done so far, and the total."""
 OnWarning = Callable[[str], None]
 RATE_TOLERANCE = 0.02
 SHEET_FRAMES = 5  # of each video on a contact sheet, evenly spaced
