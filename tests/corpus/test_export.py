@@ -272,7 +272,7 @@ def test_damaged_samples_are_skipped_and_listed(corpus: Path, model: str, tmp_pa
 def test_a_shard_that_is_gone_stops_the_export(corpus: Path, model: str, tmp_path: Path) -> None:
     shards = make_shards(corpus, tmp_path / "shards", 2)
     hidden = (shards / "00001.tar").rename(tmp_path / "hidden")
-    with pytest.raises(MissingFileError, match=r"00001.tar/c-.* is the shard still there\?"):
+    with pytest.raises(MissingFileError, match="00001.tar/c-"):
         export(model, shards, tmp_path / "out")
     assert [*contents(tmp_path / "out")].count("00001.json") == 0 and "00000.json" in contents(
         tmp_path / "out"
@@ -446,7 +446,7 @@ def test_impossible_places(corpus: Path, model: str, tmp_path: Path) -> None:
         ([], "--data must name"),
         (tmp_path / "gone", "no file or folder .*gone"),
         (tmp_path / "empty", "no video or image in .*empty"),
-        (tmp_path / "bare", "bare has no index.safetensors"),
+        (tmp_path / "bare", "bare has no readable index.safetensors"),
         (tmp_path / "bare" / "00000.tar", "is one shard"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -63,7 +63,7 @@ def test_content_motion_and_chunks_have_their_kinds_and_positions():
 
 
 def test_sizes_that_patches_do_not_divide_raise():
-    with pytest.raises(ValueError, match="4 x 5 must divide into patches of 2"):
+    with pytest.raises(ValueError, match="4x5 must divide into patches of 2"):
         TokenLayout(2, 2, None).grid(2, 4, 5)
     assert TokenLayout(2, 1, None).grid(2, 4, 5) == (2, 4, 5)
 
