@@ -46,7 +46,7 @@ def test_clips_of_a_batch_make_the_batch_again(lengths):
         assert clip.sequence.shape == (CHANNELS, int(counts.sum()))
     again = collate(clips)
     filled = torch.arange(latents.sequence.shape[2]) >= lengths.sum(1, keepdim=True)
-    assert torch.equal(again.sequence, latents.sequence.mcalls_fill(filled[:, None], 0))
+    assert torch.equal(again.sequence, latents.sequence.masked_fill(filled[:, None], 0))
     assert torch.equal(again.grid, latents.grid)
     assert all(same(again[i], clip) for i, clip in enumerate(clips))
     assert latents.length == sum(clip.length for clip in clips) == int(lengths.sum())

@@ -97,7 +97,7 @@ def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
 
 
 @pytest.mark.parametrize("variant", ["plain", "regions", "anchored"])
-def test_mcalls_latents_have_no_effect(variant):
+def test_masked_latents_have_no_effect(variant):
     """A clip beside a longer one in a batch, where its sequence is filled up, decodes as alone."""
     model = tiny(**VARIANTS[variant])
     video = clip(count=2)
@@ -138,7 +138,7 @@ def test_regions_are_encoded_apart():
 
 
 @pytest.mark.parametrize("variant", ["regions", "few queries"])
-def test_tiles_change_how_many_regions_are_are_processed_together_and_no_value(variant):
+def test_tiles_change_how_many_regions_are_processed_together_and_no_value(variant):
     """Also of regions that there are for want of queries."""
     model = tiny(**VARIANTS[variant])
     video, tile = clip(17, 80, 100), Tile(32, 32, 0)
