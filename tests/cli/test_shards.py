@@ -1,4 +1,4 @@
-"""The command shards as a user meets it: what it writes and what it says."""
+"""Command `regen shards`: files, output, errors."""
 
 import json
 import subprocess
@@ -115,7 +115,7 @@ def test_options_reach_the_shards(shards: Shell, clips: Path) -> None:
     )
 
 
-def test_a_caption_and_class_of_the_folder_are_told(shards: Shell, clips: Path) -> None:
+def test_captions_and_classes_reach_the_index(shards: Shell, clips: Path) -> None:
     shards("build", "clips", "--out", "out", *SMALL)
     facts = ShardSet("out").info(0)
     assert (facts.caption, facts.label) == ("a caption", 4)

@@ -76,7 +76,7 @@ def test_encoded_again_they_are_small_and_a_shot_each(clips: Path, encoded: Path
     assert not (encoded / ".build" / "encoded").exists()
 
 
-def test_key_frames_come_as_often_as_asked(tmp_path: Path) -> None:
+def test_keyframe_interval(tmp_path: Path) -> None:
     source = write(tmp_path / "a.mp4", moving(0))
     for every, count in ((4, 4), (20, 1)):
         part = writing.Segment(3, 19, tmp_path / f"{every}.mp4", "a.mp4")

@@ -49,7 +49,7 @@ def test_copies_among_many() -> None:
     for source, target in copies.items():
         prints[target] = changed(prints[source], source % 77, draw)
     prints[18_000:] = prints[17_999]  # one file, very often
-    prints[14_000:15_000, :32] = prints[0, :32]  # files that begin alike
+    prints[14_000:15_000, :32] = prints[0, :32]  # files with the same start
     found = find_duplicates(prints, 0.1, np.arange(len(prints)))
     assert all(found[target] == source for source, target in copies.items())
     assert (found[18_000:] == 17_999).all()

@@ -87,14 +87,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def looked_at(built: Path) -> tuple[list[SourceFile], dict[str, Analysis]]:
-    """The files and what is known of them, also with cuts not looked for."""
+def analysed(built: Path) -> tuple[list[SourceFile], dict[str, Analysis]]:
+    """The files and their analyses."""
     sources = list_sources([built / "clips"])
-    look = make_analyse(Filters())
+    analyse = make_analyse(Filters())
     analyses = {}
     for source in sources:
         try:
-            analyses[source.key] = look(source, lambda seconds: None)
+            analyses[source.key] = analyse(source, lambda seconds: None)
         except ValueError as error:
             analyses[source.key] = Analysis(
                 source.key, source.stamp, 0, None, (), (), Failure("damaged", str(error))
@@ -152,9 +152,9 @@ OFF = [
 
 @pytest.mark.parametrize(("name", "value", "clip"), OFF, ids=[name for name, *_ in OFF])
 def test_each_filter_can_be_switched_off(
-    looked_at: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: object, clip: str
+    analysed: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: object, clip: str
 ) -> None:
-    sources, analyses = looked_at
+    sources, analyses = analysed
     before, _ = select(sources, analyses, Filters(min_side=100))
     after, _ = select(sources, analyses, replace(Filters(min_side=100), **{name: value}))
     new = {one.source.path.name for one in after} - {one.source.path.name for one in before}
@@ -174,9 +174,9 @@ LIMITS = [
 
 @pytest.mark.parametrize(("name", "value", "videos"), LIMITS, ids=[f"{one[0]} {one[1]}" for one in LIMITS])
 def test_limits(
-    looked_at: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: float, videos: set[str]
+    analysed: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: float, videos: set[str]
 ) -> None:
-    sources, analyses = looked_at
+    sources, analyses = analysed
     kept, dropped = select(sources, analyses, replace(Filters(min_side=100), **{name: value}))
     names = {one.source.path.name for one in kept}
     assert {name for name in names if name.endswith(".mp4")} == videos
@@ -192,7 +192,7 @@ def test_the_larger_of_two_that_look_the_same_is_kept(tmp_path: Path) -> None:
     assert [one.source.path.name for one in outcome.kept] == ["b.mp4"]
 
 
-def test_nothing_kept_is_told_with_the_report(tmp_path: Path) -> None:
+def test_nothing_kept_is_an_error_with_a_report(tmp_path: Path) -> None:
     write(tmp_path / "clips" / "a.mp4", moving(1))
     with pytest.raises(ValueError, match=r"None of the 1 files is kept; .*report.html shows why"):
         run(tmp_path / "clips", tmp_path / "shards", Filters(min_frames=100))

@@ -74,7 +74,7 @@ def test_the_index_of_shards_built_here_is_the_same(tmp_path: Path) -> None:
     assert results(tmp_path / "out") == before
 
 
-def test_what_is_bad_is_left_out_and_told(tmp_path: Path, video: bytes) -> None:
+def test_invalid_samples_are_listed(tmp_path: Path, video: bytes) -> None:
     pack(
         tmp_path / "a.tar",
         {

@@ -15,15 +15,15 @@ from regen.data.shards import ShardSet
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.cls", "cat", "is 'cat', not a whole number"),
-        ("a.cls", "-1", "is '-1', not a whole number"),
-        ("a.json", '{"class": true}', "is True, not a whole number"),
+        ("a.cls", "cat", "whole number from 0 on, got 'cat'"),
+        ("a.cls", "-1", "got '-1'"),
+        ("a.json", '{"class": true}', "got True"),
         ("a.json", '{"class": 1', "JSON of"),
-        ("a.json", '{"caption": 5}', "is no text"),
+        ("a.json", '{"caption": 5}', "must be a text"),
         ("a.txt", b"\xff\xfe\x00", "a.txt can't be read"),
     ],
 )
-def test_bad_sidecars_are_told(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+def test_invalid_sidecars_are_reported(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
     write(tmp_path / "clips" / "a.mp4", moving(0))
     write(tmp_path / "clips" / "b.mp4", moving(1))
     (tmp_path / "clips" / name).write_bytes(content if isinstance(content, bytes) else content.encode())

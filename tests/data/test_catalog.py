@@ -75,7 +75,7 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
     assert len(clips.fingerprint()) == 16
 
 
-def test_shards_without_an_index_are_told(files: list[Path], tmp_path: Path) -> None:
+def test_missing_paths_and_indices_are_errors(files: list[Path], tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", files)
     (shards / "index.safetensors").unlink()
     with pytest.raises(ValueError, match="has shards without an index; make one by regen shards index"):

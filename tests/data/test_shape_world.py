@@ -115,7 +115,7 @@ def test_any_size(frames: int, height: int, width: int, seed: int) -> None:
 
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_shapes_move_as_said(direction: str, speed: str) -> None:
+def test_shapes_move_as_captioned(direction: str, speed: str) -> None:
     """The way of the centre over one second, added up from frame to frame, around the torus too."""
     video = chroma(render(replace(SCENE, direction=direction, speed=speed), 26, 64, 96, seed=5))
     way = []
@@ -152,7 +152,7 @@ def test_the_background_goes_the_other_way_than_the_camera(camera: str, speed: f
         assert int((video[25][clear].int() - video[0][clear].int()).abs().max()) > 8
 
 
-def test_backgrounds_colours_sizes_and_textures_look_as_said() -> None:
+def test_backgrounds_colours_sizes_and_textures_match_the_caption() -> None:
     for word, level in BACKGROUNDS.items():
         median = render(replace(SCENE, background=word), 1, 96, 160, seed=8).median() / 255
         assert float(median) == pytest.approx(level, abs=0.05)

@@ -105,7 +105,7 @@ def test_any_place_that_fsspec_knows(shards: Path) -> None:
         found.read(2)
 
 
-def test_what_is_missing_is_told(shards: Path, tmp_path: Path) -> None:
+def test_missing_shards_are_errors(shards: Path, tmp_path: Path) -> None:
     found = ShardSet(str(shards))
     truncate(shards / "00001.tar", 0.05)
     with pytest.raises(VideoError, match="is cut off; copy the shard again"):
@@ -123,13 +123,13 @@ def test_what_is_missing_is_told(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"\x08\0\0\0\0\0\0\0{}      "], ids=["no", "bad", "bare"]
 )
-def test_a_damaged_index_is_told(shards: Path, content: bytes) -> None:
+def test_a_damaged_index_is_an_error(shards: Path, content: bytes) -> None:
     (shards / INDEX).write_bytes(content)
     with pytest.raises(ValueError, match="is damaged; make it again"):
         ShardSet(str(shards))
 
 
-def test_an_index_cut_off_anywhere_is_told(shards: Path) -> None:
+def test_an_index_cut_off_anywhere_is_an_error(shards: Path) -> None:
     whole = (shards / INDEX).read_bytes()
     for part in (0.1, 0.5, 0.9):
         (shards / INDEX).write_bytes(whole[: int(part * len(whole))])

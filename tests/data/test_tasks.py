@@ -181,7 +181,7 @@ def test_parts_are_the_rows_of_the_whole_batch(clips, parts, tasks):
     assert whole["replaced"].tolist() == [0, 0, 0]
 
 
-def test_more_parts_than_samples_are_told(clips):
+def test_more_parts_than_samples_are_an_error(clips):
     data = batches(clips, tasks=TaskConfig(image_share=1.0))
     with pytest.raises(ValueError, match="A batch of 5 samples can't be divided into 6 parts"):
         data[0, 0, 6]
@@ -219,7 +219,7 @@ def test_shapes_keep_the_area(size, shape, expected):
 
 
 @given(height=st.integers(8, 128), width=st.integers(8, 128), shape=st.floats(0.3, 3.0))
-def test_shaped_sizes_are_near_what_was_asked_for(height, width, shape):
+def test_bucket_sizes_keep_area_and_ratio(height, width, shape):
     found = bucket_size((height * 8, width * 8), shape)
     assert all(side % 8 == 0 for side in found)
     area = height * width * 64
@@ -292,7 +292,7 @@ def test_some_frames_of_a_chunk_are_decoded(clips):
     assert {frame for chosen in drawn for frame in chosen} == {0, 1, 2, 3, 4}
 
 
-def test_of_fewer_frames_than_asked_for_all_are_decoded(clips):
+def test_tasks_with_few_frames_decode_all(clips):
     stills = batches(clips, tasks=TaskConfig(image_share=1.0, decoded_frames=2))
     assert stills[0, 0, 1]["target"].shape[2] == 1
     task = interpolation(4, 1)

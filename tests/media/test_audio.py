@@ -101,7 +101,7 @@ def test_a_delay_keeps_what_lies_between_sound_and_pictures(tmp_path: Path) -> N
 @pytest.mark.parametrize("target", ["b.mp4", "b.mov", "b.mkv"])
 @pytest.mark.parametrize("codec", ["flac", "libopus", "libmp3lame", "ac3", "alac"])
 def test_any_codec_goes_into_any_container(tmp_path: Path, codec: str, target: str) -> None:
-    """Also those of which FFmpeg says in vain that MOV takes them."""
+    """Also those that FFmpeg wrongly lists for MOV."""
     with av.open(str(tmp_path / "a.mka"), "w") as container:
         stream = container.add_stream(codec, rate=48000, layout="stereo")
         samples = AudioFrame.from_ndarray(np.zeros((2, 48000), np.float32), "fltp", "stereo")

@@ -175,11 +175,11 @@ def test_read_at_equals_iteration_on_a_variable_rate(tmp_path: Path, name: str) 
         shown = [frame.time for frame in reader]
         assert shown == pytest.approx(times, abs=1e-3)
         assert reader.frame_times() == pytest.approx(shown, abs=1e-6)
-        asked = np.random.default_rng(4).uniform(0, times[-1], 25).tolist() + shown
-        found = [number_of(image) for image in reader.read_at(asked).numpy()]
-        expected = np.searchsorted(np.array(shown) - 1e-3, asked, side="right") - 1
+        times_read = np.random.default_rng(4).uniform(0, times[-1], 25).tolist() + shown
+        found = [number_of(image) for image in reader.read_at(times_read).numpy()]
+        expected = np.searchsorted(np.array(shown) - 1e-3, times_read, side="right") - 1
         assert found == expected.tolist()
-        for time, number in list(zip(asked, expected, strict=True))[:25:4]:
+        for time, number in list(zip(times_read, expected, strict=True))[:25:4]:
             assert number_of(reader.read_at([time])[0].numpy()) == number
 
 

@@ -67,9 +67,9 @@ def test_images_and_files_in_memory(tmp_path: Path) -> None:
 def test_times_between_frames_and_beyond_the_end(tmp_path: Path) -> None:
     """They are no times of frames; the frames shown then are found all the same."""
     path = make_movie(tmp_path / "a.mp4", noisy(20), options={"g": "7"})
-    moments = [-1.0, 0.01, 0.119, 0.121, 0.5, 5.0]
+    times = [-1.0, 0.01, 0.119, 0.121, 0.5, 5.0]
     with VideoReader(path) as reader:
-        assert np.array_equal(read_frames(path, moments), reader.read_at(moments).numpy())
+        assert np.array_equal(read_frames(path, times), reader.read_at(times).numpy())
 
 
 def test_little_is_decoded(tmp_path: Path) -> None:

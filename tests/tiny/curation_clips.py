@@ -64,7 +64,7 @@ def run(
     work: PoolOptions | None = None,
     classes_from_folders: bool = False,
 ) -> BuildResult:
-    """A build of one folder, by two processes unless `work` says otherwise."""
+    """A build of one folder, by two processes unless `work` is given."""
     task = Build((folder,), out, filters or Filters(), packing, classes_from_folders)
     return build(task, work or PoolOptions(2))
 

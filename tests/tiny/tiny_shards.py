@@ -9,7 +9,7 @@ from regen.media.reader import VideoReader
 
 
 def info_of(path: Path, name: str | None = None, caption: str = "", label: int = -1) -> SampleInfo:
-    """What the index says of a video or an image."""
+    """The index entry of a video or an image."""
     with VideoReader(path) as reader:
         return shards.sample_info(reader, name or path.name, caption, label)
 

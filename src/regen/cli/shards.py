@@ -66,8 +66,8 @@ def build(
 
     Example: regen shards build clips/ --out shards/ --cuts split --short-side 256
 
-    Then train with --data shards/. Beside NAME.mp4 may lie its caption, NAME.txt, its class, NAME.cls, a
-    whole number, or NAME.json with "caption" and "class".
+    Then train with --data shards/. NAME.mp4 may come with its caption, NAME.txt, its class, NAME.cls, a whole
+    number, or NAME.json with "caption" and "class".
 
     After an interruption the same command goes on. Run it again when there are more files.
 

@@ -1,4 +1,4 @@
-"""Samples into shards, encoded again where the packing asks for it."""
+"""Writing of samples into shards, encoding some of them again."""
 
 import hashlib
 import json

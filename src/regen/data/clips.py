@@ -22,12 +22,10 @@ from regen.media.reader import read_frames
 from regen.media.seeking import TIME_TOLERANCE
 from regen.runtime import generator_for
 
-MAX_WEIGHT_SECONDS = 10.0  # seconds; longer videos are drawn no more often than one of this length
+MAX_WEIGHT_SECONDS = 10.0  # longer videos are drawn no more often than one of this length
 IMAGE_SECONDS = 1.0  # an image is drawn as often as a video of this length
 ATTEMPTS = 100  # draws for one sample, when one video after the other can't be decoded
-MAX_CACHED_SUMS = (
-    16  # running sums of weights that are kept: one for each kind of clip that was asked for last
-)
+MAX_CACHED_SUMS = 16  # cached running sums of weights, one for each kind of clip
 
 
 @dataclass(frozen=True)
