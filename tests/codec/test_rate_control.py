@@ -99,7 +99,7 @@ def test_an_image_that_can_not_have_so_many_keeps_all(model: AutoencoderOneDVA) 
 
 
 def test_a_chunk_that_can_not_have_so_many_is_an_error(model: AutoencoderOneDVA) -> None:
-    with pytest.raises(ValueError, match="A clip of this size has 0 to 12 1D latents, not 13"):
+    with pytest.raises(ValueError, match="0 to 12 .*13"):
         list(encode_frames(model, video(0.5), lengths=FixedLength(13)))
 
 

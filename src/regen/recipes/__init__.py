@@ -8,10 +8,11 @@ from regen.generate.training import GeneratorRecipe
 from regen.recipes import generators, magvit2, one_dva, regen
 from regen.train.trainer import Recipe
 
-EMBEDDER_PRESETS = {**regen.PRESETS, **magvit2.PRESETS, **one_dva.PRESETS}
+_EMBEDDERS = {**regen.PRESETS, **magvit2.PRESETS, **one_dva.PRESETS}
 
-RECIPES: dict[str, Recipe] = {name: preset.recipe for name, preset in EMBEDDER_PRESETS.items()}
-GENERATORS: dict[str, GeneratorRecipe] = {name: preset.recipe for name, preset in generators.PRESETS.items()}
+RECIPES: dict[str, Recipe] = {name: preset.recipe for name, preset in _EMBEDDERS.items()}
+GENERATORS: dict[str, GeneratorRecipe] = {name: p.recipe for name, p in generators.PRESETS.items()}
 HELP: dict[str, str] = {
-    name: preset.help(name) for name, preset in {**EMBEDDER_PRESETS, **generators.PRESETS}.items()
+    **{name: preset.help(name) for name, preset in _EMBEDDERS.items()},
+    **{name: preset.help(name) for name, preset in generators.PRESETS.items()},
 }

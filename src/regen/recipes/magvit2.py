@@ -53,9 +53,10 @@ def small(ratio: int, regen_recipe: Recipe[RegenConfig]) -> Recipe[Magvit2Config
     )  # fmt: skip
     start = regen_recipe.loop.steps * 7 // 10
     rate = 1e-3 if ratio == 32 else 3e-3  # at 32× 3e-3 diverges
-    return replace(
-        regen_recipe,
+    return Recipe(
         model=model,
+        data=regen_recipe.data,
+        loop=regen_recipe.loop,
         tasks=replace(regen_recipe.tasks, warmup_fraction=1.0),
         optimizer=replace(
             regen_recipe.optimizer, learning_rate=rate, muon_learning_rate=None, warmup_steps=50
