@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
-from regen.media.sizes import Size, parse_size
+from regen.media.pixels import Size, parse_size
 from regen.metrics.cost import PeakMemory
 from regen.metrics.flops import MatMuls, count_matmuls, total_flops
 from regen.recipes import RECIPES

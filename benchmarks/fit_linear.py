@@ -24,8 +24,8 @@ from torch import Tensor
 from regen.codec.chunks import to_clip
 from regen.data.catalog import find_media
 from regen.embedders.linear import AutoencoderLinear
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoError, VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.tiling import LATENT_STRIDE
 
 CARD = """---

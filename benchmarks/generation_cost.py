@@ -28,7 +28,7 @@ from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.training import GeneratorRecipe
 from regen.latents import Latents
-from regen.media.sizes import Size, parse_size
+from regen.media.pixels import Size, parse_size
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import GENERATORS
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc

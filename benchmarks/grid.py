@@ -16,8 +16,8 @@ from torch import Tensor
 
 from regen.codec.sessions import decode_chunks, encode_frames
 from regen.data.catalog import find_media
+from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import parse_size, resize_center_crop
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import pick_device, pick_dtype, tune_malloc
 

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams
 from regen.data.catalog import find_media
-from regen.media.sizes import Size, parse_size
+from regen.media.pixels import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 

@@ -25,9 +25,8 @@ from torch.nn import functional
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
-from regen.media.pixels import IDENTITY_MATRIX, RgbConverter, YuvConverter
+from regen.media.pixels import IDENTITY_MATRIX, RgbConverter, Size, YuvConverter, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 
 Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]

@@ -21,8 +21,8 @@ from regen.codec.chunks import pad, to_clip
 from regen.data.catalog import find_media
 from regen.data.clips import ClipDataset
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import parse_size, resize_center_crop
 from regen.networks.length_rule import motion
 from regen.pretrained.models import load
 

@@ -26,7 +26,7 @@ from regen.codec.report import model_compression
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.diffusers_models.base import DiffusersAdapter
-from regen.media.sizes import Size, parse_size
+from regen.media.pixels import Size, parse_size
 from regen.metrics.cost import PeakMemory
 from regen.metrics.flops import count_matmuls, total_flops
 from regen.recipes import RECIPES

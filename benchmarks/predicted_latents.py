@@ -19,8 +19,8 @@ from torch import Tensor
 from regen.codec.chunks import to_clip, to_image
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.load import load_predictor
+from regen.media.pixels import Size, parse_size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import psnr_per_frame
 from regen.pretrained.models import encoder_hash, load
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype

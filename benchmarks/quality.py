@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.quality import ClipResult
-from regen.media.sizes import parse_size
+from regen.media.pixels import parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 

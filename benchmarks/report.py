@@ -18,8 +18,8 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
 from regen.data.catalog import find_media
 from regen.evaluate.quality import ClipResult, evaluate_clip
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
 
 CPU_NAME_KEYS = ("model name", "Hardware", "Model")
 

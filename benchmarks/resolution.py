@@ -25,8 +25,8 @@ from steps import warm_up
 from regen.codec.sessions import DecodeOptions
 from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.quality import ClipResult
+from regen.media.pixels import Size, parse_size, scaled_size
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, parse_size, scaled_size
 from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, find_model, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 

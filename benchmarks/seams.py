@@ -25,8 +25,8 @@ from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams
 from regen.data.catalog import find_media
 from regen.media.files import write_image
+from regen.media.pixels import Size, parse_size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, parse_size, resize_center_crop
 from regen.metrics.cost import Stopwatch
 from regen.metrics.psnr_ssim import Psnr, Ssim
 from regen.metrics.seams import SeamRatio

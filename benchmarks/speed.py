@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.embedders.regen import AutoencoderRegen
-from regen.media.sizes import Size, parse_size
+from regen.media.pixels import Size, parse_size
 from regen.metrics.flops import MatMuls, count_matmuls, total_flops
 from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, load
 from regen.recipes import RECIPES

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.quality import ClipResult, evaluate_clip
-from regen.media.sizes import Size, parse_size
+from regen.media.pixels import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 

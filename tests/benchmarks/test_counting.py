@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TrainingBatches
 from regen.embedders.regen import AutoencoderRegen
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.pretrained.models import available
 from regen.recipes import GENERATORS, RECIPES
 from regen.runtime import one_thread

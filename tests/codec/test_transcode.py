@@ -20,8 +20,8 @@ from regen.codec.streams import LABEL_HEIGHT
 from regen.codec.timeline import Timeline
 from regen.codec.transcode import Report, decode_video, encode_video, reconstruct_video
 from regen.latents import Latents
+from regen.media.pixels import Size
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 from regen.pretrained.models import Autoencoder
 

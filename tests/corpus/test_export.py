@@ -33,8 +33,8 @@ from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.latents import Latents, collate
 from regen.media.files import MissingFileError
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.pretrained.models import load, weights_hash
 from regen.runtime import one_thread
 from regen.tiling import Tile

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from regen import diffusion
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import parse_size, resize_center_crop
 from regen.recipes import RECIPES
 from regen.tiling import Tile, Tiling, crop
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate

@@ -20,7 +20,7 @@ from regen.generate.load import load_generator, load_video_generator
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import video_shape
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.pretrained import models
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -206,7 +206,7 @@ def test_the_first_latent_frame_is_that_of_the_image(
     (one,) = videos.sample(shape, videos.condition([], []), seeds(1), QUICK, known)
     assert torch.equal(one.segments[0].grid[:, :1], known.latents.grid[0])
     if size == (48, 64):
-        from regen.media.sizes import resize_center_crop
+        from regen.media.pixels import resize_center_crop
 
         (encoded,) = encode_frames(videos.embedder, [resize_center_crop(image, Size(48, 64))])
         torch.testing.assert_close(known.latents.grid[0], encoded.latents.grid)

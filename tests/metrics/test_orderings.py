@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.ghosting import GhostingRate, TemporalMae
 from regen.metrics.seams import SeamRatio
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.psnr_ssim import (
     GRADIENT_EPS,
     MAX_PSNR,

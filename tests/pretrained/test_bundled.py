@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from regen.codec.sessions import decode_chunks, encode_frames
+from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import parse_size, resize_center_crop
 from regen.metrics.psnr_ssim import Psnr
 from regen.pretrained.models import CLASSES, DEFAULT_MODEL, available, find_model, load
 

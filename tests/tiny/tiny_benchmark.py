@@ -14,7 +14,7 @@ from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
 from regen.evaluate.benchmark.measure import MetricConfig
 from regen.evaluate.benchmark.summary import Row
 from regen.evaluate.benchmark.systems import SystemSpec
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.metrics.features import RandomConvolutions
 
 CPU = torch.device("cpu")

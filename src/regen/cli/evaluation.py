@@ -107,7 +107,7 @@ def evaluate(
     from regen.evaluate.benchmark.measure import MetricConfig
     from regen.evaluate.benchmark.summary import show_summary
     from regen.evaluate.benchmark.systems import SystemSpec
-    from regen.media.sizes import parse_size
+    from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
     device = pick_device(options.device)
@@ -238,7 +238,7 @@ def evaluate_generator(
     from regen.evaluate.generators.evaluation import EvaluationConfig, show_evaluation
     from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
     from regen.generate.sampling import SampleOptions
-    from regen.media.sizes import parse_size
+    from regen.media.pixels import parse_size
     from regen.runtime import pick_device, pick_dtype, set_threads
 
     set_threads(options.threads)

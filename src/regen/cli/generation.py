@@ -146,7 +146,7 @@ def _request(prompt: PromptOptions, video: VideoOptions, sampling: SamplingOptio
     from regen.codec.sessions import DecodeOptions
     from regen.generate.run import VideoRequest
     from regen.generate.sampling import SampleOptions
-    from regen.media.sizes import parse_size
+    from regen.media.pixels import parse_size
 
     return VideoRequest(
         prompts=prompt.prompt,

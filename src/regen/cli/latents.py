@@ -154,7 +154,7 @@ def _print_summary(summary: "CorpusSummary") -> None:
 def _settings(embed: EmbedOptions, dtype: str) -> "ExportSettings":
     from regen.codec.memory import OVERLAP
     from regen.corpus.plan import ExportSettings
-    from regen.media.sizes import parse_size
+    from regen.media.pixels import parse_size
     from regen.tiling import Tile
 
     try:

@@ -50,7 +50,7 @@ def reconstruct(
         json: Print one JSON object as the last line of the output.
     """
     from regen.codec.transcode import reconstruct_video
-    from regen.media.sizes import parse_size
+    from regen.media.pixels import parse_size
 
     target_size = None if size is None else parse_size(size)
     options, memory = decode_options(decoder), memory_limit(model)
@@ -94,7 +94,7 @@ def encode(
     """
     from regen.codec import latent_file
     from regen.codec.transcode import encode_video
-    from regen.media.sizes import parse_size
+    from regen.media.pixels import parse_size
     from regen.pretrained.models import weights_hash
 
     target_size = None if size is None else parse_size(size)

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from regen.media.audio import SUFFIX
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader, VideoWriter
-from regen.media.sizes import Size, resize_center_crop
 
 Frame = UInt8[Tensor, "h w 3"]
 WritePair = Callable[[Frame, Frame, float], None]

@@ -25,9 +25,9 @@ from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_
 from regen.console import OnProgress
 from regen.latents import collate
 from regen.media.audio import extract_audio
+from regen.media.pixels import Size
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
-from regen.media.sizes import Size
 from regen.metrics.cost import PeakMemory, Stopwatch
 from regen.metrics.psnr_ssim import Psnr, Ssim
 from regen.metrics.seams import SeamRatio

@@ -14,7 +14,7 @@ from regen.corpus.shards import MANIFEST, InputShard, LatentManifest, is_complet
 from regen.corpus.sources import Corpus, FrameSpec
 from regen.io import write_text
 from regen.locks import Claims
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.pretrained.models import Autoencoder, load, weights_hash
 from regen.runtime import DTYPES
 from regen.tiling import LATENT_STRIDE, Tile

@@ -22,9 +22,9 @@ from regen.corpus.shards import InputShard
 from regen.curate.sources import list_sources, read_sidecars
 from regen.data.shards import ShardSet, is_shard_set
 from regen.media.files import Frame, MissingFileError, Source, VideoError
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.prefetch import prefetch
 from regen.media.reader import TIME_TOLERANCE, VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.workers import JobError
 
 Item = TypeVar("Item")

@@ -26,7 +26,7 @@ from regen.generate.video_generator import GeneratedLatents, VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, collate
 from regen.media.files import read_image
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.pretrained.models import CLASSES, Autoencoder
 
 logger = logging.get_logger(__name__)

@@ -22,8 +22,8 @@ from regen.generate.video_shape import VideoShape
 from regen.io import atomic_path
 from regen.latents import Latents
 from regen.media.files import IMAGE_SUFFIXES, is_image
+from regen.media.pixels import Size
 from regen.media.reader import VideoError, VideoReader, VideoWriter
-from regen.media.sizes import Size
 from regen.runtime import generator_for
 
 OnWarning = Callable[[str], None]

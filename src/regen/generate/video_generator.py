@@ -21,7 +21,7 @@ from regen.generate.text import TextEncoder
 from regen.generate.tokens import split_chunks
 from regen.generate.video_shape import LatentTemplates, VideoShape, video_shape
 from regen.latents import Latents, collate
-from regen.media.sizes import Size, resize_center_crop
+from regen.media.pixels import Size, resize_center_crop
 from regen.pretrained.models import Autoencoder
 from regen.tiling import Tile
 

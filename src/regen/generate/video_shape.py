@@ -10,7 +10,7 @@ from regen.codec.rate_control import FixedLength
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.generator import LatentSpec
 from regen.latents import Latents
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.pretrained.models import Autoencoder
 
 

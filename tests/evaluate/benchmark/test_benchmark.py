@@ -16,8 +16,8 @@ from regen.evaluate.benchmark.clip_list import read_clips
 from regen.evaluate.benchmark.measure import FittedClip, MetricConfig, ReportFolder
 from regen.evaluate.benchmark.systems import SystemSpec
 from regen.evaluate.quality import evaluate_clip
+from regen.media.pixels import Size
 from regen.media.reader import VideoReader, VideoWriter
-from regen.media.sizes import Size
 from regen.pretrained.models import load
 from regen.runtime import one_thread
 

@@ -34,7 +34,7 @@ from regen.evaluate.benchmark.summary import Row, write_summary
 from regen.evaluate.benchmark.systems import System, SystemSpec, folder_name, load_system
 from regen.evaluate.report import write_report
 from regen.io import read_json
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.pretrained.models import silence_logging
 from regen.runtime import DTYPES, fold_seed, one_thread
 from regen.workers import run_workers, worker_device

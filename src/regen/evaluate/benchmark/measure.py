@@ -29,9 +29,9 @@ from regen.evaluate.benchmark.systems import ORIGINAL, System, folder_name
 from regen.evaluate.quality import ClipMetrics, ClipResult, CodingStats
 from regen.io import file_sha256, read_json, write_text
 from regen.locks import Claims
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
-from regen.media.sizes import Size, resize_center_crop
 from regen.metrics.features import ClipFeatures, Extractor, ExtractorSpec
 from regen.metrics.lpips import Lpips, Net
 

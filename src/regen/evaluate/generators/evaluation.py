@@ -54,7 +54,7 @@ from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.io import write_json
-from regen.media.sizes import Size
+from regen.media.pixels import Size
 from regen.metrics.features import Extractor, ExtractorSpec
 from regen.pretrained.models import silence_logging, weights_hash
 from regen.runtime import dtype_name

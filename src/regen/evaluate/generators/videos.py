@@ -32,8 +32,8 @@ from regen.data.catalog import find_media
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.io import atomic_path, file_sha256, read_json, write_json
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.media.sizes import Size, resize_center_crop
 from regen.runtime import fold_seed, generator_for
 
 OPTIONS = "options.json"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from regen.media.sizes import Size, parse_size, resize_center_crop, scaled_size
+from regen.media.pixels import Size, parse_size, resize_center_crop, scaled_size
 
 sides = st.integers(8, 200)
 
