@@ -67,9 +67,9 @@ def print_table(table: Table, rows: Sequence[Sequence[RenderableType]] = ()) -> 
 def output_console() -> Console:
     """Standard output without markup; in a file or a pipe no line is cut or folded."""
     console = Console(markup=False, highlight=False, emoji=False)
-    return (
-        console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=10_000)
-    )
+    if not console.is_terminal:
+        console.width = 10_000
+    return console
 
 
 def print_json(content: Any) -> None:

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
+from movies import make_sound
 from PIL import Image
 from tiny_media import (
     make_image,
-    make_sound,
     make_video,
     record_frames,
     tiny_magvit2,
