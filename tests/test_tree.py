@@ -14,7 +14,7 @@ def test_files_stand_before_folders_with_the_first_sentence_of_their_docstrings(
     (tmp_path / "c.py").write_text('"""Another one."""')
     assert [line.split(maxsplit=1) for line in tree_lines(tmp_path)] == [
         ["c.py", "Another one"],
-        ["a/", "A package"],
+        ["a/", "A package: of one file"],
         ["b.py", "One file"],
     ]
     assert summary(tmp_path / "c.py") == "Another one"

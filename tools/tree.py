@@ -27,7 +27,7 @@ def tree_lines(folder: Path, depth: int = 1) -> Iterator[str]:
 def summary(file: Path) -> str:
     """The first sentence of a module's docstring."""
     lines = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").splitlines()
-    return re.split(r"[.:;] |[.:;]$", lines[0])[0] if lines else ""
+    return re.split(r"\. |\.$|:$", lines[0])[0] if lines else ""
 
 
 def page_with_tree() -> str:
