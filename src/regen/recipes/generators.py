@@ -5,7 +5,7 @@ from dataclasses import replace
 from regen.generate.generator import GeneratorConfig
 from regen.generate.latent_batches import LatentStage
 from regen.generate.training import GeneratorRecipe, LatentDataConfig
-from regen.recipes.preset import Preset
+from regen.recipes.preset import Preset, documented
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 
@@ -13,7 +13,10 @@ ON_LATENTS = "regen train {name} --data LATENTS --out RUN"
 
 
 def t2v_world_cpu() -> GeneratorRecipe:
-    """One chunk of the world of moving shapes; images first."""
+    """Text to video in the world of moving shapes, 5.6 M parameters, 70 minutes on one core: one chunk.
+
+    Of unseen prompts the shape is obeyed in 50 %, colour, direction and speed in all (docs/log.md).
+    """
     stages = (
         LatentStage(tokens_per_batch=48 * 240, image_share=1.0, until=0.08),
         LatentStage(tokens_per_batch=48 * 480, image_share=0.1),
@@ -34,7 +37,7 @@ def t2v_world_cpu() -> GeneratorRecipe:
 
 
 def t2v_world_long_cpu() -> GeneratorRecipe:
-    """Up to four chunks in a row, and the size of 192 x 320 as well."""
+    """After t2v-world-cpu: up to four chunks in a row, and the size of 192 x 320 as well."""
     recipe = t2v_world_cpu()
     return replace(
         recipe,
@@ -45,7 +48,7 @@ def t2v_world_long_cpu() -> GeneratorRecipe:
 
 
 def t2v_world() -> GeneratorRecipe:
-    """Batches eight times as large as those of `t2v_world_cpu`, and four times as many updates."""
+    """t2v-world-cpu for about 25 minutes of one H200. Not run yet."""
     recipe = t2v_world_cpu()
     stages = tuple(
         replace(stage, tokens_per_batch=8 * stage.tokens_per_batch) for stage in recipe.data.stages
@@ -59,7 +62,7 @@ def t2v_world() -> GeneratorRecipe:
 
 
 def toy_t2v() -> GeneratorRecipe:
-    """200 updates of a small model."""
+    """Text to video in a minute or two on a CPU, to see it run."""
     recipe = t2v_world_cpu()
     return replace(
         recipe,
@@ -70,7 +73,7 @@ def toy_t2v() -> GeneratorRecipe:
 
 
 def toy_c2v() -> GeneratorRecipe:
-    """`toy_t2v` for classes."""
+    """Class to video in a minute or two on a CPU, to see it run."""
     recipe = toy_t2v()
     return replace(
         recipe, model=replace(recipe.model, num_joint_layers=0), data=replace(recipe.data, condition="class")
@@ -78,7 +81,7 @@ def toy_c2v() -> GeneratorRecipe:
 
 
 def c2v_world_cpu() -> GeneratorRecipe:
-    """`t2v_world_cpu` for classes, with fewer updates."""
+    """Class to video in the world of moving shapes, to compare embedders (REGEN, Sec. 4), on one core."""
     recipe = t2v_world_cpu()
     stages = (LatentStage(tokens_per_batch=32 * 480, image_share=0.1),)
     return replace(
@@ -90,7 +93,7 @@ def c2v_world_cpu() -> GeneratorRecipe:
 
 
 def c2v_onedva_world_cpu() -> GeneratorRecipe:
-    """17 frames of 64 x 64 in hybrid latents."""
+    """Class to video on the hybrid latents of onedva-small, 17 frames of 64 x 64, on one core."""
     recipe = c2v_world_cpu()
     stages = (LatentStage(tokens_per_batch=48 * 80, image_share=0.0),)
     return replace(
@@ -102,7 +105,7 @@ def c2v_onedva_world_cpu() -> GeneratorRecipe:
 
 
 def t2v_small() -> GeneratorRecipe:
-    """Any latents, on one GPU."""
+    """Text to video on any latents, 0.12 B parameters, for about 25 minutes of one H200. Not run yet."""
     stages = (
         LatentStage(tokens_per_batch=256 * 240, image_share=1.0, until=0.3),
         LatentStage(tokens_per_batch=256 * 480, image_share=0.2),
@@ -130,7 +133,7 @@ def t2v_paper(width: int, depth: int, batch: int) -> GeneratorRecipe:
 
 
 def latte_l2() -> GeneratorRecipe:
-    """Classes of UCF-101 by Latte-L/2."""
+    """Class to video with the size of Latte-L/2, on latents of UCF-101. Not run here."""
     stages = (LatentStage(tokens_per_batch=64 * 2 * 32 * 32, image_share=0.0),)
     return GeneratorRecipe(
         model=GeneratorConfig(),
@@ -141,38 +144,14 @@ def latte_l2() -> GeneratorRecipe:
 
 
 PRESETS: dict[str, Preset[GeneratorRecipe]] = {
-    "toy-t2v": Preset(toy_t2v(), "Text to video in a minute or two on a CPU, to see it run.", ON_LATENTS),
-    "toy-c2v": Preset(toy_c2v(), "Class to video in a minute or two on a CPU, to see it run.", ON_LATENTS),
-    "t2v-world-cpu": Preset(
-        t2v_world_cpu(),
-        "Text to video in the world of moving shapes, 5.6 M parameters, 70 minutes on one core: one chunk."
-        "\n\n"
-        "Of unseen prompts the shape is obeyed in 50 %, colour, direction and speed in all (docs/log.md).",
-        ON_LATENTS,
-    ),
-    "t2v-world-long-cpu": Preset(
-        t2v_world_long_cpu(),
-        "After t2v-world-cpu: up to four chunks in a row, and the size of 192 x 320 as well.",
-        ON_LATENTS + " --init-from STAGE1",
-    ),
-    "t2v-world": Preset(
-        t2v_world(), "t2v-world-cpu for about 25 minutes of one H200. Not run yet.", ON_LATENTS
-    ),
-    "c2v-world-cpu": Preset(
-        c2v_world_cpu(),
-        "Class to video in the world of moving shapes, to compare embedders (REGEN, Sec. 4), on one core.",
-        ON_LATENTS,
-    ),
-    "c2v-onedva-world-cpu": Preset(
-        c2v_onedva_world_cpu(),
-        "Class to video on the hybrid latents of onedva-small, 17 frames of 64 x 64, on one core.",
-        ON_LATENTS,
-    ),
-    "t2v-small": Preset(
-        t2v_small(),
-        "Text to video on any latents, 0.12 B parameters, for about 25 minutes of one H200. Not run yet.",
-        ON_LATENTS,
-    ),
+    "toy-t2v": documented(toy_t2v, ON_LATENTS),
+    "toy-c2v": documented(toy_c2v, ON_LATENTS),
+    "t2v-world-cpu": documented(t2v_world_cpu, ON_LATENTS),
+    "t2v-world-long-cpu": documented(t2v_world_long_cpu, ON_LATENTS + " --init-from STAGE1"),
+    "t2v-world": documented(t2v_world, ON_LATENTS),
+    "c2v-world-cpu": documented(c2v_world_cpu, ON_LATENTS),
+    "c2v-onedva-world-cpu": documented(c2v_onedva_world_cpu, ON_LATENTS),
+    "t2v-small": documented(t2v_small, ON_LATENTS),
     "t2v-base": Preset(
         t2v_paper(1024, 24, batch=64),
         "Text to video, 0.9 B parameters, for 8 GPUs. Not run here.",
@@ -184,9 +163,8 @@ PRESETS: dict[str, Preset[GeneratorRecipe]] = {
         "The paper's size of text-to-video model on 32× latents, for 64 GPUs. Not run here.",
         "torchrun --nnodes 8 --nproc-per-node 8 ... -m regen train {name} --data LATENTS --out RUN",
     ),
-    "latte-l2": Preset(
-        latte_l2(),
-        "Class to video with the size of Latte-L/2, on latents of UCF-101. Not run here.",
+    "latte-l2": documented(
+        latte_l2,
         "regen latents export --data UCF101_SHARDS --out LATENTS --model EMBEDDER --size 256 --frames 33\n\n"
         "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN",
     ),

@@ -7,7 +7,7 @@ from regen.embedders.magvit2 import Magvit2Config
 from regen.embedders.regen import RegenConfig
 from regen.losses.adversarial import AdversarialConfig
 from regen.recipes import regen
-from regen.recipes.preset import PLAIN, Preset
+from regen.recipes.preset import PLAIN, Preset, documented
 from regen.train.auxiliary_losses import LossConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
@@ -94,7 +94,7 @@ def paper(ratio: int) -> Recipe[Magvit2Config]:
 
 
 def toy() -> Recipe[Magvit2Config]:
-    """200 updates on 32² crops, the last 60 with the discriminator."""
+    """The baseline and its discriminator in a minute or two on a CPU, to see it run; blurred pictures."""
     recipe = small_cpu(4)
     return replace(
         recipe,
@@ -108,7 +108,7 @@ def toy() -> Recipe[Magvit2Config]:
 
 
 def world_cpu() -> Recipe[Magvit2Config]:
-    """The world of moving shapes at 32×, without discriminator."""
+    """The baseline to world-32x-cpu, from magvit2-small-8x; no discriminator."""
     recipe = small_cpu(32)
     model = replace(recipe.model, decoder_widths=SMALL_WIDTHS[8], decoder_blocks=1)
     return regen.on_shape_world(replace(recipe, model=model, losses=LossConfig()), clips=4, steps=1500)
@@ -120,11 +120,7 @@ def wide(recipe: Recipe[Magvit2Config], widths: tuple[int, ...]) -> Recipe[Magvi
 
 
 PRESETS: dict[str, Preset[Recipe]] = {
-    "toy-magvit2": Preset(
-        toy(),
-        "The baseline and its discriminator in a minute or two on a CPU, to see it run; blurred pictures.",
-        PLAIN,
-    ),
+    "toy-magvit2": documented(toy, PLAIN),
     "toy-magvit2-wide": Preset(
         wide(toy(), (64, 64, 64, 64)), "The toy baseline with a decoder twice as wide.", PLAIN
     ),
@@ -161,9 +157,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
         )
         for ratio, widths in WIDE.items()
     },
-    "world-32x-magvit2-cpu": Preset(
-        world_cpu(),
-        "The baseline to world-32x-cpu, from magvit2-small-8x; no discriminator.",
-        "regen train {name} --data WORLD --out RUN --init.model magvit2-small-8x",
+    "world-32x-magvit2-cpu": documented(
+        world_cpu, "regen train {name} --data WORLD --out RUN --init.model magvit2-small-8x"
     ),
 }

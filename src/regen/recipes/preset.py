@@ -1,6 +1,8 @@
 """A recipe with its help text."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import Generic, TypeVar
 
 R = TypeVar("R")
@@ -20,3 +22,8 @@ class Preset(Generic[R]):
     def help(self, name: str) -> str:
         """Help text of `regen train NAME`."""
         return f"{self.summary}\n\n{self.command.format(name=name)}"
+
+
+def documented(make: Callable[[], R], command: str = CACHED) -> Preset[R]:
+    """The recipe that a function makes, with the function's docstring as summary."""
+    return Preset(make(), cleandoc(make.__doc__ or ""), command)

@@ -5,7 +5,7 @@ from typing import Any
 
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import RegenConfig
-from regen.recipes.preset import CACHED, PLAIN, Preset
+from regen.recipes.preset import CACHED, PLAIN, Preset, documented
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import DataConfig, Recipe
@@ -84,7 +84,7 @@ def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
 
 
 def toy() -> Recipe[RegenConfig]:
-    """200 updates on 32² crops."""
+    """The whole method in a minute or two on a CPU, to see it run; its pictures are blurred."""
     recipe = small_cpu(4, clips=8, steps=200)
     model = replace(recipe.model, encoder_widths=(32, 32, 64, 64), width=96, depth=3, heads=3, siren_width=64)
     return replace(
@@ -98,7 +98,7 @@ def toy() -> Recipe[RegenConfig]:
 
 
 def shapes() -> Recipe[RegenConfig]:
-    """Much inter- and extrapolation of simple motion."""
+    """Moving shapes with much inter- and extrapolation: both can be learned on a CPU."""
     recipe = small_cpu(4, clips=6, steps=2200)
     model = replace(
         recipe.model, encoder_widths=(32, 48, 64, 96), width=192, depth=5, heads=3, siren_width=128
@@ -131,14 +131,14 @@ def on_shape_world(recipe: Recipe, clips: int, steps: int, decoded: int | None =
 
 
 def world_cpu() -> Recipe[RegenConfig]:
-    """The world of moving shapes at 32× on one core."""
+    """REGEN at 32× on the world of moving shapes, from regen-small-8x, 38 minutes on one core."""
     recipe = on_shape_world(small_cpu(32, clips=2, steps=400), clips=8, steps=2400, decoded=5)
     rates = OptimizerConfig(4e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.5)
     return replace(recipe, optimizer=rates)
 
 
 def world_gpu() -> Recipe[RegenConfig]:
-    """Larger crops, batches and more updates than `world_cpu`."""
+    """world-32x-cpu with crops of 96 x 160, for about 25 minutes of one H200. Not run yet."""
     recipe = world_cpu()
     return replace(
         recipe,
@@ -159,13 +159,10 @@ def variants(name: str, recipe: Recipe, command: str = CACHED) -> dict[str, Pres
 
 
 PRESETS: dict[str, Preset[Recipe]] = {
-    "toy": Preset(
-        toy(), "The whole method in a minute or two on a CPU, to see it run; its pictures are blurred.", PLAIN
-    ),
+    "toy": documented(toy, PLAIN),
     **variants("toy", toy(), PLAIN),
-    "shapes-4x-cpu": Preset(
-        shapes(),
-        "Moving shapes with much inter- and extrapolation: both can be learned on a CPU.",
+    "shapes-4x-cpu": documented(
+        shapes,
         "python benchmarks/shapes.py --out SHAPES\n\nregen train {name} --data SHAPES --out RUN",
     ),
     **{
@@ -190,15 +187,13 @@ PRESETS: dict[str, Preset[Recipe]] = {
         for ratio, clips in PAPER.items()
     },
     **variants("regen-4x", paper(4, PAPER[4]), PLAIN),
-    "world-32x-cpu": Preset(
-        world_cpu(),
-        "REGEN at 32× on the world of moving shapes, from regen-small-8x, 38 minutes on one core.",
+    "world-32x-cpu": documented(
+        world_cpu,
         "python benchmarks/world.py --out WORLD --videos 480 --frames 66 --size 192 320 --seed 100\n\n"
         "regen train {name} --data WORLD --out RUN --init.model regen-small-8x",
     ),
-    "world-32x": Preset(
-        world_gpu(),
-        "world-32x-cpu with crops of 96 x 160, for about 25 minutes of one H200. Not run yet.",
+    "world-32x": documented(
+        world_gpu,
         "regen train {name} --data WORLD --out RUN --init.model regen-small-8x",
     ),
 }
