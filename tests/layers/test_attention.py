@@ -58,8 +58,8 @@ def windows_of(grid: Grid, window: Window) -> torch.Tensor:
 def test_windows_cover_the_length_with_about_equal_sizes(length, size, shifted):
     offset = size // 2 if shifted else 0
     spans = window_spans(length, Window(size, offset))
-    sizes = [span.size for span in spans for _ in range(span.count)]
-    assert all(span.count > 0 for span in spans)
+    sizes = [span.size for span in spans for _ in range(span.number)]
+    assert all(span.number > 0 for span in spans)
     assert sum(sizes) == length
     if length <= size:
         assert sizes == [length]

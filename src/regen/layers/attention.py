@@ -24,9 +24,9 @@ class Window(NamedTuple):
 
 
 class WindowSpan(NamedTuple):
-    """`count` adjacent windows of `size` tokens along one axis."""
+    """`number` adjacent windows of `size` tokens along one axis."""
 
-    count: int
+    number: int
     size: int
 
 
@@ -107,8 +107,8 @@ class Attention(nn.Module, AttentionModuleMixin):
     def _windows(
         self, qkv: Float[Tensor, "b t y x e"], down: WindowSpan, across: WindowSpan
     ) -> Float[Tensor, "b t y x d"]:
-        """Attention inside each of `down.count` x `across.count` windows of equal size."""
-        sizes = {"t": qkv.shape[1], "r": down.count, "c": across.count, "p": down.size, "q": across.size}
+        """Attention inside each of `down.number` x `across.number` windows of equal size."""
+        sizes = {"t": qkv.shape[1], "r": down.number, "c": across.number, "p": down.size, "q": across.size}
         windows = rearrange(qkv, "b t (r p) (c q) e -> (b r c) (t p q) e", **sizes)
         x = self.processor(*self._heads(windows, None))
         return rearrange(x, "(b r c) (t p q) d -> b t (r p) (c q) d", **sizes)
@@ -153,5 +153,5 @@ def window_spans(length: int, window: Window) -> list[WindowSpan]:
 
 
 def _split(x: Tensor, spans: list[WindowSpan], dim: int) -> list[tuple[WindowSpan, Tensor]]:
-    parts = x.split([span.count * span.size for span in spans], dim=dim)
+    parts = x.split([span.number * span.size for span in spans], dim=dim)
     return list(zip(spans, parts, strict=True))

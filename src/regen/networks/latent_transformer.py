@@ -148,5 +148,6 @@ class LatentTransformer(CheckpointedModule):
 
     def muon_parameters(self) -> list[nn.Parameter]:
         """The weight matrices of the blocks."""
-        keys = [block.kv.weight for block in self.joint_blocks if isinstance(block, LastJointBlock)]
+        last = [block.kv for block in self.joint_blocks if isinstance(block, LastJointBlock)]
+        keys = [parameter for layer in last for parameter in layer.parameters() if parameter.ndim == 2]
         return [*matrix_parameters(self.joint_blocks), *keys, *matrix_parameters(self.blocks)]
