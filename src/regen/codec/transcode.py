@@ -55,7 +55,7 @@ def reconstruct_video(
 
     Args:
         name: Name of the model in the report.
-        size: Size to which frames are resized and cropped first (see `media.sizes.fit`).
+        size: Size to which frames are resized and cropped first (see `media.pixels.resize_center_crop`).
         memory: Memory budget in bytes (see `codec.memory`).
         lengths: Number of 1D latents (see `codec.rate_control`); for a `Budget` the video is read twice.
         compare: A second output, with the original above the reconstruction.

@@ -43,16 +43,12 @@ class BuildFolder:
             self.shards.mkdir(exist_ok=True)
             file = (self._state / "lock").open("ab")
         except OSError as error:
-            raise ValueError(
-                f"Shards can't be written to {self.path} ({first_line(error)}); give another --out."
-            ) from None
+            raise ValueError(f"Shards can't be written to {self.path}: {first_line(error)}.") from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(
-                    f"Another process builds shards in {self.path}; wait for it or give another --out."
-                ) from None
+                raise ValueError(f"Another process builds shards in {self.path}; wait for it.") from None
             for leftover in (*self.path.glob("*.partial"), *self._state.rglob("*.partial")):
                 leftover.unlink()
             yield

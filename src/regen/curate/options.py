@@ -44,10 +44,7 @@ class Filters:
             if 0 < getattr(self, high) < getattr(self, low):
                 raise ValueError(f"{_flag(low)} must not be above {_flag(high)}, which keeps nothing.")
         if self.duplicate_distance > 0.25:
-            raise ValueError(
-                f"--duplicate-distance must be at most 0.25, got {self.duplicate_distance}: beyond that "
-                "unrelated videos look the same."
-            )
+            raise ValueError(f"--duplicate-distance must be at most 0.25, got {self.duplicate_distance}.")
 
 
 @dataclass(frozen=True)

@@ -225,10 +225,7 @@ class TrainingBatches(Dataset):
         cut = self._clip_spec(task, stage, float(torch.rand((), generator=generator, dtype=torch.float64)))
         count = stage.batch_size(task, self.ratio)
         if count < parts:
-            raise ValueError(
-                f"A batch of {count} samples can't be divided into {parts} parts; use fewer processes, fewer "
-                "passes for each update, or larger batches."
-            )
+            raise ValueError(f"A batch of {count} samples can't be divided into {parts} parts; enlarge it.")
         rows = range(count * part // parts, count * (part + 1) // parts)
         samples = [self.clips.sample(step * self.stride + row, cut, self.seed) for row in rows]
         video = torch.stack([sample.video for sample in samples])

@@ -23,9 +23,7 @@ def open_input(path: Source) -> InputContainer:
     try:
         return av.open(open_for_ffmpeg(path), metadata_errors="replace")
     except READ_ERRORS as error:
-        raise VideoError(
-            f"{path} can't be read as a video ({first_line(error)}): it is incomplete or damaged."
-        ) from None
+        raise VideoError(f"{path} can't be read as a video: {first_line(error)}.") from None
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:

@@ -92,9 +92,7 @@ def require_file(path: Path) -> None:
     except FileNotFoundError:
         raise MissingFileError(f"There is no file {path}; check the path.") from None
     except OSError as error:
-        raise MissingFileError(
-            f"{path} can't be opened ({first_line(error)}); check its permissions."
-        ) from None
+        raise MissingFileError(f"{path} can't be opened: {first_line(error)}.") from None
     if empty:
         raise VideoError(f"{path} is empty; it holds no video, so copy or record it again.")
 

@@ -23,9 +23,7 @@ SCALING = (
 )
 KNOWN_MATRICES = {0, 1, 4, 5, 6, 7, 9}  # RGB, BT.709, FCC, BT.601 (two names), SMPTE 240M, BT.2020
 HD_LINES = 720
-LIMITED_TO_FULL = (
-    ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
-)  # limited to full range
+LIMITED_TO_FULL = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
 IDENTITY_MATRIX = np.array([[1 << 16, 0, 0], [0, 1 << 16, 0], [0, 0, 1 << 30]], dtype=np.int32)
 MIN_SIDE, MAX_SIDE = 8, 16384  # pixels: one patch of the embedders; far above any video in use
 
@@ -129,9 +127,7 @@ class Size:
     def __post_init__(self) -> None:
         for side in (self.height, self.width):
             if not MIN_SIDE <= side <= MAX_SIDE:
-                raise ValueError(
-                    f"Sides must be {MIN_SIDE} to {MAX_SIDE} pixels, got {side}; try 256 or 176x312."
-                )
+                raise ValueError(f"Sides must be {MIN_SIDE} to {MAX_SIDE} pixels, got {side}.")
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"

@@ -51,9 +51,7 @@ class VideoWriter:
             known = ", ".join((*CONTAINERS, *IMAGE_SUFFIXES))
             raise VideoError(f"The output must end in one of {known}, got {path}.")
         if min(width, height) < 1 or frame_rate <= 0:
-            raise VideoError(
-                f"Size and rate of {path} must be positive, got {width}x{height} at {frame_rate} fps."
-            )
+            raise VideoError(f"{path} needs a positive size and rate, got {width}x{height}, {frame_rate}.")
         if audio_delay < 0:
             raise VideoError(f"The audio delay of {path} must be at least 0, got {audio_delay} s.")
         self.path, self.width, self.height = path, width, height
