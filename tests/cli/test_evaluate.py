@@ -17,7 +17,7 @@ from tiny_media import make_video
 from regen import cli
 from regen.metrics.lpips import Lpips
 
-START_TIMEOUT = 120.0  # seconds for a process to begin its work on a busy machine
+START_TIMEOUT = 600.0  # seconds for a process to begin its work on a busy machine
 COMMON = ("--data", "clips", "--device", "cpu", "--dtype", "fp32", "--size", "24x32")
 Process = subprocess.Popen[str]
 

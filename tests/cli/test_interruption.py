@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_media import make_video, tiny_regen
 
-START_TIMEOUT = 120.0  # seconds for a process to begin its work on a busy machine
+START_TIMEOUT = 600.0  # seconds for a process to begin its work on a busy machine
 OLD = "what stood here before"
 RUN_WITH_LITTLE_DISK = """
 import resource, runpy
