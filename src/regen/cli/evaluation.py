@@ -10,6 +10,7 @@ from regen.cli.options import Device, Json, SizeText, Threads
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
+    from regen.evaluate.benchmark.measure import MetricConfig
     from regen.metrics.features import ExtractorSpec
 
 Optional = arg(help_behavior_hint="")
@@ -104,21 +105,15 @@ def evaluate(
         json: Print the summary as one JSON list on the last line.
     """
     from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
-    from regen.evaluate.benchmark.measure import MetricConfig
     from regen.evaluate.benchmark.summary import show_summary
     from regen.evaluate.benchmark.systems import SystemSpec
     from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
     device = pick_device(options.device)
-    specs = [SystemSpec.parse(name) for name in model]
-    specs += [SystemSpec(*_named_folder(text)) for text in reconstructions]
-    lpips = metrics.lpips_net, metrics.lpips_weights, metrics.lpips_sha256
-    extractors = extractor_specs(metrics)
-    if len(extractors) > 1:
-        raise ValueError(f"evaluate takes one --fvd-frames, got {metrics.fvd_frames}.")
+    finished = [SystemSpec(*_named_folder(text)) for text in reconstructions]
     benchmark = Benchmark(
-        systems=tuple(specs),
+        systems=(*map(SystemSpec.parse, model), *finished),
         data=data,
         report=report,
         dtype=dtype_name(pick_dtype(options.dtype, device)),
@@ -128,11 +123,20 @@ def evaluate(
         seams=options.seams,
         batch=options.batch,
         max_frames=options.max_frames,
-        metrics=MetricConfig(*lpips, *extractors),
+        metrics=_metric_config(metrics),
     )
     with clean_exit(report), progress_bar("evaluate") as on_job:
         summary = run_benchmark(benchmark, device, options.processes, on_job, warn)
     show_summary(summary, report, json)
+
+
+def _metric_config(options: MetricOptions) -> "MetricConfig":
+    from regen.evaluate.benchmark.measure import MetricConfig
+
+    extractors = extractor_specs(options)
+    if len(extractors) > 1:
+        raise ValueError(f"evaluate takes one --fvd-frames, got {options.fvd_frames}.")
+    return MetricConfig(options.lpips_net, options.lpips_weights, options.lpips_sha256, *extractors)
 
 
 def _named_folder(text: str) -> tuple[str, Path]:

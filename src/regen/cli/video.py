@@ -177,9 +177,9 @@ def models(json: Json = False) -> None:
     print_table(table)
     if generators:
         table = Table("generator", "of the latents of", "from", "parameters", "size", "where", box=None)
-        for info in generators:
-            size = f"{info.parameters:,}", f"{info.megabytes:.1f} MB", info.where
-            table.add_row(info.name, info.embedder, info.condition, *size)
+        for generator in generators:
+            size = f"{generator.parameters:,}", f"{generator.megabytes:.1f} MB", generator.where
+            table.add_row(generator.name, generator.embedder, generator.condition, *size)
         print_table(table)
 
 

@@ -67,10 +67,9 @@ def reconstruct_video(
     latents, done = LatentCounter(), 0
     with VideoReader(source) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
-        height, width = stream.height, stream.width
-        options = _with_tile(options, model, height, width, memory)
+        options = _with_tile(options, model, stream.height, stream.width, memory)
         encoder = EncodeSession(model, options.tile, _resolve_lengths(lengths, model, source, size))
-        decoder = DecodeSession(model, height=height, width=width, options=options)
+        decoder = DecodeSession(model, height=stream.height, width=stream.width, options=options)
         writer = files.enter_context(stream.writer(output, source))
         write_pair = files.enter_context(comparison_writer(stream, source, compare, name))
         sink = MetricSink(model.chunk_frames, [lambda _, image, time: writer.write(image, time), write_pair])
@@ -89,7 +88,7 @@ def reconstruct_video(
             on_progress(done, reader.info.frames)
         _report_damage(reader, on_warning)
     return replace(
-        make_report(name, done, height, width, stream.frame_rate, latents),
+        make_report(name, done, stream.height, stream.width, stream.frame_rate, latents),
         psnr=sink.psnr.compute(),
         ssim=sink.ssim.compute(),
         seam_ratio=sink.seams.compute(),

@@ -65,13 +65,16 @@ def export_missing(plan: ExportPlan, load_model: LoadModel, decode: Decode, on_p
     while missing := plan.missing():
         done = before = plan.count_samples(without=missing)
         for number in missing:
-            if export_shard(
-                plan, number, load_model, decode, lambda n, done=done: on_progress(done + n, total)
-            ):
+            on_sample = partial(_add_progress, on_progress, done, total)
+            if export_shard(plan, number, load_model, decode, on_sample):
                 done += plan.corpus.shards[number].samples
         if done == before:
             time.sleep(POLL_SECONDS)
     on_progress(total, total)
+
+
+def _add_progress(on_progress: OnProgress, before: int, total: int, done: int) -> None:
+    on_progress(before + done, total)
 
 
 def export_shard(

@@ -199,7 +199,7 @@ def decode_sample(corpus: Corpus, sample: CorpusSample, spec: FrameSpec) -> Iter
             info = reader.info
             fps = None if info.is_image else spec.fps
             rate = info.frame_rate if fps is None else fps
-            images = (frame.image for frame in reader)
+            images: Iterable[UInt8[Tensor, "h w 3"]] = (frame.image for frame in reader)
             if fps is not None:
                 images = at_rate(reader, fps, info.frame_rate)
             known = float(rate), info.height, info.width, caption, label

@@ -172,7 +172,10 @@ class LatentBatches(Dataset):
                 f"There are no latents of {what} for a stage in {self.dataset.folder}; export some, or "
                 "change --data.stages."
             )
-        return [Bucket(chunks, *size, np.flatnonzero(fits & (sizes == size).all(axis=1))) for size in used]
+        return [
+            Bucket(chunks, height, width, np.flatnonzero(fits & (sizes == (height, width)).all(axis=1)))
+            for height, width in used
+        ]
 
     def _batch_size(self, stage: LatentStage, bucket: Bucket) -> int:
         scale = self.dataset.manifest.spatial_compression_ratio

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
+from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sampling_schedule
 from regen.generate.text import TextEncoder
@@ -118,11 +119,9 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         Args:
             image: First frame of all videos, or one for each prompt: a PIL image, a path, a tensor "c h w" or
                 an array "h w c", in [0, 1].
-            height: By default the most frequent size in training.
-            num_frames: By default one chunk.
+            height, width, num_frames: By default the most frequent size in training, and one chunk.
             guidance_scale: Acts above 1.
-            generator: One for each video, or one for all.
-            latents: Initial noise "b c f y x".
+            generator: One for each video, or one for all; `latents` is the initial noise "b c f y x".
             callback_on_step_end: Called with (pipeline, step, timestep from 1000 on, {"latents"}); may return
                 other latents. Each segment of a long video counts its steps from 0.
             decoder_steps: Denoising steps of the embedder's decoder.
@@ -137,13 +136,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps * shape.num_segments
         self._interrupt = False
         prompts, negatives, classes = map(_as_list, (prompt, negative_prompt, class_labels))
-        if self.text_encoder is not None:
-            _onload(self.text_encoder)
-        condition = videos.condition(_repeat(prompts, each), _repeat(classes, each))
-        count = max(1, len(prompts) + len(classes)) * each
-        negative = videos.negative_condition(
-            negatives if len(negatives) == 1 else _repeat(negatives, each), count
-        )
+        condition, negative, count = self._conditions(videos, prompts, negatives, classes, each)
         given = None if image is None else self._given_frames(videos, image, shape, each, count)
         generators = _generators(generator, count)
         seeds = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
@@ -152,16 +145,29 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
             logger.warning(warning)
         _onload(self.generator)
         with self.progress_bar(total=self._num_timesteps) as bar:
-            on_step = self._on_step(
-                callback_on_step_end, callback_on_step_end_tensor_inputs, num_inference_steps, bar.update
-            )
-            generated = videos.sample(
-                shape, condition, generators, options, given, negative, num_latents, on_step, noise,
-                lambda: self._interrupt,
-            )  # fmt: skip
+            inputs = callback_on_step_end_tensor_inputs
+            on_step = self._on_step(callback_on_step_end, inputs, num_inference_steps, bar.update)
+            arguments = (shape, condition, generators, options, given, negative, num_latents, on_step, noise)
+            generated = videos.sample(*arguments, lambda: self._interrupt)
         frames = self._output(generated, seeds, output_type, decoder_steps)
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _conditions(
+        self,
+        videos: VideoGenerator,
+        prompts: list[str],
+        negatives: list[str],
+        classes: list[str],
+        each: int,
+    ) -> tuple[Condition, Condition | None, int]:
+        """What the videos show, what guidance leads away from, and the number of videos."""
+        if self.text_encoder is not None:
+            _onload(self.text_encoder)
+        negatives = negatives if len(negatives) == 1 else _repeat(negatives, each)
+        condition = videos.condition(_repeat(prompts, each), _repeat(classes, each))
+        count = max(1, len(prompts) + len(classes)) * each
+        return condition, videos.negative_condition(negatives, count), count
 
     def _video_generator(self) -> VideoGenerator:
         """The modules as they are now. Raises ValueError for a missing text encoder."""
