@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from curation_clips import AGAIN, SPLIT, make_mixture, results, run
 
+pytestmark = pytest.mark.integration
+
 PATIENCE = 120.0  # seconds for a process to begin its work on a busy machine
 RUN_WITH_LITTLE_DISK = """
 import resource, runpy
