@@ -1,6 +1,7 @@
 """What every test shares. Nothing here may import regen: the shape checks hook in after this file is read."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,7 @@ import torchmetrics  # noqa: F401
 settings.register_profile("regen", max_examples=15, deadline=None, derandomize=True)
 settings.load_profile("regen")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell lets background jobs ignore it
 
 
 @pytest.fixture(autouse=True)
