@@ -134,7 +134,7 @@ def main(
 def update_options(recipe: str, updates: int) -> list[str]:
     """Options for another number of updates; warm-up and discriminator keep their parts of the run."""
     if updates < 1:
-        raise ValueError(f"{updates} updates are no training; give --updates 1 or more.")
+        raise ValueError(f"--updates must be at least 1, got {updates}.")
     usual = RECIPES[recipe]
     warmup = usual.optimizer.warmup_steps * updates // usual.loop.steps
     options = ["--loop.steps", str(updates), "--optimizer.warmup-steps", str(warmup)]

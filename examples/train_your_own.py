@@ -1,7 +1,7 @@
 """Train a small model on your own folder: `python examples/train_your_own.py VIDEOS RUN`.
 
 The same as `regen train regen-small-4x-cpu --data VIDEOS --out RUN --cache RUN/frames --loop.steps 2000`;
-run it again after an interruption, and it goes on where it was.
+run it again after an interruption, and it resumes.
 """
 
 import sys

@@ -199,7 +199,7 @@ def test_padding_of_texts():
 
 
 def test_missing_latents_raise(dataset, hybrid):
-    with pytest.raises(ValueError, match="no latents of videos with 4 whole chunks .* change --data.stages"):
+    with pytest.raises(ValueError, match="videos with 4 whole chunks .* --data.stages.0.chunks"):
         batches(dataset, replace(VIDEOS, chunks=(1, 4)))
     with pytest.raises(ValueError, match="no latents of images"):
         LatentBatches(hybrid, np.array([0, 1]), (LatentStage(10, image_share=0.1),), 2, 0)

@@ -104,7 +104,7 @@ def test_a_loss_that_trains_the_image_and_nothing_else(lpips: Lpips) -> None:
 
 
 def test_images_too_small_are_an_error(lpips: Lpips) -> None:
-    """The min_side side is really the min_side that the network takes."""
+    """min_side is the smallest side that the network takes."""
     min_side = BACKBONES[lpips.net].min_side
     assert lpips(torch.ones(1, 3, min_side, 40), -torch.ones(1, 3, min_side, 40)).isfinite().all()
     with pytest.raises(ValueError, match=f"needs {min_side} pixels, got 40 x {min_side - 1}"):

@@ -20,7 +20,7 @@ from regen.cli.video import decode, encode, models, reconstruct
 
 DESCRIPTION = """Video embedders with a generative decoder, and video generation on their latents.
 
-Each command has a help of its own: regen COMMAND --help."""
+Help for a command: regen COMMAND --help."""
 # Read by torch when it is loaded. Threads that wait sleep: spinning ones take the cores from all others.
 ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # hides warnings for developers of training loops

@@ -52,7 +52,7 @@ class ModelOptions:
     memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")] = None
     """Memory limit, such as 8GB: large frames are processed in tiles that fit. By default what is free."""
     compile: FlagCreatePairsOff[bool] = False
-    """Compile the networks: takes minutes once, then they are faster."""
+    """Compile the networks: minutes at the start, faster afterwards."""
 
 
 @dataclass(frozen=True)

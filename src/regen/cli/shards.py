@@ -76,7 +76,7 @@ def build(
         out: The folder of the shards.
         classes_from_folders: The class is the folder that a file lies in; the names are numbered in
             SHARDS/classes.json.
-        json: Let the last line of the output be one JSON object.
+        json: Print one JSON object as the last line of the output.
     """
     from regen.codec.memory import parse_memory
     from regen.curate.build import Build
@@ -103,7 +103,7 @@ def index(shards: Shards, pool: Pool = DEFAULT_POOL, json: Json = False) -> None
 
     Args:
         shards: A folder of .tar files, or an address such as s3://bucket/shards.
-        json: Let the last line of the output be one JSON object.
+        json: Print one JSON object as the last line of the output.
     """
     from regen.curate.indexing import make_index
 
@@ -128,7 +128,7 @@ def show(
     Args:
         shards: A folder of shards with an index, or an address such as s3://bucket/shards.
         picture: Draw samples, evenly spaced, into this file.
-        json: Let the last line of the output be one JSON object.
+        json: Print one JSON object as the last line of the output.
     """
     from regen.curate.indexing import draw_sheet, overview
     from regen.data.shards import ShardSet

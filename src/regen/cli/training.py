@@ -131,7 +131,7 @@ def _run(
 
 
 def unexpanded() -> SubcommandApp:
-    """What stands for the recipes in the help of `regen` itself: its one command is never called."""
+    """Placeholder for the recipes in the help of `regen`; its one command is never called."""
     app = SubcommandApp()
     app.command(name="recipe")(lambda: None)
     return app

@@ -115,6 +115,6 @@ class OomRetry:
 
 
 def is_oom(error: RuntimeError) -> bool:
-    """Whether the error is an out-of-memory error; on the CPU and MPS only the message tells."""
+    """Whether the error is an out-of-memory error; on the CPU and MPS only the message identifies it."""
     messages = ("can't allocate memory", "MPS backend out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)

@@ -136,7 +136,7 @@ def extrapolation(ratio: int, shift: int) -> Task:
 
 
 def chunk_overlap(ratio: int) -> Task:
-    """Decode the chunk and the frame before it, as latent extension does (REGEN, Sec. 3.3)."""
+    """Decode the chunk and the frame before it, as latent extension does (REGEN, Sec. 3.4)."""
     times = tuple((i - 1) / ratio for i in range(ratio + 2))
     return Task("extrapolation", ratio + 2, tuple(range(1, ratio + 2)), tuple(range(ratio + 2)), times)
 

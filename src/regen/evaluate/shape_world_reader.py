@@ -50,7 +50,7 @@ CHANCE = {name: 1 / len(words) for name, words in VALUES.items()}  # accuracy of
 
 @dataclass(frozen=True)
 class Reading:
-    """Attributes of a video, in the words of `world.VALUES`; None if unreadable."""
+    """Attributes of a video, in the words of `shape_world.VALUES`; None if unreadable."""
 
     visible: bool
     count: str | None = None

@@ -170,7 +170,7 @@ class LatentBatches(Dataset):
             what = "images" if chunks == 0 else f"videos with {chunks} whole chunks"
             raise ValueError(
                 f"There are no latents of {what} for a stage in {self.dataset.folder}; export some, or "
-                "change --data.stages."
+                "change the stage, for example --data.stages.0.chunks."
             )
         return [
             Bucket(chunks, height, width, np.flatnonzero(fits & (sizes == (height, width)).all(axis=1)))

@@ -172,7 +172,7 @@ def load_initial_weights(model: LatentGenerator, name: str) -> None:
     folder = find_model(name)
     stored_config(folder)  # raises for an unfinished run
     if not is_generator(folder):
-        raise ValueError(f"--init-from must be a generator, got the embedder {name}.")
+        raise ValueError(f"--init-from must be a generator, got the embedder {name}; see regen models.")
     weights = dict(stored_weights(folder))
     shapes, stored = ({key: x.shape for key, x in part.items()} for part in (model.state_dict(), weights))
     wrong = [key for key in sorted({*shapes, *stored}) if shapes.get(key) != stored.get(key)]

@@ -15,7 +15,7 @@ ON_LATENTS = "regen train {name} --data LATENTS --out RUN"
 def t2v_world_cpu() -> GeneratorRecipe:
     """Text to video in the world of moving shapes, 5.6 M parameters, 70 minutes on one core: one chunk.
 
-    Of unseen prompts the shape is obeyed in 50 %, colour, direction and speed in all (docs/log.md).
+    On unseen prompts 50 % of the shapes and all colours, directions and speeds are right (docs/log.md).
     """
     stages = (
         LatentStage(tokens_per_batch=48 * 240, image_share=1.0, until=0.08),

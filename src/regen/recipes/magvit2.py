@@ -23,7 +23,7 @@ SMALL_WIDTHS = {
 
 # 64² crops on the CPU. Ratio: clips in a batch, updates, outcome (PSNR at 256²).
 SMALL_CPU = {
-    4: (3, 3400, "as costly a decoder as its; 25.47 dB at 256² after 600 updates"),
+    4: (3, 3400, "equally costly decoder; 25.47 dB at 256² after 600 updates"),
     8: (3, 1000, "1000 updates, 21 minutes on a busy core; 25.05 dB at 256²"),
     16: (3, 1000, "1000 updates, 28 minutes on a busy core; 23.52 dB at 256²"),
     32: (2, 400, "400 updates, far too few; 17.10 dB at 256²; a smaller decoder (12 MB)"),
