@@ -107,7 +107,7 @@ def plural(shape: str, count: str) -> str:
 
 
 def parse_caption(caption: str) -> ShapeScene | None:
-    """The scene of a caption, in either wording (the inverse of `ShapeScene.caption`); None for other texts."""
+    """The scene of a caption in either wording, the inverse of `ShapeScene.caption`, or None."""
     text, groups = caption.strip(), {name: f"(?P<{name}>{'|'.join(words)})" for name, words in VALUES.items()}
     subject = "{count} {size} {texture} {colour} {shape}(e?s)? moves? {direction} {speed}"
     where, camera = "on a {background} background", "the camera {camera}"
