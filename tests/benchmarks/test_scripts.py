@@ -15,6 +15,8 @@ from regen import cli
 from regen.data.synthetic import write_dataset
 from regen.pretrained.models import encoder_hash, weights_hash
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
