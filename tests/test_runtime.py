@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from regen import runtime
 from regen.runtime import DTYPES, fold_seed, generator_for, pick_device, pick_dtype, set_threads, tune_malloc
 
 
@@ -27,6 +28,13 @@ def test_dtypes():
     assert pick_dtype(None, torch.device("mps")) == torch.float32
     with pytest.raises(ValueError, match="'int8'"):
         pick_dtype("int8", cpu)
+
+
+def test_bf16_is_not_the_default_where_attention_lacks_it(monkeypatch):
+    """Kernels for AVX2 on a processor that has more, as ATEN_CPU_CAPABILITY=default selects them."""
+    monkeypatch.setattr(runtime, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr(runtime.platform, "machine", lambda: "x86_64")
+    assert pick_dtype(None, torch.device("cpu")) == torch.float32
 
 
 def test_seeds_depend_on_every_index_and_on_their_order():

@@ -3,11 +3,14 @@
 import ctypes
 import hashlib
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.backends import mkldnn
+from torch.backends.cpu import get_cpu_capability
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -40,9 +43,13 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    return torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_supports_bf16() else torch.float32
+
+
+def _cpu_supports_bf16() -> bool:
+    """Whether oneDNN and torch's own kernels do; those of attention need AVX-512 on x86."""
+    is_narrow = platform.machine() in ("x86_64", "AMD64") and "AVX512" not in get_cpu_capability()
+    return mkldnn.is_available() and not is_narrow and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def dtype_name(dtype: torch.dtype) -> str:
