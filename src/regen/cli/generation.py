@@ -59,7 +59,7 @@ class SamplingOptions:
     steps: Annotated[int, arg(metavar="N")] = 30
     """Denoising steps."""
     guidance_scale: float = 4.0
-    """How strongly the videos follow the prompt; 1 is no guidance, in half the time."""
+    """How strongly the videos follow the prompt; 1 disables guidance and takes half the time."""
     guidance_interval: Annotated[tuple[float, float], arg(metavar="LO HI")] = (0.0, 1.0)
     """Noise levels between which guidance acts: 1 is pure noise, 0 the final latents."""
     solver: Literal["euler", "heun"] = "euler"

@@ -35,7 +35,7 @@ class SampleOptions:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}; 30 is the default.")
         if self.guidance_scale < 0:
-            raise ValueError(f"guidance_scale must be >= 0, got {self.guidance_scale}; 1 is no guidance.")
+            raise ValueError(f"guidance_scale must be >= 0, got {self.guidance_scale}; 1 disables guidance.")
         if not 0 <= low < high <= 1:
             raise ValueError(f"guidance_interval must satisfy 0 <= low < high <= 1, got {low} and {high}.")
         if self.solver not in ("euler", "heun"):
