@@ -1,5 +1,6 @@
 """Clips are read with little decoding, and are to the last bit what reading the whole video gives."""
 
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,8 +10,7 @@ from movies import damage, make_movie, noisy, smooth
 from PIL import Image
 
 from regen.media.files import Blob, VideoError
-from regen.media.reader import VideoReader, read_frames
-from regen.media.seeking import Seeker
+from regen.media.reader import Seeker, VideoReader, read_frames
 
 UNEVEN = [index / 25 for index in range(15)] + [0.6 + index / 5 for index in range(1, 16)]
 X264 = "keyint=15:min-keyint=15:bframes=4:b-pyramid=normal"
@@ -75,7 +75,7 @@ def test_times_between_frames_and_beyond_the_end(tmp_path: Path) -> None:
 def test_little_is_decoded(tmp_path: Path) -> None:
     """Of 30 frames before the excerpt those that others need; none behind it but what the codec holds."""
     path = make_movie(tmp_path / "a.mp4", noisy(60), options={"g": "250", "bf": "3"})
-    with Seeker(path, 1) as seeker:
+    with closing(Seeker(path, 1)) as seeker:
         seeker.locate_first()
         assert seeker.decoder.frames == 0
         found = seeker.frames_starting_at([index / 25 for index in range(30, 34)])
@@ -87,7 +87,7 @@ def test_little_is_decoded(tmp_path: Path) -> None:
 def test_packets_give_the_first_frame_where_they_can(tmp_path: Path) -> None:
     for name, from_packets in (("a.mp4", True), ("a.mkv", False), ("a.ts", False)):
         path = make_movie(tmp_path / name, noisy(10), options={"bf": "3"})
-        with Seeker(path, 1) as seeker, Seeker(path, 1) as other:
+        with closing(Seeker(path, 1)) as seeker, closing(Seeker(path, 1)) as other:
             seeker.locate_first()
             other.decode_first()
             assert seeker.start == other.start

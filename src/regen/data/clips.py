@@ -18,8 +18,7 @@ from regen.data.failures import KINDS, Failures, ReadTimeoutError, time_limit
 from regen.data.frame_cache import FrameCache
 from regen.media.files import Blob, VideoError, shrunk_size
 from regen.media.pixels import uint8_to_signed
-from regen.media.reader import read_frames
-from regen.media.seeking import TIME_TOLERANCE
+from regen.media.reader import TIME_TOLERANCE, read_frames
 from regen.runtime import generator_for
 
 MAX_WEIGHT_SECONDS = 10.0  # longer videos are drawn no more often than one of this length

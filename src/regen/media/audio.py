@@ -1,6 +1,7 @@
 """Audio of a video, copied into another file or a file of its own."""
 
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from fractions import Fraction
 from io import BytesIO
 from math import ceil
@@ -13,7 +14,7 @@ from av.container import OutputContainer
 
 from regen.console import first_line
 from regen.media.decoding import READ_ERRORS, open_input, time_base, video_stream
-from regen.media.files import VideoError
+from regen.media.files import Source, VideoError
 
 SUFFIX = ".m4a"  # of `extract_audio`
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
@@ -29,12 +30,8 @@ def extract_audio(path: Path) -> bytes:
     """
     buffer = BytesIO()
     try:
-        with av.open(buffer, "w", format="mp4") as output:
-            audio = AudioCopier(path, output)
-            try:
-                audio.write_until(None)
-            finally:
-                audio.close()
+        with av.open(buffer, "w", format="mp4") as output, closing(AudioCopier(path, output)) as audio:
+            audio.write_until(None)
     except READ_ERRORS as error:
         raise VideoError(f"The sound of {path} can't be copied ({first_line(error)}); remove it.") from None
     return buffer.getvalue()
@@ -47,7 +44,7 @@ class AudioCopier:
     damaged place is lost. Raises VideoError when `source` can't be opened.
     """
 
-    def __init__(self, source: Path, output: OutputContainer, delay: Fraction = Fraction(0)) -> None:
+    def __init__(self, source: Source, output: OutputContainer, delay: Fraction = Fraction(0)) -> None:
         self._input = open_input(source)
         self._output = output
         self._next: av.Packet | None = None
@@ -101,15 +98,11 @@ class AudioCopier:
 
     def _demux(self, stream: AudioStream) -> Iterator[av.Packet]:
         """The packets of the stream, up to the first damage."""
-        packets = self._input.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-            except (StopIteration, *READ_ERRORS):
-                return
-            if packet.size == 0 or packet.is_corrupt or packet.pts is None:
-                return
-            yield packet
+        with suppress(*READ_ERRORS):
+            for packet in self._input.demux(stream):
+                if packet.size == 0 or packet.is_corrupt or packet.pts is None:
+                    return
+                yield packet
 
 
 def _can_copy(stream: AudioStream, output: OutputContainer) -> bool:

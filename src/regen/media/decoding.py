@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from types import TracebackType
 
 import av
 from av.container import InputContainer
@@ -61,9 +60,7 @@ class Decoder:
     def __enter__(self) -> "Decoder":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.container.close()
 
     def seek(self, ticks: int) -> bool:
@@ -78,23 +75,18 @@ class Decoder:
 
     def demux(self) -> Iterator[av.Packet]:
         """All packets up to the end of the file or the first read error."""
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except READ_ERRORS:
-                self.errors += 1
-                return
-            if self._errors_before_key is None and packet.is_keyframe:
-                self._errors_before_key = self.errors
-            self.packets += packet.size > 0
-            self.dropped += packet.is_discard
-            self.errors += packet.is_corrupt
-            if packet.pts is not None:
-                self.end = max(self.end, packet.pts + (packet.duration or 0))
-            yield packet
+        try:
+            for packet in self.container.demux(self.stream):
+                if self._errors_before_key is None and packet.is_keyframe:
+                    self._errors_before_key = self.errors
+                self.packets += packet.size > 0
+                self.dropped += packet.is_discard
+                self.errors += packet.is_corrupt
+                if packet.pts is not None:
+                    self.end = max(self.end, packet.pts + (packet.duration or 0))
+                yield packet
+        except READ_ERRORS:
+            self.errors += 1
 
     def decode(self) -> Iterator[av.VideoFrame]:
         """All decodable frames, in display order."""
@@ -171,11 +163,13 @@ class Decoder:
     def damage_report(self, frame_rate: Fraction) -> str | None:
         """After decoding everything: what could not be read, in words; None without damage."""
         expected = self.packets - self.dropped if self.errors or self.corrupt else 0
-        kind = self.container.format.name
+        kind, declared = self.container.format.name, self.container.duration
         if "mp4" in kind:  # the index has each frame once; the declared count forgets about edits
             expected = max(expected, len(self.stream.index_entries) - self.dropped)
         elif "matroska" in kind:
-            expected = max(expected, self.frames + round(self._missing_seconds() * frame_rate))
+            if declared is not None and not self.container.streams.audio:  # audio may last longer
+                missing = Fraction(declared, av.time_base) - self.end * time_base(self.stream)
+                expected = max(expected, self.frames + round(missing * frame_rate))
         else:
             expected = max(expected, self.stream.frames)
         total = max(expected, self.frames)
@@ -183,10 +177,3 @@ class Decoder:
         parts = [f"{lost} of {total} frames could not be read"] if lost else []
         parts += [f"{self.corrupt} of {total} frames could be read only in part"] if self.corrupt else []
         return " and ".join(parts) or None
-
-    def _missing_seconds(self) -> Fraction:
-        """Seconds from the last packet to the declared duration; 0 with audio, which may last longer."""
-        if self.container.duration is None or self.container.streams.audio:
-            return Fraction(0)
-        end = self.end * time_base(self.stream)
-        return max(Fraction(self.container.duration, av.time_base) - end, Fraction(0))

@@ -74,27 +74,22 @@ class Frame:
 def open_for_ffmpeg(source: Source) -> str | BytesIO:
     """An argument for `av.open`: an absolute path, since FFmpeg takes "a:b.mp4" for a protocol, or a file.
 
-    Raises the errors of `require_file`.
+    Raises MissingFileError when the file can't be opened, VideoError when it is a folder or empty.
     """
     if isinstance(source, Blob):
         return BytesIO(source.content)
-    require_file(source)
-    return str(source.absolute())
-
-
-def require_file(path: Path) -> None:
-    """Raises MissingFileError when `path` can't be opened, VideoError when it is a folder or empty."""
-    if path.is_dir():
-        raise VideoError(f"{path} is a folder; give the path of a video or an image file.")
+    if source.is_dir():
+        raise VideoError(f"{source} is a folder; give the path of a video or an image file.")
     try:
-        with path.open("rb") as file:
+        with source.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:
-        raise MissingFileError(f"There is no file {path}; check the path.") from None
+        raise MissingFileError(f"There is no file {source}; check the path.") from None
     except OSError as error:
-        raise MissingFileError(f"{path} can't be opened: {first_line(error)}.") from None
+        raise MissingFileError(f"{source} can't be opened: {first_line(error)}.") from None
     if empty:
-        raise VideoError(f"{path} is empty; it holds no video, so copy or record it again.")
+        raise VideoError(f"{source} is empty; it holds no video, so copy or record it again.")
+    return str(source.absolute())
 
 
 def is_image(path: Source) -> bool:

@@ -37,10 +37,7 @@ def display_matrix(frame: av.VideoFrame) -> Int32[np.ndarray, "3 3"]:
 def apply_display_matrix(
     image: UInt8[np.ndarray, "h w c"], matrix: Int32[np.ndarray, "3 3"]
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Rotate in quarter turns and mirror an image by its display matrix.
-
-    Point (x, y) is shown at (a x + c y, b x + d y), with a b c d the upper left part of the matrix.
-    """
+    """Rotate in quarter turns and mirror an image: point (x, y) is shown at (a x + c y, b x + d y)."""
     (a, b), (c, d) = matrix[:2, :2].tolist()
     if abs(b) > abs(a):
         image, across, down = image.transpose(1, 0, 2), c, b
@@ -89,9 +86,8 @@ class RgbConverter:
             green, blue, red = (_plane(plane) for plane in rgb.planes)
             channels = [red, green, blue]
         if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
-            channels = [
-                LIMITED_TO_FULL[channel] for channel in channels
-            ]  # swscale takes every grey for full range
+            # swscale takes every grey for full range
+            channels = [LIMITED_TO_FULL[channel] for channel in channels]
         return [apply_display_matrix(channel[..., None], self.matrix)[..., 0] for channel in channels]
 
 
@@ -161,13 +157,9 @@ def resize_center_crop(frame: UInt8[Tensor, "h w 3"], size: Size | None) -> UInt
         return frame
     height, width = scaled_size(frame.shape[0], frame.shape[1], size)
     if (height, width) != tuple(frame.shape[:2]):
-        frame = _resize(frame, height, width)
+        # On bytes: 5 times as fast as in float, and within 1.5 levels of it.
+        image = rearrange(frame, "h w c -> 1 c h w")  # a view: channels last, the fast kernel's layout
+        scaled = F.interpolate(image, size=(height, width), mode="bicubic", antialias=True)
+        frame = rearrange(scaled, "1 c h w -> h w c")
     top, left = (height - size.height) // 2, (width - size.width) // 2
     return frame[top : top + size.height, left : left + size.width].contiguous()
-
-
-def _resize(frame: UInt8[Tensor, "h w 3"], height: int, width: int) -> UInt8[Tensor, "h2 w2 3"]:
-    """Bicubic with antialiasing, on bytes: 5 times as fast as in float, and within 1.5 levels of it."""
-    image = rearrange(frame, "h w c -> 1 c h w")  # a view: channels last, the fast kernel's layout
-    scaled = F.interpolate(image, size=(height, width), mode="bicubic", antialias=True)
-    return rearrange(scaled, "1 c h w -> h w c")

@@ -47,13 +47,13 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
 
     def handed_out() -> Generator[Item, None, None]:
         while not isinstance(item := made.get(), _End):
-            worker.order(True)
+            worker.orders.put(True)
             yield item
         worker.raise_error()
 
     with worker, closing(handed_out()) as iterator:
         for _ in range(depth):
-            worker.order(True)
+            worker.orders.put(True)
         yield iterator
 
 
@@ -86,7 +86,7 @@ def background_writer(
             room.get()
         worker.raise_error()
         assert not worker.over, "the block is over, or a call before has failed"
-        worker.order(partial(function, *arguments, **named))
+        worker.orders.put(partial(function, *arguments, **named))
 
     with worker:
         yield submit
@@ -105,26 +105,28 @@ class _Worker(Generic[Order]):
         self._work, self._wake = work, wake
         self._error: BaseException | None = None
         self._stopped = False
-        self._orders: SimpleQueue[Order | None] = SimpleQueue()
+        self.orders: SimpleQueue[Order | None] = SimpleQueue()
         self._ended: SimpleQueue[None] = SimpleQueue()
 
     def __enter__(self) -> None:
         try:  # not threading.Thread: it waits for its start with locks that an interruption can leave locked
             start_new_thread(self._run, ())
         except KeyboardInterrupt:
-            self._end()
+            self.__exit__()
             raise
 
     def __exit__(self, *error: object) -> None:
-        self._end()
-
-    def order(self, order: Order) -> None:
-        """Add to the orders."""
-        self._orders.put(order)
+        """Stop after the current order. An interruption waits too: the order may use what is closed next."""
+        self._stopped = True
+        try:
+            self.finish()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def finish(self) -> None:
         """Wait until all orders are done, or one has failed. It can be interrupted and repeated."""
-        self._orders.put(None)
+        self.orders.put(None)
         if not self.over:
             self._ended.get()
 
@@ -137,17 +139,8 @@ class _Worker(Generic[Order]):
         finally:
             del error  # its traceback holds this frame, and so whatever the frames of the work hold
 
-    def _end(self) -> None:
-        """Stop after the current order. An interruption waits too: the order may use what is closed next."""
-        self._stopped = True
-        try:
-            self.finish()
-        except BaseException:
-            self._end()
-            raise
-
     def _run(self) -> None:
-        orders = takewhile(lambda order: not self._stopped, iter(self._orders.get, None))
+        orders = takewhile(lambda order: not self._stopped, iter(self.orders.get, None))
         try:
             self._work(orders)
         except BaseException as error:

@@ -1,7 +1,9 @@
 """Reader of video and image files as 8-bit RGB frames."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
+from contextlib import closing
+from fractions import Fraction
+from itertools import chain
 
 import av
 import numpy as np
@@ -9,24 +11,19 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from regen.media.decoding import Decoder
-from regen.media.files import (
-    Frame,
-    Source,
-    VideoError,
-    VideoInfo,
-    is_image,
-    read_image,
-    shrunk_size,
-)
+from regen.media.decoding import Decoder, time_base
+from regen.media.files import Frame, Source, VideoError, VideoInfo, is_image, read_image, shrunk_size
 from regen.media.pixels import RgbConverter, apply_display_matrix, display_matrix
-from regen.media.seeking import TIME_TOLERANCE, Seeker
 from regen.media.writer import VideoWriter
 
 __all__ = ["TIME_TOLERANCE", "Frame", "VideoError", "VideoInfo", "VideoReader", "VideoWriter"]
 
-
+TIME_TOLERANCE = 1e-3  # seconds; Matroska rounds its times to milliseconds
+SEEK_AHEAD = 2.0  # seconds; over a longer gap it seeks, through a shorter one it decodes
+SEEK_BACK = (0.0, 2.0, 10.0)  # seconds; tried in turn when a seek lands after its target
 ALL = slice(None)
+
+TimedFrame = tuple[av.VideoFrame, float]
 
 
 class VideoReader:
@@ -45,7 +42,7 @@ class VideoReader:
         self.damage: str | None = None
         self._threads = threads
         self._seeker: Seeker | None = None
-        self._still: Tensor | None = None
+        self._still: Tensor
         if is_image(path):
             self._still, self.info = read_image(path, short_side)
         else:
@@ -55,9 +52,7 @@ class VideoReader:
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -72,7 +67,6 @@ class VideoReader:
         """
         self.damage = None
         if self._seeker is None:
-            assert self._still is not None
             yield Frame(self._still, 0.0)
             return
         with Decoder(self.path, self._threads) as decoder:
@@ -88,7 +82,6 @@ class VideoReader:
         """
         assert len(times) > 0
         if self._seeker is None:
-            assert self._still is not None
             return torch.stack([self._still] * len(times))
         order = sorted(range(len(times)), key=lambda index: times[index])
         frames = self._seeker.frames_shown_at([times[index] for index in order])
@@ -107,7 +100,7 @@ class VideoReader:
             return np.unique((known - self._seeker.start) * float(self._seeker.time_base))
         return np.arange(len(ticks)) / float(self.info.frame_rate)
 
-    def _probe(self, seeker: Seeker, short_side: int | None) -> VideoInfo:
+    def _probe(self, seeker: "Seeker", short_side: int | None) -> VideoInfo:
         """Decode the first frame, which has the size and the rotation."""
         first = seeker.decode_first()
         stream, container = seeker.decoder.stream, seeker.decoder.container
@@ -139,7 +132,7 @@ def read_frames(
     if is_image(path):
         image, _ = read_image(path, short_side)
         return np.stack([image.numpy()[rows, columns]] * len(times))
-    with Seeker(path, 1) as seeker:
+    with closing(Seeker(path, 1)) as seeker:
         seeker.locate_first()
         frames = seeker.frames_starting_at(times) or list(seeker.frames_shown_at(times))
         return _stacked(frames, len(times), _converter(frames[0], short_side, 1), rows, columns)
@@ -165,3 +158,125 @@ def _stacked(
         for number, channel in enumerate(channels):
             images[index, ..., number] = channel
     return images
+
+
+class Seeker:
+    """The frames of a video by their times in seconds after the first one, with little decoding.
+
+    Call `decode_first` or `locate_first` first. Raises VideoError when `path` can't be opened.
+    """
+
+    def __init__(self, path: Source, threads: int) -> None:
+        self.path, self._threads = path, threads
+        self.decoder = Decoder(path, threads)
+        stream = self.decoder.stream
+        self.frame_rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self.time_base = time_base(stream)
+        # AVI has no presentation times; where frames are reordered, those that FFmpeg guesses are wrong.
+        reordered = stream.codec_context.has_b_frames
+        self.is_untimed = self.decoder.container.format.name == "avi" and bool(reordered)
+        self.start = 0  # of the first frame, in ticks
+        self._opened: Iterator[av.VideoFrame] = iter(())
+
+    def close(self) -> None:
+        self.decoder.container.close()
+
+    def decode_first(self) -> av.VideoFrame:
+        """Decode the first frame. Raises VideoError when not a single one can be decoded."""
+        frames = self.decoder.decode()
+        first = next(frames, None)
+        if first is None:
+            self.close()
+            raise VideoError(f"Not a single frame of {self.path} can be decoded; it is empty or damaged.")
+        start = self.decoder.stream.start_time if self.decoder.errors else None  # the first may be lost
+        self.start = (first.pts if start is None else start) or 0
+        self._opened = self.decoder.until_damage(chain([first], frames), after_seek=False)
+        return first
+
+    def locate_first(self) -> None:
+        """Find the time of the first frame, from packets where possible, else by decoding it."""
+        start = self.decoder.first_pts()
+        if start is None:
+            self.close()
+            self.decoder = Decoder(self.path, self._threads)
+            self.decode_first()
+        else:
+            self.start, self._opened = start, _decode_from(self.decoder, start)
+
+    def with_times(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
+        """Each frame with its time; without one in the file, one frame duration after the last."""
+        step = float(1 / self.frame_rate)
+        time = -step
+        up, down = self.time_base.numerator, self.time_base.denominator
+        for frame in frames:
+            if self.is_untimed or frame.pts is None:
+                time += step
+            else:
+                time = (frame.pts - self.start) * up / down
+            yield frame, time
+
+    def frames_starting_at(self, times: Sequence[float]) -> list[av.VideoFrame]:
+        """The frames that begin at the rising `times` of frames; decodes little else.
+
+        Empty when one of them can't be found or is damaged.
+        """
+        if self.is_untimed or not self.decoder.seek(self._ticks(times[0] + TIME_TOLERANCE)):
+            return []
+        ticks = [self.start + round(time / self.time_base) for time in times]
+        tolerance = round(TIME_TOLERANCE / self.time_base)
+        found: list[av.VideoFrame] = []
+        for frame in self.decoder.until_damage(self.decoder.decode_only(ticks, tolerance), after_seek=True):
+            while len(found) < len(ticks) and abs(ticks[len(found)] - frame.pts) <= tolerance:
+                found.append(frame)
+            if len(found) == len(ticks):
+                return found
+        return []
+
+    def frames_shown_at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
+        """The frames shown at the sorted `times`, the same object for times of the same frame.
+
+        Raises VideoError when a frame that is needed can't be decoded.
+        """
+        shown = following = None
+        frames: Iterator[TimedFrame] = iter(())
+        for time in times:
+            if shown is None or time - shown[1] > SEEK_AHEAD:
+                frames = self._frames_from(time)
+                shown, following = next(frames), next(frames, None)
+            while following is not None and following[1] <= time + TIME_TOLERANCE:
+                shown, following = following, next(frames, None)
+            late = following is None and time - shown[1] > float(1 / self.frame_rate) + TIME_TOLERANCE
+            if self.decoder.errors and (late or time < shown[1] - TIME_TOLERANCE):
+                raise VideoError(f"{self.path} is damaged at {time:.2f} seconds; copy or record it again.")
+            yield shown[0]
+
+    def _frames_from(self, time: float) -> Iterator[TimedFrame]:
+        """Frames in display order, from one at or before `time`; from the first one if need be."""
+        begun, self._opened = self.with_times(self._opened), iter(())
+        if self.decoder.is_in_first_group(self._ticks(time)):
+            first = next(begun, None)
+            if first is not None:
+                return chain([first], begun)
+        for back in SEEK_BACK:
+            if self.is_untimed or time - back <= 0 or not self.decoder.seek(self._ticks(time - back)):
+                break
+            frames = self.with_times(self.decoder.until_damage(self.decoder.decode(), after_seek=True))
+            first = next(frames, None)
+            if first is not None and first[0].pts is not None and first[1] <= time + TIME_TOLERANCE:
+                return chain([first], frames)
+        self.close()
+        self.decoder = Decoder(self.path, self._threads)
+        frames = self.with_times(self.decoder.until_damage(self.decoder.decode(), after_seek=False))
+        first = next(frames, None)
+        if first is None:
+            raise VideoError(f"{self.path} is damaged; not a single frame can be decoded any more.")
+        return chain([first], frames)
+
+    def _ticks(self, time: float) -> int:
+        return self.start + int(time / self.time_base)
+
+
+def _decode_from(decoder: Decoder, ticks: int) -> Iterator[av.VideoFrame]:
+    """The frames from the key frame at `ticks` on. Not a method: a cycle would keep the Seeker alive."""
+    if decoder.seek(ticks):
+        yield from decoder.until_damage(decoder.decode(), after_seek=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import av
 from av.codec.context import Flags
@@ -15,7 +15,7 @@ from regen.console import first_line
 from regen.io import atomic_path
 from regen.media.audio import TICKS, AudioCopier
 from regen.media.decoding import READ_ERRORS
-from regen.media.files import IMAGE_SUFFIXES, VideoError, is_image, write_image
+from regen.media.files import IMAGE_SUFFIXES, Source, VideoError, is_image, write_image
 from regen.media.pixels import YuvConverter
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -43,7 +43,7 @@ class VideoWriter:
         width: int,
         height: int,
         frame_rate: Fraction,
-        audio_from: Path | None = None,
+        audio_from: Source | None = None,
         audio_delay: Fraction = Fraction(0),
         keyframe_interval: int | None = None,
     ) -> None:
@@ -64,10 +64,8 @@ class VideoWriter:
         self._block.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._block.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._block.__exit__(*error)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -77,7 +75,8 @@ class VideoWriter:
         try:
             with atomic_path(self.path) as temporary:
                 temporary.touch(exist_ok=False)
-                with closing(self._open(temporary)) as self._file:
+                opened = _ImageFile if is_image(self.path) else _MovieFile
+                with closing(opened(temporary, self)) as self._file:
                     try:
                         yield
                     except BaseException as error:
@@ -99,17 +98,6 @@ class VideoWriter:
         except READ_ERRORS as error:
             raise self._failure(error) from None
 
-    def _open(self, temporary: Path) -> "_MovieFile | _ImageFile":
-        suffix = self.path.suffix.lower()
-        if is_image(self.path):
-            return _ImageFile(temporary, suffix)
-        movie = _MovieFile(
-            temporary, CONTAINERS[suffix], self.width, self.height, self.frame_rate, self.keyframe_interval
-        )
-        if self.audio_from is not None and not is_image(self.audio_from):
-            movie.copy_audio(self.audio_from, self.audio_delay)
-        return movie
-
     def _failure(self, error: BaseException) -> VideoError:
         return VideoError(
             f"{self.path} can't be written ({first_line(error)}); its folder must exist, be writable and "
@@ -120,8 +108,8 @@ class VideoWriter:
 class _ImageFile:
     """One frame, written at the end."""
 
-    def __init__(self, path: Path, suffix: str) -> None:
-        self.path, self.suffix, self.frames = path, suffix, 0
+    def __init__(self, path: Path, writer: VideoWriter) -> None:
+        self.path, self.suffix, self.frames = path, writer.path.suffix, 0
 
     def write(self, image: UInt8[Tensor, "h w 3"], time: float | None) -> None:
         if self.frames:
@@ -136,39 +124,26 @@ class _ImageFile:
 
 
 class _MovieFile:
-    """H.264 video, interleaved with the audio of another file."""
+    """H.264 video, interleaved with the audio of another file, as the `writer` was told."""
 
-    def __init__(
-        self,
-        path: Path,
-        container: str,
-        width: int,
-        height: int,
-        frame_rate: Fraction,
-        keyframe_interval: int | None,
-    ) -> None:
+    def __init__(self, path: Path, writer: VideoWriter) -> None:
         self.frames = 0
-        self.frame_rate = frame_rate.limit_denominator(10_000)
+        self.frame_rate = writer.frame_rate.limit_denominator(10_000)
         # A multiple of the rate's numerator, so that a constant frame rate is exact.
         self._ticks = self.frame_rate.numerator * -(-TICKS // self.frame_rate.numerator)
-        self._container = av.open(str(path.absolute()), "w", format=container)
+        container_format = CONTAINERS[writer.path.suffix.lower()]
+        self._container = av.open(str(path.absolute()), "w", format=container_format)
         self._audio: AudioCopier | None = None
         try:
-            self._stream = self._video_stream(width, height, keyframe_interval)
+            self._stream = self._video_stream(writer.width, writer.height, writer.keyframe_interval)
+            if writer.audio_from is not None and not is_image(writer.audio_from):
+                self._audio = AudioCopier(writer.audio_from, self._container, writer.audio_delay)
         except BaseException:
             self._container.close()
             raise
         self._convert = YuvConverter(self._stream.pix_fmt)
         self._pending: av.VideoFrame | None = None  # its duration is known when the next one comes
         self._first: av.Packet | None = None
-
-    def copy_audio(self, audio_from: Path, delay: Fraction) -> None:
-        """Copy audio from another file; to be called before the first frame. Closes the file on failure."""
-        try:
-            self._audio = AudioCopier(audio_from, self._container, delay)
-        except BaseException:
-            self._container.close()
-            raise
 
     def write(self, image: UInt8[Tensor, "h w 3"], time: float | None) -> None:
         frame = self._convert(image)
