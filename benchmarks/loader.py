@@ -28,12 +28,12 @@ from regen.data import clip_spec as cutting
 from regen.data.clip_spec import ClipSpec, CropWindow, crop_window, pick_frame_times
 from regen.data.clips import ClipDataset
 from regen.data.shards import INDEX, ShardSet, ShardWriter, read_sample_info, serialize_index
-from regen.data.tasks import Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
 from regen.media import reader as video
 from regen.media.files import VideoError, is_image
 from regen.media.pixels import SCALING
 from regen.media.reader import Seeker, VideoReader
-from regen.train.dataloader import BatchKey, BatchLoader
+from regen.train.dataloader import BatchLoader
 
 CPU = torch.device("cpu")
 BY_HAND = {"plain PyAV": False, "PyAV, exact colours": True}

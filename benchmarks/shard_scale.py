@@ -20,9 +20,9 @@ from report import finish, one_sentence_errors
 from regen.data.clips import ClipDataset
 from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.data.synthetic import moving_shapes
-from regen.data.tasks import Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
 from regen.media.reader import VideoReader, VideoWriter
-from regen.train.dataloader import BatchKey, BatchLoader
+from regen.train.dataloader import BatchLoader
 
 DISTINCT = 24
 SIDE = 16  # pixels

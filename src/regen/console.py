@@ -55,10 +55,7 @@ def progress_bar(description: str) -> Iterator[ProgressBar]:
 
 
 def print_table(table: Table, rows: Sequence[Sequence[RenderableType]] = ()) -> None:
-    """Add `rows` to the table and print it on standard output; in a file or a pipe nothing is cut or folded.
-
-    Cells are printed as they are; for bold ones use `rich.text.Text`.
-    """
+    """Print the table with these rows too. Cells are printed as they are; bold ones are `rich.text.Text`."""
     for row in rows:
         table.add_row(*row)
     output_console().print(table)

@@ -67,13 +67,10 @@ def sample_noise_levels(
     this gives the thick-tailed density of One-DVA. Each level is drawn by its own generator, so the result
     does not depend on how a batch is split.
     """
-    pairs, normals = [], []
-    for each in generators:
-        pairs.append(torch.rand(2, generator=each, device=each.device))
-        if density == "logit_normal":
-            normals.append(torch.randn((), generator=each, device=each.device))
+    pairs = [torch.rand(2, generator=each, device=each.device) for each in generators]
     level, chance = torch.stack(pairs).unbind(1)
     if density == "logit_normal":
+        normals = [torch.randn((), generator=each, device=each.device) for each in generators]
         level = torch.sigmoid(torch.stack(normals))
     return torch.where(chance < pure_noise_prob, 1.0, level)
 

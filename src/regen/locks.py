@@ -52,9 +52,7 @@ class Claims:
 
     def tidy(self) -> None:
         """Remove what killed processes have left."""
-        for path in self.path.glob("*.lock"):
-            if path.name == ALL:
-                continue
+        for path in {*self.path.glob("*.lock")} - {self.path / ALL}:
             with _try_lock(path) as is_mine:
                 if is_mine:
                     shutil.rmtree(path.with_suffix(""), ignore_errors=True)

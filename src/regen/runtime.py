@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch.backends import mkldnn
@@ -90,16 +90,11 @@ def set_threads(count: int | None) -> None:
 
 
 def tune_malloc() -> None:
-    """Let glibc keep large freed blocks, so that CPU activations are not mapped and zeroed for every tensor.
-
-    Has no effect on other platforms and C libraries.
-    """
+    """Let glibc keep large freed blocks, so that CPU activations are not mapped and zeroed each time."""
     if sys.platform != "linux":
         return
-    try:
+    with suppress(OSError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return
-    m_trim_threshold, m_mmap_threshold, limit = -1, -3, 1 << 30
-    libc.mallopt(m_mmap_threshold, limit)
-    libc.mallopt(m_trim_threshold, limit)
+        m_trim_threshold, m_mmap_threshold, limit = -1, -3, 1 << 30
+        libc.mallopt(m_mmap_threshold, limit)
+        libc.mallopt(m_trim_threshold, limit)

@@ -97,7 +97,7 @@ class Tiling:
     def blend(self, parts: Iterable[Float[Tensor, "..."]], unit: int) -> Float[Tensor, "... h w"]:
         """The picture from one result per tile, in the order of `boxes`; a latent has `unit` x `unit` values.
 
-        `parts` may be a generator: one part at a time is consumed.
+        Of a generator, one part at a time is consumed.
         """
         rest = iter(parts)
         lines = (_blend((next(rest) for _ in self.columns), self.columns, unit, -1) for _ in self.rows)
@@ -122,15 +122,12 @@ def _blend(parts: Iterable[Tensor], spans: list[Span], unit: int, dim: int) -> T
             whole = part.new_empty(shape)
         shared = (done - start) * unit
         if shared:
+            weight = (torch.arange(shared, device=part.device, dtype=part.dtype) + 0.5) / shared
             both = whole.narrow(dim, start * unit, shared)
-            both.copy_(_fade(both, part.narrow(dim, 0, shared), dim))
+            both.copy_(
+                torch.lerp(both, part.narrow(dim, 0, shared), weight if dim == -1 else weight[:, None])
+            )
         fresh = part.narrow(dim, shared, part.shape[dim] - shared)
         whole.narrow(dim, start * unit + shared, fresh.shape[dim]).copy_(fresh)
         done = stop
     return whole
-
-
-def _fade(before: Tensor, after: Tensor, dim: int) -> Tensor:
-    steps = before.shape[dim]
-    weight = (torch.arange(steps, device=before.device, dtype=before.dtype) + 0.5) / steps
-    return torch.lerp(before, after, weight if dim == -1 else weight[:, None])

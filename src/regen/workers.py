@@ -52,9 +52,7 @@ def run_jobs(
     the others go on. Jobs are taken from the iterable when they start. The processes end with the iterator,
     and when this process is killed.
     """
-    assert workers >= 1 and time_limit > 0
-    remaining, pool = iter(jobs), list[_JobWorker[Job]]()
-    exhausted = False
+    remaining, pool, exhausted = iter(jobs), list[_JobWorker[Job]](), False
     try:
         while True:
             while not exhausted:
@@ -118,14 +116,12 @@ class _JobWorker(Generic[Job]):
             cause = f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
             return (Failure("killed", f"the process that worked on it was ended {cause}"),)
         if kind == "extend":
-            self.deadline += content
-            self.allowed += content
+            self.deadline, self.allowed = self.deadline + content, self.allowed + content
             return None
         self.busy = False
         return (content,)
 
     def check_deadline(self) -> tuple[Failure] | None:
-        """A Failure when the job has run out of time."""
         if time.monotonic() < self.deadline:
             return None
         self.kill()
@@ -143,19 +139,16 @@ def _serve_jobs(function: Callable[[Any, ExtendDeadline], Any], pipe: Connection
     torch.set_num_threads(1)
     with suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
-            pipe.send(("done", _run_job(function, pipe)))
-
-
-def _run_job(function: Callable[[Any, ExtendDeadline], Any], pipe: Connection) -> Any:
-    job = pipe.recv()
-    try:
-        return function(job, lambda seconds: pipe.send(("extend", seconds)))
-    except JobError as error:
-        return Failure(error.reason, str(error))
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # whatever a decoder raises for a file is about that file
-        return Failure("damaged", " ".join(str(error).split()) or type(error).__name__)
+            job = pipe.recv()
+            try:
+                result = function(job, lambda seconds: pipe.send(("extend", seconds)))
+            except JobError as error:
+                result = Failure(error.reason, str(error))
+            except BrokenPipeError:
+                raise
+            except Exception as error:  # whatever a decoder raises for a file is about that file
+                result = Failure("damaged", " ".join(str(error).split()) or type(error).__name__)
+            pipe.send(("done", result))
 
 
 def run_workers(function: Callable[[int], object], processes: int, on_poll: Callable[[], object]) -> None:
@@ -174,9 +167,9 @@ def run_workers(function: Callable[[int], object], processes: int, on_poll: Call
             process.start()
             other_end.close()
             workers.append((process, errors))
-        while any(worker.is_alive() for worker, _ in workers):
+        while alive := [worker.sentinel for worker, _ in workers if worker.is_alive()]:
             on_poll()
-            wait([worker.sentinel for worker, _ in workers if worker.is_alive()], timeout=POLL_SECONDS)
+            wait(alive, timeout=POLL_SECONDS)
             _raise_errors(workers)
         _raise_errors(workers)
     finally:
@@ -188,7 +181,6 @@ def run_workers(function: Callable[[int], object], processes: int, on_poll: Call
 
 
 def _raise_errors(workers: Iterable[tuple[BaseProcess, Connection]]) -> None:
-    """Raise the error that ended a worker, if one did."""
     for worker, errors in workers:
         if worker.is_alive() or worker.exitcode == 0:
             continue
@@ -206,11 +198,9 @@ def _run_shared(function: Callable[[int], object], number: int, errors: Connecti
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     try:
         function(number)
-    except (ValueError, OSError, MemoryError) as error:
-        errors.send(error)
-        sys.exit(1)
-    except RuntimeError as error:
-        errors.send(ValueError(f"A worker process failed: {error}"))
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        is_runtime = isinstance(error, RuntimeError)
+        errors.send(ValueError(f"A worker process failed: {error}") if is_runtime else error)
         sys.exit(1)
 
 

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.latents import Latents, collate
-from regen.losses.one_dva import OneDVAObjective
-from regen.losses.post_training import PredictionConfig, denoised, unit_gaussian_velocity
+from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
+from regen.losses.one_dva import OneDVAObjective, PredictionConfig, denoised, unit_gaussian_velocity
 from regen.networks.length_rule import MotionLengthRule
 from regen.runtime import generator_for
 from regen.tiling import Tile
-from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
 
 CPU = torch.device("cpu")
 CONFIG = OneDVAConfig(

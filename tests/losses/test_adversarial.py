@@ -50,6 +50,7 @@ def step(adversarial: AdversarialLoss) -> dict[str, torch.Tensor]:
     if loss.requires_grad:
         loss.backward()
     adversarial.update(alone)
+    adversarial.discard()
     return logs
 
 
@@ -86,6 +87,7 @@ def test_a_split_batch_trains_the_same():
             target, reconstruction = (clip[i : i + 1] for clip in pair())
             (parts(target, reconstruction)[0] / 2).backward()
         parts.update(alone)
+        parts.discard()
     torch.testing.assert_close(whole.tensors(), parts.tensors())
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from regen import diffusion
 from regen.latents import Latents
-from regen.losses.post_training import PredictedLatents, PredictionConfig, denoised, unit_gaussian_velocity
+from regen.losses.one_dva import PredictedLatents, PredictionConfig, denoised, unit_gaussian_velocity
 from regen.runtime import generator_for
 
 

@@ -18,10 +18,10 @@ from transformers import (
 from transformers.utils import logging
 
 from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
 from regen.networks.patches import Patches
 from regen.runtime import generator_for
-from regen.train.auxiliary_losses import AuxiliaryLosses, FeatureSpec, LossConfig
 
 CPU = torch.device("cpu")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -140,6 +140,7 @@ def test_it_learns_and_the_image_model_does_not(folder):
         value, _ = loss(features, target)
         value.backward()
         loss.update(lambda tensors: None)
+        loss.discard()
         values.append(value.item())
     assert features.grad is not None
     assert features.grad.any()
@@ -168,9 +169,11 @@ def test_a_split_batch_trains_the_same(folder):
     for _ in range(2):
         whole(features, target)[0].backward()
         whole.update(lambda tensors: None)
+        whole.discard()
         for i in range(2):
             (parts(features[i : i + 1], target[i : i + 1])[0] / 2).backward()
         parts.update(lambda tensors: None)
+        parts.discard()
     torch.testing.assert_close(whole.tensors(), parts.tensors(), atol=1e-5, rtol=1e-4)
 
 
@@ -182,7 +185,7 @@ def test_it_reaches_the_first_third_of_a_decoder_and_the_encoder(folder):
         pixel_channels=2, num_queries=20, kl_weight=0.0, objective={"alignment_weight": 0.0}, region_size=2,
     ).train()  # fmt: skip
     config = LossConfig(representation=RepresentationConfig(0.5, folder, 24))
-    further = AuxiliaryLosses(config, CPU, features=FeatureSpec(24, model.patches))
+    further = AuxiliaryLosses(config, CPU, features=(24, model.patches))
     video = torch.rand(2, 3, 9, 32, 48) * 2 - 1
     gradients = []
     for extra in (None, further):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from regen.data.tasks import BatchKey
 from regen.runtime import generator_for
-from regen.train.checkpoint import TrainState, list_checkpoints, read_tensors, tensor_sizes
-from regen.train.dataloader import BatchKey
+from regen.train.checkpoint import TrainState, list_checkpoints, read_tensors
 from regen.train.distributed import init_distributed
 from regen.train.lifecycle import Evaluate
 from regen.train.loop import LoopConfig, train
@@ -128,8 +128,7 @@ def run_tiny(
 
 def saved_tensors(out: Path) -> dict[str, Tensor]:
     """Every tensor of the newest checkpoint of a run."""
-    newest = list_checkpoints(out / "checkpoints")[-1]
-    return read_tensors(newest, tensor_sizes(newest))
+    return read_tensors(list_checkpoints(out / "checkpoints")[-1])
 
 
 def assert_same(value: object, other: object, where: str = "state") -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.train.dataloader import MAX_RESTARTS, BatchKey, BatchLoader
+from regen.data.tasks import BatchKey
+from regen.train.dataloader import MAX_RESTARTS, BatchLoader
 
 CPU = torch.device("cpu")
 KEYS = [(step, part, 2) for step in range(12) for part in range(2)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from regen.train.latent_statistics import measure_latent_statistics
+from regen.train.trainer import measure_latent_statistics
 
 
 def batch(index: int) -> dict[str, Tensor]:
@@ -42,8 +42,8 @@ def test_statistics_are_those_of_all_encoded_latents() -> None:
     model = Embedder()
     mean, std = measure_latent_statistics(model, batches(), 10)
     clips = [batch(index)["clip"] for index in range(5)]
-    content = torch.cat([clip[:, :, 0] for clip in clips]).double()
-    motion = torch.cat([5 * clip[:, :, -1] for clip in clips[::2]]).double()
+    content = torch.cat([clip[:, :, 0] for clip in clips])
+    motion = torch.cat([5 * clip[:, :, -1] for clip in clips[::2]])
     assert model.clips_seen == 20
     for kind, latent in enumerate((content, motion)):
         torch.testing.assert_close(mean[kind, :2], latent[:, :2].mean((0, 2, 3)))

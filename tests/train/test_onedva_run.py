@@ -13,10 +13,10 @@ from regen.console import Interrupted
 from regen.data.synthetic import write_dataset
 from regen.data.tasks import BatchKey, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.losses.post_training import PredictionConfig
+from regen.losses.auxiliary import LossConfig
+from regen.losses.one_dva import PredictionConfig
 from regen.networks.length_rule import MotionLengthRule
 from regen.recipes import RECIPES
-from regen.train.auxiliary_losses import LossConfig
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext, init_distributed
 from regen.train.finetune import InitConfig

@@ -232,9 +232,10 @@ def test_a_silent_log_shows_and_writes_nothing(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_without_a_terminal_there_are_plain_lines_on_stderr(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with RunLog(tmp_path, 0, 40, plain_seconds=3600.0) as log:
+    monkeypatch.setattr(throughput, "PLAIN_SECONDS", 3600.0)
+    with RunLog(tmp_path, 0, 40) as log:
         for step in (10, 20, 30, 40):
             log.log_training(step, VALUES)
     captured = capsys.readouterr()

@@ -1,6 +1,5 @@
 """The command runs: progress and results of trainings."""
 
-import json as json_module
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +40,7 @@ def show(
     """
     from rich.table import Table
 
-    from regen.console import print_table
+    from regen.console import print_json, print_table
     from regen.train.run_summary import describe, differences, plot_runs, read_runs
 
     if png is not None and (png.suffix.lower() != ".png" or not png.absolute().parent.is_dir()):
@@ -51,7 +50,7 @@ def show(
     runs = read_runs(folders)
     summaries = [run.summary() for run in runs]
     if json:
-        print(json_module.dumps({"runs": [asdict(summary) for summary in summaries]}))
+        print_json({"runs": [asdict(summary) for summary in summaries]})
     else:
         table = Table("", *(run.name for run in runs), box=None)
         columns = [describe(summary) for summary in summaries]
@@ -59,5 +58,5 @@ def show(
         print_table(table, rows + [(name, *values) for name, values in differences(runs).items()])
     if png is not None:
         plot_runs(runs, png)
-    if png is not None and not json:
-        print(f"\nThe plots are in {png}.")
+        if not json:
+            print(f"\nThe plots are in {png}.")

@@ -18,7 +18,8 @@ from regen import diffusion
 from regen.embedders.base import blend_frames, check_requirements, configured_by, psnr_at_most_noise
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
 from regen.latents import Latents
-from regen.losses.one_dva import AuxiliaryLoss, OneDVAObjective, latent_losses
+from regen.losses.auxiliary import AuxiliaryLosses
+from regen.losses.one_dva import OneDVAObjective, latent_losses
 from regen.networks.dit import TimestepConditioning
 from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import MotionLengthRule
@@ -141,7 +142,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         self,
         batch: dict[str, Tensor],
         generators: list[torch.Generator],
-        auxiliary: AuxiliaryLoss | None = None,
+        auxiliary: AuxiliaryLosses | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The velocity loss of encoder and decoder, KL, self-alignment, and auxiliary losses.
 
@@ -196,13 +197,13 @@ class AutoencoderOneDVA(HybridAutoencoder):
         return self.encoder.muon_parameters() + self.decoder.muon_parameters()
 
     def _decoder_inputs(
-        self, batch: dict[str, Tensor], generators: list[torch.Generator], auxiliary: AuxiliaryLoss | None
+        self, batch: dict[str, Tensor], generators: list[torch.Generator], auxiliary: AuxiliaryLosses | None
     ) -> "DecoderInputs":
         clip, objective = batch["clip"], self.objective
         lengths = self.sample_lengths(clip, generators, objective.lengths, objective.keep_all_prob)
-        if auxiliary is not None and auxiliary.predicts:
+        if auxiliary is not None and auxiliary.prediction is not None:
             latents = self._posterior(clip, lengths, normalised=True).mode()
-            predicted = auxiliary.predicted(latents, generators)
+            predicted = auxiliary.prediction(latents, generators)
             return DecoderInputs(*self._raw_parts(predicted), clip.new_zeros(()), {})
         posterior, progress = self._posterior(clip, lengths, False), batch.get("progress", torch.ones(()))
         structural, *parts = [self._add_latent_noise(part, generators) for part in posterior.draw(generators)]

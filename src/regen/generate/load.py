@@ -11,7 +11,7 @@ from regen.generate.pipeline import RegenTextToVideoPipeline
 from regen.generate.text import TextEncoder, find_text_encoder
 from regen.generate.video_generator import VideoGenerator
 from regen.latents import Latents
-from regen.losses.post_training import Predictor, denoised
+from regen.losses.one_dva import Predictor, denoised
 from regen.pretrained.models import (
     Autoencoder,
     available_generators,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from regen.losses.optimizer_state import SelfTrained, TensorSpec
+from regen.losses.optimizer_state import SelfTrained
 from regen.networks.discriminator import PatchDiscriminator
 
 
@@ -41,21 +41,21 @@ class AdversarialConfig:
             raise ValueError(f"losses.adversarial.r1_every must be >= 1, got {self.r1_every}.")
 
 
-class AdversarialLoss:
+class AdversarialLoss(SelfTrained):
     """Non-saturating GAN loss that owns the discriminator, its optimizer and its running means.
 
     A call returns the generator loss softplus(-D(reconstruction)), to which the discriminator's own loss is
-    attached by its gradient only. `update` then takes the discriminator's step, once for all calls since the
-    last one, so the result does not depend on how a batch is split.
+    attached by its gradient only. `update` then takes the discriminator's step, once for all calls since
+    `discard`, so the result does not depend on how a batch is split.
     """
 
     def __init__(self, config: AdversarialConfig, device: torch.device):
         self.config = config
         self.discriminator = PatchDiscriminator(config.width, config.multipliers).to(device)
-        self.training = SelfTrained("discriminator", self.discriminator, config.learning_rate, config.betas)
+        super().__init__("discriminator", self.discriminator, config.learning_rate, config.betas)
         self.means = torch.zeros(2, device=device)  # running means of D(real) and D(reconstruction)
         self.updates = torch.zeros((), dtype=torch.int64)  # on the CPU, to be read without synchronisation
-        self.logit_sums = torch.zeros(3, device=device)  # since the last update: real, fake, number of clips
+        self.logit_sums = torch.zeros(3, device=device)  # since `discard`: real, fake, number of clips
 
     def __call__(
         self, target: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
@@ -72,30 +72,19 @@ class AdversarialLoss:
         return loss, logs | {"adversarial": generator_loss.detach()}
 
     def update(self, average: Callable[[list[Tensor]], None]) -> None:
-        """Take an optimizer step with the gradients of all calls since the last one.
-
-        `average` replaces tensors in place by their mean over all processes.
-        """
         if self.updates >= self.config.start:
-            self.training.update(average, self.logit_sums)
+            super().update(lambda gradients: average([*gradients, self.logit_sums]))
             logits = self.logit_sums[:2] / self.logit_sums[2]
             first = self.updates == self.config.start
             self.means.copy_(logits if first else torch.lerp(logits, self.means, self.config.lecam_decay))
         self.updates += 1
-        self.discard()
 
     def discard(self) -> None:
-        """Discard the gradients of the calls since the last update."""
-        self.training.discard()
+        super().discard()
         self.logit_sums.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state for a checkpoint."""
-        return self.training.tensors() | {"means": self.means, "updates": self.updates}
-
-    def prepare(self, specs: dict[str, TensorSpec]) -> None:
-        """Allocate the optimizer state of a checkpoint with tensors of these shapes and dtypes."""
-        self.training.prepare(specs)
+        return super().tensors() | {"means": self.means, "updates": self.updates}
 
     def _discriminate(self, target: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The discriminator's loss: softplus(-D(real)) + softplus(D(reconstruction)), LeCAM, R1."""

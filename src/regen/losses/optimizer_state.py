@@ -21,9 +21,7 @@ def named_state(optimizers: list[Optimizer], parameters: dict[str, nn.Parameter]
 
 
 def allocate_state(
-    optimizers: list[Optimizer],
-    parameters: dict[str, nn.Parameter],
-    specs: dict[str, TensorSpec],
+    optimizers: list[Optimizer], parameters: dict[str, nn.Parameter], specs: dict[str, TensorSpec]
 ) -> None:
     """Replace the state by zeros of the shapes and dtypes in `specs`, for a checkpoint to be loaded into."""
     owners = {
@@ -59,18 +57,16 @@ class SelfTrained:
         self.name, self.module = name, module
         self.optimizer = AdamW(module.parameters(), learning_rate, betas, weight_decay=0.0, fused=True)
 
-    def update(self, average: Callable[[list[Tensor]], None], *others: Tensor) -> None:
-        """Take an optimizer step with the gradients of all calls since the last one.
+    def update(self, average: Callable[[list[Tensor]], None]) -> None:
+        """Take an optimizer step with the gradients of all calls since `discard`.
 
-        `average` replaces gradients and `others` in place by their mean over all processes.
+        `average` replaces tensors in place by their mean over all processes.
         """
-        gradients = [weight.grad for weight in self.module.parameters() if weight.grad is not None]
-        average([*gradients, *others])
+        average([weight.grad for weight in self.module.parameters() if weight.grad is not None])
         self.optimizer.step()
-        self.discard()
 
     def discard(self) -> None:
-        """Discard the gradients of the calls since the last update."""
+        """Drop the gradients of the calls so far."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:

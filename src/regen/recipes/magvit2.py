@@ -6,9 +6,9 @@ from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.magvit2 import Magvit2Config
 from regen.embedders.regen import RegenConfig
 from regen.losses.adversarial import AdversarialConfig
+from regen.losses.auxiliary import LossConfig
 from regen.recipes import regen
 from regen.recipes.preset import PLAIN, Preset, documented
-from regen.train.auxiliary_losses import LossConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import DataConfig, Recipe

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.one_dva import OneDVAConfig
-from regen.losses.one_dva import OneDVAObjective
-from regen.losses.post_training import PredictionConfig
+from regen.losses.auxiliary import LossConfig
+from regen.losses.one_dva import OneDVAObjective, PredictionConfig
 from regen.losses.representation import RepresentationConfig
 from regen.networks.length_rule import MotionLengthRule
 from regen.recipes.preset import CACHED, PLAIN, Preset, documented
-from regen.train.auxiliary_losses import LossConfig
 from regen.train.finetune import InitConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig

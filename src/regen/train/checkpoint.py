@@ -12,7 +12,6 @@ import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,11 +30,12 @@ from torch.optim import Optimizer
 
 from regen.console import first_line
 from regen.io import read_json, sync_folder, write_json
+from regen.losses.auxiliary import AuxiliaryLosses
 from regen.losses.optimizer_state import TensorSpec, allocate_state, named_state, strip_prefix
-from regen.train.auxiliary_losses import AuxiliaryLosses
 from regen.train.distributed import LOST_PROCESS, DistributedContext, is_connection_error
 
 INFO_FILE = "checkpoint.json"
+DAMAGED = "Checkpoint {} is damaged; delete it to resume from the previous one."
 
 
 class Ema:
@@ -84,11 +84,11 @@ class TrainState:
         }
         return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
-    def prepare(self, sizes: dict[str, TensorSpec]) -> None:
+    def prepare(self, specs: dict[str, TensorSpec]) -> None:
         """Allocate the tensors of a checkpoint that do not exist before the first update."""
-        allocate_state(self.optimizers, dict(self.model.named_parameters()), strip_prefix("optimizer", sizes))
+        allocate_state(self.optimizers, dict(self.model.named_parameters()), strip_prefix("optimizer", specs))
         if self.auxiliary is not None:
-            self.auxiliary.prepare(strip_prefix("auxiliary", sizes))
+            self.auxiliary.prepare(strip_prefix("auxiliary", specs))
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,14 @@ class Checkpoints:
         own_files = sorted(info.checksums)[self.context.rank :: self.context.size]
         damaged = any(checksum(path / name) != info.checksums[name] for name in own_files)
         if self.context.all_reduce_max(damaged)[0]:
-            raise ValueError(f"Checkpoint {path} is damaged; delete it to resume from the previous one.")
-        sizes = tensor_sizes(path)
+            raise ValueError(DAMAGED.format(path))
+        specs = tensor_specs(path)
         try:
-            state.prepare(sizes)
+            state.prepare(specs)
         except KeyError as error:
             raise ValueError(f"Checkpoint {path} is of another model: there is no {error}.") from None
         tensors = state.tensors()
-        if different := sorted(sizes.keys() ^ tensors.keys()):
+        if different := sorted(specs.keys() ^ tensors.keys()):
             raise ValueError(f"Checkpoint {path} is of another model: they differ in {different[0]}.")
         silence_single_process_warning()
         load(tensors, checkpoint_id=path, no_dist=self.context.size == 1)
@@ -196,9 +196,9 @@ class Checkpoints:
         except (Exception, CheckpointException) as error:  # CheckpointException is not an Exception
             if self.context.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
-            reason = (
-                next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
-            )
+            reason: BaseException = error
+            if isinstance(error, CheckpointException):
+                reason = next(iter(error.failures.values()))[0]
             if is_connection_error(reason):
                 raise ValueError(LOST_PROCESS) from None
             raise ValueError(
@@ -214,11 +214,9 @@ class Checkpoints:
         save(tensors, storage_writer=writer, process_group=group, no_dist=is_single)
         own_files = [*folder.glob(f"__{self.context.rank}_*")]
         own_files += [folder / ".metadata"] if self.context.is_main else []
-        checksums = {path.name: checksum(path) for path in own_files}
-        if is_single:
-            return checksums
-        parts: list[dict[str, int | None]] = [{}] * self.context.size
-        dist.all_gather_object(parts, checksums, group=group)
+        parts = [{path.name: checksum(path) for path in own_files}] * self.context.size
+        if not is_single:
+            dist.all_gather_object(parts, parts[0], group=group)
         return {name: value for part in parts for name, value in part.items()}
 
 
@@ -232,12 +230,10 @@ def read_info(path: Path) -> CheckpointInfo:
     try:
         return CheckpointInfo(**read_json(path / INFO_FILE))
     except (OSError, ValueError, TypeError):
-        raise ValueError(
-            f"Checkpoint {path} is damaged; delete it to resume from the previous one."
-        ) from None
+        raise ValueError(DAMAGED.format(path)) from None
 
 
-def tensor_sizes(path: Path) -> dict[str, TensorSpec]:
+def tensor_specs(path: Path) -> dict[str, TensorSpec]:
     """Shape and dtype of every tensor of the checkpoint `path`."""
     entries = FileSystemReader(path).read_metadata().state_dict_metadata
     return {
@@ -247,10 +243,10 @@ def tensor_sizes(path: Path) -> dict[str, TensorSpec]:
     }
 
 
-def read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """Some tensors of the checkpoint `path`, on the CPU."""
-    sizes = tensor_sizes(path)
-    tensors = {name: torch.empty(sizes[name][0], dtype=sizes[name][1]) for name in names}
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of the checkpoint `path` whose names begin with `prefix`, on the CPU."""
+    specs = {name: spec for name, spec in tensor_specs(path).items() if name.startswith(prefix)}
+    tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in specs.items()}
     silence_single_process_warning()
     load(tensors, checkpoint_id=path, no_dist=True)
     return tensors
@@ -261,8 +257,7 @@ def load_ema(path: Path) -> dict[str, Tensor]:
     checksums = read_info(path).checksums
     if any(checksum(path / name) != value for name, value in checksums.items()):
         raise ValueError(f"Checkpoint {path} is damaged; use another one.")
-    tensors = read_tensors(path, [name for name in tensor_sizes(path) if name.startswith("ema.")])
-    return {name.removeprefix("ema."): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix("ema."): tensor for name, tensor in read_tensors(path, "ema.").items()}
 
 
 def checksum(path: Path) -> int | None:

@@ -30,8 +30,6 @@ from regen.media.pixels import uint8_to_signed
 from regen.runtime import tune_malloc
 from regen.workers import exit_with_parent
 
-__all__ = ["Batch", "BatchKey", "BatchLoader"]
-
 Batch = dict[str, Tensor]
 # A batch between processes: each distinct tensor once, and its index for each name.
 Item = tuple[dict[str, int], list[Tensor]]
@@ -46,9 +44,8 @@ class BatchLoader:
     """Iterates once over `batches[key]` for all `keys`, in order. A context manager.
 
     uint8 tensors are pixels and become floats in [-1, 1] on `device`; the others stay on the CPU.
-    `num_workers` processes prefetch, each through a pipe of its own; 0 loads in this process. When one dies
-    or is silent for `timeout` seconds, all are restarted at the missing batch. `waited`: seconds spent
-    waiting for batches.
+    `num_workers` processes prefetch; 0 loads in this process. When one dies or is silent for `timeout`
+    seconds, all are restarted at the missing batch. `waited`: seconds spent waiting for batches.
 
     Raises ValueError when the data raise one or when the same batch fails repeatedly, and RuntimeError with
     the traceback of any other error.
@@ -64,8 +61,7 @@ class BatchLoader:
     ) -> None:
         self.batches, self.keys, self.num_workers = batches, keys, num_workers
         self.device, self.timeout = device, timeout
-        self.waited = 0.0
-        self.restarts = 0
+        self.waited, self.restarts = 0.0, 0
         self.replaced: Counter[str] = Counter()
         self._workers: deque[_Worker] = deque()
 
@@ -145,7 +141,6 @@ class BatchLoader:
             self._workers[index % self.num_workers].request(key)
 
     def _restart(self, key: BatchKey, failures: int, reason: str) -> None:
-        """Close the workers, to be started again. Raises ValueError after too many failures."""
         self.close()
         reason = f"{reason} while batch {key[0]} (part {key[1] + 1} of {key[2]}) was loaded"
         if failures > MAX_RESTARTS:
@@ -157,8 +152,7 @@ class BatchLoader:
         warn(f"{reason}; all data loading processes are restarted.")
 
 
-class _WorkerError(Exception):
-    """A worker died or hangs."""
+class _WorkerError(Exception): ...
 
 
 class _Worker:
@@ -179,13 +173,12 @@ class _Worker:
         gpu = None
         if device.type == "cuda":
             gpu = torch.cuda.current_device() if device.index is None else device.index
-        arguments = (self.items, self.received, gpu)
+        arguments = self.items, self.received, gpu
         self.thread = threading.Thread(target=_receive_all, args=arguments, daemon=True)
         self.thread.start()
 
     def request(self, key: BatchKey) -> None:
-        """Request the batch of `key`; a dead process is noticed when the batch is received."""
-        with suppress(OSError):
+        with suppress(OSError):  # a dead process is noticed when the batch is received
             self.keys.send(key)
 
     def receive(self, timeout: float) -> Item | Exception:
@@ -200,7 +193,6 @@ class _Worker:
         return item
 
     def end(self) -> None:
-        """Wait for the end of the killed process and of the thread."""
         self.process.join(KILL_SECONDS)
         self.thread.join(KILL_SECONDS)
         self.keys.close()

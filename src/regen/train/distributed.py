@@ -42,7 +42,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the logs and files that exist once."""
+        """Whether this process writes what exists once."""
         return self.rank == 0
 
     def all_reduce_max(self, *values: int) -> list[int]:
@@ -138,35 +138,27 @@ class LossModule(nn.Module):
         return cast(Trainable, self.model).loss(*arguments)
 
 
-@dataclass(frozen=True)
-class Parallel:
-    """A model's loss function, whose gradients are averaged over the processes."""
-
-    loss: LossFunction
-    no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Context without gradient exchange, for all micro-batches of an update but the last."""
-
-
 def parallelize(
     model: nn.Module, average: nn.Module, context: DistributedContext, fsdp: bool, dtype: torch.dtype
-) -> Parallel:
+) -> tuple[LossFunction, Callable[[], AbstractContextManager[None]]]:
     """Prepare `model` and its EMA copy `average` in place for the processes of `context`.
 
-    By default every process holds all weights (DDP). With `fsdp` parameters, gradients and optimizer state
-    are sharded; blocks are gathered in `dtype` and gradients are reduced in fp32 (FSDP2).
+    Returns the loss function, whose gradients are averaged over the processes, and a context without that
+    exchange, for all micro-batches of an update but the last. By default every process holds all weights
+    (DDP). With `fsdp` parameters, gradients and optimizer state are sharded; blocks are gathered in `dtype`
+    and gradients are reduced in fp32 (FSDP2).
     """
-    if context.size == 1:
-        return Parallel(cast(Trainable, model).loss)
-    if fsdp:
+    if fsdp and context.size > 1:
         for module in (model, average):
             shard(module, context, dtype)
-        return Parallel(cast(Trainable, model).loss)
+    if fsdp or context.size == 1:
+        return cast(Trainable, model).loss, nullcontext
     parallel = DistributedDataParallel(
         LossModule(model),
         device_ids=[context.device] if context.device.type == "cuda" else None,
         find_unused_parameters=True,  # images leave the motion parameters without a gradient
     )
-    return Parallel(parallel, parallel.no_sync)
+    return parallel, parallel.no_sync
 
 
 def shard(model: nn.Module, context: DistributedContext, dtype: torch.dtype) -> None:

@@ -9,10 +9,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.embedders.base import VideoAutoencoder
 from regen.embedders.linear import Covariance
-from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.embedders.regen import AutoencoderRegen
 from regen.pretrained.models import find_model, stored_config, stored_weights
 from regen.train.checkpoint import list_checkpoints, load_ema, read_info
 
@@ -50,7 +49,6 @@ class LoadedPart:
 
     part: str
     tensors: int
-    loaded_tensors: int
     parameters: int
     loaded_parameters: int
     new: tuple[str, ...]
@@ -61,7 +59,7 @@ class LoadedPart:
     def __str__(self) -> str:
         if not self.tensors:
             return f"  {self.part}: only in the source model"
-        count = f"{self.loaded_tensors} of {self.tensors}" if self.new else f"all {self.tensors}"
+        count = f"{self.tensors - len(self.new)} of {self.tensors}" if self.new else f"all {self.tensors}"
         size = _millions(self.loaded_parameters, self.parameters)
         lines = [f"  {self.part}: {count} tensors loaded, {size}"]
         for label, names in (("new", self.new), ("unused", self.unused)):
@@ -92,9 +90,9 @@ class InitReport:
     def __str__(self) -> str:
         lines = []
         if self.parts:
-            loaded, tensors = sum(p.loaded_tensors for p in self.parts), sum(p.tensors for p in self.parts)
+            tensors, new = sum(p.tensors for p in self.parts), sum(len(p.new) for p in self.parts)
             sizes = sum(p.loaded_parameters for p in self.parts), sum(p.parameters for p in self.parts)
-            count = f"{loaded} of {tensors} tensors loaded, {_millions(*sizes)}"
+            count = f"{tensors - new} of {tensors} tensors loaded, {_millions(*sizes)}"
             lines = [f"Starting from {self.config.model}: {count}", *map(str, self.parts)]
         for part in set(self.config.freeze):
             latents = ", so the latents do not change" if self.keeps_latents and part != "linear" else ""
@@ -102,9 +100,7 @@ class InitReport:
         return "\n".join(lines)
 
 
-def init_weights(
-    model: AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA, config: InitConfig
-) -> InitReport:
+def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     """Load the weights of `config.model` into `model` where names and shapes fit, and freeze parts.
 
     Call it before optimizers and averages are made. The source model may be of another class. The latent
@@ -117,12 +113,18 @@ def init_weights(
         if ("encoder" if name == "encoder" else "decoder") in config.freeze:
             part.requires_grad_(False)
     if "linear" in config.freeze:
-        _freeze_linear_maps(model, config)
+        weights = [weight for name, weight in model.named_parameters() if name.startswith(LINEAR_MAPS)]
+        if not weights:
+            raise ValueError("This model has no linear maps to freeze; drop linear from --init.freeze.")
+        if config.model is None and not config.pca_clips:
+            raise ValueError("Frozen linear maps must be initialised: give --init.model or --init.pca-clips.")
+        for weight in weights:
+            weight.requires_grad_(False)
     if config.model is None:
         return InitReport(config)
-    source, weights = _read_source(config.model)
-    parts = _load_matching(model, weights)
-    if not any(part.loaded_tensors for part in parts):
+    source, tensors = _read_source(config.model)
+    parts = _load_matching(model, tensors)
+    if not any(part.loaded_parameters for part in parts):
         raise ValueError(
             f"No weights of {config.model} ({source['_class_name']}) fit; use another --init.model."
         )
@@ -170,8 +172,7 @@ def init_from_pca(model: AutoencoderOneDVA, batches: Iterable[dict[str, Tensor]]
 def inflate_kernel(kernel: Tensor, shape: torch.Size) -> Tensor:
     """Resize a 3D convolution kernel along time to `shape`, keeping its sum over time.
 
-    A still clip so gives the same features at another ratio. Tensors that differ otherwise are returned as
-    they are.
+    A still clip so gives the same features at another ratio. Other tensors are returned as they are.
     """
     size = kernel.shape
     if kernel.ndim != 5 or size == shape or (*size[:2], *size[3:]) != (*shape[:2], *shape[3:]):
@@ -182,16 +183,6 @@ def inflate_kernel(kernel: Tensor, shape: torch.Size) -> Tensor:
     resized = resized + (taps.sum(2, keepdim=True) - resized.sum(2, keepdim=True)) / new
     sizes = {"o": shape[0], "i": shape[1], "h": shape[3]}
     return rearrange(resized, "1 (o i h w) t -> o i t h w", **sizes).to(kernel.dtype)
-
-
-def _freeze_linear_maps(model: nn.Module, config: InitConfig) -> None:
-    weights = [weight for name, weight in model.named_parameters() if name.startswith(LINEAR_MAPS)]
-    if not weights:
-        raise ValueError("This model has no linear maps to freeze; drop linear from --init.freeze.")
-    if config.model is None and not config.pca_clips:
-        raise ValueError("Frozen linear maps must be initialised: give --init.model or --init.pca-clips.")
-    for weight in weights:
-        weight.requires_grad_(False)
 
 
 def _read_source(name: str) -> tuple[Mapping[str, Any], Iterable[tuple[str, Tensor]]]:
@@ -219,24 +210,19 @@ def _load_matching(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> t
 
 
 def _loaded_part(part: str, target: dict[str, Tensor], source_shapes: dict[str, str]) -> LoadedPart:
-    own = {name: tensor for name, tensor in target.items() if name.startswith(f"{part}.")}
-    loaded = [tensor for name, tensor in own.items() if source_shapes.get(name) == _shape(tensor)]
-    new = [
-        name.removeprefix(f"{part}.")
-        + (f" ({source_shapes[name]} in the source, {_shape(tensor)} here)" if name in source_shapes else "")
-        for name, tensor in own.items()
-        if source_shapes.get(name) != _shape(tensor)
-    ]
-    unused = [name for name in source_shapes if name.startswith(f"{part}.") and name not in target]
-    return LoadedPart(
-        part,
-        tensors=len(own),
-        loaded_tensors=len(loaded),
-        parameters=sum(tensor.numel() for tensor in own.values()),
-        loaded_parameters=sum(tensor.numel() for tensor in loaded),
-        new=tuple(new),
-        unused=tuple(name.removeprefix(f"{part}.") for name in unused),
-    )
+    start, sizes, new = f"{part}.", [], []
+    own = {name: tensor for name, tensor in target.items() if name.startswith(start)}
+    for name, tensor in own.items():
+        here, there = _shape(tensor), source_shapes.get(name)
+        if here == there:
+            sizes.append(tensor.numel())
+        else:
+            difference = "" if there is None else f" ({there} in the source, {here} here)"
+            new.append(name.removeprefix(start) + difference)
+    unused = [name for name in source_shapes if name.startswith(start) and name not in target]
+    parameters = sum(tensor.numel() for tensor in own.values())
+    unused = [name.removeprefix(start) for name in unused]
+    return LoadedPart(part, len(own), parameters, sum(sizes), tuple(new), tuple(unused))
 
 
 def _encoder_key(config: Mapping[str, Any]) -> list[object]:

@@ -42,7 +42,8 @@ NEUTRAL_FIELDS = frozenset(
 class RunLifecycle:
     """The run in the folder `out`: opens or resumes it, saves it, and decides when to stop.
 
-    As a context manager it returns the log. All decisions are collective: a signal to one acts on all.
+    A context manager, which loads the newest checkpoint into `state`, if there is one. All decisions are
+    collective: a signal to one acts on all.
     """
 
     def __init__(
@@ -53,36 +54,32 @@ class RunLifecycle:
         resolved_config: dict[str, Any],
         evaluator: Evaluate | None,
         config: "LoopConfig",
+        resume: bool,
     ) -> None:
         self.state, self.out, self.context, self.evaluator = state, out, context, evaluator
-        self.resolved_config, self.config, self.steps = resolved_config, config, config.steps
+        self.resolved_config, self.config, self.resume = resolved_config, config, resume
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep_last, context)
         self.signals = StopSignals()
         self.closing = ExitStack()
         self.stop_signal = 0  # number of the signal on which all processes stop
-        self.is_resumed = False
         self.last_save = time.monotonic()
 
-    def open(self, resume: bool) -> None:
-        """Prepare the folder and load the newest checkpoint, if there is one."""
+    def __enter__(self) -> "RunLifecycle":
         path = self.checkpoints.latest()
+        self.is_resumed = path is not None
         saved = None if path is None else read_info(path).config
-        open_run(self.out, self.resolved_config, saved, resume, write=self.context.is_main)
+        open_run(self.out, self.resolved_config, saved, self.resume, write=self.context.is_main)
         if path is not None:
             self.checkpoints.load(path, self.state)
-            self.is_resumed = True
-
-    def __enter__(self) -> RunLog:
+        step, steps = self.state.step, self.config.steps
         self.closing.enter_context(self.checkpoints)
-        self.log = RunLog(self.out, self.state.step, self.steps, silent=not self.context.is_main)
-        self.closing.enter_context(self.log)
+        self.log = self.closing.enter_context(RunLog(self.out, step, steps, silent=not self.context.is_main))
         self.closing.enter_context(self.signals)
-        step = self.state.step
-        if self.is_resumed and step < self.steps:
+        if self.is_resumed and step < steps:
             self.log.print(f"Resuming the run in {self.out} after step {step}.")
         elif self.is_resumed:
-            self.log.print(f"The run in {self.out} is finished: {step} of {self.steps} steps are done.")
-        return self.log
+            self.log.print(f"The run in {self.out} is finished: {step} of {steps} steps are done.")
+        return self
 
     def __exit__(self, *error: Any) -> None:
         self.closing.__exit__(*error)
@@ -109,11 +106,10 @@ class RunLifecycle:
 
     def exit_if_signalled(self) -> None:
         """Raise Interrupted after a signal, with the state saved."""
-        if self.stop_signal and self.state.step < self.steps:
+        if self.stop_signal and self.state.step < self.config.steps:
             self.save_and_exit()
 
     def save_and_exit(self) -> None:
-        """Save the state and raise Interrupted."""
         self.save()
         self.checkpoints.wait()
         raise Interrupted(
@@ -134,7 +130,7 @@ class RunLifecycle:
 
     def evaluate_if_missed(self) -> None:
         """Repeat the evaluation that the run was stopped in."""
-        due = self.state.step == self.steps or self.state.step % self.config.eval_every == 0
+        due = self.state.step == self.config.steps or self.state.step % self.config.eval_every == 0
         if self.is_resumed and due and not self.context.broadcast(self.log.has_evaluation):
             self.evaluate()
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import Dataset
 
+from regen.data.tasks import BatchKey
+from regen.losses.auxiliary import AuxiliaryLosses
 from regen.runtime import generator_for, pick_dtype
-from regen.train.auxiliary_losses import AuxiliaryLosses
 from regen.train.checkpoint import Ema, TrainState
-from regen.train.dataloader import Batch, BatchKey, BatchLoader
+from regen.train.dataloader import Batch, BatchLoader
 from regen.train.distributed import DistributedContext, LossFunction, Trainable, full_tensor, parallelize
 from regen.train.lifecycle import Evaluate, RunLifecycle
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
@@ -101,16 +102,16 @@ def train(
     if config.activation_checkpointing:
         cast(Trainable, model).enable_gradient_checkpointing()
     meter, average = ThroughputMeter(model, device, context.size), copy.deepcopy(model)
-    parallel = parallelize(model, average, context, config.fsdp, dtype)
+    loss_function, no_sync = parallelize(model, average, context, config.fsdp, dtype)
     optimizers = build_optimizers(model, optimizer_config)
     state = TrainState(model, Ema(model, average, config.ema_decay), optimizers, auxiliary)
-    lifecycle = RunLifecycle(state, out, context, resolved_config, evaluate, config)
-    lifecycle.open(resume)
-    keys = batch_keys(state.step, config, context)
     with (
-        lifecycle as log,
-        BatchLoader(batches, keys, config.num_workers, device, config.loader_timeout) as loader,
-    ):
+        RunLifecycle(state, out, context, resolved_config, evaluate, config, resume) as lifecycle,
+        BatchLoader(
+            batches, batch_keys(state.step, config, context), config.num_workers, device,
+            config.loader_timeout,
+        ) as loader,
+    ):  # fmt: skip
         lifecycle.evaluate_if_missed()
         averager, iterator, skips_in_a_row = MetricAverager(), iter(loader), 0
         meter.restart_clock()
@@ -121,9 +122,9 @@ def train(
                 waited, is_last = loader.waited, index == config.gradient_accumulation_steps - 1
                 batch = next(iterator)
                 meter.add(batch, loader.waited - waited)
-                with nullcontext() if is_last else parallel.no_sync():
+                with nullcontext() if is_last else no_sync():
                     loss, values = forward(
-                        parallel.loss, batch, auxiliary, device, dtype, config.seed, state.step
+                        loss_function, batch, auxiliary, device, dtype, config.seed, state.step
                     )
                     # Processes average their gradients, so each part counts `size` times its share.
                     (loss * (context.size * len(batch["rows"]) / int(batch["batch_size"]))).backward()
@@ -134,8 +135,7 @@ def train(
             # Clipping; a non-finite update must not reach the weights.
             grad_norm = clip_grad_norm_(model.parameters(), optimizer_config.max_grad_norm, foreach=True)
             grad_norm = full_tensor(grad_norm)
-            is_finite = bool(torch.isfinite(total_loss) & torch.isfinite(grad_norm))
-            is_finite, save_due = lifecycle.sync_flags(is_finite)
+            is_finite, save_due = lifecycle.sync_flags(bool(total_loss.isfinite() & grad_norm.isfinite()))
 
             # Optimizer step and moving average.
             factor = learning_rate_factor(state.step, config.steps, optimizer_config)
@@ -159,12 +159,12 @@ def train(
                 lifecycle.on_nonfinite(micro_batches, skip)
 
             # Log, checkpoint, stop, evaluate.
-            log.advance(state.step)
+            lifecycle.log.advance(state.step)
             is_ending = lifecycle.stop_signal > 0 or state.step == config.steps
             if (is_ending or state.step % config.log_every == 0) and averager.counts:
                 counts = {"learning_rate_factor": factor, "skipped_updates": state.skipped} | loader.counts
                 means = context.all_reduce_mean(averager.means())
-                log.log_training(state.step, means | meter.report() | counts)
+                lifecycle.log.log_training(state.step, means | meter.report() | counts)
                 averager.reset()
             if is_ending or save_due:
                 lifecycle.save()

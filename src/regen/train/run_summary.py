@@ -13,6 +13,7 @@ import numpy as np
 
 from regen.train.checkpoint import list_checkpoints
 from regen.train.lifecycle import affects_result, flatten
+from regen.train.throughput import parse_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,13 +131,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def read_run(folder: Path, name: str) -> Run:
     """The run in `folder`. Raises ValueError when there is none."""
     log, config = folder / "log.jsonl", folder / "config.json"
-    resolved = _parse(config.read_text(errors="replace")) if config.is_file() else {}
+    resolved = parse_row(config.read_text(errors="replace")) if config.is_file() else {}
     if not log.is_file() and "loop" not in resolved:
         raise ValueError(f"There is no run in {folder}; give the --out folder of regen train.")
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     rows = tuple(
         {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
-        for row in map(_parse, lines)
+        for row in map(parse_row, lines)
         if isinstance(row.get("step"), int)
     )
     written = [log, config, *folder.glob("checkpoints/*"), *folder.glob("previews/*")]
@@ -190,15 +191,6 @@ def _describe_state(run: RunSummary) -> str:
     age = f"{run.seconds_since_write / size:.0f} {unit} ago"
     names = {"stopped": "stopped or hanging", "running": "running", "ending": "saving the model"}
     return f"{names[run.state]}, last output {age}"
-
-
-def _parse(text: str) -> dict[str, Any]:
-    """A JSON object; an empty one for anything else, such as an incomplete line."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)

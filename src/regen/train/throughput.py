@@ -177,12 +177,9 @@ class RunLog:
     `has_evaluation`: whether update `step` has been evaluated.
     """
 
-    def __init__(
-        self, out: Path, step: int, steps: int, silent: bool = False, plain_seconds: float = PLAIN_SECONDS
-    ) -> None:
-        self.first_step, self.steps, self.plain_seconds = step, steps, plain_seconds
+    def __init__(self, out: Path, step: int, steps: int, silent: bool = False) -> None:
+        self.first_step, self.steps, self.silent, self.stack = step, steps, silent, ExitStack()
         self.started, self.last_plain = time.perf_counter(), float("-inf")
-        self.silent, self.stack = silent, ExitStack()
         path = Path(os.devnull) if silent else out / "log.jsonl"
         rows = [] if silent else drop_rows_after(path, step)
         self.has_evaluation = any(row["step"] == step and "evaluation/psnr" in row for row in rows)
@@ -210,7 +207,7 @@ class RunLog:
         report = f"loss {values['loss']:.4f}{psnr} · {values['clips_per_second']:.1f} clips/s"
         self.advance(step, report)
         now = time.perf_counter()
-        is_due = now - self.last_plain >= self.plain_seconds or step == self.steps
+        is_due = now - self.last_plain >= PLAIN_SECONDS or step == self.steps
         if is_due and not Console(stderr=True).is_terminal:
             self.last_plain = now
             seconds_per_step = (now - self.started) / max(1, step - self.first_step)
@@ -239,22 +236,22 @@ def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Remove the rows after `step` and an incomplete last one from a resumed log; return the rest."""
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    rows = [row for row in rows if row["step"] <= step]
+    rows = [row for row in map(parse_row, path.read_text().splitlines()) if row.get("step", step + 1) <= step]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
-def open_tensorboard(out: Path, step: int) -> Any:
-    """TensorBoard writer for `out`/tensorboard; None when TensorBoard is not installed.
+def parse_row(line: str) -> dict[str, Any]:
+    """A JSON object; an empty one for anything else, such as an incomplete line."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
-    Not accelerate's tracker: it works only with accelerate's global process state.
-    """
+
+def open_tensorboard(out: Path, step: int) -> Any:
+    """TensorBoard writer for `out`/tensorboard; None when TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

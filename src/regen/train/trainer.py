@@ -2,10 +2,10 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from diffusers import ModelMixin
@@ -21,14 +21,14 @@ from regen.embedders.base import VideoAutoencoder
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.losses.post_training import Predictor, denoised, unit_gaussian_velocity
+from regen.latents import Latents
+from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
+from regen.losses.one_dva import Predictor, denoised, unit_gaussian_velocity
 from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
-from regen.train.auxiliary_losses import AuxiliaryLosses, FeatureSpec, LossConfig
 from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.finetune import InitConfig, InitReport, init_from_pca, init_weights
-from regen.train.latent_statistics import measure_latent_statistics
 from regen.train.lifecycle import ShouldStop
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
@@ -85,19 +85,14 @@ class Recipe(Generic[M]):
     init: InitConfig = field(default_factory=InitConfig)
 
     def __post_init__(self) -> None:
-        losses = self.losses
-        if (
-            isinstance(self.model, RegenConfig)
-            and max(losses.adversarial.weight, losses.perceptual_weight) > 0
-        ):
+        losses, is_regen = self.losses, isinstance(self.model, RegenConfig)
+        if is_regen and max(losses.adversarial.weight, losses.perceptual_weight) > 0:
             raise ValueError("REGEN has the diffusion loss only; the weights of all other losses must be 0.")
-        if not isinstance(self.model, RegenConfig) and self.tasks.warmup_fraction < 1:
+        if not is_regen and self.tasks.warmup_fraction < 1:
             raise ValueError("Only REGEN decodes frames it does not encode; set tasks.warmup_fraction to 1.")
         one_dva_only = max(losses.representation.weight, losses.prediction.share, self.init.pca_clips) > 0
         if not isinstance(self.model, OneDVAConfig) and one_dva_only:
-            raise ValueError(
-                "Only One-DVA takes losses.representation, losses.prediction and init.pca_clips."
-            )
+            raise ValueError("Only One-DVA takes losses.representation, losses.prediction, init.pca_clips.")
 
 
 def build_model(config: ModelConfig) -> Autoencoder:
@@ -139,13 +134,12 @@ def run_recipe(
         if cache is not None:
             clips.fill_cache()
     context.barrier()
-    training, validation = clips, clips
+    training, validation, span = clips, clips, model.chunk_frames - 1
     if recipe.data.num_val_videos:
         training, validation = clips.split(recipe.data.num_val_videos, model.chunk_frames)
-    span = model.chunk_frames - 1
     batches = make_batches(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
     if recipe.init.pca_clips and not list_checkpoints(out / "checkpoints"):
-        assert isinstance(model, AutoencoderOneDVA), "checked by the recipe"
+        assert isinstance(model, AutoencoderOneDVA)
         with load_chunks(training, recipe, span, recipe.init.pca_clips, torch.device("cpu")) as loader:
             init_from_pca(model, loader, recipe.init.pca_clips)
     evaluate = Preview(validation, recipe, model.chunk_frames, out / "previews", context)
@@ -161,25 +155,27 @@ def run_recipe(
             finished = build_model(recipe.model)
             finished.load_state_dict(weights)
             finished.to(context.device).eval()
-            statistics = statistics or measure_statistics(finished, recipe, training, context.device)
+            if statistics is None:
+                count = recipe.data.statistics_clips
+                with load_chunks(training, recipe, span, count, context.device) as loader:
+                    statistics = measure_latent_statistics(finished, loader, count)
             finished.set_latent_statistics(*statistics)
             save_model(finished, folder)
     return folder
 
 
 def build_auxiliary_losses(
-    recipe: Recipe, model: Autoencoder, device: torch.device, predictor: Predictor | None = None
+    recipe: Recipe, model: Autoencoder, device: torch.device, predictor: Predictor | None
 ) -> AuxiliaryLosses | None:
     """Losses besides the model's own; None for REGEN, which takes none."""
     if isinstance(model, AutoencoderRegen):
         return None
-    is_one_dva = isinstance(model, AutoencoderOneDVA)
-    features = FeatureSpec(model.config.width, model.patches) if is_one_dva else None
+    features = (model.config.width, model.patches) if isinstance(model, AutoencoderOneDVA) else None
     return AuxiliaryLosses(recipe.losses, device, features, predictor or denoised(unit_gaussian_velocity))
 
 
 def resolve_config(recipe: Recipe, clips: ClipDataset, device: torch.device) -> dict[str, Any]:
-    """The recipe with its resolved precision and a fingerprint of the data, independent of its location."""
+    """The recipe with its resolved precision and a fingerprint of the data, wherever those are."""
     precision = dtype_name(pick_dtype(recipe.loop.mixed_precision, device))
     return asdict(replace(recipe, loop=replace(recipe.loop, mixed_precision=precision))) | {
         "class": MODEL_CLASSES[type(recipe.model)].__name__,
@@ -194,8 +190,7 @@ def report(init: InitReport, clips: ClipDataset) -> None:
         print(text, file=sys.stderr)
     if init.warning:
         warn(init.warning)
-    reasons = list(clips.skipped.values())
-    if reasons:
+    if reasons := list(clips.skipped.values()):
         count = f"{len(reasons)} file{'s' if len(reasons) > 1 else ''} skipped"
         warn(f"{count}, {len(clips)} remain:" + "".join(f"\n  {reason}" for reason in reasons[:5]))
 
@@ -219,14 +214,35 @@ def load_chunks(
     return BatchLoader(batches, keys, recipe.loop.num_workers, device)
 
 
-def measure_statistics(
-    model: Autoencoder, recipe: Recipe, clips: ClipDataset, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the latents over the recipe's number of clips."""
-    count = recipe.data.statistics_clips
-    with load_chunks(clips, recipe, model.chunk_frames - 1, count, device) as loader:
-        mean, std = measure_latent_statistics(model, loader, count)
-    return mean.float(), std.float()
+@torch.no_grad()
+def measure_latent_statistics(
+    model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int
+) -> tuple[Float[Tensor, "2 c"], Float[Tensor, "2 c"]]:
+    """Mean and standard deviation per channel of both kinds of latents: content and motion, or grid and 1D.
+
+    Over the `clip`s (b 3 t h w in [-1, 1]) of the batches, at least `count`; images contribute to the first
+    kind only, and not to `count`. The model must not have statistics yet: encode() then gives raw latents.
+    """
+    device, clips = next(model.parameters()).device, 0
+    totals = torch.zeros(0)  # count, sum and sum of squares of each kind and channel
+    for batch in batches:
+        latents = Latents.of(cast(Any, model).encode(batch["clip"].to(device)).latent_dist.mode())
+        if not len(totals):
+            totals = torch.zeros(3, 2, latents.shape[1], dtype=torch.float64)
+        kinds = latents.grid.unbind(2)  # the frames of a chunk
+        if latents.has_sequence:
+            sequences = [part.mT[mask].T[None] for part, mask in latents.regions()]
+            kinds = latents.grid, torch.cat(sequences, dim=2)
+        for i, latent in enumerate(kinds):
+            values = latent.cpu().double().flatten(2)  # in this order: not every device has float64
+            sizes = torch.full((values.shape[1],), values.numel() // values.shape[1])
+            totals[:, min(i, 1)] += torch.stack([sizes, values.sum((0, 2)), values.square().sum((0, 2))])
+        clips += len(batch["clip"]) if latents.shape[2] > 1 else 0
+        if clips >= count:
+            break
+    mean, square = totals[1:] / totals[0].clamp(min=1)
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # a constant channel has no scale
 
 
 class Preview:
@@ -235,48 +251,39 @@ class Preview:
     def __init__(
         self, clips: ClipDataset, recipe: Recipe, frames: int, folder: Path, context: DistributedContext
     ):
-        stage = recipe.data.stages[-1]
         clips.require_length(frames)
-        self.size, self.frames, self.count = (stage.height, stage.width), frames, recipe.data.num_val_clips
-        self.clips, self.folder, self.context = clips, folder, context
-        self.seed, self.dtype = recipe.loop.seed, pick_dtype(recipe.loop.mixed_precision, context.device)
+        self.clips, self.frames, self.folder, self.context = clips, frames, folder, context
+        stage, self.count, self.seed = recipe.data.stages[-1], recipe.data.num_val_clips, recipe.loop.seed
+        self.size = stage.height, stage.width
+        self.dtype = pick_dtype(recipe.loop.mixed_precision, context.device)
 
     def __call__(self, model: nn.Module, step: int, should_stop: ShouldStop) -> dict[str, float] | None:
-        """Mean PSNR in dB over the clips; None when stopped early.
-
-        Every process computes all of it, because a sharded model needs them all.
-        """
+        """Mean PSNR in dB, None when stopped early; all processes compute it, for sharded models need all."""
         assert isinstance(model, VideoAutoencoder)
-        originals, reconstructions, psnr = [], [], []
+        originals, videos, psnr, device = [], [], [], self.context.device
         for i in range(self.count):
             if should_stop():
                 return None
             clip = self.clips.read(i, self.frames, self.size, (1.0, 1.0), self.seed)[None]
-            reconstruction = self._reconstruct(model, clip)
-            psnr.append(-10 * torch.log10((reconstruction - clip).square().mean() / 4).item())
+            with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                latents = model.encode(clip.to(device)).latent_dist.mode()
+                video = model.decode(latents, generator=generator_for(self.seed)).sample
+            video = video[..., : self.size[0], : self.size[1]].clamp(-1, 1).float().cpu()
+            psnr.append(-10 * torch.log10((video - clip).square().mean() / 4).item())
             originals.append(clip)
-            reconstructions.append(reconstruction)
+            videos.append(video)
         if self.context.is_main:
             path = self.folder / f"step-{step:08d}.png"
-            save_preview(path, torch.cat(originals), torch.cat(reconstructions))
+            save_preview(path, torch.cat(originals), torch.cat(videos))
         return {"psnr": sum(psnr) / len(psnr)}
-
-    def _reconstruct(
-        self, model: VideoAutoencoder, clip: Float[Tensor, "1 3 t h w"]
-    ) -> Float[Tensor, "1 3 t h w"]:
-        device = self.context.device
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            latents = model.encode(clip.to(device)).latent_dist.mode()
-            video = model.decode(latents, generator=generator_for(self.seed)).sample
-        return video[..., : clip.shape[3], : clip.shape[4]].clamp(-1, 1).float().cpu()
 
 
 def save_preview(
     path: Path, original: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
 ) -> None:
-    """Write a PNG with the frames of each of the first clips in a row, above those of its reconstruction.
+    """Write a PNG: the frames of each of the first clips in a row, above those of its reconstruction.
 
-    Both inputs are RGB in [-1, 1]; values outside are clipped.
+    Both are RGB in [-1, 1]; values outside are clipped.
     """
     pairs = torch.stack([original[:PREVIEW_CLIPS], reconstruction[:PREVIEW_CLIPS]]).detach().float().cpu()
     grid = rearrange(pairs, "pair b c t h w -> (b pair h) (t w) c")

@@ -14,8 +14,8 @@ from regen.console import Interrupted
 from regen.data.tasks import BatchKey
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
+from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.metrics.lpips import Lpips
-from regen.train.auxiliary_losses import AuxiliaryLosses, LossConfig
 from regen.train.checkpoint import TrainState
 from regen.train.distributed import init_distributed
 from regen.train.loop import LoopConfig, train

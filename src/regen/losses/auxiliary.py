@@ -1,4 +1,4 @@
-"""Losses besides the model's own: LPIPS, adversarial, REPA; post-training on predicted latents."""
+"""Losses besides a model's own: LPIPS, adversarial, REPA; predicted latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +9,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from regen.latents import Latents
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
+from regen.losses.one_dva import PredictedLatents, PredictionConfig, Predictor
 from regen.losses.optimizer_state import TensorSpec, strip_prefix
-from regen.losses.post_training import PredictedLatents, PredictionConfig, Predictor
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
 from regen.metrics.lpips import Lpips, Net
 from regen.networks.patches import Patches
@@ -34,32 +33,25 @@ class LossConfig:
     """Post-training of the decoder on predicted latents (One-DVA)."""
 
 
-@dataclass(frozen=True)
-class FeatureSpec:
-    """Decoder features to align: their channels, and the patches that they stand for."""
-
-    channels: int
-    patches: Patches
-
-
 class AuxiliaryLosses:
     """The enabled losses and their trainable state.
 
-    `features`: the features of models that can be aligned. `predictor`: predicts latents for post-training.
+    `features`: width and patches of the decoder features that REPA aligns. `predictor`: predicts latents for
+    post-training.
     """
 
     def __init__(
         self,
         config: LossConfig,
         device: torch.device,
-        features: FeatureSpec | None = None,
+        features: tuple[int, Patches] | None = None,
         predictor: Predictor | None = None,
     ) -> None:
         self.config = config
-        self.representation: RepresentationLoss | None = None
-        self.prediction: PredictedLatents | None = None
         self.lpips: Lpips | None = None
         self.adversarial: AdversarialLoss | None = None
+        self.representation: RepresentationLoss | None = None
+        self.prediction: PredictedLatents | None = None
         if config.perceptual_weight > 0:
             if config.perceptual_file is None:
                 raise ValueError(
@@ -70,9 +62,7 @@ class AuxiliaryLosses:
             self.adversarial = AdversarialLoss(config.adversarial, device)
         if config.representation.weight > 0:
             assert features is not None
-            self.representation = RepresentationLoss(
-                config.representation, features.channels, features.patches, device
-            )
+            self.representation = RepresentationLoss(config.representation, *features, device)
         if config.prediction.share > 0:
             assert predictor is not None
             self.prediction = PredictedLatents(config.prediction, predictor)
@@ -91,11 +81,6 @@ class AuxiliaryLosses:
             total, logs = total + term, logs | values
         return total, logs
 
-    @property
-    def predicts(self) -> bool:
-        """Whether the decoder is trained on predicted latents."""
-        return self.prediction is not None
-
     def represent(
         self, features: Float[Tensor, "b d n y x"], target: Float[Tensor, "b 3 t h w"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
@@ -104,35 +89,26 @@ class AuxiliaryLosses:
             return features.new_zeros((), dtype=torch.float32), {}
         return self.representation(features, target)
 
-    def predicted(self, latents: Latents, generators: list[torch.Generator]) -> Latents:
-        """Predicted latents in place of these."""
-        assert self.prediction is not None
-        return self.prediction(latents, generators)
-
     def update(self, average: Callable[[list[Tensor]], None]) -> None:
-        """Step the losses' own parameters on the calls since the last update."""
-        for part in self._parts().values():
+        """Step the losses' own parameters with the gradients of the calls since `discard`."""
+        for part in self._trained().values():
             part.update(average)
 
     def discard(self) -> None:
-        """Drop the calls since the last update."""
-        for part in self._parts().values():
+        """Drop the gradients of the calls so far."""
+        for part in self._trained().values():
             part.discard()
 
     def tensors(self) -> dict[str, Tensor]:
         """State for checkpoints."""
-        return {
-            f"{name}.{key}": value
-            for name, part in self._parts().items()
-            for key, value in part.tensors().items()
-        }
+        parts = {name: part.tensors() for name, part in self._trained().items()}
+        return {f"{name}.{key}": value for name, state in parts.items() for key, value in state.items()}
 
-    def prepare(self, sizes: dict[str, TensorSpec]) -> None:
+    def prepare(self, specs: dict[str, TensorSpec]) -> None:
         """Allocate the tensors of a checkpoint that do not exist before the first update."""
-        for name, part in self._parts().items():
-            part.prepare(strip_prefix(name, sizes))
+        for name, part in self._trained().items():
+            part.prepare(strip_prefix(name, specs))
 
-    def _parts(self) -> dict[str, AdversarialLoss | RepresentationLoss]:
-        """Losses with trainable parameters."""
+    def _trained(self) -> dict[str, AdversarialLoss | RepresentationLoss]:
         parts = {"adversarial": self.adversarial, "representation": self.representation}
         return {name: part for name, part in parts.items() if part is not None}
