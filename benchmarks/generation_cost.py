@@ -23,8 +23,8 @@ from rich.progress import Progress
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, LatentSpec
+from regen.generate.inputs import Condition
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.training import GeneratorRecipe
 from regen.latents import Latents

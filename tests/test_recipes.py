@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
+from regen.generate.inputs import Condition
 from regen.generate.training import GeneratorRecipe
 from regen.latents import Latents
 from regen.metrics.flops import count_matmuls, total_flops

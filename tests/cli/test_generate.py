@@ -13,10 +13,9 @@ from tiny_evaluation import HEIGHT, WIDTH, make_generator
 from tiny_media import make_image, make_video, record_frames
 
 from regen import cli
-from regen.generate import run as files_module
 from regen.generate import video_generator as video_module
 from regen.generate.sampling import SampleOptions
-from regen.media.reader import VideoReader
+from regen.media.reader import VideoReader, VideoWriter
 
 KEYS = [*("files", "prompts", "seeds", "frames", "width", "height", "fps", "steps", "nfe", "seconds", "grid")]
 KINDS = ("text", "class", "nothing", "hybrid class")
@@ -192,15 +191,15 @@ def test_decoding_has_its_own_options(generate: Command, monkeypatch: pytest.Mon
 
 
 def test_an_interruption_leaves_whole_files_alone(generate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    count, add = [0], files_module._Progress.add
+    written = record_frames(monkeypatch)
+    write = VideoWriter.write
 
-    def interrupt(progress: files_module._Progress, done: int) -> None:
-        add(progress, done)
-        count[0] += 1
-        if count[0] == 2 + 5 + 2 + 3:  # in the middle of the second video's frames
+    def interrupt(writer: VideoWriter, image: torch.Tensor) -> None:
+        write(writer, image)
+        if [len(video) for video in written] == [5, 3]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(files_module._Progress, "add", interrupt)
+    monkeypatch.setattr(VideoWriter, "write", interrupt)
     ran = generate("nothing", "-o", "out.mp4", "--num-videos", "3", "--grid", "all.png")
     assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], {"out-1.mp4"})
     assert len(frames_of("out-1.mp4")) == 5

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
+from regen.generate.inputs import Condition
 from regen.latents import Latents
 from regen.layers.attention import Attention, Window
 from regen.networks.conditioning import LatentConditioner

@@ -22,8 +22,8 @@ from tiny_generator import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from regen.generate.conditions import Condition
 from regen.generate.generator import GeneratorConfig, LatentGenerator, LatentSpec, shift_noise_levels
+from regen.generate.inputs import Condition
 from regen.latents import Latents, collate
 from regen.pretrained.models import load_as
 
@@ -249,7 +249,7 @@ def test_classes_by_their_names():
     ],
 )
 def test_options_that_exclude_each_other_raise(changes: Changes, wanted: str):
-    with pytest.raises(ValueError, match=f"needs .*{wanted}"):
+    with pytest.raises(ValueError, match=wanted):
         fresh("none", **changes)
 
 

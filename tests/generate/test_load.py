@@ -59,7 +59,7 @@ def test_a_predictor_makes_the_latents_of_the_initial_model(folder: Path) -> Non
     for initial in (str(folder / "other-encoder"), None):
         with pytest.raises(ValueError, match="--init.model"):
             load_predictor(generator, initial, CPU)
-    with pytest.raises(ValueError, match="not a generator"):
+    with pytest.raises(ValueError, match="is an embedder"):
         load_predictor(str(folder / "embedder"), str(folder / "embedder"), CPU)
 
 

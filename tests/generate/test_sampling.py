@@ -9,12 +9,12 @@ from tiny_generator import CHANNELS, HYBRID, KINDS, awake, condition_of, generat
 from tiny_media import same_latents
 from torch import Tensor
 
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
+from regen.generate.inputs import Condition
 from regen.generate.sampling import (
     GivenFrames,
     SampleOptions,
-    drop_first_chunk,
+    from_frame,
     nfe,
     sample,
     sample_video,
@@ -227,15 +227,10 @@ def test_long_videos_go_on_from_the_chunk_before(kind, most, chunks):
 
 def test_without_its_first_chunk_a_row_has_the_others():
     row = latents_of("hybrid", 2, 3)
-    rest = drop_first_chunk(row, 2)
+    rest = from_frame(row, 2)
     for i in range(2):
         assert torch.equal(rest[i].grid, row[i].grid[:, 2:])
         assert torch.equal(rest[i].sequence, row[i].sequence[:, int(row.lengths[i, :6].sum()) :])
-
-
-def test_of_one_chunk_in_training_a_video_has_no_more():
-    with pytest.raises(ValueError, match="at most 5 frames"):
-        sample_video(Gaussian(), NOBODY, blanks("plain"), 2, generators(2))
 
 
 def test_the_shift_changes_the_noise_levels_of_the_steps():
@@ -244,7 +239,7 @@ def test_the_shift_changes_the_noise_levels_of_the_steps():
         draw(model, latents_of("plain"), NOBODY, steps=4, guidance_scale=1.0)
         wanted = [shift * t / (1 + (shift - 1) * t) for t in (1.0, 0.75, 0.5, 0.25)]
         assert [t for t, _, _ in model.calls] == pytest.approx(wanted)
-        assert sampling_schedule(4, shift) == pytest.approx([*wanted, 0.0])
+        assert sampling_schedule(4, model) == pytest.approx([*wanted, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_media import same_latents
 
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.generate.tokens import FIRST_FRAME, OTHER_FRAMES, TokenLayout, concat_chunks, split_chunks
+from regen.generate.inputs import FIRST_FRAME, OTHER_FRAMES, TokenLayout, concat_chunks, split_chunks
 from regen.latents import Latents, collate
 
 CPU = torch.device("cpu")

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
-from regen.generate.tokens import TokenLayout
+from regen.generate.inputs import Condition, TokenLayout
 from regen.latents import Latents
 
 CHANNELS, TEXT_WIDTH, CLASSES = 4, 10, ["cat", "dog", "dolphin"]

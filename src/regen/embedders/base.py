@@ -23,19 +23,20 @@ from regen.networks.encoder import CausalEncoder
 from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
 
 C = TypeVar("C")
+STATISTICS = {"latents_mean": None, "latents_std": None}  # of embedders, and their defaults
 
 
 def configured_by(
-    config_class: type[C], **constants: Any
+    config_class: type[C], others: Mapping[str, Any] = STATISTICS, **constants: Any
 ) -> Callable[[Callable[[Any, C], None]], Callable[..., None]]:
     """Construct a model from a dataclass, the only place where its options are written.
 
-    The fields of `config_class` become the arguments of `__init__` and, with the latents' statistics and
-    `constants`, the entries of config.json, as diffusers expects. Dataclasses in fields are objects in
+    The fields of `config_class`, `others` with their defaults, and `constants` become the arguments of
+    `__init__` and the entries of config.json, as diffusers expects. Dataclasses in fields are objects in
     config.json. The decorated `__init__` takes the dataclass. Raises ValueError when a constant has another
     value.
     """
-    shared = {"latents_mean": None, "latents_std": None, "scaling_factor": 1.0} | constants
+    shared = {**others, **constants}
     own = vars(config_class())
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     arguments = [inspect.Parameter(name, kind, default=value) for name, value in (own | shared).items()]
@@ -43,13 +44,13 @@ def configured_by(
 
     def decorate(init: Callable[[Any, C], None]) -> Callable[..., None]:
         @wraps(init)
-        def construct(self: VideoAutoencoder, *args: Any, **options: Any) -> None:
+        def construct(self: ConfigMixin, *args: Any, **options: Any) -> None:
             bound = signature.bind(self, *args, **options)
             bound.apply_defaults()
             values = bound.arguments
-            for name in shared.keys() - {"latents_mean", "latents_std"}:
-                if values[name] != shared[name]:
-                    raise ValueError(f"{name} must be {shared[name]}, got {values[name]}.")
+            for name, value in constants.items():
+                if values[name] != value:
+                    raise ValueError(f"{name} must be {value}, got {values[name]}.")
             config = _from_json(config_class, {name: values[name] for name in own})
             self.register_to_config(**asdict(config), **{name: values[name] for name in shared})
             init(self, config)

@@ -66,7 +66,7 @@ class AutoencoderMagvit2(PyramidAutoencoder):
     _supports_gradient_checkpointing = True
     _no_split_modules = ("CausalResBlock", "Upsampler")
 
-    @configured_by(Magvit2Config, spatial_compression_ratio=LATENT_STRIDE)
+    @configured_by(Magvit2Config, scaling_factor=1.0, spatial_compression_ratio=LATENT_STRIDE)
     def __init__(self, config: Magvit2Config) -> None:
         super().__init__()
         ratio, channels, patch = (

@@ -82,7 +82,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "EncoderBlock")
 
-    @configured_by(OneDVAConfig)
+    @configured_by(OneDVAConfig, scaling_factor=1.0)
     def __init__(self, config: OneDVAConfig) -> None:
         super().__init__()
         _check(config)

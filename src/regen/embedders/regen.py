@@ -72,7 +72,7 @@ class AutoencoderRegen(PyramidAutoencoder):
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "Stage")
 
-    @configured_by(RegenConfig, spatial_compression_ratio=PATCH)
+    @configured_by(RegenConfig, scaling_factor=1.0, spatial_compression_ratio=PATCH)
     def __init__(self, config: RegenConfig) -> None:
         super().__init__()
         strides = stride_plan(config.temporal_compression_ratio, config.encoder_patch_size)

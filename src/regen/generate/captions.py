@@ -51,18 +51,19 @@ def embed_captions(
     missing: dict[Path, list[str]] = {}
     shards = dataset.manifest.shards
     for number in range(part, len(shards), parts):
-        path, captions = (
-            caption_path(dataset.folder, shards[number].name, spec.fingerprint),
-            dataset.captions(number),
-        )
-        if not _is_complete(path, captions):
+        path = caption_path(dataset.folder, shards[number].name, spec.fingerprint)
+        captions = dataset.captions(number)
+        try:
+            _read_lengths(path, captions)
+        except ValueError:
             missing[path] = captions
     if not missing:
         return
-    total, done = sum(len(_unique(captions)) for captions in missing.values()), 0
+    total, done = sum(len({*captions} - {""}) for captions in missing.values()), 0
     encoder = spec.load(device, dtype)
     for path, captions in missing.items():
-        unique, states = _unique(captions), {"": torch.empty(0, encoder.width, dtype=torch.bfloat16)}
+        states = {"": torch.empty(0, encoder.width, dtype=torch.bfloat16)}
+        unique = list(dict.fromkeys(caption for caption in captions if caption))
         for start in range(0, len(unique), BATCH):
             batch = unique[start : start + BATCH]
             states |= zip(batch, _states(encoder, batch), strict=True)
@@ -95,9 +96,9 @@ class CaptionStates:
             )
         parts, widths = [np.empty(0, np.int64)], [0]
         for number, path in enumerate(self._paths):
-            with _open(path) as file:
-                parts.append(_lengths(file, path, dataset.captions(number)))
-                widths.append(file.get_slice("states").get_shape()[1])
+            lengths, width = _read_lengths(path, dataset.captions(number))
+            parts.append(lengths)
+            widths.append(width)
         self.width: int = max(widths)
         self.lengths = np.concatenate(parts)
         self.longest = int(self.lengths.max(initial=0))
@@ -118,10 +119,6 @@ class CaptionStates:
             return file.get_slice("states")[start : start + length]
 
 
-def _unique(captions: list[str]) -> list[str]:
-    return [caption for caption in dict.fromkeys(captions) if caption]
-
-
 def _states(encoder: TextEncoder, captions: list[str]) -> list[Float[Tensor, "_ d"]]:
     found = encoder(captions)
     states, lengths = found.states.to("cpu", torch.bfloat16), found.mask.sum(1).tolist()
@@ -136,36 +133,23 @@ def _hash(captions: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _is_complete(path: Path, captions: list[str]) -> bool:
-    """Whether the file is complete and of these captions."""
-    try:
-        with _open(path) as file:
-            _lengths(file, path, captions)
-    except ValueError:
-        return False
-    return True
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[safe_open]:
+    """The open file. Raises ValueError, also in place of the block's, when it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, first_line(error)) from None
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = f"{first_line(error)}); delete the file and run again"
+        raise ValueError(f"The embedded captions {path} can't be used ({reason}.") from None
 
 
-def _lengths(file: safe_open, path: Path, captions: list[str]) -> np.ndarray:
-    """Tokens of each sample. Raises ValueError when the file is of other captions."""
-    if (file.metadata() or {}).get("captions") != _hash(captions):
-        raise _damaged(path, "it is of other captions")
-    lengths = file.get_tensor("lengths").numpy()
-    if len(lengths) != len(captions) or file.get_slice("states").get_shape()[0] != lengths.sum():
-        raise _damaged(path, "its lengths do not fit")
-    return lengths
-
-
-def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"The embedded captions {path} can't be used ({reason}); delete the file and run again."
-    )
+def _read_lengths(path: Path, captions: list[str]) -> tuple[np.ndarray, int]:
+    """Tokens of each sample, and values per token. Raises ValueError unless the file is of these captions."""
+    with _open(path) as file:
+        if (file.metadata() or {}).get("captions") != _hash(captions):
+            raise ValueError("it is of other captions")
+        lengths, (rows, width) = file.get_tensor("lengths").numpy(), file.get_slice("states").get_shape()
+        if len(lengths) != len(captions) or rows != lengths.sum():
+            raise ValueError("its lengths do not fit")
+    return lengths, width

@@ -10,15 +10,14 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.generate.conditions import Condition, ConditionEmbedding
-from regen.generate.tokens import LENGTH, SEQUENCE, TokenLayout
+from regen.embedders.base import check_requirements, configured_by
+from regen.generate.inputs import LENGTH, SEQUENCE, Condition, ConditionEmbedding, TokenLayout
 from regen.latents import Latents
 from regen.layers.attention import Grid
 from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
@@ -101,35 +100,34 @@ class LatentGenerator(ModelMixin, ConfigMixin):
     _no_split_modules = ("Block", "JointBlock", "LastJointBlock")
     _forward_methods = ("loss", "velocity")
 
-    @register_to_config
-    def __init__(
-        self,
-        width: int = 1024,
-        depth: int = 24,
-        heads: int = 16,
-        num_joint_layers: int = 0,
-        patch_size: int = 2,
-        timestep_conditioning: AdaLNType = "adaln_zero",
-        condition_dropout: float = 0.1,
-        given_frames_prob: float = 0.15,
-        timestep_shift: float = 1.0,
-        latent_spec: dict[str, Any] | None = None,
-        classes: list[str] | None = None,
-        text_width: int | None = None,
-        text_encoder: dict[str, Any] | None = None,
-    ):
+    @configured_by(GeneratorConfig, dict.fromkeys(("latent_spec", "classes", "text_width", "text_encoder")))
+    def __init__(self, config: GeneratorConfig):
         super().__init__()
-        _check(self.config)
-        self.latent_spec = spec = LatentSpec.from_dict(latent_spec or {})
-        self.layout = TokenLayout(spec.chunk_latents, patch_size, spec.region_size, spec.num_queries)
-        patch_values = spec.channels * patch_size**2
+        width, classes, text_width = config.width, self.config.classes, self.config.text_width
+        check_requirements(
+            {
+                "width % (2 * heads) == 0": width % (2 * config.heads) == 0,
+                "0 <= num_joint_layers <= depth": 0 <= config.num_joint_layers <= config.depth,
+                "text for num_joint_layers > 0": text_width is not None or config.num_joint_layers == 0,
+                "classes or text, not both": not (classes and text_width),
+                "0 <= condition_dropout <= 1": 0 <= config.condition_dropout <= 1,
+                "0 <= given_frames_prob <= 1": 0 <= config.given_frames_prob <= 1,
+                "timestep_shift > 0": config.timestep_shift > 0,
+                "patch_size >= 1": config.patch_size >= 1,
+            }
+        )
+        self.latent_spec = spec = LatentSpec.from_dict(self.config.latent_spec or {})
+        self.layout = TokenLayout(spec.chunk_latents, config.patch_size, spec.region_size, spec.num_queries)
+        patch_values = spec.channels * config.patch_size**2
         self.embed = nn.Linear(patch_values, width)
         self.type_embedding = nn.Embedding(4 if spec.has_sequence else 2, width)
         nn.init.normal_(self.type_embedding.weight, std=0.2)
         self.given_embedding = nn.Parameter(torch.zeros(width))  # zero: given frames begin like the others
         self.timestep_embedding = TimestepEmbedding(width)
         self.condition = ConditionEmbedding(width, len(classes or ()), text_width)
-        self.transformer = LatentTransformer(width, depth, heads, num_joint_layers, timestep_conditioning)
+        self.transformer = LatentTransformer(
+            width, config.depth, config.heads, config.num_joint_layers, config.timestep_conditioning
+        )
         self.out = zero_linear(width, patch_values)
         if spec.has_sequence:
             self.embed_sequence = nn.Linear(spec.channels, width)
@@ -194,15 +192,9 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         sequence = self.out_sequence(x[:, count : count + noisy.sequence.shape[2]])
         return Latents(velocity, rearrange(sequence, "b s c -> b c s"), noisy.lengths)
 
-    def forward(
-        self,
-        noisy: Latents,
-        t: Float[Tensor, " #b"],
-        condition: Condition,
-        given_mask: Bool[Tensor, "b f"] | None = None,
-    ) -> Latents:
+    def forward(self, *inputs: Any) -> Latents:
         """See `velocity`."""
-        return self.velocity(noisy, t, condition, given_mask)
+        return self.velocity(*inputs)
 
     def loss(
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
@@ -240,10 +232,8 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         tokens = self.layout.sequence(noisy)
         sequence = self.embed_sequence(noisy.sequence.mT.to(x.dtype)) + self.type_embedding.weight[SEQUENCE]
         sequence = sequence + self.index_embedding(_embed_integers(tokens.rank).to(x.dtype))
-        lengths = (
-            self.length_embedding(_embed_integers(noisy.lengths).to(x.dtype))
-            + self.type_embedding.weight[LENGTH]
-        )
+        lengths = self.length_embedding(_embed_integers(noisy.lengths).to(x.dtype))
+        lengths = lengths + self.type_embedding.weight[LENGTH]
         centres = self.layout.region_centres(grid, x.device).expand(len(x), -1, -1)
         ones = [x.new_ones(part.shape[:2], dtype=torch.bool) for part in (x, lengths)]
         mask = torch.cat([ones[0], tokens.mask, ones[1]], dim=1)
@@ -282,19 +272,3 @@ def _masked_mse(
 def _embed_integers(numbers: Int64[Tensor, "b s"]) -> Float[Tensor, "b s e"]:
     flat = sinusoidal_embedding(numbers.flatten().float(), INDEX_WIDTH, max_period=1000.0)
     return rearrange(flat, "(b s) e -> b s e", b=len(numbers))
-
-
-def _check(config: FrozenDict) -> None:
-    """Raise ValueError for options that exclude each other."""
-    probabilities = (config.condition_dropout, config.given_frames_prob)
-    requirements = {
-        "width % (2 * heads) == 0": config.width % (2 * config.heads) == 0,
-        "0 <= num_joint_layers <= depth": 0 <= config.num_joint_layers <= config.depth,
-        "text for num_joint_layers > 0": config.text_width is not None or config.num_joint_layers == 0,
-        "classes or text, not both": not (config.classes and config.text_width),
-        "condition_dropout and given_frames_prob from 0 to 1": all(0 <= p <= 1 for p in probabilities),
-        "timestep_shift > 0": config.timestep_shift > 0,
-        "patch_size >= 1": config.patch_size >= 1,
-    }
-    if unmet := [requirement for requirement, holds in requirements.items() if not holds]:
-        raise ValueError(f"A generator needs {unmet[0]}, got {dict(config)}.")

@@ -14,7 +14,7 @@ from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates
 from regen.generate.generator import LatentSpec
-from regen.generate.tokens import concat_chunks
+from regen.generate.inputs import concat_chunks
 from regen.latents import Latents, collate
 from regen.pretrained.models import encoder_hash, find_model, stored_config, weights_hash
 from regen.runtime import generator_for
@@ -94,7 +94,7 @@ class LatentBatches(Dataset):
         self.buckets = {
             (stage, chunks): self._buckets(stage, chunks)
             for stage in self.stages
-            for chunks in _chunk_counts(stage)
+            for chunks in [0] * (stage.image_share > 0) + list(stage.chunks) * (stage.image_share < 1)
         }
 
     def __len__(self) -> int:
@@ -111,11 +111,7 @@ class LatentBatches(Dataset):
         buckets = self.buckets[stage, chunks]
         ends = np.cumsum([len(bucket.indices) for bucket in buckets])
         bucket = buckets[int(np.searchsorted(ends, where * ends[-1], side="right"))]
-        count = self._batch_size(stage, bucket)
-        if count < parts:
-            raise ValueError(
-                f"A batch must have at least {parts} samples, got {count}; raise tokens_per_batch."
-            )
+        count = self.batch_size(stage, bucket)
         rows = range(count * part // parts, count * (part + 1) // parts)
         return self.samples(bucket, step, rows) | {
             "rows": torch.tensor(rows),
@@ -125,19 +121,12 @@ class LatentBatches(Dataset):
 
     def samples(self, bucket: Bucket, step: int, rows: range) -> dict[str, Tensor]:
         """The samples of these rows of a batch, drawn from a bucket: latents and conditions."""
-        latents: list[Latents] = []
-        indices: list[int] = []
-        for row in rows:
-            generator = generator_for(self.seed, SAMPLE_STREAM, step, row)
-            which, where = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-            indices.append(int(bucket.indices[int(which * len(bucket.indices))]))
-            latents.append(self._latents(indices[-1], bucket.chunks, where))
-        return self._conditions(indices) | collate(latents).to(dtype=torch.float32).tensors()
-
-    def min_batch_size(self) -> int:
-        """Samples of the smallest possible batch."""
-        buckets = ((stage, bucket) for (stage, _), row in self.buckets.items() for bucket in row)
-        return min(self._batch_size(stage, bucket) for stage, bucket in buckets)
+        generators = [generator_for(self.seed, SAMPLE_STREAM, step, row) for row in rows]
+        draws = [torch.rand(2, generator=each, dtype=torch.float64).tolist() for each in generators]
+        indices = [int(bucket.indices[int(which * len(bucket.indices))]) for which, _ in draws]
+        clips = zip(indices, draws, strict=True)
+        latents = collate([self._latents(index, bucket.chunks, where) for index, (_, where) in clips])
+        return self._conditions(indices) | latents.to(dtype=torch.float32).tensors()
 
     def _latents(self, index: int, chunks: int, where: float) -> Latents:
         """Consecutive chunks of a sample, or an image."""
@@ -177,7 +166,8 @@ class LatentBatches(Dataset):
             for height, width in used
         ]
 
-    def _batch_size(self, stage: LatentStage, bucket: Bucket) -> int:
+    def batch_size(self, stage: LatentStage, bucket: Bucket) -> int:
+        """Samples of the batches drawn from a bucket."""
         scale = self.dataset.manifest.spatial_compression_ratio
         frames = int(self.dataset.column("latent_frames")[bucket.indices[0]]) * bucket.chunks or 1
         positions = -(-bucket.height // scale) * -(-bucket.width // scale) * frames
@@ -257,8 +247,3 @@ def _length_counts(dataset: LatentDataset, by_class: bool) -> tuple[tuple[int, .
     for label, lengths in found:
         table[label] += np.bincount(lengths, minlength=longest)
     return tuple(tuple(row) for row in table.tolist())
-
-
-def _chunk_counts(stage: LatentStage) -> list[int]:
-    images = [0] if stage.image_share > 0 else []
-    return [*images, *(stage.chunks if stage.image_share < 1 else ())]

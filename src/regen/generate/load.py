@@ -48,18 +48,12 @@ def load_video_generator(
 
 
 def load_pipeline(
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    embedder: str | None = None,
-    text_encoder: str | None = None,
+    name: str, device: torch.device, dtype: torch.dtype, **names: str | None
 ) -> RegenTextToVideoPipeline:
-    """The diffusers pipeline of a generator (see `load_video_generator`)."""
-    videos = load_video_generator(name, device, dtype, embedder, text_encoder)
-    text = videos.text_encoder
-    if text is None:
-        return RegenTextToVideoPipeline(videos.model, videos.embedder)
-    return RegenTextToVideoPipeline(videos.model, videos.embedder, text.model, text.tokenizer)
+    """The diffusers pipeline of a generator; `names`: see `load_video_generator`."""
+    videos = load_video_generator(name, device, dtype, **names)
+    text = () if videos.text_encoder is None else (videos.text_encoder.model, videos.text_encoder.tokenizer)
+    return RegenTextToVideoPipeline(videos.model, videos.embedder, *text)
 
 
 def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> LatentGenerator:
@@ -143,10 +137,7 @@ def load_predictor(name: str, initial_model: str | None, device: torch.device) -
 
     `initial_model` names the model to post-train. Raises ValueError unless the generator makes its latents.
     """
-    folder = find_model(name)
-    if not is_generator(folder):
-        raise ValueError(f"{name} is not a generator; give one trained on the latents of this model.")
-    model = load_as(LatentGenerator, folder, device, torch.float32)
+    model = load_generator(name, device, torch.float32)
     if initial_model is None or not matches_embedder(model, initial_model):
         spec = model.latent_spec
         raise ValueError(

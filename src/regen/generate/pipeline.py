@@ -18,11 +18,10 @@ from torch import Generator, Tensor, nn
 
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator
+from regen.generate.inputs import Condition, concat_chunks
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sampling_schedule
 from regen.generate.text import TextEncoder
-from regen.generate.tokens import concat_chunks
 from regen.generate.video_generator import GeneratedLatents, VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, collate
@@ -129,10 +128,12 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
 
         Raises ValueError for what these models can't do.
         """
-        _check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        inputs = callback_on_step_end_tensor_inputs
+        _check_options((height, width), output_type, callback_on_step_end, inputs)
         options = SampleOptions(num_inference_steps, max(1.0, guidance_scale), guidance_interval)
         videos, each = self._video_generator(), num_videos_per_prompt
-        shape = videos.shape(num_frames, _size(height, width))
+        size = None if height is None or width is None else Size(height, width)
+        shape = videos.shape(num_frames, size)
         self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps * shape.num_segments
         self._interrupt = False
         prompts, negatives, classes = map(_as_list, (prompt, negative_prompt, class_labels))
@@ -145,7 +146,6 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
             logger.warning(warning)
         _onload(self.generator)
         with self.progress_bar(total=self._num_timesteps) as bar:
-            inputs = callback_on_step_end_tensor_inputs
             on_step = self._on_step(callback_on_step_end, inputs, num_inference_steps, bar.update)
             arguments = (shape, condition, generators, options, given, negative, num_latents, on_step, noise)
             generated = videos.sample(*arguments, lambda: self._interrupt)
@@ -164,10 +164,12 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         """What the videos show, what guidance leads away from, and the number of videos."""
         if self.text_encoder is not None:
             _onload(self.text_encoder)
-        negatives = negatives if len(negatives) == 1 else _repeat(negatives, each)
-        condition = videos.condition(_repeat(prompts, each), _repeat(classes, each))
-        count = max(1, len(prompts) + len(classes)) * each
-        return condition, videos.negative_condition(negatives, count), count
+        prompts, classes, repeated = (
+            [text for text in texts for _ in range(each)] for texts in (prompts, classes, negatives)
+        )
+        count = len(prompts) + len(classes) or each
+        negative = videos.negative_condition(negatives if len(negatives) == 1 else repeated, count)
+        return videos.condition(prompts, classes), negative, count
 
     def _video_generator(self) -> VideoGenerator:
         """The modules as they are now. Raises ValueError for a missing text encoder."""
@@ -177,9 +179,8 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
                 raise ValueError(
                     "This generator reads texts; the pipeline needs its text_encoder and tokenizer."
                 )
-            text = TextEncoder.from_modules(
-                self.text_encoder, self.tokenizer, model.config.text_encoder, model.config.text_width
-            )
+            tokens = model.config.text_encoder["max_tokens"]
+            text = TextEncoder(self.text_encoder, self.tokenizer, tokens, model.config.text_width)
         return VideoGenerator(model, self.vae, text)
 
     def _given_frames(
@@ -197,7 +198,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         self, callback: Callback | None, inputs: Sequence[str], steps: int, update: Callable[[], Any]
     ) -> OnStep:
         """Update the bar and call the user's `callback`, which may replace the latents."""
-        levels = sampling_schedule(steps, self.generator.config.timestep_shift)
+        levels = sampling_schedule(steps, self.generator)
 
         def on_step(step: int, latents: Latents) -> Latents:
             update()
@@ -215,9 +216,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         """The videos as `output_type`, decoded with noise of these seeds."""
         if output_type == "latent":
             rows = [video.chunks() for video in generated]
-            return collate(
-                [concat_chunks(collate(row)) if len(row) > 1 else row[0] for row in rows]
-            ).for_decoder()
+            return collate([concat_chunks(collate(row)) for row in rows]).for_decoder()
         _onload(self.vae)
         videos = [
             torch.stack(list(video.decode(self.vae, DecodeOptions(steps=steps, seed=seed))))
@@ -240,17 +239,11 @@ def _as_list(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
-def _repeat(values: list[str], each: int) -> list[str]:
-    return [value for value in values for _ in range(each)]
-
-
-def _size(height: int | None, width: int | None) -> Size | None:
-    if (height is None) != (width is None):
+def _check_options(
+    size: tuple[int | None, int | None], output_type: str, callback: Callback | None, inputs: Sequence[str]
+) -> None:
+    if size.count(None) == 1:
         raise ValueError("Give height and width, or neither.")
-    return None if height is None or width is None else Size(height, width)
-
-
-def _check_output(output_type: str, callback: Callback | None, inputs: Sequence[str]) -> None:
     if output_type not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}.")
     if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
@@ -285,15 +278,15 @@ def _check_noise(latents: Tensor, videos: VideoGenerator, shape: VideoShape, cou
 
 def _pixels(image: Image) -> UInt8[Tensor, "h w 3"]:
     """An image in any form as 8-bit RGB."""
+    if isinstance(image, Path | str):
+        return read_image(Path(image))[0]
     if isinstance(image, PIL.Image.Image):
-        return torch.from_numpy(np.array(image.convert("RGB")))
+        image = np.array(image.convert("RGB"))
+    shape = (*image.shape,)
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"A tensor image must be c h w with 3 channels, got {(*image.shape,)}.")
-        return rearrange(image.float().cpu().clamp(0, 1).mul(255).round().to(torch.uint8), "c h w -> h w c")
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"An array image must be h w c with 3 channels, got {image.shape}.")
-        pixels = image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-        return torch.from_numpy(pixels)
-    return read_image(Path(image))[0]
+        image = image.float().cpu().movedim(0, -1).numpy()
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"An image must be a tensor c h w or an array h w c with 3 channels, got {shape}.")
+    if image.dtype != np.uint8:
+        image = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    return torch.from_numpy(image)

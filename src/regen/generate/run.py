@@ -21,7 +21,7 @@ from regen.generate.video_generator import DEFAULT_SAMPLING, ONE_STEP, Generated
 from regen.generate.video_shape import VideoShape
 from regen.io import atomic_path
 from regen.latents import Latents
-from regen.media.files import IMAGE_SUFFIXES, is_image
+from regen.media.files import is_image, read_image
 from regen.media.pixels import Size
 from regen.media.reader import VideoError, VideoReader, VideoWriter
 from regen.runtime import generator_for
@@ -64,13 +64,9 @@ class VideoRequest:
         if len(self.negative_prompts) > 1 and len(self.negative_prompts) != len(self.prompts):
             raise ValueError("Give one negative prompt for all, or one for each prompt.")
 
-    def captions(self) -> list[str]:
-        """Prompt or class of each video, or ""."""
-        return [text for text in (*self.prompts, *self.classes) or ("",) for _ in range(self.num_videos)]
-
-    def of_videos(self, values: Sequence[str], videos: range) -> list[str]:
-        """The values, one for each prompt or class, for these videos."""
-        return [values[i // self.num_videos] for i in videos] if values else []
+    def of_videos(self, texts: Sequence[str]) -> list[str]:
+        """Texts, one for each prompt or class, for each video."""
+        return [text for text in texts for _ in range(self.num_videos)]
 
 
 @dataclass(frozen=True)
@@ -106,32 +102,37 @@ def generate_files(
     `grid` receives a contact sheet of all. Raises ValueError or OSError; complete files stay, and there are
     no others.
     """
-    started, captions = perf_counter(), request.captions()
+    started, captions = perf_counter(), request.of_videos((*request.prompts, *request.classes) or ("",))
     frames = 1 if request.frames is None and is_image(output) else request.frames
     shape = video_generator.shape(frames, request.size, request.continue_from is not None)
-    files = [output] if len(captions) == 1 else [_numbered(output, i + 1) for i in range(len(captions))]
-    check_targets(files, grid, shape)
+    files = [output.with_stem(f"{output.stem}-{number}") for number in range(1, len(captions) + 1)]
+    files = files if len(files) > 1 else [output]
+    _check_targets(files, grid, shape)
     video_generator.condition(request.prompts, request.classes)  # raises before any work
     rate = Fraction(video_generator.latent_spec.frame_rate).limit_denominator(10_000)
     given = _given_frames(video_generator, request, shape, rate, on_warning)
     texts = (*request.prompts, *request.negative_prompts)
     for warning in [*shape.notes, *video_generator.truncation_warnings(texts)]:
         on_warning(warning)
-    progress = _Progress(request.options.steps * shape.num_segments, shape.frames, len(captions), on_progress)
+    done, total = 0, len(captions) * (request.options.steps * shape.num_segments + shape.frames)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(done, total)
+
     picked = torch.linspace(0, shape.frames - 1, SHEET_FRAMES).round().long().tolist()
-    strips: list[Tensor] = []
-    for path, latents in zip(files, _sample(video_generator, request, shape, given, progress), strict=True):
-        images: dict[int, Tensor] = {}
+    strips: list[list[Tensor]] = [[] for _ in files]
+    sampled = _sample(video_generator, request, shape, given, len(files), advance)
+    for path, latents, strip in zip(files, sampled, strips, strict=True):
         with VideoWriter(path, shape.width, shape.height, rate) as writer:
             for index, image in enumerate(latents.decode(video_generator.embedder, request.decoding)):
                 writer.write(image)
-                progress.add(1)
+                advance(1)
                 if grid is not None and index in picked:
-                    images[index] = image
-        if grid is not None:
-            strips.append(torch.stack([images[index] for index in picked]))
+                    strip.append(image)
     if grid is not None:
-        write_contact_sheet(grid, zip(strips, captions, strict=True))
+        write_contact_sheet(grid, zip(map(torch.stack, strips), captions, strict=True))
     return GenerationReport(
         files=[str(path) for path in files],
         prompts=captions,
@@ -147,18 +148,7 @@ def generate_files(
     )
 
 
-class _Progress:
-    """Counts sampling steps and decoded frames of all videos together."""
-
-    def __init__(self, steps: int, frames: int, videos: int, on_progress: OnProgress) -> None:
-        self.done, self.total, self.on_progress = 0, (steps + frames) * videos, on_progress
-
-    def add(self, count: int) -> None:
-        self.done += count
-        self.on_progress(self.done, self.total)
-
-
-def check_targets(files: Sequence[Path], grid: Path | None, shape: VideoShape) -> None:
+def _check_targets(files: Sequence[Path], grid: Path | None, shape: VideoShape) -> None:
     """Raise ValueError for files that can't hold videos of this shape, or can't be written."""
     for path in files:
         VideoWriter(path, shape.width, shape.height, Fraction(1))
@@ -171,40 +161,33 @@ def check_targets(files: Sequence[Path], grid: Path | None, shape: VideoShape) -
             raise VideoError(f"{path} can't be written; give the name of a file in an existing folder.")
 
 
-def read_last_frames(path: Path, count: int) -> tuple[UInt8[Tensor, "t h w 3"], Fraction]:
-    """The last frames of a video, up to `count`, and its frame rate."""
-    with VideoReader(path) as reader:
-        times = reader.frame_times()[-count:].tolist()
-        return reader.read_at(times), reader.info.frame_rate
-
-
 def _sample(
     video_generator: VideoGenerator,
     request: VideoRequest,
     shape: VideoShape,
     given: GivenFrames | None,
-    progress: _Progress,
+    count: int,
+    advance: Callable[[int], None],
 ) -> Iterator[GeneratedLatents]:
-    """The latents of all videos in order, one batch at a time."""
-    everything = range(len(request.captions()))
-    for start in range(0, len(everything), request.batch):
-        videos = everything[start : start + request.batch]
+    """The latents of all `count` videos in order, one batch at a time."""
+    prompts, classes = map(request.of_videos, (request.prompts, request.classes))
+    for start in range(0, count, request.batch):
+        videos = slice(start, start + request.batch)
+        generators = [generator_for(request.seed, i % request.num_videos) for i in range(count)[videos]]
+        negatives = list(request.negative_prompts)
+        negatives = negatives if len(negatives) == 1 else request.of_videos(negatives)[videos]
 
-        def on_step(step: int, latents: Latents, count: int = len(videos)) -> Latents:
-            progress.add(count)
+        def on_step(step: int, latents: Latents) -> Latents:
+            advance(len(latents))
             return latents
 
-        prompts, classes = (request.of_videos(texts, videos) for texts in (request.prompts, request.classes))
-        negative = list(request.negative_prompts)
-        if len(negative) > 1:
-            negative = request.of_videos(negative, videos)
         yield from video_generator.sample(
             shape,
-            video_generator.condition(prompts, classes),
-            [generator_for(request.seed, i % request.num_videos) for i in videos],
+            video_generator.condition(prompts[videos], classes[videos]),
+            generators,
             request.options,
             given,
-            video_generator.negative_condition(negative, len(videos)),
+            video_generator.negative_condition(negatives, len(generators)),
             request.num_latents,
             on_step,
         )
@@ -219,23 +202,20 @@ def _given_frames(
 ) -> GivenFrames | None:
     """The latents of the image or the chunk that the videos start from."""
     if request.image is not None:
-        if request.image.suffix.lower() not in IMAGE_SUFFIXES:
+        if not is_image(request.image):
             raise ValueError(f"image must be an image, got {request.image}; use --continue for a video.")
-        with VideoReader(request.image) as reader:
-            return video_generator.encode_images([frame.image for frame in reader], shape)
+        return video_generator.encode_images([read_image(request.image)[0]], shape)
     if request.continue_from is None:
         return None
-    frames, given_rate = read_last_frames(request.continue_from, video_generator.latent_spec.chunk_frames)
+    with VideoReader(request.continue_from) as reader:
+        times = reader.frame_times()[-video_generator.latent_spec.chunk_frames :].tolist()
+        frames, given_rate = reader.read_at(times), reader.info.frame_rate
     if abs(given_rate / rate - 1) > RATE_TOLERANCE:
         on_warning(
             f"{request.continue_from} has {float(given_rate):.5g} frames per second, its continuation "
             f"{float(rate):.5g}."
         )
     return video_generator.encode_last_chunk(frames, shape, request.num_latents)
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def write_contact_sheet(path: Path, videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], str]]) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from regen.diffusion import get_schedule
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, shift_noise_levels
+from regen.generate.inputs import Condition
 from regen.latents import Latents, pack
 
 OnStep = Callable[[int, Latents], Latents]
@@ -76,15 +76,11 @@ def sample(
         noise: Initial noise; by default drawn from the generators.
         should_stop: Checked after each step; the latents so far are returned.
     """
-    options = applicable_options(options, model)
-    levels, template = (
-        sampling_schedule(options.steps, model.config.timestep_shift),
-        template.to(model.device),
-    )
+    options, template = applicable_options(options, model), template.to(model.device)
     x = (template.noise(generators) if noise is None else noise).to(model.device, torch.float32)
     clean, mask = _given_latents(model, template, given)
     given_mask = None if given is None else mask.grid[:, 0, :, 0, 0]
-    given_twice = None if given_mask is None else torch.cat([given_mask, given_mask])
+    given_twice = None if given_mask is None else given_mask.repeat(2, 1)
     both = condition.concat(negative or condition.unconditional())
 
     def velocity(x: Latents, t: float) -> Latents:
@@ -101,7 +97,7 @@ def sample(
         return x if given is None else x.map(lambda part, c, m: torch.where(m, c, part), clean, mask)
 
     x = put_given(x)
-    for step, (t, t_next) in enumerate(pairwise(levels)):
+    for step, (t, t_next) in enumerate(pairwise(sampling_schedule(options.steps, model))):
         v = velocity(x, t)
         if options.solver == "heun" and t_next > 0:
             v_next = velocity(put_given(_euler_step(x, v, t - t_next)), t_next)
@@ -129,38 +125,35 @@ def sample_video(
 
     `template(chunks)` has the shape of a segment. A segment has at most as many chunks as in training; each
     one after the first is given the last chunk of the segment before it. `noise` is that of the first
-    segment; see `sample` for the rest. Raises ValueError for several segments when training had single
-    chunks.
+    segment; see `sample` for the rest.
     """
-    spec = model.latent_spec
-    longest, n = max(1, spec.max_chunks), spec.chunk_latents
-    if chunks > longest and longest < 2:
-        raise ValueError(
-            f"This generator was trained on single chunks of {spec.chunk_frames} frames and can't continue "
-            f"them; give at most {spec.chunk_frames} frames."
-        )
+    longest, n = max(1, model.latent_spec.max_chunks), model.latent_spec.chunk_latents
+    assert chunks <= longest or longest > 1, "`video_shape` raises"
     run = partial(
         sample, model, condition, options=options, negative=negative, on_step=on_step, should_stop=should_stop
     )
     done = first_chunks = min(chunks, longest)
-    first, seeds = template(done), _segment_seeds(generators, chunks - done)
+    first, later = template(done), chunks - done
+    seeds: list[list[int]] = []
+    if later:  # drawn before the noise, whose amount depends on the batch: that of its longest sample
+        seeds = [torch.randint(2**62, (later,), generator=g, device=g.device).tolist() for g in generators]
     if given is not None and given.frames == n:
         first = _with_lengths_of(given.latents, first)
     segments = [run(first, generators, given=given, noise=noise)]
     while done < chunks and not should_stop():
         count = min(chunks - done, longest - 1)
-        last = last_chunk(segments[-1], n)
+        last = from_frame(segments[-1], -n)
         shape = _with_lengths_of(last, template(1 + count))
         draws = zip(generators, seeds, strict=True)
         own = [Generator(g.device).manual_seed(row[done - first_chunks]) for g, row in draws]
-        segments.append(drop_first_chunk(run(shape, own, given=GivenFrames(last, n)), n))
+        segments.append(from_frame(run(shape, own, given=GivenFrames(last, n)), n))
         done += count
     return segments
 
 
-def sampling_schedule(steps: int, shift: float) -> list[float]:
+def sampling_schedule(steps: int, model: LatentGenerator) -> list[float]:
     """`steps` + 1 noise levels from 1 to 0, evenly spaced before the shift (see `shift_noise_levels`)."""
-    return [shift_noise_levels(t, shift) for t in get_schedule(steps)]
+    return [shift_noise_levels(t, model.config.timestep_shift) for t in get_schedule(steps)]
 
 
 def applicable_options(options: SampleOptions, model: LatentGenerator) -> SampleOptions:
@@ -171,34 +164,17 @@ def applicable_options(options: SampleOptions, model: LatentGenerator) -> Sample
 def nfe(options: SampleOptions, model: LatentGenerator) -> int:
     """Number of function evaluations per sample: two per velocity where guidance acts."""
     options, levels = applicable_options(options, model), list[float]()
-    for t, t_next in pairwise(sampling_schedule(options.steps, model.config.timestep_shift)):
+    for t, t_next in pairwise(sampling_schedule(options.steps, model)):
         levels += [t, t_next] if options.solver == "heun" and t_next > 0 else [t]
     return sum(2 if options.guides(t) else 1 for t in levels)
 
 
-def last_chunk(latents: Latents, n: int) -> Latents:
-    """The last chunk, of n latent frames, of a batch."""
-    regions = latents.lengths.shape[1]
-    return _slice_regions(latents, latents.grid[:, :, -n:], regions - regions * n // latents.shape[2])
-
-
-def drop_first_chunk(latents: Latents, n: int) -> Latents:
-    """All chunks of a batch but the first, which has n latent frames."""
-    return _slice_regions(latents, latents.grid[:, :, n:], latents.lengths.shape[1] * n // latents.shape[2])
-
-
-def _slice_regions(latents: Latents, grid: Tensor, start: int) -> Latents:
-    """`grid` with the 1D latents of the regions from `start` on."""
-    parts = [sequence for sequence, _ in latents.regions()][start:]
-    return pack(grid, parts, latents.lengths[:, start:])
-
-
-def _segment_seeds(generators: list[Generator], chunks: int) -> list[list[int]]:
-    """Seeds for each generator and later chunk, drawn before the noise, whose amount depends on the batch: 1D
-    latents draw as many numbers as the longest sample has."""
-    if chunks == 0:
-        return [[] for _ in generators]
-    return [torch.randint(2**62, (chunks,), generator=g, device=g.device).tolist() for g in generators]
+def from_frame(latents: Latents, start: int) -> Latents:
+    """The chunks of a batch from latent frame `start` on; negative: counted from the end."""
+    grid, regions = latents.grid[:, :, start:], latents.lengths.shape[1]
+    first = regions - regions * grid.shape[2] // latents.shape[2]
+    parts = [sequence for sequence, _ in latents.regions()][first:]
+    return pack(grid, parts, latents.lengths[:, first:])
 
 
 def _euler_step(x: Latents, velocity: Latents, size: float) -> Latents:

@@ -51,21 +51,12 @@ class TextStates:
 class TextEncoder:
     """Texts to hidden states of `width` values, for the first `max_tokens` tokens with special ones.
 
-    `name`, `max_tokens` and `fingerprint` are those of its `TextEncoderSpec`; `model` and `tokenizer` are
-    transformers'.
+    `model` and `tokenizer` are transformers'.
     """
 
-    def __init__(self, spec: "TextEncoderSpec", model: nn.Module, tokenizer: Any, width: int) -> None:
-        self.name, self.max_tokens, self.fingerprint = spec.name, spec.max_tokens, spec.fingerprint
-        self.width, self.model, self.tokenizer = width, model, tokenizer
-
-    @classmethod
-    def from_modules(
-        cls, model: nn.Module, tokenizer: Any, config: dict[str, Any], width: int
-    ) -> "TextEncoder":
-        """From loaded modules and the `text_encoder` of a generator's config."""
+    def __init__(self, model: nn.Module, tokenizer: Any, max_tokens: int, width: int) -> None:
+        self.model, self.tokenizer, self.max_tokens, self.width = model, tokenizer, max_tokens, width
         tokenizer.truncation_side = "right"
-        return cls(TextEncoderSpec(folder=Path(config["name"]), **config), model, tokenizer, width)
 
     def __call__(self, texts: Sequence[str]) -> TextStates:
         """Hidden states of `texts`, on the model's device and in its precision, without gradients.
@@ -147,7 +138,6 @@ class TextEncoderSpec:
                 raise self._error(f"has no weights for {missing[0]}")
             if not tokenizer.is_fast:
                 raise self._error(f"has no fast tokenizer ({TOKENIZER})")
-            tokenizer.truncation_side = "right"
             model = model.to(device).eval().requires_grad_(False)
             try:
                 ids = torch.ones(1, 2, dtype=torch.int64, device=device)
@@ -155,7 +145,7 @@ class TextEncoderSpec:
                     width = _hidden(model, ids, ids.bool()).shape[2]
             except Exception as error:
                 raise self._error(f"can't read text alone, {first_line(error)}") from None
-        return TextEncoder(self, model, tokenizer, width)
+        return TextEncoder(model, tokenizer, self.max_tokens, width)
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"The text encoder {self.name} {reason}; {ADVICE}.")

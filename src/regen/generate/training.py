@@ -13,23 +13,16 @@ from regen.console import progress_bar, warn
 from regen.corpus.dataset import LatentDataset
 from regen.data.tasks import BatchKey
 from regen.generate.captions import CaptionStates, embed_captions
-from regen.generate.conditions import Condition
 from regen.generate.generator import GeneratorConfig, LatentGenerator
+from regen.generate.inputs import Condition
 from regen.generate.latent_batches import LatentBatches, LatentStage, class_names, make_latent_spec
+from regen.generate.load import load_generator
 from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSpec, find_text_encoder
 from regen.generate.video_generator import GeneratedLatents
 from regen.latents import Latents
-from regen.pretrained.models import (
-    find_model,
-    is_generator,
-    load,
-    silence_logging,
-    stored_config,
-    stored_weights,
-    weights_hash,
-)
+from regen.pretrained.models import load, silence_logging, weights_hash
 from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.lifecycle import ShouldStop
@@ -99,9 +92,10 @@ def run_generator(
     indices, val_indices = split_samples(dataset, data.num_val_samples)
     by_class = data.condition == "class"
     batches = LatentBatches(dataset, indices, data.stages, loop.steps, loop.seed, captions, by_class)
-    check_batches(model, batches, context.size * loop.gradient_accumulation_steps)
     dtype = pick_dtype(loop.mixed_precision, context.device)
     val_batches = validation_batches(dataset, val_indices, recipe, captions)
+    for each in (batches, val_batches):
+        check_batches(model, each, context.size * loop.gradient_accumulation_steps)
     evaluate = Validation(val_batches, context, dtype, recipe, out / "previews")
     resolved = asdict(replace(recipe, loop=replace(loop, mixed_precision=dtype_name(dtype)))) | {
         "class": "LatentGenerator",
@@ -121,14 +115,14 @@ def run_generator(
 
 def check_batches(model: LatentGenerator, batches: LatentBatches, parts: int) -> None:
     """Raise ValueError for a size that patches don't divide, or a batch smaller than its number of parts."""
-    if (smallest := batches.min_batch_size()) < parts:
-        raise ValueError(
-            f"The smallest batch must have at least {parts} samples (processes x accumulation steps), got "
-            f"{smallest}; raise tokens_per_batch, or use fewer processes or accumulation steps."
-        )
     scale = model.latent_spec.spatial_compression_ratio
-    for bucket in (bucket for buckets in batches.buckets.values() for bucket in buckets):
+    for stage, bucket in ((stage, bucket) for (stage, _), row in batches.buckets.items() for bucket in row):
         model.layout.grid(1, -(-bucket.height // scale), -(-bucket.width // scale))
+        if (count := batches.batch_size(stage, bucket)) < parts:
+            raise ValueError(
+                f"A batch must have at least {parts} samples (processes x accumulation steps), got {count}; "
+                "raise tokens_per_batch, or use fewer processes or accumulation steps."
+            )
 
 
 def prepare_captions(
@@ -169,11 +163,7 @@ def build_generator(
 
 def load_initial_weights(model: LatentGenerator, name: str) -> None:
     """Load the weights of another generator. Raises ValueError for other names or shapes."""
-    folder = find_model(name)
-    stored_config(folder)  # raises for an unfinished run
-    if not is_generator(folder):
-        raise ValueError(f"--init-from must be a generator, got the embedder {name}; see regen models.")
-    weights = dict(stored_weights(folder))
+    weights = load_generator(name, torch.device("cpu"), torch.float32).state_dict()
     shapes, stored = ({key: x.shape for key, x in part.items()} for part in (model.state_dict(), weights))
     wrong = [key for key in sorted({*shapes, *stored}) if shapes.get(key) != stored.get(key)]
     if wrong:
@@ -200,15 +190,12 @@ def validation_batches(
 ) -> LatentBatches:
     """Held-out samples as in the last stage, or all samples if none of those fits it."""
     stages, by_class = (replace(recipe.data.stages[-1], until=1.0),), recipe.data.condition == "class"
+    options = (stages, 4, recipe.loop.seed, captions, by_class)
     try:
-        return LatentBatches(dataset, indices, stages, 4, recipe.loop.seed, captions, by_class)
+        return LatentBatches(dataset, indices, *options)
     except ValueError:
-        warn(
-            "no held-out sample fits the last stage: validating on training samples; raise "
-            "--data.num-val-samples."
-        )
-        everything = np.arange(len(dataset))
-        return LatentBatches(dataset, everything, stages, 4, recipe.loop.seed, captions, by_class)
+        warn("no held-out sample fits the last stage: validating on all; raise --data.num-val-samples.")
+        return LatentBatches(dataset, np.arange(len(dataset)), *options)
 
 
 class Validation:
@@ -254,9 +241,8 @@ class Validation:
         rows = batch["rows"].tolist()
         noise = [generator_for(self.seed, VALIDATION_STREAM, key[0], row, device=device) for row in rows]
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return (
-                float(model.loss(to_device(batch, device), noise)[0]) * len(rows) / int(batch["batch_size"])
-            )
+            loss = float(model.loss(to_device(batch, device), noise)[0])
+        return loss * len(rows) / int(batch["batch_size"])
 
 
 class Preview:

@@ -14,11 +14,10 @@ from regen.codec.rate_control import FixedLength, check_lengths, truncate_to
 from regen.codec.sessions import DecodeOptions, decode_chunks
 from regen.embedders.base import PyramidAutoencoder
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.generate.conditions import Condition
 from regen.generate.generator import LatentGenerator, LatentSpec
+from regen.generate.inputs import Condition, split_chunks
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_video
 from regen.generate.text import TextEncoder
-from regen.generate.tokens import split_chunks
 from regen.generate.video_shape import LatentTemplates, VideoShape, video_shape
 from regen.latents import Latents, collate
 from regen.media.pixels import Size, resize_center_crop

@@ -86,18 +86,8 @@ def video_shape(
             "each continuing from the last chunk of the one before."
         )
     latent_frames = 1 if is_image else spec.chunk_latents
-    return VideoShape(
-        frames,
-        size.height,
-        size.width,
-        chunks,
-        latent_frames,
-        rows,
-        columns,
-        continues,
-        segments,
-        tuple(notes),
-    )
+    kept = (frames, size.height, size.width)
+    return VideoShape(*kept, chunks, latent_frames, rows, columns, continues, segments, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -130,10 +120,8 @@ class LatentTemplates:
 
     def _lengths(self, number: int, chunks: int, embedder: HybridAutoencoder) -> Int64[Tensor, " r"]:
         """Lengths of the regions of sample `number`, chunk after chunk."""
-        frames, scale = (
-            1 if self.shape.is_image else self.spec.chunk_frames,
-            self.spec.spatial_compression_ratio,
-        )
+        frames = 1 if self.shape.is_image else self.spec.chunk_frames
+        scale = self.spec.spatial_compression_ratio
         size = frames, self.shape.rows * scale, self.shape.columns * scale
         maximum = torch.tensor(embedder.budgets(*size))
         if self.num_latents is not None:
