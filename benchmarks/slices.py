@@ -10,7 +10,7 @@ from einops import repeat
 from jaxtyping import UInt8
 from torch import Tensor
 
-from regen.codec.streams import GREY, WHITE, label
+from regen.codec.transcode import GREY, WHITE, label
 
 GUTTER = 8  # pixels left of each slice
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from slices import GUTTER, SliceCollector, compare_slices
 from torch import Tensor
 
-from regen.codec.streams import GREY, LABEL_HEIGHT, WHITE, label
+from regen.codec.transcode import GREY, LABEL_HEIGHT, WHITE, label
 
 
 def random_frames(frames: int, height: int = 7, width: int = 9, seed: int = 0) -> Tensor:

@@ -20,6 +20,7 @@ from regen.codec.memory import (
     used_memory,
 )
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams, encode_frames
+from regen.embedders.linear import AutoencoderLinear
 from regen.pretrained.models import Autoencoder
 from regen.tiling import MIN_TILE_SIDE, Tile
 
@@ -61,18 +62,17 @@ def test_anything_else_is_an_error(text: str) -> None:
         parse_memory(text)
 
 
-class Needs:
-    """A model that needs 100 bytes for a pixel of a frame."""
-
-    device = torch.device("cpu")
-
-    def activation_bytes(self, frames: int, height: int, width: int) -> int:
-        return 100 * frames * height * width
-
-
 @pytest.fixture
-def nothing_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def needy(monkeypatch: pytest.MonkeyPatch) -> Autoencoder:
+    """A model that needs 100 bytes for a pixel of a frame, in a process that uses nothing else."""
     monkeypatch.setattr(memory, "used_memory", lambda device: 0)
+    model = AutoencoderLinear()
+    monkeypatch.setattr(model, "activation_bytes", activation_bytes, raising=False)
+    return model
+
+
+def activation_bytes(frames: int, height: int, width: int) -> int:
+    return 100 * frames * height * width
 
 
 def held(frames: int, height: int, width: int) -> int:
@@ -80,43 +80,41 @@ def held(frames: int, height: int, width: int) -> int:
     return 3 * frames * height * width * memory.WHOLE_FRAME_BYTES
 
 
-@pytest.mark.usefixtures("nothing_in_use")
-def test_no_tiles_where_the_whole_frame_fits() -> None:
-    needed = Needs().activation_bytes(5, 720, 1280) + held(5, 720, 1280)
-    assert largest_tile(Needs(), 5, 720, 1280, needed) is None
-    tile = largest_tile(Needs(), 5, 720, 1280, needed - 1)
+def test_no_tiles_where_the_whole_frame_fits(needy: Autoencoder) -> None:
+    needed = activation_bytes(5, 720, 1280) + held(5, 720, 1280)
+    assert largest_tile(needy, 5, 720, 1280, needed) is None
+    tile = largest_tile(needy, 5, 720, 1280, needed - 1)
     assert tile == Tile(720, 640, OVERLAP), "the longer side is halved first"
 
 
-@pytest.mark.usefixtures("nothing_in_use")
-def test_smaller_budgets_have_smaller_tiles_that_fit() -> None:
+def test_smaller_budgets_have_smaller_tiles_that_fit(needy: Autoencoder) -> None:
     frames, height, width = 5, 700, 1300
     tiles = []
     for room in [2 * 10**9 // 2**i for i in range(16)]:
-        tile = largest_tile(Needs(), frames, height, width, room + held(frames, height, width))
+        tile = largest_tile(needy, frames, height, width, room + held(frames, height, width))
         area = height * width if tile is None else tile.height * tile.width
         tiles.append(area)
-        assert area == 64 * 64 or Needs().activation_bytes(frames, 1, area) <= room
+        assert area == 64 * 64 or activation_bytes(frames, 1, area) <= room
     assert tiles[0] == height * width
     assert tiles[-1] == 64 * 64, "the smallest is tried even where it should not fit"
     assert all(after <= before for before, after in pairwise(tiles))
     assert len(set(tiles)) > 6
-    assert largest_tile(Needs(), frames, 33, 64, 1) is None, "a tiny picture is never cut"
+    assert largest_tile(needy, frames, 33, 64, 1) is None, "a tiny picture is never cut"
 
 
-def test_the_budget_counts_what_is_in_use_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = Needs().activation_bytes(5, 512, 512) + held(5, 512, 512)
-    monkeypatch.setattr(memory, "used_memory", lambda device: 10**9)
-    assert largest_tile(Needs(), 5, 512, 512, needed + 10**9) is None
-    assert largest_tile(Needs(), 5, 512, 512, needed + 10**9 - 1) is not None
-
-
-def test_without_a_budget_most_of_what_is_free_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = Needs().activation_bytes(5, 512, 512) + held(5, 512, 512)
-    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * needed)
-    assert largest_tile(Needs(), 5, 512, 512, None) is None
-    monkeypatch.setattr(memory, "free_memory", lambda device: needed)
-    assert largest_tile(Needs(), 5, 512, 512, None) is not None
+def test_the_budget_counts_memory_in_use_and_by_default_most_of_what_is_free(
+    needy: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = activation_bytes(5, 512, 512) + held(5, 512, 512)
+    for used, free, budget, fits in (
+        (10**9, 0, needed + 10**9, True),
+        (10**9, 0, needed + 10**9 - 1, False),
+        (0, 2 * needed, None, True),
+        (0, needed, None, False),
+    ):
+        monkeypatch.setattr(memory, "used_memory", lambda device, used=used: used)
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        assert (largest_tile(needy, 5, 512, 512, budget) is None) is fits
 
 
 def test_memory_of_this_process_and_of_this_machine() -> None:

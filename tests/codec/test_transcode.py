@@ -16,9 +16,8 @@ from regen.codec import transcode as module
 from regen.codec.latent_file import LatentVideo
 from regen.codec.rate_control import Budget, FixedLength
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
-from regen.codec.streams import LABEL_HEIGHT
 from regen.codec.timeline import Timeline
-from regen.codec.transcode import Report, decode_video, encode_video, reconstruct_video
+from regen.codec.transcode import LABEL_HEIGHT, Report, decode_video, encode_video, reconstruct_video
 from regen.latents import Latents
 from regen.media.pixels import Size
 from regen.media.reader import VideoReader

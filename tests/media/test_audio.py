@@ -10,7 +10,7 @@ import torch
 from av import AudioFrame, AudioResampler
 from movies import damage, make_movie, make_sound, numbered
 
-from regen.media.audio import SUFFIX, extract_audio
+from regen.media.audio import extract_audio
 from regen.media.reader import VideoError, VideoReader, VideoWriter
 
 
@@ -162,7 +162,7 @@ def test_missing_sound_leaves_no_file(tmp_path: Path) -> None:
     ("name", "codec"), [("a.mp4", "aac"), ("a.mkv", "aac"), ("a.avi", "libmp3lame"), ("a.m4a", "")]
 )
 def test_extracted_packets_keep_content_and_time(tmp_path: Path, name: str, codec: str) -> None:
-    path, kept = tmp_path / name, tmp_path / f"kept{SUFFIX}"
+    path, kept = tmp_path / name, tmp_path / "kept.m4a"
     source = make_movie(path, numbered(15), audio=codec) if codec else make_sound(path)
     kept.write_bytes(extract_audio(source))
     assert packets(kept) == packets(source)

@@ -1,9 +1,9 @@
 """The commands reconstruct, encode, decode and models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regen.cli.options import (
     DEFAULT_PATH,
@@ -200,23 +200,19 @@ def _show_report(report: "Report", files: Sequence[Path], as_json: bool) -> None
     if report.lengths is not None:
         low, high = min(report.lengths), max(report.lengths)
         rows.append(("1D latents", f"{low} to {high} in a chunk, {report.values_per_second:.0f} values/s"))
-    if report.psnr is not None:
-        rows.append(("PSNR", f"{report.psnr:.2f} dB"))
-    if report.ssim is not None:
-        rows.append(("SSIM", f"{report.ssim:.4f}"))
-    if report.seam_ratio is not None:
-        rows.append(("seams", f"{report.seam_ratio:.2f} times the jumps inside chunks (1: none visible)"))
-    if report.encode_seconds is not None:
-        rows.append(("encoding", _speed(report.frames, report.encode_seconds)))
-    if report.decode_seconds is not None:
-        rows.append(("decoding", _speed(report.frames, report.decode_seconds)))
-    if report.tile is not None:
-        rows.append(("tiles", f"{report.tile[1]} wide, {report.tile[0]} high"))
-    if report.peak_memory_mb is not None:
-        rows.append(("peak memory", f"{report.peak_memory_mb:.0f} MB"))
+
+    def speed(seconds: float) -> str:
+        return f"{seconds:.1f} s, {report.frames / seconds:.1f} frames per second"
+
+    measured: list[tuple[str, Any, Callable[[Any], str]]] = [
+        ("PSNR", report.psnr, "{:.2f} dB".format),
+        ("SSIM", report.ssim, "{:.4f}".format),
+        ("seams", report.seam_ratio, "{:.2f} times the jumps inside chunks (1: none visible)".format),
+        ("encoding", report.encode_seconds, speed),
+        ("decoding", report.decode_seconds, speed),
+        ("tiles", report.tile, lambda tile: f"{tile[1]} wide, {tile[0]} high"),
+        ("peak memory", report.peak_memory_mb, "{:.0f} MB".format),
+    ]
+    rows += [(name, show(value)) for name, value, show in measured if value is not None]
     rows.append(("written", ", ".join(map(str, files))))
     print_table(Table("", "", show_header=False, box=None), rows)
-
-
-def _speed(frames: int, seconds: float) -> str:
-    return f"{seconds:.1f} s, {frames / seconds:.1f} frames per second"

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from regen.diffusion import Solver
 from regen.latents import Latents
+from regen.media.pixels import uint8_to_signed
 from regen.tiling import Tile
 
 
@@ -70,8 +71,7 @@ def to_clip(
     frames: UInt8[Tensor, "t h w 3"], device: torch.device, dtype: torch.dtype
 ) -> Float[Tensor, "1 3 t h w"]:
     """Convert 8-bit frames to a clip with values in [-1, 1]."""
-    clip = rearrange(frames.to(device), "t h w c -> 1 c t h w")
-    return (clip.float() / 127.5 - 1).to(dtype)
+    return uint8_to_signed(rearrange(frames.to(device), "t h w c -> 1 c t h w")).to(dtype)
 
 
 def to_image(frame: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:

@@ -76,9 +76,12 @@ def write(path: Path, video: LatentVideo) -> None:
         "source_size": [video.source_height, video.source_width],
         "frame_rate": str(video.frame_rate),
     }
-    tensors = {**_tensors(video.latents), "times": video.times}
+    tensors = {**video.latents.tensors(), "times": video.times}
+    if video.latents.has_sequence:
+        tensors["sequence"] = video.latents.flat()
     if video.audio is not None:
         tensors["audio"] = torch.frombuffer(bytearray(video.audio), dtype=torch.uint8)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
         write_bytes(path, save(tensors, metadata={KEY: json.dumps(metadata)}))
     except OSError as error:
@@ -91,10 +94,8 @@ def check_target(path: Path) -> None:
         raise ValueError(f"The output must end in .safetensors, got {str(path)!r}.")
     if path.is_dir():
         raise ValueError(f"The output must be a file, but {path} is a folder.")
-    if not path.parent.is_dir():
-        raise ValueError(f"The output folder {path.parent} does not exist; create it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"The output folder {path.parent} is not writable; choose another place with -o.")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise ValueError(f"The output folder {path.parent} must exist and be writable; choose one with -o.")
 
 
 def read(path: Path) -> LatentVideo:
@@ -110,77 +111,60 @@ def read(path: Path) -> LatentVideo:
     if metadata is None:
         raise ValueError(f"{path} has tensors but no encoded video; give a file made by `regen encode`.")
     try:
-        return _parse(path, json.loads(metadata), tensors)
-    except (KeyError, TypeError, ZeroDivisionError, json.JSONDecodeError):
-        raise ValueError(f"{path} is damaged: its metadata is incomplete; encode the video again.") from None
+        facts = json.loads(metadata)
+        version = facts["version"]
+        video = _parse(facts, tensors) if version == VERSION else None
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise ValueError(f"{path} is damaged: its content does not fit; encode the video again.") from None
+    if video is None:
+        raise ValueError(
+            f"{path} must have format version {VERSION}, got {version}; use the release that wrote it."
+        )
+    return video
 
 
 def check_model(path: Path, video: LatentVideo, model: str, weights: str) -> None:
     """Raise ValueError unless `video` was encoded with these weights, whatever the name of the model."""
-    if video.weights == weights:
-        return
-    if video.model == model:
+    if video.weights != weights:
+        needed = video.model if video.model != model else "and the folder of the other weights"
         raise ValueError(
-            f"{path} was encoded with other weights of {model} (hash {video.weights}, not {weights}); "
-            "give their folder with --model."
+            f"{path} was encoded with {video.model} (hash {video.weights}), not with {model} (hash {weights})"
+            f"; pass --model {needed}."
         )
-    raise ValueError(
-        f"{path} was encoded with {video.model} (hash {video.weights}), not with {model} (hash {weights}); "
-        f"pass --model {video.model}."
-    )
 
 
-def _parse(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
-    if metadata["version"] != VERSION:
-        raise ValueError(
-            f"{path} must have format version {VERSION}, got {metadata['version']}; use the release of regen "
-            "that wrote it."
-        )
-    latents, times = tensors["latents"], tensors["times"]
-    try:
-        (height, width), (source_height, source_width) = metadata["size"], metadata["source_size"]
-        frame_rate = Fraction(str(metadata["frame_rate"]))
-    except ValueError as error:
-        raise TypeError("metadata of another form") from error
-    if (
-        latents.ndim != 5
-        or not latents.is_floating_point()
-        or times.ndim != 1
-        or times.dtype != torch.float64
-        or 0 in (len(times), len(latents))
-    ):
-        raise TypeError("tensors of another form")
+def _parse(facts: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
+    """Assemble a video. Raises KeyError, TypeError, ValueError or ZeroDivisionError for anything odd."""
+    times, latents = tensors["times"], _latents(tensors)
+    if times.ndim != 1 or times.dtype != torch.float64 or 0 in (len(times), len(latents)):
+        raise ValueError
+    (height, width), (source_height, source_width) = facts["size"], facts["source_size"]
     return LatentVideo(
-        latents=_latents(tensors),
+        latents=latents,
         times=times,
         height=int(height),
         width=int(width),
         source_height=int(source_height),
         source_width=int(source_width),
-        frame_rate=frame_rate,
-        model=str(metadata["model"]),
-        weights=str(metadata["weights"]),
+        frame_rate=Fraction(str(facts["frame_rate"])),
+        model=str(facts["model"]),
+        weights=str(facts["weights"]),
         audio=tensors["audio"].numpy().tobytes() if "audio" in tensors else None,
     )
 
 
-def _tensors(latents: Latents) -> dict[str, Tensor]:
-    tensors = latents.tensors()
-    if latents.has_sequence:
-        tensors["sequence"] = latents.flat()
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
 def _latents(tensors: dict[str, Tensor]) -> Latents:
-    """Assemble latents. Raises KeyError or TypeError when the tensors do not fit together."""
     grid = tensors["latents"]
+    if grid.ndim != 5 or not grid.is_floating_point():
+        raise ValueError
     if "sequence" not in tensors and "lengths" not in tensors:
         return Latents.of(grid)
     sequence, lengths = tensors["sequence"], tensors["lengths"]
-    fits = sequence.ndim == 2 and lengths.ndim == 2 and lengths.dtype == torch.int64
-    if not fits or len(lengths) != len(grid) or sequence.dtype != grid.dtype:
-        raise TypeError("1D latents of another form")
-    wrong = (lengths < 0).any() or (lengths > sequence.shape[1]).any()
-    if wrong or sequence.shape[0] != grid.shape[1] or sequence.shape[1] != int(lengths.sum()):
-        raise TypeError("1D latents of another number")
+    if sequence.ndim != 2 or lengths.ndim != 2 or lengths.dtype != torch.int64:
+        raise ValueError
+    (channels, count), chunks = sequence.shape, len(lengths)
+    fits = (chunks, channels, sequence.dtype) == (*grid.shape[:2], grid.dtype)
+    outside = (lengths < 0).any() or (lengths > count).any()  # their sum could overflow
+    if not fits or outside or count != int(lengths.sum()):
+        raise ValueError
     return Latents.from_flat(grid, sequence, lengths)

@@ -3,27 +3,18 @@
 import re
 from collections.abc import Callable
 from math import inf
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import psutil
 import torch
 
+from regen.codec.chunks import Embedder
 from regen.tiling import MIN_TILE_SIDE, Tile
 
 T = TypeVar("T")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 OVERLAP = 32  # pixels
 WHOLE_FRAME_BYTES = 26  # for each value of the clip: noise, prediction and the state of the solver
-
-
-@runtime_checkable
-class HasMemoryEstimate(Protocol):
-    """A model that estimates the memory of its activations."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def activation_bytes(self, frames: int, height: int, width: int) -> int: ...
 
 
 def parse_memory(text: str) -> int:
@@ -50,9 +41,7 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def largest_tile(
-    model: HasMemoryEstimate, frames: int, height: int, width: int, budget: int | None
-) -> Tile | None:
+def largest_tile(model: Embedder, frames: int, height: int, width: int, budget: int | None) -> Tile | None:
     """The largest tile for `frames` frames of `height` x `width` pixels in `budget` bytes, if any is needed.
 
     The budget covers the whole process, or all that it has on the GPU; the default is the memory in use plus
@@ -63,14 +52,12 @@ def largest_tile(
         budget = used_memory(model.device) + free_memory(model.device) * 4 // 5
     frame_bytes = 3 * frames * height * width * WHOLE_FRAME_BYTES
     available = budget - used_memory(model.device) - frame_bytes
-    if model.activation_bytes(frames, height, width) <= available:
-        return None
-    tile = halve_tile(None, height, width)
-    while tile is not None and model.activation_bytes(frames, tile.height, tile.width) > available:
+    tile, sides = None, (height, width)
+    while model.activation_bytes(frames, *sides) > available:
         smaller = halve_tile(tile, height, width)
         if smaller is None:
-            return tile
-        tile = smaller
+            break
+        tile, sides = smaller, (smaller.height, smaller.width)
     return tile
 
 

@@ -5,9 +5,10 @@ For models with latents of adaptive length (One-DVA), whose default length follo
 truncated.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from math import ceil, inf
 from typing import Protocol, runtime_checkable
 
@@ -170,10 +171,12 @@ def two_pass(
     check_lengths(model, budget)
     assert isinstance(model, HybridAutoencoder)
     demands, maxima, structural, num_frames = [], [], 0, 0
-    for chunk in _chunks(frames, model.chunk_frames):
+    frames = iter(frames)
+    while chunk := list(islice(frames, model.chunk_frames)):
         length = 1 if num_frames == 0 and len(chunk) == 1 else model.chunk_frames
         num_frames += len(chunk)
-        clip = pad(to_clip(chunk, model.device, model.dtype), length, model.spatial_compression_ratio)
+        clip = to_clip(torch.stack(chunk), model.device, model.dtype)
+        clip = pad(clip, length, model.spatial_compression_ratio)
         maximum = torch.tensor(model.budgets(*clip.shape[2:]))
         shares = [model.length_rule.share(motion(region))[0].cpu() for region in model.region_clips(clip)]
         demands.append(maximum * torch.stack(shares))
@@ -208,14 +211,3 @@ def allocate(demand: Float[Tensor, " n"], maximum: Int64[Tensor, " n"], total: i
     order = torch.argsort(exact - parts, descending=True, stable=True)  # largest remainders first
     parts[order[parts[order] < maximum[order]][:rest]] += 1
     return parts
-
-
-def _chunks(frames: Iterable[UInt8[Tensor, "h w 3"]], length: int) -> Iterator[UInt8[Tensor, "t h w 3"]]:
-    pending: list[Tensor] = []
-    for frame in frames:
-        pending.append(frame)
-        if len(pending) == length:
-            yield torch.stack(pending)
-            pending = []
-    if pending:
-        yield torch.stack(pending)

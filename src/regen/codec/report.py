@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -62,9 +63,10 @@ class LatentCounter:
 
 
 def make_report(
-    model: str, frames: int, height: int, width: int, frame_rate: Fraction, latents: LatentCounter
+    model: str, size: tuple[int, int, int], frame_rate: Fraction, latents: LatentCounter, **measured: Any
 ) -> Report:
-    """The report of a video with these latents, without measurements."""
+    """The report of a video of `size` (frames, height, width); `measured` are the fields with a default."""
+    frames, height, width = size
     return Report(
         model=model,
         frames=frames,
@@ -75,6 +77,7 @@ def make_report(
         compression=frames * height * width * 3 / latents.values,
         values_per_second=latents.values * float(frame_rate) / frames,
         lengths=latents.lengths or None,
+        **measured,
     )
 
 
@@ -102,31 +105,25 @@ def model_compression(model: Embedder, height: int, width: int) -> Compression:
     Padded pixels are not counted. For latents of adaptive length see `clip_compression`.
     """
     assert not isinstance(model, HybridAutoencoder), "the compression depends on the clip"
-    frames = model.chunk_frames
+    frames, latents = model.chunk_frames, LatentCounter()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         clip = torch.zeros(1, 3, frames, height, width, device=model.device, dtype=model.dtype)
         clip = pad(clip, frames, model.spatial_compression_ratio)
-        latents = model.encode(clip).latent_dist.mode()
-    latent_frames = latents.shape[2]
-    return Compression(
-        ratio=model.temporal_compression_ratio,
-        compression_factor=3 * frames * height * width / latents.numel(),
-        latent_frames_per_frame=latent_frames / frames,
-        frames_per_latent=frames / latent_frames,
-    )
+        latents.add(Latents.of(model.encode(clip).latent_dist.mode())[0])
+    return clip_compression(model, latents, frames, height, width)
 
 
 def clip_compression(
-    model: HybridAutoencoder, latents: LatentCounter, frames: int, height: int, width: int
+    model: Embedder, latents: LatentCounter, frames: int, height: int, width: int
 ) -> Compression:
     """The compression of a clip of `frames` x `height` x `width` pixels into these `latents`.
 
-    A chunk's values count in proportion to its real frames, so the padding of the last chunk costs nothing,
-    as for other models; with one length for all chunks this is the figure of a full chunk.
+    A chunk's values count in proportion to its real frames, so the padding of the last chunk costs nothing;
+    with one length for all chunks this is the figure of a full chunk.
     """
     chunk = model.chunk_frames if frames > 1 else 1  # a single frame is an image
     structural, values = prod(latents.shape), 0.0
-    for index, length in enumerate(latents.lengths):
+    for index, length in enumerate(latents.lengths or [0] * latents.chunks):
         real_frames = min(chunk, frames - index * chunk)
         values += (structural + length * latents.shape[0]) * real_frames / chunk
     latent_frames = latents.shape[1]

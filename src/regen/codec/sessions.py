@@ -19,6 +19,7 @@ from regen.codec.memory import OomRetry
 from regen.codec.rate_control import Lengths, check_lengths, truncate_to
 from regen.diffusion import Solver, euler, heun
 from regen.latents import Latents, collate
+from regen.metrics.cost import Stopwatch
 from regen.runtime import generator_for
 from regen.tiling import Tile
 
@@ -39,9 +40,7 @@ class DecodeOptions:
     """Heun's method is of second order and evaluates the network about twice a step."""
     seams: Seams = "extend"
     """How a chunk is joined to the one before it. "extend": latent extension (REGEN, Sec. 3.4), which needs 2
-    steps or more and is skipped with 1. "match": half of the difference between the last frame of the chunk
-    before and this chunk's own version of it is added to this chunk's first frame, with any number of steps.
-    "none": chunks are independent."""
+    steps or more and is skipped with 1. "match": offset correction. "none": chunks are independent."""
     batch: int = 1
     """Chunks decoded together where they are independent; faster on a GPU for small frames."""
     tile: Tile | None = None
@@ -70,12 +69,14 @@ class EncodeSession:
     """Encoder of a stream of frames, chunk by chunk.
 
     `lengths` sets the number of 1D latents of each chunk, for models that have them; by default it follows
-    the motion of the chunk. Raises ValueError for `lengths` with another model.
+    the motion of the chunk. Raises ValueError for `lengths` with another model. `stopwatch` has the seconds
+    inside the encoder.
     """
 
     def __init__(self, model: Embedder, tile: Tile | None = None, lengths: Lengths | None = None) -> None:
         check_lengths(model, lengths)
         self.model, self.oom_retry, self.lengths = model, OomRetry(tile), lengths
+        self.stopwatch = Stopwatch()
         self.reset()
 
     def reset(self) -> None:
@@ -91,7 +92,12 @@ class EncodeSession:
         """
         chunks = []
         for frame in frames:
-            self._check_size(frame)
+            self._shape = self._shape or frame.shape
+            if frame.shape != self._shape:
+                before, now = (f"{shape[1]}x{shape[0]}" for shape in (self._shape, frame.shape))
+                raise ValueError(
+                    f"The frame size changes from {before} to {now} pixels; set one with --size HxW."
+                )
             self._pending.append(frame)
             if len(self._pending) == self.model.chunk_frames:
                 chunks.append(self._encode(len(self._pending)))
@@ -108,27 +114,27 @@ class EncodeSession:
         self.reset()
         return chunks
 
+    def encode(self, frames: Iterable[UInt8[Tensor, "h w 3"]]) -> Iterator[ChunkLatents]:
+        """Encode a whole video chunk by chunk, reading `frames` as needed."""
+        for frame in frames:
+            yield from self.feed([frame])
+        yield from self.flush()
+
     @torch.inference_mode()
     def _encode(self, length: int) -> ChunkLatents:
-        frames, model, index = torch.stack(self._pending), self.model, self._index
-        self._pending, self._index = [], index + 1
-        clip = pad(to_clip(frames, model.device, model.dtype), length, model.spatial_compression_ratio)
-        height, width = clip.shape[-2:]
-        latents = self.oom_retry.run(lambda tile: self._latents(clip, index, tile), height, width)
-        return ChunkLatents(index, latents[0].cpu(), len(frames))
+        model, index, count = self.model, self._index, len(self._pending)
+        with self.stopwatch:
+            clip = to_clip(torch.stack(self._pending), model.device, model.dtype)
+            self._pending, self._index = [], index + 1
+            clip = pad(clip, length, model.spatial_compression_ratio)
 
-    def _latents(self, clip: Float[Tensor, "1 3 t h w"], index: int, tile: Tile | None) -> Latents:
-        if self.lengths is None:
-            return Latents.of(self.model.encode(clip, tile=tile).latent_dist.mode())
-        return truncate_to(self.lengths, self.model, clip, index, tile)
+            def encode(tile: Tile | None) -> Latents:
+                if self.lengths is not None:
+                    return truncate_to(self.lengths, model, clip, index, tile)
+                return Latents.of(model.encode(clip, tile=tile).latent_dist.mode())
 
-    def _check_size(self, frame: UInt8[Tensor, "h w 3"]) -> None:
-        self._shape = self._shape or frame.shape
-        if frame.shape != self._shape:
-            before, now = (f"{shape[1]}x{shape[0]}" for shape in (self._shape, frame.shape))
-            raise ValueError(
-                f"The frame size changes from {before} to {now} pixels; set one with --size HxW."
-            )
+            latents = self.oom_retry.run(encode, *clip.shape[-2:])[0].cpu()
+        return ChunkLatents(index, latents, count)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,8 @@ class _PreviousChunk:
 class DecodeSession:
     """Decoder of a stream of latents into frames of `height` x `width` pixels.
 
-    For models that can't extrapolate, chunks are independent whatever `options.seams` is.
+    For models that can't extrapolate, chunks are independent whatever `options.seams` is. `stopwatch` has the
+    seconds inside the decoder.
     """
 
     def __init__(
@@ -160,7 +167,7 @@ class DecodeSession:
     ) -> None:
         self.model, self.height, self.width = model, height, width
         self.options = options if model.extrapolates else replace(options, seams="none")
-        self.oom_retry = OomRetry(options.tile)
+        self.oom_retry, self.stopwatch = OomRetry(options.tile), Stopwatch()
         self.reset()
 
     def reset(self) -> None:
@@ -177,21 +184,30 @@ class DecodeSession:
         fit the size of the frames.
         """
         request = self._request(chunk, offsets)
-        fits_batch = not self._pending or (
-            self._pending[0].decoded == request.decoded
-            and self._pending[0].chunk.latents.shape == chunk.latents.shape
-        )
-        ready = [] if fits_batch else self._decode_pending()
+        ready, first = [self._empty()], (self._pending or [request])[0]
+        if (first.decoded, first.chunk.latents.shape) != (request.decoded, chunk.latents.shape):
+            ready.append(self._decode_pending())
         self._pending.append(request)
         if len(self._pending) == (1 if self.options.overlaps else self.options.batch):
-            ready += self._decode_pending()
-        return self._stack(ready)
+            ready.append(self._decode_pending())
+        return torch.cat(ready)
 
     def flush(self) -> UInt8[Tensor, "t h w 3"]:
         """End the video: return the remaining frames and reset the session."""
-        ready = self._decode_pending()
+        ready = self._decode_pending() if self._pending else self._empty()
         self.reset()
-        return self._stack(ready)
+        return ready
+
+    def decode(
+        self, chunks: Iterable[tuple[ChunkLatents, Sequence[float] | None]]
+    ) -> Iterator[UInt8[Tensor, "t h w 3"]]:
+        """Decode a whole video, given chunks with their `offsets`, as many frames at a time as are ready."""
+        for chunk, offsets in chunks:
+            yield self.feed(chunk, offsets)
+        yield self.flush()
+
+    def _empty(self) -> UInt8[Tensor, "0 h w 3"]:
+        return torch.empty(0, self.height, self.width, 3, dtype=torch.uint8)
 
     def _request(self, chunk: ChunkLatents, offsets: Sequence[float] | None) -> _Request:
         ratio = self.model.spatial_compression_ratio
@@ -213,16 +229,15 @@ class DecodeSession:
     def _follows(self, chunk: ChunkLatents) -> bool:
         return self._previous is not None and self._previous.index + 1 == chunk.index
 
-    def _decode_pending(self) -> list[UInt8[Tensor, "h w 3"]]:
+    def _decode_pending(self) -> UInt8[Tensor, "t h w 3"]:
         requests, self._pending = self._pending, []
-        if not requests:
-            return []
-        clips = self._decode(requests)
-        return [
-            to_image(clip[:, request.decoded.index(offset), : self.height, : self.width])
-            for clip, request in zip(clips, requests, strict=True)
-            for offset in request.offsets
-        ]
+        with self.stopwatch:
+            images = [
+                to_image(clip[:, request.decoded.index(offset), : self.height, : self.width])
+                for clip, request in zip(self._decode(requests), requests, strict=True)
+                for offset in request.offsets
+            ]
+            return torch.stack(images).cpu() if images else self._empty()
 
     @torch.inference_mode()
     def _decode(self, requests: list[_Request]) -> Float[Tensor, "b 3 t h w"]:
@@ -254,10 +269,6 @@ class DecodeSession:
             self._previous = _PreviousChunk(chunk.index, trajectory, clip[:, :, offsets.index(last)].clone())
         return clip
 
-    def _stack(self, images: list[UInt8[Tensor, "h w 3"]]) -> UInt8[Tensor, "t h w 3"]:
-        empty = torch.empty(0, self.height, self.width, 3, dtype=torch.uint8)
-        return torch.stack(images).cpu() if images else empty
-
 
 def encode_frames(
     model: Embedder,
@@ -266,10 +277,7 @@ def encode_frames(
     lengths: Lengths | None = None,
 ) -> Iterator[ChunkLatents]:
     """Encode a whole video chunk by chunk, reading `frames` as needed."""
-    session = EncodeSession(model, tile, lengths)
-    for frame in frames:
-        yield from session.feed([frame])
-    yield from session.flush()
+    return EncodeSession(model, tile, lengths).encode(frames)
 
 
 def decode_chunks(
@@ -282,6 +290,5 @@ def decode_chunks(
 ) -> Iterator[UInt8[Tensor, "h w 3"]]:
     """Decode a whole video, frame by frame, cropped to `height` x `width` pixels."""
     session = DecodeSession(model, height=height, width=width, options=options)
-    for chunk in chunks:
-        yield from session.feed(chunk)
-    yield from session.flush()
+    for images in session.decode((chunk, None) for chunk in chunks):
+        yield from images

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import islice
 from math import ceil, floor
 
 import numpy as np
@@ -44,15 +44,13 @@ class Timeline:
     """Extrapolate around every chunk, one chunk with its surroundings after another; to study the model."""
 
     def __post_init__(self) -> None:
+        before, after = self.extrapolate_before, self.extrapolate_after
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps must be above 0, got {self.fps}.")
         if self.interpolate < 1:
             raise ValueError(f"interpolate must be at least 1, got {self.interpolate}.")
-        if min(self.extrapolate_before, self.extrapolate_after) < 0:
-            raise ValueError(
-                "extrapolate-before and extrapolate-after must be 0 or more, "
-                f"got {self.extrapolate_before} and {self.extrapolate_after}."
-            )
+        if min(before, after) < 0:
+            raise ValueError(f"extrapolate-before and -after must be 0 or more, got {before} and {after}.")
         if self.fps is not None and (self.interpolate > 1 or self.every_chunk):
             raise ValueError("fps can't be combined with interpolate or every-chunk; give one of them.")
 
@@ -62,11 +60,7 @@ SOURCE_FRAMES = Timeline()
 
 @dataclass(frozen=True)
 class FrameSource:
-    """A frame to decode, with its weight in an output frame.
-
-    `offset` counts from the first frame of chunk `chunk`: k is its last frame, and other real numbers are
-    interpolated or extrapolated. The decoder's time τ is offset / k.
-    """
+    """A frame to decode, `offset` frames after the first of its chunk, with its weight in an output frame."""
 
     chunk: int
     offset: float
@@ -80,10 +74,7 @@ class FrameSource:
 
 @dataclass(frozen=True)
 class OutputFrame:
-    """One output frame, shown at `seconds`: the weighted sum of its sources.
-
-    There is one source or, between two chunks, one from the earlier and one from the later chunk.
-    """
+    """One output frame, shown at `seconds`: the weighted sum of its sources, two between two chunks."""
 
     sources: tuple[FrameSource, ...]
     seconds: float
@@ -100,13 +91,10 @@ def output_frames(
     `times` are the seconds of the source frames, rising from 0; `frame_rate` is the source's mean rate, which
     sets how long its last frame is shown; a chunk holds `chunk_frames` source frames.
 
-    A position s frames after the last frame of one chunk and 1 - s before the first of the next is (1 - s) of
-    the earlier chunk plus s of the later one, so it meets either frame without a jump. The last frame is held
-    until the source ends, which keeps the duration. With `extrapolate_before` all frames (and the sound) move
-    by extrapolate_before / frame_rate seconds, so that the output still begins at 0. Along the output, the
-    sources never go back and the seconds always rise.
-
-    Raises ValueError for the extrapolation of an image, which has the time 0 only.
+    The last frame is held until the source ends, which keeps the duration. With `extrapolate_before` all
+    frames (and the sound) move by extrapolate_before / frame_rate seconds, so that the output still begins at
+    0. Along the output, the sources never go back and the seconds always rise. Raises ValueError for the
+    extrapolation of an image.
     """
     assert len(times) > 0 and frame_rate > 0 and chunk_frames > 1
     if len(times) == 1 and (timeline.extrapolate_before or timeline.extrapolate_after):
@@ -173,7 +161,7 @@ def _weighted_sum(sources: Sequence[FrameSource], images: Mapping[tuple[int, flo
 
 
 def _sources(position: Position, chunk_frames: int, last_chunk: int) -> tuple[FrameSource, ...]:
-    """The chunk of a position or, between two chunks, both with their weights."""
+    """The chunk of a position or, s frames after one chunk and 1 - s before the next, 1 - s and s of them."""
     chunk = min(max(ceil(position) // chunk_frames, 0), last_chunk)
     offset = position - chunk * chunk_frames
     if chunk == 0 or offset >= 0:
@@ -215,10 +203,10 @@ def _around_every_chunk(
     frames: int, rate: Fraction, chunk_frames: int, timeline: Timeline
 ) -> list[OutputFrame]:
     """Every chunk with its surroundings, one after the other at a constant rate."""
-    starts = [*range(0, frames, chunk_frames), frames]
     result: list[OutputFrame] = []
-    for chunk, (start, end) in enumerate(pairwise(starts)):
-        positions = timeline.extrapolate_before + end - start + timeline.extrapolate_after
+    for chunk, start in enumerate(range(0, frames, chunk_frames)):
+        length = min(chunk_frames, frames - start)
+        positions = timeline.extrapolate_before + length + timeline.extrapolate_after
         for index in range(positions * timeline.interpolate):
             position = min(Fraction(index, timeline.interpolate), Fraction(positions - 1))
             offset = float(position - timeline.extrapolate_before)

@@ -5,13 +5,15 @@ Everything streams: reading, computing and writing overlap, and only a few chunk
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder
@@ -20,21 +22,26 @@ from regen.codec.memory import largest_tile
 from regen.codec.rate_control import Budget, Lengths, check_lengths, two_pass
 from regen.codec.report import LatentCounter, Report, make_report
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
-from regen.codec.streams import Frame, FrameStream, audio_file, comparison_writer
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
 from regen.console import OnProgress
 from regen.latents import collate
 from regen.media.audio import extract_audio
-from regen.media.pixels import Size
+from regen.media.files import Blob
+from regen.media.pixels import Size, resize_center_crop
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
-from regen.metrics.cost import PeakMemory, Stopwatch
+from regen.metrics.cost import PeakMemory
 from regen.metrics.psnr_ssim import Psnr, Ssim
 from regen.metrics.seams import SeamRatio
 from regen.tiling import Tile
 
+Frame = UInt8[Tensor, "h w 3"]
+TimedFrame = tuple[Frame, float]  # with its time in seconds
 OnWarning = Callable[[str], None]
+
 DEFAULTS = DecodeOptions()
+LABEL_HEIGHT = 20  # pixels; even, so that two of them keep the height even
+GREY, WHITE = (32, 32, 32), (230, 230, 230)
 
 
 def reconstruct_video(
@@ -63,37 +70,38 @@ def reconstruct_video(
     Raises ValueError or OSError with a message of one line, and then leaves no partial file.
     """
     _check_paths(output, source, compare)
-    peak, encoding, decoding = PeakMemory(model.device), Stopwatch(), Stopwatch()
-    latents, done = LatentCounter(), 0
+    peak, latents, done = PeakMemory(model.device), LatentCounter(), 0
+    originals: deque[TimedFrame] = deque()
     with VideoReader(source) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
         options = _with_tile(options, model, stream.height, stream.width, memory)
         encoder = EncodeSession(model, options.tile, _resolve_lengths(lengths, model, source, size))
         decoder = DecodeSession(model, height=stream.height, width=stream.width, options=options)
-        writer = files.enter_context(stream.writer(output, source))
-        write_pair = files.enter_context(comparison_writer(stream, source, compare, name))
+        writer = files.enter_context(stream.writer(output))
+        write_pair = files.enter_context(comparison_writer(stream, compare, name))
         sink = MetricSink(model.chunk_frames, [lambda _, image, time: writer.write(image, time), write_pair])
         hand_out = files.enter_context(background_writer(sink.take))
         frames = files.enter_context(prefetch(stream, depth=2 * model.chunk_frames))
-        originals: deque[tuple[Frame, float]] = deque()
 
-        def requests() -> Iterator[tuple[ChunkLatents, None]]:
-            for chunk in _encode(encoder, frames, encoding, originals.append):
+        def chunks() -> Iterator[tuple[ChunkLatents, None]]:
+            for chunk in encoder.encode(_images(frames, originals.append)):
                 latents.add(chunk.latents)
                 yield chunk, None
 
-        for images in _decode(decoder, requests(), decoding):
-            done += len(images)
-            hand_out([originals.popleft() for _ in images], images)
-            on_progress(done, reader.info.frames)
-        _report_damage(reader, on_warning)
-    return replace(
-        make_report(name, done, stream.height, stream.width, stream.frame_rate, latents),
+        for images in decoder.decode(chunks()):
+            if len(images):
+                done += len(images)
+                hand_out([originals.popleft() for _ in images], images)
+                on_progress(done, reader.info.frames)
+        if reader.damage is not None:
+            on_warning(f"{source}: {reader.damage}.")
+    return make_report(
+        *(name, (done, stream.height, stream.width), stream.frame_rate, latents),
         psnr=sink.psnr.compute(),
         ssim=sink.ssim.compute(),
         seam_ratio=sink.seams.compute(),
-        encode_seconds=encoding.seconds,
-        decode_seconds=decoding.seconds,
+        encode_seconds=encoder.stopwatch.seconds,
+        decode_seconds=decoder.stopwatch.seconds,
         tile=_sides(decoder.oom_retry.tile),
         peak_memory_mb=peak.megabytes(),
     )
@@ -115,7 +123,7 @@ def encode_video(
 
     The other arguments are those of `reconstruct_video`.
     """
-    peak, encoding = PeakMemory(model.device), Stopwatch()
+    peak = PeakMemory(model.device)
     chunks: list[ChunkLatents] = []
     times: list[float] = []
     with VideoReader(source) as reader, ExitStack() as files:
@@ -123,10 +131,11 @@ def encode_video(
         tile = _with_tile(DEFAULTS, model, stream.height, stream.width, memory).tile
         session = EncodeSession(model, tile, _resolve_lengths(lengths, model, source, size))
         frames = files.enter_context(prefetch(stream, depth=2 * model.chunk_frames))
-        for chunk in _encode(session, frames, encoding, lambda frame: times.append(frame[1])):
+        for chunk in session.encode(_images(frames, lambda frame: times.append(frame[1]))):
             chunks.append(chunk)
             on_progress(len(times), reader.info.frames)
-        _report_damage(reader, on_warning)
+        if reader.damage is not None:
+            on_warning(f"{source}: {reader.damage}.")
     video = LatentVideo(
         latents=collate([chunk.latents for chunk in chunks]),
         times=torch.tensor(times, dtype=torch.float64),
@@ -139,13 +148,7 @@ def encode_video(
         weights=weights,
         audio=extract_audio(source) if reader.info.has_audio else None,
     )
-    report = replace(
-        _latent_report(video),
-        encode_seconds=encoding.seconds,
-        tile=_sides(session.oom_retry.tile),
-        peak_memory_mb=peak.megabytes(),
-    )
-    return video, report
+    return video, _latent_report(video, session, peak, encode_seconds=session.stopwatch.seconds)
 
 
 def decode_video(
@@ -163,9 +166,7 @@ def decode_video(
     The default `timeline` gives what `reconstruct_video` writes for the same source, size, model, precision
     and options; others interpolate or extrapolate (see `codec.timeline`).
     """
-    _check_paths(output)
-    peak, decoding = PeakMemory(model.device), Stopwatch()
-    chunk_frames = model.chunk_frames
+    peak, chunk_frames = PeakMemory(model.device), model.chunk_frames
     frames, rate = output_frames(video.times, video.frame_rate, chunk_frames, timeline)
     offsets = offsets_per_chunk(frames, len(video.latents))
     # The encoded frames are decoded too, and the last frame of the chunk before.
@@ -174,24 +175,57 @@ def decode_video(
     session = DecodeSession(model, height=video.height, width=video.width, options=options)
     pending, done = iter(frames), 0
     with ExitStack() as files:
-        audio = files.enter_context(audio_file(None if timeline.every_chunk else video.audio))
+        audio = None if timeline.every_chunk or not video.audio else Blob("audio.m4a", video.audio)
         delay = timeline.extrapolate_before / video.frame_rate if audio else Fraction(0)
         writer = files.enter_context(VideoWriter(output, video.width, video.height, rate, audio, delay))
         hand_out = files.enter_context(background_writer(writer.write))
         requests = zip(video.chunks(chunk_frames), offsets, strict=True)
-        for images in blend_frames(frames, offsets, _decode(session, requests, decoding)):
+        for images in blend_frames(frames, offsets, session.decode(requests)):
             for image, frame in zip(images, pending, strict=False):
                 hand_out(image, frame.seconds)
             done += len(images)
             on_progress(done, len(frames))
-    return replace(
-        _latent_report(video),
-        frames=done,
-        fps=float(rate),
-        decode_seconds=decoding.seconds,
-        tile=_sides(session.oom_retry.tile),
-        peak_memory_mb=peak.megabytes(),
-    )
+    report = _latent_report(video, session, peak, decode_seconds=session.stopwatch.seconds)
+    return replace(report, frames=done, fps=float(rate))
+
+
+class FrameStream:
+    """The frames of an open video at the coded size."""
+
+    def __init__(self, reader: VideoReader, size: Size | None) -> None:
+        self.reader, self.size = reader, size
+        self.height = size.height if size else reader.info.height
+        self.width = size.width if size else reader.info.width
+        self.frame_rate = reader.info.frame_rate
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        for frame in self.reader:
+            yield resize_center_crop(frame.image, self.size), frame.time
+
+    def writer(self, path: Path, height: int | None = None) -> VideoWriter:
+        """A writer for a video with the stream's width, frame rate, sound and (unless given) height."""
+        audio = self.reader.path if self.reader.info.has_audio else None
+        return VideoWriter(path, self.width, height or self.height, self.frame_rate, audio)
+
+
+@contextmanager
+def comparison_writer(
+    stream: FrameStream, path: Path | None, name: str
+) -> Iterator[Callable[[Frame, Frame, float], None]]:
+    """Write the original above the reconstruction, both labelled, to `path`; None writes nothing."""
+    if path is None:
+        yield lambda original, image, time: None
+        return
+    above, below = label("original", stream.width), label(name, stream.width)
+    with stream.writer(path, height=2 * (stream.height + LABEL_HEIGHT)) as writer:
+        yield lambda original, image, time: writer.write(torch.cat([above, original, below, image]), time)
+
+
+def label(text: str, width: int) -> UInt8[Tensor, "h width 3"]:
+    """A dark strip of `width` x LABEL_HEIGHT pixels with `text`, cut off where it is too long."""
+    strip = Image.new("RGB", (width, LABEL_HEIGHT), GREY)
+    ImageDraw.Draw(strip).text((4, 3), text, fill=WHITE, font=ImageFont.load_default(12))
+    return torch.from_numpy(np.array(strip))
 
 
 class MetricSink:
@@ -201,7 +235,7 @@ class MetricSink:
         self.psnr, self.ssim, self.seams = Psnr(), Ssim(), SeamRatio(chunk_frames)
         self.writers = writers
 
-    def take(self, originals: list[tuple[Frame, float]], decoded: UInt8[Tensor, "t h w 3"]) -> None:
+    def take(self, originals: list[TimedFrame], decoded: UInt8[Tensor, "t h w 3"]) -> None:
         targets = torch.stack([image for image, _ in originals])
         for metric in (self.psnr, self.ssim, self.seams):
             metric.update(targets, decoded)
@@ -222,38 +256,11 @@ def _resolve_lengths(
         return two_pass(model, (image for image, _ in stream), stream.frame_rate, lengths)
 
 
-def _encode(
-    session: EncodeSession,
-    frames: Iterable[tuple[Frame, float]],
-    stopwatch: Stopwatch,
-    on_frame: Callable[[tuple[Frame, float]], None],
-) -> Iterator[ChunkLatents]:
-    """Chunks as they are complete; every frame with its time also goes to `on_frame`."""
+def _images(frames: Iterable[TimedFrame], on_frame: Callable[[TimedFrame], None]) -> Iterator[Frame]:
+    """The images alone; every frame with its time also goes to `on_frame`."""
     for frame in frames:
         on_frame(frame)
-        with stopwatch:
-            chunks = session.feed(frame[:1])
-        yield from chunks
-    with stopwatch:
-        chunks = session.flush()
-    yield from chunks
-
-
-def _decode(
-    session: DecodeSession,
-    requests: Iterable[tuple[ChunkLatents, list[float] | None]],
-    stopwatch: Stopwatch,
-) -> Iterator[UInt8[Tensor, "t h w 3"]]:
-    """Frames as they are ready; a request is a chunk and the offsets of the frames to decode."""
-    for chunk, offsets in requests:
-        with stopwatch:
-            images = session.feed(chunk, offsets)
-        if len(images):
-            yield images
-    with stopwatch:
-        images = session.flush()
-    if len(images):
-        yield images
+        yield frame[0]
 
 
 def _with_tile(
@@ -276,13 +283,12 @@ def _check_paths(*paths: Path | None) -> None:
         raise ValueError("Input, output and comparison must be different files; choose another name for one.")
 
 
-def _report_damage(reader: VideoReader, on_warning: OnWarning) -> None:
-    if reader.damage is not None:
-        on_warning(f"{reader.path}: {reader.damage}.")
-
-
-def _latent_report(video: LatentVideo) -> Report:
+def _latent_report(
+    video: LatentVideo, session: EncodeSession | DecodeSession, peak: PeakMemory, **seconds: float
+) -> Report:
     latents = LatentCounter()
     for index in range(len(video.latents)):
         latents.add(video.latents[index])
-    return make_report(video.model, len(video.times), video.height, video.width, video.frame_rate, latents)
+    size = (len(video.times), video.height, video.width)
+    figures = {"tile": _sides(session.oom_retry.tile), "peak_memory_mb": peak.megabytes(), **seconds}
+    return make_report(video.model, size, video.frame_rate, latents, **figures)

@@ -16,7 +16,6 @@ from regen.console import first_line
 from regen.media.decoding import READ_ERRORS, open_input, time_base, video_stream
 from regen.media.files import Source, VideoError
 
-SUFFIX = ".m4a"  # of `extract_audio`
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
 TICKS = 90_000  # coarsest resolution of the time stamps, per second
 # Codecs that FFmpeg lists as supported but does not write, by container.
