@@ -34,22 +34,10 @@ __all__ = ["AutoencoderLinear", "AutoencoderMagvit2", "AutoencoderOneDVA", "Auto
 
 
 def __getattr__(name: str) -> object:
-    if name == "AutoencoderRegen":
-        from regen.embedders.regen import AutoencoderRegen
+    if name in __all__:
+        from regen.pretrained.models import CLASSES
 
-        return AutoencoderRegen
-    if name == "AutoencoderMagvit2":
-        from regen.embedders.magvit2 import AutoencoderMagvit2
-
-        return AutoencoderMagvit2
-    if name == "AutoencoderOneDVA":
-        from regen.embedders.one_dva import AutoencoderOneDVA
-
-        return AutoencoderOneDVA
-    if name == "AutoencoderLinear":
-        from regen.embedders.linear import AutoencoderLinear
-
-        return AutoencoderLinear
+        return CLASSES[name]
     raise AttributeError(f"module 'regen' has no attribute {name!r}")
 
 

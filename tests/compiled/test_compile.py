@@ -8,10 +8,9 @@ from regen.generate.inputs import Condition
 from regen.latents import Latents
 from regen.layers.attention import Attention, Window
 from regen.networks.conditioning import LatentConditioner
-from regen.networks.dit import DiT
+from regen.networks.dit import DiT, Patches
 from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.networks.hybrid_decoder import HybridDecoder
-from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
 
 pytestmark = pytest.mark.compiled

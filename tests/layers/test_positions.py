@@ -10,7 +10,6 @@ from regen.layers.positions import (
     TimestepEmbedding,
     apply_rope,
     compute_rope,
-    concat_rope,
     grid_positions,
     sinusoidal_embedding,
 )
@@ -69,13 +68,6 @@ def test_each_pair_rotates_along_one_axis_at_2_to_a_twentieth(head_width):
         if count > 1:
             torch.testing.assert_close(speeds.min(), torch.tensor(1 / 20))
             assert (speeds.diff() < 0).all()
-
-
-def test_ropes_are_concatenated_in_the_order_of_their_tokens():
-    one, two = 3 * torch.rand(5, 3), torch.rand(2, 4, 3)
-    both = concat_rope(compute_rope(one, 12), compute_rope(two, 12))
-    expected = compute_rope(torch.cat([one.expand(2, -1, -1), two], dim=1), 12)
-    assert torch.equal(both.cos, expected.cos) and torch.equal(both.sin, expected.sin)
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
-from regen.networks.patches import Patches
+from regen.networks.dit import Patches
 from regen.runtime import generator_for
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regen.networks.dit import Patches
 from regen.networks.hybrid_decoder import HybridDecoder
-from regen.networks.patches import Patches
 
 PATCHES = Patches(2, 4)
 TIMESTEPS = ["add", "adaln_single", "adaln_zero"]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regen.networks.patches import Patches
+from regen.networks.dit import Patches
 
 PATCHES = st.builds(Patches, st.integers(1, 5), st.integers(1, 6))
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 14), st.integers(1, 14))

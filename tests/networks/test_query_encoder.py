@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regen.layers.positions import compute_rope, grid_positions
-from regen.networks.patches import Patches
+from regen.networks.dit import Patches
 from regen.networks.query_encoder import (
     QueryEncoder,
     ResolutionTokens,

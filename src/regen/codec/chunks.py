@@ -34,6 +34,9 @@ class Embedder(Protocol):
     def chunk_frames(self) -> int: ...
 
     @property
+    def denoises(self) -> bool: ...
+
+    @property
     def extrapolates(self) -> bool: ...
 
     @property

@@ -8,19 +8,16 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from diffusers.models.autoencoders.vae import (
-    DecoderOutput,
-    DiagonalGaussianDistribution,
-    IdentityDistribution,
-)
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from regen.networks.encoder import CausalEncoder
-from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
+from regen.diffusion import Solver, euler
+from regen.tiling import LATENT_STRIDE, Tile
 
 C = TypeVar("C")
 STATISTICS = {"latents_mean": None, "latents_std": None}  # of embedders, and their defaults
@@ -87,11 +84,13 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     `scaling_factor` is 1.
     """
 
+    denoises: bool = False
+    """Whether `decode` starts from noise, so that more steps change the frames."""
     extrapolates: bool = False
     """Whether `decode` generates new frames before and after a chunk."""
     _forward_methods = ("loss", "encode", "decode")
-    encode: Callable[..., Any]
     decode: Callable[..., Any]
+    _posterior: Callable[..., Any]  # (video, normalised, tile) -> a distribution, for `encode`
     tile: Tile | None = None
     """The largest part of the picture to process at once; a `tile` argument takes precedence."""
 
@@ -101,7 +100,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     @property
     def spatial_compression_ratio(self) -> int:
-        return LATENT_STRIDE
+        return self.config.spatial_compression_ratio
 
     @property
     def latent_channels(self) -> int:
@@ -161,16 +160,40 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         sample = self.decode(latents, steps=steps, generator=generator).sample
         return DecoderOutput(sample=sample[:, :, :frames, :height, :width])
 
-    def _statistics(self, frames: int) -> tuple[Float[Tensor, "c n 1 1"], Float[Tensor, "c n 1 1"]]:
-        """Mean and standard deviation of a chunk of `frames` latent frames."""
-        rows = [min(i, 1) for i in range(frames)]
-        mean, std = self.latents_mean[rows], self.latents_std[rows]
-        return rearrange(mean, "n c -> c n 1 1"), rearrange(std, "n c -> c n 1 1")
+    @apply_forward_hook
+    def encode(
+        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
+    ) -> AutoencoderKLOutput | tuple[Any]:
+        """Encode a chunk of `chunk_frames` frames, or an image, to normalised latents.
 
-    def _raw(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
-        """Latents without normalisation."""
-        mean, std = self._statistics(latents.shape[2])
+        `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
+        `b c n h/8 w/8`: n = 2 for REGEN (content, motion), `latent_frames` for others; n = 1 for an image
+        (t = 1). `regen.codec` takes videos of any length and size. `tile` bounds what is processed at
+        once, by default as set by `enable_tiling`. Raises ValueError for other shapes.
+        """
+        self._check_video(video)
+        distribution = self._posterior(video.to(self.dtype), True, tile or self.tile)
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+
+    def _normalise(
+        self, moments: Float[Tensor, "b m ..."], row: int | None = None
+    ) -> Float[Tensor, "b m ..."]:
+        """Normalise means of latents, and log variances, if any, to match (see `_statistics`)."""
+        mean, std = self._statistics(moments, row)
+        centre, *log_variance = moments.float().split(len(mean), dim=1)
+        parts = [(centre - mean) / std, *(value - 2 * std.log() for value in log_variance)]
+        return torch.cat(parts, dim=1).to(moments.dtype)
+
+    def _raw(self, latents: Float[Tensor, "b c ..."], row: int | None = None) -> Float[Tensor, "b c ..."]:
+        """Latents without normalisation (see `_statistics`)."""
+        mean, std = self._statistics(latents, row)
         return (latents.float() * std + mean).to(self.dtype)
+
+    def _statistics(self, latents: Float[Tensor, "b m n ..."], row: int | None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of latents, by one `row` or by that of each latent frame."""
+        rows = [min(i, 1) for i in range(latents.shape[2])] if row is None else [row]
+        shape = (-1, len(rows), *[1] * (latents.ndim - 3))
+        return self.latents_mean[rows].T.reshape(shape), self.latents_std[rows].T.reshape(shape)
 
     def _rows(self, rows: list[list[float]] | None, default: float) -> Float[Tensor, "2 c"]:
         """Statistics in fp32, whatever the precision of the weights."""
@@ -178,69 +201,58 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
             return torch.full((2, self.config.latent_channels), default, device=self.device)
         return torch.tensor(rows, device=self.device)
 
-
-class PyramidAutoencoder(VideoAutoencoder):
-    """An embedder whose latents come from a `CausalEncoder`."""
-
-    encoder: CausalEncoder
-
-    @apply_forward_hook
-    def encode(
-        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
-    ) -> AutoencoderKLOutput | tuple[IdentityDistribution | DiagonalGaussianDistribution]:
-        """Encode a chunk of `chunk_frames` frames, or an image, to normalised latents (REGEN, Sec. 3.1).
-
-        `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
-        `b c n h/8 w/8`: for REGEN n = 2 (content, motion), for MAGVIT-v2 its `latent_frames`; n = 1 for an
-        image (t = 1). `regen.codec` takes videos of any length and size. `tile` bounds what is processed at
-        once, by default as set by `enable_tiling`. Raises ValueError for other shapes.
-        """
+    def _check_video(self, video: Float[Tensor, "b 3 t h w"]) -> None:
+        """Raises ValueError unless it is a chunk or an image whose sides are multiples of 8."""
         frames, height, width = video.shape[2:]
         if frames not in (1, self.chunk_frames) or height % LATENT_STRIDE or width % LATENT_STRIDE:
             raise ValueError(
                 f"A video must have 1 or {self.chunk_frames} frames and sides that are multiples of "
                 f"{LATENT_STRIDE}, got {frames} of {height}x{width}; regen.codec splits and pads any video."
             )
-        distribution = self._posterior(video.to(self.dtype), normalised=True, tile=tile or self.tile)
-        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
-    def _posterior(
-        self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
-    ) -> IdentityDistribution | DiagonalGaussianDistribution:
-        video = video.to(memory_format=torch.channels_last_3d)
-        tiling = Tiling.of(video.shape[3] // LATENT_STRIDE, video.shape[4] // LATENT_STRIDE, tile)
-        moments = tiling.blend((self.encoder(crop(video, box, LATENT_STRIDE)) for box in tiling.boxes), 1)
-        if normalised:
-            moments = normalise(moments, *self._statistics(moments.shape[2]))
-        has_variances = moments.shape[1] > self.config.latent_channels
-        return DiagonalGaussianDistribution(moments) if has_variances else IdentityDistribution(moments)
 
-    def _training_latents(
-        self, batch: dict[str, Tensor], generators: list[torch.Generator]
-    ) -> tuple[Float[Tensor, "b c n y x"], Float[Tensor, ""] | None]:
-        """Raw latents of `batch["clip"]`, sampled, with their KL where it has a weight.
+class DirectAutoencoder(VideoAutoencoder):
+    """An embedder whose decoder gives the encoded frames in one pass, without noise."""
 
-        `batch["latents"]`, where given, take their place; their KL would train nothing.
+    latent_frames: int
+    """Latent frames of a chunk."""
+    _decode_frames: Callable[[Tensor, Tile | None], Tensor]  # (latents, tile) -> all frames
+
+    @apply_forward_hook
+    def decode(
+        self,
+        latents: Float[Tensor, "b c n y x"],
+        times: Float[Tensor, " t"] | None = None,
+        steps: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+        solver: Solver = euler,
+        tile: Tile | None = None,
+    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
+        """Decode normalised latents to the frames of their chunk, or to those at `times` (0 first, 1 last).
+
+        Between two encoded frames the result is their linear blend; before the first and after the last it
+        is constant. `steps` (at least 1), `generator` and `solver` have no effect. Values are about [-1, 1],
+        not clamped. Raises ValueError for latents of another shape or `steps` < 1.
         """
-        if "latents" in batch:
-            return self._raw(batch["latents"]), None
-        posterior = self._posterior(batch["clip"], normalised=False)
-        kl = kl_divergence(posterior) if self.config.kl_weight > 0 else None
-        return posterior.sample(generators), kl
+        channels, frames = latents.shape[1:3]
+        if channels != self.config.latent_channels or frames not in (1, self.latent_frames) or steps < 1:
+            raise ValueError(
+                f"Decoding takes at least 1 step and 1 or {self.latent_frames} latent frames of "
+                f"{self.config.latent_channels} channels, got {steps} and {frames} of {channels}."
+            )
+        sample = self._decode_frames(latents, tile or self.tile)
+        if times is not None:
+            sample = blend_frames(sample, times * (sample.shape[2] - 1))
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
 
 
-def normalise(
-    moments: Float[Tensor, "b m ..."], mean: Float[Tensor, "c ..."], std: Float[Tensor, "c ..."]
-) -> Float[Tensor, "b m ..."]:
-    """Normalise means of latents, and their log variances to match, where the encoder has them."""
-    centre, *log_variance = moments.float().split(len(mean), dim=1)
-    parts = [(centre - mean) / std, *(value - 2 * std.log() for value in log_variance)]
-    return torch.cat(parts, dim=1).to(moments.dtype)
-
-
-def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:
-    """KL(posterior ‖ N(0, 1)), averaged over the values of the latents."""
-    return 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+def add_latent_noise(latents: Tensor, std: float, generators: list[torch.Generator]) -> Tensor:
+    """Add Gaussian noise, that of each clip from its own generator; nothing is drawn where `std` is 0."""
+    if std == 0:
+        return latents
+    noise = randn_tensor(latents.shape, generators, latents.device, torch.float32)
+    return latents + std * noise.to(latents)
 
 
 def psnr_at_most_noise(

@@ -10,14 +10,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from regen.embedders.base import VideoAutoencoder, normalise
+from regen.embedders.base import VideoAutoencoder
 from regen.latents import LatentPosterior, Latents
+from regen.networks.dit import Patches
 from regen.networks.hybrid_decoder import HybridDecoder
-from regen.networks.length_rule import LengthMode, MotionLengthRule
-from regen.networks.patches import Patches
+from regen.networks.length_rule import MotionLengthRule
 from regen.networks.query_encoder import QueryEncoder
 from regen.tiling import Tile, Tiling, crop
 
+LengthsOf = Callable[[Tensor, int], Tensor]  # clips of a region and its budget -> lengths
 # The 1D latents of a region, padded, and the mask of those that exist.
 RegionTokens = tuple[Float[Tensor, "b c _"], Bool[Tensor, "b _"]]
 
@@ -32,10 +33,6 @@ class HybridAutoencoder(VideoAutoencoder):
     decoder: HybridDecoder
     patches: Patches
     length_rule: MotionLengthRule
-
-    @property
-    def spatial_compression_ratio(self) -> int:
-        return self.config.spatial_compression_ratio
 
     @property
     def chunk_frames(self) -> int:
@@ -61,24 +58,13 @@ class HybridAutoencoder(VideoAutoencoder):
         boxes, side = self.regions(*video.shape[2:]).boxes, self.patches.side
         return [crop(video, box, side) for box in boxes]
 
-    def lengths(self, video: Float[Tensor, "b 3 t h w"]) -> Int64[Tensor, "b r"]:
-        """The number of 1D latents of each region of a clip by its motion (docs/method.md, 16)."""
-        pairs = zip(self.region_clips(video), self.budgets(*video.shape[2:]), strict=True)
-        return torch.stack([self.length_rule.max_length(clip, budget) for clip, budget in pairs], dim=1)
-
-    def sample_lengths(
-        self,
-        video: Float[Tensor, "b 3 t h w"],
-        generators: list[torch.Generator],
-        mode: LengthMode,
-        keep_all_prob: float,
+    def lengths(
+        self, video: Float[Tensor, "b 3 t h w"], rule: LengthsOf | None = None
     ) -> Int64[Tensor, "b r"]:
-        """Lengths for training with tail dropout, for each region (see `MotionLengthRule.sample`)."""
+        """The number of 1D latents of each region, by default by its motion (docs/method.md, 16)."""
         pairs = zip(self.region_clips(video), self.budgets(*video.shape[2:]), strict=True)
-        lengths = [
-            self.length_rule.sample(clip, budget, generators, mode, keep_all_prob) for clip, budget in pairs
-        ]
-        return torch.stack(lengths, dim=1)
+        rule = self.length_rule.max_length if rule is None else rule
+        return torch.stack([rule(clip, budget) for clip, budget in pairs], dim=1)
 
     def shared_length(self, length: int, frames: int, height: int, width: int) -> Int64[Tensor, " r"]:
         """Split `length` 1D latents among the regions of a clip in proportion to their budgets.
@@ -136,8 +122,7 @@ class HybridAutoencoder(VideoAutoencoder):
         grids, parts = _by_region(encode, tiling, self._max_batch(tile, tiling))
         grid = tiling.blend(grids, 1)
         if normalised:
-            grid = normalise(grid, *self._row_statistics(0, grid.ndim))
-            parts = [normalise(part, *self._row_statistics(1, part.ndim)) for part in parts]
+            grid, parts = self._normalise(grid, 0), [self._normalise(part, 1) for part in parts]
         return LatentPosterior(grid, parts, lengths, self.latent_channels)
 
     def _decode_regions(
@@ -181,17 +166,8 @@ class HybridAutoencoder(VideoAutoencoder):
 
     def _raw_parts(self, latents: Latents) -> tuple[Float[Tensor, "b c n y x"], list[RegionTokens]]:
         """Raw structural latents, and the raw 1D latents of each region."""
-
-        def raw(part: Tensor, row: int) -> Tensor:
-            mean, std = self._row_statistics(row, part.ndim)
-            return (part.float() * std + mean).to(self.dtype)
-
-        return raw(latents.grid, 0), [(raw(sequence, 1), mask) for sequence, mask in latents.regions()]
-
-    def _row_statistics(self, row: int, ndim: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of structural (row 0) or 1D latents (row 1)."""
-        shape = (-1, *[1] * (ndim - 2))
-        return self.latents_mean[row].reshape(shape), self.latents_std[row].reshape(shape)
+        parts = [(self._raw(sequence, 1), mask) for sequence, mask in latents.regions()]
+        return self._raw(latents.grid, 0), parts
 
     def _max_batch(self, tile: Tile | None, tiling: Tiling) -> int:
         """Number of regions to process together: as many as have the area of the tile, or all."""

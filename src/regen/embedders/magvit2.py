@@ -8,15 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.autoencoders.vae import DecoderOutput
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor
 
-from regen import diffusion
-from regen.embedders.base import PyramidAutoencoder, blend_frames, check_requirements, configured_by
+from regen.embedders.base import DirectAutoencoder, check_requirements, configured_by
+from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.networks.conv_decoder import CausalDecoder
-from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
 
 # (target, reconstruction) -> an auxiliary loss and its logs: perceptual, adversarial.
@@ -24,20 +21,9 @@ AuxiliaryLoss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class Magvit2Config:
+class Magvit2Config(PyramidConfig):
     """Size and options of an `AutoencoderMagvit2`; the defaults are those of the paper's 4× model."""
 
-    temporal_compression_ratio: int = 4
-    """k: 4, 8, 16 or 32; a chunk of 17 frames (33 at 32×) becomes 5, 3, 2 or 2 latent frames."""
-    latent_channels: int = 8
-    encoder_widths: tuple[int, ...] = (128, 256, 512, 768)
-    """Channels of each encoder stage: four stages at 4×, five above."""
-    encoder_blocks: int = 4
-    """Residual blocks of each stage, and after the last."""
-    encoder_patch_size: int = 1
-    """Space-to-depth before the first convolution and depth-to-space after the last, for small models."""
-    linear_skip: bool = False
-    """Linear maps in parallel to encoder and decoder; speed up training of small models."""
     decoder_widths: tuple[int, ...] | None = None
     """Channels of the decoder in the order of the encoder's stages; None: those of the encoder."""
     decoder_blocks: int | None = None
@@ -49,18 +35,12 @@ class Magvit2Config:
     reconstruction_weight: float = 5.0
     """Weight of the mean squared error."""
 
-    @property
-    def chunk_frames(self) -> int:
-        """Frames of a chunk: 17, and 33 at 32×."""
-        return 33 if self.temporal_compression_ratio == 32 else 17
 
-
-class AutoencoderMagvit2(PyramidAutoencoder):
+class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
     """A convolutional video autoencoder with the interface of a diffusers autoencoder.
 
     A chunk of 17 frames becomes 5, 3 or 2 latent frames at 4×, 8× and 16×, one of 33 becomes 2 at 32×, and an
-    image becomes 1. Latents are normalised (see `VideoAutoencoder`). The module keeps no state between
-    calls, and no parameter depends on the resolution or the number of frames.
+    image becomes 1. No parameter depends on the resolution or the number of frames.
     """
 
     _supports_gradient_checkpointing = True
@@ -69,66 +49,37 @@ class AutoencoderMagvit2(PyramidAutoencoder):
     @configured_by(Magvit2Config, scaling_factor=1.0, spatial_compression_ratio=LATENT_STRIDE)
     def __init__(self, config: Magvit2Config) -> None:
         super().__init__()
-        ratio, channels, patch = (
-            config.temporal_compression_ratio, config.latent_channels, config.encoder_patch_size,
-        )  # fmt: skip
-        strides, widths = stride_plan(ratio, patch), config.decoder_widths or config.encoder_widths
-        check_requirements(
-            {
-                f"encoder_widths must have {len(strides)} entries": len(config.encoder_widths)
-                == len(strides),
-                f"decoder_widths must have {len(strides)} entries": len(widths) == len(strides),
-                "latent_channels must be >= 1": channels >= 1,
-            }
-        )
+        strides = self._build_encoder(config, has_variances=config.kl_weight > 0)
+        widths, ratio = config.decoder_widths or config.encoder_widths, config.temporal_compression_ratio
+        requirement = f"decoder_widths must have {len(strides)} entries"
+        check_requirements({requirement: len(widths) == len(strides)})
         late = ratio == 32 if config.late_upsampling is None else config.late_upsampling
         blocks = config.encoder_blocks if config.decoder_blocks is None else config.decoder_blocks
-        moments = channels * (2 if config.kl_weight > 0 else 1)
-        self.encoder = CausalEncoder(
-            moments, config.encoder_widths, strides, config.encoder_blocks, patch, config.linear_skip
+        self.decoder = CausalDecoder(
+            config.latent_channels,
+            widths,
+            strides,
+            blocks,
+            config.encoder_patch_size,
+            late,
+            config.linear_skip,
         )
-        self.decoder = CausalDecoder(channels, widths, strides, blocks, patch, late, config.linear_skip)
 
     @property
     def chunk_frames(self) -> int:
         """Frames of a chunk: 17, and 33 at 32×."""
-        return Magvit2Config(self.config.temporal_compression_ratio).chunk_frames
+        return 33 if self.config.temporal_compression_ratio == 32 else 17
 
     @property
     def latent_frames(self) -> int:
         """Latent frames of a chunk: 5, 3, 2 and 2."""
         return 1 + (self.chunk_frames - 1) // self.config.temporal_compression_ratio
 
-    @apply_forward_hook
-    def decode(
-        self,
-        latents: Float[Tensor, "b c n y x"],
-        times: Float[Tensor, " t"] | None = None,
-        steps: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        return_dict: bool = True,
-        solver: diffusion.Solver = diffusion.euler,
-        tile: Tile | None = None,
-    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
-        """Decode normalised latents to the frames of their chunk, or to those at `times` (0 first, 1 last).
-
-        Between two encoded frames the result is their linear blend; before the first and after the last it
-        is constant. `steps` (at least 1), `generator` and `solver` have no effect: nothing is denoised.
-        Values are about [-1, 1], not clamped. Raises ValueError for latents of another shape or `steps` < 1.
-        """
-        channels, frames = latents.shape[1:3]
-        if channels != self.config.latent_channels or frames not in (1, self.latent_frames) or steps < 1:
-            raise ValueError(
-                f"Decoding takes at least 1 step and 1 or {self.latent_frames} latent frames of "
-                f"{self.config.latent_channels} channels, got {steps} and {frames} of {channels}."
-            )
-        tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
-        raw = self._raw(latents)
-        parts = (self.decoder(crop(raw, box, 1)).float() for box in tiling.boxes)
-        sample = tiling.blend(parts, LATENT_STRIDE)
-        if times is not None:
-            sample = blend_frames(sample, times * (sample.shape[2] - 1))
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
+    def _decode_frames(
+        self, latents: Float[Tensor, "b c n y x"], tile: Tile | None
+    ) -> Float[Tensor, "b 3 t h w"]:
+        tiling, raw = Tiling.of(latents.shape[3], latents.shape[4], tile), self._raw(latents)
+        return tiling.blend((self.decoder(crop(raw, box, 1)).float() for box in tiling.boxes), LATENT_STRIDE)
 
     def loss(
         self,

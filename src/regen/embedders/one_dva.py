@@ -5,7 +5,6 @@ docs/method.md lists the choices made here.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
@@ -15,15 +14,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.embedders.base import blend_frames, check_requirements, configured_by, psnr_at_most_noise
+from regen.embedders.base import (
+    add_latent_noise,
+    blend_frames,
+    check_requirements,
+    configured_by,
+    psnr_at_most_noise,
+)
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
 from regen.latents import Latents
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.losses.one_dva import OneDVAObjective, latent_losses
-from regen.networks.dit import TimestepConditioning
+from regen.networks.dit import Patches, TimestepConditioning, matrix_parameters
 from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import MotionLengthRule
-from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
 from regen.tiling import Tile
 
@@ -75,10 +79,10 @@ class AutoencoderOneDVA(HybridAutoencoder):
     """A video embedder with latents of adaptive number and the interface of a diffusers autoencoder.
 
     `encode` gives `Latents`: a grid of structural latents, one for each patch of 4 frames and 16 x 16 pixels,
-    and 1D latents, as many as the content needs. They are normalised; the rows of `latents_mean` and
-    `latents_std` are those of the structural and of the 1D latents. The module keeps no state between calls.
+    and 1D latents, as many as the content needs. They are normalised (see `HybridAutoencoder`).
     """
 
+    denoises = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "EncoderBlock")
 
@@ -158,13 +162,11 @@ class AutoencoderOneDVA(HybridAutoencoder):
         t = diffusion.sample_noise_levels(objective.pure_noise_prob, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
         noise = randn_tensor(clean.shape, generators, target.device, torch.float32)
-        inputs, tiling = self._decoder_inputs(batch, generators, auxiliary), self.regions(*size)
-        repa_features: list[Tensor] = []
+        structural, parts, latent_loss, logs = self._decoder_inputs(batch, generators, auxiliary)
+        tiling, repa_features = self.regions(*size), []
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            pred, features = self._decode_regions(
-                noisy, t, inputs.structural, inputs.parts, tiling, max_batch=len(tiling.boxes)
-            )
+            pred, features = self._decode_regions(noisy, t, structural, parts, tiling, len(tiling.boxes))
             repa_features.append(features)
             return pred
 
@@ -172,15 +174,14 @@ class AutoencoderOneDVA(HybridAutoencoder):
             network, clean, noise, t, self.config.prediction, objective.t_min,
             lambda error: self.patches.crop(error, *size),
         )  # fmt: skip
-        loss, x0_pred = losses.mean() + inputs.loss, self.patches.crop(x0_pred, *size)
-        logs = inputs.logs | {"psnr": psnr_at_most_noise(x0_pred, target, t)}
+        loss, x0_pred = losses.mean() + latent_loss, self.patches.crop(x0_pred, *size)
+        logs = logs | {"psnr": psnr_at_most_noise(x0_pred, target, t)}
         if objective.l1_weight > 0:
             loss = loss + objective.l1_weight * (x0_pred - target).abs().mean()
         if auxiliary is not None:
             for term, term_logs in (
-                auxiliary(target, x0_pred),
-                auxiliary.represent(repa_features[0], target),
-            ):
+                auxiliary(target, x0_pred), auxiliary.represent(repa_features[0], target)
+            ):  # fmt: skip
                 loss, logs = loss + term, logs | term_logs
         return loss, {"loss": loss.detach(), **logs}
 
@@ -194,36 +195,28 @@ class AutoencoderOneDVA(HybridAutoencoder):
 
     def muon_parameters(self) -> list[nn.Parameter]:
         """The 2-D weights inside the blocks of encoder and decoder, for optimizers of matrices (Muon)."""
-        return self.encoder.muon_parameters() + self.decoder.muon_parameters()
+        return matrix_parameters(self.encoder.blocks) + matrix_parameters(self.decoder.blocks)
 
     def _decoder_inputs(
         self, batch: dict[str, Tensor], generators: list[torch.Generator], auxiliary: AuxiliaryLosses | None
-    ) -> "DecoderInputs":
+    ) -> tuple[Tensor, list[RegionTokens], Float[Tensor, ""], dict[str, Tensor]]:
+        """The raw structural and 1D latents on which the decoder is trained, their loss, and its logs."""
         clip, objective = batch["clip"], self.objective
-        lengths = self.sample_lengths(clip, generators, objective.lengths, objective.keep_all_prob)
+
+        def sample_lengths(region: Tensor, budget: int) -> Tensor:
+            mode, keep_all_prob = objective.lengths, objective.keep_all_prob
+            return self.length_rule.sample(region, budget, generators, mode, keep_all_prob)
+
+        lengths = self.lengths(clip, sample_lengths)
         if auxiliary is not None and auxiliary.prediction is not None:
             latents = self._posterior(clip, lengths, normalised=True).mode()
             predicted = auxiliary.prediction(latents, generators)
-            return DecoderInputs(*self._raw_parts(predicted), clip.new_zeros(()), {})
+            return *self._raw_parts(predicted), clip.new_zeros(()), {}
         posterior, progress = self._posterior(clip, lengths, False), batch.get("progress", torch.ones(()))
-        structural, *parts = [self._add_latent_noise(part, generators) for part in posterior.draw(generators)]
-        loss, logs = latent_losses(posterior, objective, self.config.kl_weight, progress)
-        return DecoderInputs(structural, list(zip(parts, posterior.masks(), strict=True)), loss, logs)
-
-    def _add_latent_noise(self, latents: Tensor, generators: list[torch.Generator]) -> Tensor:
-        if self.objective.latent_noise_std == 0:
-            return latents
-        noise = randn_tensor(latents.shape, generators, latents.device, torch.float32)
-        return latents + self.objective.latent_noise_std * noise.to(latents)
-
-
-class DecoderInputs(NamedTuple):
-    """The raw latents on which the decoder is trained, their losses, and logs."""
-
-    structural: Float[Tensor, "b c n y x"]
-    parts: list[RegionTokens]
-    loss: Float[Tensor, ""]
-    logs: dict[str, Tensor]
+        drawn, std = posterior.draw(generators), objective.latent_noise_std
+        structural, *parts = [add_latent_noise(part, std, generators) for part in drawn]
+        losses = latent_losses(posterior, objective, self.config.kl_weight, progress)
+        return structural, list(zip(parts, posterior.masks(), strict=True)), *losses
 
 
 def _check(config: OneDVAConfig) -> None:

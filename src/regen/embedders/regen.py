@@ -14,29 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.embedders.base import PyramidAutoencoder, check_requirements, configured_by, psnr_at_most_noise
+from regen.embedders.base import add_latent_noise, check_requirements, configured_by, psnr_at_most_noise
+from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.networks.conditioning import Condition, Conditioning, ContextConditioner, LatentConditioner
-from regen.networks.dit import DiT, TimestepConditioning
-from regen.networks.encoder import CausalEncoder, stride_plan
+from regen.networks.dit import DiT, TimestepConditioning, matrix_parameters
 from regen.tiling import LATENT_STRIDE as PATCH
 from regen.tiling import Tile, Tiling, crop
 
 
 @dataclass(frozen=True)
-class RegenConfig:
+class RegenConfig(PyramidConfig):
     """Size and options of an `AutoencoderRegen`; the defaults are those of the paper's 4× model."""
 
-    temporal_compression_ratio: int = 4
-    """k: a chunk of 1 + k frames becomes two latent frames. 4, 8, 16 or 32."""
-    latent_channels: int = 8
-    encoder_widths: tuple[int, ...] = (128, 256, 512, 768)
-    """Channels of each encoder stage: four stages at 4×, five above."""
-    encoder_blocks: int = 4
-    """Residual blocks of each stage, and after the last."""
-    encoder_patch_size: int = 1
-    """Space-to-depth before the first convolution; values above 1 make small models much faster."""
-    linear_skip: bool = False
-    """A linear map from pixels to latents in parallel to the encoder; speeds up training of small models."""
     width: int = 2048
     depth: int = 24
     heads: int = 16
@@ -68,28 +57,32 @@ class AutoencoderRegen(PyramidAutoencoder):
     parameter depends on the resolution or the number of frames.
     """
 
-    extrapolates = True
+    denoises = extrapolates = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "Stage")
 
     @configured_by(RegenConfig, scaling_factor=1.0, spatial_compression_ratio=PATCH)
     def __init__(self, config: RegenConfig) -> None:
         super().__init__()
-        strides = stride_plan(config.temporal_compression_ratio, config.encoder_patch_size)
-        _check(config, stages=len(strides))
+        window, is_in_context = config.attention_window, config.conditioning == "in_context"
+        check_requirements(
+            {
+                "heads must divide width": config.heads > 0 and config.width % config.heads == 0,
+                "depth must be >= 1": config.depth >= 1,
+                "attention_window must be >= 2 or None": window is None or window >= 2,
+                "attention_window must be None with in_context": window is None or not is_in_context,
+                "pure_noise_prob must lie in [0, 1]": 0 <= config.pure_noise_prob <= 1,
+                "t_min must lie in (0, 1]": 0 < config.t_min <= 1,
+            }
+        )
         channels, width = config.latent_channels, config.width
-        self.encoder = CausalEncoder(
-            channels * (2 if config.kl_weight > 0 else 1), config.encoder_widths, strides,
-            config.encoder_blocks, config.encoder_patch_size, config.linear_skip,
-        )  # fmt: skip
+        self._build_encoder(config, has_variances=config.kl_weight > 0)
         self.conditioner = (
             ContextConditioner(channels, width, config.temporal_compression_ratio)
-            if config.conditioning == "in_context"
+            if is_in_context
             else LatentConditioner(channels, width, config.siren_width)
         )
-        self.decoder = DiT(
-            width, config.depth, config.heads, PATCH, config.timestep_conditioning, config.attention_window
-        )
+        self.decoder = DiT(width, config.depth, config.heads, PATCH, config.timestep_conditioning, window)
 
     @apply_forward_hook
     def decode(
@@ -112,7 +105,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         """
         schedule = diffusion.get_schedule(steps)
         times = self._times(latents, times)
-        shape = (latents.shape[0], 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
+        shape = (len(latents), 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
         noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=torch.float32)
         tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
         raw = self._raw(latents)
@@ -144,9 +137,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         target, times = batch["target"], batch["times"]
         assert len(generators) == len(target), "one generator for each sample"
         latents, kl = self._training_latents(batch, generators)
-        if self.config.latent_noise_std > 0:
-            noise = randn_tensor(latents.shape, generators, latents.device, torch.float32)
-            latents = latents + self.config.latent_noise_std * noise.to(latents)
+        latents = add_latent_noise(latents, self.config.latent_noise_std, generators)
         positions, context = self._condition(latents, times)
         t = diffusion.sample_noise_levels(self.config.pure_noise_prob, generators).to(target.device)
         noise = randn_tensor(target.shape, generators, target.device, torch.float32)
@@ -173,7 +164,7 @@ class AutoencoderRegen(PyramidAutoencoder):
 
     def muon_parameters(self) -> list[nn.Parameter]:
         """The 2-D weights inside the decoder's blocks, for optimizers of matrices (Muon)."""
-        return self.decoder.muon_parameters()
+        return matrix_parameters(self.decoder.blocks)
 
     def _condition(
         self, raw: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"], corner: tuple[int, int] = (0, 0)
@@ -197,18 +188,3 @@ class AutoencoderRegen(PyramidAutoencoder):
         if frames == 1 and bool((times != 0).any()):
             raise ValueError("The times of an image (a content latent alone) must be 0.")
         return times.to(latents.device)
-
-
-def _check(config: RegenConfig, stages: int) -> None:
-    window, is_in_context = config.attention_window, config.conditioning == "in_context"
-    check_requirements(
-        {
-            f"encoder_widths must have {stages} entries": len(config.encoder_widths) == stages,
-            "heads must divide width": config.heads > 0 and config.width % config.heads == 0,
-            "latent_channels and depth must be >= 1": min(config.latent_channels, config.depth) >= 1,
-            "attention_window must be >= 2 or None": window is None or window >= 2,
-            "attention_window must be None with in_context": window is None or not is_in_context,
-            "pure_noise_prob must lie in [0, 1]": 0 <= config.pure_noise_prob <= 1,
-            "t_min must lie in (0, 1]": 0 < config.t_min <= 1,
-        }
-    )

@@ -21,9 +21,8 @@ from regen.generate.inputs import LENGTH, SEQUENCE, Condition, ConditionEmbeddin
 from regen.latents import Latents
 from regen.layers.attention import Grid
 from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
-from regen.networks.dit import zero_linear
+from regen.networks.dit import Patches, zero_linear
 from regen.networks.latent_transformer import AdaLNType, LatentTransformer
-from regen.networks.patches import Patches
 
 T = TypeVar("T", float, Tensor)
 INDEX_WIDTH = 64  # of the sinusoidal embeddings of integers

@@ -12,8 +12,8 @@ from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import FixedLength, check_lengths, truncate_to
 from regen.codec.sessions import DecodeOptions, decode_chunks
-from regen.embedders.base import PyramidAutoencoder
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.embedders.pyramid import PyramidAutoencoder
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.inputs import Condition, split_chunks
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_video

@@ -58,13 +58,6 @@ def compute_rope(positions: Float[Tensor, "*b n 3"], head_width: int) -> Rope:
     return Rope(angles.cos(), angles.sin())
 
 
-def concat_rope(first: Rope, second: Rope) -> Rope:
-    """Rotary positions of two groups of tokens, concatenated along the tokens."""
-    size = max(len(first.cos), len(second.cos))
-    pairs = zip(first, second, strict=True)
-    return Rope(*(torch.cat([part.expand(size, -1, -1) for part in pair], dim=1) for pair in pairs))
-
-
 def apply_rope(x: Float[Tensor, "b h n e"], rope: Rope) -> Float[Tensor, "b h n e"]:
     """Rotate the channel pairs (i, i + e / 2)."""
     first, second = x.chunk(2, dim=-1)

@@ -14,7 +14,7 @@ from regen.losses.one_dva import PredictedLatents, PredictionConfig, Predictor
 from regen.losses.optimizer_state import TensorSpec, strip_prefix
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
 from regen.metrics.lpips import Lpips, Net
-from regen.networks.patches import Patches
+from regen.networks.dit import Patches
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from regen.io import read_json
 from regen.losses.optimizer_state import SelfTrained
-from regen.networks.patches import Patches
+from regen.networks.dit import Patches
 
 ADVICE = (
     "set --losses.representation.model to the folder of a SigLIP or DINOv2 model, or "

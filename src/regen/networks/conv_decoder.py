@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers import CheckpointedModule
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
-from regen.layers.checkpointing import CheckpointedModule
 
 
 def pixel_shuffle_3d(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c T H W"]:

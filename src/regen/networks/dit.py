@@ -1,7 +1,8 @@
 """DiT: a pixel-space diffusion transformer on patches of a noisy clip."""
 
+from dataclasses import dataclass
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -9,20 +10,53 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers import CheckpointedModule
 from regen.layers.attention import Attention, Grid, Window
-from regen.layers.checkpointing import CheckpointedModule
 from regen.layers.positions import Rope, TimestepEmbedding
-from regen.networks.patches import Patches
 
 TimestepConditioning = Literal["add", "adaln_single", "adaln_zero"]
 
 
-class Modulation(NamedTuple):
-    """Shift, scale and gate of one residual branch."""
+@dataclass(frozen=True)
+class Patches:
+    """Patches of `frames` frames and `side` x `side` pixels (docs/method.md, 14)."""
 
-    shift: Float[Tensor, "#b 1 d"]
-    scale: Float[Tensor, "#b 1 d"]
-    gate: Float[Tensor, "#b 1 d"]
+    frames: int = 4
+    side: int = 16
+
+    @property
+    def pixels(self) -> int:
+        """Number of positions of a patch in time and space."""
+        return self.frames * self.side**2
+
+    def grid(self, frames: int, height: int, width: int) -> Grid:
+        """Patches of a clip along t, y and x: 1 + ⌈(T - 1) / P_t⌉, ⌈H / P_s⌉, ⌈W / P_s⌉."""
+        return 1 - (1 - frames) // self.frames, -(-height // self.side), -(-width // self.side)
+
+    def pad(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c T H W"]:
+        """Replicate the first frame to fill a patch, the last one to fill its group, and the right and lower
+        border; `crop` is the inverse."""
+        t, h, w = clip.shape[2:]
+        (n, y, x), front = self.grid(t, h, w), self.frames - 1
+        sides = (0, x * self.side - w, 0, y * self.side - h, front, n * self.frames - front - t)
+        return F.pad(clip, sides, mode="replicate")
+
+    def crop(
+        self, padded: Float[Tensor, "b c T H W"], frames: int, height: int, width: int
+    ) -> Float[Tensor, "b c t h w"]:
+        """Remove the padding of a clip of the given size."""
+        front = self.frames - 1
+        return padded[:, :, front : front + frames, :height, :width]
+
+    def patchify(self, padded: Float[Tensor, "b c T H W"]) -> Float[Tensor, "b n e"]:
+        """Turn each patch of a padded clip into one token, t slowest."""
+        sizes = {"p": self.frames, "q": self.side, "r": self.side}
+        return rearrange(padded, "b c (t p) (y q) (x r) -> b (t y x) (p q r c)", **sizes)
+
+    def unpatchify(self, tokens: Float[Tensor, "b n e"], grid: Grid) -> Float[Tensor, "b c T H W"]:
+        """Inverse of `patchify` for e / (P_t P_s²) channels: 3-D pixel shuffle."""
+        sizes = dict(zip("tyxpqr", (*grid, self.frames, self.side, self.side), strict=True))
+        return rearrange(tokens, "b (t y x) (p q r c) -> b c (t p) (y q) (x r)", **sizes)
 
 
 def modulate(
@@ -108,11 +142,15 @@ class Block(nn.Module):
         rope: Rope | None = None,
         mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        rows = self.adaln(cond, shared)
-        first, second = Modulation(*rows[:3]), Modulation(*rows[3:])
-        y = modulate(x, first.shift, first.scale)
-        x = torch.addcmul(x, first.gate, self.attention(y, grid, window, rope, mask))
-        return torch.addcmul(x, second.gate, self.feedforward(modulate(x, second.shift, second.scale)))
+        shift, scale, *rest = self.adaln(cond, shared)
+        return self.update(x, self.attention(modulate(x, shift, scale), grid, window, rope, mask), *rest)
+
+    def update(
+        self, x: Tensor, attended: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, last_gate: Tensor
+    ) -> Float[Tensor, "b n d"]:
+        """Add the output of the attention and of the feed-forward to the tokens."""
+        x = torch.addcmul(x, gate, attended)
+        return torch.addcmul(x, last_gate, self.feedforward(modulate(x, shift, scale)))
 
 
 class DiT(CheckpointedModule):
@@ -165,12 +203,8 @@ class DiT(CheckpointedModule):
         x = self.out(modulate(x[:, : prod(grid)], shift, scale))
         return self.patches.unpatchify(x, grid)
 
-    def muon_parameters(self) -> list[nn.Parameter]:
-        """The weight matrices of the blocks."""
-        return matrix_parameters(self.blocks)
-
 
 def matrix_parameters(blocks: nn.ModuleList) -> list[nn.Parameter]:
-    """The 2-D weights of attention and feed-forward layers."""
+    """The 2-D weights of attention and feed-forward layers, for optimizers of matrices (Muon)."""
     parts = [part for part in blocks.modules() if isinstance(part, Attention | Feedforward)]
     return [parameter for part in parts for parameter in part.parameters() if parameter.ndim == 2]

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers import CheckpointedModule
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
-from regen.layers.checkpointing import CheckpointedModule
 
 # Stride (t, h, w) of the convolution that ends each stage: eight-fold in space at every ratio; each higher
 # ratio adds the temporal stride of one more stage.

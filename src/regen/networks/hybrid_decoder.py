@@ -8,19 +8,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers import CheckpointedModule
 from regen.layers.attention import init_local_attention
-from regen.layers.checkpointing import CheckpointedModule
 from regen.layers.positions import TimestepEmbedding
 from regen.networks.dit import (
     AdaLN,
     Block,
+    Patches,
     TimestepConditioning,
-    matrix_parameters,
     modulate,
     shared_modulation,
     zero_linear,
 )
-from regen.networks.patches import Patches
 from regen.networks.query_encoder import QueryPositions, ResolutionTokens, token_rope
 
 
@@ -106,11 +105,7 @@ class HybridDecoder(CheckpointedModule):
         x = modulate(x[:, :count], shift, scale)
         if self.long_skip:
             x = torch.cat([x, pixels], dim=2)
-        n, rows, columns = grid
-        repa_features = rearrange(
-            repa_features[:, :count], "b (n y x) d -> b d n y x", n=n, y=rows, x=columns
-        )
-        return self.patches.unpatchify(self.proj_out(x), grid), repa_features
+        return self.patches.unpatchify(self.proj_out(x), grid), repa_features[:, :count].mT.unflatten(2, grid)
 
     def to_pixels(
         self, features: Float[Tensor, "b f T H W"], structural: Float[Tensor, "b c n y x"]
@@ -122,7 +117,3 @@ class HybridDecoder(CheckpointedModule):
         grid = structural.shape[2], structural.shape[3], structural.shape[4]
         linear = self.linear_skip(rearrange(structural, "b c n y x -> b (n y x) c"))
         return pred + self.patches.unpatchify(linear, grid)
-
-    def muon_parameters(self) -> list[nn.Parameter]:
-        """The weight matrices of the blocks."""
-        return matrix_parameters(self.blocks)

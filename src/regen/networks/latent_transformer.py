@@ -6,15 +6,14 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from regen.layers.attention import Attention, RMSNorm
-from regen.layers.checkpointing import CheckpointedModule
-from regen.layers.positions import Rope, compute_rope, concat_rope
+from regen.layers import CheckpointedModule
+from regen.layers.attention import RMSNorm
+from regen.layers.positions import Rope, compute_rope
 from regen.networks.dit import (
     AdaLN,
     Block,
-    Feedforward,
-    Modulation,
     matrix_parameters,
     modulate,
     shared_modulation,
@@ -24,31 +23,13 @@ from regen.networks.dit import (
 AdaLNType = Literal["adaln_single", "adaln_zero"]
 
 
-class Stream(nn.Module):
-    """The weights of one modality in a joint block."""
-
-    def __init__(self, width: int, heads: int, timestep: AdaLNType):
-        super().__init__()
-        self.attention = Attention(width, heads)
-        self.feedforward = Feedforward(width)
-        self.adaln = AdaLN(width, 6, own_projection=timestep == "adaln_zero")
-
-    def update(
-        self, x: Float[Tensor, "b n d"], attended: Float[Tensor, "b n d"], rows: list[Tensor]
-    ) -> Float[Tensor, "b n d"]:
-        """Add the output of the joint attention and of the feed-forward to the tokens."""
-        first, second = Modulation(*rows[:3]), Modulation(*rows[3:])
-        x = torch.addcmul(x, first.gate, self.attention.out(attended))
-        return torch.addcmul(x, second.gate, self.feedforward(modulate(x, second.shift, second.scale)))
-
-
 class JointBlock(nn.Module):
     """MMDiT block (arXiv 2403.03206): separate weights for latents and text, one attention over both."""
 
     def __init__(self, width: int, heads: int, timestep: AdaLNType):
         super().__init__()
-        self.latents = Stream(width, heads, timestep)
-        self.text = Stream(width, heads, timestep)
+        self.latents = Block(width, heads, timestep)
+        self.text = Block(width, heads, timestep)
 
     def forward(
         self,
@@ -61,13 +42,14 @@ class JointBlock(nn.Module):
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"]]:
         rows = [stream.adaln(cond, shared) for stream in (self.latents, self.text)]
         groups = (
-            self.latents.attention.project_qkv(modulate(x, rows[0][0], rows[0][1]), rope),
-            self.text.attention.project_qkv(modulate(text, rows[1][0], rows[1][1])),
+            self.latents.attention.project_qkv(modulate(x, *rows[0][:2]), rope),
+            self.text.attention.project_qkv(modulate(text, *rows[1][:2])),
         )
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(*groups, strict=True))
         attended = self.latents.attention.processor(q, k, v, mask)
         own, other = attended.split([x.shape[1], text.shape[1]], dim=1)
-        return self.latents.update(x, own, rows[0]), self.text.update(text, other, rows[1])
+        x = self.latents.update(x, self.latents.attention.out(own), *rows[0][2:])
+        return x, self.text.update(text, self.text.attention.out(other), *rows[1][2:])
 
 
 class LastJointBlock(nn.Module):
@@ -76,7 +58,7 @@ class LastJointBlock(nn.Module):
     def __init__(self, width: int, heads: int, timestep: AdaLNType):
         super().__init__()
         self.heads = heads
-        self.latents = Stream(width, heads, timestep)
+        self.latents = Block(width, heads, timestep)
         self.kv = nn.Linear(width, 2 * width)
         self.norm_k = RMSNorm(width // heads)
         self.adaln = AdaLN(width, 2, own_projection=timestep == "adaln_zero")
@@ -90,13 +72,14 @@ class LastJointBlock(nn.Module):
         rope: Rope,
         mask: Bool[Tensor, "b n+m"],
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m d"]]:
-        rows = self.latents.adaln(cond, shared)
-        q, k, v = self.latents.attention.project_qkv(modulate(x, rows[0], rows[1]), rope)
+        attention, rows = self.latents.attention, self.latents.adaln(cond, shared)
+        q, k, v = attention.project_qkv(modulate(x, *rows[:2]), rope)
         shift, scale = self.adaln(cond, None if shared is None else shared[:, :2])
         kv = self.kv(modulate(text, shift, scale))
         text_k, text_v = rearrange(kv, "b m (two h e) -> two b h m e", two=2, h=self.heads)
         k, v = torch.cat([k, self.norm_k(text_k)], dim=2), torch.cat([v, text_v], dim=2)
-        return self.latents.update(x, self.latents.attention.processor(q, k, v, mask), rows), text
+        attended = attention.out(attention.processor(q, k, v, mask))
+        return self.latents.update(x, attended, *rows[2:]), text
 
 
 class LatentTransformer(CheckpointedModule):
@@ -139,8 +122,8 @@ class LatentTransformer(CheckpointedModule):
             for block in self.joint_blocks:
                 x, text = self.call_block(block, x, text, cond, shared, rope, mask)
             x = torch.cat([x, text], dim=1)
-            no_positions = compute_rope(positions.new_zeros(text.shape[1], 3), self.head_width)
-            rope = concat_rope(rope, no_positions)
+            padding = (0, 0, 0, text.shape[1])  # text has no positions: it is not rotated
+            rope = Rope(F.pad(rope.cos, padding, value=1.0), F.pad(rope.sin, padding))
         for block in self.blocks:
             x = self.call_block(block, x, cond, shared, None, None, rope, mask)
         shift, scale = self.final(cond, None)

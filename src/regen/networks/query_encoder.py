@@ -9,11 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers import CheckpointedModule
 from regen.layers.attention import Attention, Grid, init_local_attention
-from regen.layers.checkpointing import CheckpointedModule
 from regen.layers.positions import Rope, compute_rope, grid_positions, sinusoidal_embedding
-from regen.networks.dit import Feedforward, matrix_parameters
-from regen.networks.patches import Patches
+from regen.networks.dit import Feedforward, Patches
 
 QueryPositions = Literal["none", "anchored"]
 # Steps of a low-discrepancy sequence: powers of 1 / g with g⁴ = g + 1, whose multiples fill a cube evenly for
@@ -144,10 +143,6 @@ class QueryEncoder(CheckpointedModule):
             structural = structural + F.pad(skip, (0, structural.shape[2] - self.channels))
         sequence = rearrange(self.sequence(tokens[:, count : 2 * count]), "b s m -> b m s")
         return rearrange(structural, "b (n y x) m -> b m n y x", n=t, y=y, x=x), sequence
-
-    def muon_parameters(self) -> list[nn.Parameter]:
-        """The weight matrices of the blocks."""
-        return matrix_parameters(self.blocks)
 
 
 class MomentsHead(nn.Module):

@@ -8,11 +8,11 @@ on the Hugging Face Hub ("owner/name"). Each is a folder with `config.json`, `*.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from diffusers import ModelMixin
@@ -35,12 +35,7 @@ CHECKPOINTS = BUNDLED.parents[2] / "checkpoints"  # exists in a source checkout 
 GENERATOR = "LatentGenerator"  # the class of `regen.generate`, a higher layer; its weights are found here too
 
 Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA | AutoencoderLinear
-CLASSES: dict[str, type[Autoencoder]] = {
-    "AutoencoderRegen": AutoencoderRegen,
-    "AutoencoderMagvit2": AutoencoderMagvit2,
-    "AutoencoderOneDVA": AutoencoderOneDVA,
-    "AutoencoderLinear": AutoencoderLinear,
-}
+CLASSES: dict[str, type[Autoencoder]] = {embedder.__name__: embedder for embedder in get_args(Autoencoder)}
 M = TypeVar("M", bound=ModelMixin)
 
 
@@ -149,7 +144,7 @@ def weights_hash(name: str) -> str:
 
     It is taken from the files, so it does not depend on the precision that a model is loaded in.
     """
-    return _hash_weights(find_model(name), prefix="", salt="", values_only=False)
+    return _hash(stored_weights(find_model(name)))
 
 
 def encoder_hash(name: str) -> str:
@@ -159,18 +154,17 @@ def encoder_hash(name: str) -> str:
     Only values count, not their type: training stores fp32 and may start from weights stored in bf16.
     """
     folder = find_model(name)
+    stored = stored_weights(folder)
+    weights = ((tensor, values.float()) for tensor, values in stored if tensor.startswith("encoder."))
     config = _config(folder)
-    salt = json.dumps([config.get("latents_mean"), config.get("latents_std")])
-    return _hash_weights(folder, prefix="encoder.", salt=salt, values_only=True)
+    return _hash(weights, json.dumps([config.get("latents_mean"), config.get("latents_std")]))
 
 
-def _hash_weights(folder: Path, prefix: str, salt: str, values_only: bool) -> str:
+def _hash(weights: Iterable[tuple[str, Tensor]], salt: str = "") -> str:
     digest = hashlib.blake2b(salt.encode(), digest_size=8)
-    for tensor, values in stored_weights(folder):
-        if tensor.startswith(prefix):
-            values = values.float() if values_only else values
-            digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
-            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    for tensor, values in weights:
+        digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

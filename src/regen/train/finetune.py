@@ -158,9 +158,8 @@ def init_from_pca(model: AutoencoderOneDVA, batches: Iterable[dict[str, Tensor]]
         seen += len(batch["clip"])
         if seen >= count:
             break
-    found = covariance.components(channels)
     device, dtype = encoder.linear_skip.weight.device, encoder.linear_skip.weight.dtype
-    mean, basis, std = (part.to(device, dtype) for part in (found.mean, found.basis, found.std))
+    mean, basis, std = (part.to(device, dtype) for part in covariance.components(channels).values())
     encoder.linear_skip.weight.copy_((basis / std).T)
     encoder.linear_skip.bias.copy_(-(mean @ basis) / std)
     decoder.linear_skip.weight.copy_(basis * std)

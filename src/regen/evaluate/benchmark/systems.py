@@ -17,12 +17,9 @@ from regen.codec.report import Compression, LatentCounter, clip_compression, mod
 from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.data.catalog import find_media
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.benchmark.clip_list import Clip, clip_label
 from regen.evaluate.diffusers_models import load_embedder
 from regen.evaluate.diffusers_models.base import DiffusersAdapter
-from regen.evaluate.diffusers_models.classes import LTX2DiffusionAdapter
 from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
 from regen.io import file_sha256
 from regen.media.reader import VideoReader
@@ -89,7 +86,7 @@ class ModelSystem:
             raise ValueError(f"@{_length_name(lengths)} needs a One-DVA model, got {name}.")
         self.model, self.lengths = model, lengths
         self.chunk_frames: int | None = model.chunk_frames
-        self.takes_steps = isinstance(model, AutoencoderRegen | AutoencoderOneDVA | LTX2DiffusionAdapter)
+        self.takes_steps = model.denoises
         self._weights = _weights_of(name, model)
         self._compression: dict[tuple[int, int], Compression] = {}
 

@@ -25,6 +25,8 @@ class DiffusersAdapter:
     of the class. Raises ValueError when `window` is too short for two latent frames.
     """
 
+    denoises = extrapolates = False
+
     def __init__(self, vae: Any, window: int = DEFAULT_WINDOW) -> None:
         self.vae = vae.eval()
         self.vae.enable_slicing()  # HunyuanVideo 1.5 takes one video at a time
@@ -45,10 +47,6 @@ class DiffusersAdapter:
     @property
     def spatial_compression_ratio(self) -> int:
         return self.vae.spatial_compression_ratio
-
-    @property
-    def extrapolates(self) -> bool:
-        return False
 
     @property
     def frame_step(self) -> int:

@@ -91,6 +91,8 @@ class LTX2DiffusionAdapter(LTXAdapter):
     every pair of tokens; for large pictures compile `decoder`, or use the NATTEN processor (see diffusers).
     """
 
+    denoises = True
+
     def __init__(self, vae: Any, decoder: Any, window: int = DEFAULT_WINDOW) -> None:
         self.decoder = decoder.eval()
         super().__init__(vae, window)

@@ -1,0 +1,82 @@
+"""PyramidAutoencoder: REGEN's encoder, a pyramid of causal convolutions."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution, IdentityDistribution
+from jaxtyping import Float
+from torch import Tensor
+
+from regen.embedders.base import VideoAutoencoder, check_requirements
+from regen.layers.causal import Triple
+from regen.networks.encoder import CausalEncoder, stride_plan
+from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
+
+
+@dataclass(frozen=True)
+class PyramidConfig:
+    """Size and options of a `PyramidAutoencoder`; the defaults are those of the paper's 4× models."""
+
+    temporal_compression_ratio: int = 4
+    """k: 4, 8, 16 or 32. A chunk of 1 + k frames becomes two latent frames (REGEN); one of 17 frames,
+    at 32× of 33, becomes 5, 3, 2 or 2 (MAGVIT-v2)."""
+    latent_channels: int = 8
+    encoder_widths: tuple[int, ...] = (128, 256, 512, 768)
+    """Channels of each encoder stage: four stages at 4×, five above."""
+    encoder_blocks: int = 4
+    """Residual blocks of each stage, and after the last."""
+    encoder_patch_size: int = 1
+    """Space-to-depth before the first convolution (and the inverse after the last one of MAGVIT-v2); values
+    above 1 make small models much faster."""
+    linear_skip: bool = False
+    """A linear map in parallel to the encoder (and to MAGVIT-v2's decoder); small models train faster."""
+
+
+class PyramidAutoencoder(VideoAutoencoder):
+    """An embedder whose latents come from a `CausalEncoder` (REGEN, Sec. 3.1)."""
+
+    encoder: CausalEncoder
+
+    def _build_encoder(self, config: PyramidConfig, has_variances: bool) -> tuple[Triple, ...]:
+        """Make the encoder, and return the strides of its stages."""
+        strides = stride_plan(config.temporal_compression_ratio, config.encoder_patch_size)
+        stages, channels = len(strides), config.latent_channels
+        check_requirements(
+            {
+                f"encoder_widths must have {stages} entries": len(config.encoder_widths) == stages,
+                "latent_channels must be >= 1": channels >= 1,
+            }
+        )
+        self.encoder = CausalEncoder(
+            channels * (1 + has_variances), config.encoder_widths, strides,
+            config.encoder_blocks, config.encoder_patch_size, config.linear_skip,
+        )  # fmt: skip
+        return strides
+
+    def _posterior(
+        self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
+    ) -> IdentityDistribution | DiagonalGaussianDistribution:
+        video = video.to(memory_format=torch.channels_last_3d)
+        tiling = Tiling.of(video.shape[3] // LATENT_STRIDE, video.shape[4] // LATENT_STRIDE, tile)
+        moments = tiling.blend((self.encoder(crop(video, box, LATENT_STRIDE)) for box in tiling.boxes), 1)
+        moments = self._normalise(moments) if normalised else moments
+        has_variances = moments.shape[1] > self.config.latent_channels
+        return DiagonalGaussianDistribution(moments) if has_variances else IdentityDistribution(moments)
+
+    def _training_latents(
+        self, batch: dict[str, Tensor], generators: list[torch.Generator]
+    ) -> tuple[Float[Tensor, "b c n y x"], Float[Tensor, ""] | None]:
+        """Raw latents of `batch["clip"]`, sampled, with their KL where it has a weight.
+
+        `batch["latents"]`, where given, take their place; their KL would train nothing.
+        """
+        if "latents" in batch:
+            return self._raw(batch["latents"]), None
+        posterior = self._posterior(batch["clip"], normalised=False)
+        kl = kl_divergence(posterior) if self.config.kl_weight > 0 else None
+        return posterior.sample(generators), kl
+
+
+def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:
+    """KL(posterior ‖ N(0, 1)), averaged over the values of the latents."""
+    return 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
