@@ -9,13 +9,8 @@ from movies import distance, smooth
 from PIL import Image
 
 from regen.data.catalog import find_media
-from regen.media.reader import VideoError, VideoReader
-
-
-def read_image(path: Path, short_side: int | None = None) -> torch.Tensor:
-    with VideoReader(path, short_side=short_side) as reader:
-        (frame,) = reader
-    return frame.image
+from regen.media.files import VideoError, read_image
+from regen.media.reader import VideoReader
 
 
 def test_transparent_image_lies_over_black(tmp_path: Path) -> None:
@@ -23,16 +18,16 @@ def test_transparent_image_lies_over_black(tmp_path: Path) -> None:
     pixels[..., 3] = np.arange(7) * 40
     Image.fromarray(pixels).save(tmp_path / "a.png")
     expected = torch.from_numpy(np.round(200.0 * pixels[..., 3:].repeat(3, -1) / 255).astype(np.uint8))
-    assert torch.equal(read_image(tmp_path / "a.png"), expected)
+    assert torch.equal(read_image(tmp_path / "a.png")[0], expected)
 
 
 def test_deep_and_palette_images(tmp_path: Path) -> None:
     deep = (np.arange(48 * 64).reshape(48, 64) * 20).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert np.array_equal(read_image(tmp_path / "deep.png")[..., 0].numpy(), deep >> 8)
+    assert np.array_equal(read_image(tmp_path / "deep.png")[0][..., 0].numpy(), deep >> 8)
     palette = Image.fromarray(smooth()).quantize(8)
     palette.save(tmp_path / "palette.png", transparency=0)
-    found = read_image(tmp_path / "palette.png").numpy()
+    found = read_image(tmp_path / "palette.png")[0].numpy()
     assert (found[np.asarray(palette) == 0] == 0).all()
 
 
@@ -46,12 +41,6 @@ def test_orientation_of_a_photo(tmp_path: Path) -> None:
         assert reader.frame_times().tolist() == [0.0]
     assert found.shape == (2, 64, 48, 3)
     assert distance(found[0], np.rot90(smooth(), -1)).mean() < 3
-
-
-def test_short_side_of_an_image(tmp_path: Path) -> None:
-    Image.fromarray(smooth()).save(tmp_path / "a.png")
-    assert distance(read_image(tmp_path / "a.png", 24), smooth(24, 32)).mean() < 3
-    assert read_image(tmp_path / "a.png", 100).shape == (48, 64, 3)
 
 
 def test_find_media(tmp_path: Path) -> None:
