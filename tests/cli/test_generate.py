@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from tests.generate.test_video_generator import changed
 from tiny_evaluation import HEIGHT, WIDTH, make_generator
 from tiny_media import make_image, make_video, record_frames
 
@@ -17,7 +17,6 @@ from regen.generate import video_generator as video_module
 from regen.generate.sampling import SampleOptions
 from regen.media.reader import VideoReader, VideoWriter
 
-KEYS = [*("files", "prompts", "seeds", "frames", "width", "height", "fps", "steps", "nfe", "seconds", "grid")]
 KINDS = ("text", "class", "nothing", "hybrid class")
 LONG = "the cat sits on the mat and then rolls over the ball and sits on the mat and rolls over"
 LEFT = ("--class", "circle moving left")
@@ -43,12 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def generate(
-    tmp_path: Path,
-    models: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Command:
+def generate(tmp_path: Path, models: dict[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs the command in an empty folder, with the model of a kind, in two steps."""
     monkeypatch.chdir(tmp_path)
 
@@ -78,20 +72,20 @@ def fails(ran: Ran, *words: str) -> None:
         assert word in ran.err[-1]
 
 
-def test_it_writes_a_video_and_tells_the_figures(generate: Command) -> None:
+def test_json_describes_the_written_video(generate: Command) -> None:
     ran = generate("text", "--prompt", "a red ball", "-o", "out.mp4", "--json")
     assert (ran.status, ran.err, ran.files) == (0, [], {"out.mp4"})
     report = json.loads(ran.out[-1])
-    assert list(report) == KEYS
     assert (report["files"], report["prompts"], report["seeds"]) == (["out.mp4"], ["a red ball"], [[0, 0]])
     assert (report["frames"], report["height"], report["width"]) == (5, HEIGHT, WIDTH)
     assert (report["steps"], report["nfe"], report["fps"], report["grid"]) == (2, 4, 25.0, None)
+    assert report["seconds"] > 0
     with VideoReader(Path("out.mp4")) as reader:
         assert (reader.info.frames, reader.info.height, reader.info.width) == (5, HEIGHT, WIDTH)
         assert reader.info.frame_rate == 25
 
 
-def test_without_json_there_are_lines(generate: Command) -> None:
+def test_report_as_text(generate: Command) -> None:
     ran = generate("class", *LEFT, "-o", "out.mp4", "--guidance-scale", "1", "--frames", "2")
     assert ran.out[0] == "out.mp4: circle moving left"
     assert "2 frames of 64x48 at 25 per second, by 2 network evaluations each" in ran.out[1]
@@ -116,7 +110,7 @@ def test_a_video_does_not_depend_on_those_beside_it(
     assert not torch.equal(videos[0], videos[5]), "another prompt"
 
 
-def test_a_picture_of_all(generate: Command) -> None:
+def test_contact_sheet_of_several_classes(generate: Command) -> None:
     options = ("--class", "circle moving up", *LEFT, "--num-videos", "2", "--frames", "3")
     ran = generate("class", *options, "--grid", "all.png", "-o", "out.mp4", "--json")
     assert ran.files == {"all.png", *(f"out-{number}.mp4" for number in (1, 2, 3, 4))}
@@ -127,33 +121,27 @@ def test_a_picture_of_all(generate: Command) -> None:
         assert picture.width >= 5 * WIDTH and picture.height >= 4 * HEIGHT
 
 
-def test_frames_and_sizes_that_do_not_fit(generate: Command) -> None:
+def test_warnings_about_frames_sizes_and_prompts(generate: Command) -> None:
     ran = generate("text", "--prompt", "a", "-o", "out.mp4", "--frames", "12", "--size", "41x51")
     assert ran.status == 0
     assert frames_of("out.mp4").shape == (12, 41, 51, 3)
-    assert "cropped to 41x51" in ran.err[0]
-    assert "first 12 kept" in ran.err[1]
-    assert "in 2 segments" in ran.err[2]
     assert len(ran.err) == 3, "the size that is made is one of the training"
+    for words, line in zip(("cropped to 41x51", "first 12 kept", "in 2 segments"), ran.err, strict=True):
+        assert words in line
     assert all(line.startswith("regen: warning: ") for line in ran.err)
-    ran = generate("text", "--prompt", "a", "-o", "out.mp4", "--size", "32")
-    (warning,) = ran.err
-    assert "trained at 48x64, not at 32x32" in warning
+    ran = generate("text", "--prompt", LONG * 2, "-o", "out.mp4", "--size", "32")
+    assert "trained at 48x64, not at 32x32" in ran.err[0] and "reads 24" in ran.err[1]
 
 
 def test_one_frame_is_an_image(generate: Command) -> None:
-    for arguments in (
-        ("-o", "out.png"),
-        ("-o", "out.png", "--frames", "1"),
-        ("-o", "o.mp4", "--frames", "1"),
-    ):
-        ran = generate("hybrid class", *LEFT, *arguments)
+    for output, options in (("out.png", ()), ("out.png", ("--frames", "1")), ("o.mp4", ("--frames", "1"))):
+        ran = generate("hybrid class", *LEFT, "-o", output, *options)
         assert (ran.status, ran.err) == (0, [])
-        assert frames_of(arguments[1]).shape == (1, HEIGHT, WIDTH, 3)
+        assert frames_of(output).shape == (1, HEIGHT, WIDTH, 3)
     fails(generate("nothing", "-o", "no.png", "--frames", "2"), "no.png holds 1 frame, got 2")
 
 
-def test_from_an_image_and_on_from_a_video(generate: Command) -> None:
+def test_image_as_first_frame_and_continued_video(generate: Command) -> None:
     make_image(Path("first.png"), 60, 90)
     make_video(Path("in.mp4"), 9, 60, 90)
     one = generate("text", "--prompt", "a", "-o", "one.mp4")
@@ -182,7 +170,7 @@ def test_the_options_reach_the_samplers(generate: Command, monkeypatch: pytest.M
     assert calls[0][5] == SampleOptions(2, 2.0, (0.1, 0.8), "heun") and calls[0][7] is not None
 
 
-def test_decoding_has_its_own_options(generate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_steps_and_seams_change_the_frames(generate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     written = record_frames(monkeypatch)
     for extra in ((), ("--decode-steps", "2"), ("--decode-steps", "2", "--seams", "match")):
         assert generate("nothing", "-o", "out.mp4", "--frames", "10", *extra).status == 0
@@ -203,11 +191,6 @@ def test_an_interruption_leaves_whole_files_alone(generate: Command, monkeypatch
     ran = generate("nothing", "-o", "out.mp4", "--num-videos", "3", "--grid", "all.png")
     assert (ran.status, ran.err, ran.files) == (130, ["regen: interrupted."], {"out-1.mp4"})
     assert len(frames_of("out-1.mp4")) == 5
-
-
-def test_a_long_prompt_warns(generate: Command) -> None:
-    ran = generate("text", "--prompt", LONG * 2, "-o", "out.mp4")
-    assert ran.status == 0 and "reads 24" in ran.err[0]
 
 
 @pytest.mark.parametrize(
@@ -239,23 +222,6 @@ def test_errors_are_one_sentence(
     fails(generate(kind, "-o", "out.mp4", *arguments), *words)
 
 
-def test_one_chunk_at_a_time_goes_no_further(
-    generate: Command, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    name = changed(make_generator(tmp_path_factory.mktemp("one"), "nothing"), max_chunks=1)
-    make_video(Path("in.mp4"), 9, 48, 64)
-    assert generate(name, "-o", "out.mp4", "--frames", "5").status == 0
-    fails(generate(name, "-o", "out2.mp4", "--frames", "6"), "at most 5 frames")
-    fails(generate(name, "-o", "out2.mp4", "--continue", "in.mp4"), "no video to continue")
-
-
-def test_the_help_teaches(generate: Command) -> None:
+def test_help_shows_examples(generate: Command) -> None:
     text = "\n".join(generate("text", "--help").out)
-    for part in (
-        "Example: regen generate --prompt",
-        "--image first.png",
-        "--continue out.mp4",
-        "--class",
-        "--grid",
-    ):
-        assert part in text
+    assert "Example: regen generate --prompt" in text and "--image first.png" in text

@@ -20,9 +20,8 @@ from tiny_generator import (
     rows,
 )
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from regen.generate.generator import GeneratorConfig, LatentGenerator, LatentSpec, shift_noise_levels
+from regen.generate.generator import LatentGenerator, LatentSpec, shift_noise_levels
 from regen.generate.inputs import Condition
 from regen.latents import Latents, collate
 from regen.pretrained.models import load_as
@@ -37,7 +36,7 @@ def close(one: Latents, other: Latents, atol: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("chunks", "frames", "size"), [(1, None, (2, 2)), (3, None, (6, 4)), (1, 1, (4, 8))])
-def test_the_answer_has_the_form_of_the_question_and_is_zero_at_first(kind, chunks, frames, size):
+def test_velocity_has_the_shape_of_the_latents_and_is_zero_at_first(kind, chunks, frames, size):
     """Chunks in a row, or an image; no size is square."""
     noisy = latents_of(kind, 2, chunks, *size, frames)
     answer = fresh(kind).velocity(noisy, torch.rand(2), condition_of(kind))
@@ -76,7 +75,7 @@ def test_gradient_reaches_every_parameter(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_is_answered_as_if_it_were_alone(kind):
+def test_velocity_of_a_sample_does_not_depend_on_the_batch(kind):
     model, noisy, condition, t = awake(kind), latents_of(kind, 3), condition_of(kind, 3), torch.rand(3)
     given = torch.arange(4) < torch.tensor([[0], [1], [2]])
     together = model.velocity(noisy, t, condition, given)
@@ -87,7 +86,7 @@ def test_a_sample_is_answered_as_if_it_were_alone(kind):
 
 
 @pytest.mark.parametrize("kind", ["hybrid text", "hybrid class"])
-def test_what_fills_up_a_sequence_changes_nothing(kind):
+def test_padding_of_1d_latents_changes_nothing(kind):
     model, latents, condition = awake(kind, given_frames_prob=1.0), latents_of(kind, 3), condition_of(kind, 3)
     filler = torch.full((3, latents.sequence.shape[1], 4), 9.0)
     longer = replace(latents, sequence=torch.cat([latents.sequence, filler], dim=2))
@@ -131,7 +130,7 @@ def test_the_loss_is_the_mean_of_that_of_its_samples(kind):
 
 
 @pytest.mark.parametrize("kind", ["text", "hybrid class"])
-def test_the_loss_of_no_answer_is_that_of_noise_less_data(kind):
+def test_loss_at_initialisation_is_two(kind):
     """E (ε - x₀)² = 2 for data of deviation 1, for each kind of latents."""
     model = fresh(kind, given_frames_prob=0.0)
     loss, logs = model.loss(make_batch(latents_of(kind, 64), condition_of(kind, 64)), generators(64))
@@ -206,12 +205,9 @@ def test_dropout_makes_the_condition_irrelevant(kind):
         one, two = Condition(torch.tensor([0, 1, 2])), Condition(torch.tensor([1, 2, 0]))
     for share, same in ((1.0, True), (0.0, False)):
         model = awake(kind, condition_dropout=share)
-        losses = [
-            model.loss(make_batch(latents, each), generators(3))[0]
-            for each in (one, two, one.unconditional())
-        ]
-        assert torch.equal(losses[0], losses[1]) == same
-        assert torch.equal(losses[0], losses[2]) == same
+        batches = [make_batch(latents, condition) for condition in (one, two, one.unconditional())]
+        first, *others = (model.loss(batch, generators(3))[0] for batch in batches)
+        assert [torch.equal(first, other) for other in others] == [same, same]
 
 
 def test_conditions_beside_each_other():
@@ -256,11 +252,8 @@ def test_options_that_exclude_each_other_raise(changes: Changes, wanted: str):
 @pytest.mark.parametrize("kind", ["hybrid text", "class"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path: Path):
-    source = KINDS[kind]["latent_spec"] | {
-        "sizes": ((32, 48),),
-        "length_counts": ((3, 1), (0, 2)),
-        "spatial_compression_ratio": 16,
-    }
+    changes = {"sizes": ((32, 48),), "length_counts": ((3, 1), (0, 2)), "spatial_compression_ratio": 16}
+    source = KINDS[kind]["latent_spec"] | changes
     model = awake(kind, latent_spec=source, timestep_shift=2.0).to(dtype)
     model.save_pretrained(tmp_path / "model")
     again = load_as(LatentGenerator, tmp_path / "model", torch.device("cpu"), dtype)
@@ -274,54 +267,11 @@ def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path: Path):
         assert again.labels(["dog"]).tolist() == [1]
 
 
-def latte() -> LatentGenerator:
-    """Latte-L/2 for UCF-101 on latents of REGEN."""
-    return build(GeneratorConfig(), classes=[str(number) for number in range(101)])
-
-
-def paper() -> LatentGenerator:
-    """An MMDiT of the paper's 5 B parameters with the states of T5-XXL."""
-    return build(
-        GeneratorConfig(width=2048, depth=33, heads=16, num_joint_layers=33, timestep_shift=3.0),
-        text_width=4096,
-    )
-
-
-def build(config: GeneratorConfig, **condition: Any) -> LatentGenerator:
-    with torch.device("meta"):
-        return LatentGenerator(**vars(config), **condition)
-
-
-def names_of(model: LatentGenerator) -> str:
-    lines = sorted(f"{key} {tuple(value.shape)}" for key, value in model.state_dict().items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-PRESETS = {"latte": latte, "paper": paper}
-SIZES = {
-    "latte": (456942624, 1522589499392),
-    "paper": (4960377248, 8490564190208),
-}  # parameters, operations of one forward pass
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_the_papers_sizes(name):
-    """Parameters, and operations (two for a product) at 8 latent frames of 24 x 40 places."""
-    model = PRESETS[name]()
-    condition = Condition(label=torch.zeros(1, dtype=torch.int64, device="meta"))
-    if model.config.text_width:
-        keep = torch.ones(1, 256, dtype=torch.bool, device="meta")
-        condition = Condition(text=torch.empty(1, 256, 4096, device="meta"), text_mask=keep)
-    noisy, t = Latents.of(torch.empty(1, 8, 8, 24, 40, device="meta")), torch.empty(1, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.velocity(noisy, t, condition)
-    assert (sum(p.numel() for p in model.parameters()), counter.get_total_flops()) == SIZES[name]
-
-
 GOLDEN = {"text": "39824804fa002a1d", "hybrid class": "78d6380d2887fa5a"}
 
 
 @pytest.mark.parametrize("kind", GOLDEN)
 def test_parameter_names_and_shapes_are_frozen(kind):
     """So that trained generators keep loading."""
-    assert names_of(fresh(kind)) == GOLDEN[kind]
+    lines = sorted(f"{key} {tuple(value.shape)}" for key, value in fresh(kind).state_dict().items())
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == GOLDEN[kind]

@@ -86,28 +86,22 @@ def test_loading_and_reading_print_nothing(
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
-def test_an_encoder_with_a_decoder_is_used_without(t5: str) -> None:
-    assert type(find_text_encoder(t5).load(CPU).model).__name__ == "T5EncoderModel"
-
-
-def test_no_texts_and_empty_texts_have_no_tokens(minilm: TextEncoder) -> None:
+def test_empty_texts_and_white_space_have_no_tokens(minilm: TextEncoder) -> None:
     assert minilm([]).states.shape == (0, 0, 384)
     assert minilm(["", " \n"]).states.shape == (2, 0, 384)
-
-
-def test_white_space_around_a_text_says_nothing(minilm: TextEncoder) -> None:
     assert minilm([" a cat\n"]).states.equal(minilm(["a cat"]).states)
 
 
-def test_states_serve_training(minilm: TextEncoder) -> None:
+def test_states_take_part_in_gradients(minilm: TextEncoder) -> None:
     weight = torch.ones(384, requires_grad=True)
     (minilm(["a cat"]).states * weight).sum().backward()
     assert weight.grad is not None
 
 
-def test_precision(t5: str) -> None:
+def test_precision_and_decoder_of_t5(t5: str) -> None:
     encoder = find_text_encoder(t5).load(CPU, torch.bfloat16)
     assert encoder(["a cat"]).states.dtype == torch.bfloat16
+    assert type(encoder.model).__name__ == "T5EncoderModel"
 
 
 def test_a_long_prompt_is_truncated_with_a_warning(t5: str) -> None:
@@ -122,15 +116,7 @@ def test_a_long_prompt_is_truncated_with_a_warning(t5: str) -> None:
     assert cut.states.equal(encoder(["the cat sits on the red mat"]).states)
 
 
-def test_a_long_prompt_of_the_default_encoder(minilm: TextEncoder) -> None:
-    prompt = "word " * 126 + "unbelievably bright colours"
-    assert minilm.truncation("word " * 126) is None
-    warning = minilm.truncation(prompt)
-    assert warning is not None and "'unbelievably bright colours'" in warning and "reads 128" in warning
-    assert minilm([prompt]).states.equal(minilm(["word " * 126]).states)
-
-
-def test_how_many_tokens_are_read(tmp_path: Path, t5: str) -> None:
+def test_max_tokens(tmp_path: Path, t5: str) -> None:
     assert find_text_encoder(t5).max_tokens == LIMIT
     assert find_text_encoder(make_clip(tmp_path / "clip")).max_tokens == 20  # as its positions
     with pytest.raises(ValueError, match=f"8 to {LIMIT}, got {LIMIT + 1}"):
@@ -143,7 +129,7 @@ def test_how_many_tokens_are_read(tmp_path: Path, t5: str) -> None:
     assert find_text_encoder(t5, 700).max_tokens == 700
 
 
-def test_the_fingerprint_is_that_of_what_the_encoder_does(tmp_path: Path, t5: str) -> None:
+def test_fingerprint_covers_weights_tokenizer_and_max_tokens(tmp_path: Path, t5: str) -> None:
     first = find_text_encoder(t5)
     assert len(first.fingerprint) == 16
     copy = shutil.copytree(t5, tmp_path / "copy")

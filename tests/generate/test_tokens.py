@@ -15,18 +15,18 @@ CPU = torch.device("cpu")
 
 def hybrid_chunks(lengths: list[list[int]]) -> Latents:
     """A batch of chunks of 2 x 2 x 4 places; what is filled up is spoiled."""
-    counts = torch.tensor(lengths)
+    counts = torch.tensor(lengths, dtype=torch.int64)
     k = len(lengths)
     return Latents(torch.randn(k, 3, 2, 2, 4), torch.randn(k, 3, int(counts.sum(1).max())), counts)
 
 
-LENGTHS = st.integers(1, 3).flatmap(
+LENGTHS = st.integers(0, 3).flatmap(
     lambda r: st.lists(st.lists(st.integers(0, 4), min_size=r, max_size=r), min_size=1, max_size=4)
 )
 
 
 @given(LENGTHS)
-def test_rows_of_hybrid_chunks_fall_apart_into_the_same(lengths):
+def test_split_chunks_is_the_inverse_of_concat_chunks(lengths):
     chunks = hybrid_chunks(lengths)
     row = concat_chunks(chunks)
     assert row.grid.shape == (3, 2 * len(lengths), 2, 4)
@@ -35,14 +35,6 @@ def test_rows_of_hybrid_chunks_fall_apart_into_the_same(lengths):
     assert len(again) == len(lengths)
     assert all(same_latents(one, chunks[i]) for i, one in enumerate(again))
     assert same_latents(concat_chunks(collate(again)), row)
-
-
-@given(chunks=st.integers(1, 4), n=st.integers(1, 3))
-def test_rows_of_chunks_fall_apart_into_the_same(chunks, n):
-    latents = torch.randn(chunks, 3, n, 2, 4)
-    row = concat_chunks(Latents.of(latents))
-    assert torch.equal(row.grid[:, n * (chunks - 1)], latents[-1, :, 0])
-    assert torch.equal(collate(split_chunks(row, n)).grid, latents)
 
 
 def test_an_image_is_a_chunk_of_its_own():
@@ -60,12 +52,6 @@ def test_content_motion_and_chunks_have_their_kinds_and_positions():
     t, y, x = layout.positions(grid, CPU).reshape(*grid, 3).unbind(-1)
     assert torch.allclose(t[:, 0, 0], torch.tensor([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3]))
     assert torch.equal(y[0, :, 0], torch.arange(2.0)) and torch.equal(x[0, 0], torch.arange(3.0))
-
-
-def test_sizes_that_patches_do_not_divide_raise():
-    with pytest.raises(ValueError, match="4x5 must divide into patches of 2"):
-        TokenLayout(2, 2, None).grid(2, 4, 5)
-    assert TokenLayout(2, 1, None).grid(2, 4, 5) == (2, 4, 5)
 
 
 @pytest.mark.parametrize(("region", "queries"), [(2, 20), (None, 20), (3, 20), (4, 320)])

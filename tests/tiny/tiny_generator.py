@@ -43,16 +43,12 @@ def latents_of(
     structural = torch.randn(b, CHANNELS, frames, height, width)
     if not kind.startswith("hybrid"):
         return Latents.of(structural)
-    regions = len(layout().regions(frames, height, width).boxes) * -(-frames // 2)
+    regions = len(TokenLayout(2, 2, 2, 8).regions(frames, height, width).boxes) * -(-frames // 2)
     lengths = torch.randint(0, 4, (b, regions))
     lengths[:, 0] += 1
     longest = int(lengths.sum(1).max())
     there = torch.arange(longest) < lengths.sum(1, keepdim=True)
     return Latents(structural, torch.randn(b, CHANNELS, longest) * there[:, None], lengths)
-
-
-def layout() -> TokenLayout:
-    return TokenLayout(2, 2, 2, 8)
 
 
 def condition_of(kind: str, b: int = 2, words: int = 5) -> Condition:
@@ -66,14 +62,13 @@ def condition_of(kind: str, b: int = 2, words: int = 5) -> Condition:
 
 def make_batch(latents: Latents, condition: Condition) -> dict[str, Tensor]:
     """As `LatentBatches` gives them."""
-    values = {"label": condition.label, "text": condition.text, "text_mask": condition.text_mask}
-    return {name: value for name, value in values.items() if value is not None} | latents.tensors()
+    conditions = {name: value for name, value in vars(condition).items() if value is not None}
+    return conditions | latents.tensors()
 
 
 def rows(condition: Condition, index: slice) -> Condition:
     """Some samples of a batch of conditions."""
-    parts = (condition.label, condition.text, condition.text_mask)
-    return Condition(*(None if part is None else part[index] for part in parts))
+    return Condition(*(None if part is None else part[index] for part in vars(condition).values()))
 
 
 def generators(count: int, first: int = 0) -> list[torch.Generator]:
