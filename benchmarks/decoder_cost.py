@@ -1,7 +1,7 @@
 """What one decode costs at the paper's size: parameters, operations and time of REGEN and MAGVIT-v2.
 
 This is Table 4 of the paper as far as it can be had without its GPU. Operations are those of matrix products,
-convolutions and attention (regen.metrics.flops); they are counted on tensors without content, so that no
+convolutions and attention (regen.metrics.cost); they are counted on tensors without content, so that no
 memory and no time is needed. Beside them stand the published milliseconds (one A100, 256x256, one step), and
 the rate at which the operations would have to go for that. With --time the decoders really run, with random
 weights, each in a process of its own that nothing else has filled before.
@@ -25,8 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.pixels import Size, parse_size
-from regen.metrics.cost import PeakMemory
-from regen.metrics.flops import MatMuls, count_matmuls, total_flops
+from regen.metrics.cost import MatMuls, PeakMemory, count_matmuls, total_flops
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, pick_device, pick_dtype
 from regen.train.trainer import build_model

@@ -5,7 +5,7 @@ its generator about a seventh of the tokens, and of what attention does with the
 frames has 2 latent frames, at every ratio k. Latents and weights are random, which changes no cost.
 
 Operations are those of matrix products and attention, for one video in one evaluation of the network
-(regen.metrics.flops), counted on tensors without content. Times are medians over rounds; in each every
+(regen.metrics.cost), counted on tensors without content. Times are medians over rounds; in each every
 case has its turn, so that what else the machine does hits all equally.
 """
 
@@ -29,7 +29,7 @@ from regen.generate.sampling import SampleOptions, sample
 from regen.generate.training import GeneratorRecipe
 from regen.latents import Latents
 from regen.media.pixels import Size, parse_size
-from regen.metrics.flops import count_matmuls, total_flops
+from regen.metrics.cost import count_matmuls, total_flops
 from regen.recipes import GENERATORS
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
 from regen.train.optimizer import build_optimizers

@@ -3,7 +3,7 @@
 All have random weights: what is measured does not depend on them. Measured is the model alone, on noise, on
 one window of frames: a peer's is the longest that its class can take up to --window, a chunk for our own. The
 peak is that of the process (on a GPU, of what it holds there), weights and libraries included, and each model
-has a process to itself. Operations are counted without computing anything (regen.metrics.flops); --count
+has a process to itself. Operations are counted without computing anything (regen.metrics.cost); --count
 does only that and takes no memory, so any size can be counted anywhere. What can't be measured says why.
 """
 
@@ -25,10 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from regen.codec.report import model_compression
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.diffusers_models.base import DiffusersAdapter
+from regen.evaluate.diffusers_adapter import DiffusersAdapter
 from regen.media.pixels import Size, parse_size
-from regen.metrics.cost import PeakMemory
-from regen.metrics.flops import count_matmuls, total_flops
+from regen.metrics.cost import PeakMemory, count_matmuls, total_flops
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
 from regen.train.trainer import build_model

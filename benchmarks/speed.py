@@ -1,7 +1,7 @@
 """How fast models encode and decode, the operations that takes, and how near that is to the machine's limit.
 
 Timed is the model alone, on noise: no session, no 8-bit frames, no video file. Operations are those of
-matrix products, convolutions and attention (regen.metrics.flops). The peak is the rate of the best square
+matrix products, convolutions and attention (regen.metrics.cost). The peak is the rate of the best square
 matrix product in the same precision, measured before and after. A model can't reach it where its own products
 are small or narrow, so these are timed, too, one by one as plain matrix products. "of products" is the time
 that they take alone over the time of the model, which is also the model's share of the peak over theirs:
@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.pixels import Size, parse_size
-from regen.metrics.flops import MatMuls, count_matmuls, total_flops
+from regen.metrics.cost import MatMuls, count_matmuls, total_flops
 from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, load
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc

@@ -12,7 +12,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch exp
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from regen.metrics.flops import MatMul, MatMuls
+from regen.metrics.cost import MatMul, MatMuls
 
 SHORTEST = 2e-3  # seconds: shorter work is repeated between two looks at the clock
 LARGEST_MATRIX = 1 << 27  # numbers; of larger products a part is timed

@@ -16,7 +16,7 @@ from regen.generate.generator import LatentGenerator
 from regen.generate.inputs import Condition
 from regen.generate.training import GeneratorRecipe
 from regen.latents import Latents
-from regen.metrics.flops import count_matmuls, total_flops
+from regen.metrics.cost import count_matmuls, total_flops
 from regen.recipes import GENERATORS, HELP, RECIPES
 from regen.train.trainer import build_model
 

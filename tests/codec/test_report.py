@@ -10,7 +10,7 @@ from regen.codec.chunks import Embedder
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
-from regen.evaluate.diffusers_models.classes import CogVideoXAdapter, LTXAdapter, MochiAdapter
+from regen.evaluate.diffusers_models import CogVideoXAdapter, LTXAdapter, MochiAdapter
 
 
 def tiny_magvit2(ratio: int) -> AutoencoderMagvit2:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_report import CLIPS, FRAMES, LENGTHS, RATE, make_report_folder
 
-from regen.evaluate.report import write_report
+from regen.evaluate.benchmark.report import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_report import ABSENT, CLIPS, RUNS, make_report_folder
 
-from regen.evaluate.report import video_path, write_report
+from regen.evaluate.benchmark.report import video_path, write_report
 
 HOSTILE = '<b>&"x</script><!--.mp4'.replace("/", "")
 SIZE = "48x64"

@@ -10,13 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regen.data.shape_world import DIRECTIONS, VALUES, ShapeScene, draw_scene, render
-from regen.evaluate.shape_world_reader import (
-    CHANCE,
-    Confusion,
-    Reading,
-    agreement,
-    read_scene,
-)
+from regen.evaluate.shape_world_reader import Confusion, Reading, agreement, read_scene
 
 SCENE = ShapeScene("two", "large", "plain", "green", "triangle", "left", "quickly", "pans right", "dark")
 STILL = {"direction", "speed", "camera"}  # what one picture can't show
@@ -123,11 +117,6 @@ def test_speed_is_by_the_second() -> None:
     assert read_scene(video, frame_rate=Fraction(25, 3)).speed == "slowly"
 
 
-def test_no_frames() -> None:
-    with pytest.raises(ValueError, match="got none"):
-        read_scene(torch.zeros(0, 32, 32, 3, dtype=torch.uint8))
-
-
 def test_confusion_counts() -> None:
     """Three videos: all right, the colour wrong, nothing visible."""
     right = Reading(visible=True, **vars(SCENE))
@@ -144,6 +133,4 @@ def test_confusion_counts() -> None:
         "unknown": 1,
     }
     assert all(sum(sum(row.values()) for row in rows.values()) == 3 for rows in table.values())
-    assert CHANCE["colour"] == pytest.approx(1 / 6) and set(CHANCE) == set(VALUES)
-    with pytest.raises(ValueError, match="at least one video"):
-        Confusion().accuracy()
+    assert Confusion().accuracy() == {}

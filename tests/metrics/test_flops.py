@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
-from regen.metrics.flops import MatMul, count_matmuls, total_flops
+from regen.metrics.cost import MatMul, count_matmuls, total_flops
 
 
 def tiny_model(window: int | None = None) -> AutoencoderRegen:

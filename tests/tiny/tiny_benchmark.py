@@ -12,7 +12,7 @@ from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
 from regen.evaluate.benchmark.measure import MetricConfig
-from regen.evaluate.benchmark.summary import Row
+from regen.evaluate.benchmark.report import Row
 from regen.evaluate.benchmark.systems import SystemSpec
 from regen.media.pixels import Size
 from regen.metrics.features import RandomConvolutions

@@ -9,7 +9,7 @@ from typing import Any
 
 from tiny_media import make_video
 
-from regen.evaluate.report import video_path
+from regen.evaluate.benchmark.report import video_path
 
 FRAMES, RATE = 50, Fraction(25)
 Run = tuple[str, str, int, float]  # model, size, steps, mean PSNR

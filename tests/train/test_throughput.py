@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.metrics.flops import count_matmuls, total_flops
+from regen.metrics.cost import count_matmuls, total_flops
 from regen.train import throughput
 from regen.train.finetune import InitConfig, init_weights
 from regen.train.throughput import MetricAverager, RunLog, ThroughputMeter, peak_flops

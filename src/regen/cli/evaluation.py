@@ -105,7 +105,7 @@ def evaluate(
         json: Print the summary as one JSON list on the last line.
     """
     from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
-    from regen.evaluate.benchmark.summary import show_summary
+    from regen.evaluate.benchmark.report import show_summary
     from regen.evaluate.benchmark.systems import SystemSpec
     from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
@@ -239,8 +239,9 @@ def evaluate_generator(
         json: Print the result as one JSON object on the last line.
     """
     from regen.codec.sessions import DecodeOptions
-    from regen.evaluate.generators.evaluation import EvaluationConfig, show_evaluation
     from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
+    from regen.evaluate.generators.evaluation import show_evaluation
+    from regen.evaluate.generators.videos import EvaluationConfig
     from regen.generate.sampling import SampleOptions
     from regen.media.pixels import parse_size
     from regen.runtime import pick_device, pick_dtype, set_threads

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -21,7 +22,7 @@ DEFAULTS = DecodeOptions()
 FramePairs = tuple[UInt8[Tensor, "t h w 3"], UInt8[Tensor, "t h w 3"]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipResult:
     """Quality of one clip, and the seconds in the model.
 
@@ -46,7 +47,6 @@ class ClipResult:
 
     @property
     def seconds(self) -> float:
-        """Seconds in the model, without reading and measuring."""
         return self.encode_seconds + self.decode_seconds
 
 
@@ -61,34 +61,34 @@ class ClipMetrics:
     """All metrics of one clip; without `chunk_frames`, when they are unknown, there is no seam ratio."""
 
     def __init__(self, chunk_frames: int | None, lpips: Lpips | None = None) -> None:
-        self.psnr, self.ssim, self.sharpness = Psnr(), Ssim(), Sharpness()
-        self.temporal_mae, self.ghosting_rate = TemporalMae(), GhostingRate()
-        self.seams = None if chunk_frames is None else SeamRatio(chunk_frames)
-        self.lpips = None if lpips is None else LpipsMean(lpips)
+        self.psnr = Psnr()
+        self.metrics: dict[str, Any] = {
+            "psnr": self.psnr,
+            "ssim": Ssim(),
+            "sharpness": Sharpness(),
+            "seam_ratio": None if chunk_frames is None else SeamRatio(chunk_frames),
+            "temporal_mae": TemporalMae(),
+            "ghosting_rate": GhostingRate(),
+            "lpips": None if lpips is None else LpipsMean(lpips),
+        }
 
     def update(self, originals: UInt8[Tensor, "t h w 3"], frames: UInt8[Tensor, "t h w 3"]) -> None:
         """Add originals and their reconstructions, any number."""
-        metrics = (self.psnr, self.ssim, self.sharpness, self.temporal_mae, self.ghosting_rate)
-        for metric in (*metrics, *(each for each in (self.seams, self.lpips) if each is not None)):
+        for metric in filter(None, self.metrics.values()):
             metric.update(originals, frames)
 
     def result(self, name: str, stats: CodingStats) -> ClipResult:
         """Raises ValueError before the first frame."""
         if self.psnr.frames == 0:
             raise ValueError(f"{name} must have at least one frame, got none.")
+        values = {key: metric and metric.compute() for key, metric in self.metrics.items()}
         return ClipResult(
             name=name,
             frames=self.psnr.frames,
-            psnr=self.psnr.compute(),
             psnr_pooled=self.psnr.compute_pooled(),
-            ssim=self.ssim.compute(),
-            sharpness=self.sharpness.compute(),
-            seam_ratio=None if self.seams is None else self.seams.compute(),
-            temporal_mae=self.temporal_mae.compute(),
-            ghosting_rate=self.ghosting_rate.compute(),
-            lpips=None if self.lpips is None else self.lpips.compute(),
             encode_seconds=stats.encoding.seconds,
             decode_seconds=stats.decoding.seconds,
+            **values,
         )
 
 
@@ -103,7 +103,7 @@ def reconstruct_pairs(
 
     `lengths` as in `EncodeSession`; `stats` is complete after the last pair.
     """
-    pending: list[UInt8[Tensor, "h w 3"]] = []
+    pending: list[Tensor] = []
     encoder, decoder = EncodeSession(model, lengths=lengths), None
 
     def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[FramePairs]:
@@ -140,10 +140,7 @@ def evaluate_clip(
     name: str,
     options: DecodeOptions = DEFAULTS,
 ) -> ClipResult:
-    """Reconstruct one clip from 8-bit RGB frames and compare. Raises ValueError without frames.
-
-    The noise depends on the seed and the chunk alone. Memory is bounded by the chunk.
-    """
+    """Reconstruct one clip from 8-bit RGB frames and compare. Raises ValueError without frames."""
     metrics, stats = ClipMetrics(model.chunk_frames), CodingStats()
     for originals, decoded in reconstruct_pairs(model, frames, options, stats):
         metrics.update(originals, decoded)

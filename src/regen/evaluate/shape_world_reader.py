@@ -22,6 +22,7 @@ below a third of the slow speed; counts above three; the camera in front of a fl
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -44,8 +45,6 @@ MAX_SHIFT = 0.25  # in heights
 MAX_FREQUENCY = (2, 6)  # cycles per height and per width
 MIN_CONTRAST = 1 / 255  # of the background, root mean square
 JOINT_ATTRIBUTES = ("colour", "shape", "direction")  # combinations of these are held out of training
-
-CHANCE = {name: 1 / len(words) for name, words in VALUES.items()}  # accuracy of guessing
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,7 @@ class _Components:
 
 
 def read_scene(video: UInt8[Tensor, "t h w 3"], frame_rate: Fraction = FRAME_RATE) -> Reading:
-    """Read the attributes of a video; see above. Raises ValueError for a video without frames."""
-    if not len(video):
-        raise ValueError("A video must have at least one frame, got none.")
+    """Read the attributes of a video of at least one frame; see above."""
     sampled = slice(None, None, max(1, len(video) // NUM_SHAPE_FRAMES))
     colours = _smooth(rearrange(video, "t h w c -> t c h w").float() / 255)
     median = rearrange(colours[sampled, :, ::2, ::2], "t c h w -> c (t h w)").median(1).values
@@ -116,36 +113,43 @@ def agreement(scene: ShapeScene, reading: Reading) -> dict[str, bool]:
 
 
 class Confusion:
-    """Confusion matrix of each attribute, over many videos."""
+    """Confusion matrix of each attribute that the texts of a set of videos state."""
 
     def __init__(self) -> None:
-        self.videos, self.jointly_correct = 0, 0
+        self.names: tuple[str, ...] = ()
+        self.videos, self._jointly_correct = 0, 0
         self._pairs: Counter[tuple[str, str, str | None]] = Counter()
 
-    def update(self, scene: ShapeScene, reading: Reading) -> None:
-        """Add the scene and the reading of a video."""
+    @property
+    def joint_names(self) -> list[str]:
+        """Those of `JOINT_ATTRIBUTES` that are stated."""
+        return [name for name in JOINT_ATTRIBUTES if name in self.names]
+
+    def update(self, scene: ShapeScene, reading: Reading, names: Sequence[str] = tuple(VALUES)) -> None:
+        """Add the scene and the reading of a video; `names`: attributes that its text states."""
         correct = agreement(scene, reading)
+        self.names = tuple(names)
         self.videos += 1
-        self.jointly_correct += all(correct[name] for name in JOINT_ATTRIBUTES)
-        for name in VALUES:
+        self._jointly_correct += all(correct[name] for name in self.joint_names)
+        for name in names:
             self._pairs[name, getattr(scene, name), getattr(reading, name)] += 1
 
     def accuracy(self) -> dict[str, float]:
-        """Accuracy by attribute and for `JOINT_ATTRIBUTES`. Raises ValueError without videos."""
+        """Accuracy by attribute and for the joint ones together; empty without videos."""
         if not self.videos:
-            raise ValueError("Accuracy needs at least one video; call update() first.")
-        correct = {name: sum(self._pairs[name, word, word] for word in VALUES[name]) for name in VALUES}
-        correct["+".join(JOINT_ATTRIBUTES)] = self.jointly_correct
+            return {}
+        correct = {name: sum(self._pairs[name, word, word] for word in VALUES[name]) for name in self.names}
+        correct["+".join(self.joint_names)] = self._jointly_correct
         return {name: count / self.videos for name, count in correct.items()}
 
     def table(self) -> dict[str, dict[str, dict[str, int]]]:
         """Counts by attribute, true word and word read ("unknown" for None), for JSON."""
         return {
             name: {
-                word: {read or "unknown": self._pairs[name, word, read] for read in (*words, None)}
-                for word in words
+                word: {read or "unknown": self._pairs[name, word, read] for read in (*VALUES[name], None)}
+                for word in VALUES[name]
             }
-            for name, words in VALUES.items()
+            for name in self.names
         }
 
 
@@ -154,7 +158,6 @@ def _nearest(values: dict[str, float], measured: float) -> str:
 
 
 def _smooth(image: Float[Tensor, "t c h w"]) -> Float[Tensor, "t c h w"]:
-    """The mean of 3 x 3 pixels on the torus."""
     for axis in (2, 3):
         image = (image + image.roll(1, axis) + image.roll(-1, axis)) / 3
     return image
@@ -163,10 +166,8 @@ def _smooth(image: Float[Tensor, "t c h w"]) -> Float[Tensor, "t c h w"]:
 def _erode(mask: Bool[Tensor, "t h w"], steps: int) -> Bool[Tensor, "t h w"]:
     """Erode by `steps` pixels with a 4-neighbourhood, on the torus."""
     for _ in range(steps):
-        eroded = mask.clone()
-        for axis in (1, 2):
-            eroded &= mask.roll(1, axis) & mask.roll(-1, axis)
-        mask = eroded
+        rows, columns = (mask.roll(1, axis) & mask.roll(-1, axis) for axis in (1, 2))
+        mask = mask & rows & columns
     return mask
 
 
@@ -246,7 +247,6 @@ def _shape(components: _Components) -> str:
 
 
 def _filled_template(shape: str) -> Float[Tensor, "side side"]:
-    """A shape's template, scaled to fill the picture."""
     picture = world.template(shape, 4 * SIDE)
     rows, columns = (picture.amax(axis) > 0.5 for axis in (1, 0))
     return F.interpolate(picture[rows][:, columns][None, None], (SIDE, SIDE), mode="area")[0, 0]

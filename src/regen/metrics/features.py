@@ -10,7 +10,6 @@ The distance depends on the network, the frames per clip and the set of clips. R
 
 import hashlib
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -110,14 +109,11 @@ class VideoMae:
         except Exception as error:  # transformers does not document which
             raise ValueError(f"{self.folder} can't be loaded ({type(error).__name__}); {advice}.") from None
         model, loading = loaded
-        missing = sorted(loading["missing_keys"])
-        if missing:
+        if missing := sorted(loading["missing_keys"]):
             raise ValueError(f"The weights in {self.folder} lack {missing[0]}; {advice}.")
-        config, network = model.config, _VideoMaeFeatures(model).eval().to(device)
-        name = "VideoMAE, mean over tokens"
-        return Extractor(
-            name, digest, config.num_frames, config.image_size, config.hidden_size, network, device
-        )
+        name, network = "VideoMAE, mean over tokens", _VideoMaeFeatures(model).eval().to(device)
+        shape = model.config.num_frames, model.config.image_size, model.config.hidden_size
+        return Extractor(name, digest, *shape, network, device)
 
 
 class _VideoMaeFeatures(nn.Module):
@@ -205,11 +201,10 @@ class ClipFeatures:
         return torch.cat([torch.zeros(0, self.extractor.num_features), *self.features])
 
 
-def clip_features(extractor: Extractor, frames: Iterable[UInt8[Tensor, "h w 3"]]) -> Float[Tensor, "n d"]:
-    """Features of the complete clips of one video, read frame by frame. On the CPU."""
+def clip_features(extractor: Extractor, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "n d"]:
+    """Features of the complete clips of one video, on the CPU."""
     clips = ClipFeatures(extractor)
-    for frame in frames:
-        clips.update(frame[None])
+    clips.update(frames)
     return clips.compute()
 
 

@@ -8,39 +8,45 @@ The distance falls with the number of samples. With no more samples than feature
 singular; the distance still exists, but compares only sets of the same clips.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 
 class GaussianStatistics:
-    """Count, mean and covariance of feature vectors, updated in parts of any size and order."""
+    """Count, mean and covariance of feature vectors, updated in parts of any size."""
 
     def __init__(self, width: int) -> None:
         self.count = 0
         self.mean: Float64[Tensor, " d"] = torch.zeros(width, dtype=torch.float64)
         self._scatter: Float64[Tensor, "d d"] = torch.zeros(width, width, dtype=torch.float64)
 
-    @property
-    def width(self) -> int:
-        """Features per sample."""
-        return len(self.mean)
+    @classmethod
+    def of(cls, parts: Sequence[Tensor]) -> "GaussianStatistics":
+        """The statistics of one or more sets of samples together."""
+        statistics = cls(parts[0].shape[1])
+        for part in parts:
+            statistics.update(part)
+        return statistics
 
     def update(self, features: Float[Tensor, "n d"]) -> None:
-        """Add samples, any number, from any device. Raises ValueError for another width, inf and NaN."""
-        self._check_width(features.shape[1])
+        """Add samples, any number, from any device. Raises ValueError for inf and NaN.
+
+        Pairwise update, stable for large means (Chan, Golub and LeVeque 1983, Eq. 2.1).
+        """
         if not features.isfinite().all():
             raise ValueError("Features must be finite, got inf or NaN; check the videos.")
-        if len(features) > 0:
-            values = features.detach().to("cpu", torch.float64)
-            centred = values - values.mean(0)
-            self._merge(len(values), values.mean(0), centred.T @ centred)
-
-    def merge(self, other: "GaussianStatistics") -> None:
-        """Add all samples of `other`, which is not changed. Raises ValueError for another width."""
-        self._check_width(other.width)
-        if other.count > 0:
-            self._merge(other.count, other.mean, other._scatter)
+        if len(features) == 0:
+            return
+        values = features.detach().to("cpu", torch.float64)
+        total, centred = self.count + len(values), values - values.mean(0)
+        step = values.mean(0) - self.mean
+        between = torch.outer(step, step) * (self.count * len(values) / total)
+        self._scatter = self._scatter + centred.T @ centred + between
+        self.mean = self.mean + step * (len(values) / total)
+        self.count = total
 
     def covariance(self) -> Float64[Tensor, "d d"]:
         """Unbiased covariance (divided by count - 1). Raises ValueError for fewer than two samples."""
@@ -48,25 +54,12 @@ class GaussianStatistics:
             raise ValueError(f"A covariance needs at least 2 samples, got {self.count}; give more videos.")
         return self._scatter / (self.count - 1)
 
-    def _merge(self, count: int, mean: Float64[Tensor, " d"], scatter: Float64[Tensor, "d d"]) -> None:
-        """Pairwise update, stable for large means (Chan, Golub and LeVeque 1983, Eq. 2.1)."""
-        total = self.count + count
-        step = mean - self.mean
-        self._scatter = self._scatter + scatter + torch.outer(step, step) * (self.count * count / total)
-        self.mean = self.mean + step * (count / total)
-        self.count = total
-
-    def _check_width(self, width: int) -> None:
-        if width != self.width:
-            raise ValueError(f"Samples must have {self.width} features, got {width}; use one extractor.")
-
 
 def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> float:
     """Squared Fréchet distance, as FID and FVD report it: symmetric, not negative, 0 for equal statistics.
 
-    Raises ValueError when either has fewer than 2 samples, or their widths differ.
+    Raises ValueError when either has fewer than 2 samples.
     """
-    first._check_width(second.width)
     covariances = first.covariance(), second.covariance()
     traces = sum(float(covariance.trace()) for covariance in covariances)
     roots = [_root(covariance) for covariance in covariances]

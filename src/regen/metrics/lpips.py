@@ -73,7 +73,6 @@ class Backbone:
 
     @property
     def advice(self) -> str:
-        """How to get the file, the end of an error message."""
         return f"download torchvision's {self.file}, or give the sha256 of another file of the same layout"
 
 
@@ -110,8 +109,18 @@ class Lpips(nn.Module):
         """
         backbone = BACKBONES[net]
         check_sha256(path, sha256 or backbone.sha256, backbone.advice)
-        layers = backbone.build()
-        layers.load_state_dict(_stored_layers(path, layers, backbone.advice))
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
+            raise ValueError(f"{path} can't be read as PyTorch weights; {backbone.advice}.") from None
+        layers, weights = backbone.build(), {}  # the file also has the weights of the classifier
+        for name, expected in layers.state_dict().items():
+            key, shape = f"features.{name}", tuple(expected.shape)
+            weight = stored.get(key) if isinstance(stored, dict) else None
+            if not isinstance(weight, Tensor) or weight.shape != shape:
+                raise ValueError(f"{path} lacks {key} of shape {shape}; {backbone.advice}.")
+            weights[name] = weight
+        layers.load_state_dict(weights)
         return cls(net, layers)
 
     @classmethod
@@ -141,21 +150,6 @@ class Lpips(nn.Module):
             if index in self.taps:
                 features.append(x / (x.square().sum(1, keepdim=True) + EPS).sqrt())
         return features
-
-
-def _stored_layers(path: Path, layers: nn.Sequential, advice: str) -> dict[str, Tensor]:
-    """The weights of `layers` from a file of torchvision, which also has those of the classifier."""
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
-        raise ValueError(f"{path} can't be read as PyTorch weights; {advice}.") from None
-    weights: dict[str, Tensor] = {}
-    for name, expected in layers.state_dict().items():
-        weight = stored.get(f"features.{name}") if isinstance(stored, dict) else None
-        if not isinstance(weight, Tensor) or weight.shape != expected.shape:
-            raise ValueError(f"{path} lacks features.{name} of shape {tuple(expected.shape)}; {advice}.")
-        weights[name] = weight
-    return weights
 
 
 class LpipsMean(FrameMean):

@@ -17,6 +17,7 @@ The protocol (REGEN, Sec. 4; the paper leaves the details open):
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +47,11 @@ def ssim_per_frame(
 ) -> Float[Tensor, " t"]:
     """SSIM of each frame, between -1 and 1, one frame at a time to bound the memory."""
     assert reference.shape == other.shape, "compare frames of equal size"
-    pairs = zip(reference, other, strict=True)
-    return torch.stack([_ssim(_pad_to_window(first), _pad_to_window(second)) for first, second in pairs])
+    values: list[Any] = []
+    for pair in zip(other, reference, strict=True):
+        first, second = map(_pad_to_window, pair)
+        values.append(structural_similarity_index_measure(first, second, sigma=SSIM_SIGMA, data_range=1.0))
+    return torch.stack(values)
 
 
 def _pad_to_window(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h2 w2"]:
@@ -56,21 +60,14 @@ def _pad_to_window(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h2 w2"]:
     return F.pad(image, (0, missing[1], 0, missing[0]), mode="replicate")
 
 
-def _ssim(reference: Float[Tensor, "1 3 h w"], other: Float[Tensor, "1 3 h w"]) -> Float[Tensor, ""]:
-    value = structural_similarity_index_measure(other, reference, sigma=SSIM_SIGMA, data_range=1.0)
-    assert isinstance(value, Tensor)
-    return value
-
-
 def gradient_per_frame(frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, " t"]:
     """Mean gradient length of each frame in levels, 0 to 361; zero beyond the last row and column."""
-    return torch.stack([_gradient(frame.to(torch.float32)) for frame in frames])
-
-
-def _gradient(frame: Float[Tensor, "h w 3"]) -> Float[Tensor, ""]:
-    down = frame.diff(dim=0, append=frame[-1:])
-    right = frame.diff(dim=1, append=frame[:, -1:])
-    return torch.hypot(down, right).mean(dtype=torch.float64)
+    lengths = []
+    for frame in frames:
+        levels = frame.to(torch.float32)
+        down, right = levels.diff(dim=0, append=levels[-1:]), levels.diff(dim=1, append=levels[:, -1:])
+        lengths.append(torch.hypot(down, right).mean(dtype=torch.float64))
+    return torch.stack(lengths)
 
 
 class FrameMean:
@@ -80,7 +77,6 @@ class FrameMean:
         self.total, self.frames = 0.0, 0
 
     def add_values(self, values: Float[Tensor, " t"]) -> None:
-        """Add one value per frame."""
         self.total += float(values.sum(dtype=torch.float64))
         self.frames += len(values)
 

@@ -55,12 +55,10 @@ class ChunkJumps:
 class SeamRatio:
     """Jumps of a video at chunk borders relative to its reference; see above.
 
-    `reference` and `other` hold the jumps of both videos. Raises ValueError when `chunk_frames` is under 1.
+    `reference` and `other` hold the jumps of both videos.
     """
 
     def __init__(self, chunk_frames: int) -> None:
-        if chunk_frames < 1:
-            raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}.")
         self.reference, self.other = ChunkJumps(chunk_frames), ChunkJumps(chunk_frames)
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:

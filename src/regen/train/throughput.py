@@ -25,8 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regen.console import progress_bar
 from regen.io import write_text
-from regen.metrics.cost import peak_memory
-from regen.metrics.flops import count_matmuls, total_flops
+from regen.metrics.cost import count_matmuls, peak_memory, total_flops
 from regen.tiling import LATENT_STRIDE
 
 # Dense bf16 TFLOP/s with fp32 accumulation, from the data sheets; longer names first.

@@ -16,8 +16,8 @@ from tiny_evaluation import FRAMES, HEIGHT, VIDEOS, WIDTH, make_generator, make_
 
 from regen import AutoencoderRegen
 from regen.data.shape_world import CLASSES, VALUES, draw_scene, parse_caption, render
-from regen.evaluate.generators import videos as evaluated_videos
-from regen.evaluate.generators.evaluation import EvaluationConfig, GeneratorEvaluation, evaluate_generator
+from regen.evaluate.generators import evaluation
+from regen.evaluate.generators.evaluation import GeneratorEvaluation, evaluate_generator
 from regen.evaluate.generators.scores import (
     VideoSetScores,
     check_clips,
@@ -25,11 +25,9 @@ from regen.evaluate.generators.scores import (
     feature_distance,
     parse_attributes,
     prompt_agreement,
-    score_videos,
     video_distance,
 )
-from regen.evaluate.generators.videos import VideoCache
-from regen.evaluate.shape_world_reader import CHANCE
+from regen.evaluate.generators.videos import EvaluationConfig, VideoCache, find_real_videos
 from regen.generate.sampling import SampleOptions
 from regen.metrics.features import RandomConvolutions
 
@@ -168,14 +166,12 @@ def test_the_result_has_its_settings(models: dict[str, str], world: Path, tmp_pa
 def test_a_perfect_generator_is_as_good_as_the_real_videos(
     models: dict[str, str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def perfect(
-        generator: Any, prompts: list[str], settings: Any, indices: list[int]
-    ) -> dict[int, torch.Tensor]:
-        scenes = [parse_caption(text) for text in prompts]
+    def perfect(generator: Any, prompts: list[str], config: Any, indices: list[int]) -> dict[int, Any]:
+        scenes = [parse_caption(prompts[index]) for index in indices]
         videos = [render(scene, FRAMES, HEIGHT, WIDTH, 50) for scene in scenes if scene is not None]
         return dict(zip(indices, videos, strict=True))
 
-    monkeypatch.setattr(evaluated_videos, "generate_videos", perfect)
+    monkeypatch.setattr(evaluation, "generate_videos", perfect)
     result = run(models["text"], world, tmp_path, num_videos=9, extractors=(RandomConvolutions(frames=12),))
     assert result.agreement is not None and result.agreement.attributes[-1].name == "colour+shape+direction"
     by_name = {one.name: one for one in result.agreement.attributes}
@@ -197,7 +193,7 @@ def rendered(count: int, words: dict[str, str], height: int = 96, width: int = 1
             attributes = parse_attributes(attributes.scene.caption().replace(old, new))
             assert attributes is not None
         videos.append((render(scene, 13, height, width, seed), RATE, attributes))
-    return score_videos(videos, [])
+    return VideoSetScores(videos, [])
 
 
 def test_agreement_counts_correct_attributes() -> None:
@@ -210,7 +206,7 @@ def test_agreement_counts_correct_attributes() -> None:
     assert 0 < light < 6 and by_name["background"].generated == pytest.approx(1 - light / 6)
     assert by_name["background"].real == by_name["background"].reconstructed == 1.0
     assert by_name["colour+shape+direction"].chance == pytest.approx(
-        prod(CHANCE[name] for name in ("colour", "shape", "direction"))
+        prod(1 / len(VALUES[name]) for name in ("colour", "shape", "direction"))
     )
     assert found.generated_words["background"]["dark"]["light"] == light
 
@@ -218,10 +214,10 @@ def test_agreement_counts_correct_attributes() -> None:
 @pytest.mark.parametrize("text", ["", "a cat on a mat", "archery"])
 def test_other_texts_name_no_scene(text: str) -> None:
     assert parse_attributes(text) is None
-    measured = score_videos(
+    measured = VideoSetScores(
         [(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), RATE, parse_attributes(text))], []
     )
-    assert measured.accuracy() is None and prompt_agreement(measured, measured, measured) is None
+    assert measured.confusion.accuracy() == {} and prompt_agreement(measured, measured, measured) is None
 
 
 def test_a_class_states_shape_and_direction() -> None:
@@ -240,7 +236,7 @@ def some(count: int, frames: int, extractors: list[Any]) -> VideoSetScores:
     generator = torch.Generator().manual_seed(5)
     size = frames, 16, 16, 3
     videos = [torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(count)]
-    return score_videos([(video, RATE, None) for video in videos], extractors)
+    return VideoSetScores([(video, RATE, None) for video in videos], extractors)
 
 
 def test_the_distance_of_a_set_to_itself_is_nothing() -> None:
@@ -293,5 +289,5 @@ def test_invalid_inputs_are_errors(models: dict[str, str], world: Path, tmp_path
 
 
 def test_a_few_of_many_real_videos_are_spread_over_all(world: Path) -> None:
-    found = evaluated_videos.find_real_videos(world, 3)
+    found = find_real_videos(world, 3)
     assert [video.path.name for video in found] == [f"world_0000{number}.mp4" for number in (0, 2, 4)]

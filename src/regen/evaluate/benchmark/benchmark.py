@@ -30,9 +30,8 @@ from regen.evaluate.benchmark.measure import (
     result_key,
     write_finite_json,
 )
-from regen.evaluate.benchmark.summary import Row, write_summary
+from regen.evaluate.benchmark.report import Row, write_report, write_summary
 from regen.evaluate.benchmark.systems import System, SystemSpec, folder_name, load_system
-from regen.evaluate.report import write_report
 from regen.io import read_json
 from regen.media.pixels import Size
 from regen.pretrained.models import silence_logging
@@ -96,7 +95,7 @@ class Benchmark:
             "seams": self.seams,
             "max_frames": self.max_frames,
             "dtype": self.dtype,
-            **metrics.settings(),
+            **metrics.settings,
         }
 
     def decode_options(self, job: Job) -> DecodeOptions:
@@ -104,16 +103,13 @@ class Benchmark:
         seed = fold_seed(self.seed, job.clip.seed) >> 32  # 31 bits: a browser reads them exactly
         return DecodeOptions(steps=job.steps, seed=seed, seams=self.seams, batch=self.batch)
 
-    def load_system(self, spec: SystemSpec, clips: Sequence[Clip], device: torch.device) -> System:
-        return load_system(spec, clips, self.max_frames, device, DTYPES[self.dtype])
-
 
 def run_benchmark(
     benchmark: Benchmark,
     device: torch.device,
     processes: int = 1,
     on_job: OnJob = lambda done, total, description: None,
-    on_warning: OnWarning | None = None,
+    on_warning: OnWarning = lambda text: None,
 ) -> list[Row]:
     """Compute all missing results, write the summary and the page, and return the summary.
 
@@ -147,7 +143,7 @@ def _run_worker(benchmark: Benchmark, jobs: Sequence[Job], device: torch.device,
 
 
 def prepare(
-    benchmark: Benchmark, device: torch.device, on_job: OnJob, on_warning: OnWarning | None
+    benchmark: Benchmark, device: torch.device, on_job: OnJob, on_warning: OnWarning
 ) -> tuple[Job, ...]:
     """Freeze the list of clips and the settings, or check them; return all jobs in order.
 
@@ -161,11 +157,10 @@ def prepare(
         jobs = [Job(None, size, 0, clip) for size in benchmark.sizes for clip in clips]
         for spec in benchmark.systems:
             on_job(0, 0, f"loading {spec.name}")
-            system = benchmark.load_system(spec, clips, device)
+            system = load_system(spec, clips, benchmark.max_frames, device, DTYPES[benchmark.dtype])
             _check_weights(benchmark, spec, {clip.name: system.weights(clip) for clip in clips}, rows)
             for size, clip in product(benchmark.sizes, clips):
-                sides = (clip.height, clip.width) if size is None else (size.height, size.width)
-                system.check(clip, *sides)
+                system.check(clip, *clip.sides(size))
             steps = dict.fromkeys(benchmark.steps if system.takes_steps else (1,))
             jobs += [Job(spec, *setting) for setting in product(benchmark.sizes, steps, clips)]
             del system
@@ -228,7 +223,8 @@ class _JobRunner:
         if self._system is None or self._spec != spec:
             self._spec = self._system = None
             free_memory(self.device)
-            self._spec, self._system = spec, self.benchmark.load_system(spec, self.clips, self.device)
+            frames, dtype = self.benchmark.max_frames, DTYPES[self.benchmark.dtype]
+            self._spec, self._system = spec, load_system(spec, self.clips, frames, self.device, dtype)
         return self._system
 
 
@@ -249,15 +245,16 @@ def _freeze_clips(
     folder: ReportFolder,
     settings: dict[str, Any],
     on_job: OnJob,
-    on_warning: OnWarning | None,
+    on_warning: OnWarning,
 ) -> tuple[Clip, ...]:
     """The list of clips. It is written after the settings, so where it exists they do too."""
     if not folder.clips.is_file():
-
-        def on_progress(done: int, total: int) -> None:
-            on_job(done, total, "reading clips")
-
-        clips = read_clips(benchmark.data, benchmark.max_frames, on_warning, on_progress)
+        clips = read_clips(
+            benchmark.data,
+            benchmark.max_frames,
+            on_warning,
+            lambda done, total: on_job(done, total, "reading clips"),
+        )
         write_finite_json(folder.settings, settings)
         write_finite_json(folder.clips, asdict(clips))
         return clips.clips

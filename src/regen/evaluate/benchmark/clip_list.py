@@ -14,6 +14,7 @@ from typing import Any
 
 from regen.data.catalog import find_media
 from regen.io import file_sha256
+from regen.media.pixels import Size
 from regen.media.reader import VideoError, VideoReader
 
 OnWarning = Callable[[str], None]
@@ -37,13 +38,16 @@ class Clip:
 
     @property
     def label(self) -> str:
-        """Name of the files about this clip, without suffix."""
         return clip_label(self.name)
 
     @property
     def seed(self) -> int:
         """32 bits of the file's hash."""
         return int(self.sha256[:8], 16)
+
+    def sides(self, size: Size | None) -> tuple[int, int]:
+        """Height and width in pixels when it is fitted to `size`, if any."""
+        return (self.height, self.width) if size is None else (size.height, size.width)
 
     @property
     def rate(self) -> Fraction:
@@ -56,10 +60,6 @@ class ClipList:
 
     clips: tuple[Clip, ...]
     skipped: dict[str, str]
-
-    def hashes(self) -> dict[str, str]:
-        """Hash of every file by name, readable or not."""
-        return {clip.name: clip.sha256 for clip in self.clips} | self.skipped
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ClipList":
@@ -78,8 +78,7 @@ def hash_files(data: Path) -> dict[str, str]:
     Raises ValueError when the folder is missing or empty, or two files differ only in their suffix.
     """
     if not data.is_dir():
-        reason = "is a file" if data.exists() else "does not exist"
-        raise ValueError(f"{data} {reason}; give a folder of videos with --data.")
+        raise ValueError(f"{data} is not a folder; give a folder of videos with --data.")
     files = {path.relative_to(data).as_posix(): path for path in find_media([data])}
     if not files:
         raise ValueError(f"There is no video below {data}; give a folder of videos with --data.")
@@ -93,8 +92,8 @@ def hash_files(data: Path) -> dict[str, str]:
 def read_clips(
     data: Path,
     max_frames: int | None,
-    on_warning: OnWarning | None = None,
-    on_progress: OnProgress | None = None,
+    on_warning: OnWarning = lambda text: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> ClipList:
     """Decode each file below `data` once, at most `max_frames` of it; skip damaged ones with a warning.
 
@@ -103,14 +102,12 @@ def read_clips(
     hashes = hash_files(data)
     clips, skipped = [], {}
     for done, (name, sha256) in enumerate(hashes.items()):
-        if on_progress is not None:
-            on_progress(done, len(hashes))
+        on_progress(done, len(hashes))
         try:
             clips.append(_read(data / name, name, sha256, max_frames))
         except VideoError as error:
             skipped[name] = sha256
-            if on_warning is not None:
-                on_warning(f"skipped: {error}")
+            on_warning(f"skipped: {error}")
     if not clips:
         raise ValueError(f"None of the {len(skipped)} files below {data} can be read.")
     return ClipList(tuple(clips), skipped)
@@ -118,7 +115,8 @@ def read_clips(
 
 def check_unchanged(frozen: ClipList, data: Path, report: Path) -> None:
     """Raises ValueError, naming the first file, when the files below `data` are not those of the list."""
-    before, now = frozen.hashes(), hash_files(data)
+    before = {clip.name: clip.sha256 for clip in frozen.clips} | frozen.skipped
+    now = hash_files(data)
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             change = "was removed" if name not in now else "was changed" if name in before else "was added"

@@ -101,33 +101,30 @@ class MetricConfig:
     fvd: ExtractorSpec | None = None
 
     def __post_init__(self) -> None:
-        if (self.lpips is None) != (self.lpips_weights is None):
+        has_net, has_weights = self.lpips is not None, self.lpips_weights is not None
+        if has_net != has_weights or (self.lpips_sha256 is not None and not has_net):
             raise ValueError("LPIPS needs a network and its weights; give --lpips-net and --lpips-weights.")
-        if self.lpips is None and self.lpips_sha256 is not None:
-            raise ValueError("--lpips-sha256 needs --lpips-net.")
 
     def load(self, device: torch.device) -> "LoadedMetrics":
         """Raises ValueError when weights are missing or different."""
-        lpips, info = None, None
+        lpips, extractor, settings = None, None, dict[str, Any](lpips=None, fvd=None)
         if self.lpips is not None and self.lpips_weights is not None:
             lpips = Lpips.from_file(self.lpips_weights, self.lpips, self.lpips_sha256).to(device)
-            info = {"net": self.lpips, "sha256": file_sha256(self.lpips_weights)}
-        return LoadedMetrics(lpips, info, None if self.fvd is None else self.fvd.load(device))
+            settings["lpips"] = {"net": self.lpips, "sha256": file_sha256(self.lpips_weights)}
+        if self.fvd is not None:
+            extractor = self.fvd.load(device)
+            names = ("name", "sha256", "frames", "size")
+            settings["fvd"] = {name: getattr(extractor, name) for name in names}
+        return LoadedMetrics(lpips, extractor, settings)
 
 
 @dataclass(frozen=True)
 class LoadedMetrics:
-    """Networks of the metrics, on a device."""
+    """Networks of the metrics, on a device, and what identifies them in a report."""
 
     lpips: Lpips | None
-    lpips_info: dict[str, str] | None
     extractor: Extractor | None
-
-    def settings(self) -> dict[str, Any]:
-        """What identifies the networks in a report."""
-        known = self.extractor
-        fvd = known and {name: getattr(known, name) for name in ("name", "sha256", "frames", "size")}
-        return {"lpips": self.lpips_info, "fvd": fvd}
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -138,14 +135,6 @@ class FittedClip:
     clip: Clip
     size: Size | None
     max_frames: int | None
-
-    @property
-    def height(self) -> int:
-        return self.size.height if self.size else self.clip.height
-
-    @property
-    def width(self) -> int:
-        return self.size.width if self.size else self.clip.width
 
     def frames(self, reader: VideoReader) -> Iterator[UInt8[Tensor, "h w 3"]]:
         for frame in islice(reader, self.max_frames):
@@ -158,15 +147,16 @@ def clip_recorder(
 ) -> Iterator[Callable[[UInt8[Tensor, "t h w 3"]], None]]:
     """A function that writes frames to a folder, as a video that every browser plays and as features."""
     features = None if extractor is None else ClipFeatures(extractor)
-    odd_rows, odd_columns = fitted.height % 2, fitted.width % 2  # browsers need even sides
-    size = fitted.width + odd_columns, fitted.height + odd_rows
+    height, width = fitted.clip.sides(fitted.size)
+    padding = (0, 0, 0, width % 2, 0, height % 2)  # browsers need even sides
+    size = width + width % 2, height + height % 2
     with VideoWriter(place / "video.mp4", *size, fitted.clip.rate) as writer:
 
         def write(frames: UInt8[Tensor, "t h w 3"]) -> None:
             if features is not None:
                 features.update(frames)
             for frame in frames:
-                writer.write(functional.pad(frame, (0, 0, 0, odd_columns, 0, odd_rows)))
+                writer.write(functional.pad(frame, padding))
 
         yield write
     if features is not None:
@@ -195,7 +185,7 @@ def measure(
         for originals, decoded in system.reconstruct(fitted.clip, frames, options, stats):
             compare_in_background(originals, decoded)
     result = metrics.result(fitted.clip.name, stats)
-    return result, system.compression(fitted.clip, fitted.height, fitted.width, stats.latents)
+    return result, system.compression(fitted.clip, *fitted.clip.sides(fitted.size), stats.latents)
 
 
 def record_original(fitted: FittedClip, loaded: LoadedMetrics, place: Path) -> None:

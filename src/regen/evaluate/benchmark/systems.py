@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,13 @@ from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.data.catalog import find_media
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.evaluate.benchmark.clip_list import Clip, clip_label
+<<<<<<< HEAD
 from regen.evaluate.diffusers_models import load_embedder
 from regen.evaluate.diffusers_models.base import DiffusersAdapter
+=======
+from regen.evaluate.diffusers_adapter import DiffusersAdapter
+from regen.evaluate.diffusers_models import LTX2DiffusionAdapter, load_embedder
+>>>>>>> afc3ee0 (Evaluation: one adapter of statistics for diffusers' models, one report module, and no second copy of settings)
 from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
 from regen.io import file_sha256
 from regen.media.reader import VideoReader
@@ -157,17 +162,16 @@ class PrecomputedSystem:
         path, count = self._paths[clip.name], 0
         with VideoReader(path) as reader:
             others = (frame.image for frame in islice(reader, self.max_frames))
-            for original in frames:
-                other = next(others, None)
-                if other is None:
-                    raise _unequal(path, count, clip)
+            for original, other in zip_longest(frames, others):
+                count += other is not None
+                if original is None or other is None:
+                    continue
                 if other.shape != original.shape:
                     sides = [f"{shape[0]}x{shape[1]}" for shape in (other.shape, original.shape)]
                     raise ValueError(f"{path} must be {sides[1]} (height x width), got {sides[0]}.")
                 yield original[None], other[None]
-                count += 1
-            if extra := sum(1 for _ in others):
-                raise _unequal(path, count + extra, clip)
+        if count != clip.frames:
+            raise ValueError(f"{path} must have {clip.frames} frames like {clip.name}, got {count}.")
 
     def check(self, clip: Clip, height: int, width: int) -> None:
         """Sizes are checked when the frames are read."""
@@ -221,7 +225,3 @@ def _weights_of(name: str, model: Embedder) -> str:
         digest.update(f"{tensor} {values.dtype} {list(values.shape)}\n".encode())
         digest.update(values.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _unequal(path: Path, frames: int, clip: Clip) -> ValueError:
-    return ValueError(f"{path} must have {clip.frames} frames like {clip.name}, got {frames}.")

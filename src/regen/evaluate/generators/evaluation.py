@@ -14,8 +14,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,71 +37,33 @@ from regen.evaluate.generators.scores import (
     print_agreement,
     print_distances,
     prompt_agreement,
-    score_videos,
     video_distance,
 )
 from regen.evaluate.generators.videos import (
+    EvaluationConfig,
     RealVideo,
     VideoCache,
-    VideoSettings,
     check_options,
     find_real_videos,
-    make_generated,
-    make_reconstructions,
+    generate_videos,
+    reconstruct_videos,
     select_prompts,
 )
 from regen.generate.load import load_video_generator
 from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
+from regen.generate.video_shape import VideoShape
 from regen.io import write_json
 from regen.media.pixels import Size
-from regen.metrics.features import Extractor, ExtractorSpec
+from regen.metrics.features import Extractor
 from regen.pretrained.models import silence_logging, weights_hash
 from regen.runtime import dtype_name
 
 RESULT, PICTURE = "result.json", "videos.png"
-GENERATED, RECONSTRUCTED = "generated", "reconstructed"
-DEFAULT_SAMPLING, DEFAULT_DECODING = SampleOptions(), DecodeOptions()
-NAMES = ("model", "embedder", "real_videos")  # identified by hashes instead
+NO_OPTIONS = ("model", "embedder", "real_videos", "distances", "agreement")  # names have hashes instead
 T = TypeVar("T")
 Bar = Callable[[str], AbstractContextManager[OnProgress]]
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What is generated, and how it is measured."""
-
-    model: str
-    """The generator: a name, a folder, or owner/name on the Hub."""
-    data: Path
-    """Folder of real videos, with captions (.txt) for a generator that reads them."""
-    out: Path
-    """Folder of the videos and the results."""
-    num_videos: int = 256
-    frames: int = 33
-    """Frames of each video; real ones are cut."""
-    size: Size | None = None
-    """None: the most frequent size in the generator's training."""
-    sampling: SampleOptions = DEFAULT_SAMPLING
-    decoding: DecodeOptions = DEFAULT_DECODING
-    seed: int = 0
-    """The noise of video i follows from this and i, in decoding from `decoding.seed` and i."""
-    batch: int = 8
-    """Videos that are sampled together; up to rounding, results do not depend on it."""
-    extractors: tuple[ExtractorSpec, ...] = ()
-    """Networks of the distance, one for each number of frames per clip."""
-    num_pictures: int = 16
-    """Videos shown in the picture."""
-    embedder: str | None = None
-    text_encoder: str | None = None
-    """Embedder and text encoder, if not where they were in the generator's training."""
-
-    def __post_init__(self) -> None:
-        limits = {"num_videos": 1, "frames": 2, "batch": 1, "num_pictures": 1}
-        for name, limit in limits.items():
-            if getattr(self, name) < limit:
-                raise ValueError(f"{name} must be at least {limit}, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -148,24 +111,17 @@ def evaluate_generator(
     generator = load_video_generator(config.model, device, dtype, config.embedder, config.text_encoder)
     prompts = select_prompts(generator, real, config.num_videos)
     shape = generator.shape(config.frames, config.size)
-    settings = VideoSettings(
-        options=config.sampling,
-        decoding=config.decoding,
-        frames=config.frames,
-        size=Size(shape.height, shape.width),
-        seed=config.seed,
-        batch=config.batch,
-    )
-    fields = _known_fields(config, generator, settings, len(real), dtype)
-    check_options(config.out, _options(fields, prompts, real))
+    config = replace(config, size=Size(shape.height, shape.width))
+    result = _empty_result(config, generator, shape, len(real), dtype)
+    check_options(config.out, _options(result, prompts, real))
     for note in (*shape.notes, *_rate_warnings(generator, real)):
         on_warning(note)
-    sets = _score_sets(generator, real, prompts, settings, extractors, config.out, bar)
+    sets = _score_sets(generator, real, prompts, config, extractors, bar)
     distances = tuple(video_distance(number, *sets) for number in range(len(extractors)))
     for note in few_clips_warnings(distances):
         on_warning(note)
-    result = GeneratorEvaluation(**fields, distances=distances, agreement=prompt_agreement(*sets))
-    cache = VideoCache(config.out, GENERATED)
+    result = replace(result, distances=distances, agreement=prompt_agreement(*sets))
+    cache = VideoCache(config.out, "generated")
     pictures = ((cache[index], text) for index, text in enumerate(prompts[: config.num_pictures]))
     write_contact_sheet(config.out / PICTURE, pictures)
     write_json(config.out / RESULT, asdict(result))
@@ -176,32 +132,31 @@ def _score_sets(
     generator: VideoGenerator,
     real: Sequence[RealVideo],
     prompts: Sequence[str],
-    settings: VideoSettings,
+    config: EvaluationConfig,
     extractors: Sequence[Extractor],
-    out: Path,
     bar: Bar,
 ) -> tuple[VideoSetScores, VideoSetScores, VideoSetScores]:
     """Scores of the real, reconstructed and generated videos; makes the missing ones."""
-    reconstructed, generated = VideoCache(out, RECONSTRUCTED), VideoCache(out, GENERATED)
+    reconstructed, generated = VideoCache(config.out, "reconstructed"), VideoCache(config.out, "generated")
     infos = [(video.frame_rate, _attributes_of(generator, video)) for video in real]
     with bar("real videos") as on_progress:
-        originals = _counted(
-            (video.read(settings.size, settings.frames) for video in real), len(real), on_progress
+        originals = (
+            (video.read(config.size, config.frames), *info) for video, info in zip(real, infos, strict=True)
         )
-        real_scores = score_videos(
-            ((video, *info) for video, info in zip(originals, infos, strict=True)), extractors
-        )
+        real_scores = VideoSetScores(_counted(originals, len(real), on_progress), extractors)
     check_clips(real_scores)
     with bar("reconstructions") as on_progress:
-        make_reconstructions(generator.embedder, real, settings, reconstructed, on_progress)
+        make = partial(reconstruct_videos, generator.embedder, real, config)
+        reconstructed.fill(len(real), config.batch, make, on_progress)
     with bar("generated videos") as on_progress:
-        make_generated(generator, prompts, settings, generated, on_progress)
+        make = partial(generate_videos, generator, prompts, config)
+        generated.fill(len(prompts), config.batch, make, on_progress)
     rate = Fraction(generator.latent_spec.frame_rate).limit_denominator(100_000)
     with bar("measuring") as on_progress:
         cached = ((reconstructed[index], *info) for index, info in enumerate(infos))
-        reconstructed_scores = score_videos(_counted(cached, len(real), on_progress), extractors)
+        reconstructed_scores = VideoSetScores(_counted(cached, len(real), on_progress), extractors)
         cached = ((generated[index], rate, parse_attributes(text)) for index, text in enumerate(prompts))
-        generated_scores = score_videos(_counted(cached, len(prompts), on_progress), extractors)
+        generated_scores = VideoSetScores(_counted(cached, len(prompts), on_progress), extractors)
     return real_scores, reconstructed_scores, generated_scores
 
 
@@ -222,47 +177,45 @@ def _attributes_of(generator: VideoGenerator, video: RealVideo) -> Attributes | 
     return None if attributes is None else Attributes(attributes.scene, CLASS_ATTRIBUTES)
 
 
-def _known_fields(
+def _empty_result(
     config: EvaluationConfig,
     generator: VideoGenerator,
-    settings: VideoSettings,
+    shape: VideoShape,
     real_videos: int,
     dtype: torch.dtype,
-) -> dict[str, Any]:
-    """The fields of the result that do not depend on the videos."""
+) -> GeneratorEvaluation:
+    """The result before any video is there."""
     inputs, spec = generator.model.config, generator.latent_spec
     embedder = config.embedder or spec.embedder
-    return {
-        "model": config.model,
-        "weights": weights_hash(config.model),
-        "embedder": embedder,
-        "embedder_weights": weights_hash(embedder),
-        "dtype": dtype_name(dtype),
-        "condition": "class" if inputs.classes else "text" if inputs.text_width else "nothing",
-        "videos": config.num_videos,
-        "real_videos": real_videos,
-        "frames": settings.frames,
-        "size": (settings.size.height, settings.size.width),
-        "frame_rate": spec.frame_rate,
-        "seed": settings.seed,
-        "sampling": settings.options,
-        "decoding": settings.decoding,
-    }
+    return GeneratorEvaluation(
+        model=config.model,
+        weights=weights_hash(config.model),
+        embedder=embedder,
+        embedder_weights=weights_hash(embedder),
+        dtype=dtype_name(dtype),
+        condition="class" if inputs.classes else "text" if inputs.text_width else "nothing",
+        videos=config.num_videos,
+        real_videos=real_videos,
+        frames=config.frames,
+        size=(shape.height, shape.width),
+        frame_rate=spec.frame_rate,
+        seed=config.seed,
+        sampling=config.sampling,
+        decoding=config.decoding,
+        distances=(),
+        agreement=None,
+    )
 
 
-def _options(fields: dict[str, Any], prompts: Sequence[str], real: Sequence[RealVideo]) -> dict[str, Any]:
+def _options(
+    result: GeneratorEvaluation, prompts: Sequence[str], real: Sequence[RealVideo]
+) -> dict[str, Any]:
     """Everything that the videos depend on, for JSON."""
+    options = {name: value for name, value in asdict(result).items() if name not in NO_OPTIONS}
     lists = {"the captions": prompts, "the real videos": [video.fingerprint() for video in real]}
-    options = {
-        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-        for name, value in fields.items()
-        if name not in NAMES
-    }
-    return options | {name: _fingerprint(texts) for name, texts in lists.items()}
-
-
-def _fingerprint(texts: Sequence[str]) -> str:
-    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
+    for name, texts in lists.items():
+        options[name] = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
+    return options
 
 
 def _rate_warnings(generator: VideoGenerator, real: Sequence[RealVideo]) -> Iterator[str]:

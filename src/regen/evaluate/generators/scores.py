@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regen.console import print_table
 from regen.data.shape_world import CLASSES, VALUES, ShapeScene, parse_caption
-from regen.evaluate.shape_world_reader import CHANCE, JOINT_ATTRIBUTES, Confusion, agreement, read_scene
+from regen.evaluate.shape_world_reader import Confusion, read_scene
 from regen.metrics.features import Extractor, clip_features
 from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
@@ -38,26 +38,23 @@ def parse_attributes(text: str) -> Attributes | None:
 
 
 class VideoSetScores:
-    """Clip features of a set of videos, and how often the videos show what their texts state."""
+    """Clip features of a set of videos, and how often the videos show what their texts state.
 
-    def __init__(self, extractors: Sequence[Extractor]) -> None:
-        self.extractors = extractors
-        self.features: list[list[Float[Tensor, "n d"]]] = [[] for _ in extractors]
-        self.confusion, self.jointly_correct = Confusion(), 0
-        self.names: tuple[str, ...] = ()
+    `videos`: each with its frame rate and the attributes that its text states.
+    """
 
-    def update(
-        self, video: UInt8[Tensor, "t h w 3"], frame_rate: Fraction, attributes: Attributes | None
+    def __init__(
+        self,
+        videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], Fraction, Attributes | None]],
+        extractors: Sequence[Extractor],
     ) -> None:
-        """Add a video."""
-        for features, extractor in zip(self.features, self.extractors, strict=True):
-            features.append(clip_features(extractor, video))
-        if attributes is not None:
-            reading = read_scene(video, frame_rate)
-            correct = agreement(attributes.scene, reading)
-            self.names = attributes.names
-            self.confusion.update(attributes.scene, reading)
-            self.jointly_correct += all(correct[name] for name in joint(attributes.names))
+        self.extractors, self.confusion = extractors, Confusion()
+        self.features: list[list[Float[Tensor, "n d"]]] = [[] for _ in extractors]
+        for video, frame_rate, attributes in videos:
+            for features, extractor in zip(self.features, extractors, strict=True):
+                features.append(clip_features(extractor, video))
+            if attributes is not None:
+                self.confusion.update(attributes.scene, read_scene(video, frame_rate), attributes.names)
 
     def clips(self, extractor: int, start: int = 0, step: int = 1) -> Float[Tensor, "n d"]:
         """Clip features of every `step`-th video from `start` on."""
@@ -66,20 +63,6 @@ class VideoSetScores:
     def half_clips(self, extractor: int) -> list[int]:
         """Number of clips of the even and of the odd videos."""
         return [sum(map(len, self.features[extractor][start::2])) for start in (0, 1)]
-
-    def accuracy(self) -> dict[str, float] | None:
-        """Accuracy by attribute and for all of `joint`; None when no text states any."""
-        videos = self.confusion.videos
-        if not videos:
-            return None
-        accuracy = self.confusion.accuracy()
-        shares = {name: accuracy[name] for name in self.names}
-        return shares | {"+".join(joint(self.names)): self.jointly_correct / videos}
-
-
-def joint(names: Sequence[str]) -> tuple[str, ...]:
-    """Attributes that are also scored jointly."""
-    return tuple(name for name in JOINT_ATTRIBUTES if name in names)
 
 
 @dataclass(frozen=True)
@@ -175,46 +158,28 @@ def video_distance(
 
 def feature_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> float:
     """Fréchet distance of two sets of features."""
-    statistics = [GaussianStatistics(features.shape[1]) for features in (first, second)]
-    for one, features in zip(statistics, (first, second), strict=True):
-        one.update(features)
-    return frechet_distance(*statistics)
+    return frechet_distance(GaussianStatistics.of([first]), GaussianStatistics.of([second]))
 
 
 def prompt_agreement(
     real: VideoSetScores, reconstructed: VideoSetScores, generated: VideoSetScores
 ) -> Agreement | None:
     """Accuracy of each set; None when no prompt states attributes."""
-    accuracy = generated.accuracy()
-    if accuracy is None:
+    accuracy = generated.confusion.accuracy()
+    if not accuracy:
         return None
-    real_accuracy, reconstructed_accuracy = (one.accuracy() or {} for one in (real, reconstructed))
-    return Agreement(
-        tuple(
-            AttributeAccuracy(
-                name,
-                share,
-                reconstructed_accuracy.get(name),
-                real_accuracy.get(name),
-                prod(CHANCE[part] for part in name.split("+")),
-            )
-            for name, share in accuracy.items()
-        ),
-        generated.confusion.videos,
-        real.confusion.videos,
-        {name: words for name, words in generated.confusion.table().items() if name in generated.names},
-    )
+    others = [one.confusion.accuracy() for one in (reconstructed, real)]
+    attributes = [
+        AttributeAccuracy(name, share, others[0].get(name), others[1].get(name), _chance(name))
+        for name, share in accuracy.items()
+    ]
+    confusion = generated.confusion
+    return Agreement(tuple(attributes), confusion.videos, real.confusion.videos, confusion.table())
 
 
-def score_videos(
-    videos: Iterable[tuple[UInt8[Tensor, "t h w 3"], Fraction, Attributes | None]],
-    extractors: Sequence[Extractor],
-) -> VideoSetScores:
-    """Score a set of videos, each with its frame rate and the attributes that its text states."""
-    scores = VideoSetScores(extractors)
-    for video, frame_rate, attributes in videos:
-        scores.update(video, frame_rate, attributes)
-    return scores
+def _chance(names: str) -> float:
+    """Accuracy of guessing attributes, such as "shape+direction"."""
+    return prod(1 / len(VALUES[name]) for name in names.split("+"))
 
 
 def few_clips_warnings(distances: Sequence[VideoDistance]) -> Iterator[str]:

@@ -34,10 +34,52 @@ from regen.generate.video_generator import VideoGenerator
 from regen.io import atomic_path, file_sha256, read_json, write_json
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
+from regen.metrics.features import ExtractorSpec
 from regen.runtime import fold_seed, generator_for
 
 OPTIONS = "options.json"
+DEFAULT_SAMPLING, DEFAULT_DECODING = SampleOptions(), DecodeOptions()
 Video = UInt8[Tensor, "t h w 3"]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is generated, and how it is measured."""
+
+    model: str
+    """The generator: a name, a folder, or owner/name on the Hub."""
+    data: Path
+    """Folder of real videos, with captions (.txt) for a generator that reads them."""
+    out: Path
+    """Folder of the videos and the results."""
+    num_videos: int = 256
+    frames: int = 33
+    """Frames of each video; real ones are cut."""
+    size: Size | None = None
+    """None: the most frequent size in the generator's training."""
+    sampling: SampleOptions = DEFAULT_SAMPLING
+    decoding: DecodeOptions = DEFAULT_DECODING
+    seed: int = 0
+    """The noise of video i follows from this and i, in decoding from `decoding.seed` and i."""
+    batch: int = 8
+    """Videos that are sampled together; up to rounding, results do not depend on it."""
+    extractors: tuple[ExtractorSpec, ...] = ()
+    """Networks of the distance, one for each number of frames per clip."""
+    num_pictures: int = 16
+    """Videos shown in the picture."""
+    embedder: str | None = None
+    text_encoder: str | None = None
+    """Embedder and text encoder, if not where they were in the generator's training."""
+
+    def __post_init__(self) -> None:
+        limits = {"num_videos": 1, "frames": 2, "batch": 1, "num_pictures": 1}
+        for name, limit in limits.items():
+            if getattr(self, name) < limit:
+                raise ValueError(f"{name} must be at least {limit}, got {getattr(self, name)}.")
+
+    def decode_options(self, index: int) -> DecodeOptions:
+        """Options for one video, with noise of its own."""
+        return replace(self.decoding, seed=fold_seed(self.decoding.seed, index))
 
 
 class VideoCache:
@@ -57,7 +99,17 @@ class VideoCache:
         """Indices below `count` that are not cached."""
         return [index for index in range(count) if index not in self._files]
 
-    def add(self, videos: dict[int, Video]) -> None:
+    def fill(
+        self, count: int, batch: int, make: Callable[[list[int]], dict[int, Video]], on_progress: OnProgress
+    ) -> None:
+        """Make the missing videos of the first `count` in batches; `make` gets indices."""
+        missing = self.missing(count)
+        on_progress(count - len(missing), count)
+        for start in range(0, len(missing), batch):
+            self._add(make(missing[start : start + batch]))
+            on_progress(count - len(missing) + min(start + batch, len(missing)), count)
+
+    def _add(self, videos: dict[int, Video]) -> None:
         """Write some videos, all of them or, when interrupted, none."""
         path = self.folder / f"{self.kind}-{min(videos):06d}.safetensors"
         with atomic_path(path) as temporary:
@@ -98,26 +150,10 @@ class RealVideo:
         """Of the content of the file, its class and its caption."""
         return f"{file_sha256(self.path)} {self.label} {self.caption}"
 
-    def read(self, size: Size, frames: int) -> Video:
-        """The first frames, at most `frames`, resized and cropped to `size`."""
+    def read(self, size: Size | None, frames: int) -> Video:
+        """The first frames, at most `frames`, resized and cropped to `size` if any."""
         with VideoReader(self.path) as reader:
             return torch.stack([resize_center_crop(frame.image, size) for frame in islice(reader, frames)])
-
-
-@dataclass(frozen=True)
-class VideoSettings:
-    """How videos are made, `batch` at a time."""
-
-    options: SampleOptions
-    decoding: DecodeOptions
-    frames: int
-    size: Size
-    seed: int
-    batch: int
-
-    def decode_options(self, index: int) -> DecodeOptions:
-        """Options for one video, with noise of its own."""
-        return replace(self.decoding, seed=fold_seed(self.decoding.seed, index))
 
 
 def find_real_videos(folder: Path, max_videos: int) -> list[RealVideo]:
@@ -153,70 +189,33 @@ def select_prompts(generator: VideoGenerator, real: Sequence[RealVideo], count: 
     return [real[index % len(real)].caption for index in range(count)]
 
 
-def make_generated(
-    generator: VideoGenerator,
-    prompts: Sequence[str],
-    settings: VideoSettings,
-    cache: VideoCache,
-    on_progress: OnProgress,
-) -> None:
-    """Generate the videos missing in `cache`."""
-
-    def make(indices: Sequence[int]) -> dict[int, Video]:
-        return generate_videos(generator, [prompts[index] for index in indices], settings, indices)
-
-    _fill(cache, len(prompts), settings.batch, make, on_progress)
-
-
 def generate_videos(
-    generator: VideoGenerator, prompts: Sequence[str], settings: VideoSettings, indices: Sequence[int]
+    generator: VideoGenerator, prompts: Sequence[str], config: EvaluationConfig, indices: Sequence[int]
 ) -> dict[int, Video]:
-    """The videos of `indices` for one prompt each, sampled together and decoded one by one."""
-    config = generator.model.config
-    texts, classes = (prompts if used else () for used in (config.text_width, config.classes))
+    """The videos of `indices`, one for each prompt, sampled together and decoded one by one."""
+    inputs, chosen = generator.model.config, [prompts[index] for index in indices]
+    texts, classes = (chosen if used else () for used in (inputs.text_width, inputs.classes))
     latents = generator.sample(
-        generator.shape(settings.frames, settings.size),
+        generator.shape(config.frames, config.size),
         generator.condition(texts, classes),
-        [generator_for(settings.seed, index) for index in indices],
-        settings.options,
+        [generator_for(config.seed, index) for index in indices],
+        config.sampling,
     )
     return {
-        index: torch.stack(list(one.decode(generator.embedder, settings.decode_options(index))))
+        index: torch.stack(list(one.decode(generator.embedder, config.decode_options(index))))
         for index, one in zip(indices, latents, strict=True)
     }
 
 
-def make_reconstructions(
-    embedder: Embedder,
-    real: Sequence[RealVideo],
-    settings: VideoSettings,
-    cache: VideoCache,
-    on_progress: OnProgress,
-) -> None:
-    """Encode and decode the real videos missing in `cache`: the best that a generator can reach."""
-    height, width = settings.size.height, settings.size.width
-
-    def reconstruct(index: int) -> Video:
-        chunks = encode_frames(embedder, real[index].read(settings.size, settings.frames))
-        options = settings.decode_options(index)
-        return torch.stack(list(decode_chunks(embedder, chunks, height=height, width=width, options=options)))
-
-    def make(indices: Sequence[int]) -> dict[int, Video]:
-        return {index: reconstruct(index) for index in indices}
-
-    _fill(cache, len(real), settings.batch, make, on_progress)
-
-
-def _fill(
-    cache: VideoCache,
-    count: int,
-    batch: int,
-    make: Callable[[Sequence[int]], dict[int, Video]],
-    on_progress: OnProgress,
-) -> None:
-    """Make the missing videos of the first `count` in batches."""
-    missing = cache.missing(count)
-    on_progress(count - len(missing), count)
-    for start in range(0, len(missing), batch):
-        cache.add(make(missing[start : start + batch]))
-        on_progress(count - len(missing) + min(start + batch, len(missing)), count)
+def reconstruct_videos(
+    embedder: Embedder, real: Sequence[RealVideo], config: EvaluationConfig, indices: Sequence[int]
+) -> dict[int, Video]:
+    """The real videos of `indices`, encoded and decoded: the best that a generator can reach."""
+    videos = {}
+    for index in indices:
+        video, options = real[index].read(config.size, config.frames), config.decode_options(index)
+        height, width = video.shape[1:3]
+        chunks = encode_frames(embedder, video)
+        frames = decode_chunks(embedder, chunks, height=height, width=width, options=options)
+        videos[index] = torch.stack(list(frames))
+    return videos

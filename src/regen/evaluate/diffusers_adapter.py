@@ -1,6 +1,5 @@
-"""DiffusersAdapter: a video autoencoder of diffusers as an `Embedder`."""
+"""A video autoencoder of diffusers as an `Embedder`, the base of all."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from regen.tiling import Tile, Tiling, crop, spans
 
 DEFAULT_WINDOW = 33  # frames; 4n + 1 and 8n + 1, as most classes require
 ACTIVATION_COPIES = 8  # activations of the widest layer in memory at once
+Video = Float[Tensor, "b 3 t h w"]
+Moments = tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]
 
 
 class DiffusersAdapter:
@@ -37,7 +38,6 @@ class DiffusersAdapter:
 
     @property
     def name(self) -> str:
-        """Name of the class in diffusers."""
         return type(self.vae).__name__
 
     @property
@@ -63,11 +63,9 @@ class DiffusersAdapter:
 
     @property
     def networks(self) -> list[nn.Module]:
-        """The models of diffusers inside."""
         return [self.vae]
 
     def num_parameters(self) -> int:
-        """Number of weights."""
         return self.vae.num_parameters()
 
     def encode(self, video: Float[Tensor, "b 3 t h w"], *, tile: Tile | None = None) -> AutoencoderKLOutput:
@@ -87,7 +85,7 @@ class DiffusersAdapter:
         tiling = self._tiling(height // side, width // side, tile)
         parts = (self.vae.encode(crop(video, box, side)).latent_dist.mode() for box in tiling.boxes)
         raw = tiling.blend(parts, 1).float()
-        shift, scale = self._shift_and_scale(raw.shape[2])
+        shift, scale = (moment[:, : raw.shape[2]] for moment in self._shift_and_scale())
         return AutoencoderKLOutput(latent_dist=IdentityDistribution(((raw - shift) / scale).to(self.dtype)))
 
     def decode(
@@ -109,8 +107,7 @@ class DiffusersAdapter:
         chosen = list(range(frames)) if times is None else self._frame_indices(times, frames)
         if solver is not euler:
             raise ValueError(f"{self.name} needs --solver euler and --seams none.")
-        self._check_steps(steps)
-        shift, scale = self._shift_and_scale(latents.shape[2])
+        shift, scale = (moment[:, : latents.shape[2]] for moment in self._shift_and_scale())
         raw = (latents.float() * scale + shift).to(self.dtype)
         return DecoderOutput(sample=self._frames(raw, steps, generator, tile)[:, :, chosen])
 
@@ -133,25 +130,19 @@ class DiffusersAdapter:
             )
         return [int(index) for index in chosen]
 
-    def _check_steps(self, steps: int) -> None:
-        if steps != 1:
-            raise ValueError(f"{self.name} decodes in 1 step, got {steps}.")
-
     def _frames(
         self, raw: Float[Tensor, "b c n y x"], steps: int, generator: list[Generator], tile: Tile | None
-    ) -> Float[Tensor, "b 3 t h w"]:
+    ) -> Video:
+        if steps != 1:
+            raise ValueError(f"{self.name} decodes in 1 step, got {steps}.")
         tiling = self._tiling(raw.shape[3], raw.shape[4], tile)
         parts = (self._network(crop(raw, box, 1), generator) for box in tiling.boxes)
         return tiling.blend(parts, self.spatial_compression_ratio).float()
 
-    def _network(
-        self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]
-    ) -> Float[Tensor, "b 3 t h w"]:
-        """Latents without normalisation to all their frames."""
+    def _network(self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]) -> Video:
         return self.vae.decode(raw).sample
 
     def _tiling(self, height: int, width: int, tile: Tile | None) -> Tiling:
-        """Tiles of latents of `height` x `width`."""
         if tile is None:
             return Tiling([(0, height)], [(0, width)])
         side = self.spatial_compression_ratio
@@ -159,12 +150,19 @@ class DiffusersAdapter:
         overlap = min(tile.overlap // side, rows // 2, columns // 2)
         return Tiling(spans(height, rows, overlap), spans(width, columns, overlap))
 
-    def _shift_and_scale(
-        self, latent_frames: int
-    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
-        """Shift and scale of the latents: the encoder's output is shift + scale * normalised."""
-        scale = torch.full((self._channels, 1, 1, 1), 1 / self.vae.config.scaling_factor, device=self.device)
-        return torch.zeros_like(scale), scale
+    def _shift_and_scale(self) -> Moments:
+        """Shift and scale of the latents, `c n 1 1` or `c 1 1 1`: encoded = shift + scale * normalised.
+
+        Mean and standard deviation per channel (and latent frame), and a scaling factor, where configured.
+        """
+        config = self.vae.config
+        scale = torch.full((self._channels, 1, 1, 1), 1 / config.get("scaling_factor", 1), device=self.device)
+        rows = [config.get("latents_mean"), config.get("latents_std")]
+        if None in rows:
+            return torch.zeros_like(scale), scale
+        moments = torch.tensor(rows, device=self.device, dtype=torch.float32)
+        mean, std = rearrange(moments, "m (c n) -> m c n 1 1", c=self._channels)
+        return mean, std * scale
 
     @property
     def _channels(self) -> int:
@@ -173,8 +171,3 @@ class DiffusersAdapter:
     def _widest_channels(self) -> float:
         """Channels per pixel of the widest layer at full resolution."""
         return float(self.vae.config.block_out_channels[0])
-
-    def _per_channel(self, numbers: Sequence[float]) -> Float[Tensor, "c n 1 1"]:
-        """Values of the configuration per channel, or per channel and latent frame."""
-        rows = torch.tensor(numbers, device=self.device, dtype=torch.float32)
-        return rearrange(rows, "(c n) -> c n 1 1", c=self._channels)

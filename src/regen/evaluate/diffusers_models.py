@@ -1,22 +1,40 @@
-"""Adapters for each class: ratios, frame counts, normalisation, decoding.
+"""Video autoencoders of diffusers: adapters of each class, found by name.
 
-The normalisation of each class is that of its pipeline in diffusers 0.42.
+A name means, in this order: a model of this package (`regen.pretrained`); a local folder with an autoencoder,
+or with a pipeline, whose `vae` is taken; a repository "owner/name" on the Hugging Face Hub of either kind; a
+folder inside one, "owner/name/folder". The folder of a diffusion decoder is a model of its own, which encodes
+with the `vae` next to it. `_class_name` in config.json selects the adapter, whose normalisation is that of
+the pipeline of its class in diffusers 0.42.
 """
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Generator, Tensor, nn
 
-from regen.evaluate.diffusers_models.base import DEFAULT_WINDOW, DiffusersAdapter
+from regen.codec.chunks import Embedder
+from regen.console import first_line
+from regen.evaluate.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter, Moments, Video
+from regen.pretrained import models
 from regen.tiling import Tile
+
+VAE = "vae"  # the folder of the autoencoder in a pipeline
+CONFIG = "config.json"
+DIFFUSION_DECODER = "LTX2VideoDiffusionDecoderModel"
 
 
 class WanAdapter(DiffusersAdapter):
-    """Wan 2.1 and 2.2: mean and standard deviation per channel."""
+    """Wan 2.1 and 2.2."""
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -26,18 +44,13 @@ class WanAdapter(DiffusersAdapter):
     def _channels(self) -> int:
         return self.vae.config.z_dim
 
-    def _shift_and_scale(
-        self, latent_frames: int
-    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
-        return self._per_channel(self.vae.config.latents_mean), self._per_channel(self.vae.config.latents_std)
-
     def _widest_channels(self) -> float:
         config = self.vae.config
         return (config.decoder_base_dim or config.base_dim) / (config.patch_size or 1) ** 2
 
 
 class CogVideoXAdapter(DiffusersAdapter):
-    """CogVideoX: one scaling factor; windows have 8n + 1 frames, since it processes 8 at a time."""
+    """CogVideoX: windows have 8n + 1 frames, since it processes 8 at a time."""
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -60,16 +73,12 @@ class LTXAdapter(DiffusersAdapter):
     decoder injects (version 0.9.1) follows from the generator's seed, independently for each sample.
     """
 
-    def _shift_and_scale(
-        self, latent_frames: int
-    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
+    def _shift_and_scale(self) -> Moments:
         mean = rearrange(self.vae.latents_mean.float(), "c -> c 1 1 1")
         std = rearrange(self.vae.latents_std.float(), "c -> c 1 1 1")
         return mean, std / self.vae.config.scaling_factor
 
-    def _network(
-        self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]
-    ) -> Float[Tensor, "b 3 t h w"]:
+    def _network(self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]) -> Video:
         timestep = raw.new_zeros(1) if self.vae.config.timestep_conditioning else None
         devices = [raw.device] if raw.device.type == "cuda" else []
         frames = []
@@ -99,12 +108,10 @@ class LTX2DiffusionAdapter(LTXAdapter):
 
     @property
     def name(self) -> str:
-        """Name of the decoder's class in diffusers."""
         return type(self.decoder).__name__
 
     @property
     def networks(self) -> list[nn.Module]:
-        """The autoencoder, then the diffusion decoder."""
         return [self.vae, self.decoder]
 
     def num_parameters(self) -> int:
@@ -113,7 +120,6 @@ class LTX2DiffusionAdapter(LTXAdapter):
         return encoder + self.decoder.num_parameters()
 
     def encode(self, video: Float[Tensor, "b 3 t h w"], *, tile: Tile | None = None) -> AutoencoderKLOutput:
-        """As the base class, with an image as a window of equal frames."""
         if video.shape[2] == 1:
             video = video.expand(-1, -1, self.chunk_frames, -1, -1)
         return super().encode(video, tile=tile)
@@ -129,13 +135,9 @@ class LTX2DiffusionAdapter(LTXAdapter):
         kernel, step = self.decoder.config.decoder_stage5_kernel[0], self.frame_step
         return 1 + max(1, -(-(kernel - 1) // step)) * step
 
-    def _check_steps(self, steps: int) -> None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}.")
-
     def _frames(
         self, raw: Float[Tensor, "b c n y x"], steps: int, generator: list[Generator], tile: Tile | None
-    ) -> Float[Tensor, "b 3 t h w"]:
+    ) -> Video:
         side, min_side = self.spatial_compression_ratio, self._min_side()
         if min(raw.shape[3:]) < min_side:
             raise ValueError(
@@ -165,26 +167,12 @@ class LTX2DiffusionAdapter(LTXAdapter):
 
 
 class MochiAdapter(DiffusersAdapter):
-    """Mochi: a scaling factor, and mean and standard deviation per channel if configured."""
-
-    def _shift_and_scale(
-        self, latent_frames: int
-    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
-        config = self.vae.config
-        shift, scale = super()._shift_and_scale(latent_frames)
-        if config.latents_mean is None or config.latents_std is None:
-            return shift, scale
-        return self._per_channel(config.latents_mean), self._per_channel(config.latents_std) * scale
-
     def _widest_channels(self) -> float:
         return float(self.vae.config.decoder_block_out_channels[0])
 
 
 class CosmosAdapter(DiffusersAdapter):
-    """Cosmos 1.0: mean and standard deviation per channel and latent frame if configured.
-
-    The pipeline's additional factor 0.5 belongs to its scheduler and is left out.
-    """
+    """Cosmos 1.0. The pipeline's additional factor 0.5 belongs to its scheduler and is left out."""
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -197,22 +185,10 @@ class CosmosAdapter(DiffusersAdapter):
     def __init__(self, vae: Any, window: int = DEFAULT_WINDOW) -> None:
         super().__init__(vae, window)
         frames = 1 + (self.chunk_frames - 1) // self.temporal_compression_ratio
-        known = self._shift_and_scale(frames)[0].shape[1]
+        known = self._shift_and_scale()[0].shape[1]
         if 1 < known < frames:
             longest = 1 + (known - 1) * self.temporal_compression_ratio
-            raise ValueError(
-                f"{self.name} has statistics for windows of at most {longest} frames, got {window}."
-            )
-
-    def _shift_and_scale(
-        self, latent_frames: int
-    ) -> tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]:
-        config = self.vae.config
-        if config.latents_mean is None or config.latents_std is None:
-            shift = torch.zeros(self._channels, 1, 1, 1, device=self.device)
-            return shift, torch.ones_like(shift)
-        mean, std = self._per_channel(config.latents_mean), self._per_channel(config.latents_std)
-        return mean[:, :latent_frames], std[:, :latent_frames]
+            raise ValueError(f"{self.name} knows windows of at most {longest} frames, got {window}.")
 
     def _widest_channels(self) -> float:
         return self.vae.config.decode_block_out_channels[0] / self.vae.config.patch_size**2
@@ -228,3 +204,96 @@ ADAPTERS: dict[str, type[DiffusersAdapter]] = {
     "AutoencoderKLMochi": MochiAdapter,
     "AutoencoderKLCosmos": CosmosAdapter,
 }
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """A folder inside `root`, a local folder or a repository on the Hub."""
+
+    root: str
+    folder: str
+    class_name: str | None
+
+    def __str__(self) -> str:
+        return f"{self.root}/{self.folder}".rstrip("/")
+
+
+def load_embedder(
+    name: str, device: torch.device, dtype: torch.dtype, window: int = DEFAULT_WINDOW
+) -> Embedder:
+    """Load a model of this package or of diffusers in evaluation mode.
+
+    `window`: frames that a model of diffusers gets at once, at most. Raises ValueError when the model does
+    not exist, can't be downloaded, is damaged, or has an unsupported class.
+    """
+    location = _find(name)
+    if location is None or location.class_name is None or location.class_name in models.CLASSES:
+        return models.load(name, device, dtype)
+    if location.class_name == DIFFUSION_DECODER:
+        encoder = _at(location.root, VAE)
+        if encoder is None or encoder.class_name != "AutoencoderKLLTX2Video":
+            raise ValueError(f"{location} needs an AutoencoderKLLTX2Video in the folder {VAE} next to it.")
+        vae, decoder = (_load(one, device, dtype) for one in (encoder, location))
+        return LTX2DiffusionAdapter(vae, decoder, window)
+    if location.class_name not in ADAPTERS:
+        supported = ", ".join([*models.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
+        raise ValueError(f"{location} must be one of {supported}, got {location.class_name}.")
+    return ADAPTERS[location.class_name](_load(location, device, dtype), window)
+
+
+def _find(name: str) -> ModelLocation | None:
+    """First location that matches `name`; None when it is neither a folder nor a name on the Hub."""
+    local = Path(name).expanduser()
+    for folder in (*models.candidate_folders(name), local / VAE):
+        if (folder / CONFIG).is_file():
+            absolute = folder.resolve()
+            return _at(str(absolute.parent), absolute.name)
+    if local.is_dir() or name.count("/") not in (1, 2) or name.startswith(("/", ".", "~")):
+        return None
+    owner, repository, *inside = name.split("/")
+    root = f"{owner}/{repository}"
+    location = next(filter(None, (_at(root, folder) for folder in (inside or ("", VAE)))), None)
+    if location is None:
+        where = inside[0] if inside else f"its root or {VAE}"
+        raise ValueError(f"{root} on the Hub has no {CONFIG} in {where}; give owner/name/folder.")
+    return location
+
+
+def _at(root: str, folder: str) -> ModelLocation | None:
+    """The model in a folder of `root`; None without config.json. Raises ValueError if it can't be read."""
+    try:
+        file = Path(root) / folder / CONFIG
+        if not Path(root).is_dir():
+            file = Path(hf_hub_download(root, f"{folder}/{CONFIG}".lstrip("/")))
+        config: Any = json.loads(file.read_text())
+    except LocalEntryNotFoundError:
+        raise ValueError(f"{root} is not a local folder, and the Hub is unreachable.") from None
+    except (EntryNotFoundError, FileNotFoundError):
+        return None
+    except (OSError, HFValidationError):
+        raise ValueError(f"{root} is neither a local folder nor a readable repository on the Hub.") from None
+    except ValueError as error:
+        raise _damaged(ModelLocation(root, folder, None), error) from None
+    return ModelLocation(root, folder, config.get("_class_name") if isinstance(config, dict) else None)
+
+
+def _load(location: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model with all its weights. Raises ValueError when it is damaged."""
+    try:
+        model, loading = getattr(diffusers, str(location.class_name)).from_pretrained(
+            location.root,
+            subfolder=location.folder,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _damaged(location, error) from None
+    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    if wrong:
+        raise _damaged(location, ValueError(f"{len(wrong)} weights do not fit, such as {wrong[0]}"))
+    return model.to(device)
+
+
+def _damaged(location: ModelLocation, error: Exception) -> ValueError:
+    return ValueError(f"The model in {location} can't be loaded ({first_line(error)}); get or save it again.")
