@@ -13,14 +13,7 @@ from torch.nn import functional
 from transformers import VideoMAEConfig, VideoMAEModel
 from transformers.utils import logging
 
-from regen.metrics.features import (
-    ClipFeatures,
-    Extractor,
-    I3d,
-    RandomConvolutions,
-    VideoMae,
-    clip_features,
-)
+from regen.metrics.features import ClipFeatures, Extractor, I3d, RandomConvolutions, VideoMae, clip_features
 
 CPU = torch.device("cpu")
 
@@ -37,9 +30,13 @@ class TinyI3d(nn.Module):
         return torch.cat([flags.expand(len(x), 3), sizes.expand(len(x), 3), means], dim=1)
 
 
-class NoFlags(nn.Module):
+class WithoutFlags(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3, 4))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def save_script(path: Path, module: nn.Module) -> str:
@@ -47,10 +44,6 @@ def save_script(path: Path, module: nn.Module) -> str:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(module).save(path)
     return sha256(path)
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def video(frames: int, height: int = 20, width: int = 30, seed: int = 0) -> Tensor:
@@ -63,13 +56,9 @@ def videomae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a real VideoMAE, tiny and random: clips of 4 frames, 32 x 32."""
     folder = tmp_path_factory.mktemp("videomae")
     config = VideoMAEConfig(
-        image_size=32,
-        num_frames=4,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
+        image_size=32, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=8,
-    )
+    )  # fmt: skip
     logging.disable_progress_bar()
     VideoMAEModel(config).save_pretrained(folder)
     return folder
@@ -108,7 +97,7 @@ def test_i3d_file_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["text", "half", "no flags"])
 def test_another_file_than_i3d_is_an_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
-    save_script(path, NoFlags())
+    save_script(path, WithoutFlags())
     if content == "text":
         path.write_text("no script")
     elif content == "half":
@@ -134,28 +123,22 @@ def test_videomae_sees_normalised_clips_of_its_own_size(videomae: Path) -> None:
 
 
 def test_videomae_folder_is_checked(videomae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="model.safetensors .*; give the folder of a VideoMAE"):
-        VideoMae(tmp_path).load(CPU)
-    with pytest.raises(ValueError, match="SHA-256 00000000"):
-        VideoMae(videomae, "0" * 8).load(CPU)
-    (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    (tmp_path / "config.json").write_bytes((videomae / "config.json").read_bytes())
-    with pytest.raises(ValueError, match="can't be loaded"):
-        VideoMae(tmp_path).load(CPU)
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match="need transformers"):
-        VideoMae(videomae).load(CPU)
+    def fails(words: str, folder: Path = tmp_path, sha256: str | None = None) -> None:
+        with pytest.raises(ValueError, match=words):
+            VideoMae(folder, sha256).load(CPU)
 
-
-def test_weights_of_another_model_are_an_error(videomae: Path, tmp_path: Path) -> None:
-    """A deeper config than the weights: transformers would fill in random ones."""
-    (tmp_path / "model.safetensors").write_bytes((videomae / "model.safetensors").read_bytes())
+    fails("model.safetensors .*; give the folder of a VideoMAE")
+    fails("SHA-256 00000000", videomae, "0" * 8)
     config = (videomae / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    fails("can't be loaded")
+    (tmp_path / "model.safetensors").write_bytes((videomae / "model.safetensors").read_bytes())
     deeper = config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2')
-    assert deeper != config
     (tmp_path / "config.json").write_text(deeper)
-    with pytest.raises(ValueError, match="lack .*layer.*1"):
-        VideoMae(tmp_path).load(CPU)
+    fails("lack .*layer.*1")  # transformers would fill in random ones
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    fails("need transformers")
 
 
 def test_random_convolutions_are_named_and_follow_their_seed(proxy: Extractor) -> None:

@@ -1,21 +1,27 @@
-"""Ghosting metrics on moving pictures with known damage."""
+"""Temporal metrics on moving pictures and a real clip with known damage."""
 
-from itertools import pairwise
+from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from regen.media.pixels import Size, resize_center_crop
+from regen.media.reader import VideoReader
 from regen.metrics.ghosting import BLOCK, GhostingRate, TemporalMae
+from regen.metrics.seams import SeamRatio
 
 FRAMES, HEIGHT, WIDTH = 7, 40, 48
+CLIP = Path(__file__).parents[2] / "examples" / "butterfly.mp4"
+MANY, CHUNK = 40, 5
 
 
-def moving(frames: int = FRAMES, speed: int = 5) -> Tensor:
+def moving(frames: int = FRAMES, speed: int = 5, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     """Random blobs of some 4 pixels, 20 to 220 levels, that move to the left and come in again."""
-    coarse = torch.rand(1, 3, HEIGHT // 4, WIDTH // 4, generator=torch.Generator().manual_seed(1)) * 200 + 20
-    picture = functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")[0].permute(1, 2, 0)
+    coarse = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(1)) * 200 + 20
+    picture = functional.interpolate(coarse, (height, width), mode="bilinear")[0].permute(1, 2, 0)
     return torch.stack([picture.round().byte().roll(-speed * index, dims=1) for index in range(frames)])
 
 
@@ -69,12 +75,9 @@ def test_temporal_mae_of_known_videos() -> None:
 
 def test_temporal_mae_grows_with_ghosting_and_with_noise() -> None:
     reference = moving()
-    for values in (
-        [error(reference, mean_of(reference, *range(-reach, reach + 1))) for reach in (0, 1, 2)],
-        [error(reference, noisy(reference, sigma)) for sigma in (0, 2, 8)],
-    ):
-        known = [value for value in values if value is not None]
-        assert len(known) == 3 and known == sorted(set(known)), "strictly growing"
+    ghosts = [error(reference, mean_of(reference, *range(-reach, reach + 1))) for reach in (0, 1, 2)]
+    noises = [error(reference, noisy(reference, sigma)) for sigma in (0, 2, 8)]
+    assert ghosts == sorted(set(ghosts)) and noises == sorted(set(noises)), "strictly growing"
 
 
 @pytest.mark.parametrize("offsets", [(-1, 1), (-1, 0), (0, 1), (-1, 0, 1)])
@@ -100,10 +103,8 @@ def test_noise_alone_is_no_ghosting(sigma: float) -> None:
     assert share(reference, noisy(blurred(reference, 1.5), sigma)) < 0.02
 
 
-@pytest.mark.parametrize("offset", [-1, 0, 1])
-def test_frames_early_or_late_are_no_ghosts(offset: int) -> None:
-    reference = moving()
-    assert share(reference, mean_of(reference, offset)) == 0.0
+def test_frames_early_or_late_are_no_ghosts() -> None:
+    assert [share(moving(), mean_of(moving(), offset)) for offset in (-1, 0, 1)] == [0, 0, 0]
 
 
 def test_ghosts_count_where_the_picture_moves() -> None:
@@ -132,26 +133,66 @@ def test_no_value_where_nothing_moves() -> None:
 
 @pytest.mark.parametrize("cuts", [[1, 2, 3, 4, 5, 6], [0, 4, 4, 7], [3, 5]])
 def test_split_into_calls_does_not_matter(cuts: list[int]) -> None:
-    """Nor does it to look at the value in between, which counts the frames so far."""
+    """The caller may reuse the memory of its frames; the value in between counts the frames so far."""
     reference, other = moving()[:, :24, :24], mean_of(moving(), -1, 0, 0, 1)[:, :24, :24]
     blended, difference = GhostingRate(), TemporalMae()
-    edges = [0, *cuts, FRAMES]
-    for first, last in pairwise(edges):
-        blended.update(reference[first:last], other[first:last])
-        difference.update(reference[first:last], other[first:last])
+    buffers = torch.empty_like(reference), torch.empty_like(other)
+    for first, last in pairwise([0, *cuts, FRAMES]):
+        parts = [
+            buffer[: last - first].copy_(video[first:last])
+            for buffer, video in zip(buffers, (reference, other), strict=True)
+        ]
+        blended.update(*parts)
+        difference.update(*parts)
         if last > 1:
             assert blended.compute() == share(reference[:last], other[:last])
     assert difference.compute() == error(reference, other)
 
 
-def test_frames_of_the_caller_may_change_afterwards() -> None:
-    reference, other = moving(), mean_of(moving(), -1, 1)
-    blended, difference = GhostingRate(), TemporalMae()
-    first, second = torch.empty_like(reference[:1]), torch.empty_like(reference[:1])
-    for original, frame in zip(reference, other, strict=True):
-        first.copy_(original[None])
-        second.copy_(frame[None])
-        blended.update(first, second)
-        difference.update(first, second)
-    assert blended.compute() == share(reference, other)
-    assert difference.compute() == error(reference, other)
+def real_clip() -> Tensor:
+    with VideoReader(CLIP) as reader:
+        return torch.stack([resize_center_crop(frame.image, Size(96, 168)) for frame in islice(reader, MANY)])
+
+
+def shuffled(frames: Tensor) -> Tensor:
+    return frames[torch.randperm(len(frames), generator=torch.Generator().manual_seed(4))]
+
+
+def frozen_in_chunks(frames: Tensor) -> Tensor:
+    """Each frame is the mean of its chunk: the reconstruction of a decoder without any motion."""
+    means = [chunk.float().mean(0, keepdim=True).round().byte() for chunk in frames.split(CHUNK)]
+    return torch.cat(means).repeat_interleave(CHUNK, dim=0)
+
+
+DAMAGE = {
+    "none": lambda frames: frames,
+    "blurred": lambda frames: blurred(frames, 1.0),
+    "ghosted": lambda frames: mean_of(frames, -1, 0, 1),
+    "blurred ghost": lambda frames: blurred(mean_of(frames, -1, 0, 1), 1.0),
+    "reversed": lambda frames: frames.flip(0),
+    "shuffled": shuffled,
+    "reversed in chunks": lambda frames: torch.cat([chunk.flip(0) for chunk in frames.split(CHUNK)]),
+    "frozen in chunks": frozen_in_chunks,
+}
+
+
+@pytest.mark.parametrize("clip", ["real", "blobs"])
+def test_metrics_order_damage_as_they_should(clip: str) -> None:
+    reference = real_clip() if clip == "real" else moving(MANY, height=48, width=56)
+    copies = {name: damage(reference) for name, damage in DAMAGE.items()}
+    errors = [error(reference, copies[n]) for n in ("none", "blurred", "ghosted", "reversed", "shuffled")]
+    assert errors[0] == 0 and errors == sorted(set(errors)), "strictly growing"
+    few = reference[:10]  # the ghosting rate is slow
+    rates = {name: share(few, damage(few)) for name, damage in DAMAGE.items()}
+    assert rates["none"] == 0
+    assert all(rates[name] < 0.05 for name in ("blurred", "reversed", "shuffled", "reversed in chunks"))
+    assert all(rates[name] > 0.85 for name in ("ghosted", "blurred ghost"))
+    assert 0.05 < rates["frozen in chunks"] < 0.5, "the means of 5 frames are ghosts in their middle only"
+    ratios = {}
+    for name, other in copies.items():
+        seams = SeamRatio(CHUNK)
+        seams.update(reference, other)
+        ratios[name] = seams.compute() or 0.0
+    whole = [ratios[name] for name in ("blurred", "ghosted", "reversed", "shuffled")]
+    assert ratios["none"] == 1 and all(0.7 < ratio < 1.4 for ratio in whole)
+    assert ratios["frozen in chunks"] > 20 * max(whole), "damage by chunk is a seam"

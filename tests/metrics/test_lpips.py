@@ -20,19 +20,18 @@ FRAMES = 5
 def features_of_torchvision(name: str) -> nn.Sequential:
     """`features` of torchvision's AlexNet or VGG-16, written out, with random weights."""
     if name == "alexnet":
+        pooled = (0, 1, 4)
         convolutions = [nn.Conv2d(3, 64, 11, 4, 2), nn.Conv2d(64, 192, 5, 1, 2), nn.Conv2d(192, 384, 3, 1, 1)]
         convolutions += [nn.Conv2d(384, 256, 3, 1, 1), nn.Conv2d(256, 256, 3, 1, 1)]
-        layers: list[nn.Module] = []
-        for index, convolution in enumerate(convolutions):
-            layers += [convolution, nn.ReLU()] + ([nn.MaxPool2d(3, 2)] if index in (0, 1, 4) else [])
-        return nn.Sequential(*layers)
-    layers, channels = [], 3
-    for step in (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"):
-        if isinstance(step, int):
-            layers += [nn.Conv2d(channels, step, 3, padding=1), nn.ReLU()]
-            channels = step
-        else:
-            layers.append(nn.MaxPool2d(2, 2))
+        pool = nn.MaxPool2d(3, 2)
+    else:
+        pooled = (1, 3, 6, 9, 12)
+        channels = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+        convolutions = [nn.Conv2d(*pair, 3, padding=1) for pair in pairwise(channels)]
+        pool = nn.MaxPool2d(2, 2)
+    layers: list[nn.Module] = []
+    for index, convolution in enumerate(convolutions):
+        layers += [convolution, nn.ReLU(), *([pool] if index in pooled else [])]
     return nn.Sequential(*layers)
 
 
@@ -113,17 +112,12 @@ def test_images_too_small_are_an_error(lpips: Lpips) -> None:
         lpips.layers(torch.zeros(1, 3, 40, min_side - 1))
 
 
-@pytest.mark.parametrize(
-    ("net", "file"), [("alex", "alexnet-owt-7be5be79.pth"), ("vgg", "vgg16-397923af.pth")]
-)
-def test_missing_file_names_the_download(net: Net, file: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"none.pth .*; download .*{file}"):
-        Lpips.from_file(tmp_path / "none.pth", net)
-
-
 def test_a_file_needs_the_right_sum(tmp_path: Path) -> None:
     """By default that of torchvision's; a prefix of 8 digits is enough, a shorter one is none."""
     path = tmp_path / "weights.pth"
+    for net in NETS:
+        with pytest.raises(ValueError, match=f"weights.pth .*; download .*{BACKBONES[net].file}"):
+            Lpips.from_file(path, net)
     digest = store(path, features_of_torchvision("alexnet"))
     for right in (digest, digest[:8], digest[:20].upper()):
         assert Lpips.from_file(path, "alex", right).net == "alex"
@@ -154,11 +148,14 @@ def noise(seed: int) -> Tensor:
 
 def test_mean_over_frames_of_pictures_between_minus_one_and_one(alex: Lpips) -> None:
     reference, other = noise(1), noise(2)
-    metric = LpipsMean(alex)
+    metric, same = LpipsMean(alex), LpipsMean(alex)
+    with pytest.raises(ValueError, match="at least one"):
+        metric.compute()
     metric.update(reference, other)
+    same.update(reference, reference)
     images = [frames.permute(0, 3, 1, 2).float() / 255 * 2 - 1 for frames in (other, reference)]
     assert metric.compute() == pytest.approx(alex(*images).mean().item(), rel=1e-5)
-    assert metric.frames == FRAMES
+    assert metric.frames == FRAMES and same.compute() == 0
 
 
 def test_split_into_calls_and_batches_does_not_matter(alex: Lpips, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +170,3 @@ def test_split_into_calls_and_batches_does_not_matter(alex: Lpips, monkeypatch: 
     handle.remove()
     assert parts.compute() == pytest.approx(whole.compute(), rel=1e-5)
     assert seen == [2, 1, 2], "memory is bounded by the number of pixels"
-
-
-def test_identical_videos_have_no_distance_and_no_frame_is_an_error(alex: Lpips) -> None:
-    metric = LpipsMean(alex)
-    with pytest.raises(ValueError, match="at least one"):
-        metric.compute()
-    metric.update(noise(1), noise(1))
-    assert metric.compute() == 0.0

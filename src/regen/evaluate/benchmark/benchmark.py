@@ -143,7 +143,10 @@ def _run_worker(benchmark: Benchmark, jobs: Sequence[Job], device: torch.device,
 
 
 def prepare(
-    benchmark: Benchmark, device: torch.device, on_job: OnJob, on_warning: OnWarning
+    benchmark: Benchmark,
+    device: torch.device,
+    on_job: OnJob = lambda done, total, description: None,
+    on_warning: OnWarning = lambda text: None,
 ) -> tuple[Job, ...]:
     """Freeze the list of clips and the settings, or check them; return all jobs in order.
 
