@@ -32,8 +32,8 @@ LINE = 34  # pixels below a picture, for two lines of words
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was found of a clip: its first frame, the shares of the regions of its first chunk, and means."""
+class ClipMotion:
+    """Motion of a clip: its first frame, the shares of the regions of its first chunk, and means."""
 
     name: str
     frame: UInt8[Tensor, "h w 3"]
@@ -60,10 +60,10 @@ def main(
     Example: python benchmarks/motion.py --data EVAL --picture motion.png --crops TRAIN
 
     Args:
-        data: Clips to look at.
+        data: Clips to measure.
         model: A One-DVA model; its rule for lengths is used, nothing is encoded.
         size: N (N x N) or HEIGHTxWIDTH, in pixels.
-        chunks: The first chunks of each clip that are looked at.
+        chunks: The first chunks of each clip that are measured.
         picture: Where to draw.
         crops: Training videos of whose crops quantiles are wanted.
         side: Pixels along those crops; by default those of a region of the model.
@@ -74,7 +74,7 @@ def main(
     embedder = load(model, CPU, torch.float32)
     if not isinstance(embedder, HybridAutoencoder):
         raise ValueError(f"{model} has latents of one length; give a One-DVA model.")
-    found = [look(embedder, file, size, chunks) for file in find_media(data)]
+    found = [measure(embedder, file, size, chunks) for file in find_media(data)]
     found.sort(key=lambda one: one.motion)
     if picture is not None:
         draw(found).save(picture, format="PNG")
@@ -93,7 +93,7 @@ def main(
     finish("Motion and lengths", ["clip", "motion", "share", "values/s"], rows, result, CPU)
 
 
-def look(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> Look:
+def measure(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> ClipMotion:
     """The first chunks of a clip, as a session would cut them."""
     shares, moved, kept, most, seconds = [], [], 0, 0, 0.0
     with VideoReader(file) as reader:
@@ -117,7 +117,7 @@ def look(model: HybridAutoencoder, file: Path, size: str, chunks: int) -> Look:
         ((top * side, bottom * side), (left * side, right * side))
         for (top, bottom), (left, right) in tiling.boxes
     ]
-    return Look(
+    return ClipMotion(
         file.stem, frames[0], places, shares[0].tolist(), sum(moved) / len(moved), kept / most,
         (kept + most) * model.latent_channels / seconds,
     )  # fmt: skip
@@ -134,7 +134,7 @@ def quantiles(model: HybridAutoencoder, folder: Path, side: int | None, samples:
     return {f"{mark:.0%}": float(values.quantile(mark)) for mark in marks}
 
 
-def draw(found: list[Look]) -> Image.Image:
+def draw(found: list[ClipMotion]) -> Image.Image:
     """Frames in rows, with the share of each region written into it; brighter borders for larger shares."""
     height, width = found[0].frame.shape[:2]
     rows = -(-len(found) // ROW)

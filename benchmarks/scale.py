@@ -148,18 +148,18 @@ def memory(model: Model, recipe: Recipe, shares: dict[Work, float], setting: Set
     """Parameters, and GB of a GPU: its state, the peak of a pass over one part of a batch, and both."""
     parameters, other = parameters_of(model), discriminator_parameters(recipe)
     own = FP32 * (2 + MOMENTS) * other  # the discriminator's gradient, too; it is whole in every process
-    state = {way: size + own for way, size in state_bytes(model, setting.gpus).items()}
+    state = {variant: size + own for variant, size in state_bytes(model, setting.gpus).items()}
     passes: dict[str, float] = {
-        f"{way}-{kind}": max(
+        f"{variant}-{kind}": max(
             pass_bytes(recipe.model, work.part(setting.parts), kind == "checkpointed", dtype)
             for work in shares
         )
-        for way, dtype in (("ddp", torch.float32), ("fsdp", torch.bfloat16))
+        for variant, dtype in (("ddp", torch.float32), ("fsdp", torch.bfloat16))
         for kind in KINDS
     }
     both = {
-        f"{way}-{kind}": size + passes[f"{way.partition('-')[0]}-{kind}"]
-        for way, size in state.items()
+        f"{variant}-{kind}": size + passes[f"{variant.partition('-')[0]}-{kind}"]
+        for variant, size in state.items()
         for kind in KINDS
     }
     everything = {"state_gb": state, "pass_gb": passes, "needed_gb": both}
@@ -168,7 +168,7 @@ def memory(model: Model, recipe: Recipe, shares: dict[Work, float], setting: Set
         "decoder_parameters": parameters - parameters_of(model.encoder),
         "discriminator_parameters": other,
         "checkpoint_gb": FP32 * ((2 + MOMENTS) * parameters + (1 + MOMENTS) * other) / 1e9,
-        **{name: {way: size / 1e9 for way, size in part.items()} for name, part in everything.items()},
+        **{name: {key: size / 1e9 for key, size in part.items()} for name, part in everything.items()},
     }
 
 
@@ -230,17 +230,17 @@ def show_updates(results: dict[str, Figures], setting: Setting) -> None:
 
 def show_memory(results: dict[str, Figures], setting: Setting) -> None:
     """What lies on each GPU, with the GPUs that have room for it."""
-    ways = ["ddp", *(f"fsdp-{count}" for count in setting.gpus)]
+    variants = ["ddp", *(f"fsdp-{count}" for count in setting.gpus)]
     rows = []
     for name, one in results.items():
         for kind in KINDS:
             row = [name, kind, f"{one['pass_gb'][f'fsdp-{kind}']:.1f}"]
-            row += [f"{one['state_gb'][way]:.1f}" for way in ways]
-            row += [room(one["needed_gb"][f"{way}-{kind}"]) for way in ways]
+            row += [f"{one['state_gb'][variant]:.1f}" for variant in variants]
+            row += [room(one["needed_gb"][f"{variant}-{kind}"]) for variant in variants]
             rows.append([*row, f"{one['checkpoint_gb']:.1f}"])
     show_table(
         "GB on a GPU: activations of a pass, state, and both (with the smallest memory that they fit into)",
-        ["recipe", "activations", "a pass", *ways, *(f"all: {way}" for way in ways), "checkpoint"],
+        ["recipe", "activations", "a pass", *variants, *(f"all: {one}" for one in variants), "checkpoint"],
         rows,
     )
 

@@ -1,6 +1,6 @@
 """How visible the seams between chunks are, with and without latent extension, and what that costs.
 
-Per number of denoising steps and per way to treat seams: the seam ratio (regen.metrics.seams; 1 is
+Per number of denoising steps and treatment of seams: the seam ratio (regen.metrics.seams; 1 is
 seamless), PSNR and SSIM by the protocol of regen.metrics.psnr_ssim, and the seconds of decoding per frame.
 Each is the mean over clips. All decode the same latents from the same seed. A clip is in memory as a whole.
 """
@@ -36,7 +36,7 @@ from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to decode."""
+    """Options of the decoder."""
 
     steps: int
     seams: Seams
@@ -94,7 +94,7 @@ def main(
     tune_malloc()
     area, target, files = parse_size(size), pick_device(device), clips_below(data, max_frames, picture)
     variants = [Variant(*pair) for pair in product(steps, seams)]
-    options = {way: DecodeOptions(steps=way.steps, seed=seed, seams=way.seams) for way in variants}
+    options = {one: DecodeOptions(steps=one.steps, seed=seed, seams=one.seams) for one in variants}
     precision = pick_dtype(dtype, target)
     embedder = load(model, target, precision)
     warm_up(embedder, area)
@@ -168,7 +168,7 @@ def measure_clip(
     options: Mapping[Variant, DecodeOptions],
     folder: Path | None,
 ) -> Iterator[tuple[Variant, ClipSeams]]:
-    """Encode a clip once, decode it in every way, and at last write its picture into `folder`."""
+    """Encode a clip once, decode it in every variant, and at last write its picture into `folder`."""
     latents, size = encode(model, frames), Size(*frames.shape[1:3])
     chunk_frames = model.chunk_frames
     original = SliceCollector()

@@ -1,7 +1,7 @@
 """What denoising steps and solvers change in reconstructions: PSNR, SSIM, sharpness, and what they cost.
 
-The protocol stands in regen.metrics.psnr_ssim. All ways decode the same latents from the same seed, and each
-chunk apart (--seams none) by default, so that nothing but the steps differs. Heun's last step is
+The protocol stands in regen.metrics.psnr_ssim. All variants decode the same latents from the same seed, and
+each chunk apart (--seams none) by default, so that nothing but the steps differs. Heun's last step is
 Euler's, so with one step both are the same. Seconds are those of decoding.
 """
 
@@ -64,10 +64,10 @@ def main(
     tune_malloc()
     check_plot(plot)
     area, target, files = parse_size(size), pick_device(device), find_clips(data, max_frames)
-    ways = [DecodeOptions(number, seed, solver, seams) for solver, number in product(solvers, steps)]
+    variants = [DecodeOptions(number, seed, solver, seams) for solver, number in product(solvers, steps)]
     precision = pick_dtype(dtype, target)
     embedder = load(model, target, precision)
-    results = measure(embedder, files, area, ways, max_frames)
+    results = measure(embedder, files, area, variants, max_frames)
     title = f"{model} at {area}, {dtype_name(precision)}, mean over {len(files)} clip{'s' * (len(files) > 1)}"
     if plot is not None:
         draw(plot, results, title)
@@ -82,19 +82,19 @@ def main(
 
 
 def measure(
-    model: Embedder, files: list[Path], area: Size, ways: list[DecodeOptions], max_frames: int | None
+    model: Embedder, files: list[Path], area: Size, variants: list[DecodeOptions], max_frames: int | None
 ) -> list[dict[str, Any]]:
-    """One entry per way to decode, in their order."""
+    """One entry per variant of decoding, in their order."""
     results = []
     warm_up(model, area)
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("decode", total=len(ways) * len(files))
-        for way in ways:
+        task = progress.add_task("decode", total=len(variants) * len(files))
+        for variant in variants:
             clips: list[ClipResult] = []
-            for result in evaluate_files(model, files, area, way, max_frames):
+            for result in evaluate_files(model, files, area, variant, max_frames):
                 clips.append(result)
                 progress.advance(task)
-            results.append(summary(way, clips))
+            results.append(summary(variant, clips))
     return results
 
 
@@ -104,12 +104,12 @@ def warm_up(model: Embedder, size: Size) -> None:
     evaluate_clip(model, frames, "warm-up")
 
 
-def summary(way: DecodeOptions, clips: list[ClipResult]) -> dict[str, Any]:
-    """Means and clips of one way to decode."""
+def summary(variant: DecodeOptions, clips: list[ClipResult]) -> dict[str, Any]:
+    """Means and clips of one variant."""
     seconds = sum(clip.decode_seconds for clip in clips) / sum(clip.frames for clip in clips)
     return {
-        "solver": way.solver,
-        "steps": way.steps,
+        "solver": variant.solver,
+        "steps": variant.steps,
         **mean_result(clips),
         "seconds_per_frame": seconds,
         "clips": [asdict(clip) for clip in clips],
@@ -117,7 +117,7 @@ def summary(way: DecodeOptions, clips: list[ClipResult]) -> dict[str, Any]:
 
 
 def table_row(result: dict[str, Any]) -> list[str]:
-    """One way to decode, for people."""
+    """One variant, for people."""
     return [
         result["solver"],
         str(result["steps"]),

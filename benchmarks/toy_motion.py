@@ -2,7 +2,7 @@
 
 A tiny REGEN is trained on it from nothing, with as much inter- and extrapolation as reconstruction. Then it
 decodes what was never encoded: frames between, against the average of their neighbours; frames before
-and after the chunk, against repeating the nearest one; and the next chunk, joined in every way.
+and after the chunk, against repeating the nearest one; and the next chunk, joined in each variant.
 """
 
 import time
@@ -155,19 +155,19 @@ def beyond(model: AutoencoderRegen, count: int) -> dict[str, float]:
 
 
 def seams(model: AutoencoderRegen, count: int, decode_steps: tuple[int, ...]) -> dict[str, float]:
-    """Seam ratio (and PSNR) of two chunks, for every way to join them."""
-    ways: tuple[Seams, ...] = ("none", "extend", "match")
+    """Seam ratio (and PSNR) of two chunks, for every variant of joining."""
+    variants: tuple[Seams, ...] = ("none", "extend", "match")
     result = {}
-    for steps, way in product(decode_steps, ways):
-        codec = codec_of(model, DecodeOptions(steps=steps, seams=way))
+    for steps, variant in product(decode_steps, variants):
+        codec = codec_of(model, DecodeOptions(steps=steps, seams=variant))
         ratios, psnr = [], Psnr()
         for film in films(count, 2 * RATIO + 2):
             again, ratio = codec(film, SOURCE_FRAMES), SeamRatio(RATIO + 1)
             ratio.update(film, again)
             psnr.update(film, again)
             ratios.append(ratio.compute() or 0.0)
-        result[f"seams, {steps} steps, {way}: ratio"] = fmean(ratios)
-        result[f"seams, {steps} steps, {way}: PSNR"] = psnr.compute()
+        result[f"seams, {steps} steps, {variant}: ratio"] = fmean(ratios)
+        result[f"seams, {steps} steps, {variant}: PSNR"] = psnr.compute()
     return result
 
 

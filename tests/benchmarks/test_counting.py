@@ -23,13 +23,11 @@ from regen.runtime import one_thread
 TOY = RECIPES["toy"]
 
 
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "DRAWS", 100)
-
-
 @pytest.mark.parametrize(("ratio", "clips"), [(4, 6), (8, 4), (16, 3), (32, 1)])
-def test_a_gpus_part_of_a_batch_is_the_papers(ratio: int, clips: int) -> None:
+def test_a_gpus_part_of_a_batch_is_the_papers(
+    ratio: int, clips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "DRAWS", 100)
     shares = scale.drawn(RECIPES[f"regen-{ratio}x"], ratio)
     parts = [work.part(32) for work in shares]
     assert {part.samples for part in parts if part.inputs > 1} == {clips}
@@ -77,12 +75,9 @@ def test_wrong_options_of_scale_are_errors(options: dict, message: str) -> None:
         scale.main(**options)
 
 
-def test_a_chunk_has_two_latent_frames_at_every_ratio() -> None:
+def test_operations_of_a_generator_are_those_of_its_network() -> None:
     cases = [[generation_cost.Case(Size(192, 320), n, k) for k in generation_cost.RATIOS] for n in (33, 132)]
     assert [[case.shape[1] for case in row] for row in cases] == [[14, 8, 4, 2], [54, 30, 16, 8]]
-
-
-def test_operations_of_a_generator_are_those_of_its_network() -> None:
     case = generation_cost.Case(Size(64, 96), 33, 16)
     figures = generation_cost.counted(GENERATORS["toy-c2v"], case)
     model = generation_cost.generator_of(GENERATORS["toy-c2v"])
@@ -91,13 +86,10 @@ def test_operations_of_a_generator_are_those_of_its_network() -> None:
     assert figures["gflop_attention"] == pytest.approx(4 * tokens**2 * width * depth / 1e9)
 
 
-def test_comparisons_name_recipes_and_models_that_exist() -> None:
+def test_comparisons_name_what_exists_and_scale_its_schedule_with_the_updates() -> None:
     chosen = comparisons.COMPARISONS.values()
     assert {name for one in chosen for names in one.recipes.values() for name in names} <= RECIPES.keys()
     assert {name for one in chosen for name in one.present} <= {model.name for model in available()}
-
-
-def test_a_comparison_scales_warmup_and_discriminator_with_the_updates() -> None:
     usual = RECIPES["magvit2-small-4x-cpu"]
     steps, warmup = 10 * usual.loop.steps, 10 * usual.optimizer.warmup_steps
     start = 10 * usual.losses.adversarial.start

@@ -32,12 +32,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "embedder": one_dva, "weights_hash": weights_hash(one_dva), "encoder_hash": encoder_hash(one_dva),
     }  # fmt: skip
     awake("hybrid class", latent_spec=spec).save_pretrained(folder / "generator")
-    return {
-        "data": (folder / "videos",),
-        "regen": str(folder / "regen"),
-        "one_dva": one_dva,
-        "generator": str(folder / "generator"),
-    }
+    models = {"regen": str(folder / "regen"), "generator": str(folder / "generator"), "one_dva": one_dva}
+    return {"data": (folder / "videos",), **models}
 
 
 def run(name: str, capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
@@ -50,64 +46,50 @@ def run(name: str, capsys: pytest.CaptureFixture[str], **options: Any) -> dict[s
     return result
 
 
-SEVERAL = ("grid", "quality", "resolution")  # take several models
-OF_A_MODEL: dict[str, dict[str, Any]] = {
-    "extrapolation": {"reach": 1, "size": "32"},
-    "grid": {"size": ("32",), "frames": 2},
-    "interpolation": {"factors": (2,), "size": "32"},
-    "quality": {"size": "32", "max_frames": 5},
-    "resolution": {"size": ("32",), "window": ("none", "2"), "max_frames": 5},
-    "seams": {"steps": (1,), "size": "32", "max_frames": 10},
-    "steps": {"steps": (1, 2), "size": "32", "max_frames": 5},
+OF_MODELS: dict[str, dict[str, Any]] = {  # of "model" or several "models"
+    "extrapolation": {"model": "regen", "reach": 1, "size": "32"},
+    "grid": {"models": "regen", "size": ("32",), "frames": 2},
+    "interpolation": {"model": "regen", "factors": (2,), "size": "32"},
+    "motion": {"model": "one_dva", "size": "32", "chunks": 1, "samples": 10},
+    "quality": {"models": "regen", "size": "32", "max_frames": 5},
+    "resolution": {"models": "regen", "size": ("32",), "window": ("none", "2"), "max_frames": 5},
+    "seams": {"model": "regen", "steps": (1,), "size": "32", "max_frames": 10},
+    "steps": {"model": "regen", "steps": (1, 2), "size": "32", "max_frames": 5},
 }
-
-
-@pytest.mark.parametrize("name", OF_A_MODEL)
-def test_measures_a_model(name: str, places: dict[str, Any], capsys: Any) -> None:
-    model = (places["regen"],) if name in SEVERAL else places["regen"]
-    run(name, capsys, data=places["data"], model=model, threads=1, **OF_A_MODEL[name])
-
-
 OF_RECIPES: dict[str, dict[str, Any]] = {
     "decoder_cost": {"ratio": (4,), "size": "64", "threads": 1},
     "generation_cost": {
         "recipe": "toy-c2v", "ratio": (32,), "frames": (33,), "size": ("32x32",), "repeats": 1, "threads": 1,
     },
+    "loader": {"size": (32, 32), "batch": 2, "batches": 8, "workers": 1, "repeats": 1},
+    "memory": {"model": "regen", "lengths": (5, 10), "size": (32, 32)},
     "peers": {"preset": ("toy",), "size": "32", "count": True, "threads": 1},
     "scale": {"recipe": ("toy-magvit2",), "gpus": (1, 4), "parts": 2, "mfu": 0.5},
+    "shard_scale": {"samples": 1200, "batches": 130, "workers": (0, 1)},
+    "speed": {"models": "regen", "size": "32", "repeats": 1, "threads": 1},
     "toy_motion": {"steps": 1, "clips": 1, "eval_clips": 1, "decode_steps": (1,), "threads": 1},
     "train_speed": {"recipe": "toy", "steps": 1, "threads": 1},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OF_RECIPES)
-def test_measures_recipes(name: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [*OF_MODELS, *OF_RECIPES])
+def test_measures(name: str, places: dict[str, Any], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scale.DRAWS", 5)
-    run(name, capsys, **OF_RECIPES[name])
-
-
-IN_PROCESSES: dict[str, dict[str, Any]] = {
-    "loader": {"size": (32, 32), "batch": 2, "batches": 8, "workers": 1, "repeats": 1},
-    "memory": {"lengths": (5, 10), "size": (32, 32)},
-    "shard_scale": {"samples": 1200, "batches": 130, "workers": (0, 1)},
-    "speed": {"size": "32", "repeats": 1},
-}
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", IN_PROCESSES)
-def test_measures_in_other_processes(name: str, places: dict[str, Any], capsys: Any) -> None:
-    models = {"memory": {"model": places["regen"]}, "speed": {"model": (places["regen"],), "threads": 1}}
-    run(name, capsys, **IN_PROCESSES[name], **models.get(name, {}))
+    options = (
+        dict(OF_RECIPES[name])
+        if name in OF_RECIPES
+        else OF_MODELS[name] | {"data": places["data"], "threads": 1}
+    )
+    if "model" in options:
+        options["model"] = places[options["model"]]
+    if "models" in options:
+        options["model"] = (places[options.pop("models")],)
+    run(name, capsys, **options)
 
 
 def test_fits_a_linear_embedder(places: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     run("fit_linear", capsys, data=places["data"], out=tmp_path, channels=2, short_side=32)
     assert (tmp_path / "config.json").is_file() and "2 clips" in (tmp_path / "README.md").read_text()
-
-
-def test_shows_motion(places: dict[str, Any], capsys: Any) -> None:
-    run("motion", capsys, data=places["data"], model=places["one_dva"], size="32", chunks=1, samples=10)
 
 
 def test_decodes_predicted_latents(places: dict[str, Any], capsys: Any) -> None:
@@ -122,19 +104,14 @@ def test_writes_videos(name: str, frames: int, tmp_path: Path, capsys: Any) -> N
     assert len(list(tmp_path.glob("*.mp4"))) == 1
 
 
-def succeed(*arguments: str) -> None:
-    assert cli.main(arguments) == 0
-
-
-@pytest.mark.integration
 def test_a_comparison_trains_measures_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second call finds everything done and changes nothing."""
     comparisons = importlib.import_module("comparisons")
     write_dataset(tmp_path / "clips", videos=3, frames=12, height=32, width=40, seed=0)
     smaller = replace(comparisons.COMPARISONS["channels"], sizes=("32",))
     monkeypatch.setitem(comparisons.COMPARISONS, "channels", smaller)
-    monkeypatch.setattr(comparisons, "regen", succeed)
-    clips, results = tmp_path / "clips", tmp_path / "report-channels" / "results"
+    monkeypatch.setattr(comparisons, "regen", lambda *arguments: codes.append(cli.main(arguments)))
+    clips, results, codes = tmp_path / "clips", tmp_path / "report-channels" / "results", []
 
     def compare() -> dict[Path, int]:
         comparisons.main("channels", (clips,), clips, tmp_path, updates=1, max_frames=5)
@@ -143,4 +120,4 @@ def test_a_comparison_trains_measures_and_continues(tmp_path: Path, monkeypatch:
     made = compare()
     summary = json.loads((tmp_path / "report-channels" / "summary.json").read_text())
     assert [row["model"] for row in summary] == ["toy", "toy-16ch"]
-    assert compare() == made and len(made) >= 6
+    assert compare() == made and len(made) >= 6 and not any(codes)

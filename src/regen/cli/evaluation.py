@@ -10,9 +10,9 @@ from regen.cli.options import Device, Json, SizeText, Threads
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
-    from regen.evaluate.benchmark.measure import MetricConfig
     from regen.metrics.features import ExtractorSpec
 
+Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Optional = arg(help_behavior_hint="")
 
 
@@ -63,7 +63,7 @@ class BenchmarkOptions:
     """Chunks to decode together where seams allow it; faster on a GPU for small frames."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here, with several processes all GPUs."""
-    dtype: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    dtype: Name = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
 
 
@@ -105,11 +105,15 @@ def evaluate(
         json: Print the summary as one JSON list on the last line.
     """
     from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
+    from regen.evaluate.benchmark.measure import MetricConfig
     from regen.evaluate.benchmark.report import show_summary
     from regen.evaluate.benchmark.systems import SystemSpec
     from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
+    extractors = extractor_specs(metrics)
+    if len(extractors) > 1:
+        raise ValueError(f"evaluate takes one --fvd-frames, got {metrics.fvd_frames}.")
     device = pick_device(options.device)
     finished = [SystemSpec(*_named_folder(text)) for text in reconstructions]
     benchmark = Benchmark(
@@ -123,20 +127,11 @@ def evaluate(
         seams=options.seams,
         batch=options.batch,
         max_frames=options.max_frames,
-        metrics=_metric_config(metrics),
+        metrics=MetricConfig(metrics.lpips_net, metrics.lpips_weights, metrics.lpips_sha256, *extractors),
     )
     with clean_exit(report), progress_bar("evaluate") as on_job:
         summary = run_benchmark(benchmark, device, options.processes, on_job, warn)
     show_summary(summary, report, json)
-
-
-def _metric_config(options: MetricOptions) -> "MetricConfig":
-    from regen.evaluate.benchmark.measure import MetricConfig
-
-    extractors = extractor_specs(options)
-    if len(extractors) > 1:
-        raise ValueError(f"evaluate takes one --fvd-frames, got {options.fvd_frames}.")
-    return MetricConfig(options.lpips_net, options.lpips_weights, options.lpips_sha256, *extractors)
 
 
 def _named_folder(text: str) -> tuple[str, Path]:
@@ -197,15 +192,15 @@ class SamplingOptions:
     """The noise of each video follows from this and its index."""
     batch: int = 8
     """Videos that are sampled together; results do not depend on it."""
-    embedder: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    embedder: Name = None
     """The embedder of the generator's latents, if it is not where it was in the training."""
-    text_encoder: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    text_encoder: Name = None
     """The text encoder, if it is not where it was in the training."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
     threads: Threads = None
     """CPU threads; by default one for each core."""
-    dtype: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    dtype: Name = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from tiny_benchmark import CPU, SIZE, make_benchmark, make_clips, make_models, results, run, timeless
 from tiny_media import make_video, tiny_regen
 
-from regen.evaluate.benchmark.benchmark import Benchmark, Job, prepare, run_jobs
+from regen.evaluate.benchmark.benchmark import Benchmark, prepare, run_jobs
 from regen.evaluate.benchmark.clip_list import read_clips
 from regen.evaluate.benchmark.measure import FittedClip, MetricConfig, ReportFolder
 from regen.evaluate.benchmark.systems import SystemSpec
@@ -42,19 +42,13 @@ def finished(data: Path, models: tuple[str, str], tmp_path_factory: pytest.TempP
     return report
 
 
-def copied(report: Path, to: Path) -> Path:
-    shutil.copytree(report, to / "report")
-    return to / "report"
-
-
 def test_one_row_for_each_clip_and_setting(finished: Path, models: tuple[str, str]) -> None:
     summary, rows = timeless(finished)
     tiny, linear = models
-    ways = [(linear, 1), (tiny, 1), (tiny, 2)]  # steps make no difference to the linear one
-    assert [(row["model"], row["steps"]) for row in summary] == ways
-    assert [(row["model"], row["steps"], row["clip"]) for row in rows] == [
-        (*w, c) for w in ways for c in CLIPS
-    ]
+    variants = [(linear, 1), (tiny, 1), (tiny, 2)]  # steps make no difference to the linear one
+    assert [(row["model"], row["steps"]) for row in summary] == variants
+    expected = [(*variant, clip) for variant in variants for clip in CLIPS]
+    assert [(row["model"], row["steps"], row["clip"]) for row in rows] == expected
     for row in summary:
         own = [each for each in rows if (each["model"], each["steps"]) == (row["model"], row["steps"])]
         for name in ("psnr", "psnr_pooled", "ssim", "sharpness", "temporal_mae"):
@@ -68,31 +62,23 @@ def test_one_row_for_each_clip_and_setting(finished: Path, models: tuple[str, st
 
 
 def test_metrics_equal_those_of_a_single_clip(finished: Path, data: Path, models: tuple[str, str]) -> None:
-    _, rows = timeless(finished)
-    row = next(row for row in rows if (row["model"], row["steps"], row["clip"]) == (models[0], 2, "a.mp4"))
-    (clip,) = (clip for clip in read_clips(data, None).clips if clip.name == "a.mp4")
-    job = next(job for job in jobs_of(data, models, finished) if job.key.endswith("tiny/24x32-2/a"))
-    options = make_benchmark(models, data, finished).decode_options(job)
+    row = next(row for row in timeless(finished)[1] if (row["model"], row["steps"]) == (models[0], 2))
+    assert row["clip"] == "a.mp4"
+    benchmark = make_benchmark(models, data, finished)
+    job = next(job for job in prepare(benchmark, CPU) if job.key.endswith("tiny/24x32-2/a"))
+    options = benchmark.decode_options(job)
     assert options.seed == row["seed"]
     with one_thread(), VideoReader(data / "a.mp4") as reader:
-        frames = FittedClip(data / "a.mp4", clip, SIZE, None).frames(reader)
+        frames = FittedClip(data / "a.mp4", job.clip, SIZE, None).frames(reader)
         alone = evaluate_clip(load(models[0], CPU, torch.float32), frames, "a", options)
     for name in ("psnr", "ssim", "seam_ratio", "sharpness", "temporal_mae", "frames"):
         assert getattr(alone, name) == row[name], name
 
 
-def jobs_of(data: Path, models: tuple[str, str], report: Path) -> Sequence[Job]:
-    return prepare(make_benchmark(models, data, report), CPU, lambda done, total, what: None, None)
-
-
 def test_recorded_files(finished: Path, models: tuple[str, str]) -> None:
     label = models[0].replace("/", "--")
     for folder in (f"videos/{label}/24x32-1", "videos/original/24x32"):
-        assert sorted(path.name for path in (finished / folder).iterdir()) == [
-            "a.mp4",
-            "b.mp4",
-            "more--a.mp4",
-        ]
+        assert {path.name for path in (finished / folder).iterdir()} == {"a.mp4", "b.mp4", "more--a.mp4"}
         with VideoReader(finished / folder / "a.mp4") as reader:
             assert (reader.info.width, reader.info.height, reader.info.frames) == (32, 24, 7)
     assert [clip["name"] for clip in json.loads((finished / "clips.json").read_text())["clips"]] == [*CLIPS]
@@ -101,11 +87,8 @@ def test_recorded_files(finished: Path, models: tuple[str, str]) -> None:
 
 
 def test_odd_sizes_can_be_played(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
-    run(
-        make_benchmark(
-            models[1:], data, tmp_path, sizes=(Size(25, 33), None), max_frames=2, metrics=MetricConfig()
-        )
-    )
+    options = {"sizes": (Size(25, 33), None), "max_frames": 2, "metrics": MetricConfig()}
+    run(make_benchmark(models[1:], data, tmp_path, **options))
     with VideoReader(tmp_path / "videos" / "original" / "25x33" / "a.mp4") as reader:
         assert (reader.info.width, reader.info.height, reader.info.frames) == (34, 26, 2)
     summary, rows = timeless(tmp_path)
@@ -116,13 +99,11 @@ def test_odd_sizes_can_be_played(data: Path, models: tuple[str, str], tmp_path: 
 def test_results_do_not_depend_on_the_batch(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
     for batch in (1, 3):
         run(make_benchmark(models[:1], data, tmp_path / str(batch), steps=(1,), batch=batch, max_frames=6))
-    single, together = (timeless(tmp_path / batch) for batch in ("1", "3"))
-    for one, other in zip([*single[0], *single[1]], [*together[0], *together[1]], strict=True):
+    (_, single), (_, together) = (timeless(tmp_path / batch) for batch in ("1", "3"))
+    for one, other in zip(single, together, strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():  # the last bits of a product depend on how many rows it has
-            assert other[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), (
-                name
-            )
+            assert other[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value)
 
 
 def test_results_do_not_depend_on_order_or_other_clips(
@@ -133,12 +114,8 @@ def test_results_do_not_depend_on_order_or_other_clips(
     (tmp_path / "alone").mkdir()
     shutil.copy(data / "b.mkv", tmp_path / "alone" / "renamed.mkv")
     run(make_benchmark(models, tmp_path / "alone", tmp_path / "report"))
-    for row, known in zip(
-        timeless(tmp_path / "report")[1],
-        (row for row in timeless(finished)[1] if row["clip"] == "b.mkv"),
-        strict=True,
-    ):
-        assert row == known | {"clip": "renamed.mkv"}
+    known = [row | {"clip": "renamed.mkv"} for row in timeless(finished)[1] if row["clip"] == "b.mkv"]
+    assert timeless(tmp_path / "report")[1] == known
 
 
 @pytest.mark.integration
@@ -152,7 +129,7 @@ def test_results_do_not_depend_on_the_number_of_processes(
 def test_only_missing_results_are_computed(
     finished: Path, data: Path, models: tuple[str, str], tmp_path: Path
 ) -> None:
-    report = copied(finished, tmp_path)
+    shutil.copytree(finished, report := tmp_path / "report")
     before = results(report)
     lost = next(name for name in before if name.endswith("tiny/24x32-2/b.json"))
     (report / "results" / lost).unlink()
@@ -185,21 +162,18 @@ def test_other_settings_are_refused(finished: Path, data: Path, models: tuple[st
             run(make_benchmark(models, data, finished, **changes))
 
 
-def test_other_weights_of_the_same_name_are_refused(data: Path, tmp_path: Path) -> None:
+def test_other_weights_or_clips_are_refused(data: Path, tmp_path: Path) -> None:
     tiny, _ = make_models(tmp_path)
-    benchmark = make_benchmark([tiny], data, tmp_path / "report", steps=(1,), max_frames=2)
+    shutil.copytree(data, clips := tmp_path / "clips")
+    benchmark = make_benchmark([tiny], clips, tmp_path / "report", steps=(1,), max_frames=2)
     run(benchmark)
     torch.manual_seed(1)
     tiny_regen().save_pretrained(tiny)
     with pytest.raises(ValueError, match=f"results of another {tiny}"):
         run(benchmark)
-
-
-def test_other_clips_are_refused(finished: Path, data: Path, models: tuple[str, str], tmp_path: Path) -> None:
-    shutil.copytree(data, tmp_path / "clips")
-    make_video(tmp_path / "clips" / "b.mkv", 4)
+    make_video(clips / "b.mkv", 4)
     with pytest.raises(ValueError, match="b.mkv was changed"):
-        run(make_benchmark(models, tmp_path / "clips", finished))
+        run(benchmark)
 
 
 @pytest.fixture
@@ -215,10 +189,8 @@ def write_reconstruction(data: Path, folder: Path, name: str, size: Size, frames
     (clip,) = (clip for clip in read_clips(data, frames).clips if clip.name == name)
     target = folder / Path(name).with_suffix(".mp4")
     target.parent.mkdir(exist_ok=True)
-    with (
-        VideoReader(data / name) as reader,
-        VideoWriter(target, size.width, size.height, Fraction(25)) as writer,
-    ):
+    writer = VideoWriter(target, size.width, size.height, Fraction(25))
+    with VideoReader(data / name) as reader, writer:
         for frame in FittedClip(data / name, clip, size, frames).frames(reader):
             writer.write(frame)
 
@@ -259,7 +231,7 @@ def test_jobs_of_another_process_are_skipped_and_waited_for(
 ) -> None:
     """A locked result is passed over; when its process ends without it, it is made here."""
     benchmark = make_benchmark(models[1:], data, tmp_path, max_frames=2)
-    jobs = prepare(benchmark, CPU, lambda done, total, what: None, None)
+    jobs = prepare(benchmark, CPU)
     folder = ReportFolder(tmp_path)
     claim = folder.claims.claim(jobs[0].key)
     claim.__enter__()
@@ -276,23 +248,20 @@ def test_jobs_of_another_process_are_skipped_and_waited_for(
 
 
 def test_invalid_options(data: Path, models: tuple[str, str], tmp_path: Path) -> None:
-    for changes, words in (
-        ({"systems": ()}, "at least one model"),
-        ({"systems": (SystemSpec(models[0]), SystemSpec(models[0]))}, "unique"),
-        ({"steps": (0,)}, "steps"),
-        ({"max_frames": 0}, "--max-frames"),
-    ):
+    def fails(words: str, make: Callable[[], object]) -> None:
         with pytest.raises(ValueError, match=words):
-            make_benchmark(models, data, tmp_path, **changes)
+            make()
+
+    fails("at least one model", lambda: make_benchmark([], data, tmp_path))
+    fails("unique", lambda: make_benchmark([models[0]] * 2, data, tmp_path))
+    fails("steps", lambda: make_benchmark(models, data, tmp_path, steps=(0,)))
+    fails("--max-frames", lambda: make_benchmark(models, data, tmp_path, max_frames=0))
     for name in ("original", "..", "."):
-        with pytest.raises(ValueError, match="named"):
-            SystemSpec(name)
-    with pytest.raises(ValueError, match="got .*nowhere"):
-        SystemSpec("theirs", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="--lpips-weights"):
-        MetricConfig(lpips="alex")
-    with pytest.raises(ValueError, match="--processes must be at least 1"):
-        run(make_benchmark(models, data, tmp_path), processes=0)
+        fails("named", lambda name=name: SystemSpec(name))
+    fails("got .*nowhere", lambda: SystemSpec("theirs", tmp_path / "nowhere"))
+    for options in ({"lpips": "alex"}, {"lpips_weights": tmp_path}, {"lpips_sha256": "0" * 64}):
+        fails("--lpips-weights", lambda options=options: MetricConfig(**options))
+    fails("--processes", lambda: run(make_benchmark(models, data, tmp_path), processes=0))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file/report is not writable"):
-        run(make_benchmark(models, data, tmp_path / "file" / "report"))
+    benchmark = make_benchmark(models, data, tmp_path / "file" / "report")
+    fails("file/report is not writable", lambda: run(benchmark))

@@ -68,7 +68,11 @@ def test_every_length_is_a_system(place: Path) -> None:
         assert not row["absent"].keys() & {"values_per_second", "compression_factor", "frames_per_latent"}
 
 
-def test_rates_follow_the_lengths(rows: dict[tuple[str, str], Row]) -> None:
+def test_rates_follow_the_lengths(place: Path, rows: dict[tuple[str, str], Row]) -> None:
+    for row in timeless(place / "out")[0]:
+        for name in ("compression_factor", "values_per_second", "frames_per_latent"):
+            both = [rows[row["model"], clip][name] for clip in ("still", "lively")]
+            assert row[name] == pytest.approx(sum(both) / 2)
     for (model, clip), row in rows.items():
         assert row["frames_per_latent"] == pytest.approx(17 / 5), "of the structural grid"
         assert len(row["lengths"]) == 2
@@ -90,23 +94,13 @@ def test_an_adaptive_length_follows_the_clip(rows: dict[tuple[str, str], Row]) -
     assert rows["one", "still"]["compression_factor"] > rows["one", "lively"]["compression_factor"]
 
 
-def test_means_are_over_the_clips(place: Path, rows: dict[tuple[str, str], Row]) -> None:
-    for row in timeless(place / "out")[0]:
-        for name in ("compression_factor", "values_per_second", "frames_per_latent"):
-            both = [rows[row["model"], clip][name] for clip in ("still", "lively")]
-            assert row[name] == pytest.approx(sum(both) / 2)
-
-
-def test_it_takes_steps(place: Path) -> None:
+def test_lengths_take_steps(place: Path) -> None:
     names = ("one@50%", "one@2.5dB")
     rows = evaluate(place, *names, report="steps", steps=(1, 2), max_frames=18)
-    assert [(row["model"], row["steps"]) for row in rows] == [
-        (name, steps) for name in names for steps in (1, 2)
-    ]
+    assert [(row["model"], row["steps"]) for row in rows] == [(n, steps) for n in names for steps in (1, 2)]
     assert len({row["psnr"] for row in rows[:2]}) == 2
-    assert (
-        rows[0]["compression_factor"] == rows[1]["compression_factor"] == pytest.approx(PIXELS / (1.5 * GRID))
-    )
+    for row in rows[:2]:
+        assert row["compression_factor"] == pytest.approx(PIXELS / (1.5 * GRID))
 
 
 def test_lengths_can_be_added_and_are_not_done_again(place: Path, tmp_path: Path) -> None:
@@ -119,25 +113,22 @@ def test_lengths_can_be_added_and_are_not_done_again(place: Path, tmp_path: Path
     assert [row["model"] for row in timeless(report)[0]].index("one@75%") == 4, "between 25% and 100%"
 
 
-class Watched(TargetPsnr):
-    """Records its options."""
-
-    seen: list[tuple[int, int, Any]] = []  # noqa: RUF012
-
-    def choose(self, *arguments: Any) -> torch.Tensor:
-        self.seen.append((self.steps, self.seed, self.solver))
-        return super().choose(*arguments)
-
-
-def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path) -> None:
+def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search decodes as the evaluation does: in as many steps, with the noise of the clip."""
-    spec = SystemSpec("watched", model=str(place / "one"), lengths=Watched(3.0))
+    seen, choose = [], TargetPsnr.choose
+
+    def record(self: TargetPsnr, *arguments: Any) -> torch.Tensor:
+        seen.append((self.steps, self.seed, self.solver))
+        return choose(self, *arguments)
+
+    monkeypatch.setattr(TargetPsnr, "choose", record)
+    spec = SystemSpec("one", model=str(place / "one"), lengths=TargetPsnr(3.0))
     system, stats = load_system(spec, [], None, CPU, torch.float32), CodingStats()
     frames = list(torch.zeros(3, 24, 32, 3, dtype=torch.uint8))
     options = DecodeOptions(steps=2, seed=7, solver="heun")
     pairs = system.reconstruct(Clip("a.mp4", "0f" * 32, 3, 24, 32, "10"), frames, options, stats)
     assert sum(len(originals) for originals, _ in pairs) == 3
-    assert Watched.seen == [(2, 7, heun)]
+    assert seen == [(2, 7, heun)]
     assert len(stats.latents.lengths) == 1
 
 
@@ -167,12 +158,7 @@ def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path) -> None:
     ],
 )
 def test_names(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    text: str,
-    name: str,
-    model: str,
-    lengths: FixedLength | TargetPsnr | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, model: str, lengths: Any
 ) -> None:
     for folder in ("run", "a@b", "runs@home/best", "whole@25%"):
         (tmp_path / folder).mkdir(parents=True)
@@ -182,24 +168,18 @@ def test_names(
     assert spec.label == name.replace("/", "--")
 
 
-@pytest.mark.parametrize(
-    "length", ["", "main", "-1", "101%", "nan%", "0dB", "100dB", "dB", "1.5", "25 percent"]
-)
-def test_nonsense_behind_the_at(length: str) -> None:
-    with pytest.raises(ValueError, match=r"small@LENGTH .* got"):
-        SystemSpec.parse(f"small@{length}")
-
-
-def test_lengths_that_can_not_be(place: Path, tmp_path: Path) -> None:
+def test_impossible_lengths_are_errors(place: Path, tmp_path: Path) -> None:
+    for length in ("", "main", "-1", "101%", "nan%", "0dB", "100dB", "dB", "1.5", "25 percent"):
+        with pytest.raises(ValueError, match=r"small@LENGTH .* got"):
+            SystemSpec.parse(f"small@{length}")
     _, linear = make_models(tmp_path)
-    for model, words in (
-        (f"{linear}@25%", "@25% needs a One-DVA model, got .*linear"),
-        ("one@21", "lively.mp4 at 24x32 has at most 20 1D latents, got @21"),
+    for models, words in (
+        ([f"{linear}@25%"], "@25% needs a One-DVA model, got .*linear"),
+        (["one@21"], "lively.mp4 at 24x32 has at most 20 1D latents, got @21"),
+        (["one@25%", "one@25.0%"], "unique"),
     ):
         with pytest.raises(ValueError, match=words):
-            evaluate(place, model, report=str(tmp_path / "out"))
-    with pytest.raises(ValueError, match="unique"):
-        evaluate(place, "one@25%", "one@25.0%", report=str(tmp_path / "out"))
+            evaluate(place, *models, report=str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("results"))
 
 

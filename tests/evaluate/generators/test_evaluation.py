@@ -50,18 +50,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def wanted(model: str, data: Path, out: Path, **changes: Any) -> EvaluationConfig:
-    options = {
-        "num_videos": 4,
-        "frames": FRAMES,
-        "sampling": SampleOptions(2, guidance_scale=2.0),
-        "batch": 2,
-    }
+def make_config(model: str, data: Path, out: Path, **changes: Any) -> EvaluationConfig:
+    sampling = SampleOptions(2, guidance_scale=2.0)
+    options = {"num_videos": 4, "frames": FRAMES, "sampling": sampling, "batch": 2}
     return EvaluationConfig(model, data, out, **options | changes)
 
 
 def run(*arguments: Any, **changes: Any) -> GeneratorEvaluation:
-    return evaluate_generator(wanted(*arguments, **changes), CPU, torch.float32)
+    return evaluate_generator(make_config(*arguments, **changes), CPU, torch.float32)
 
 
 def stop_after(description: str, videos: int) -> Callable[[str], Any]:
@@ -86,7 +82,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(
     whole = run(models["text"], world, tmp_path / "whole", extractors=sources)
     parts = tmp_path / "parts"
     for description in ("reconstructions", "generated videos"):
-        config = wanted(models["text"], world, parts, extractors=sources)
+        config = make_config(models["text"], world, parts, extractors=sources)
         with pytest.raises(StoppedError):
             evaluate_generator(config, CPU, torch.float32, stop_after(description, 2))
     times = {path: path.stat().st_mtime_ns for path in parts.glob("*.safetensors")}
@@ -138,22 +134,16 @@ def test_another_decoder_and_other_videos_are_noticed(
 def test_the_result_has_its_settings(models: dict[str, str], world: Path, tmp_path: Path) -> None:
     sources = tuple(RandomConvolutions(frames=frames) for frames in (6, 12))
     result = run(models["class"], world, tmp_path, seed=7, num_videos=20, extractors=sources, num_pictures=3)
-    stored_result = asdict(result)
-    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(stored_result))
-    fields = {
-        name: stored_result[name] for name in ("seed", "videos", "real_videos", "frames", "size", "condition")
-    }
-    assert fields == {
-        "seed": 7, "videos": 20, "real_videos": VIDEOS, "frames": FRAMES, "size": (HEIGHT, WIDTH),
-        "condition": "class",
-    }  # fmt: skip
-    assert stored_result["sampling"]["steps"] == 2 and stored_result["sampling"]["guidance_scale"] == 2.0
-    counts = ("frames", "generated_clips", "real_clips", "reconstructed_clips", "floor_clips")
-    assert [[distance[name] for name in counts] for distance in stored_result["distances"]] == [
-        [6, 40, 12, 12, 6],
-        [12, 20, 6, 6, 3],
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(asdict(result)))
+    assert (result.seed, result.videos, result.real_videos) == (7, 20, VIDEOS)
+    assert (result.frames, result.size, result.condition) == (FRAMES, (HEIGHT, WIDTH), "class")
+    assert (result.sampling.steps, result.sampling.guidance_scale) == (2, 2.0)
+    counts = [
+        (one.frames, one.generated_clips, one.real_clips, one.reconstructed_clips, one.floor_clips)
+        for one in result.distances
     ]
-    assert all(len(distance["sha256"]) == 64 for distance in stored_result["distances"])
+    assert counts == [(6, 40, 12, 12, 6), (12, 20, 6, 6, 3)]
+    assert all(len(distance.sha256) == 64 for distance in result.distances)
     assert result.agreement is not None and result.agreement.generated_videos == 20
     words = result.agreement.generated_words["shape"]
     assert {shape: sum(read.values()) for shape, read in words.items()} == {
@@ -205,31 +195,21 @@ def test_agreement_counts_correct_attributes() -> None:
     light = sum(draw_scene(seed).background == "light" for seed in range(6))
     assert 0 < light < 6 and by_name["background"].generated == pytest.approx(1 - light / 6)
     assert by_name["background"].real == by_name["background"].reconstructed == 1.0
-    assert by_name["colour+shape+direction"].chance == pytest.approx(
-        prod(1 / len(VALUES[name]) for name in ("colour", "shape", "direction"))
-    )
+    chance = prod(1 / len(VALUES[name]) for name in ("colour", "shape", "direction"))
+    assert by_name["colour+shape+direction"].chance == pytest.approx(chance)
     assert found.generated_words["background"]["dark"]["light"] == light
 
 
-@pytest.mark.parametrize("text", ["", "a cat on a mat", "archery"])
-def test_other_texts_name_no_scene(text: str) -> None:
-    assert parse_attributes(text) is None
-    measured = VideoSetScores(
-        [(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), RATE, parse_attributes(text))], []
-    )
-    assert measured.confusion.accuracy() == {} and prompt_agreement(measured, measured, measured) is None
-
-
-def test_a_class_states_shape_and_direction() -> None:
+def test_attributes_of_texts() -> None:
     for name in CLASSES:
         attributes = parse_attributes(name)
-        assert (
-            attributes is not None
-            and attributes.scene.class_name == name
-            and attributes.names == ("shape", "direction")
-        )
+        assert attributes is not None and attributes.scene.class_name == name
+        assert attributes.names == ("shape", "direction")
     attributes = parse_attributes(draw_scene(0).caption())
     assert attributes is not None and attributes.names == tuple(VALUES)
+    assert [parse_attributes(text) for text in ("", "a cat on a mat", "archery")] == [None] * 3
+    others = some(1, 2, [])
+    assert others.confusion.accuracy() == {} and prompt_agreement(others, others, others) is None
 
 
 def some(count: int, frames: int, extractors: list[Any]) -> VideoSetScores:
@@ -263,29 +243,29 @@ def test_invalid_inputs_are_errors(models: dict[str, str], world: Path, tmp_path
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="real videos to compare with"):
         run(models["text"], tmp_path / "empty", tmp_path / "out")
-    run(models["text"], world, tmp_path / "out", num_videos=2)
-    for changes, name in (({"seed": 3}, "seed 0, not 3"), ({"num_videos": 3}, "videos 2, not 3")):
-        with pytest.raises(ValueError, match=rf"were made with {name}"):
-            run(models["text"], world, tmp_path / "out", **{"num_videos": 2} | changes)
-    with pytest.raises(ValueError, match="made with sampling .*'steps': 2.*, not .*'steps': 3"):
-        run(
-            models["text"],
-            world,
-            tmp_path / "out",
-            num_videos=2,
-            sampling=SampleOptions(3, guidance_scale=2.0),
-        )
-    with pytest.raises(ValueError, match="were made with weights"):
-        run(models["class"], world, tmp_path / "out", num_videos=2)
-    next((tmp_path / "out").glob("generated-*")).write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is damaged"):
-        run(models["text"], world, tmp_path / "out", num_videos=2)
     with pytest.raises(ValueError, match="frames must be at least 2, got 1"):
-        wanted(models["text"], world, tmp_path, frames=1)
+        make_config(models["text"], world, tmp_path, frames=1)
     alone = make_world(tmp_path / "alone", videos=1)
     (alone / "world_00000.txt").unlink()
     with pytest.raises(ValueError, match="needs a caption .* world_00000.txt"):
         run(models["text"], alone, tmp_path / "other")
+
+
+def test_videos_of_another_evaluation_are_refused(
+    models: dict[str, str], world: Path, tmp_path: Path
+) -> None:
+    def refuses(words: str, kind: str = "text", **changes: Any) -> None:
+        with pytest.raises(ValueError, match=words):
+            run(models[kind], world, tmp_path, **{"num_videos": 2} | changes)
+
+    run(models["text"], world, tmp_path, num_videos=2)
+    refuses("were made with seed 0, not 3", seed=3)
+    refuses("were made with videos 2, not 3", num_videos=3)
+    sampling = SampleOptions(3, guidance_scale=2.0)
+    refuses("made with sampling .*'steps': 2.*, not .*'steps': 3", sampling=sampling)
+    refuses("were made with weights", "class")
+    next(tmp_path.glob("generated-*")).write_bytes(b"nothing")
+    refuses("is damaged")
 
 
 def test_a_few_of_many_real_videos_are_spread_over_all(world: Path) -> None:
