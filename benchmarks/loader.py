@@ -53,7 +53,7 @@ class Excerpt:
     size: tuple[int, int]
 
 
-def read_by_hand(excerpt: Excerpt, exact: bool = False) -> Tensor:
+def read_with_pyav(excerpt: Excerpt, exact: bool = False) -> Tensor:
     """The clip "3 t h w" by PyAV and PyTorch alone: open, seek, decode, convert, crop, resize.
 
     With FFmpeg's own, fast conversion of colours, or with `exact` ones, as the loader has them.
@@ -77,10 +77,10 @@ def read_by_hand(excerpt: Excerpt, exact: bool = False) -> Tensor:
     return (clip.flip(-1) if window.mirrored else clip).transpose(0, 1).contiguous()
 
 
-def count_by_hand(excerpt: Excerpt, exact: bool) -> int:
+def count_with_pyav(excerpt: Excerpt, exact: bool) -> int:
     """Read a clip and leave it where it is."""
     torch.set_num_threads(1)
-    return read_by_hand(excerpt, exact).shape[1]
+    return read_with_pyav(excerpt, exact).shape[1]
 
 
 def excerpts_of(batches: TrainingBatches, keys: Sequence[BatchKey]) -> list[Excerpt]:
@@ -123,7 +123,7 @@ def usable(path: Path) -> bool:
 
 
 class Stored(Dataset[dict[str, Tensor]]):
-    """One batch that is there already, to time its way to the process that trains."""
+    """One batch that is there already, to time its passage to the process that trains."""
 
     def __init__(self, batch: dict[str, Tensor]) -> None:
         self.batch = batch
@@ -161,16 +161,18 @@ def load_all(batches: Dataset[dict[str, Tensor]], keys: Sequence[BatchKey], work
             pass
 
 
-def read_all_by_hand(excerpts: Sequence[Excerpt], processes: int, exact: bool) -> None:
+def read_all_with_pyav(excerpts: Sequence[Excerpt], processes: int, exact: bool) -> None:
     """As many processes read the same clips; these stay where they are."""
     with Pool(processes) as pool:
-        assert all(count > 0 for count in pool.imap_unordered(partial(count_by_hand, exact=exact), excerpts))
+        assert all(
+            count > 0 for count in pool.imap_unordered(partial(count_with_pyav, exact=exact), excerpts)
+        )
         pool.close()
         pool.join()
 
 
 def milliseconds_by_part(batches: TrainingBatches, keys: Sequence[BatchKey]) -> dict[str, float]:
-    """Where the time of one process goes for one clip from shards, and that of its way to the trainer."""
+    """Where the time of one process goes for one clip from shards, and that of its passage to the trainer."""
     profiler = cProfile.Profile()
     for key in keys:
         profiler.runcall(batches.__getitem__, key)
@@ -245,7 +247,7 @@ def main(
                     load_all(source, keys, workers)
             for name, exact in BY_HAND.items():
                 with timed(costs[name]):
-                    read_all_by_hand(excerpts, workers, exact)
+                    read_all_with_pyav(excerpts, workers, exact)
         parts = milliseconds_by_part(sources["shards"], keys[:8])
     report(costs, parts, batches * batch, stage, {"files": len(files), "ratio": ratio, "workers": workers})
 

@@ -108,6 +108,6 @@ def test_the_loader_and_plain_pyav_read_the_same_clips(tmp_path: Path) -> None:
     ]
     keys = [(0, 0, 1), (1, 0, 1)]
     excerpts = loader.excerpts_of(sources[0], keys)
-    plain = torch.stack([loader.read_by_hand(excerpt, exact=True) for excerpt in excerpts])
+    plain = torch.stack([loader.read_with_pyav(excerpt, exact=True) for excerpt in excerpts])
     for source in sources:
         assert torch.equal(torch.cat([source[key]["clip"] for key in keys]), plain)

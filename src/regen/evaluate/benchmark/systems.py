@@ -18,13 +18,8 @@ from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.data.catalog import find_media
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.evaluate.benchmark.clip_list import Clip, clip_label
-<<<<<<< HEAD
-from regen.evaluate.diffusers_models import load_embedder
-from regen.evaluate.diffusers_models.base import DiffusersAdapter
-=======
 from regen.evaluate.diffusers_adapter import DiffusersAdapter
-from regen.evaluate.diffusers_models import LTX2DiffusionAdapter, load_embedder
->>>>>>> afc3ee0 (Evaluation: one adapter of statistics for diffusers' models, one report module, and no second copy of settings)
+from regen.evaluate.diffusers_models import load_embedder
 from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
 from regen.io import file_sha256
 from regen.media.reader import VideoReader
