@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_media import EMBEDDERS, tiny_onedva
+from tiny_networks import awake, seeded, seeded_each
 from torch import Tensor
 
 from regen.embedders.base import VideoAutoencoder, configured_by
@@ -20,41 +21,20 @@ from regen.tiling import Tile
 Build = Callable[[], Autoencoder]
 
 
-def linear_model() -> AutoencoderLinear:
-    return AutoencoderLinear(latent_channels=4)
-
-
-MODELS = EMBEDDERS | {"linear": linear_model}
+MODELS = EMBEDDERS | {"linear": lambda: AutoencoderLinear(latent_channels=4)}
 PER_MODEL = pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 
 
-@pytest.mark.parametrize(
-    ("build", "side", "chunk_frames"),
-    [
-        (MODELS["regen"], 8, 5),
-        (MODELS["magvit2"], 8, 17),
-        (MODELS["onedva"], 16, 5),
-        (MODELS["linear"], 8, 5),
-    ],
-)
-def test_ratios_and_statistics_have_the_names_of_diffusers(
-    build: Build, side: int, chunk_frames: int
-) -> None:
-    model = build()
+SIZES = {"regen": (8, 5), "magvit2": (8, 17), "onedva": (16, 5), "linear": (8, 5)}  # side, chunk_frames
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ratios_and_statistics_have_the_names_of_diffusers(name: str) -> None:
+    model, (side, chunk_frames) = MODELS[name](), SIZES[name]
     assert (model.temporal_compression_ratio, model.spatial_compression_ratio) == (4, side)
     assert (model.latent_channels, model.chunk_frames, model.scaling_factor) == (4, chunk_frames, 1.0)
     assert torch.equal(model.latents_mean, torch.zeros(2, 4))
     assert torch.equal(model.latents_std, torch.ones(2, 4))
-
-
-@pytest.mark.parametrize("build", EMBEDDERS.values(), ids=EMBEDDERS)
-def test_statistics_keep_their_precision_and_can_be_set(build: Build) -> None:
-    model = build().bfloat16()
-    mean, std = torch.tensor([[0.1, 0.2, 0.3, 0.7], [1.0, -1.0, 0.7, 0.1]]), torch.rand(2, 4) + 0.5
-    model.set_latent_statistics(mean, std)
-    assert torch.equal(model.latents_mean, mean)
-    assert torch.equal(model.latents_std, std)
-    assert model.config.latents_std == std.tolist()
 
 
 def tiny_in_context() -> AutoencoderRegen:
@@ -62,10 +42,7 @@ def tiny_in_context() -> AutoencoderRegen:
         latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
         width=24, depth=2, heads=3, conditioning="in_context",
     )  # fmt: skip
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+    return awake(model).eval()
 
 
 TRAINED = pytest.mark.parametrize(
@@ -76,10 +53,6 @@ TRAINED = pytest.mark.parametrize(
 def batch(model: Autoencoder) -> dict[str, Tensor]:
     clip = torch.rand(2, 3, model.chunk_frames, 16, 32) * 2 - 1
     return {"clip": clip, "target": clip.flip(2), "times": torch.linspace(0, 1, model.chunk_frames)}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @TRAINED
@@ -105,7 +78,8 @@ def test_normalised_latents_decode_to_the_same_frames(build: Build) -> None:
 @TRAINED
 def test_saved_and_loaded_it_is_the_same(build: Build, tmp_path: Path) -> None:
     model = build()
-    model.set_latent_statistics(torch.randn(2, 4), torch.rand(2, 4) + 0.5)
+    mean, std = torch.randn(2, 4), torch.rand(2, 4) + 0.5
+    model.set_latent_statistics(mean, std)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
     video = batch(model)["clip"]
@@ -113,17 +87,13 @@ def test_saved_and_loaded_it_is_the_same(build: Build, tmp_path: Path) -> None:
     # Loaded weights lie elsewhere in memory, where matrix products may sum in another order.
     torch.testing.assert_close(loaded(video, generator=seeded()).sample, frames, atol=1e-5, rtol=1e-4)
     stored = json.loads((tmp_path / "config.json").read_text())
-    for name in (
-        "temporal_compression_ratio",
-        "spatial_compression_ratio",
-        "latent_channels",
-        "scaling_factor",
-    ):
+    names = "temporal_compression_ratio", "spatial_compression_ratio", "latent_channels", "scaling_factor"
+    for name in names:
         assert stored[name] == getattr(loaded, name) == loaded.config[name]
     assert json.loads(loaded.to_json_string()).keys() - {"_name_or_path"} == stored.keys() - {"_name_or_path"}
     half = type(model).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
-    assert torch.equal(half.latents_std, model.latents_std), "statistics keep their precision"
+    assert torch.equal(half.latents_std, std) and torch.equal(half.latents_mean, mean), "in full precision"
     assert (half(video, generator=seeded()).sample - frames).abs().mean() < 0.1
 
 
@@ -144,7 +114,7 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(build: Build) 
 
     def run() -> list[Tensor]:
         model.zero_grad()
-        loss, _ = model.loss(data, [seeded(0), seeded(1)])
+        loss, _ = model.loss(data, seeded_each(2))
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
@@ -163,11 +133,11 @@ def test_given_latents_train_the_decoder_alone(build: Build) -> None:
     clip = batch(model)["clip"]
     data = batch(model) | {"clip": clip, "target": clip}
     model.set_latent_statistics(torch.full((2, 4), 0.5), torch.full((2, 4), 2.0))
-    latents = model.encode(data["clip"]).latent_dist.sample([seeded(0), seeded(1)]).detach()
-    expected, _ = model.loss(data, [seeded(0), seeded(1)])
+    latents = model.encode(data["clip"]).latent_dist.sample(seeded_each(2)).detach()
+    expected, _ = model.loss(data, seeded_each(2))
     del data["clip"]
     model.encoder.register_forward_hook(lambda *_: encoder_runs.append(True))
-    loss, logs = model.loss(data | {"latents": latents}, [seeded(0), seeded(1)])
+    loss, logs = model.loss(data | {"latents": latents}, seeded_each(2))
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert not encoder_runs and "kl" not in logs

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from tiny_networks import awake, seeded
 
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.layers.positions import grid_sinusoidal_embedding, sinusoidal_embedding
@@ -16,21 +17,12 @@ TINY = RegenConfig(
 )  # fmt: skip
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def fresh(**options) -> AutoencoderRegen:
     return AutoencoderRegen(**asdict(TINY) | options)
 
 
 def tiny(**options) -> AutoencoderRegen:
-    """A tiny model whose zero-initialised layers are filled, so that everything acts."""
-    model = fresh(**options)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
+    return awake(fresh(**options)).eval()
 
 
 def batch(frames: int = 5) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from tiny_networks import awake, seeded, seeded_each
 
 from regen.codec.sessions import decode_chunks, encode_frames
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
@@ -28,14 +29,6 @@ def tiny(ratio: int = 4, **options) -> AutoencoderMagvit2:
 
 def clip(model: AutoencoderMagvit2, count: int = 1) -> torch.Tensor:
     return torch.rand(count, 3, model.chunk_frames, 16, 24, generator=seeded()) * 2 - 1
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def seeded_each(count: int, seed: int = 0) -> list[torch.Generator]:
-    return [seeded(seed + i) for i in range(count)]
 
 
 @pytest.mark.parametrize("ratio", LATENT_FRAMES)
@@ -85,15 +78,6 @@ def test_the_width_scaled_variant_widens_the_decoder_alone():
     assert sizes[1] > 3 * sizes[0]
 
 
-def test_times_between_frames_are_blended_and_beyond_them_stand_still():
-    model = tiny()
-    latents = torch.randn(1, 4, 5, 2, 2, generator=seeded())
-    frames = model.decode(latents).sample
-    some = model.decode(latents, torch.tensor([-1.0, 0.5 / 16, 1.0, 2.0])).sample
-    first, between, last = frames[:, :, 0], frames[:, :, :2].mean(2), frames[:, :, 16]
-    torch.testing.assert_close(some, torch.stack([first, between, last, last], dim=2))
-
-
 def test_frames_that_are_not_finite_are_an_error():
     model = tiny(4)
     chunks = list(encode_frames(model, torch.zeros(17, 16, 16, 3, dtype=torch.uint8)))
@@ -103,10 +87,7 @@ def test_frames_that_are_not_finite_are_an_error():
 
 
 def test_every_parameter_gets_a_gradient_and_the_loss_counts_what_it_logs():
-    model = tiny(8, linear_skip=True, kl_weight=0.5).train()
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
+    model = awake(tiny(8, linear_skip=True, kl_weight=0.5), std=0.1).train()
     loss, logs = model.loss({"clip": clip(model, 2)}, seeded_each(2))
     loss.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []

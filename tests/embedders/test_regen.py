@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_networks import awake, seeded, seeded_each
 
 from regen import diffusion
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
@@ -27,19 +28,7 @@ TINY = RegenConfig(
 
 
 def tiny(**options) -> AutoencoderRegen:
-    model = AutoencoderRegen(**asdict(TINY) | options)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def seeded_each(count: int, seed: int = 0) -> list[torch.Generator]:
-    return [seeded(seed + i) for i in range(count)]
+    return awake(AutoencoderRegen(**asdict(TINY) | options)).eval()
 
 
 def batch(frames: int = 5, targets: int = 5) -> dict[str, torch.Tensor]:
@@ -47,13 +36,9 @@ def batch(frames: int = 5, targets: int = 5) -> dict[str, torch.Tensor]:
     return {"clip": clip, "target": target, "times": torch.linspace(0, 1, targets)}
 
 
-def widths(ratio: int) -> tuple[int, ...]:
-    return (8,) * (4 if ratio == 4 else 5)
-
-
 @pytest.mark.parametrize("ratio", [4, 8, 16, 32])
 def test_shapes_and_the_content_latent_of_an_image(ratio):
-    model = tiny(temporal_compression_ratio=ratio, encoder_widths=widths(ratio))
+    model = tiny(temporal_compression_ratio=ratio, encoder_widths=(8,) * (4 if ratio == 4 else 5))
     video = torch.rand(1, 3, ratio + 1, 16, 24) * 2 - 1
     latents = model.encode(video).latent_dist.mode()
     image = model.encode(video[:, :, :1]).latent_dist.mode()
@@ -150,13 +135,10 @@ def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples(options):
     times = {"times": torch.tensor([0.25, 1.5])}
     whole, logs = model.loss(data | times, seeded_each(4))
     for size in (1, 2):
-        parts = [
-            model.loss(
-                {name: value[i : i + size] for name, value in data.items()} | times,
-                seeded_each(4)[i : i + size],
-            )
-            for i in range(0, 4, size)
-        ]
+        parts = []
+        for i in range(0, 4, size):
+            part = {name: value[i : i + size] for name, value in data.items()}
+            parts.append(model.loss(part | times, seeded_each(4)[i : i + size]))
         torch.testing.assert_close(torch.stack([loss for loss, _ in parts]).mean(), whole)
         for name in logs.keys() - {"psnr"}:
             mean = torch.stack([part_logs[name] for _, part_logs in parts]).mean()
@@ -169,13 +151,9 @@ def test_every_training_option_changes_the_loss():
     data = batch()
     base = tiny()
     reference = base.loss(data, seeded_each(2))[0]
-    for option in (
-        {"t_min": 0.5},
-        {"pure_noise_prob": 0.9},
-        {"latent_noise_std": 0.5},
-        {"prediction": "velocity"},
-    ):
-        model = tiny(**option)
+    options = {"t_min": 0.5, "pure_noise_prob": 0.9, "latent_noise_std": 0.5, "prediction": "velocity"}
+    for option in options.items():
+        model = tiny(**dict([option]))
         model.load_state_dict(base.state_dict())
         assert not torch.allclose(model.loss(data, seeded_each(2))[0], reference), option
 

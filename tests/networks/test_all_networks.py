@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from tiny_networks import shaken
 from torch import Tensor, nn
 
 from regen.layers.attention import Attention
@@ -81,10 +82,7 @@ TRANSFORMERS = [name for name in CASES if not name.startswith(("encoder", "decod
 def woken(name: str) -> Case:
     """With noise on all weights, because zero-initialised ones hide others."""
     network, call = CASES[name]()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return network, call
+    return shaken(network), call
 
 
 def gradients(network: nn.Module, outputs: list[Tensor]) -> Iterator[tuple[str, Tensor | None]]:

@@ -1,18 +1,21 @@
-"""DiT: any size and length, windows, context tokens, no positions of its own."""
+"""DiT: any size and length, windows, context tokens, no positions of its own; and patches."""
+
+import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_networks import awake
 
-from regen.networks.dit import DiT
+from regen.networks.dit import DiT, Patches
+
+PATCHES = st.builds(Patches, st.integers(1, 5), st.integers(1, 6))
+SIZES = st.tuples(st.integers(1, 12), st.integers(1, 14), st.integers(1, 14))
 
 
 def woken(timestep: str = "adaln_zero", depth: int = 2, window: int | None = None) -> DiT:
-    """A tiny network without zero-initialised layers, so that everything acts."""
-    network = DiT(width=24, depth=depth, heads=3, patch_size=8, timestep=timestep, window=window)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return network
+    return awake(DiT(width=24, depth=depth, heads=3, patch_size=8, timestep=timestep, window=window))
 
 
 def inputs(t: int = 3, y: int = 2, x: int = 4, b: int = 2) -> tuple[torch.Tensor, ...]:
@@ -52,15 +55,6 @@ def test_shifted_windows_connect_neighbours_in_the_second_block():
     assert receptive_field(woken(depth=1), 9) == list(range(20))
 
 
-def test_a_window_as_large_as_the_picture_changes_nothing():
-    full, windowed, smaller, arguments = woken(), woken(window=4), woken(window=2), inputs()
-    for other in (windowed, smaller):
-        other.load_state_dict(full.state_dict())
-    # Not to the bit: the windows change the memory layout of the tokens.
-    torch.testing.assert_close(full(*arguments), windowed(*arguments), atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(full(*arguments), smaller(*arguments), atol=1e-4)
-
-
 def test_place_and_time_come_from_the_positions_only():
     """Moving frames together with their positions moves the output."""
     network = woken()
@@ -82,3 +76,36 @@ def test_context_tokens_act_in_any_order():
     torch.testing.assert_close(network(noisy, positions, t, context.flip(1, 2, 3)), out, atol=1e-5, rtol=1e-4)
     out.square().sum().backward()
     assert (context.grad.abs().amax(-1) > 0).all(), "every token reaches the output"
+
+
+@given(PATCHES, SIZES)
+def test_padding_replicates_the_border_up_to_whole_patches(patches, size):
+    clip = torch.randn(2, 3, *size)
+    padded, grid, (t, h, w) = patches.pad(clip), patches.grid(*size), size
+    side = patches.side
+    assert grid == (1 + math.ceil((t - 1) / patches.frames), math.ceil(h / side), math.ceil(w / side))
+    assert padded.shape == (2, 3, grid[0] * patches.frames, grid[1] * side, grid[2] * side)
+    assert torch.equal(patches.crop(padded, *size), clip)
+    frames = (torch.arange(padded.shape[2]) - (patches.frames - 1)).clamp(0, t - 1)
+    rows, columns = (torch.arange(padded.shape[i]).clamp(max=size[i - 2] - 1) for i in (3, 4))
+    assert torch.equal(padded, clip[:, :, frames][:, :, :, rows][..., columns])
+
+
+@given(PATCHES, SIZES, st.integers(1, 4))
+def test_unpatchify_inverts_patchify(patches, size, channels):
+    grid = patches.grid(*size)
+    padded = patches.pad(torch.randn(2, channels, *size))
+    tokens = patches.patchify(padded)
+    assert tokens.shape == (2, math.prod(grid), channels * patches.pixels)
+    assert torch.equal(patches.unpatchify(tokens, grid), padded)
+
+
+@given(PATCHES, SIZES, st.data())
+def test_a_pixel_belongs_to_the_token_of_its_own_patch(patches, size, data):
+    place = [data.draw(st.integers(0, length - 1)) for length in size]
+    clip, (_, y, x) = torch.zeros(1, 1, *size), patches.grid(*size)
+    clip[0, 0, place[0], place[1], place[2]] = 1
+    touched = patches.patchify(patches.pad(clip)).any(-1)[0].nonzero()
+    group = math.ceil(place[0] / patches.frames)  # 0: the first frame alone
+    expected = (group * y + place[1] // patches.side) * x + place[2] // patches.side
+    assert touched.flatten().tolist() == [expected]

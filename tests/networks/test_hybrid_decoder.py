@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_networks import shaken
 
 from regen.networks.dit import Patches
 from regen.networks.hybrid_decoder import HybridDecoder
@@ -30,12 +31,7 @@ def tiny(
 
 
 def woken(*arguments, **options) -> HybridDecoder:
-    """With noise on all weights, because zero-initialised ones hide others."""
-    network = tiny(*arguments, **options)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return network
+    return shaken(tiny(*arguments, **options))
 
 
 def inputs(t: int = 2, y: int = 2, x: int = 3, b: int = 2) -> tuple[torch.Tensor, ...]:

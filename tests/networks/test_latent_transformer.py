@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_networks import awake
 from torch import Tensor
 
 from regen.networks.latent_transformer import LatentTransformer
@@ -11,12 +12,7 @@ JOINT = [0, 1, 2]  # of two blocks
 
 
 def woken(num_joint_layers: int = 1) -> LatentTransformer:
-    """A tiny network without zero-initialised layers, so that everything acts."""
-    network = LatentTransformer(WIDTH, 2, HEADS, num_joint_layers, "adaln_zero")
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.3)
-    return network
+    return awake(LatentTransformer(WIDTH, 2, HEADS, num_joint_layers, "adaln_zero"), std=0.3)
 
 
 def inputs(tokens: int = 6, words: int = 4, b: int = 2) -> dict[str, Tensor]:

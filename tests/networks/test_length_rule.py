@@ -50,17 +50,12 @@ def test_motion_is_the_difference_of_pictures_from_0_to_1(size, step):
 
 
 @given(SIZES, st.floats(0, 2))
-def test_motion_scales_with_contrast_and_is_the_same_backwards(size, gain):
+def test_motion_scales_with_contrast_and_is_the_same_backwards_and_alone(size, gain):
     clip = torch.rand(2, 3, *size) * 2 - 1
     torch.testing.assert_close(motion(gain * clip), gain * motion(clip), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(motion(clip.flip(2)), motion(clip))
-
-
-def test_motion_does_not_depend_on_the_batch():
-    clips = torch.rand(4, 3, 5, 9, 14)
-    alone = torch.cat([motion(clip[None]) for clip in clips])
-    torch.testing.assert_close(motion(clips), alone)
-    assert len(set(alone.tolist())) == 4
+    torch.testing.assert_close(motion(clip[1:]), motion(clip)[1:])
+    assert motion(clip.bfloat16()).dtype == motion(clip.bfloat16()[:, :, :1]).dtype == torch.float32
 
 
 def test_motion_resists_noise_of_single_pixels():
@@ -69,10 +64,6 @@ def test_motion_resists_noise_of_single_pixels():
     assert motion(noise) < 0.3 * plain
     moving = waves(4, 9, 32, 32)
     assert abs(motion(moving + noise) / motion(moving) - 1) < 0.1
-
-
-def test_motion_is_fp32():
-    assert motion(waves(4).bfloat16()).dtype == motion(waves(4).bfloat16()[:, :, :1]).dtype == torch.float32
 
 
 @given(st.lists(MOTIONS, min_size=1, max_size=20))
@@ -84,14 +75,7 @@ def test_the_score_rises_from_0_to_1(values):
     assert (RULE.score(inside).diff() > 0).all()
     ends = RULE.score(torch.tensor([0, RANGE[0], RANGE[1], 1.0]))
     torch.testing.assert_close(ends, torch.tensor([0.0, 0, 1, 1]), atol=1e-5, rtol=0)
-
-
-@given(MOTIONS, st.floats(0, 1))
-def test_the_share_lies_between_the_least_and_all(value, least):
-    rule = MotionLengthRule(4, least, 0.5, RANGE)
-    share = rule.share(torch.tensor([value, 0.0, 1.0]))
-    assert least - 1e-6 <= share[0] <= 1 + 1e-6
-    torch.testing.assert_close(share[1:], torch.tensor([least, 1.0]))
+    torch.testing.assert_close(RULE.share(torch.tensor([0.0, 1.0])), torch.tensor([0.125, 1.0]))
 
 
 @given(STEPS, BUDGETS, st.lists(st.floats(0, 1), min_size=1, max_size=20))
@@ -112,14 +96,9 @@ def test_max_length_lies_between_the_minimum_and_the_budget(step, budget, least,
     clips = torch.cat([waves(0), waves(shift), waves(12)])
     still, some, lively = rule.max_length(clips, budget).tolist()
     assert still <= some <= lively == budget
-    assert still == rule.rounded(torch.tensor(budget * rule.min_ratio), budget)
-
-
-@given(STEPS, BUDGETS, st.floats(0, 1))
-def test_an_image_gets_its_own_share(step, budget, share):
-    rule = MotionLengthRule(step, 0.9, share, RANGE)
-    expected = rule.rounded(torch.tensor([budget * share] * 2), budget)
-    assert torch.equal(rule.max_length(torch.rand(2, 3, 1, 5, 9), budget), expected)
+    assert still == rule.rounded(torch.tensor(budget * least), budget)
+    (image,) = MotionLengthRule(step, 0.9, least, RANGE).max_length(clips[:1, :, :1], budget)
+    assert image == still, "an image has a share of its own"
 
 
 COUNT = 1500
@@ -137,25 +116,11 @@ def shares_of(lengths: torch.Tensor) -> dict[int, float]:
     return dict(zip(values.tolist(), (counts / len(lengths)).tolist(), strict=True))
 
 
-@pytest.fixture(scope="module")
-def still() -> torch.Tensor:
-    return waves(0, 2, 4, 4)
-
-
-@pytest.fixture(scope="module")
-def lively() -> torch.Tensor:
-    return waves(12, 2, 4, 4)
-
-
-def test_mode_full_gives_the_budget(still):
-    assert shares_of(drawn(RULE, 30, "full", 0.0, still)) == {30: 1.0}
-
-
 @pytest.mark.parametrize("keep_all_prob", [0.0, 0.5, 1.0])
-def test_dropped_lengths_are_uniform_up_to_max_length(still, lively, keep_all_prob):
-    for clip, budget in ((still, 96), (lively, 24)):
-        longest = int(RULE.max_length(clip, budget))
-        assert longest == {96: 12, 24: 24}[budget]
+def test_dropped_lengths_are_uniform_up_to_max_length(keep_all_prob):
+    for clip, budget, longest in ((waves(0, 2, 4, 4), 96, 12), (waves(12, 2, 4, 4), 24, 24)):
+        assert int(RULE.max_length(clip, budget)) == longest
+        assert shares_of(drawn(RULE, budget, "full", 0.0, clip)) == {budget: 1.0}
         found = shares_of(drawn(RULE, budget, "motion", keep_all_prob, clip))
         chance = (1 - keep_all_prob) / (longest // 4 + 1)
         expected = {
