@@ -24,9 +24,7 @@ from report import find_clips, finish, one_sentence_errors, show_table
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data import clip_spec as cutting
-from regen.data.clip_spec import ClipSpec, CropWindow, crop_window, pick_frame_times
-from regen.data.clips import ClipDataset
+from regen.data.clips import ClipDataset, ClipSpec, crop_window, pick_frame_times, resize
 from regen.data.shards import INDEX, ShardSet, ShardWriter, read_sample_info, serialize_index
 from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
 from regen.media import reader as video
@@ -49,7 +47,9 @@ class Excerpt:
     path: str
     start: float
     frames: int
-    window: CropWindow
+    rows: slice
+    columns: slice
+    mirrored: bool
     size: tuple[int, int]
 
 
@@ -59,7 +59,7 @@ def read_with_pyav(excerpt: Excerpt, exact: bool = False) -> Tensor:
     With FFmpeg's own, fast conversion of colours, or with `exact` ones, as the loader has them.
     """
     flags = SCALING if exact else None
-    window, images = excerpt.window, []
+    images = []
     with av.open(excerpt.path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -68,13 +68,12 @@ def read_with_pyav(excerpt: Excerpt, exact: bool = False) -> Tensor:
             if frame.time < excerpt.start - 1e-3:
                 continue
             image = frame.to_ndarray(format="rgb24", interpolation=flags, threads=1)
-            rows = slice(window.top, window.top + window.height)
-            images.append(image[rows, window.left : window.left + window.width])
+            images.append(image[excerpt.rows, excerpt.columns])
             if len(images) == excerpt.frames:
                 break
     clip = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     clip = torch.nn.functional.interpolate(clip, excerpt.size, mode="bicubic", antialias=True)
-    return (clip.flip(-1) if window.mirrored else clip).transpose(0, 1).contiguous()
+    return (clip.flip(-1) if excerpt.mirrored else clip).transpose(0, 1).contiguous()
 
 
 def count_with_pyav(excerpt: Excerpt, exact: bool) -> int:
@@ -94,8 +93,8 @@ def excerpts_of(batches: TrainingBatches, keys: Sequence[BatchKey]) -> list[Exce
         times = catalog.times(place, catalog.source(place))
         shown = pick_frame_times(times, float(catalog.columns.frame_rate[place]), cut, draw)
         height, width = int(catalog.columns.height[place]), int(catalog.columns.width[place])
-        window = crop_window(height, width, cut, draw)
-        found.append(Excerpt(catalog.name(place), float(shown[0]), cut.frames, window, cut.size))
+        crop = *crop_window(height, width, cut, draw), draw.mirror < 0.5
+        found.append(Excerpt(catalog.name(place), float(shown[0]), cut.frames, *crop, cut.size))
     return found
 
 
@@ -187,7 +186,7 @@ def milliseconds_by_part(batches: TrainingBatches, keys: Sequence[BatchKey]) -> 
         "open": seconds(Seeker.__init__) + seconds(Seeker.locate_first),
         "seek and decode": seconds(Seeker.frames_starting_at),
         "convert to RGB and crop": seconds(video._stacked),
-        "resize": seconds(cutting.resize),
+        "resize": seconds(resize),
     }
     parts["draw, stack, all else"] = seconds(TrainingBatches.__getitem__) - sum(parts.values())
     stored = Stored(batches[keys[0]])

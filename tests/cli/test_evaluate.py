@@ -3,23 +3,18 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from commands import PATIENCE, Process, StartCommand, assert_error, wait_until
 from tiny_benchmark import make_clips, make_models, results, timeless, tiny_one_dva
 from tiny_media import make_video
 
 from regen import cli
 from regen.metrics.lpips import Lpips
 
-START_TIMEOUT = 600.0  # seconds for a process to begin its work on a busy machine
 COMMON = ("--data", "clips", "--device", "cpu", "--dtype", "fp32", "--size", "24x32")
-Process = subprocess.Popen[str]
 
 
 @pytest.fixture(scope="module")
@@ -38,25 +33,8 @@ def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-@pytest.fixture
-def processes() -> Iterator[list[Process]]:
-    """Processes that are dead when the test is over, however it ends."""
-    started: list[Process] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def evaluate(*arguments: str, report: str = "out") -> int:
     return cli.main(["evaluate", "--report", report, *COMMON, *arguments])
-
-
-def fails(capture: pytest.CaptureFixture[str], *words: str) -> None:
-    error = capture.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("regen: ") and error.endswith(".") and "Traceback" not in error
-    for word in words:
-        assert word in error
 
 
 def test_table_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +71,7 @@ def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
     torch.save({f"features.{name}": value for name, value in layers.items()}, "weights.pth")
     lpips = ("--model", "linear", "--max-frames", "1", "--lpips-net", "vgg", "--lpips-weights", "weights.pth")
     assert evaluate(*lpips) == 1
-    fails(capsys, "weights.pth must have the SHA-256")
+    assert_error(capsys, "weights.pth must have the SHA-256")
     known = subprocess.run(["sha256sum", "weights.pth"], capture_output=True, text=True, check=True).stdout
     assert evaluate(*lpips, "--lpips-sha256", known[:64]) == 0
     (row,) = json.loads(Path("out/summary.json").read_text())
@@ -124,7 +102,7 @@ def test_invalid_options(
 ) -> None:
     (folder / "empty").mkdir()
     assert evaluate(*arguments) == 1
-    fails(capsys, *words)
+    assert_error(capsys, *words)
     assert not list(folder.glob("out/results"))
 
 
@@ -132,23 +110,15 @@ def test_invalid_options(
 def test_a_failure_in_a_worker_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("clips", "theirs")
     assert evaluate("--reconstructions", "theirs=theirs", "--processes", "2") == 1
-    fails(capsys, "theirs/", "must be 24x32")
+    assert_error(capsys, "theirs/", "must be 24x32")
 
 
-def start(*arguments: str, report: str = "out") -> Process:
-    command = [sys.executable, "-m", "regen", "evaluate", "--report", report, *COMMON, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def start_work(folder: Path, *arguments: str) -> Process:
+def start_work(folder: Path, start_command: StartCommand, processes: str) -> Process:
     """A command that has some results and is at work on a clip that takes long."""
     make_video(folder / "clips" / "long.mp4", 250, 32, 40)
-    process = start("--model", "tiny", *arguments)
-    end = time.monotonic() + START_TIMEOUT
-    while not list(folder.glob("out/results/tiny/*/b.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    arguments = "--report", "out", *COMMON, "--model", "tiny", "--processes", processes
+    process = start_command("evaluate", *arguments)
+    wait_until(lambda: list(folder.glob("out/results/tiny/*/b.json")), process)
     return process
 
 
@@ -160,9 +130,9 @@ def nothing_is_half_made(report: Path) -> bool:
 @pytest.mark.integration
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_killed_at_work_the_same_command_continues(
-    folder: Path, processes: list[Process], count: str
+    folder: Path, start_command: StartCommand, count: str
 ) -> None:
-    processes.append(process := start_work(folder, "--processes", count))
+    process = start_work(folder, start_command, count)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
     before = results(folder / "out")
@@ -176,14 +146,10 @@ def test_killed_at_work_the_same_command_continues(
 
 
 @pytest.mark.integration
-def test_ctrl_c(folder: Path, processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
-    try:
-        processes.append(process := start_work(folder, "--processes", "2"))
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_ctrl_c(folder: Path, start_command: StartCommand) -> None:
+    process = start_work(folder, start_command, "2")
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=START_TIMEOUT)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, error
     line = error.strip().splitlines()[-1]
     assert "the same command continues" in line and "Traceback" not in error

@@ -3,13 +3,12 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import PATIENCE, Process, StartCommand, assert_error, wait_until
 from tiny_latents import (
     a_moment,
     contents,
@@ -26,14 +25,7 @@ from tiny_media import make_video
 from regen import cli
 from regen.corpus.dataset import LatentDataset
 
-PATIENCE = 120.0  # seconds for a process to begin its work on a busy machine
 COMMON = ("--model", "tiny", "--device", "cpu", "--dtype", "fp32", "--latent-dtype", "fp32")
-WITH_LITTLE_DISK = """
-import resource, runpy
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-runpy.run_module("regen", run_name="__main__")
-"""
-Process = subprocess.Popen[str]
 
 
 @pytest.fixture
@@ -45,40 +37,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def processes() -> Iterator[list[Process]]:
-    """Processes that are dead when the test is over, however it ends."""
-    started: list[Process] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def latents(*arguments: str, data: str = "clips", out: str = "out") -> int:
     return cli.main(["latents", "export", "--data", data, "--out", out, *COMMON, *arguments])
 
 
-def start(*arguments: str, code: tuple[str, ...] = ("-m", "regen")) -> Process:
-    words = ("latents", "export", "--data", "long", "--out", "out", *COMMON, *arguments)
-    return subprocess.Popen(
-        [sys.executable, *code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+EXPORT_LONG = ("latents", "export", "--data", "long", "--out", "out", *COMMON)
 
 
-def wait_for_shards(out: Path, count: int, process: Process) -> None:
-    end = time.monotonic() + PATIENCE
-    while len(list(out.glob("0*.json"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-def fails(capture: pytest.CaptureFixture[str], *words: str) -> None:
-    error = capture.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("regen: ") and error.endswith(".") and "Traceback" not in error
-    for word in words:
-        assert word in error
+def wait_for_shard(out: Path, process: Process) -> None:
+    wait_until(lambda: list(out.glob("0*.json")), process)
 
 
 def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,18 +72,15 @@ def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        latents("--size", "32", "--model", make_hybrid_model(folder / "hybrid"), "--num-latents", "50%") == 0
-    )
+    model = make_hybrid_model(folder / "hybrid")
+    assert latents("--size", "32", "--model", model, "--num-latents", "50%") == 0
     shown = capsys.readouterr().out
     for words in ("num_latents 50%", "3 of 1x4x5x2x2, 3 of 1x4x1x2x2", "6.0 per chunk, 50% of the maximum"):
         assert words in shown
     assert cli.main(["latents", "show", "out", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["mean_sequence_length"], found["sequence_length_fraction"]) == (
-        6,
-        0.5,
-    )  # 10 of videos, 2 of images
+    found = found["mean_sequence_length"], found["sequence_length_fraction"]
+    assert found == (6, 0.5)  # 10 of videos, 2 of images
 
 
 def test_shards_of_a_remote_place(folder: Path) -> None:
@@ -130,7 +94,7 @@ def test_shards_of_a_remote_place(folder: Path) -> None:
     ("arguments", "words"),
     [
         (("--size", "17"), ("17x17", "multiples of 8")),
-        (("--fps", "fast"), ("--fps", "got 'fast'")),
+        (("--fps", "fast"), ("frame rate", "got 'fast'")),
         (("--dtype", "fp8"), ("'fp8'",)),
         (("--processes", "0"), ("processes", "got 0")),
         (("--data", "gone"), ("no file or folder gone",)),
@@ -148,7 +112,7 @@ def test_bad_options(
 ) -> None:
     (folder / "empty").mkdir()
     assert latents(*arguments) == 1
-    fails(capsys, *words)
+    assert_error(capsys, *words)
     assert not (folder / "out").exists()
 
 
@@ -162,20 +126,19 @@ def test_an_unknown_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_show_of_what_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["latents", "show", "clips"]) == 1
-    fails(capsys, "clips holds no latents")
+    assert_error(capsys, "clips holds no latents")
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("maker", "videos"), [(make_model, 12), (make_hybrid_model, 80)])
 def test_two_compete_one_is_killed_and_nothing_is_lost(
-    folder: Path, processes: list[Process], maker: Callable[[Path], str], videos: int
+    folder: Path, start_command: StartCommand, maker: Callable[[Path], str], videos: int
 ) -> None:
     """At any moment; what the other one makes is the same, byte by byte, as without a disturbance."""
     maker(folder / "tiny")
     long_corpus(folder / "long", videos)
-    victim, other = start("--files-per-shard", "1"), start("--files-per-shard", "1")
-    processes += [victim, other]
-    wait_for_shards(folder / "out", 1, victim)
+    victim, other = (start_command(*EXPORT_LONG, "--files-per-shard", "1") for _ in range(2))
+    wait_for_shard(folder / "out", victim)
     time.sleep(a_moment(0.5))
     victim.kill()
     assert victim.wait() == -signal.SIGKILL, "it was done before it could be killed"
@@ -188,10 +151,12 @@ def test_two_compete_one_is_killed_and_nothing_is_lost(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("count", ["1", "2"])
-def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Process], count: str) -> None:
+def test_terminated_it_leaves_nothing_half_done(
+    folder: Path, start_command: StartCommand, count: str
+) -> None:
     long_corpus(folder / "long", 12)
-    processes.append(process := start("--files-per-shard", "1", "--processes", count))
-    wait_for_shards(folder / "out", 1, process)
+    process = start_command(*EXPORT_LONG, "--files-per-shard", "1", "--processes", count)
+    wait_for_shard(folder / "out", process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, error
@@ -204,22 +169,18 @@ def test_terminated_it_leaves_nothing_half_done(folder: Path, processes: list[Pr
 
 
 @pytest.mark.integration
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(folder: Path, processes: list[Process]) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(
+    folder: Path, start_command: StartCommand
+) -> None:
     (folder / "long").mkdir()
     make_video(folder / "long" / "z.mp4", 100, 48, 64)  # 30 kB of latents
     for number in range(3):
         shutil.copy(folder / "clips" / "d.mp4", folder / "long" / f"a{number}.mp4")
-    processes.append(process := start("--files-per-shard", "3", code=("-c", WITH_LITTLE_DISK)))
+    process = start_command(*EXPORT_LONG, "--files-per-shard", "3", max_file_size=20_000)
     output, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and output == ""
     (line,) = error.strip().splitlines()
-    assert (
-        line.startswith("regen: The latents can't be written to out (File too large); ") and line[-1] == "."
-    )
-    assert sorted(path.name for path in (folder / "out").iterdir()) == [
-        ".work",
-        "00000.json",
-        "00000.safetensors",
-        "manifest.json",
-    ]
+    assert line.startswith("regen: The latents can't be written to out (File too large); ")
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert names == {".work", "00000.json", "00000.safetensors", "manifest.json"}
     assert work_left(folder / "out") == []

@@ -97,19 +97,8 @@ def test_the_command_and_what_an_actor_raises(
     make_corpus(tmp_path / "clips")
     (tmp_path / "out" / "00001.safetensors").mkdir(parents=True)  # nothing can be given this name
     monkeypatch.chdir(tmp_path)
-    words = (
-        "--data",
-        "clips",
-        "--out",
-        "out",
-        "--model",
-        "tiny",
-        "--dtype",
-        "fp32",
-        "--files-per-shard",
-        "3",
-    )
-    assert cli.main(["latents", "export", *words, "--engine", "ray", "--processes", "1"]) == 1
+    words = "--data clips --out out --model tiny --dtype fp32 --files-per-shard 3 --engine ray --processes 1"
+    assert cli.main(["latents", "export", *words.split()]) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("regen: The latents can't be written to ") and "Is a directory" in line
     assert (tmp_path / "out" / "00000.json").exists()

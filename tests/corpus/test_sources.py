@@ -84,13 +84,10 @@ def test_all_threads_end_with_the_block() -> None:
         finally:
             closed.append(number)
 
-    def interrupted() -> None:
-        with prefetch_streams((stream(number) for number in range(9)), 3) as streams:
-            assert next(next(streams)) == 0
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    streams = (stream(number) for number in range(9))
+    with pytest.raises(KeyboardInterrupt), prefetch_streams(streams, 3) as decoded:  # noqa: PT012
+        assert next(next(decoded)) == 0
+        raise KeyboardInterrupt
     assert 0 in begun and sorted(closed) == sorted(begun)
 
 

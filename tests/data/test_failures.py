@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -13,15 +14,13 @@ from movies import damage, make_movie, noisy, numbered, truncate
 from tiny_shards import make_shards
 
 from regen.data import failures
-from regen.data.clip_spec import ClipSpec
-from regen.data.clips import ClipDataset
+from regen.data.clips import ClipDataset, ClipSpec
 from regen.data.failures import Failures, ReadTimeoutError, time_limit
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.media.files import MissingFileError, VideoError
 from regen.train.dataloader import BatchLoader
 
 CUT = ClipSpec(5, (16, 24))
-FAST = {"movflags": "faststart"}
 
 
 def test_a_block_may_take_so_long_and_no_longer() -> None:
@@ -77,11 +76,11 @@ def test_records_are_bounded_and_each_sample_is_named_once(
 @pytest.fixture(params=["folder", "shards"])
 def clips(request: pytest.FixtureRequest, tmp_path: Path) -> ClipDataset:
     """Three videos, of which good.mp4 is drawn once in a while."""
-    files = []
-    for name in ("bad", "good", "other"):
-        files.append(
-            make_movie(tmp_path / f"{name}.mp4", noisy(40), options={"g": "10"}, container_options=FAST)
-        )
+    fast = {"movflags": "faststart"}
+    files = [
+        make_movie(tmp_path / f"{name}.mp4", noisy(40), options={"g": "10"}, container_options=fast)
+        for name in ("bad", "good", "other")
+    ]
     if request.param == "folder":
         return ClipDataset(files, decode_timeout=0.5)
     shards = make_shards(tmp_path / "shards", files, per_shard=1)
@@ -90,7 +89,7 @@ def clips(request: pytest.FixtureRequest, tmp_path: Path) -> ClipDataset:
     return ClipDataset([str(shards)], decode_timeout=0.5)
 
 
-def place_of(clips: ClipDataset, tmp_path: Path) -> Path:
+def place_of(tmp_path: Path) -> Path:
     """The file that holds the bytes of bad.mp4."""
     shard = tmp_path / "shards" / "00000.tar"
     return shard if shard.exists() else tmp_path / "bad.mp4"
@@ -105,36 +104,30 @@ def assert_replaced(clips: ClipDataset, kind: int, capsys: pytest.CaptureFixture
     (name,) = clips.failures.reasons
     assert name.endswith("bad.mp4")
     warnings = capsys.readouterr().err
-    assert warnings.count("regen: warning:") == 1
-    assert "bad.mp4" in warnings
+    assert warnings.count("regen: warning:") == 1 and "bad.mp4" in warnings
     assert warnings.endswith("Another video is drawn instead.\n")
 
 
-def test_a_damaged_sample_is_replaced(
-    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [(lambda path: damage(path, 0.2, 0.9), 0), (lambda path: truncate(path, 0.3), 0), (Path.unlink, 2)],
+    ids=["damaged", "truncated", "gone"],
+)
+def test_a_sample_that_cannot_be_read_is_replaced(
+    clips: ClipDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    kind: int,
 ) -> None:
-    damage(place_of(clips, tmp_path), 0.2, 0.9)
-    assert_replaced(clips, 0, capsys)
-
-
-def test_a_truncated_sample_is_replaced(
-    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    truncate(place_of(clips, tmp_path), 0.3)
-    assert_replaced(clips, 0, capsys)
-
-
-def test_a_sample_that_is_gone_is_replaced(
-    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place_of(clips, tmp_path).unlink()
-    assert_replaced(clips, 2, capsys)
+    spoil(place_of(tmp_path))
+    assert_replaced(clips, kind, capsys)
 
 
 def test_a_sample_that_hangs_is_replaced_and_waited_for_once(
     clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = place_of(clips, tmp_path)
+    path = place_of(tmp_path)
     if path.suffix == ".mp4":
         path.unlink()
         os.mkfifo(path)  # opening it waits for a writer
@@ -162,10 +155,7 @@ def test_a_shard_deleted_while_processes_read_it(tmp_path: Path) -> None:
     """The batches whose samples are not in it stay as they were, the others are filled up and counted."""
     files = [make_movie(tmp_path / f"{index}.mp4", numbered(12 + index)) for index in range(4)]
     shards = make_shards(tmp_path / "shards", files, per_shard=1)
-    tasks, stage = (
-        TaskConfig(image_share=0.0, warmup_fraction=1.0),
-        Stage(16, 24, video_batch_size=3, image_batch_size=1),
-    )
+    tasks, stage = TaskConfig(image_share=0.0, warmup_fraction=1.0), Stage(16, 24, video_batch_size=3)
     data = TrainingBatches(ClipDataset([str(shards)]), 4, tasks, (stage,), (1.0, 1.0), 30, 0)
     keys = [(step, 0, 1) for step in range(30)]
     undisturbed = [data[key]["clip"] for key in keys]

@@ -80,17 +80,17 @@ def test_shares_follow_the_schedule():
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        ({"image_share": 1.0}, {"image"}),
-        ({"image_share": 0.0, "warmup_fraction": 1.0}, {"reconstruction"}),
-        ({"image_share": 0.0, "share_start": 0.0, "share_end": 0.0}, {"reconstruction"}),
+        (TaskConfig(image_share=1.0), {"image"}),
+        (TaskConfig(image_share=0.0, warmup_fraction=1.0), {"reconstruction"}),
+        (TaskConfig(image_share=0.0, share_start=0.0, share_end=0.0), {"reconstruction"}),
         (
-            {"image_share": 0.0, "warmup_fraction": 0.0, "share_start": 0.5},
+            TaskConfig(0.0, warmup_fraction=0.0, share_start=0.5, share_end=0.5),
             {"interpolation", "extrapolation"},
         ),
     ],
 )
 def test_every_field_of_the_schedule_acts(config, names):
-    assert set(shares(0.0 if "share_start" in config else 0.5, TaskConfig(**config))) == names
+    assert set(shares(0.5, config)) == names
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def batches(clips: ClipDataset, seed: int = 0, tasks: TaskConfig | None = None) 
 
 def test_a_batch_is_a_function_of_seed_and_step(clips):
     whole = (3, 0, 1)
-    first, again, other = batches(clips)[whole], batches(clips)[whole], batches(clips, seed=1)[whole]
+    first, again, other = (batches(clips, seed)[whole] for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert first["clip"].shape != other["clip"].shape or not torch.equal(first["clip"], other["clip"])
+    assert not torch.equal(first["clip"], other["clip"])
     assert len(batches(clips)) == 10
 
 
@@ -132,20 +132,20 @@ def test_neighbouring_steps_share_no_sample(clips):
     assert torch.cdist(seen, seen).fill_diagonal_(1).min() > 0
 
 
-def test_stages_must_cover_the_training(clips):
+def test_impossible_batches(clips):
     with pytest.raises(ValueError, match="last be 1"):
         TrainingBatches(clips, 4, TaskConfig(), (Stage(16, 16, 1, 1, until=0.5),), (1.0, 1.0), 10, 0)
+    with pytest.raises(ValueError, match="A batch of 5 samples can't be divided into 6 parts"):
+        batches(clips, tasks=TaskConfig(image_share=1.0))[0, 0, 6]
 
 
 @pytest.mark.parametrize(
     ("make", "arguments", "words"),
     [
         (Stage, {"height": 20}, "multiples of 8, got 20"),
-        (Stage, {"width": 0}, "multiples of 8, got 0"),
         (Stage, {"video_batch_size": 0}, "at least 1 video"),
         (Stage, {"image_batch_size": 0}, "1 image"),
-        (Stage, {"aspect_ratios": (1.0, 0.0)}, "0.125 and 8"),
-        (Stage, {"aspect_ratios": (9.0,)}, "0.125 and 8"),
+        (Stage, {"aspect_ratios": (1.0, 9.0)}, "0.125 and 8"),
         (Stage, {"aspect_ratios": (float("nan"),)}, "0.125 and 8"),
         (TaskConfig, {"image_share": 1.2}, "from 0 to 1"),
         (TaskConfig, {"warmup_fraction": -0.1}, "from 0 to 1"),
@@ -181,12 +181,6 @@ def test_parts_are_the_rows_of_the_whole_batch(clips, parts, tasks):
     assert whole["replaced"].tolist() == [0, 0, 0]
 
 
-def test_more_parts_than_samples_are_an_error(clips):
-    data = batches(clips, tasks=TaskConfig(image_share=1.0))
-    with pytest.raises(ValueError, match="A batch of 5 samples can't be divided into 6 parts"):
-        data[0, 0, 6]
-
-
 @pytest.mark.parametrize(
     ("stage", "ratio", "expected"),
     [
@@ -204,20 +198,6 @@ def test_images_have_the_tokens_of_the_clips(stage, ratio, expected):
     assert stage.batch_size(reconstruction(ratio), ratio) == stage.video_batch_size
 
 
-@pytest.mark.parametrize(
-    ("size", "shape", "expected"),
-    [
-        ((256, 256), 1.0, (256, 256)),
-        ((256, 256), 16 / 9, (192, 344)),
-        ((256, 256), 9 / 16, (344, 192)),
-        ((192, 320), 320 / 192, (192, 320)),
-        ((16, 16), 8.0, (8, 32)),
-    ],
-)
-def test_shapes_keep_the_area(size, shape, expected):
-    assert bucket_size(size, shape) == expected
-
-
 @given(height=st.integers(8, 128), width=st.integers(8, 128), shape=st.floats(0.3, 3.0))
 def test_bucket_sizes_keep_area_and_ratio(height, width, shape):
     found = bucket_size((height * 8, width * 8), shape)
@@ -225,6 +205,7 @@ def test_bucket_sizes_keep_area_and_ratio(height, width, shape):
     area = height * width * 64
     assert abs(found[0] * found[1] - area) <= 4 * found[0]
     assert abs(found[0] - (area / shape) ** 0.5) <= 4
+    assert bucket_size((256, 256), 16 / 9) == (192, 344) and bucket_size((16, 16), 8.0) == (8, 32)
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +219,8 @@ def shapes(tmp_path_factory) -> ClipDataset:
 
 
 def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
-    stage = Stage(
-        32, 32, video_batch_size=2, image_batch_size=3, image_size=(48, 48), aspect_ratios=(2.0, 1.0, 0.5)
-    )
+    ratios = (2.0, 1.0, 0.5)
+    stage = Stage(32, 32, 2, image_batch_size=3, image_size=(48, 48), aspect_ratios=ratios)
     tasks = TaskConfig(image_share=0.5, warmup_fraction=1.0)
     data = TrainingBatches(shapes, 4, tasks, (stage,), (1.0, 1.0), 300, 0)
     drawn = Counter()
@@ -250,25 +230,16 @@ def test_each_batch_has_one_shape_and_only_media_near_to_it(shapes):
         assert brightness.max() - brightness.min() < 4, "all of one bucket"
         bucket = round((float(brightness.mean()) - 60) / 60)
         frames = video.shape[2]
-        size = bucket_size((48, 48) if frames == 1 else (32, 32), (2.0, 1.0, 0.5)[bucket])
-        assert video.shape[-2:] == size
+        size = (48, 48) if frames == 1 else (32, 32)
+        assert video.shape[-2:] == bucket_size(size, ratios[bucket])
         drawn[frames, bucket] += 1
     assert drawn.keys() == {(1, 0), (1, 1), (1, 2), (5, 0), (5, 1)}, "the tall video is too short for clips"
     assert 1.1 < drawn[5, 0] / drawn[5, 1] < 4, "12 frames weigh twice as much as 6"
 
 
-def test_images_may_have_a_size_of_their_own(clips):
-    stage = Stage(16, 24, video_batch_size=1, image_batch_size=2, image_size=(32, 8))
-    data = TrainingBatches(clips, 4, TaskConfig(image_share=1.0), (stage,), (1.0, 1.0), 1, 0)
-    assert data[0, 0, 1]["clip"].shape == (2, 3, 1, 32, 8)
-
-
 def test_clips_at_a_frame_rate_of_their_own(clips):
     """At half the rate of the videos, a clip of 5 frames shows what 9 frames of the video show."""
-    stage, tasks = (
-        Stage(16, 16, video_batch_size=1, image_batch_size=1),
-        TaskConfig(image_share=0.0, warmup_fraction=1.0),
-    )
+    stage, tasks = Stage(16, 16, video_batch_size=1), TaskConfig(image_share=0.0, warmup_fraction=1.0)
     rate = float(clips.columns.frame_rate[0]) / 2
     slow = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0, rate)[0, 0, 1]["clip"]
     fast = TrainingBatches(clips, 4, tasks, (stage,), (1.0, 1.0), 1, 0)[0, 0, 1]["clip"]

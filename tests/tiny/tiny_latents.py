@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from tiny_media import make_image, make_video, tiny_regen
 
-from regen.corpus.export import export_latents
-from regen.corpus.plan import ExportRequest, ExportSettings
+from regen.corpus.export import ExportRequest, ExportSettings, export_latents
 from regen.curate.sources import list_sources, read_sidecars
 from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
 from regen.embedders.one_dva import AutoencoderOneDVA

@@ -1,7 +1,6 @@
 """The commands latents export and latents show."""
 
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,12 +8,11 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from regen.cli.options import Device, Json, SizeText
+from regen.cli.options import Device, Json, SizeText, parse_fps
 from regen.console import clean_exit, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from regen.corpus.dataset import CorpusSummary
-    from regen.corpus.plan import ExportSettings
+    from regen.corpus.export import ExportSettings
 
 LATENTS = """Export the latents of a corpus, or show an export.
 
@@ -89,8 +87,7 @@ def export(
         engine: local, or ray: on the Ray cluster of this machine, or one that is started here.
         json: Print one JSON object as the last line of the output.
     """
-    from regen.corpus.export import export_latents
-    from regen.corpus.plan import ExportRequest
+    from regen.corpus.export import ExportRequest, export_latents
     from regen.corpus.ray_engine import connected, default_dtype, export_latents_with_ray
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
@@ -123,11 +120,7 @@ def show(folder: Annotated[Positional[Path], arg(metavar="FOLDER")], json: Json 
     summary = summarize(folder)
     if json:
         print_json(asdict(summary))
-    else:
-        _print_summary(summary)
-
-
-def _print_summary(summary: "CorpusSummary") -> None:
+        return
     settings = ", ".join(f"{name} {value}" for name, value in summary.settings.items() if value is not None)
     shapes = ", ".join(f"{count} of {shape}" for shape, count in summary.shapes.items())
     complete = summary.shards - summary.missing_shards
@@ -153,25 +146,15 @@ def _print_summary(summary: "CorpusSummary") -> None:
 
 def _settings(embed: EmbedOptions, dtype: str) -> "ExportSettings":
     from regen.codec.memory import OVERLAP
-    from regen.corpus.plan import ExportSettings
+    from regen.corpus.export import ExportSettings
     from regen.media.pixels import parse_size
     from regen.tiling import Tile
 
-    try:
-        fps = None if embed.fps is None else Fraction(embed.fps).limit_denominator(100_000)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"--fps must be a number or fraction such as 24000/1001, got {embed.fps!r}."
-        ) from None
     size, tile = (None if text is None else parse_size(text) for text in (embed.size, embed.tile))
-    return ExportSettings(
-        dtype=dtype,
-        size=size,
-        fps=fps,
-        frames=embed.frames,
-        latent_dtype=embed.latent_dtype,
-        batch=embed.batch,
-        tile=None if tile is None else Tile(tile.height, tile.width, OVERLAP),
-        files_per_shard=embed.files_per_shard,
-        num_latents=embed.num_latents,
-    )
+    parsed = {
+        "dtype": dtype,
+        "size": size,
+        "fps": None if embed.fps is None else parse_fps(embed.fps),
+        "tile": None if tile is None else Tile(tile.height, tile.width, OVERLAP),
+    }
+    return ExportSettings(**vars(embed) | parsed)

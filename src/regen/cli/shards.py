@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -12,10 +12,6 @@ from tyro.extras import SubcommandApp
 from regen.cli.options import Json
 from regen.console import clean_exit, print_json, print_table, progress_bar
 from regen.curate.options import Filters, PoolOptions
-
-if TYPE_CHECKING:
-    from regen.curate.indexing import IndexResult
-    from regen.curate.report import BuildResult
 
 MAX_NAMED = 5  # skipped samples that are listed
 MAX_SIZES = 12  # picture sizes that are listed
@@ -29,14 +25,14 @@ class ShardOptions:
     """How samples are stored."""
 
     short_side: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Encode again, the short side at most N pixels, hardly visible losses, without sound; for fast training.
+    """Re-encode, the short side at most N pixels, hardly visible losses, without sound; for fast training.
     By default the files themselves are stored."""
     keyframe_interval: Annotated[int, arg(metavar="N")] = 16
-    """Frames between key frames of what is encoded again; with more key frames clips are read faster."""
+    """Frames between key frames of what is re-encoded; with more key frames clips are read faster."""
     max_shard_size: Annotated[str, arg(metavar="SIZE")] = "512MB"
     """Size of a shard."""
     max_samples: Annotated[int, arg(metavar="N")] = 0
-    """Most samples in a shard; 0: no limit."""
+    """Maximum number of samples in a shard; 0: no limit."""
 
 
 Pool = FlagCreatePairsOff[Annotated[PoolOptions, arg(name="")]]
@@ -81,16 +77,25 @@ def build(
     from regen.codec.memory import parse_memory
     from regen.curate.build import Build
     from regen.curate.build import build as build_shards
+    from regen.curate.selection import REASONS
     from regen.curate.writing import Packing
 
     max_bytes = parse_memory(options.max_shard_size)
     packing = Packing(options.short_side, options.keyframe_interval, max_bytes, options.max_samples)
     with clean_exit(out), progress_bar("") as on_progress:
         result = build_shards(Build(folders, out, filters, packing, classes_from_folders), pool, on_progress)
+    figures = result.as_json()
     if json:
-        print_json(result.as_json() | {"report": str(result.page)})
-    else:
-        print_result(result)
+        print_json(figures | {"report": str(result.page)})
+        return
+    size, count = _megabytes(figures["bytes"]), _count(figures["shards"], "shard")
+    rows = [("files", f"{figures['files']:,}")]
+    rows += [(f"dropped: {REASONS[reason]}", f"{number:,}") for reason, number in figures["reasons"].items()]
+    rows.append(("samples", f"{figures['samples']:,}: {figures['hours']:.2f} hours, {size}, {count}"))
+    _print_rows(rows)
+    if "cuts" in figures["reasons"]:
+        print("To keep the shots of videos with cuts, build with --cuts split and another --out.")
+    print(f"Pictures of what was dropped and why are in {result.page}.")
 
 
 def index(shards: Shards, pool: Pool = DEFAULT_POOL, json: Json = False) -> None:
@@ -110,10 +115,14 @@ def index(shards: Shards, pool: Pool = DEFAULT_POOL, json: Json = False) -> None
     with progress_bar("") as on_progress:
         result = make_index(shards, pool, on_progress)
     if json:
-        skipped = [list(pair) for pair in result.skipped]
-        print_json({"shards": result.shards, "samples": result.samples, "left_out": skipped})
-    else:
-        print_index_result(result, shards)
+        print_json({"shards": result.shards, "samples": result.samples, "left_out": result.skipped})
+        return
+    for name, reason in result.skipped[:MAX_NAMED]:
+        print(f"left out: {name}: {reason}")
+    if len(result.skipped) > MAX_NAMED:
+        print(f"and {len(result.skipped) - MAX_NAMED:,} more")
+    count = _count(result.shards, "shard")
+    print(f"The index of {shards} has {_count(result.samples, 'sample')} in {count}.")
 
 
 def show(
@@ -140,41 +149,12 @@ def show(
     if json:
         print_json(figures)
         return
-    print_overview(figures)
+    _print_overview(figures)
     if picture is not None:
         print(f"Some samples are in {picture}.")
 
 
-def print_result(result: "BuildResult") -> None:
-    """How many were kept and dropped, and where to look."""
-    from regen.curate.selection import REASONS
-
-    figures = result.as_json()
-    size, shards = _megabytes(figures["bytes"]), _count(figures["shards"], "shard")
-    _print_rows(
-        [
-            ("files", f"{figures['files']:,}"),
-            *((f"dropped: {REASONS[reason]}", f"{count:,}") for reason, count in figures["reasons"].items()),
-            ("samples", f"{figures['samples']:,}: {figures['hours']:.2f} hours, {size}, {shards}"),
-        ]
-    )
-    if "cuts" in figures["reasons"]:
-        print("To keep the shots of videos with cuts, build with --cuts split and another --out.")
-    print(f"Pictures of what was dropped and why are in {result.page}.")
-
-
-def print_index_result(result: "IndexResult", address: str) -> None:
-    """How many samples there are, and what was skipped."""
-    for name, reason in result.skipped[:MAX_NAMED]:
-        print(f"left out: {name}: {reason}")
-    if len(result.skipped) > MAX_NAMED:
-        print(f"and {len(result.skipped) - MAX_NAMED:,} more")
-    shards = _count(result.shards, "shard")
-    print(f"The index of {address} has {_count(result.samples, 'sample')} in {shards}.")
-
-
-def print_overview(figures: dict[str, Any]) -> None:
-    """What a set of shards holds."""
+def _print_overview(figures: dict[str, Any]) -> None:
     rows = [
         ("samples", f"{figures['samples']:,}, in {_count(figures['shards'], 'shard')}"),
         ("size", _megabytes(figures["bytes"])),

@@ -1,5 +1,5 @@
 """The latents of a corpus, on which generators are trained.
 
-sources.py: samples, decoded into chunks. embedding.py: chunks to latents. plan.py, export.py, ray_engine.py:
-the export. shards.py: the files. dataset.py: reading them.
+sources.py: samples, decoded into chunks. embedding.py: chunks to latents. export.py, ray_engine.py: the
+export. shards.py: the files. dataset.py: reading them.
 """

@@ -1,7 +1,7 @@
 """Exported latents as a dataset, and the summary of a folder of latents."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,9 @@ from regen.corpus.shards import LENGTHS, SEQUENCE, LatentInfo, LatentManifest, S
 from regen.latents import Latents
 
 WHOLE = slice(None)
-TEXTS = ("key", "caption")
-NUMBERS = {
-    "frames": np.int32,
-    "frame_rate": np.float64,
-    "height": np.int32,
-    "width": np.int32,
-    "source_height": np.int32,
-    "source_width": np.int32,
-    "chunks": np.int32,
-    "latent_frames": np.int32,
-    "last_frames": np.int32,
-    "label": np.int32,
-    "sequence_length": np.int32,
-}
+COLUMN_TYPES = {int: np.int32, float: np.float64}
+NUMBERS = {one.name: COLUMN_TYPES[one.type] for one in fields(LatentInfo) if one.type in COLUMN_TYPES}
+TEXTS = [one.name for one in fields(LatentInfo) if one.type is str]
 
 
 class LatentDataset(Dataset):

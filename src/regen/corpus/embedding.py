@@ -18,13 +18,8 @@ from regen.embedders.hybrid import HybridAutoencoder
 from regen.latents import Latents, collate
 from regen.tiling import Tile
 
-
-@dataclass(frozen=True)
-class Embedded:
-    """A whole sample: its normalised latents on the CPU, a batch of all chunks."""
-
-    info: LatentInfo
-    latents: Latents
+Embedded = tuple[LatentInfo, Latents]
+"""A whole sample, with its normalised latents on the CPU: a batch of all chunks."""
 
 
 @dataclass
@@ -62,9 +57,10 @@ class _Slot:
             label=last.label,
             sequence_length=latents.length if latents.has_sequence else -1,
         )
-        return Embedded(info, latents)
+        return info, latents
 
 
+@dataclass
 class Embedding:
     """Encodes with `model`, up to `batch` chunks together, and stores latents in `dtype`.
 
@@ -73,18 +69,14 @@ class Embedding:
     that has them; by default the motion decides.
     """
 
-    def __init__(
-        self,
-        model: Embedder,
-        *,
-        batch: int,
-        tile: Tile | None,
-        dtype: torch.dtype,
-        length: FixedLength | None = None,
-    ) -> None:
-        self.model, self.batch, self.tile, self.dtype, self.length = model, batch, tile, dtype, length
-        self._slots: deque[_Slot] = deque()
-        self._pending: list[tuple[_Slot, np.ndarray, int]] = []  # frames, and their number with padding
+    model: Embedder
+    batch: int
+    tile: Tile | None
+    dtype: torch.dtype
+    length: FixedLength | None = None
+    _slots: deque[_Slot] = field(default_factory=deque)
+    # Chunks to encode next: their sample, frames, and the number of frames with padding.
+    _pending: list[tuple[_Slot, np.ndarray, int]] = field(default_factory=list)
 
     def run(
         self, streams: Iterable[tuple[CorpusSample, Iterable[Decoded]]]
@@ -108,8 +100,7 @@ class Embedding:
         yield from self._ready()
 
     def _add(self, slot: _Slot, chunk: Chunk) -> None:
-        """As in `EncodeSession`, a video of one frame is an image, and a short chunk repeats its last "
-        "frame."""
+        """As in `EncodeSession`, a video of one frame is an image; a short chunk repeats its last frame."""
         is_image = slot.last is None and len(chunk.frames) == 1
         length = 1 if is_image else self.model.chunk_frames
         if self._pending:
@@ -143,13 +134,10 @@ class Embedding:
     def _encode(self, parts: list[UInt8[np.ndarray, "_ h w 3"]], length: int) -> Latents:
         """A batch of chunks, each padded to `length` frames."""
         model = self.model
+        images = [torch.from_numpy(frames.copy()) for frames in parts]  # they may be read-only
         clips = [
-            pad(
-                to_clip(torch.from_numpy(frames.copy()), model.device, model.dtype),  # it may be read-only
-                length,
-                model.spatial_compression_ratio,
-            )
-            for frames in parts
+            pad(to_clip(frames, model.device, model.dtype), length, model.spatial_compression_ratio)
+            for frames in images
         ]
         try:
             return self._latents(torch.cat(clips)).to(dtype=self.dtype).cpu()

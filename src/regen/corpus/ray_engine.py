@@ -21,8 +21,7 @@ from typing import Any
 import torch
 
 from regen.console import OnProgress, first_line
-from regen.corpus.export import POLL_SECONDS, Decode, export_shard, finish
-from regen.corpus.plan import ExportPlan, ExportRequest, prepare
+from regen.corpus.export import POLL_SECONDS, Decode, ExportPlan, ExportRequest, export_shard, prepare
 from regen.corpus.shards import LatentManifest, is_complete
 from regen.corpus.sources import Corpus, CorpusSample, Decoded, FrameSpec, decode_sample
 from regen.pretrained.models import find_model, silence_logging
@@ -120,7 +119,7 @@ def export_latents_with_ray(
                 on_progress(done, total)
         if done == before:
             time.sleep(POLL_SECONDS)
-    finish(plan)
+    plan.finish()
     return plan.manifest
 
 

@@ -42,10 +42,9 @@ ENTRY_BYTES = 256  # upper bound of a tensor's entry in the header, without its 
 class LatentInfo:
     """Facts about a sample: `frames` frames of `height` x `width` pixels at `frame_rate` per second.
 
-    They are `chunks` chunks of `latent_frames` latent frames each, the last chunk of `last_frames` frames.
-    The source had `source_height` x `source_width` pixels. `label` is a class or -1. An image has one frame,
-    one chunk and one latent frame. `sequence_length` is the number of 1D latents of all chunks together, -1
-    for models without.
+    They are `chunks` chunks of `latent_frames` latent frames each, the last chunk of `last_frames` frames; an
+    image has one of each. The source had `source_height` x `source_width` pixels. `label` is a class or -1.
+    `sequence_length` is the number of 1D latents of all chunks together, -1 for models without.
     """
 
     key: str
@@ -133,6 +132,35 @@ class LatentManifest:
         """The content of manifest.json."""
         return json.dumps({"format": FORMAT} | asdict(self), indent=1, allow_nan=False) + "\n"
 
+    def check_settings(self, folder: Path, settings: dict[str, Any], model: str, weights: str) -> None:
+        """Raise ValueError unless these are the settings of `folder`, and the model, under whatever name."""
+        before = self.settings | {"model": f"{self.model} (hash {self.weights})"}
+        now = settings | {"model": f"{model} (hash {weights})"}
+        if self.weights == weights:
+            now["model"] = before["model"]
+        differences = [
+            f"{name} was {before.get(name)} and is now {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"The latents in {folder} have other settings ({'; '.join(differences)}); give the same, or "
+                "another --out."
+            )
+
+    def check_data(self, folder: Path, shards: Sequence[InputShard]) -> None:
+        """Raise ValueError unless these are the input shards of `folder`."""
+        before, now = ({shard.name: shard for shard in part} for part in (self.shards, shards))
+        for name in sorted(before.keys() | now.keys()):
+            if name in before and name in now and before[name].digest == now[name].digest:
+                continue
+            change = "is missing" if name not in now else "has changed" if name in before else "is new"
+            source = (now.get(name) or before[name]).source
+            raise ValueError(
+                f"{source} {change} since the latents in {folder} were begun; undo it, or give another --out."
+            )
+
     def missing(self, folder: Path) -> list[InputShard]:
         """The input shards without latents."""
         return [shard for shard in self.shards if not is_complete(folder, shard.name)]
@@ -161,10 +189,10 @@ class ShardRows:
         except (OSError, ValueError, KeyError, TypeError):
             raise damaged(folder, name, f"{name}.json can't be read") from None
         latents = folder / f"{name}.safetensors"
-        if not latents.is_file() or latents.stat().st_size != rows.bytes:
-            raise damaged(
-                folder, name, f"{latents.name} is {'truncated' if latents.is_file() else 'missing'}"
-            )
+        if not latents.is_file():
+            raise damaged(folder, name, f"{latents.name} is missing")
+        if latents.stat().st_size != rows.bytes:
+            raise damaged(folder, name, f"{latents.name} is truncated")
         return rows
 
 

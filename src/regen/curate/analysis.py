@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -25,36 +24,17 @@ HASH_POSITIONS = (1 / 6, 1 / 2, 5 / 6)  # where in a video its hashes are taken
 NOISE = 2.0  # of 255 levels; key frames of still pictures differ by as much
 BLACK_LEVEL = 24.0  # of 255 levels; brighter is not black, also where black is stored as 16
 MAX_LIT_IN_BAR = 0.02  # share of a line that may be lit in a black bar
-MIN_LIT_AT_EDGE = (
-    0.5  # a picture begins at a line that is lit this far, relative to the line that is lit most
-)
+MIN_LIT_AT_EDGE = 0.5  # a picture begins at a line that is lit this far, relative to the line lit most
 MAX_BAR_DIFFERENCE = 2  # small pixels by which two opposite bars may differ
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """Input of the filters: a whole file, or one shot.
-
-    `seconds` includes the duration of the last frame. `motion` is None where there are too few frames,
-    `bars` is the larger share of height or width, `cuts` are the times of the shot cuts in seconds.
-    """
-
-    frames: int
-    seconds: float
-    width: int
-    height: int
-    is_image: bool
-    cuts: tuple[float, ...]
-    motion: float | None
-    bars: float
 
 
 @dataclass(frozen=True)
 class Shot:
     """Frames `first` to before `end` of a file, and what was measured on them.
 
-    `start` is the time of its first frame and `seconds` the time from there to its end. `hashes` are three
-    perceptual hashes in hexadecimal digits, or empty.
+    `start` is the time of its first frame and `seconds` the time from there to its end, including the
+    duration of the last frame. `motion` is None where there are too few frames, `bars` is the larger share of
+    height or width, `hashes` are three perceptual hashes in hexadecimal digits, or empty.
     """
 
     first: int
@@ -64,6 +44,10 @@ class Shot:
     motion: float | None
     bars: float
     hashes: tuple[str, ...]
+
+    @property
+    def frames(self) -> int:
+        return self.end - self.first
 
     @property
     def middle(self) -> float:
@@ -81,29 +65,11 @@ class Analysis:
 
     key: str
     stamp: str
-    bytes: int
-    info: SampleInfo | None
-    cuts: tuple[float, ...]
-    shots: tuple[Shot, ...]
+    bytes: int = 0
+    info: SampleInfo | None = None
+    cuts: tuple[float, ...] = ()
+    shots: tuple[Shot, ...] = ()
     failure: Failure | None = None
-
-    def measurements(self, shot: Shot) -> Measurements:
-        info = self.info
-        assert info is not None
-        return Measurements(
-            frames=shot.end - shot.first,
-            seconds=shot.seconds,
-            width=info.width,
-            height=info.height,
-            is_image=info.is_image,
-            cuts=self.cuts,
-            motion=shot.motion,
-            bars=shot.bars,
-        )
-
-    @classmethod
-    def from_failure(cls, source: SourceFile, failure: Failure) -> "Analysis":
-        return cls(source.key, source.stamp, 0, None, (), (), failure)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Analysis":
@@ -118,28 +84,16 @@ class Analysis:
         return cls(**(row | changed))
 
 
-def make_analyse(filters: Filters) -> "partial[Analysis]":
-    """`analyse` with what the filters need."""
-    return partial(
-        analyse,
-        cut_threshold=None if filters.cuts == "keep" else filters.cut_threshold,
-        split=filters.cuts == "split",
-        hashes=filters.duplicates == "drop",
-    )
-
-
-def analyse(
-    source: SourceFile, extend: ExtendDeadline, *, cut_threshold: float | None, split: bool, hashes: bool
-) -> Analysis:
-    """Decode a whole file and measure it. Shot cuts are detected when there is a `cut_threshold`.
+def analyse(source: SourceFile, extend: ExtendDeadline, *, filters: Filters) -> Analysis:
+    """Decode a whole file and measure what the filters need.
 
     Raises VideoError when it can't be read, JobError when a part of it can't or its sidecars are invalid.
     """
     size = source.path.stat().st_size
     extend(size / MIN_BYTES_PER_SECOND)
     caption, label = read_sidecars(source.path)
-    cut_finder = None if cut_threshold is None else CutFinder(cut_threshold)
-    stats = FrameStats(Hasher() if hashes else None)
+    cut_finder = None if filters.cuts == "keep" else CutFinder(filters.cut_threshold)
+    stats = FrameStats(Hasher() if filters.duplicates == "drop" else None)
     with VideoReader(source.path, threads=1, short_side=ANALYSIS_SIDE) as reader:
         info = sample_info(reader, source.key + source.suffix, caption, label)
         extend(SECONDS_PER_FRAME * info.frames)
@@ -155,7 +109,7 @@ def analyse(
     if len(times) != info.frames:  # then frames are found by their times only
         info = replace(info, is_regular=False)
     cuts = cut_finder.cuts if cut_finder is not None else []
-    bounds = [0, *cuts, len(times)] if split else [0, len(times)]
+    bounds = [0, *cuts, len(times)] if filters.cuts == "split" else [0, len(times)]
     shots = [_shot(stats, times, first, end, info.frame_rate) for first, end in pairwise(bounds)]
     cut_times = tuple(round(times[cut], 4) for cut in cuts)
     return Analysis(source.key, source.stamp, size, info, cut_times, tuple(shots))

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regen.console import ProgressBar, first_line
-from regen.curate.analysis import Analysis, check_installed, make_analyse
+from regen.console import ProgressBar
+from regen.curate.analysis import Analysis, analyse, check_installed
 from regen.curate.build_folder import BuildFolder, append_line, shard_name
 from regen.curate.options import Filters, PoolOptions
 from regen.curate.report import BuildResult, write_report
@@ -56,45 +57,28 @@ def build(
     """
     spec.validate()
     pool.validate()
-    sources = list_sources(spec.folders)
-    try:
-        folder = BuildFolder(spec.out)
-        with folder.lock():
-            folder.check_config(spec.as_json())
-            return _build(spec, folder, sources, pool, on_progress)
-    except OSError as error:
-        raise ValueError(
-            f"The shards can't be written to {spec.out} ({first_line(error)}); free some space or see to its "
-            "permissions, and the same command continues."
-        ) from None
-
-
-def _build(
-    spec: Build,
-    folder: BuildFolder,
-    sources: Sequence[SourceFile],
-    pool: PoolOptions,
-    on_progress: ProgressBar,
-) -> BuildResult:
-    analyses = _analyse(folder, sources, spec.filters, pool, on_progress)
-    kept, dropped = select(sources, analyses, spec.filters)
-    classes = class_numbers(sources) if spec.classes_from_folders else None
-    samples = make_samples(kept, classes)
-    if pool.retry:
-        folder.forget_unwritten()
-    shards = write_shards(folder, samples, spec.packing, pool, on_progress)
-    if classes is not None:
-        write_json(spec.out / "classes.json", classes)
-    dropped += unwritten_samples(folder, samples)
-    on_progress(0, None, "writing the report")
-    result = BuildResult(spec.out, spec.as_json(), len(sources), shards, kept, dropped)
-    write_report(result, pool)
-    if not shards:
-        raise ValueError(
-            f"None of the {len(sources)} files is kept; {result.page} shows why, so give other limits and "
-            "another --out."
-        )
-    folder.finish(serialize_index([shard_name(number) for number in range(len(shards))], shards))
+    sources, folder = list_sources(spec.folders), BuildFolder(spec.out)
+    with folder.lock():
+        folder.check_config(spec.as_json())
+        analyses = _analyse(folder, sources, spec.filters, pool, on_progress)
+        kept, dropped = select(sources, analyses, spec.filters)
+        classes = class_numbers(sources) if spec.classes_from_folders else None
+        samples = make_samples(kept, classes)
+        if pool.retry:
+            folder.forget_unwritten()
+        shards = write_shards(folder, samples, spec.packing, pool, on_progress)
+        if classes is not None:
+            write_json(spec.out / "classes.json", classes)
+        dropped += unwritten_samples(folder, samples)
+        on_progress(0, None, "writing the report")
+        result = BuildResult(spec.out, spec.as_json(), len(sources), shards, kept, dropped)
+        write_report(result, pool)
+        if not shards:
+            raise ValueError(
+                f"None of the {len(sources)} files is kept; {result.page} shows why, so give other limits "
+                "and another --out."
+            )
+        folder.finish(serialize_index([shard_name(number) for number in range(len(shards))], shards))
     return result
 
 
@@ -115,16 +99,17 @@ def _analyse(
         return pool.retry and before.failure is not None and before.failure.reason in ("slow", "killed")
 
     missing = [source for source in sources if is_missing(source)]
-    done, description = len(sources) - len(missing), "analysing files"
-    on_progress(done, len(sources), description)
+    done, job = len(sources) - len(missing), partial(analyse, filters=filters)
+    on_progress(done, len(sources), "analysing files")
     with (
         folder.analysis_log() as log,
-        closing(run_jobs(make_analyse(filters), missing, pool.workers, pool.time_limit)) as results,
+        closing(run_jobs(job, missing, pool.workers, pool.time_limit)) as results,
     ):
         for source, result in results:
-            analysis = Analysis.from_failure(source, result) if isinstance(result, Failure) else result
-            known[source.key] = analysis
-            append_line(log, asdict(analysis))
+            if isinstance(result, Failure):
+                result = Analysis(source.key, source.stamp, failure=result)
+            known[source.key] = result
+            append_line(log, asdict(result))
             done += 1
-            on_progress(done, len(sources), description)
+            on_progress(done, len(sources), "analysing files")
     return known

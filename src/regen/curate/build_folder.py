@@ -36,22 +36,24 @@ class BuildFolder:
     def lock(self) -> Iterator[None]:
         """Keep other builds out of the folder, and remove what a killed one left half done.
 
-        Raises ValueError when another build is running, or the folder can't be written to.
+        Raises ValueError when another build is running, and for any OSError, also of the block.
         """
         try:
             self.encoded.mkdir(parents=True, exist_ok=True)
             self.shards.mkdir(exist_ok=True)
-            file = (self._state / "lock").open("ab")
+            with (self._state / "lock").open("ab") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ValueError(f"Another process builds shards in {self.path}; wait for it.") from None
+                for leftover in (*self.path.glob("*.partial"), *self._state.rglob("*.partial")):
+                    leftover.unlink()
+                yield
         except OSError as error:
-            raise ValueError(f"Shards can't be written to {self.path}: {first_line(error)}.") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"Another process builds shards in {self.path}; wait for it.") from None
-            for leftover in (*self.path.glob("*.partial"), *self._state.rglob("*.partial")):
-                leftover.unlink()
-            yield
+            raise ValueError(
+                f"The shards can't be written to {self.path} ({first_line(error)}); free some space or see "
+                "to its permissions, and the same command continues."
+            ) from None
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raises ValueError when the folder belongs to a build with other options, and names a difference."""
@@ -76,10 +78,8 @@ class BuildFolder:
         rows = _read_lines(self._state / "analysis.jsonl")
         return {row["key"]: Analysis.from_json(row) for row in rows}
 
-    @contextmanager
-    def analysis_log(self) -> Iterator[TextIO]:
-        with (self._state / "analysis.jsonl").open("a", encoding="utf-8") as file:
-            yield file
+    def analysis_log(self) -> TextIO:
+        return (self._state / "analysis.jsonl").open("a", encoding="utf-8")
 
     def unwritten(self) -> dict[str, str]:
         """Why samples could not be encoded, by their id."""

@@ -41,14 +41,6 @@ class Member:
 
 
 @dataclass(frozen=True)
-class ShardListing:
-    """The samples of a shard, and what is wrong with it as a tar file."""
-
-    members: tuple[Member, ...]
-    damage: str | None
-
-
-@dataclass(frozen=True)
 class IndexResult:
     """Numbers of shards and samples in the index, and (name, reason) of skipped samples or shards."""
 
@@ -76,12 +68,10 @@ def make_index(
     with closing(run_jobs(list_members, addresses, pool.workers, pool.time_limit)) as results:
         for done, (shard, listing) in enumerate(results, start=1):
             on_progress(done, len(names), "listing shards")
-            if isinstance(listing, Failure):
-                skipped.append((shard, listing.text))
-                continue
-            members += listing.members
-            if listing.damage is not None:
-                skipped.append((shard, listing.damage))
+            found, damage = ([], listing.text) if isinstance(listing, Failure) else listing
+            members += found
+            if damage is not None:
+                skipped.append((shard, damage))
     rows: dict[str, list[dict[str, Any]]] = {shard: [] for shard in addresses}
     with closing(run_jobs(read_member, members, pool.workers, pool.time_limit)) as results:
         for done, (member, row) in enumerate(results, start=1):
@@ -102,8 +92,8 @@ def make_index(
     return IndexResult(len(names), sum(map(len, parts)), tuple(sorted(skipped)))
 
 
-def list_members(shard: str, extend: ExtendDeadline) -> ShardListing:
-    """The samples of one shard, from the headers of its tar file."""
+def list_members(shard: str, extend: ExtendDeadline) -> tuple[list[Member], str | None]:
+    """The samples of one shard, from the headers of its tar file, and what is wrong with it."""
     found: dict[str, list[tarfile.TarInfo]] = {}
     damage = None
     with fsspec.open(shard, "rb") as file:
@@ -119,11 +109,11 @@ def list_members(shard: str, extend: ExtendDeadline) -> ShardListing:
             damage = f"it is not a tar file, or a damaged one ({error})"
         except OSError as error:
             damage = f"it can't be read to its end ({error})"
-        members = [_member(shard, infos, file) for infos in found.values()]
-    whole = [member for member in members if member and member.offset + member.size <= size]
-    if damage is None and len(whole) < sum(member is not None for member in members):
+        members = [member for infos in found.values() if (member := _member(shard, infos, file))]
+    whole = [member for member in members if member.offset + member.size <= size]
+    if damage is None and len(whole) < len(members):
         damage = "it is cut off"
-    return ShardListing(tuple(whole), damage)
+    return whole, damage
 
 
 def _key(name: str) -> str:
@@ -190,8 +180,8 @@ def overview(shards: ShardSet) -> dict[str, Any]:
     }
 
 
-def draw_sheet(shards: ShardSet, path: Path) -> int:
-    """A picture of at most 48 samples, evenly spaced; returns how many. What can't be read is left out."""
+def draw_sheet(shards: ShardSet, path: Path) -> None:
+    """Draw a picture of at most 48 samples, evenly spaced. What can't be read is left out."""
     count = min(SHEET_SAMPLES, len(shards))
     pictures = []
     for place in range(count):
@@ -205,16 +195,14 @@ def draw_sheet(shards: ShardSet, path: Path) -> int:
         if rows[-1] and sum(one.width + SHEET_GAP for one in rows[-1]) + picture.width > width:
             rows.append([])
         rows[-1].append(picture)
-    sheet = Image.new(
-        "RGB", (width + SHEET_GAP, len(rows) * (SHEET_HEIGHT + SHEET_GAP) + SHEET_GAP), SHEET_COLOUR
-    )
+    step = SHEET_HEIGHT + SHEET_GAP
+    sheet = Image.new("RGB", (width + SHEET_GAP, len(rows) * step + SHEET_GAP), SHEET_COLOUR)
     for row, line in enumerate(rows):
         left = SHEET_GAP
         for picture in line:
-            sheet.paste(picture, (left, SHEET_GAP + row * (SHEET_HEIGHT + SHEET_GAP)))
+            sheet.paste(picture, (left, SHEET_GAP + row * step))
             left += picture.width + SHEET_GAP
     sheet.save(path)
-    return len(pictures)
 
 
 def _middle(shards: ShardSet, number: int) -> Image.Image:

@@ -53,6 +53,8 @@ figcaption b {{ display: block; font-weight: 600; }}
 figcaption span {{ color: var(--soft); }}
 .bare {{ width: 16rem; border-left: 2px solid var(--line); padding-left: 0.6rem; }}
 """
+Places = tuple[tuple[Path, float], ...]
+"""(path, seconds) of frames that are shown side by side."""
 SIDE_BY_SIDE = {
     "cuts": "the last frame of a shot, and the first one of the next",
     "static": "the first and the last frame",
@@ -96,19 +98,12 @@ class BuildResult:
 
 
 @dataclass(frozen=True)
-class ThumbnailSpec:
-    """Times (path, seconds) whose frames are shown side by side."""
-
-    times: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
 class Card:
     """One file on the page: its name, what was measured, and its thumbnails, if any."""
 
     name: str
     text: str
-    thumbnails: ThumbnailSpec | None
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -127,9 +122,9 @@ def write_report(result: BuildResult, pool: PoolOptions) -> None:
     write_json(result.out / "report.json", result.as_json() | {"settings": result.settings, "drops": drops})
     sections = [_dropped_section(reason, result) for reason in result.counts]
     sections.append(_kept_section(result))
-    specs = [card.thumbnails for section in sections for card in section.cards if card.thumbnails is not None]
-    with closing(run_jobs(make_thumbnails, dict.fromkeys(specs), pool.workers, pool.time_limit)) as results:
-        pictures = {spec: images for spec, images in results if not isinstance(images, Failure)}
+    jobs = dict.fromkeys(card.places for section in sections for card in section.cards if card.places)
+    with closing(run_jobs(make_thumbnails, jobs, pool.workers, pool.time_limit)) as results:
+        pictures = {places: images for places, images in results if not isinstance(images, Failure)}
     write_bytes(result.page, make_page(result.as_json(), sections, pictures).encode(errors="replace"))
 
 
@@ -139,29 +134,21 @@ def _dropped_section(reason: str, result: BuildResult) -> Section:
     drops.sort(key=lambda drop: drop.rejection.value)
     cards = []
     for drop in _evenly_spaced(drops, MAX_DROPPED_CARDS):
-        times = [(drop.path, time) for time in drop.times]
-        times += [] if drop.duplicate_of is None else [drop.duplicate_of]
-        spec = ThumbnailSpec(tuple(times)) if times else None
-        cards.append(Card(_name(drop.path, drop.start), drop.rejection.text, spec))
+        title = drop.source.path.name if drop.candidate is None else drop.candidate.title
+        cards.append(Card(title, drop.rejection.text, tuple(drop.evidence())))
     return Section(reason, REASONS[reason], len(drops), cards)
 
 
 def _kept_section(result: BuildResult) -> Section:
     cards = []
     for kept in _evenly_spaced(result.kept, MAX_KEPT_CARDS):
-        measured = kept.measurements
-        text = f"{measured.width} x {measured.height}"
-        if not measured.is_image:
-            text += f", {measured.seconds:.1f} s"
-            text += "" if measured.motion is None else f", motion {measured.motion:.1f}"
-        path, start = str(kept.source.path), None if kept.number is None else kept.shot.start
-        cards.append(Card(_name(path, start), text, ThumbnailSpec(((path, kept.shot.middle),))))
+        info, shot = kept.info, kept.shot
+        text = f"{info.width} x {info.height}"
+        if not info.is_image:
+            text += f", {shot.seconds:.1f} s"
+            text += "" if shot.motion is None else f", motion {shot.motion:.1f}"
+        cards.append(Card(kept.title, text, ((kept.source.path, shot.middle),)))
     return Section("kept", "kept", len(result.kept), cards)
-
-
-def _name(path: str, start: float | None) -> str:
-    """The name on the page of a file, or of the shot of it that begins at `start` seconds."""
-    return Path(path).name + ("" if start is None else f" at {start:.1f} s")
 
 
 def _evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
@@ -171,11 +158,11 @@ def _evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
 
 
-def make_thumbnails(spec: ThumbnailSpec, extend: ExtendDeadline) -> list[str]:
-    """JPEG files in base64, one for each time."""
+def make_thumbnails(places: Places, extend: ExtendDeadline) -> list[str]:
+    """JPEG files in base64, one for each place."""
     pictures = []
-    for path, time in spec.times:
-        with VideoReader(Path(path), threads=1, short_side=2 * THUMBNAIL_HEIGHT) as reader:
+    for path, time in places:
+        with VideoReader(path, threads=1, short_side=2 * THUMBNAIL_HEIGHT) as reader:
             target = BytesIO()
             image = scale_to_height(reader.read_at([time])[0].numpy(), THUMBNAIL_HEIGHT)
             image.save(target, "JPEG", quality=JPEG_QUALITY)
@@ -189,7 +176,7 @@ def scale_to_height(image: UInt8[np.ndarray, "h w 3"], height: int) -> Image.Ima
 
 
 def make_page(
-    figures: dict[str, Any], sections: Sequence[Section], pictures: Mapping[ThumbnailSpec, Sequence[str]]
+    figures: dict[str, Any], sections: Sequence[Section], pictures: Mapping[Places, Sequence[str]]
 ) -> str:
     """The HTML page, which loads nothing else; `figures` are those of a BuildResult."""
     head = (
@@ -217,16 +204,14 @@ def _table(sections: Sequence[Section]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _show(section: Section, pictures: Mapping[ThumbnailSpec, Sequence[str]]) -> str:
+def _show(section: Section, pictures: Mapping[Places, Sequence[str]]) -> str:
     title = section.title[0].upper() + section.title[1:]
     notes = [f"{section.count:,}"]
     if len(section.cards) < section.count:
         notes.append(f"{len(section.cards)} of them here")
     if section.reason in SIDE_BY_SIDE:
         notes.append(SIDE_BY_SIDE[section.reason])
-    cards = "".join(
-        _figure(card, pictures.get(card.thumbnails, ()) if card.thumbnails else ()) for card in section.cards
-    )
+    cards = "".join(_figure(card, pictures.get(card.places, ())) for card in section.cards)
     return (
         f'<h2 id="{section.reason}">{title} <small>{"; ".join(notes)}</small></h2>'
         f'<div class="cards">{cards}</div>'

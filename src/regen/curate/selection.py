@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from regen.curate.analysis import Analysis, Measurements, Shot
+from regen.curate.analysis import Analysis, Shot
 from regen.curate.options import Filters
 from regen.curate.sources import SourceFile
+from regen.data.shards import SampleInfo
 
 # Reasons to drop a file or shot, in the order in which they are checked.
 REASONS = {
@@ -24,7 +26,7 @@ REASONS = {
     "static": "hardly moves",
     "bars": "has black bars",
     "duplicate": "looks like another one",
-    "unwritten": "could not be encoded again",
+    "unwritten": "could not be re-encoded",
 }
 
 
@@ -48,35 +50,54 @@ class Candidate:
     number: int | None
 
     @property
-    def measurements(self) -> Measurements:
-        return self.analysis.measurements(self.shot)
+    def info(self) -> SampleInfo:
+        """What is known of the whole file."""
+        assert self.analysis.info is not None
+        return self.analysis.info
 
     @property
     def key(self) -> str:
         return self.source.key if self.number is None else f"{self.source.key}-{self.number:04d}"
+
+    @property
+    def title(self) -> str:
+        """The name of the file, and the time at which a shot begins."""
+        return self.source.path.name + ("" if self.number is None else f" at {self.shot.start:.1f} s")
 
 
 @dataclass(frozen=True)
 class Dropped:
     """A file or shot that is not kept, and why.
 
-    `path` and, of a shot, its start and duration in seconds; `times` show the reason, in seconds;
-    `duplicate_of` is the file that a duplicate looks like, with the time to compare.
+    There is no `candidate` for a file without analysis, or without samples that could be written. `original`
+    is what a duplicate looks like.
     """
 
-    path: str
+    source: SourceFile
     rejection: Rejection
-    start: float | None = None
-    seconds: float | None = None
-    times: tuple[float, ...] = ()
-    duplicate_of: tuple[str, float] | None = None
+    candidate: Candidate | None = None
+    original: Candidate | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A row of the report."""
-        row = {"path": self.path} | asdict(self.rejection)
-        if self.start is not None and self.seconds is not None:
-            row |= {"start": round(self.start, 3), "seconds": round(self.seconds, 3)}
-        return row if self.duplicate_of is None else row | {"like": self.duplicate_of[0]}
+        row = {"path": str(self.source.path)} | asdict(self.rejection)
+        if self.candidate is not None and self.candidate.number is not None:
+            shot = self.candidate.shot
+            row |= {"start": round(shot.start, 3), "seconds": round(shot.seconds, 3)}
+        return row if self.original is None else row | {"like": str(self.original.source.path)}
+
+    def evidence(self) -> list[tuple[Path, float]]:
+        """(file, seconds) of frames that show the reason: both sides of a cut, both ends of a static shot."""
+        if self.candidate is None:
+            return []
+        path, shot, cuts = self.source.path, self.candidate.shot, self.candidate.analysis.cuts
+        frame = 1 / self.candidate.info.frame_rate
+        if self.rejection.reason == "cuts":
+            return [(path, cuts[0] - frame), (path, cuts[0])]
+        if self.rejection.reason == "static":
+            return [(path, shot.start), (path, shot.start + shot.seconds - frame)]
+        alike = [] if self.original is None else [(self.original.source.path, self.original.shot.middle)]
+        return [(path, shot.middle), *alike]
 
 
 def select(
@@ -84,22 +105,21 @@ def select(
 ) -> tuple[list[Candidate], list[Dropped]]:
     """(kept, dropped), both in the order of the sources."""
     candidates: list[Candidate] = []
-    dropped: list[tuple[int, Dropped]] = []
-    for order, source in enumerate(sources):
+    dropped: list[Dropped] = []
+    for source in sources:
         analysis = analyses[source.key]
         if analysis.failure is not None:
             rejection = Rejection(analysis.failure.reason, 1, 0, analysis.failure.text)
-            dropped.append((order, Dropped(str(source.path), rejection)))
+            dropped.append(Dropped(source, rejection))
         several = len(analysis.shots) > 1
         for number, shot in enumerate(analysis.shots):
             candidate = Candidate(source, analysis, shot, number if several else None)
-            failed = check(candidate.measurements, filters)
+            failed = check(candidate, filters)
             if failed is None:
                 candidates.append(candidate)
             else:
-                dropped.append((order, _drop(candidate, failed)))
+                dropped.append(Dropped(source, failed, candidate))
     originals = _match_duplicates(candidates, filters)
-    orders = {source.key: order for order, source in enumerate(sources)}
     kept = []
     for candidate, original in zip(candidates, originals, strict=True):
         if original is None:
@@ -108,19 +128,19 @@ def select(
         distance = hash_distance(candidate.shot.hashes, original.shot.hashes)
         text = f"like {'/'.join(original.source.path.parts[-2:])}; {100 * distance:.1f} % of the hash differ"
         rejection = Rejection("duplicate", round(distance, 4), filters.duplicate_distance, text)
-        dropped.append((orders[candidate.source.key], _drop(candidate, rejection, original)))
-    return kept, [drop for _, drop in sorted(dropped, key=lambda pair: pair[0])]
+        dropped.append(Dropped(candidate.source, rejection, candidate, original))
+    orders = {source.key: order for order, source in enumerate(sources)}
+    return kept, sorted(dropped, key=lambda drop: orders[drop.source.key])
 
 
-def check(measured: Measurements, filters: Filters) -> Rejection | None:
+def check(candidate: Candidate, filters: Filters) -> Rejection | None:
     """The first reason to drop a file or shot, or None; duplicates are not considered."""
-    return (None if measured.is_image else _check_length(measured, filters)) or _check_picture(
-        measured, filters
-    )
+    failed = None if candidate.info.is_image else _check_length(candidate.shot, filters)
+    return failed or _check_picture(candidate, filters)
 
 
-def _check_length(measured: Measurements, filters: Filters) -> Rejection | None:
-    frames, seconds = measured.frames, measured.seconds
+def _check_length(shot: Shot, filters: Filters) -> Rejection | None:
+    frames, seconds = shot.frames, shot.seconds
     if frames < filters.min_frames:
         return Rejection("short", frames, filters.min_frames, f"{frames} frames")
     if seconds < filters.min_seconds:
@@ -132,43 +152,19 @@ def _check_length(measured: Measurements, filters: Filters) -> Rejection | None:
     return None
 
 
-def _check_picture(measured: Measurements, filters: Filters) -> Rejection | None:
-    side = min(measured.width, measured.height)
+def _check_picture(candidate: Candidate, filters: Filters) -> Rejection | None:
+    info, shot, cuts = candidate.info, candidate.shot, candidate.analysis.cuts
+    side = min(info.width, info.height)
     if side < filters.min_side:
-        return Rejection("small", side, filters.min_side, f"{measured.width} x {measured.height} pixels")
-    if filters.cuts == "drop" and measured.cuts:
-        count = len(measured.cuts)
-        text = f"{count} cut{'s' * (count > 1)}, the first at {measured.cuts[0]:.2f} s"
-        return Rejection("cuts", count, 0, text)
-    if measured.motion is not None and not measured.is_image and measured.motion < filters.min_motion:
-        return Rejection("static", measured.motion, filters.min_motion, f"motion {measured.motion:.2f}")
-    if 0 < filters.max_bars < measured.bars:
-        return Rejection("bars", measured.bars, filters.max_bars, f"bars take {100 * measured.bars:.0f} %")
+        return Rejection("small", side, filters.min_side, f"{info.width} x {info.height} pixels")
+    if filters.cuts == "drop" and cuts:
+        text = f"{len(cuts)} cut{'s' * (len(cuts) > 1)}, the first at {cuts[0]:.2f} s"
+        return Rejection("cuts", len(cuts), 0, text)
+    if shot.motion is not None and not info.is_image and shot.motion < filters.min_motion:
+        return Rejection("static", shot.motion, filters.min_motion, f"motion {shot.motion:.2f}")
+    if 0 < filters.max_bars < shot.bars:
+        return Rejection("bars", shot.bars, filters.max_bars, f"bars take {100 * shot.bars:.0f} %")
     return None
-
-
-def _drop(candidate: Candidate, rejection: Rejection, original: Candidate | None = None) -> Dropped:
-    shot, is_part = candidate.shot, candidate.number is not None
-    return Dropped(
-        path=str(candidate.source.path),
-        rejection=rejection,
-        start=shot.start if is_part else None,
-        seconds=shot.seconds if is_part else None,
-        times=_evidence_times(candidate, rejection.reason),
-        duplicate_of=None if original is None else (str(original.source.path), original.shot.middle),
-    )
-
-
-def _evidence_times(candidate: Candidate, reason: str) -> tuple[float, ...]:
-    """Times in seconds that show the reason: both sides of a cut, both ends of a static shot."""
-    rate = candidate.analysis.info.frame_rate if candidate.analysis.info else 1.0
-    shot, cuts = candidate.shot, candidate.analysis.cuts
-    match reason:
-        case "cuts":
-            return cuts[0] - 1 / rate, cuts[0]
-        case "static":
-            return shot.start, shot.start + shot.seconds - 1 / rate
-    return (shot.middle,)
 
 
 def _match_duplicates(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate | None]:
@@ -176,24 +172,21 @@ def _match_duplicates(candidates: Sequence[Candidate], filters: Filters) -> list
     originals: list[Candidate | None] = [None] * len(candidates)
     if filters.duplicates == "keep":
         return originals
-    measured = [candidate.measurements for candidate in candidates]
+    hashed = [number for number, candidate in enumerate(candidates) if candidate.shot.hashes]
     for images in (False, True):
-        numbers = [
-            number
-            for number, candidate in enumerate(candidates)
-            if measured[number].is_image == images and candidate.shot.hashes
-        ]
+        numbers = [number for number in hashed if candidates[number].info.is_image == images]
         if not numbers:
             continue
-        pixels = np.array([measured[number].width * measured[number].height for number in numbers])
-        seconds = np.array([measured[number].seconds for number in numbers])
-        rank = np.empty(len(numbers), dtype=np.int64)
-        rank[np.lexsort((-seconds, -pixels))] = np.arange(len(numbers))
-        hashes = from_hex([candidates[number].shot.hashes for number in numbers])
+        group = [candidates[number] for number in numbers]
+        pixels = np.array([one.info.width * one.info.height for one in group])
+        seconds = np.array([one.shot.seconds for one in group])
+        rank = np.empty(len(group), dtype=np.int64)
+        rank[np.lexsort((-seconds, -pixels))] = np.arange(len(group))
+        hashes = from_hex([one.shot.hashes for one in group])
         found = find_duplicates(hashes, filters.duplicate_distance, rank)
         for number, better in zip(numbers, found.tolist(), strict=True):
             if better >= 0:
-                originals[number] = candidates[numbers[better]]
+                originals[number] = group[better]
     return originals
 
 

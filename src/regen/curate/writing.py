@@ -1,4 +1,4 @@
-"""Writing of samples into shards, encoding some of them again."""
+"""Writing of samples into shards, some of them re-encoded."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regen.console import ProgressBar, first_line
 from regen.curate.build_folder import BuildFolder, shard_name
-from regen.curate.options import PoolOptions
+from regen.curate.options import PoolOptions, check_minimums
 from regen.curate.selection import Candidate, Dropped, Rejection
 from regen.data.shards import SampleInfo, ShardWriter, read_sample_info
 from regen.media.files import Frame, VideoError
@@ -31,7 +31,7 @@ class Packing:
     """How samples are stored in shards.
 
     A shard is closed before it has more than `max_shard_bytes` or `max_samples` (0: no limit). With
-    `short_side` files are encoded again, the short side at most that many pixels, with a key frame every
+    `short_side` files are re-encoded, the short side at most that many pixels, with a key frame every
     `keyframe_interval` frames; so are the shots of files that are split, in their own size without it.
     """
 
@@ -42,12 +42,7 @@ class Packing:
 
     def validate(self) -> None:
         """Raises ValueError for values that are out of range."""
-        if self.short_side is not None and self.short_side < 16:
-            raise ValueError(f"--short-side must be at least 16 pixels, got {self.short_side}.")
-        if self.keyframe_interval < 1:
-            raise ValueError(f"--keyframe-interval must be at least 1, got {self.keyframe_interval}.")
-        if self.max_samples < 0:
-            raise ValueError(f"--max-samples must be at least 0 (no limit), got {self.max_samples}.")
+        check_minimums(self, short_side=16, keyframe_interval=1, max_samples=0)
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,7 @@ def make_samples(kept: Sequence[Candidate], classes: dict[str, int] | None) -> l
     """The samples of the kept candidates, with the `classes` of their folders if there are any."""
     samples = []
     for candidate in kept:
-        info, analysis = candidate.analysis.info, candidate.analysis
-        assert info is not None
+        info, analysis = candidate.info, candidate.analysis
         if classes is not None:
             info = replace(info, label=classes[candidate.source.folder])
         text = json.dumps([candidate.key, analysis.stamp, info.caption, info.label, asdict(candidate.shot)])
@@ -115,7 +109,7 @@ def unwritten_samples(folder: BuildFolder, samples: Sequence[ShardSample]) -> li
     """The samples that could not be encoded."""
     texts = folder.unwritten()
     return [
-        Dropped(str(sample.candidate.source.path), Rejection("unwritten", 1, 0, texts[sample.id]))
+        Dropped(sample.candidate.source, Rejection("unwritten", 1, 0, texts[sample.id]))
         for sample in samples
         if sample.id in texts
     ]
@@ -186,9 +180,7 @@ def _stored_samples(
 ) -> Iterator[StoredSample]:
     """The samples in their order, each with the file to store, encoded where needed."""
     groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.candidate.source.key)]
-    jobs = {
-        group[0].id: _encode_job(folder, group, packing) for group in groups if _is_encoded(group[0], packing)
-    }
+    jobs = {one[0].id: _encode_job(folder, one, packing) for one in groups if _is_encoded(one[0], packing)}
     ready: dict[EncodeJob, tuple[SampleInfo, ...] | Failure] = {}
     with closing(run_jobs(encode, jobs.values(), pool.workers, pool.time_limit)) as results:
         for group in groups:
@@ -197,12 +189,11 @@ def _stored_samples(
                 continue
             job = jobs[group[0].id]
             while job not in ready:
-                done, result = next(results)
-                ready[done] = result
+                ready.update([next(results)])
             result = ready.pop(job)
-            if isinstance(result, Failure) and result.reason == "disk":
-                raise ValueError(result.text)
             if isinstance(result, Failure):
+                if result.reason == "disk":
+                    raise ValueError(result.text)
                 for sample in group:
                     folder.note_unwritten(sample.id, result.text)
                 continue
@@ -231,10 +222,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """A file to decode once, and the segments to encode from it, in their order.
-
-    `short_side` None keeps the size; `keyframe_interval` counts the frames between key frames.
-    """
+    """A file to decode once, and the segments to encode from it, in their order (see `Packing`)."""
 
     path: Path
     segments: tuple[Segment, ...]

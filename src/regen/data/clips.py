@@ -1,4 +1,4 @@
-"""Training clips as a function of (seed, sample index) alone."""
+"""Random training clips, a function of (seed, sample index) alone."""
 
 import copy
 import hashlib
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
 from regen.console import progress_bar
 from regen.data.catalog import Catalog, FolderCatalog, open_collection
-from regen.data.clip_spec import ClipDraw, ClipSpec, crop_window, pick_frame_times, resize
 from regen.data.failures import KINDS, Failures, ReadTimeoutError, time_limit
 from regen.data.frame_cache import FrameCache
 from regen.media.files import Blob, VideoError, shrunk_size
@@ -25,6 +25,40 @@ MAX_WEIGHT_SECONDS = 10.0  # longer videos are drawn no more often than one of t
 IMAGE_SECONDS = 1.0  # an image is drawn as often as a video of this length
 ATTEMPTS = 100  # draws for one sample, when one video after the other can't be decoded
 MAX_CACHED_SUMS = 16  # cached running sums of weights, one for each kind of clip
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """A clip of `frames` frames of `size` (height, width), 1 / `frame_rate` seconds apart.
+
+    Without a rate the frames are consecutive. The picture is scaled by a factor drawn between the two of
+    `scale` (0.5: twice the height and width are shrunk to `size`). With `aspect_ratios` (width / height) only
+    media qualify whose own is nearest, by its logarithm, to number `bucket` of them.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    frame_rate: float | None = None
+    aspect_ratios: tuple[float, ...] = ()
+    bucket: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.frames >= 1 and min(self.size) >= 1, (self.frames, self.size)
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"The scale of clips must be two rising positive numbers, got {self.scale}.")
+
+
+@dataclass(frozen=True)
+class ClipDraw:
+    """The random choices for a clip: the sample's number, the others uniform in [0, 1)."""
+
+    number: int
+    start: float
+    mirror: float
+    scale: float
+    top: float
+    left: float
 
 
 @dataclass(frozen=True)
@@ -214,15 +248,50 @@ class ClipDataset:
         shown = pick_frame_times(times, rate, spec, draw)
         width, height = int(catalog.columns.width[index]), int(catalog.columns.height[index])
         width, height = shrunk_size(width, height, self.short_side)
-        window = crop_window(height, width, spec, draw)
+        rows, columns = crop_window(height, width, spec, draw)
         if self._cache is None or isinstance(source, Blob):
-            images = read_frames(source, shown.tolist(), self.short_side, window.rows, window.columns)
+            images = read_frames(source, shown.tolist(), self.short_side, rows, columns)
         else:
             stored, stored_times = self._cache.read(source)
             found = (np.searchsorted(stored_times, shown + TIME_TOLERANCE, side="right") - 1).clip(min=0)
             if np.abs(stored_times[found] - shown).max() > 1.5 / rate:
                 raise VideoError(f"{source} is damaged at {shown[0]:.2f} seconds; copy or record it again.")
-            images = stored[found, window.rows, window.columns]
-        if images.shape[1:3] != (window.height, window.width):
+            images = stored[found, rows, columns]
+        if images.shape[1:3] != (rows.stop - rows.start, columns.stop - columns.start):
             raise VideoError(f"{source} has shrunk since the start; restart the training.")
-        return resize(images, spec.size, window.mirrored)
+        return resize(images, spec.size, mirrored=draw.mirror < 0.5)
+
+
+def pick_frame_times(
+    times: Float64[np.ndarray, " all"], own_rate: float, spec: ClipSpec, draw: ClipDraw
+) -> Float64[np.ndarray, " t"]:
+    """The times of the frames that are shown at evenly spaced times, from a random frame on.
+
+    These lie in the middle of a frame's duration, so that at its own rate a video gives consecutive frames
+    even where its time stamps are rounded.
+    """
+    shown_at = np.arange(spec.frames) / (own_rate if spec.frame_rate is None else spec.frame_rate)
+    half = 0.5 / own_rate
+    starts = max(1, int(np.searchsorted(times, times[-1] - shown_at[-1] + half, side="right")))
+    shown_at += times[int(draw.start * starts)] + half
+    return times[np.searchsorted(times, shown_at, side="right") - 1]
+
+
+def crop_window(height: int, width: int, spec: ClipSpec, draw: ClipDraw) -> tuple[slice, slice]:
+    """The rows and columns that are kept of a frame of `height` x `width`."""
+    factor = spec.scale[0] + draw.scale * (spec.scale[1] - spec.scale[0])
+    factor = max(factor, spec.size[0] / height, spec.size[1] / width)
+    rows = min(height, max(1, round(spec.size[0] / factor)))
+    columns = min(width, max(1, round(spec.size[1] / factor)))
+    top, left = int(draw.top * (height - rows + 1)), int(draw.left * (width - columns + 1))
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def resize(
+    images: UInt8[np.ndarray, "t h w 3"], size: tuple[int, int], mirrored: bool
+) -> UInt8[Tensor, "3 t h2 w2"]:
+    """Resize to `size` (antialiased bicubic), and mirror."""
+    clip = rearrange(torch.from_numpy(images), "t h w c -> t c h w")
+    if clip.shape[-2:] != size:  # 8-bit, colours last in memory: ten times as fast as in float
+        clip = torch.nn.functional.interpolate(clip, size, mode="bicubic", antialias=True)
+    return rearrange(clip.flip(-1) if mirrored else clip, "t c h w -> c t h w").contiguous()

@@ -28,7 +28,8 @@ class Failures:
 
     def record(self, name: str, error: VideoError) -> int:
         """Count a failed read, warn once for each sample `name`, and return its kind (index of KINDS)."""
-        kind = _kind_of(error)
+        kind = "gone" if isinstance(error, MissingFileError) else "damaged"
+        kind = "slow" if isinstance(error, ReadTimeoutError) else kind
         self.counts[kind] += 1
         if name not in self.reasons and len(self.reasons) < MAX_NAMED:
             self.reasons[name] = str(error)
@@ -36,12 +37,6 @@ class Failures:
                 self.slow.add(name)
             warn(f"{error} Another video is drawn instead.")
         return KINDS.index(kind)
-
-
-def _kind_of(error: VideoError) -> str:
-    if isinstance(error, ReadTimeoutError):
-        return "slow"
-    return "gone" if isinstance(error, MissingFileError) else "damaged"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -45,6 +45,7 @@ MIN_GAP = 2.5  # between the centres of shapes, in half heights of a shape
 MAX_TRIES = 10_000  # to place them
 
 Split = Literal["train", "unseen"]
+Value = TypeVar("Value", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class ShapeScene:
 
     def caption(self, wording: int = 0) -> str:
         """The caption; `wording` 0 and 1 are two orders of the same words."""
-        subject = f"{self.count} {self.size} {self.texture} {self.colour} {plural(self.shape, self.count)}"
-        verb = "moves" if self.count == "one" else "move"
-        motion = f"{verb} {self.direction} {self.speed}"
+        ending = "" if self.count == "one" else "es" if self.shape.endswith("s") else "s"
+        subject = f"{self.count} {self.size} {self.texture} {self.colour} {self.shape}{ending}"
+        motion = f"{'moves' if self.count == 'one' else 'move'} {self.direction} {self.speed}"
         if wording == 0:
             return f"{subject} {motion} on a {self.background} background while the camera {self.camera}"
         return f"the camera {self.camera}: on a {self.background} background {subject} {motion}"
@@ -99,11 +100,6 @@ VALUES: dict[str, tuple[str, ...]] = {
     "background": tuple(BACKGROUNDS),
 }
 CLASSES = tuple(f"{shape} moving {direction}" for shape, direction in product(SHAPES, DIRECTIONS))
-
-
-def plural(shape: str, count: str) -> str:
-    """The word for one or several of a shape."""
-    return shape if count == "one" else f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
 def parse_caption(caption: str) -> ShapeScene | None:
@@ -142,9 +138,8 @@ def render(scene: ShapeScene, frames: int, height: int, width: int, seed: int) -
     speed = SPEEDS[scene.speed] * (0.875 + 0.25 * _uniform(generator))
     down, across = (speed * part for part in DIRECTIONS[scene.direction])
     for cy, cx in _centres(COUNTS.index(scene.count) + 1, radius, width / height, generator):
-        v = _torus_offset(y / height, cy + down * time, 1.0) / radius
-        u = _torus_offset(x / height, cx + across * time, width / height) / radius
-        v, u = v[:, :, None], u[:, None, :]
+        v = _torus_offset(y / height - (cy + down * time)[:, None], 1.0)[:, :, None] / radius
+        u = _torus_offset(x / height - (cx + across * time)[:, None], width / height)[:, None, :] / radius
         cover = (0.5 - _distance(scene.shape, v, u) * radius * height).clamp(0, 1)[..., None]
         paint = colour * _shade(scene.texture, v + u)[..., None]
         video = torch.lerp(video, paint, cover)
@@ -202,13 +197,6 @@ def _uniform(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def _torus_offset(
-    axis: Float[Tensor, " n"], centre: Float[Tensor, " t"], length: float
-) -> Float[Tensor, "t n"]:
-    """Offsets from the centre, the shorter way round the torus."""
-    return (axis[None, :] - centre[:, None] + length / 2) % length - length / 2
-
-
 def _centres(
     count: int, radius: float, aspect: float, generator: torch.Generator
 ) -> list[tuple[float, float]]:
@@ -218,7 +206,7 @@ def _centres(
         if attempt % (MAX_TRIES // 10) == MAX_TRIES // 10 - 1:
             centres = []  # the first ones leave no room
         y, x = _uniform(generator), aspect * _uniform(generator)
-        gaps = [math.hypot(_gap(y - cy, 1.0), _gap(x - cx, aspect)) for cy, cx in centres]
+        gaps = [math.hypot(_torus_offset(y - cy, 1.0), _torus_offset(x - cx, aspect)) for cy, cx in centres]
         if all(gap > MIN_GAP * radius for gap in gaps):
             centres.append((y, x))
         if len(centres) == count:
@@ -226,7 +214,8 @@ def _centres(
     raise ValueError("The picture has no room for three large shapes; make it at least as wide as high.")
 
 
-def _gap(difference: float, length: float) -> float:
+def _torus_offset(difference: Value, length: float) -> Value:
+    """The same difference of two places, the shorter way round the torus."""
     return (difference + length / 2) % length - length / 2
 
 

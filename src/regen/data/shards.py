@@ -11,9 +11,9 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import fsspec
@@ -82,18 +82,8 @@ def sample_info(reader: VideoReader, name: str, caption: str = "", label: int = 
     is_regular = _is_regular(times, rate)
     if not is_regular and _is_regular(times, measured):
         rate, is_regular = measured, True
-    return SampleInfo(
-        name=name,
-        frames=len(times),
-        frame_rate=rate,
-        seconds=span,
-        width=info.width,
-        height=info.height,
-        is_image=info.is_image,
-        is_regular=is_regular,
-        caption=caption,
-        label=label,
-    )
+    size = info.width, info.height
+    return SampleInfo(name, len(times), rate, span, *size, info.is_image, is_regular, caption, label)
 
 
 def _is_regular(times: np.ndarray, rate: float) -> bool:
@@ -106,22 +96,18 @@ def read_sample_info(path: Path, name: str) -> SampleInfo:
         return sample_info(reader, name)
 
 
-class ShardWriter:
+class ShardWriter(ExitStack):
     """Writes one shard, a tar file, atomically. A context manager."""
 
     def __init__(self, path: Path) -> None:
-        self._file = atomic_path(path)
+        super().__init__()
+        self._path = path
         self.rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> "ShardWriter":
-        self._tar = tarfile.open(self._file.__enter__(), "w", format=tarfile.USTAR_FORMAT)
+        temporary = self.enter_context(atomic_path(self._path))
+        self._tar = self.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tar.close()
-        self._file.__exit__(kind, error, trace)
 
     def add(self, info: SampleInfo, content: bytes) -> None:
         """Append a sample: the bytes of its file, and members for its caption and class."""
@@ -192,11 +178,9 @@ class ShardSet:
         return self._columns[name]
 
     def name(self, number: int) -> str:
-        """The name of the member that holds sample `number`."""
         return self._text("name", number)
 
     def info(self, number: int) -> SampleInfo:
-        """The index entry of sample `number`."""
         names = [name for name in COLUMNS if name not in ("shard", "offset", "size")]
         values = {name: self._columns[name][number].item() for name in names}
         return SampleInfo(name=self.name(number), caption=self._text("caption", number), **values)

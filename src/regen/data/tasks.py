@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data.clip_spec import ClipSpec
-from regen.data.clips import ClipDataset
+from regen.data.clips import ClipDataset, ClipSpec
 from regen.runtime import generator_for
 
 # Samples have no negative index, so tasks and samples never share random numbers.
