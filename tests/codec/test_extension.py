@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_media import random_chunks, tiny_regen
 from torch import Generator, Tensor
 
 from regen import diffusion
@@ -32,7 +33,7 @@ class CorrelatedFrames:
 
     STD, CORRELATION = 0.3, 0.9
     temporal_compression_ratio, spatial_compression_ratio, chunk_frames = 4, 8, 5
-    extrapolates = True
+    denoises = extrapolates = True
     device, dtype = torch.device("cpu"), torch.float32
 
     def velocity(self, noisy: Tensor, t: Tensor, frames: Tensor) -> Tensor:
@@ -151,18 +152,11 @@ def test_with_nothing_stored_it_is_the_plain_solver(solver: Solver) -> None:
 @pytest.fixture(scope="module")
 def model() -> AutoencoderRegen:
     torch.manual_seed(1)
-    tiny = AutoencoderRegen(
-        latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
-        width=24, depth=1, heads=2, siren_width=16,
-    )  # fmt: skip
-    for parameter in tiny.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return tiny.eval()
+    return tiny_regen()
 
 
-def chunks_of(frames: int) -> list[ChunkLatents]:
-    lengths = [min(5, frames - start) for start in range(0, frames, 5)]
-    return [ChunkLatents(i, Latents.of(torch.randn(4, 2, 1, 2)), length) for i, length in enumerate(lengths)]
+def chunks_of(model: AutoencoderRegen, frames: int) -> list[ChunkLatents]:
+    return random_chunks(model, frames, (1, 2))
 
 
 def session_of(model: AutoencoderRegen, seams: Seams, **options: object) -> DecodeSession:
@@ -171,7 +165,7 @@ def session_of(model: AutoencoderRegen, seams: Seams, **options: object) -> Deco
 
 def decoded(model: AutoencoderRegen, chunks: list[ChunkLatents], seams: Seams, **options: object) -> Tensor:
     session = session_of(model, seams, **options)
-    return torch.cat([*(session.feed(chunk) for chunk in chunks), session.flush()])
+    return torch.cat(list(session.decode((chunk, None) for chunk in chunks)))
 
 
 @PER_SOLVER
@@ -186,7 +180,7 @@ def test_in_a_session_the_decoder_sees_the_last_frame_of_the_chunk_before(
         return forward(noisy, positions, t, context)
 
     monkeypatch.setattr(model.decoder, "forward", recorded)
-    decoded(model, chunks_of(13), "extend", steps=4, solver=solver.__name__)
+    decoded(model, chunks_of(model, 13), "extend", steps=4, solver=solver.__name__)
     count = EVALUATIONS[solver](4)
     runs = [seen[start : start + count] for start in range(0, len(seen), count)]
     assert [run[0].shape[2] for run in runs] == [5, 6, 6]
@@ -198,7 +192,7 @@ def test_in_a_session_the_decoder_sees_the_last_frame_of_the_chunk_before(
 
 @pytest.mark.parametrize("solver", list(SOLVERS))
 def test_with_one_step_extension_is_left_out(model: AutoencoderRegen, solver: str) -> None:
-    chunks = chunks_of(13)
+    chunks = chunks_of(model, 13)
     plain = decoded(model, chunks, "none", solver=solver)
     assert torch.equal(decoded(model, chunks, "extend", solver=solver), plain)
     assert not torch.equal(decoded(model, chunks, "match", solver=solver), plain)
@@ -207,20 +201,9 @@ def test_with_one_step_extension_is_left_out(model: AutoencoderRegen, solver: st
     assert not torch.equal(joined[5:], apart[5:])
 
 
-@pytest.mark.parametrize("seams", ["extend", "match", "none"])
-@given(frames=st.integers(2, 17), steps=st.integers(1, 3))
-def test_all_frames_come_out_and_none_twice(
-    model: AutoencoderRegen, seams: Seams, frames: int, steps: int
-) -> None:
-    session = session_of(model, seams, steps=steps)
-    chunks = chunks_of(frames)
-    assert [len(session.feed(chunk)) for chunk in chunks] == [chunk.frames for chunk in chunks]
-    assert len(session.flush()) == 0
-
-
 @pytest.mark.parametrize("seams", ["extend", "match"])
 def test_a_chunk_that_does_not_follow_the_last_one_begins_anew(model: AutoencoderRegen, seams: Seams) -> None:
-    first, second, third = chunks_of(15)
+    first, second, third = chunks_of(model, 15)
     session = session_of(model, seams, steps=2)
     session.feed(first)
     alone = decoded(model, [third], seams, steps=2)
@@ -255,7 +238,7 @@ def test_matching_moves_the_first_frames_only(at: list[float], batch: int) -> No
 @pytest.mark.parametrize("steps", [1, 2])
 def test_in_a_session_half_of_the_difference_is_added(model: AutoencoderRegen, steps: int) -> None:
     """The difference is that of the last frame as it was shown and as the next chunk has it, at -1."""
-    first, second = chunks_of(10)
+    first, second = chunks_of(model, 10)
     session = session_of(model, "match", steps=steps)
     shown, joined = session.feed(first), session.feed(second, [-1.0, 0.0, 1.0, 2.0, 3.0, 4.0])
     times = torch.tensor([-1.0, 0.0, 1.0, 2.0, 3.0, 4.0]) / 4

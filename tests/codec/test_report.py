@@ -103,8 +103,3 @@ def test_what_fills_the_last_chunk_is_not_counted() -> None:
     shorter = of_lengths(18, 30, 0).compression_factor
     assert of_lengths(17, 30).compression_factor < shorter < of_lengths(34, 30, 0).compression_factor
     assert shorter == pytest.approx(3 * 18 * 32 * 48 / (4 * (30 + 30) + 4 * 30 / 17))
-
-
-def test_no_figure_of_a_model_of_adaptive_length() -> None:
-    with pytest.raises(AssertionError, match="depends on the clip"):
-        model_compression(tiny_one_dva(), 32, 32)

@@ -66,8 +66,7 @@ def chunks_of(model: Autoencoder, frames: int) -> list[ChunkLatents]:
 
 def decoded(model: Autoencoder, chunks: Iterable[ChunkLatents], options: DecodeOptions = DEFAULTS) -> Tensor:
     """All frames that come of some chunks in a session of their own."""
-    session = session_of(model, options)
-    return torch.cat([*(session.feed(chunk) for chunk in chunks), session.flush()])
+    return torch.cat(list(session_of(model, options).decode((chunk, None) for chunk in chunks)))
 
 
 def session_of(model: Autoencoder, options: DecodeOptions = DEFAULTS) -> DecodeSession:
@@ -217,9 +216,8 @@ def test_reset_and_flush_make_a_session_new(model: Autoencoder, seams: Seams) ->
         session.feed(chunk)
     session.reset()
     assert len(session.flush()) == 0
-    assert torch.equal(torch.cat([*(session.feed(chunk) for chunk in chunks), session.flush()]), expected)
-    assert torch.equal(torch.cat([*(session.feed(chunk) for chunk in chunks), session.flush()]), expected)
-
+    for _ in range(2):
+        assert torch.equal(torch.cat(list(session.decode((chunk, None) for chunk in chunks))), expected)
     frames = video(model.chunk_frames + 2, *size_of(model))
     encoder = EncodeSession(model)
     encoder.feed(video(3, 24, 8))
@@ -417,17 +415,16 @@ def test_latents_of_another_size_are_an_error(model: Autoencoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("name", "value", "sentence"),
     [
-        ({"steps": 0}, "steps .* got 0"),
-        ({"batch": 0}, "batch .* and 0"),
-        ({"solver": "midpoint"}, "one of euler, heun, got 'midpoint'"),
-        ({"seams": "blend"}, "one of extend, match, none, got 'blend'"),
+        ("steps", 0, "steps .* got 0"),
+        ("batch", 0, "batch .* and 0"),
+        ("solver", "midpoint", "one of euler, heun, got 'midpoint'"),
+        ("seams", "blend", "one of extend, match, none, got 'blend'"),
     ],
 )
-def test_options_out_of_range(options: dict[str, object], sentence: str) -> None:
+def test_options_out_of_range(name: str, value: object, sentence: str) -> None:
     wrong = DecodeOptions()
-    for name, value in options.items():
-        object.__setattr__(wrong, name, value)  # past the checks of types, which only tests have
+    object.__setattr__(wrong, name, value)  # past the checks of types, which only tests have
     with pytest.raises(ValueError, match=sentence):
         wrong.__post_init__()

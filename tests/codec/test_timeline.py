@@ -119,17 +119,6 @@ def test_chunks_are_asked_for_the_same_times(chunks: int, chunk: int, factor: in
     assert wanted[-1] == asked[: 1 - factor]
 
 
-def test_positions_between_chunks_have_both() -> None:
-    result, _ = output_frames(constant(4, Fraction(10)), Fraction(10), 2, Timeline(interpolate=4))
-    assert [frame.sources for frame in result[4:9]] == [
-        (FrameSource(0, 1.0),),
-        (FrameSource(0, 1.25, 0.75), FrameSource(1, -0.75, 0.25)),
-        (FrameSource(0, 1.5, 0.5), FrameSource(1, -0.5, 0.5)),
-        (FrameSource(0, 1.75, 0.25), FrameSource(1, -0.25, 0.75)),
-        (FrameSource(1, 0.0),),
-    ]
-
-
 @given(variable(), CHUNK, st.fractions(1, 120, max_denominator=1001))
 def test_constant_rate_fills_the_duration(
     clip: tuple[list[float], Fraction], chunk: int, fps: Fraction
