@@ -24,10 +24,8 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_the_folder_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
-    path = tmp_path / "a"
-
     def write() -> None:
-        with atomic_path(path) as temporary:
+        with atomic_path(tmp_path / "a") as temporary:
             temporary.write_text("half")
             raise error
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,8 @@ from rich.table import Table
 
 OnProgress = Callable[[int, int | None], None]
 """Called with the number of items done, and of all items (None while unknown)."""
+ProgressBar = Callable[..., None]
+"""An OnProgress that also takes a description to show from then on."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,13 +26,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
-
-
-@runtime_checkable
-class ProgressBar(Protocol):
-    """Shows `done` of `total` items, and from then on another description if one is given."""
-
-    def __call__(self, done: int, total: int | None, description: str | None = None) -> None: ...
 
 
 @contextmanager

@@ -30,28 +30,26 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
     torch.manual_seed(0)
-    model = SiglipVisionModel(SiglipVisionConfig(**SIZES, image_size=32, patch_size=8))
-    model.save_pretrained(tmp_path_factory.mktemp("siglip"))
-    return str(next(tmp_path_factory.getbasetemp().glob("siglip*")))
+    path = tmp_path_factory.mktemp("siglip")
+    SiglipVisionModel(SiglipVisionConfig(**SIZES, image_size=32, patch_size=8)).save_pretrained(path)
+    return str(path)
 
 
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory) -> str:
     """A model with a class token and registers in front of its patches."""
     torch.manual_seed(0)
-    sizes = {name: value for name, value in SIZES.items() if name != "intermediate_size"}
     path = tmp_path_factory.mktemp("dino")
-    Dinov2WithRegistersModel(
-        Dinov2WithRegistersConfig(**sizes, mlp_ratio=2, image_size=28, patch_size=7, num_register_tokens=3)
-    ).save_pretrained(path)
+    config = Dinov2WithRegistersConfig(
+        **SIZES, mlp_ratio=2, image_size=28, patch_size=7, num_register_tokens=3
+    )
+    Dinov2WithRegistersModel(config).save_pretrained(path)
     return str(path)
 
 
-def loss_of(folder: str | None, side: int = 16, **options) -> RepresentationLoss:
+def loss_of(folder: str | None, side: int = 16) -> RepresentationLoss:
     torch.manual_seed(1)
-    config = RepresentationConfig(
-        **{"weight": 0.5, "model": folder, "width": 24, "learning_rate": 1e-2} | options
-    )
+    config = RepresentationConfig(weight=0.5, model=folder, width=24, learning_rate=1e-2)
     return RepresentationLoss(config, 12, Patches(4, side), CPU)
 
 
@@ -101,13 +99,12 @@ def test_pixels_are_as_the_image_model_expects_them(folder, tmp_path):
     (_, target), plain = sample(), loss_of(folder)
     file.write_text(json.dumps({"image_mean": mean, "image_std": deviation}))
     seen = loss_of(str(tmp_path)).target_features(target, (3, 2, 3))
-    as_is = [torch.tensor(value).reshape(3, 1, 1, 1) for value in (mean, deviation)]
-    normalised = ((target + 1) / 2 - as_is[0]) / as_is[1]
+    shift, scale = (torch.tensor(value).reshape(3, 1, 1, 1) for value in (mean, deviation))
+    normalised = ((target + 1) / 2 - shift) / scale
     torch.testing.assert_close(seen, plain.target_features(normalised, (3, 2, 3)), atol=1e-5, rtol=1e-4)
     file.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
-    assert torch.equal(
-        loss_of(str(tmp_path)).target_features(target, (3, 2, 3)), plain.target_features(target, (3, 2, 3))
-    )
+    seen = loss_of(str(tmp_path)).target_features(target, (3, 2, 3))
+    assert torch.equal(seen, plain.target_features(target, (3, 2, 3)))
     for content in ("{", "[]", '{"image_mean": 0.5}', '{"image_mean": [0.5], "image_std": [0.5]}'):
         file.write_text(content)
         with pytest.raises(ValueError, match="must contain image_mean and image_std"):
@@ -132,36 +129,24 @@ def test_images_and_sizes_that_do_not_divide(folder, frames, groups, size):
     assert value.item() == pytest.approx(0.5 * logs["representation"].item())
 
 
-def test_it_learns_and_the_image_model_does_not(folder):
+@pytest.mark.parametrize("part", ["projector", "features"])
+def test_projector_and_features_learn_and_the_image_model_does_not(folder, part):
     loss, (features, target) = loss_of(folder), sample()
     frozen = {name: value.clone() for name, value in loss.image_model.state_dict().items()}
-    values = []
+    descent, values = torch.optim.Adam([features], lr=0.05), []
     for _ in range(30):
         value, _ = loss(features, target)
         value.backward()
-        loss.update(lambda tensors: None)
+        if part == "projector":
+            loss.update(lambda tensors: None)
+        else:
+            descent.step()
         loss.discard()
+        descent.zero_grad()
         values.append(value.item())
-    assert features.grad is not None
-    assert features.grad.any()
     assert values[-1] < values[0] - 0.1
     assert all(torch.equal(value, frozen[name]) for name, value in loss.image_model.state_dict().items())
-    assert not any("images" in name for name in loss.tensors())
-    assert all(weight.grad is None for weight in loss.image_model.parameters())
-
-
-def test_features_are_aligned(folder):
-    loss, (features, target) = loss_of(folder), sample()
-    descent = torch.optim.Adam([features], lr=0.05)
-    values = []
-    for _ in range(30):
-        descent.zero_grad()
-        value, _ = loss(features, target)
-        value.backward()
-        descent.step()
-        loss.discard()  # the projector stays as it is
-        values.append(value.item())
-    assert values[-1] < values[0] - 0.1
+    assert {name.split(".")[0] for name in loss.tensors()} <= {"projector", "optimizer"}
 
 
 def test_a_split_batch_trains_the_same(folder):
@@ -190,18 +175,16 @@ def test_it_reaches_the_first_third_of_a_decoder_and_the_encoder(folder):
     gradients = []
     for extra in (None, further):
         model.zero_grad()
-        loss, logs = model.loss(
-            {"clip": video, "target": video}, [generator_for(0, i) for i in range(2)], extra
-        )
+        generators = [generator_for(0, i) for i in range(2)]
+        loss, logs = model.loss({"clip": video, "target": video}, generators, extra)
         loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert "representation" in logs
     touched = {name for name, value in gradients[1].items() if not torch.equal(value, gradients[0][name])}
     assert any(name.startswith("decoder.blocks.0.") for name in touched)
     assert any(name.startswith("encoder.") for name in touched)
-    assert not any(
-        name.startswith(("decoder.blocks.1", "decoder.blocks.2", "decoder.conv")) for name in touched
-    )
+    behind = ("decoder.blocks.1", "decoder.blocks.2", "decoder.conv")
+    assert not any(name.startswith(behind) for name in touched)
 
 
 def test_a_missing_model_is_an_error(folder, tmp_path, monkeypatch):
@@ -222,11 +205,11 @@ def test_a_damaged_or_different_model_is_an_error(folder, tmp_path):
     """A deeper config than the weights: transformers would fill in random ones."""
     config = json.loads((Path(folder) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
-    for content in (None, b"no weights"):
-        if content is not None:
-            (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(ValueError, match="is damaged"):
-            loss_of(str(tmp_path))
+    with pytest.raises(ValueError, match="is damaged"):
+        loss_of(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="is damaged"):
+        loss_of(str(tmp_path))
     shutil.copy(Path(folder) / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
     level = logging.get_verbosity()
@@ -234,9 +217,3 @@ def test_a_damaged_or_different_model_is_an_error(folder, tmp_path):
     with pytest.raises(ValueError, match="lacks the weight"):
         loss_of(str(tmp_path))
     logging.set_verbosity(level)
-
-
-@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"width": 0}, {"learning_rate": 0.0}])
-def test_invalid_options(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        RepresentationConfig(**wrong)

@@ -15,12 +15,6 @@ import torch
 from regen.console import Interrupted
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @contextmanager
 def started(
     count: int, function: Callable[..., Any], *arguments: Any, errors: Path
@@ -30,7 +24,8 @@ def started(
     Whatever is still alive at the end of the block is killed.
     """
     errors.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     context = multiprocessing.get_context("fork")
     processes = [
         context.Process(target=_one, args=(rank, count, port, function, arguments, errors))

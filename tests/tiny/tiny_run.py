@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,32 +25,30 @@ CLIPS = 4
 class TinyBatches(Dataset[dict[str, Tensor]]):
     """Four clips of 3 frames per step, every fifth step four images.
 
-    Loading takes `seconds`; the clip of `broken_step` is not a number; that of `unreadable_step` can't be
-    loaded; loading for update `stop_after` asks the run to stop.
+    Loading takes `seconds`; the clips of `broken` keys (step, part) or steps are not numbers; that of
+    `unreadable_step` can't be loaded; loading for update `stop_after` asks the run to stop.
     """
 
     def __init__(
         self,
         seconds: float = 0.0,
-        broken_step: int | None = None,
+        broken: Container[object] = (),
         unreadable_step: int | None = None,
         stop_after: int | None = None,
     ) -> None:
-        self.seconds = seconds
-        self.unreadable_step = unreadable_step
-        self.broken_step = broken_step
-        self.stop_after = stop_after
+        self.seconds, self.broken = seconds, broken
+        self.unreadable_step, self.stop_after = unreadable_step, stop_after
 
     def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         step, part, parts = key
         time.sleep(self.seconds)
         if step == self.unreadable_step:
             raise ValueError("There is nothing to read: give another folder.")
-        if self.stop_after is not None and step + 1 == self.stop_after:
+        if step + 1 == self.stop_after:
             signal.raise_signal(signal.SIGTERM)
         frames = 1 if step % 5 == 0 else 3
         clip = torch.rand(CLIPS, 3, frames, 8, 8, generator=generator_for(7, step)) * 2 - 1
-        clip = clip * float("nan") if step == self.broken_step else clip
+        clip = clip * float("nan") if step in self.broken or (step, part) in self.broken else clip
         rows = torch.arange(CLIPS * part // parts, CLIPS * (part + 1) // parts)
         return {
             "clip": clip[rows],
@@ -110,20 +109,12 @@ def run_tiny(
     **options: object,
 ) -> TrainState:
     """Train the tiny model into `out`, in all processes that were started; `options` are LoopConfig's."""
-    settings: dict[str, object] = {
-        "num_workers": 0,
-        "log_every": 5,
-        "save_every_minutes": 60.0,
-        "mixed_precision": "fp32",
-    }
+    settings = {"num_workers": 0, "log_every": 5, "save_every_minutes": 60.0, "mixed_precision": "fp32"}
     config = LoopConfig(steps=steps, **settings | options)
-    optimizer_config = OptimizerConfig(
-        1e-2, muon_learning_rate=1e-2 if muon else None, warmup_steps=3, decay_fraction=0.5
-    )
-    resolved = {"loop": asdict(config), "optimizer": asdict(optimizer_config)}
-    batches = batches or TinyBatches()
+    optimizer = OptimizerConfig(1e-2, 1e-2 if muon else None, warmup_steps=3, decay_fraction=0.5)
+    resolved, batches = {"loop": asdict(config), "optimizer": asdict(optimizer)}, batches or TinyBatches()
     with init_distributed("cpu") as world:
-        return train(TinyModel(), batches, config, optimizer_config, out, world, evaluate, resolved, resume)
+        return train(TinyModel(), batches, config, optimizer, out, world, evaluate, resolved, resume)
 
 
 def saved_tensors(out: Path) -> dict[str, Tensor]:
@@ -131,20 +122,6 @@ def saved_tensors(out: Path) -> dict[str, Tensor]:
     return read_tensors(list_checkpoints(out / "checkpoints")[-1])
 
 
-def assert_same(value: object, other: object, where: str = "state") -> None:
+def assert_same(tensors: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     """Two state dictionaries are equal to the last bit."""
-    if isinstance(value, dict):
-        assert isinstance(other, dict)
-        assert value.keys() == other.keys(), where
-        for name in value:
-            assert_same(value[name], other[name], f"{where}.{name}")
-    elif isinstance(value, list | tuple):
-        assert isinstance(other, list | tuple)
-        for index, (item, other_item) in enumerate(zip(value, other, strict=True)):
-            assert_same(item, other_item, f"{where}.{index}")
-    elif isinstance(value, Tensor):
-        assert isinstance(other, Tensor)
-        assert value.dtype == other.dtype, where
-        assert torch.equal(value, other), where
-    else:
-        assert value == other, where
+    torch.testing.assert_close(tensors, other, rtol=0, atol=0)

@@ -40,11 +40,8 @@ def shards(tmp_path: Path) -> Path:
 
 def drill_recipe(steps: int) -> Recipe:
     recipe = tiny_recipe(steps)
-    return replace(
-        recipe,
-        data=replace(recipe.data, num_val_videos=0),
-        loop=replace(recipe.loop, num_workers=2, log_every=1, eval_every=steps, loader_timeout=5.0),
-    )
+    loop = replace(recipe.loop, num_workers=2, log_every=1, eval_every=steps, loader_timeout=5.0)
+    return replace(recipe, data=replace(recipe.data, num_val_videos=0), loop=loop)
 
 
 def rows_of(out: Path) -> list[dict[str, float]]:

@@ -1,16 +1,20 @@
-"""Fine-tuning: what is loaded from the source model, what is reported, and what stays frozen."""
+"""Initial weights: what is loaded, fitted and reported, and what stays frozen."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_media import make_video
 from torch import nn
 
+from regen.data.clips import ClipDataset
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
+from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.train.finetune import InitConfig, inflate_kernel, init_weights
+from regen.runtime import generator_for
+from regen.train.finetune import InitConfig, inflate_kernel, init_from_pca, init_weights
 from regen.train.optimizer import OptimizerConfig, build_optimizers
 
 TINY = RegenConfig(
@@ -45,15 +49,14 @@ def values(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def batch() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    clip, target = torch.rand(2, 2, 3, 5, 16, 16, generator=generator) * 2 - 1
+    clip, target = torch.rand(2, 2, 3, 5, 16, 16, generator=generator_for(0)) * 2 - 1
     return {"clip": clip, "target": target, "times": torch.linspace(0, 1, 5)}
 
 
 def train(model: AutoencoderRegen, config: OptimizerConfig, steps: int = 3) -> None:
     optimizers = build_optimizers(model.train(), config)
     for step in range(steps):
-        model.loss(batch(), [torch.Generator().manual_seed(2 * step + i) for i in range(2)])[0].backward()
+        model.loss(batch(), [generator_for(step, i) for i in range(2)])[0].backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         for optimizer in optimizers:
             optimizer.step()
@@ -117,13 +120,12 @@ def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderReg
     assert not report.keeps_latents, "its chunks are longer: their latents have other statistics"
 
 
-def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_or_is_missing_or_damaged_is_an_error(
+    start: tuple[str, AutoencoderRegen], tmp_path: Path
+) -> None:
     AutoencoderLinear(4, 4).save_pretrained(tmp_path / "linear")
     with pytest.raises(ValueError, match=r"No weights of .*linear \(AutoencoderLinear\)"):
         init_weights(fresh(), InitConfig(str(tmp_path / "linear")))
-
-
-def test_a_model_that_is_not_there_or_damaged_is_an_error(start: tuple[str, AutoencoderRegen]) -> None:
     with pytest.raises(ValueError, match="There is no model nowhere"):
         init_weights(fresh(), InitConfig("nowhere"))
     file = next(Path(start[0]).glob("*.safetensors"))
@@ -161,15 +163,9 @@ def test_latents_of_the_start_model_train_a_decoder_as_its_clips_do(
     init_weights(model, InitConfig(folder, ("encoder",)))
     data = batch()
     latents = source.encode(data["clip"]).latent_dist.mode().detach()
-
-    def generators() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(i) for i in range(2)]
-
-    encoded, _ = model.loss(data, generators())
-    given, _ = model.loss(
-        {"latents": latents, "target": data["target"], "times": data["times"]}, generators()
-    )
-    torch.testing.assert_close(given, encoded)
+    encoded, _ = model.loss(data, [generator_for(i) for i in range(2)])
+    given = {"latents": latents, "target": data["target"], "times": data["times"]}
+    torch.testing.assert_close(model.loss(given, [generator_for(i) for i in range(2)])[0], encoded)
 
 
 def test_with_the_decoder_frozen_the_encoder_alone_learns(start: tuple[str, AutoencoderRegen]) -> None:
@@ -213,7 +209,7 @@ def test_without_a_source_nothing_changes(start: tuple[str, AutoencoderRegen]) -
 
 
 @pytest.mark.parametrize(("taps", "wanted"), [(5, 9), (9, 5), (1, 3), (5, 5)])
-def test_a_longer_kernel_has_the_same_sum(taps: int, wanted: int) -> None:
+def test_a_kernel_resized_along_time_has_the_same_sum(taps: int, wanted: int) -> None:
     kernel = torch.randn(3, 2, taps, 4, 5)
     longer = inflate_kernel(kernel, torch.Size((3, 2, wanted, 4, 5)))
     assert longer.shape == (3, 2, wanted, 4, 5)
@@ -241,3 +237,56 @@ def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path: Path) -> N
     short, long = still.expand(-1, -1, 5, -1, -1), still.expand(-1, -1, 9, -1, -1)
     latents = four.encoder.linear_skip(short)
     torch.testing.assert_close(eight.encoder.linear_skip(long), latents, atol=1e-4, rtol=1e-4)
+
+
+ONE_DVA = OneDVAConfig(
+    latent_channels=6, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
+    pixel_channels=2, num_queries=20, kl_weight=0.0, linear_skip=True, chunk_frames=5,
+    temporal_compression_ratio=2, spatial_compression_ratio=8,
+)  # fmt: skip
+
+
+def clip_batches(tmp_path: Path) -> list[dict[str, torch.Tensor]]:
+    make_video(tmp_path / "a.mp4", 30, 32, 40)
+    clips = ClipDataset([tmp_path])
+    return [
+        {"clip": torch.stack([clips.read(2 * i + j, 5, (16, 16), (0.5, 1.0), 0) for j in range(2)])}
+        for i in range(8)
+    ]
+
+
+def test_pca_begins_with_the_smallest_error_of_a_linear_embedder(tmp_path):
+    torch.manual_seed(0)
+    model, data = AutoencoderOneDVA(**asdict(ONE_DVA)), clip_batches(tmp_path)
+    init_from_pca(model, data, 16)
+    clips = torch.cat([batch["clip"] for batch in data])
+    patches = model.patches.patchify(model.patches.pad(clips)).flatten(0, 1)
+    values = torch.linalg.svdvals((patches - patches.mean(0)).double())
+    least = (values[ONE_DVA.latent_channels :].square().sum() / patches.numel()).item()
+    latents = model.encode(clips).latent_dist.mode()
+    padded = model.decoder.to_pixels(torch.zeros(len(clips), 2, 6, 16, 16), latents.grid)
+    error = (padded - model.patches.pad(clips)).square().mean().item()
+    assert error == pytest.approx(least, rel=1e-2, abs=1e-6)
+    assert latents.grid.std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_linear_maps_can_be_frozen():
+    model = AutoencoderOneDVA(**asdict(ONE_DVA))
+    report = init_weights(model, InitConfig(freeze=("linear",), pca_clips=4))
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    names = [f"{half}.linear_skip.{kind}" for half in ("encoder", "decoder") for kind in ("weight", "bias")]
+    assert sorted(frozen) == sorted(names)
+    assert "frozen: the linear maps" in str(report)
+
+
+def test_models_without_linear_maps_are_refused():
+    without = AutoencoderOneDVA(**asdict(ONE_DVA) | {"linear_skip": False})
+    with pytest.raises(ValueError, match="linear maps"):
+        init_from_pca(without, [], 4)
+    with pytest.raises(ValueError, match="must be initialised"):
+        init_weights(AutoencoderOneDVA(**asdict(ONE_DVA)), InitConfig(freeze=("linear",)))
+    with pytest.raises(ValueError, match="no linear maps to freeze"):
+        init_weights(without, InitConfig(freeze=("linear",), pca_clips=4))
+    for options in ({"pca_clips": -1}, {"pca_clips": 4, "model": "other"}):
+        with pytest.raises(ValueError, match="pca_clips"):
+            InitConfig(**options)

@@ -14,11 +14,10 @@ def test_a_differing_configuration_is_named() -> None:
     now = {"loop": {"seed": 1, "num_workers": 0}, "data": ("a",), "depth": 4}
     with pytest.raises(ValueError, match="another configuration") as error:
         compare_configs(before, now, Path("run"))
-    assert "loop.seed was 0 and is now 1" in str(error.value)
-    assert "width was 8 and is now absent" in str(error.value)
-    assert "depth was absent and is now 4" in str(error.value)
-    assert "num_workers" not in str(error.value)
-    assert "data" not in str(error.value)
+    assert (
+        "(depth was absent and is now 4; loop.seed was 0 and is now 1; width was 8 and is now absent)"
+        in str(error.value)
+    )
 
 
 def test_open_run_writes_the_configuration_and_refuses_to_mix_runs(tmp_path: Path) -> None:
@@ -26,26 +25,21 @@ def test_open_run_writes_the_configuration_and_refuses_to_mix_runs(tmp_path: Pat
     open_run(run, config, None, resume=True, write=False)
     assert not run.exists(), "only the main process writes"
     open_run(run, config, None, resume=True)
-    stored = json.loads((run / "config.json").read_text())
-    assert stored == config | {"fingerprint": fingerprint(config)}
     open_run(run, config, config, resume=True)
     with pytest.raises(ValueError, match="already a run in"):
         open_run(run, config, config, resume=False)
     with pytest.raises(ValueError, match="width was 8 and is now 9"):
         open_run(run, config | {"width": 9}, config, resume=True)
-    assert json.loads((run / "config.json").read_text()) == stored
+    stored = json.loads((run / "config.json").read_text())
+    assert stored == config | {"fingerprint": fingerprint(config)}
+    with pytest.raises(ValueError, match="must be writable"):
+        open_run(run / "config.json", {}, None, resume=True)
 
 
 def test_the_fingerprint_knows_what_acts_on_the_result() -> None:
     config = {"width": 8, "loop": {"num_workers": 2, "seed": 0}}
     assert fingerprint(config) == fingerprint({"width": 8, "loop": {"num_workers": 0, "seed": 0}})
     assert fingerprint(config) != fingerprint({"width": 8, "loop": {"num_workers": 2, "seed": 1}})
-
-
-def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file")
-    with pytest.raises(ValueError, match="must be writable"):
-        open_run(tmp_path / "run", {}, None, resume=True)
 
 
 def test_ctrl_c_after_a_signal_leaves_at_once(capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@ import json
 import multiprocessing
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,17 +9,17 @@ from tiny_run import STEPS, TinyBatches, assert_same, run_tiny
 from torch import nn
 
 from regen.console import Interrupted
-from regen.data.tasks import BatchKey
 from regen.train.checkpoint import list_checkpoints
 from regen.train.lifecycle import ShouldStop
-from regen.train.loop import LoopConfig
 
 
 def test_four_steps_are_two_and_two_more(tmp_path: Path) -> None:
     whole = run_tiny(tmp_path / "whole", steps=4)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="after step 2; the same command resumes") as stop:
         run_tiny(tmp_path / "parts", steps=4, batches=TinyBatches(stop_after=2))
     assert stop.value.exit_code == 143
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     parts = run_tiny(tmp_path / "parts", steps=4)
     assert parts.step == 4
     assert_same(whole.tensors(), parts.tensors())
@@ -36,15 +35,11 @@ def test_the_result_does_not_depend_on_workers_logging_and_saving(tmp_path: Path
     assert len(list_checkpoints(tmp_path / "busy" / "checkpoints")) == 5
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"seed": 1}, {"mixed_precision": "bf16"}, {"steps": 13}],
-    ids=["seed", "mixed_precision", "steps"],
-)
-def test_the_result_depends_on(change: dict[str, Any], tmp_path: Path) -> None:
+def test_the_result_depends_on_seed_precision_and_steps(tmp_path: Path) -> None:
     plain = run_tiny(tmp_path / "plain", steps=12)
-    changed = run_tiny(tmp_path / "changed", **({"steps": 12} | change))
-    assert not torch.equal(plain.model.leave.weight, changed.model.leave.weight)
+    for change in ({"seed": 1}, {"mixed_precision": "bf16"}, {"steps": 13}):
+        changed = run_tiny(tmp_path / str(change), **{"steps": 12} | change)
+        assert not torch.equal(plain.model.leave.weight, changed.model.leave.weight), change
 
 
 def test_the_ema_decay_reaches_the_average(tmp_path: Path) -> None:
@@ -77,22 +72,16 @@ def test_training_learns_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_finished_run_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run_tiny(tmp_path, steps=3)
-    again = run_tiny(tmp_path, steps=3, batches=TinyBatches(broken_step=0))
+    again = run_tiny(tmp_path, steps=3, batches=TinyBatches(broken=[0]))
     assert "is finished: 3 of 3 steps" in capsys.readouterr().err
     assert_same(first.tensors(), again.tensors())
-
-
-def test_a_run_is_not_overwritten_when_it_should_not_resume(tmp_path: Path) -> None:
-    run_tiny(tmp_path, steps=3)
     with pytest.raises(ValueError, match="already a run"):
         run_tiny(tmp_path, steps=3, resume=False)
-    with pytest.raises(ValueError, match=r"loop\.seed was 0 and is now 5"):
-        run_tiny(tmp_path, steps=3, seed=5)
 
 
 def test_divergence_stops_the_run_and_keeps_what_was_good_and_what_was_not(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Training diverged: the loss or gradient of update 7 is"):
-        run_tiny(tmp_path, batches=TinyBatches(broken_step=6))
+        run_tiny(tmp_path, batches=TinyBatches(broken=[6]))
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000006"]
     kept = torch.load(tmp_path / "rejected" / "step-00000007-0.pt", weights_only=True)
     assert kept["batches"][0]["clip"].isnan().all()
@@ -101,7 +90,7 @@ def test_divergence_stops_the_run_and_keeps_what_was_good_and_what_was_not(tmp_p
 def test_a_skipped_update_leaves_no_trace_but_in_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = run_tiny(tmp_path, batches=TinyBatches(broken_step=6), on_nonfinite="skip", log_every=1)
+    state = run_tiny(tmp_path, batches=TinyBatches(broken=[6]), on_nonfinite="skip", log_every=1)
     assert (state.step, state.skipped) == (STEPS, 1)
     assert "Update 7 is skipped" in capsys.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -111,21 +100,15 @@ def test_a_skipped_update_leaves_no_trace_but_in_the_log(
 
 def test_a_stopped_run_resumes_with_skipping(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="on-nonfinite skip"):
-        run_tiny(tmp_path / "run", batches=TinyBatches(broken_step=6))
-    skipped = run_tiny(tmp_path / "run", batches=TinyBatches(broken_step=6), on_nonfinite="skip")
-    straight = run_tiny(tmp_path / "whole", batches=TinyBatches(broken_step=6), on_nonfinite="skip")
+        run_tiny(tmp_path / "run", batches=TinyBatches(broken=[6]))
+    skipped = run_tiny(tmp_path / "run", batches=TinyBatches(broken=[6]), on_nonfinite="skip")
+    straight = run_tiny(tmp_path / "whole", batches=TinyBatches(broken=[6]), on_nonfinite="skip")
     assert_same(skipped.tensors(), straight.tensors())
-
-
-class AllBroken(TinyBatches):
-    def __getitem__(self, key: BatchKey) -> dict[str, torch.Tensor]:
-        item = super().__getitem__(key)
-        return item | {"clip": item["clip"] * float("nan")}
 
 
 def test_skipping_gives_up_in_the_end(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Training diverged: the loss or gradient of update 20"):
-        run_tiny(tmp_path, batches=AllBroken(), on_nonfinite="skip")
+        run_tiny(tmp_path, batches=TinyBatches(broken=range(STEPS)), on_nonfinite="skip")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -136,30 +119,5 @@ def test_an_error_of_the_data_stays_one_sentence_and_ends_the_workers(tmp_path: 
     assert multiprocessing.active_children() == []
 
 
-def test_handlers_are_put_back(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted):
-        run_tiny(tmp_path, batches=TinyBatches(stop_after=1))
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
 def test_a_signal_during_the_last_step_ends_as_usual(tmp_path: Path) -> None:
     assert run_tiny(tmp_path, steps=3, batches=TinyBatches(stop_after=3)).step == 3
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        {"steps": 0},
-        {"eval_every": 0},
-        {"log_every": 0},
-        {"keep_last": 0},
-        {"gradient_accumulation_steps": 0},
-        {"num_workers": -1},
-        {"mixed_precision": "fp16"},
-    ],
-    ids=str,
-)
-def test_impossible_settings_are_refused(field: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(field.keys() - {"mixed_precision"}), "bf16 or fp32")):
-        LoopConfig(**({"steps": 1} | field))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import run_ranks
+from tests.train.test_trainer import CPU
 
 from regen.console import Interrupted
-from regen.data.synthetic import write_dataset
 from regen.data.tasks import BatchKey, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.auxiliary import LossConfig
@@ -18,11 +18,9 @@ from regen.losses.one_dva import PredictionConfig
 from regen.networks.length_rule import MotionLengthRule
 from regen.recipes import RECIPES
 from regen.train.checkpoint import list_checkpoints, load_ema
-from regen.train.distributed import DistributedContext, init_distributed
+from regen.train.distributed import init_distributed
 from regen.train.finetune import InitConfig
 from regen.train.trainer import Recipe, run_recipe
-
-CPU = DistributedContext(torch.device("cpu"))
 
 
 def tiny(steps: int = 2, **changes) -> Recipe:
@@ -32,22 +30,10 @@ def tiny(steps: int = 2, **changes) -> Recipe:
         width=24, depth=1, heads=2, pixel_channels=2, num_queries=8, region_size=2,
         chunk_frames=5, length_rule=MotionLengthRule(multiple=1),
     )  # fmt: skip
-    data = replace(
-        recipe.data,
-        stages=(Stage(24, 32, video_batch_size=2, image_batch_size=4),),
-        num_val_videos=1,
-        num_val_clips=1,
-        statistics_clips=4,
-    )
+    stage = Stage(24, 32, video_batch_size=2, image_batch_size=4)
+    data = replace(recipe.data, stages=(stage,), num_val_videos=1, num_val_clips=1, statistics_clips=4)
     loop = replace(recipe.loop, steps=steps, eval_every=steps, mixed_precision="fp32")
     return replace(recipe, **{"model": model, "data": data, "loop": loop, "init": InitConfig()} | changes)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    write_dataset(folder, videos=3, frames=12, height=32, width=40, seed=0)
-    return folder
 
 
 @pytest.mark.integration

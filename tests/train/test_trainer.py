@@ -4,43 +4,39 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from regen.data.synthetic import write_dataset
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import AutoencoderRegen
+from regen.losses.adversarial import AdversarialConfig
+from regen.losses.one_dva import PredictionConfig
+from regen.losses.representation import RepresentationConfig
 from regen.recipes import RECIPES
 from regen.train import trainer
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext
 from regen.train.finetune import InitConfig
-from regen.train.trainer import Recipe, run_recipe, save_preview
+from regen.train.loop import LoopConfig
+from regen.train.optimizer import OptimizerConfig
+from regen.train.trainer import DataConfig, Recipe, measure_latent_statistics, run_recipe, save_preview
 
 CPU = DistributedContext(torch.device("cpu"))
 
 
-def tiny_recipe(steps: int = 2) -> Recipe:
+def tiny_recipe(steps: int = 2, **changes) -> Recipe:
     recipe = RECIPES["toy"]
-    data = replace(
-        recipe.data,
-        stages=(Stage(16, 16, video_batch_size=2, image_batch_size=2),),
-        num_val_videos=1,
-        num_val_clips=1,
-        statistics_clips=4,
-    )
+    stage = Stage(16, 16, video_batch_size=2, image_batch_size=2)
+    data = replace(recipe.data, stages=(stage,), num_val_videos=1, num_val_clips=1, statistics_clips=4)
     model = replace(recipe.model, width=24, depth=1, heads=3, encoder_widths=(8, 8, 8, 8), siren_width=8)
-    return replace(recipe, data=data, model=model, loop=replace(recipe.loop, steps=steps, eval_every=1))
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    write_dataset(folder, videos=3, frames=12, height=32, width=40, seed=0)
-    return folder
+    loop = replace(recipe.loop, steps=steps, eval_every=1)
+    return replace(recipe, **{"data": data, "model": model, "loop": loop} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -75,42 +71,56 @@ def test_a_finished_run_is_left_as_it_is_and_a_lost_model_is_made_again(videos, 
 
 
 def test_unusable_files_are_named_and_skipped(videos, tmp_path, capsys):
-    (videos / "broken.mp4").write_text("no video")
-    try:
-        recipe = tiny_recipe(steps=1)
-        recipe = replace(recipe, data=replace(recipe.data, num_val_videos=0))
-        run_recipe(recipe, [videos], tmp_path / "run", CPU)
-    finally:
-        (videos / "broken.mp4").unlink()
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    (folder / "broken.mp4").write_text("no video")
+    data = replace(tiny_recipe().data, num_val_videos=0)
+    run_recipe(tiny_recipe(steps=1, data=data), [folder], tmp_path / "run", CPU)
     err = capsys.readouterr().err
-    assert "1 file skipped, 3 remain" in err
-    assert "broken.mp4" in err
+    assert "1 file skipped, 3 remain" in err and "broken.mp4" in err
 
 
-def test_an_empty_folder_is_refused(tmp_path):
+def test_videos_that_are_too_short_and_empty_folders_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="give a folder"):
         run_recipe(tiny_recipe(), [tmp_path / "empty"], tmp_path / "run", CPU)
-
-
-def test_videos_that_are_too_short_are_refused(tmp_path):
     write_dataset(tmp_path / "short", videos=3, frames=6, height=16, width=16, seed=0)
     with pytest.raises(ValueError, match="need 9 frames"):
         run_recipe(tiny_recipe(), [tmp_path / "short"], tmp_path / "run", CPU)
-    only_reconstruct = replace(tiny_recipe(steps=1), tasks=TaskConfig(warmup_fraction=1.0))
+    only_reconstruct = tiny_recipe(steps=1, tasks=TaskConfig(warmup_fraction=1.0))
     run_recipe(only_reconstruct, [tmp_path / "short"], tmp_path / "run", CPU)
 
 
-@pytest.mark.parametrize("change", [{"num_val_clips": 0}, {"statistics_clips": 0}, {"num_val_videos": -1}])
-def test_impossible_numbers_are_refused(change):
-    with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
-        replace(tiny_recipe().data, **change)
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        *((LoopConfig, name, 0) for name in ("steps", "eval_every", "log_every", "keep_last")),
+        (LoopConfig, "gradient_accumulation_steps", 0),
+        (LoopConfig, "num_workers", -1),
+        (LoopConfig, "mixed_precision", "fp16"),
+        (OptimizerConfig, "decay_fraction", 1.5),
+        (OptimizerConfig, "warmup_steps", -1),
+        (DataConfig, "num_val_clips", 0),
+        (DataConfig, "statistics_clips", 0),
+        (DataConfig, "num_val_videos", -1),
+        (AdversarialConfig, "r1_every", 0),
+        (RepresentationConfig, "weight", -1.0),
+        (RepresentationConfig, "width", 0),
+        (RepresentationConfig, "learning_rate", 0.0),
+        *((PredictionConfig, "share", share) for share in (-0.1, 1.1)),
+        *((PredictionConfig, "levels", levels) for levels in ((0.0, 0.5), (0.5, 0.1), (0.5, 1.1))),
+    ],
+)
+def test_impossible_settings_are_refused(config, field, value):
+    required = {LoopConfig: {"steps": 1}, DataConfig: {"stages": ()}}.get(config, {})
+    with pytest.raises(ValueError, match=rf"\b{field} must"):
+        config(**required | {field: value})
 
 
 def test_a_run_starts_from_one_that_is_not_finished(videos, finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "first", ignore=shutil.ignore_patterns("model"))
     average = load_ema(list_checkpoints(tmp_path / "first" / "checkpoints")[-1])
-    recipe = replace(tiny_recipe(), init=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
+    recipe = tiny_recipe(init=InitConfig(str(tmp_path / "first"), freeze=("encoder",)))
     folder = run_recipe(recipe, [videos], tmp_path / "second", CPU)
     err = capsys.readouterr().err
     assert "tensors loaded, " in err and "frozen: the encoder" in err
@@ -121,12 +131,11 @@ def test_a_run_starts_from_one_that_is_not_finished(videos, finished, tmp_path, 
     assert not torch.equal(model.decoder.embed.weight, average["decoder.embed.weight"])
 
 
-def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, finished, tmp_path):
+def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, finished, tmp_path, monkeypatch):
     first = AutoencoderRegen.from_pretrained(finished / "model")
-    recipe = replace(tiny_recipe(steps=1), init=InitConfig(str(finished), freeze=("encoder",)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "measure_latent_statistics", None)
-        second = AutoencoderRegen.from_pretrained(run_recipe(recipe, [videos], tmp_path / "second", CPU))
+    recipe = tiny_recipe(steps=1, init=InitConfig(str(finished), freeze=("encoder",)))
+    monkeypatch.setattr(trainer, "measure_latent_statistics", None)
+    second = AutoencoderRegen.from_pretrained(run_recipe(recipe, [videos], tmp_path / "second", CPU))
     assert torch.equal(first.latents_mean, second.latents_mean)
     assert torch.equal(first.latents_std, second.latents_std)
 
@@ -140,3 +149,35 @@ def test_originals_stand_above_their_reconstructions(tmp_path: Path) -> None:
     assert picture.shape == (2 * 4 * 8, 5 * 16, 3)
     bands = picture.reshape(8, 8, 5, 16, 3)[:4, 0, :, 0, 0]
     assert bands.tolist() == [[128] * 5, [0] * 5, [128, 128, 255, 128, 128], [0] * 5]
+
+
+class FirstAndLastFrame(nn.Module):
+    """Latents are the first and the last frame, the last one scaled; channel 2 never changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.clips_seen = 0
+
+    def encode(self, video: Tensor) -> SimpleNamespace:
+        self.clips_seen += len(video)
+        latents = video.clone() if video.shape[2] == 1 else video[:, :, [0, -1]]
+        latents[:, :, 1:] *= 5
+        latents[:, 2] = 0.25
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
+
+
+@pytest.mark.parametrize(("count", "seen"), [(1, 1), (9, 5), (10, 5)])
+def test_statistics_are_those_of_the_first_clips_and_images_between(count: int, seen: int) -> None:
+    """Every second batch holds images, which count for the first latent frame only."""
+    batches = [torch.rand(4, 3, 1 if index % 2 else 3, 8, 8) for index in range(9)]
+    model = FirstAndLastFrame()
+    mean, std = measure_latent_statistics(model, ({"clip": clip} for clip in batches), count)
+    assert model.clips_seen == 4 * seen
+    content = torch.cat([clip[:, :, 0] for clip in batches[:seen]])
+    motion = torch.cat([5 * clip[:, :, -1] for clip in batches[:seen:2]])
+    for kind, latent in enumerate((content, motion)):
+        torch.testing.assert_close(mean[kind, :2], latent[:, :2].mean((0, 2, 3)))
+        torch.testing.assert_close(std[kind, :2], latent[:, :2].std((0, 2, 3), correction=0))
+    assert mean[:, 2].tolist() == [0.25] * 2
+    assert std[:, 2].tolist() == [1.0] * 2, "a channel that never changes has no scale"

@@ -29,17 +29,16 @@ def recipe_commands(name: str) -> SubcommandApp:
     """
     from regen.recipes import GENERATORS, HELP, RECIPES
 
-    every = {**RECIPES, **GENERATORS}
+    every: dict[str, Any] = {**RECIPES, **GENERATORS}
     if name not in every and not name.startswith("-"):
         near = get_close_matches(name, every, n=4, cutoff=0.5) or ["toy"]
         raise ValueError(
             f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen train --help."
         )
     app = SubcommandApp()
-    for name, recipe in RECIPES.items():
-        app.command(name=name, help=HELP[name])(_embedder_training(recipe))
-    for name, generator in GENERATORS.items():
-        app.command(name=name, help=HELP[name])(_generator_training(generator))
+    for name, recipe in every.items():
+        training = _embedder_training if name in RECIPES else _generator_training
+        app.command(name=name, help=HELP[name])(training(recipe))
     return app
 
 
@@ -71,13 +70,10 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
         """
 
         def run(context: "DistributedContext") -> Path:
-            generator = recipe.losses.prediction.generator
-            predictor = None
+            generator, predictor = recipe.losses.prediction.generator, None
             if generator is not None:
                 predictor = load_predictor(generator, recipe.init.model, context.device)
-            return run_recipe(
-                recipe, data=data, out=out, context=context, resume=resume, cache=cache, predictor=predictor
-            )
+            return run_recipe(recipe, data, out, context, resume, cache, predictor)
 
         _run(device, threads, run, "use it with --model")
 
@@ -87,12 +83,10 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
 def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
     from regen.generate.training import GeneratorRecipe, run_generator
 
-    kind: Any = GeneratorRecipe
-
     def train(
         data: Annotated[Path, arg(metavar="LATENTS")],
         out: Path,
-        recipe: Annotated[kind, arg(name="")] = default,
+        recipe: Annotated[GeneratorRecipe, arg(name="")] = default,
         device: Device = None,
         threads: Threads = None,
         resume: bool = True,
@@ -106,12 +100,11 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
             threads: CPU threads; by default one for each core.
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
         """
-        _run(
-            device,
-            threads,
-            lambda context: run_generator(recipe, data, out, context, resume),
-            "use it with regen generate --model",
-        )
+
+        def run(context: "DistributedContext") -> Path:
+            return run_generator(recipe, data, out, context, resume)
+
+        _run(device, threads, run, "use it with regen generate --model")
 
     return train
 

@@ -88,10 +88,9 @@ def self_alignment(
 ) -> Float[Tensor, ""]:
     """L_m + L_c: align 1D latents with structural latents and their neighbours (docs/method.md, 18).
 
-    L_m = mean relu(1 - δ - cos(u_i, s_j*)) with j* the structural latent of the largest cosine, without
-    gradient: the structure is the anchor. L_c = mean relu(1 - δ - cos(u_i, u_i+1)). Without the margin δ the
-    optimum would be a copy of the structure. Means are over the 1D latents of a clip inside `mask` (0 if
-    there are none), then over clips. The regions of a clip are concatenated, in both inputs.
+    L_m = mean relu(1 - δ - cos(u_i, s_j*)) with j* the structural latent of the largest cosine, which gets no
+    gradient. L_c = mean relu(1 - δ - cos(u_i, u_i+1)). Means are over the 1D latents of a clip inside `mask`
+    (0 if there are none), then over clips. The regions of a clip are concatenated, in both inputs.
     """
     u = F.normalize(sequence.float(), dim=1, eps=1e-6)
     anchor = F.normalize(structural.detach().float(), dim=1, eps=1e-6)

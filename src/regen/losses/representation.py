@@ -47,8 +47,8 @@ class RepresentationConfig:
 class RepresentationLoss(SelfTrained):
     """Negative cosine similarity of projected features and those of a frozen image encoder.
 
-    Owns the image encoder and the projector, whose optimizer it inherits. `channels`: width of the features;
-    `patches`: those of the decoder, over whose frames the image features are averaged.
+    `channels`: width of the features; `patches`: those of the decoder, over whose frames the image features
+    are averaged.
     """
 
     def __init__(
@@ -100,10 +100,7 @@ class RepresentationLoss(SelfTrained):
 
 
 def load_image_model(name: str | None) -> Any:
-    """The frozen image encoder in the folder `name`: SigLIP (its vision model) or DINOv2.
-
-    Raises ValueError when it is missing, damaged, or of another type.
-    """
+    """The frozen SigLIP vision model or DINOv2 in the folder `name`. Raises ValueError for any other."""
     if name is None:
         raise ValueError(f"Representation alignment needs an image model; {ADVICE}.")
     try:
@@ -141,14 +138,12 @@ def pixel_statistics(name: str) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "
     """
     from transformers.utils.hub import cached_file
 
-    folder = Path(name).expanduser()
     try:
-        file: Any = cached_file(folder, "preprocessor_config.json", local_files_only=True)
-    except OSError:
-        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    try:
+        file: Any = cached_file(Path(name).expanduser(), "preprocessor_config.json", local_files_only=True)
         config = read_json(Path(file))
         mean, std = (torch.tensor(config[key]).reshape(3, 1, 1) for key in ("image_mean", "image_std"))
+    except OSError:
+        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     except (KeyError, RuntimeError, TypeError, ValueError):
         raise ValueError(
             f"{name}/preprocessor_config.json must contain image_mean and image_std; {ADVICE}."

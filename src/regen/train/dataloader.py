@@ -1,7 +1,7 @@
 """Data loader that survives dead and hanging workers.
 
 torch's DataLoader does not: when a worker dies, its SIGCHLD handler raises in the middle of a training step,
-and a stopped worker blocks it for ever, whatever its timeout (tests/train/test_dataloader.py has the drill).
+and a stopped worker blocks it for ever, whatever its timeout.
 """
 
 import atexit

@@ -66,12 +66,8 @@ def build_adamw(model: nn.Module, excluded: set[int], config: OptimizerConfig) -
         {"params": decayed, "weight_decay": config.weight_decay, "initial_lr": config.learning_rate},
         {"params": plain, "weight_decay": 0.0, "initial_lr": config.learning_rate},
     ]
-    return AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -118,10 +118,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders, named by the folder, or by the path where names repeat.
-
-    Raises ValueError when a folder has no run.
-    """
+    """The runs in these folders, named by folder, or by path where names repeat. Raises as `read_run`."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]

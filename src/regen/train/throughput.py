@@ -53,8 +53,7 @@ PLAIN_SECONDS = 30.0  # between plain log lines where there is no terminal
 class ThroughputMeter:
     """Throughput of the micro-batches of one process between two reports.
 
-    `model` is taken before it is wrapped or sharded; only the shapes of a copy are kept. `processes` train
-    together on parts of the same size.
+    `model` is not yet wrapped or sharded. `processes` train together on parts of the same size.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, processes: int) -> None:
@@ -172,7 +171,7 @@ class MetricAverager:
 class RunLog:
     """Log of the run in folder `out`, from update `step` to `steps`: progress, log.jsonl, TensorBoard.
 
-    A context manager. A `silent` log, of all processes but the main one, shows and writes nothing.
+    A context manager. `silent`, for all processes but the main one: shows and writes nothing.
     `has_evaluation`: whether update `step` has been evaluated.
     """
 
