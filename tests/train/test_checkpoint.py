@@ -19,7 +19,7 @@ ALONE = DistributedContext(torch.device("cpu"))
 def make_state(step: int = 0, updates: int = 1) -> TrainState:
     model, average = TinyModel(), TinyModel()
     optimizers = build_optimizers(model, OptimizerConfig(muon_learning_rate=1e-3))
-    state = TrainState(model, Ema(model, average, 0.9), optimizers)
+    state = TrainState(model, Ema(model, average, 0.9), optimizers, None)
     for _ in range(updates):
         for name, parameter in model.named_parameters():
             # One parameter had no gradient yet, so that the optimizer keeps nothing of it.

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_media import make_video
+from tiny_run import assert_same
 from torch import nn
 
 from regen.data.clips import ClipDataset
@@ -53,21 +54,23 @@ def batch() -> dict[str, torch.Tensor]:
     return {"clip": clip, "target": target, "times": torch.linspace(0, 1, 5)}
 
 
-def train(model: AutoencoderRegen, config: OptimizerConfig, steps: int = 3) -> None:
-    optimizers = build_optimizers(model.train(), config)
-    for step in range(steps):
+def train(model: AutoencoderRegen, config: OptimizerConfig) -> set[str]:
+    """Take three steps; the names of the tensors that change."""
+    optimizers, before = build_optimizers(model.train(), config), values(model)
+    for step in range(3):
         model.loss(batch(), [generator_for(step, i) for i in range(2)])[0].backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+    return {name for name, value in values(model).items() if not torch.equal(value, before[name])}
 
 
 def test_a_model_of_the_same_size_is_the_start_model(start: tuple[str, AutoencoderRegen]) -> None:
     folder, source = start
     model = fresh()
     report = init_weights(model, InitConfig(folder))
-    assert all(torch.equal(value, values(source)[name]) for name, value in values(model).items())
+    assert_same(values(model), values(source))
     assert report.whole_encoder and not report.keeps_latents and report.warning is None
     assert model.config.latents_mean is None, "its encoder learns, so the latents will be measured"
     count = len(source.state_dict())
@@ -113,8 +116,7 @@ def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderReg
     folder, source = start
     model = AutoencoderMagvit2(**asdict(BASELINE))
     report = init_weights(model, InitConfig(folder, ("encoder",)))
-    encoder = values(source.encoder)
-    assert all(torch.equal(value, encoder[name]) for name, value in values(model.encoder).items())
+    assert_same(values(model.encoder), values(source.encoder))
     assert "conditioner: only in the source model" in str(report)
     assert report.whole_encoder and report.warning is None
     assert not report.keeps_latents, "its chunks are longer: their latents have other statistics"
@@ -143,10 +145,8 @@ def test_with_the_encoder_frozen_the_latents_stay_those_of_the_start_model(
     report = init_weights(model, InitConfig(folder, ("encoder",)))
     assert report.keeps_latents and report.warning is None
     assert "frozen: the encoder, so the latents do not change" in str(report)
-    before = values(model)
-    train(model, OptimizerConfig(1e-2, muon_learning_rate=muon, warmup_steps=0))
-    changed = {name for name, value in values(model).items() if not torch.equal(value, before[name])}
-    assert changed == {name for name in before if not name.startswith("encoder.")}
+    changed = train(model, OptimizerConfig(1e-2, muon_learning_rate=muon, warmup_steps=0))
+    assert changed == {name for name in values(model) if not name.startswith("encoder.")}
     clip = batch()["clip"]
     latents = source.encode(clip).latent_dist.mode()
     assert torch.equal(model.eval().encode(clip).latent_dist.mode(), latents)
@@ -172,12 +172,10 @@ def test_with_the_decoder_frozen_the_encoder_alone_learns(start: tuple[str, Auto
     model = fresh()
     report = init_weights(model, InitConfig(start[0], ("decoder",)))
     assert str(report).endswith("frozen: the decoder") and not report.keeps_latents
-    before = values(model)
     with pytest.raises(ValueError, match="--optimizer.muon-learning-rate None"):
         build_optimizers(model, OptimizerConfig(muon_learning_rate=1e-2))
-    train(model, OptimizerConfig(1e-2, warmup_steps=0))
-    changed = {name for name, value in values(model).items() if not torch.equal(value, before[name])}
-    assert changed == {name for name in before if name.startswith("encoder.")}
+    changed = train(model, OptimizerConfig(1e-2, warmup_steps=0))
+    assert changed == {name for name in values(model) if name.startswith("encoder.")}
 
 
 def test_a_frozen_encoder_that_is_not_a_trained_one_is_warned_of(start: tuple[str, AutoencoderRegen]) -> None:
@@ -203,7 +201,7 @@ def test_without_a_source_nothing_changes(start: tuple[str, AutoencoderRegen]) -
     model = fresh()
     before = values(model)
     assert str(init_weights(model, InitConfig())) == ""
-    assert all(torch.equal(value, before[name]) for name, value in values(model).items())
+    assert_same(values(model), before)
     with pytest.raises(ValueError, match="freeze only one"):
         InitConfig(start[0], ("encoder", "decoder"))
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from regen.train.lifecycle import StopSignals, compare_configs, fingerprint, open_run
+from regen.train.lifecycle import StopSignals, fingerprint, open_run
 
 
-def test_a_differing_configuration_is_named() -> None:
+def test_a_differing_configuration_is_named(tmp_path: Path) -> None:
     before = {"loop": {"seed": 0, "num_workers": 2}, "data": ["a"], "width": 8}
     now = {"loop": {"seed": 1, "num_workers": 0}, "data": ("a",), "depth": 4}
     with pytest.raises(ValueError, match="another configuration") as error:
-        compare_configs(before, now, Path("run"))
+        open_run(tmp_path, now, before, resume=True)
     assert (
         "(depth was absent and is now 4; loop.seed was 0 and is now 1; width was 8 and is now absent)"
         in str(error.value)

@@ -1,7 +1,12 @@
 """A recipe from a folder of videos to a model that loads, with damaged files among the data."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_shards import make_shards
 from torch import Tensor, nn
 
 from regen.data.synthetic import write_dataset
@@ -181,3 +187,46 @@ def test_statistics_are_those_of_the_first_clips_and_images_between(count: int, 
         torch.testing.assert_close(std[kind, :2], latent[:, :2].std((0, 2, 3), correction=0))
     assert mean[:, 2].tolist() == [0.25] * 2
     assert std[:, 2].tolist() == [1.0] * 2, "a channel that never changes has no scale"
+
+
+def rows_of(out: Path) -> list[dict[str, float]]:
+    path = out / "log.jsonl"
+    complete = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in complete]
+
+
+def harm(shards: Path, out: Path, steps: int) -> None:
+    """Once the training runs: a shard vanishes, one process that loads is killed, then another hangs."""
+    for after, number in ((2, signal.SIGKILL), (steps // 2, signal.SIGSTOP)):
+        while len(rows_of(out)) < after:
+            time.sleep(0.01)
+        (shards / "00001.tar").unlink(missing_ok=True)
+        for process in multiprocessing.active_children()[:1]:
+            os.kill(process.pid or 0, number)
+
+
+@pytest.mark.integration
+def test_damaged_vanished_killed_and_hanging_the_training_ends_with_a_model(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From two shards of three videos, of which one is cut off behind its header."""
+    write_dataset(tmp_path / "clips", videos=6, frames=12, height=32, width=40, seed=0)
+    files = sorted((tmp_path / "clips").iterdir())
+    shards = make_shards(tmp_path / "shards", files, per_shard=3)
+    content, tar = files[0].read_bytes(), shards / "00000.tar"
+    cut = content[: len(content) // 3].ljust(len(content), b"\0")
+    tar.write_bytes(tar.read_bytes().replace(content, cut))
+    steps, out, recipe = 60, tmp_path / "run", tiny_recipe(60)
+    loop = replace(recipe.loop, num_workers=2, log_every=1, eval_every=steps, loader_timeout=5.0)
+    recipe = replace(recipe, data=replace(recipe.data, num_val_videos=0), loop=loop)
+    thread = threading.Thread(target=harm, args=(shards, out, steps))
+    thread.start()
+    folder = run_recipe(recipe, data=[str(shards)], out=out, context=CPU)
+    thread.join()
+    last = [row for row in rows_of(out) if "loss" in row][-1]
+    assert (last["step"], last["loader_restarts"]) == (steps, 2)
+    assert last["damaged_samples"] > 0 and last["gone_samples"] > 0
+    err = capfd.readouterr().err
+    died, hung = "a data loading process died", "no batch arrived within 5 seconds"
+    assert all(text in err for text in ("shapes_0000.mp4", "check the shard", died, hung))
+    assert torch.isfinite(AutoencoderRegen.from_pretrained(folder).latents_std).all()

@@ -65,11 +65,7 @@ class TrainState:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        ema: Ema,
-        optimizers: list[Optimizer],
-        auxiliary: AuxiliaryLosses | None = None,
+        self, model: nn.Module, ema: Ema, optimizers: list[Optimizer], auxiliary: AuxiliaryLosses | None
     ) -> None:
         self.model, self.ema, self.optimizers, self.auxiliary = model, ema, optimizers, auxiliary
         self.step = self.skipped = 0
@@ -273,5 +269,4 @@ def checksum(path: Path) -> int | None:
 
 
 def silence_single_process_warning() -> None:
-    """Silence torch's warning about saving from a single process."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)

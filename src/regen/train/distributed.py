@@ -78,7 +78,6 @@ class DistributedContext:
         return box[0]
 
     def barrier(self) -> None:
-        """Wait for all processes."""
         self.all_reduce_max(0)
 
 

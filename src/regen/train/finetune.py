@@ -104,10 +104,8 @@ def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     """Load the weights of `config.model` into `model` where names and shapes fit, and freeze parts.
 
     Call it before optimizers and averages are made. The source model may be of another class. The latent
-    statistics come with a whole encoder that is frozen.
-
-    Raises ValueError when there is no such model, it is damaged, none of its tensors fits, or linear maps are
-    to be frozen that do not exist or are not initialised.
+    statistics come with a whole encoder that is frozen. Raises ValueError when there is no such model, it is
+    damaged, none of its tensors fits, or linear maps are to be frozen that do not exist or are random.
     """
     for name, part in model.named_children():
         if ("encoder" if name == "encoder" else "decoder") in config.freeze:

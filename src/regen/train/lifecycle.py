@@ -191,13 +191,22 @@ def open_run(
 ) -> None:
     """Check the run folder, and write config.json there if `write`; `saved` is the checkpoint's config.
 
-    Raises ValueError when a run exists and `resume` is False, or when it has another configuration.
+    Raises ValueError when a run exists and `resume` is False, or when it computes something else.
     """
     path = out / "config.json"
     if (saved is not None or path.exists()) and not resume:
         raise ValueError(f"There is already a run in {out}; choose another folder, or resume that run.")
-    if saved is not None:
-        compare_configs(saved, resolved_config, out)
+    before, now = flatten(saved or {}), flatten(json.loads(json.dumps(resolved_config)))
+    differences = [
+        f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, "absent") != now.get(name, "absent") and affects_result(name)
+    ]
+    if saved is not None and differences:
+        raise ValueError(
+            f"The run in {out} has another configuration ({'; '.join(differences)}); resume it with the same "
+            "one, or start in another folder."
+        )
     if not write:
         return
     try:
@@ -216,21 +225,6 @@ def fingerprint(config: dict[str, Any]) -> str:
 def affects_result(name: str) -> bool:
     """Whether the field with this dotted name affects what is computed."""
     return NEUTRAL_FIELDS.isdisjoint(name.split("."))
-
-
-def compare_configs(saved: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    """Raise ValueError with the differences when resuming with `wanted` would change the result."""
-    before, now = flatten(saved), flatten(json.loads(json.dumps(wanted)))
-    differences = [
-        f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, "absent") != now.get(name, "absent") and affects_result(name)
-    ]
-    if differences:
-        raise ValueError(
-            f"The run in {out} has another configuration ({'; '.join(differences)}); resume it with the same "
-            "one, or start in another folder."
-        )
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -76,7 +76,6 @@ class Run:
         return [step for step, _ in points], [value for _, value in points]
 
     def summary(self) -> RunSummary:
-        """Figures of the run."""
         folder = self.folder / "checkpoints"
         saved = tuple(int(path.name.removeprefix("step-")) for path in list_checkpoints(folder))
         step = int(max([row["step"] for row in self.rows] + list(saved), default=0))
@@ -185,9 +184,8 @@ def _describe_state(run: RunSummary) -> str:
         return run.state
     units = ((1, "s", 120), (60, "min", 7200), (3600, "h", math.inf))
     size, unit = next((size, unit) for size, unit, end in units if run.seconds_since_write < end)
-    age = f"{run.seconds_since_write / size:.0f} {unit} ago"
     names = {"stopped": "stopped or hanging", "running": "running", "ending": "saving the model"}
-    return f"{names[run.state]}, last output {age}"
+    return f"{names[run.state]}, last output {run.seconds_since_write / size:.0f} {unit} ago"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,6 @@ class Recipe(Generic[M]):
 
 
 def build_model(config: ModelConfig) -> Autoencoder:
-    """A newly initialised model."""
     return MODEL_CLASSES[type(config)](**asdict(config))
 
 
