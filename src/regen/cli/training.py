@@ -73,7 +73,9 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
             generator, predictor = recipe.losses.prediction.generator, None
             if generator is not None:
                 predictor = load_predictor(generator, recipe.init.model, context.device)
-            return run_recipe(recipe, data, out, context, resume, cache, predictor)
+            return run_recipe(
+                recipe, data=data, out=out, context=context, resume=resume, cache=cache, predictor=predictor
+            )
 
         _run(device, threads, run, "use it with --model")
 

@@ -13,6 +13,7 @@ import shutil
 import warnings
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ class CheckpointInfo:
     checksums: dict[str, int | None]
 
 
-class Checkpoints:
+class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints in `folder`, of which the newest `keep_last` are kept. A context manager.
 
     `save` copies the state to memory and returns while a thread writes the files; leaving the context waits
@@ -111,9 +112,6 @@ class Checkpoints:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.writing: Future[None] | None = None
         self.saved_step = -1
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.thread.shutdown(wait=True)

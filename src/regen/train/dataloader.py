@@ -15,7 +15,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection
 
@@ -40,7 +40,7 @@ KILL_SECONDS = 10.0  # for a killed worker to end; one that waits for a dead dis
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # on which the main process saves and exits
 
 
-class BatchLoader:
+class BatchLoader(AbstractContextManager["BatchLoader"]):
     """Iterates once over `batches[key]` for all `keys`, in order. A context manager.
 
     uint8 tensors are pixels and become floats in [-1, 1] on `device`; the others stay on the CPU.
@@ -70,9 +70,6 @@ class BatchLoader:
         """For the log: restarts, and replaced samples by the kind of failure."""
         counts = {f"{kind}_samples": float(self.replaced[kind]) for kind in KINDS}
         return counts | {"loader_restarts": float(self.restarts)}
-
-    def __enter__(self) -> "BatchLoader":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
