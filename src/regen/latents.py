@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Generator, Tensor
@@ -77,9 +78,8 @@ class Latents:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of a training batch by name: `latents` and, with 1D latents, `sequence`, `lengths`."""
-        if not self.has_sequence:
-            return {"latents": self.grid}
-        return {"latents": self.grid, "sequence": self.sequence, "lengths": self.lengths}
+        more = {"sequence": self.sequence, "lengths": self.lengths} if self.has_sequence else {}
+        return {"latents": self.grid, **more}
 
     def flat(self) -> Float[Tensor, "c _"]:
         """The 1D latents of a batch, one clip after another, without padding."""
@@ -142,11 +142,8 @@ class Latents:
             parts.append((filled.gather(2, index), mask))
         return parts
 
-    def truncate(self, lengths: Int64[Tensor, "*b r"]) -> "Latents":
-        """The first `lengths` 1D latents of each region, or all where there are no more."""
-        if self.grid.ndim == 4:
-            alone = Latents(self.grid[None], self.sequence[None], self.lengths[None])
-            return alone.truncate(lengths[None])[0]
+    def truncate(self, lengths: Int64[Tensor, "b r"]) -> "Latents":
+        """The first `lengths` 1D latents of each region of a batch, or all where there are no more."""
         lengths = torch.minimum(lengths.to(self.lengths.device), self.lengths)
         return pack(self.grid, [sequence for sequence, _ in self.regions()], lengths)
 
@@ -201,7 +198,12 @@ class LatentPosterior:
 
     def draw(self, generator: Generator | list[Generator] | None = None) -> list[Tensor]:
         """A random grid, then the complete random 1D latents of each region."""
-        return [self._drawn(moments, generator) for moments in (self.grid, *self.parts)]
+        if self.grid.shape[1] == self.channels:
+            return [self.grid, *self.parts]
+        return [
+            DiagonalGaussianDistribution(moments.float()).sample(generator).to(moments.dtype)
+            for moments in (self.grid, *self.parts)
+        ]
 
     def masks(self) -> list[Bool[Tensor, "b _"]]:
         """Which 1D latents of each region are kept."""
@@ -213,18 +215,10 @@ class LatentPosterior:
         total = grid.sum(1) + (_kl(torch.cat(self.parts, dim=2)) * mask).sum(1)
         return (total / (grid.shape[1] + mask.sum(1))).mean()
 
-    def _drawn(self, moments: Tensor, generator: Generator | list[Generator] | None) -> Tensor:
-        if moments.shape[1] == self.channels:
-            return moments
-        mean, log_variance = moments.float().chunk(2, dim=1)
-        noise = randn_tensor(mean.shape, generator, mean.device, torch.float32)
-        return (mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp()).to(moments.dtype)
-
 
 def _kl(moments: Float[Tensor, "b m ..."]) -> Float[Tensor, "b ..."]:
-    mean, log_variance = moments.float().chunk(2, dim=1)
-    log_variance = log_variance.clamp(-30, 20)
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+    posterior = DiagonalGaussianDistribution(moments.float())
+    return 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).sum(1)
 
 
 def _first(lengths: Int64[Tensor, " b"], count: int) -> Bool[Tensor, "b s"]:

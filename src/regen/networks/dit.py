@@ -109,9 +109,8 @@ class AdaLN(nn.Module):
 def zero_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A linear layer initialised to zero."""
     layer = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.zeros_(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 

@@ -67,7 +67,6 @@ class CausalEncoder(CheckpointedModule):
         linear_skip: bool,
     ):
         super().__init__()
-        assert len(widths) == len(strides), (widths, strides)
         self.patch_size = patch_size
         self.conv_in = CausalConv3d(3 * patch_size**2, widths[0])
         inputs = (widths[0], *widths[:-1])

@@ -67,9 +67,8 @@ class HybridDecoder(CheckpointedModule):
         self.final = AdaLN(width, 2, own_projection=timestep != "add")
         self.proj_out = nn.Linear(width * (1 + long_skip), pixel_channels * patches.pixels)
         self.conv_out = nn.Conv3d(pixel_channels, 3, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        assert self.conv_out.bias is not None
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
         self.linear_skip = nn.Linear(channels, 3 * patches.pixels) if linear_skip else None
 
     def forward(

@@ -51,14 +51,11 @@ class MotionLengthRule:
         if not 0 < low < high:
             raise ValueError(f"length_rule.motion_range must be positive and rising, got {low} to {high}.")
 
-    def score(self, motion: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-scaled motion: 0 at the lower and 1 at the upper end of `motion_range`, clamped."""
-        low, high = (math.log(value + EPS) for value in self.motion_range)
-        return (((motion + EPS).log() - low) / (high - low)).clamp(0, 1)
-
     def share(self, motion: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Share of the budget for a clip with this motion."""
-        return self.min_ratio + (1 - self.min_ratio) * self.score(motion)
+        """Share of the budget for a clip with this motion: from `min_ratio` to 1 over `motion_range`."""
+        low, high = (math.log(value + EPS) for value in self.motion_range)
+        score = (((motion + EPS).log() - low) / (high - low)).clamp(0, 1)
+        return self.min_ratio + (1 - self.min_ratio) * score
 
     def rounded(self, length: Float[Tensor, "..."], budget: int) -> Int64[Tensor, "..."]:
         """The nearest multiple of `multiple` from 0 to the budget, or the budget itself if that is nearer."""
