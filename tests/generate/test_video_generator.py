@@ -143,7 +143,7 @@ def test_the_lengths_of_1d_latents(generators: Generators) -> None:
 def test_lengths_follow_the_class(generators: Generators) -> None:
     own = generators["hybrid class"]
     videos = VideoGenerator(own.model, own.embedder)
-    videos.latent_spec = replace(own.latent_spec, length_counts=((0, 0, 0, 1), (0, 1), (0, 0)))
+    videos.latent_spec = replace(own.latent_spec, length_counts=((0, 0, 0, 1), (0, 1, 0, 0), (0, 0, 0, 0)))
     for side, wanted in (("left", {3}), ("right", {1}), ("up", {1, 3})):
         condition = videos.condition([], [f"circle moving {side}"])
         (one,) = videos.sample(videos.shape(), condition, seeds(1), QUICK)

@@ -10,7 +10,7 @@ from regen.cli.options import Device, Json, Output, SizeText, Threads
 from regen.console import print_json, progress_bar, warn
 
 if TYPE_CHECKING:
-    from regen.generate.run import GenerationReport, VideoRequest
+    from regen.generate.run import VideoRequest
 
 Texts = UseAppendAction[tuple[str, ...]]
 Name = arg(metavar="NAME", help_behavior_hint="")
@@ -22,11 +22,13 @@ File = arg(metavar="FILE", help_behavior_hint="")
 class PromptOptions:
     """What the videos show. A generator reads prompts or has classes (see `regen models`)."""
 
-    prompt: Annotated[Texts, arg(metavar="TEXT", help_behavior_hint="")] = ()
+    prompts: Annotated[Texts, arg(name="prompt", metavar="TEXT", help_behavior_hint="")] = ()
     """A sentence such as "a red circle moves to the left". Repeat it for several."""
-    class_name: Annotated[Texts, arg(name="class", metavar="NAME", help_behavior_hint="")] = ()
+    classes: Annotated[Texts, arg(name="class", metavar="NAME", help_behavior_hint="")] = ()
     """The name of a class. Repeat it for several."""
-    negative_prompt: Annotated[Texts, arg(metavar="TEXT", help_behavior_hint="")] = ()
+    negative_prompts: Annotated[
+        Texts, arg(name="negative-prompt", metavar="TEXT", help_behavior_hint="")
+    ] = ()
     """What guidance moves away from: one for all videos, or one for each prompt."""
     image: Annotated[Path | None, File] = None
     """An image as the first frame, resized to cover the video and cropped at the centre."""
@@ -136,8 +138,15 @@ def generate(
         report = generate_files(generator, request, output, video.grid, on_progress, warn)
     if json:
         print_json(asdict(report))
-    else:
-        _print_report(report)
+        return
+    for file, text in zip(report.files, report.prompts, strict=True):
+        print(f"{file}: {text}" if text else file)
+    if report.grid is not None:
+        print(f"{report.grid}: all of them")
+    print(
+        f"{report.frames} frames of {report.width}x{report.height} at {report.fps:.5g} per second, by "
+        f"{report.nfe} network evaluations each, in {report.seconds:.1f} s"
+    )
 
 
 def _request(prompt: PromptOptions, video: VideoOptions, sampling: SamplingOptions) -> "VideoRequest":
@@ -149,30 +158,15 @@ def _request(prompt: PromptOptions, video: VideoOptions, sampling: SamplingOptio
     from regen.media.pixels import parse_size
 
     return VideoRequest(
-        prompts=prompt.prompt,
-        classes=prompt.class_name,
-        negative_prompts=prompt.negative_prompt,
+        **vars(prompt),
         num_videos=video.num_videos,
         frames=video.frames,
         size=None if video.size is None else parse_size(video.size),
         seed=sampling.seed,
-        image=prompt.image,
-        continue_from=prompt.continue_from,
         num_latents=None if video.num_latents is None else parse_length(video.num_latents),
         batch=sampling.batch,
         options=SampleOptions(
             sampling.steps, sampling.guidance_scale, sampling.guidance_interval, sampling.solver
         ),
         decoding=DecodeOptions(steps=sampling.decode_steps, seed=sampling.seed, seams=sampling.seams),
-    )
-
-
-def _print_report(report: "GenerationReport") -> None:
-    for file, prompt in zip(report.files, report.prompts, strict=True):
-        print(f"{file}: {prompt}" if prompt else file)
-    if report.grid is not None:
-        print(f"{report.grid}: all of them")
-    print(
-        f"{report.frames} frames of {report.width}x{report.height} at {report.fps:.5g} per second, by "
-        f"{report.nfe} network evaluations each, in {report.seconds:.1f} s"
     )

@@ -110,8 +110,6 @@ class CaptionStates:
 
     def states(self, index: int) -> Float[Tensor, "n d"]:
         """Hidden states of one sample in bf16, read alone. Raises ValueError for a damaged file."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"There is no sample {index} among {len(self)}.")
         start, length = int(self._starts[index]), int(self.lengths[index])
         if not length:
             return torch.empty(0, self.width, dtype=torch.bfloat16)

@@ -71,7 +71,7 @@ class LatentSpec:
     num_queries: int | None = None
     """Maximum number of 1D latents of a region in a chunk, which bounds its side."""
     length_counts: tuple[tuple[int, ...], ...] = ()
-    """Histogram of the number of 1D latents per region in training, of each class or of all videos."""
+    """Histograms of the number of 1D latents per region in training, of each class or one of all videos."""
     frame_rate: float = 25.0
     sizes: tuple[tuple[int, int], ...] = ()
     """Height and width in pixels of the videos in training, most frequent first."""
@@ -142,8 +142,6 @@ class LatentGenerator(ModelMixin, ConfigMixin):
     def labels(self, names: Sequence[str]) -> Int64[Tensor, " b"]:
         """Class indices by name. Raises ValueError, with the closest names, for an unknown class."""
         known = list(self.config.classes or ())
-        if not known:
-            raise ValueError("This generator has no classes; give a prompt instead.")
         for name in names:
             if name not in known:
                 closest = get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]

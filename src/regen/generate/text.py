@@ -123,7 +123,12 @@ class TextEncoderSpec:
             try:
                 config = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-                loaded: Any = _network(config).from_pretrained(
+                network = transformers.AutoModel  # of the text encoder alone
+                if config.model_type in ("clip", "clip_text_model"):
+                    network = transformers.CLIPTextModel
+                elif config.is_encoder_decoder:
+                    network = transformers.AutoModelForTextEncoding
+                loaded: Any = network.from_pretrained(
                     self.folder,
                     dtype=dtype,
                     local_files_only=True,
@@ -197,15 +202,6 @@ def _folder(name: str) -> Path:
     except (OSError, HFValidationError):
         reason = "has none of this name that you may read"
     raise ValueError(f"There is no text encoder {name}: no such folder, and the Hub {reason}; {ADVICE}.")
-
-
-def _network(config: Any) -> Any:
-    """The class of the text encoder alone."""
-    from transformers import AutoModel, AutoModelForTextEncoding, CLIPTextModel
-
-    if config.model_type in ("clip", "clip_text_model"):
-        return CLIPTextModel
-    return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
 
 
 def _hidden(model: nn.Module, ids: Tensor, mask: Tensor) -> Float[Tensor, "b n d"]:

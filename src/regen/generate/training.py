@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -210,14 +211,13 @@ class Validation:
         folder: Path,
     ):
         self.batches, self.context, self.dtype, self.seed = batches, context, dtype, recipe.loop.seed
-        self.accumulation, data = recipe.loop.gradient_accumulation_steps, recipe.data
+        self.accumulation = recipe.loop.gradient_accumulation_steps
         self.preview: Preview | None = None
-        if data.preview_samples:
-            options = SampleOptions(data.preview_steps, data.preview_guidance_scale)
-            try:
-                self.preview = Preview(batches, data.preview_samples, options, folder, context)
-            except ValueError as error:
-                warn(f"no previews of this training: {error}")
+        try:
+            if recipe.data.preview_samples:
+                self.preview = Preview(batches, recipe.data, folder, context)
+        except ValueError as error:
+            warn(f"no previews of this training: {error}")
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, step: int, should_stop: ShouldStop) -> dict[str, float] | None:
@@ -225,11 +225,11 @@ class Validation:
         assert isinstance(model, LatentGenerator)
         context, total = self.context, 0.0
         parts = context.size * self.accumulation
-        for index in range(len(self.batches)):
-            for part in range(context.rank * self.accumulation, (context.rank + 1) * self.accumulation):
-                if should_stop():
-                    return None
-                total += self._loss(model, (index, part, parts))
+        own = range(context.rank * self.accumulation, (context.rank + 1) * self.accumulation)
+        for index, part in product(range(len(self.batches)), own):
+            if should_stop():
+                return None
+            total += self._loss(model, (index, part, parts))
         if self.preview is not None and not should_stop():
             with torch.autocast(context.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 self.preview(model, step)
@@ -252,20 +252,16 @@ class Preview:
     """
 
     def __init__(
-        self,
-        batches: LatentBatches,
-        count: int,
-        options: SampleOptions,
-        folder: Path,
-        context: DistributedContext,
+        self, batches: LatentBatches, config: LatentDataConfig, folder: Path, context: DistributedContext
     ):
         manifest = batches.dataset.manifest
         batches.dataset.require_model(weights_hash(manifest.model))
         self.embedder = load(manifest.model, context.device, torch.float32)
-        self.options, self.folder, self.is_main = options, folder, context.is_main
+        self.options = SampleOptions(config.preview_steps, config.preview_guidance_scale)
+        self.folder, self.is_main = folder, context.is_main
         stage = batches.stages[-1]
         bucket = batches.buckets[stage, max(stage.chunks) if stage.image_share < 1 else 0][0]
-        batch = batches.samples(bucket, 0, range(count))
+        batch = batches.samples(bucket, 0, range(config.preview_samples))
         self.size = bucket.height, bucket.width
         self.condition = Condition.from_batch(batch).to(context.device)
         self.template = Latents.from_tensors(batch)

@@ -75,14 +75,23 @@ class VideoGenerator:
         return video_shape(self.latent_spec, self.model.config.patch_size, frames, size, continues)
 
     def condition(self, prompts: Sequence[str], classes: Sequence[str]) -> Condition:
-        """A condition for each prompt or class, on the generator's device; one for any number without either.
+        """A condition for each prompt or class; one for any number of videos without either.
 
         Raises ValueError for a prompt or class that the generator doesn't take or know.
         """
-        _check_condition(self.model, prompts, classes)
-        if self.model.config.classes:
-            return Condition(label=self.model.labels(classes).to(self.model.device))
-        return self._encode_prompts(prompts) if self.model.config.text_width else Condition()
+        if names := list(self.model.config.classes or ()):
+            if prompts or not classes:
+                listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
+                no_prompt = ", not a prompt" if prompts else ""
+                raise ValueError(f"This generator needs a class{no_prompt}, one of: {listed}.")
+            return Condition(label=self.model.labels(classes))
+        if self.model.config.text_width:
+            if classes or not prompts:
+                raise ValueError(f"This generator needs a prompt{', not a class' if classes else ''}.")
+            return self._encode_prompts(prompts)
+        if prompts or classes:
+            raise ValueError("This generator is unconditional; leave the prompt or class out.")
+        return Condition()
 
     def negative_condition(self, prompts: Sequence[str], count: int) -> Condition | None:
         """What guidance moves away from: one prompt for all or for each of `count` videos; None without any.
@@ -162,12 +171,8 @@ class VideoGenerator:
             should_stop,
         )
         skip = spec.chunk_frames if shape.continues else 0
-        return [
-            GeneratedLatents(
-                [segment[i] for segment in segments], shape.height, shape.width, spec, shape.frames, skip
-            )
-            for i in range(len(generators))
-        ]
+        rest = (shape.height, shape.width, spec, shape.frames, skip)
+        return [GeneratedLatents([row[i] for row in segments], *rest) for i in range(len(generators))]
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """Hidden states of prompts; each distinct prompt is encoded once."""
@@ -177,7 +182,7 @@ class VideoGenerator:
             return self.model.unconditional(len(prompts))
         text = self.text_encoder(list(index))
         rows = [index[prompt] for prompt in prompts]
-        return Condition(text=text.states[rows].float(), text_mask=text.mask[rows]).to(self.model.device)
+        return Condition(text=text.states[rows].float(), text_mask=text.mask[rows])
 
     @torch.inference_mode()
     def _encode(
@@ -186,9 +191,8 @@ class VideoGenerator:
         """Frames, resized and padded to the generated size, as a batch of one."""
         embedder = self.embedder
         multiple = self.latent_spec.spatial_compression_ratio * self.model.config.patch_size
-        resized = torch.stack(
-            [resize_center_crop(frame, Size(shape.height, shape.width)) for frame in frames]
-        )
+        size = Size(shape.height, shape.width)
+        resized = torch.stack([resize_center_crop(frame, size) for frame in frames])
         clip = pad(to_clip(resized, embedder.device, embedder.dtype), len(frames), multiple)
 
         def encode(tile: Tile | None) -> Latents:
@@ -210,19 +214,3 @@ def _check_embedder(spec: LatentSpec, embedder: Autoencoder) -> None:
             f"frames per chunk, got {embedder.latent_channels} and {embedder.chunk_frames}; give "
             f"{spec.embedder or 'the one it was trained with'}."
         )
-
-
-def _check_condition(model: LatentGenerator, prompts: Sequence[str], classes: Sequence[str]) -> None:
-    """Raise ValueError for another kind of condition than in training."""
-    names = list(model.config.classes or ())
-    if names and (prompts or not classes):
-        listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
-        raise ValueError(
-            f"This generator needs a class, {'not a prompt, ' if prompts else ''}one of: {listed}."
-        )
-    if names:
-        model.labels(classes)
-    elif model.config.text_width and (classes or not prompts):
-        raise ValueError(f"This generator needs a prompt{', not a class' if classes else ''}.")
-    elif not model.config.text_width and (prompts or classes):
-        raise ValueError("This generator is unconditional; leave the prompt or class out.")

@@ -140,7 +140,6 @@ class LatentTemplates:
         rows = self.spec.length_counts
         if not any(map(any, rows)):
             raise ValueError("This generator doesn't store numbers of 1D latents; give one, such as 50%.")
-        longest = max(map(len, rows))
-        table = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.float32)
+        table = torch.tensor(rows, dtype=torch.float32)
         row = table[label] if 0 <= label < len(table) else table[0]
         return row if row.any() else table.sum(0)

@@ -124,40 +124,26 @@ PRESETS: dict[str, Preset[Recipe]] = {
     "toy-magvit2-wide": Preset(
         wide(toy(), (64, 64, 64, 64)), "The toy baseline with a decoder twice as wide.", PLAIN
     ),
-    **{
-        f"magvit2-small-{ratio}x-cpu": Preset(
-            small_cpu(ratio), f"The baseline with the encoder of regen-small-{ratio}x-cpu: {outcome}."
-        )
-        for ratio, (_, _, outcome) in SMALL_CPU.items()
-    },
-    **{
-        f"magvit2-small-{ratio}x": Preset(
-            small_gpu(ratio), f"The baseline at {ratio}×, 128² crops, on one H200. Not run yet."
-        )
-        for ratio in SMALL_GPU
-    },
-    "magvit2-small-16x-wide": Preset(
-        wide(small_gpu(16), (168, 120, 84, 84, 84)),
-        "magvit2-small-16x with a decoder one and a half times as wide. Not run yet.",
-    ),
-    **{
-        f"magvit2-{ratio}x": Preset(
-            paper(ratio),
-            f"The baseline at the paper's size and ratio {ratio}, for 32 GPUs. Not run here.",
-            PLAIN,
-        )
-        for ratio in (4, 8, 16, 32)
-    },
-    **{
-        f"magvit2-{ratio}x-wide": Preset(
-            wide(paper(ratio), widths),
-            f"The width-scaled baseline of the paper's Table 5 at ratio {ratio}: as many parameters as "
-            "REGEN's decoder. Not run here.",
-            PLAIN,
-        )
-        for ratio, widths in WIDE.items()
-    },
-    "world-32x-magvit2-cpu": documented(
-        world_cpu, "regen train {name} --data WORLD --out RUN --init.model magvit2-small-8x"
-    ),
 }
+for ratio, (_, _, outcome) in SMALL_CPU.items():
+    summary = f"The baseline with the encoder of regen-small-{ratio}x-cpu: {outcome}."
+    PRESETS[f"magvit2-small-{ratio}x-cpu"] = Preset(small_cpu(ratio), summary)
+for ratio in SMALL_GPU:
+    summary = f"The baseline at {ratio}×, 128² crops, on one H200. Not run yet."
+    PRESETS[f"magvit2-small-{ratio}x"] = Preset(small_gpu(ratio), summary)
+PRESETS["magvit2-small-16x-wide"] = Preset(
+    wide(small_gpu(16), (168, 120, 84, 84, 84)),
+    "magvit2-small-16x with a decoder one and a half times as wide. Not run yet.",
+)
+for ratio in (4, 8, 16, 32):
+    summary = f"The baseline at the paper's size and ratio {ratio}, for 32 GPUs. Not run here."
+    PRESETS[f"magvit2-{ratio}x"] = Preset(paper(ratio), summary, PLAIN)
+for ratio, widths in WIDE.items():
+    summary = (
+        f"The width-scaled baseline of the paper's Table 5 at ratio {ratio}: as many parameters as REGEN's "
+        "decoder. Not run here."
+    )
+    PRESETS[f"magvit2-{ratio}x-wide"] = Preset(wide(paper(ratio), widths), summary, PLAIN)
+PRESETS["world-32x-magvit2-cpu"] = documented(
+    world_cpu, "regen train {name} --data WORLD --out RUN --init.model magvit2-small-8x"
+)

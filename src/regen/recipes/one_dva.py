@@ -117,24 +117,17 @@ def small_stage1() -> Recipe[OneDVAConfig]:
     return on_gpu(small_stage1_cpu(), 4000, stages)
 
 
-def base() -> Recipe[OneDVAConfig]:
-    """The paper's stage 2: 17 frames at 24 per second."""
+def base(width: int = 768, depth: int = 12, heads: int = 12) -> Recipe[OneDVAConfig]:
+    """The paper's stage 2, 17 frames at 24 per second, with an encoder of this size."""
     stage = Stage(256, 456, video_batch_size=256, image_batch_size=1024, aspect_ratios=(1.0, 16 / 9))
     return Recipe(
-        model=OneDVAConfig(objective=OneDVAObjective()),
+        model=OneDVAConfig(encoder_width=width, encoder_depth=depth, encoder_heads=heads),
         data=DataConfig(stages=(stage,), frame_rate=24.0),
         loop=LoopConfig(steps=200_000, activation_checkpointing=True, num_workers=8, fsdp=True),
         tasks=TaskConfig(warmup_fraction=1.0),
         optimizer=OptimizerConfig(5e-5),
         losses=LossConfig(representation=RepresentationConfig(weight=0.5)),
     )
-
-
-def large() -> Recipe[OneDVAConfig]:
-    """`base` with an encoder of 24 blocks of width 1024."""
-    recipe = base()
-    encoder = replace(recipe.model, encoder_width=1024, encoder_depth=24, encoder_heads=16)
-    return replace(recipe, model=encoder)
 
 
 def stage1(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
@@ -193,5 +186,5 @@ PRESETS: dict[str, Preset[Recipe]] = {
         STAGE2,
     ),
     **paper("onedva-base", base(), "One-DVA at its base size, 17 frames at 24 per second"),
-    **paper("onedva-large", large(), "onedva-base with an encoder of 24 blocks and width 1024"),
+    **paper("onedva-large", base(1024, 24, 16), "onedva-base with an encoder of 24 blocks and width 1024"),
 }

@@ -10,6 +10,8 @@ from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import DataConfig, Recipe
 
+ON_NODES = "torchrun --nnodes 4 --nproc-per-node 8 ... -m regen train {name} --data SHARDS --out RUN"
+
 # 64² crops on the CPU. Ratio: clips in a batch, updates, outcome (PSNR at 256²).
 SMALL_CPU = {
     4: (8, 3400, "The bundled 4× model: 11 M parameters, 57 minutes on two CPU cores; 29.00 dB at 256²."),
@@ -165,35 +167,25 @@ PRESETS: dict[str, Preset[Recipe]] = {
         shapes,
         "python benchmarks/shapes.py --out SHAPES\n\nregen train {name} --data SHAPES --out RUN",
     ),
-    **{
-        f"regen-small-{ratio}x-cpu": Preset(small_cpu(ratio, clips, steps), summary)
-        for ratio, (clips, steps, summary) in SMALL_CPU.items()
-    },
-    **{
-        f"regen-small-{ratio}x": Preset(
-            small_gpu(ratio, clips),
-            f"REGEN at {ratio}×, {15 if ratio == 4 else 5} M parameters, 128² crops, "
-            "about 25 minutes of one H200. Not run yet.",
-        )
-        for ratio, clips in SMALL_GPU.items()
-    },
-    **variants("regen-small-4x", small_gpu(4, SMALL_GPU[4])),
-    **{
-        f"regen-{ratio}x": Preset(
-            paper(ratio, clips),
-            f"The paper's model and training at ratio {ratio}, for 32 GPUs. Not run here.",
-            "torchrun --nnodes 4 --nproc-per-node 8 ... -m regen train {name} --data SHARDS --out RUN",
-        )
-        for ratio, clips in PAPER.items()
-    },
-    **variants("regen-4x", paper(4, PAPER[4]), PLAIN),
+}
+for ratio, (clips, steps, summary) in SMALL_CPU.items():
+    PRESETS[f"regen-small-{ratio}x-cpu"] = Preset(small_cpu(ratio, clips, steps), summary)
+for ratio, clips in SMALL_GPU.items():
+    size = f"{15 if ratio == 4 else 5} M parameters, 128² crops, about 25 minutes of one H200"
+    summary = f"REGEN at {ratio}×, {size}. Not run yet."
+    PRESETS[f"regen-small-{ratio}x"] = Preset(small_gpu(ratio, clips), summary)
+PRESETS |= variants("regen-small-4x", small_gpu(4, SMALL_GPU[4]))
+for ratio, clips in PAPER.items():
+    summary = f"The paper's model and training at ratio {ratio}, for 32 GPUs. Not run here."
+    PRESETS[f"regen-{ratio}x"] = Preset(paper(ratio, clips), summary, ON_NODES)
+PRESETS |= variants("regen-4x", paper(4, PAPER[4]), PLAIN)
+PRESETS |= {
     "world-32x-cpu": documented(
         world_cpu,
         "python benchmarks/world.py --out WORLD --videos 480 --frames 66 --size 192 320 --seed 100\n\n"
         "regen train {name} --data WORLD --out RUN --init.model regen-small-8x",
     ),
     "world-32x": documented(
-        world_gpu,
-        "regen train {name} --data WORLD --out RUN --init.model regen-small-8x",
+        world_gpu, "regen train {name} --data WORLD --out RUN --init.model regen-small-8x"
     ),
 }
