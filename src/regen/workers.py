@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -52,18 +53,11 @@ def run_jobs(
     the others go on. Jobs are taken from the iterable when they start. The processes end with the iterator,
     and when this process is killed.
     """
-    remaining, pool, exhausted = iter(jobs), list[_JobWorker[Job]](), False
+    remaining, pool = iter(jobs), list[_JobWorker[Job]]()
     try:
         while True:
-            while not exhausted:
+            for job in islice(remaining, workers - sum(worker.busy for worker in pool)):
                 idle = next((worker for worker in pool if not worker.busy), None)
-                if idle is None and len(pool) == workers:
-                    break
-                try:
-                    job = next(remaining)
-                except StopIteration:
-                    exhausted = True
-                    break
                 if idle is None:
                     pool.append(idle := _JobWorker(function))
                 idle.start(job, time_limit)

@@ -93,36 +93,23 @@ def test_a_share_of_the_clips_gets_predicted_latents(share):
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1))
-def test_levels_are_uniform_between_the_two(one, other):
+def test_levels_are_uniform_and_do_not_tell_which_clips_are_chosen(one, other):
     low, high = sorted((one, other))
-    seen = []
+    seen, clean = [], latents(1000)
 
     def predict(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
         seen.append(t)
-        return clean
+        return clean.map(torch.neg)
 
-    PredictedLatents(PredictionConfig(0.5, (low, high)), predict)(latents(300), each(300))
+    predicted = PredictedLatents(PredictionConfig(0.4, (low, high)), predict)(clean, each(1000))
     (t,) = seen
-    assert t.shape == (300,)
-    assert (t >= low - 1e-6).all() and (t <= high + 1e-6).all()
-    even = torch.linspace(low, high, 300)
-    assert (t.sort().values - even).abs().max() <= 0.1 * (high - low) + 1e-6
+    for levels in (t, t[predicted.grid[:, 0, 0, 0, 0] != clean.grid[:, 0, 0, 0, 0]]):
+        assert (levels >= low - 1e-6).all() and (levels <= high + 1e-6).all()
+        even = torch.linspace(low, high, len(levels))
+        assert (levels.sort().values - even).abs().max() <= 0.1 * (high - low) + 1e-6
 
 
-def test_the_level_does_not_tell_which_clips_are_chosen():
-    """A predictor that answers with its levels: those of the clips that take them span the whole range."""
-
-    def predict(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
-        structural = diffusion.append_dims(t, clean.grid).expand_as(clean.grid)
-        return Latents(structural, clean.sequence, clean.lengths)
-
-    clean = latents(1000)
-    predicted = PredictedLatents(PredictionConfig(0.4, (0.2, 0.6)), predict)(clean, each(1000)).grid
-    chosen = predicted[(predicted != clean.grid).flatten(1).all(1)][:, 0, 0, 0, 0].sort().values
-    assert (chosen - torch.linspace(0.2, 0.6, len(chosen))).abs().max() < 0.04
-
-
-def test_nothing_of_it_learns():
+def test_no_gradient_passes_through_predicted_latents():
     gain = torch.nn.Parameter(torch.tensor(0.5))
 
     def velocity(noisy: Latents, t: torch.Tensor) -> Latents:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,18 +103,13 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
             threads: CPU threads; by default one for each core.
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
         """
-
-        def run(context: "DistributedContext") -> Path:
-            return run_generator(recipe, data, out, context, resume)
-
+        run = partial(run_generator, recipe, data, out, resume=resume)
         _run(device, threads, run, "use it with regen generate --model")
 
     return train
 
 
-def _run(
-    device: str | None, threads: int | None, train: "Callable[[DistributedContext], Path]", use: str
-) -> None:
+def _run(device: str | None, threads: int | None, train: Callable[..., Path], use: str) -> None:
     """Train, and print where the model is."""
     from regen.runtime import set_threads
     from regen.train.distributed import init_distributed

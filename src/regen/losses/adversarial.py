@@ -34,11 +34,10 @@ class AdversarialConfig:
     """Steps between R1 penalties, whose weight is multiplied by it; 1: every step."""
 
     def __post_init__(self) -> None:
-        for name in ("weight", "start", "lecam_weight", "r1_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"losses.adversarial.{name} must be >= 0, got {getattr(self, name)}.")
-        if self.r1_every < 1:
-            raise ValueError(f"losses.adversarial.r1_every must be >= 1, got {self.r1_every}.")
+        minimums = {"weight": 0, "start": 0, "lecam_weight": 0, "r1_weight": 0, "r1_every": 1}
+        for name, minimum in minimums.items():
+            if (value := getattr(self, name)) < minimum:
+                raise ValueError(f"losses.adversarial.{name} must be >= {minimum}, got {value}.")
 
 
 class AdversarialLoss(SelfTrained):

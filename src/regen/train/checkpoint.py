@@ -99,7 +99,7 @@ class CheckpointInfo:
 
 
 class Checkpoints(AbstractContextManager["Checkpoints"]):
-    """The checkpoints in `folder`, of which the newest `keep_last` are kept. A context manager.
+    """The checkpoints in `folder`, of which the newest `keep_last` are kept.
 
     `save` copies the state to memory and returns while a thread writes the files; leaving the context waits
     for that thread.
@@ -123,10 +123,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return self.writing is not None and self.writing.done() and self.writing.exception() is not None
 
     def save(self, state: TrainState, resolved_config: dict[str, Any]) -> None:
-        """Start to write the state as it is now, after the previous checkpoint is complete. Collective.
-
-        Raises ValueError when the previous checkpoint could not be written.
-        """
+        """Start to write the state as it is now, after `wait` for the previous checkpoint. Collective."""
         self.wait()
         if state.step == self.saved_step:
             return
@@ -152,10 +149,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return None if name is None else self.folder / name
 
     def load(self, path: Path, state: TrainState) -> None:
-        """Load the checkpoint `path` into `state`. Collective.
-
-        Raises ValueError when it is damaged or belongs to another model.
-        """
+        """Load the checkpoint `path` into `state`; ValueError for damaged or another model's. Collective."""
         info = read_info(path)
         own_files = sorted(info.checksums)[self.context.rank :: self.context.size]
         damaged = any(checksum(path / name) != info.checksums[name] for name in own_files)

@@ -100,7 +100,6 @@ class RunLifecycle:
         return not nonfinite, bool(save)
 
     def save(self) -> None:
-        """Start to write a checkpoint."""
         self.checkpoints.save(self.state, self.resolved_config)
         self.last_save = time.monotonic()
 

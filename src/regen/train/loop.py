@@ -165,7 +165,7 @@ def train(
                 counts = {"learning_rate_factor": factor, "skipped_updates": state.skipped} | loader.counts
                 means = context.all_reduce_mean(averager.means())
                 lifecycle.log.log_training(state.step, means | meter.report() | counts)
-                averager.reset()
+                averager = MetricAverager()
             if is_ending or save_due:
                 lifecycle.save()
                 meter.restart_clock()

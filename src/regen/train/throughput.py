@@ -79,7 +79,6 @@ class ThroughputMeter:
         self.started = time.perf_counter()
 
     def add(self, batch: dict[str, Tensor], waited_seconds: float) -> None:
-        """Count a micro-batch, and the time spent waiting for it."""
         target, side = batch.get("target", batch.get("clip")), LATENT_STRIDE
         if target is None:
             target, side = batch["latents"], 1
@@ -149,18 +148,14 @@ class MetricAverager:
     """Means since the last report, summed on the device so that no step waits for it."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add the metrics of a micro-batch: detached scalar tensors."""
         for name, value in values.items():
-            value = value.float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.sums[name] = self.sums[name] + value.float() if name in self.sums else value.float()
+        self.counts.update(values.keys())
 
     def means(self) -> dict[str, float]:
         """Mean of every metric; synchronizes with the device once."""
