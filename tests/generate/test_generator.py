@@ -221,13 +221,6 @@ def test_conditions_beside_each_other():
     assert labels.label.tolist() == [1, 2, -1]
 
 
-def test_classes_by_their_names():
-    model = fresh("class")
-    assert model.labels(["dolphin", "cat"]).tolist() == [2, 0]
-    with pytest.raises(ValueError, match="'dolfin' among 3.*'dolphin'"):
-        model.labels(["dolfin"])
-
-
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [

@@ -162,8 +162,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         each: int,
     ) -> tuple[Condition, Condition | None, int]:
         """What the videos show, what guidance leads away from, and the number of videos."""
-        if self.text_encoder is not None:
-            _onload(self.text_encoder)
+        _onload(self.text_encoder)
         prompts, classes, repeated = (
             [text for text in texts for _ in range(each)] for texts in (prompts, classes, negatives)
         )
@@ -228,7 +227,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
         return values.numpy() if output_type == "np" else rearrange(values, "b t h w c -> b t c h w")
 
 
-def _onload(module: nn.Module) -> None:
+def _onload(module: nn.Module | None) -> None:
     """Move a module to its device now (`enable_model_cpu_offload`), before its device is read."""
     hook = getattr(module, "_hf_hook", None)
     if hook is not None:

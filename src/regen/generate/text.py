@@ -123,7 +123,7 @@ class TextEncoderSpec:
             try:
                 config = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-                network = transformers.AutoModel  # of the text encoder alone
+                network: Any = transformers.AutoModel  # of the text encoder alone
                 if config.model_type in ("clip", "clip_text_model"):
                     network = transformers.CLIPTextModel
                 elif config.is_encoder_decoder:
