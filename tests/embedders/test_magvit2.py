@@ -116,13 +116,10 @@ def test_auxiliary_losses_are_added():
 
 
 def test_the_adversarial_loss_reaches_the_decoder():
-    model = tiny().train()
     adversarial = AdversarialLoss(AdversarialConfig(width=4, multipliers=(2,)), torch.device("cpu"))
-    loss, logs = model.loss({"clip": clip(model)}, seeded_each(1), adversarial)
-    loss.backward()
-    assert {"discriminator", "adversarial", "r1"} <= logs.keys()
-    assert all(p.grad is not None for p in model.parameters())
-    assert all(p.grad is None or p.requires_grad for p in adversarial.discriminator.parameters())
+    model = tiny(reconstruction_weight=0.0, kl_weight=0.0)
+    model.loss({"clip": clip(model)}, seeded_each(1), adversarial)[0].backward()
+    assert all(p.grad.any() for p in model.decoder.parameters())
 
 
 MISTAKES = {

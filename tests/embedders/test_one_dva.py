@@ -88,11 +88,6 @@ def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
         assert short.lengths.sum(1).tolist() == [length, length]
         assert torch.equal(short.grid, full.grid)
         assert torch.equal(short.sequence, full.truncate(short.lengths).sequence)
-        starts = torch.tensor(model.budgets(*video.shape[2:])).cumsum(0).roll(1)
-        starts[0] = 0
-        spans = zip(starts.tolist(), short.lengths[0].tolist(), strict=True)
-        kept = [full.sequence[:, :, start : start + count] for start, count in spans]
-        assert torch.equal(short.sequence, torch.cat(kept, dim=2))
 
 
 @pytest.mark.parametrize("variant", ["plain", "regions", "anchored"])
@@ -159,19 +154,6 @@ def test_steps_seeds_and_times():
     torch.testing.assert_close(between.sample, one[:, :, [0, 8, 16]])
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "shortcut"])
-def test_the_prediction_is_zero_at_initialisation(variant):
-    model = tiny(awake=False, **VARIANTS[variant])
-    assert not model._decode_regions(*_noisy(model))[0].any()
-
-
-def _noisy(model: AutoencoderOneDVA) -> tuple:
-    video = clip(model.chunk_frames)
-    structural, parts = model._raw_parts(model.encode(video).latent_dist.mode())
-    tiling = model.regions(*video.shape[2:])
-    return model.patches.pad(video), torch.ones(1), structural, parts, tiling, len(tiling.boxes)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("frames", ["chunk", "image"])
 def test_gradient_reaches_every_parameter(variant, frames):
@@ -189,9 +171,8 @@ def test_gradient_reaches_every_parameter(variant, frames):
 @pytest.mark.parametrize("variant", ["plain", "regions"])
 def test_the_loss_is_the_mean_of_its_samples(variant):
     """Whatever each of them keeps, and with all terms; so a batch may be divided in any way."""
-    objective = OneDVAObjective(
-        keep_all_prob=0.3, latent_noise_std=0.1, alignment_weight=1.0, alignment_margin=0.0
-    )
+    options = {"latent_noise_std": 0.1, "alignment_weight": 1.0, "alignment_margin": 0.0}
+    objective = OneDVAObjective(keep_all_prob=0.3, **options)
     model = tiny(objective=objective, kl_weight=1.0, **VARIANTS[variant])
     video = clip(17, 40, 20, count=4)
     video[0] = video[0, :, :1]
@@ -225,23 +206,19 @@ def test_the_loss_is_finite_at_full_noise_and_without_1d_latents(prediction):
 
 
 def test_alignment_is_ramped_in():
-    model = tiny(
-        objective=OneDVAObjective(alignment_weight=1.0, alignment_margin=0.0, alignment_ramp=0.5),
-        kl_weight=0.0,
-    )
-    batch = {"clip": clip(count=2), "target": clip(count=2)}
-    losses, logs = zip(
-        *(model.loss(batch | {"progress": torch.tensor(part)}, each(2)) for part in (0.0, 0.25, 0.5, 1.0)),
-        strict=True,
-    )
-    steps = [(loss - losses[0]).item() for loss in losses]
-    alignment = logs[0]["alignment"].item()
+    objective = OneDVAObjective(alignment_weight=1.0, alignment_margin=0.0, alignment_ramp=0.5)
+    model, losses = tiny(objective=objective, kl_weight=0.0), []
+    for part in (0.0, 0.25, 0.5, 1.0):
+        batch = {"clip": clip(count=2), "target": clip(count=2), "progress": torch.tensor(part)}
+        loss, logs = model.loss(batch, each(2))
+        losses.append(loss)
+    steps, alignment = [(loss - losses[0]).item() for loss in losses], logs["alignment"].item()
     assert alignment > 0
     assert steps == pytest.approx([0, alignment / 2, alignment, alignment], rel=1e-4)
 
 
 def test_post_training_changes_the_decoder_alone():
-    """On predicted latents, with the encoder frozen; half of the clips keep their own."""
+    """On predicted latents, with the encoder frozen."""
     model = tiny().train()
     model.encoder.requires_grad_(False)
     config = LossConfig(prediction=PredictionConfig(share=0.5))
@@ -260,12 +237,8 @@ def test_post_training_changes_the_decoder_alone():
     loss.backward()
     optimizer.step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
-    assert all(name.startswith("decoder.") for name in changed)
+    assert changed and all(name.startswith("decoder.") for name in changed)
     assert len(seen) == 1
-    mixed = auxiliary.prediction(seen[0], each(8))
-    own = [bool(torch.equal(mixed.grid[i], seen[0].grid[i])) for i in range(8)]
-    assert 0 < sum(own) < 8
 
 
 @pytest.mark.parametrize(
@@ -290,16 +263,15 @@ def test_invalid_options_are_rejected(options, words):
 
 def test_wrong_calls_are_rejected():
     model = tiny()
-    with pytest.raises(ValueError, match="at most 17 frames, got 18"):
-        model.encode(clip(18))
-    with pytest.raises(ValueError, match="0 to 30 1D latents, got 31"):
-        model.encode(clip(), length=31)
     latents = model.encode(clip()).latent_dist.mode()
-    with pytest.raises(ValueError, match="steps must be at least 1"):
-        model.decode(latents, steps=0)
-    other = tiny(region_size=1, num_queries=5)
-    with pytest.raises(ValueError, match="regions"):
-        other.decode(latents)
+    for words, call in (
+        ("at most 17 frames, got 18", lambda: model.encode(clip(18))),
+        ("0 to 30 1D latents, got 31", lambda: model.encode(clip(), length=31)),
+        ("steps must be at least 1", lambda: model.decode(latents, steps=0)),
+        ("regions", lambda: tiny(region_size=1, num_queries=5).decode(latents)),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 @pytest.mark.integration

@@ -92,6 +92,7 @@ OPTIONS = [
     {"timestep_conditioning": "adaln_single"},
     {"linear_skip": True},
     {"attention_window": 2},
+    {"conditioning": "in_context"},
 ]
 
 
