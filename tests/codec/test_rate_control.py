@@ -82,9 +82,8 @@ def test_every_chunk_keeps_the_same(model: AutoencoderOneDVA, length: FixedLengt
     frames = video(0.0, 0.9, 0.2)[:-2]
     chunks = list(encode_frames(model, frames, lengths=length))
     assert counts(chunks) == [expected] * 3
-    assert [chunk.latents.lengths.tolist() for chunk in chunks] == [
-        model.shared_length(expected, 5, *SIZE).tolist()
-    ] * 3
+    shared = model.shared_length(expected, 5, *SIZE).tolist()
+    assert [chunk.latents.lengths.tolist() for chunk in chunks] == [shared] * 3
     with torch.inference_mode():
         alone = model.encode(clip_of(frames[:5]), length=expected).latent_dist.mode()[0]
     assert same_latents(chunks[0].latents, alone)
@@ -212,11 +211,7 @@ def planned(model: AutoencoderOneDVA, frames: Video, budget: float) -> list[list
     return [row.tolist() for row in two_pass(model, frames, RATE, Budget(budget)).rows]
 
 
-@given(
-    st.lists(st.floats(0, 1), min_size=1, max_size=5),
-    st.integers(0, 4),
-    st.floats(0, 1.2),
-)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5), st.integers(0, 4), st.floats(0, 1.2))
 def test_a_plan_uses_the_whole_budget_and_no_more(
     model: AutoencoderOneDVA, contrasts: list[float], missing: int, share: float
 ) -> None:
@@ -238,10 +233,8 @@ def test_a_plan_uses_the_whole_budget_and_no_more(
 
 
 def test_busy_chunks_get_more_than_calm_ones(model: AutoencoderOneDVA) -> None:
-    frames = video(0.0, 1.0, 0.3, 0.0)
-    still, busy, calm, still_too = (
-        sum(row) for row in planned(model, frames, (12 + 6) * 4 * float(RATE) / 5)
-    )
+    rows = planned(model, video(0.0, 1.0, 0.3, 0.0), (12 + 6) * 4 * float(RATE) / 5)
+    still, busy, calm, still_too = map(sum, rows)
     assert still == still_too < calm < busy <= 12
     assert still > 0
 

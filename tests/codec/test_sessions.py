@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -26,7 +26,6 @@ from regen.embedders.linear import AutoencoderLinear
 from regen.latents import Latents, collate
 from regen.pretrained.models import Autoencoder
 from regen.runtime import generator_for
-from regen.tiling import Tile
 
 SEAMS: list[Seams] = ["extend", "match", "none"]
 DEFAULTS = DecodeOptions()
@@ -120,9 +119,8 @@ def test_two_sessions_on_one_model_do_not_touch_each_other(
     ]
     waiting, parts = [iter(frames) for frames in videos], ([], [])
     for turn in chain(turns, [False] * 12, [True] * 12):
-        for frame in [next(waiting[turn], None)]:
-            if frame is not None:
-                parts[turn].extend(decoders[turn].feed(chunk) for chunk in encoders[turn].feed([frame]))
+        frames = islice(waiting[turn], 1)
+        parts[turn].extend(decoders[turn].feed(chunk) for chunk in encoders[turn].feed(frames))
     for turn in (False, True):
         parts[turn].extend(decoders[turn].feed(chunk) for chunk in encoders[turn].flush())
         parts[turn].append(decoders[turn].flush())
@@ -169,13 +167,8 @@ def test_chunks_that_cannot_share_a_batch_do_not(model: Autoencoder, monkeypatch
         return decode(self, latents, times, **options)
 
     monkeypatch.setattr(type(model), "decode", counted)
-    out = [session.feed(chunk) for chunk in [*plain[:3], plain[3], image, image]]
-    out += [
-        session.feed(plain[4], offsets=[0.5]),
-        session.feed(plain[5], offsets=[2.0, 0.5]),
-        session.feed(plain[6]),
-    ]
-    out.append(session.flush())
+    wanted = [None] * 6 + [[0.5], [2.0, 0.5], None]
+    out = list(session.decode(zip([*plain[:4], image, image, *plain[4:]], wanted, strict=True)))
     assert sizes == [(3, length), (1, length), (2, 1), (2, length + 1), (1, length)]
     assert [len(part) for part in out] == [0, 0, 3 * length, 0, length, 0, 2, 0, 3, length]
 
@@ -318,53 +311,26 @@ def test_frames_depend_on_the_options_and_the_number_of_the_chunk(model: Autoenc
     assert torch.equal(decoded(model, [chunk]), frames), "the global random state does not matter"
 
 
-@pytest.mark.parametrize("model", ["regen", "magvit2"], indirect=True)
-def test_a_tile_reaches_encoder_and_decoder(model: Autoencoder) -> None:
-    length = model.chunk_frames
-    frames, tile = video(length, 16, 32), Tile(16, 16, 8)
-    whole, tiled = (next(encode_frames(model, frames, each)).latents for each in (None, tile))
-    assert not same_latents(whole, tiled)
-    (chunk,) = EncodeSession(model, tile).feed(frames)
-    assert same_latents(chunk.latents, tiled)
-    (chunk,) = chunks_of(model, length)
-    whole, tiled = (decoded(model, [chunk], DecodeOptions(tile=each)) for each in (None, Tile(8, 8, 0)))
-    assert not torch.equal(whole, tiled)
-
-
 @KNOWING_MORE
-def test_frames_are_read_one_chunk_ahead_at_most(model: Autoencoder) -> None:
-    taken = 0
-
-    def frames() -> Iterator[Tensor]:
-        nonlocal taken
-        for frame in video(4 * model.chunk_frames, 8, 8):
-            taken += 1
-            yield frame
-
-    chunks = decode_chunks(model, encode_frames(model, frames()), height=8, width=8)
-    next(chunks)
-    assert taken == model.chunk_frames
-
-
-@KNOWING_MORE
-def test_feed_keeps_a_chunk_of_frames_at_most(model: Autoencoder) -> None:
+def test_frames_are_read_as_needed_and_a_chunk_of_them_kept_at_most(model: Autoencoder) -> None:
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
-    most = 0
+    taken = most = 0
 
     def frames() -> Iterator[Tensor]:
-        nonlocal most
+        nonlocal taken, most
         for _ in range(4 * model.chunk_frames + 3):
+            taken += 1
             frame = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8)
             alive.add(frame)
             most = max(most, len(alive))
             yield frame
             del frame
 
-    session = EncodeSession(model)
-    assert len(session.feed(frames())) == 4
+    chunks = encode_frames(model, frames())
+    next(decode_chunks(model, chunks, height=8, width=8))
+    assert taken == model.chunk_frames
+    assert len(list(chunks)) == 4
     assert most <= model.chunk_frames + 1, "a chunk, and the frame that comes next"
-    assert len(alive) == 3
-    session.flush()
     assert len(alive) == 0
 
 

@@ -233,17 +233,8 @@ def test_frames_between_are_written_as_they_are_measured(
     assert seen[-1] == (len(measured), len(measured))
 
 
-@pytest.mark.parametrize(
-    ("model", "timeline"),
-    [
-        ("regen", Timeline()),
-        ("regen", Timeline(interpolate=2)),
-        ("regen", Timeline(fps=Fraction(40))),
-        ("regen", Timeline(fps=Fraction(7))),
-        ("onedva", Timeline(interpolate=2)),
-    ],
-    indirect=["model"],
-)
+@WITH_ONE_DVA
+@pytest.mark.parametrize("timeline", [Timeline(), Timeline(interpolate=2), Timeline(fps=Fraction(7))])
 @pytest.mark.parametrize("options", [DecodeOptions(batch=2, seams="none"), DecodeOptions(seams="match")])
 def test_the_tile_is_chosen_for_all_frames_that_are_decoded_together(
     tmp_path: Path,

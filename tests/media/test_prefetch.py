@@ -36,14 +36,6 @@ def no_thread_is_left() -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """A program that was started in the background may ignore Ctrl+C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 class OneError(Exception):
     pass
 
