@@ -4,8 +4,8 @@ Everything streams: reading, computing and writing overlap, and only a few chunk
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -69,7 +69,9 @@ def reconstruct_video(
 
     Raises ValueError or OSError with a message of one line, and then leaves no partial file.
     """
-    _check_paths(output, source, compare)
+    given = [path.resolve() for path in (output, source, compare) if path is not None]
+    if len(set(given)) < len(given):
+        raise ValueError("Input, output and comparison must be different files; choose another name for one.")
     peak, latents, done = PeakMemory(model.device), LatentCounter(), 0
     originals: deque[TimedFrame] = deque()
     with VideoReader(source) as reader, ExitStack() as files:
@@ -77,9 +79,10 @@ def reconstruct_video(
         options = _with_tile(options, model, stream.height, stream.width, memory)
         encoder = EncodeSession(model, options.tile, _resolve_lengths(lengths, model, source, size))
         decoder = DecodeSession(model, height=stream.height, width=stream.width, options=options)
-        writer = files.enter_context(stream.writer(output))
-        write_pair = files.enter_context(comparison_writer(stream, compare, name))
-        sink = MetricSink(model.chunk_frames, [lambda _, image, time: writer.write(image, time), write_pair])
+        writer, pairs = files.enter_context(stream.writer(output)), None
+        if compare is not None:
+            pairs = files.enter_context(stream.writer(compare, 2 * (stream.height + LABEL_HEIGHT)))
+        sink = ReconstructionSink(model.chunk_frames, writer, pairs, name)
         hand_out = files.enter_context(background_writer(sink.take))
         frames = files.enter_context(prefetch(stream, depth=2 * model.chunk_frames))
 
@@ -208,19 +211,6 @@ class FrameStream:
         return VideoWriter(path, self.width, height or self.height, self.frame_rate, audio)
 
 
-@contextmanager
-def comparison_writer(
-    stream: FrameStream, path: Path | None, name: str
-) -> Iterator[Callable[[Frame, Frame, float], None]]:
-    """Write the original above the reconstruction, both labelled, to `path`; None writes nothing."""
-    if path is None:
-        yield lambda original, image, time: None
-        return
-    above, below = label("original", stream.width), label(name, stream.width)
-    with stream.writer(path, height=2 * (stream.height + LABEL_HEIGHT)) as writer:
-        yield lambda original, image, time: writer.write(torch.cat([above, original, below, image]), time)
-
-
 def label(text: str, width: int) -> UInt8[Tensor, "h width 3"]:
     """A dark strip of `width` x LABEL_HEIGHT pixels with `text`, cut off where it is too long."""
     strip = Image.new("RGB", (width, LABEL_HEIGHT), GREY)
@@ -228,20 +218,23 @@ def label(text: str, width: int) -> UInt8[Tensor, "h width 3"]:
     return torch.from_numpy(np.array(strip))
 
 
-class MetricSink:
-    """Compares decoded frames with the originals, and hands both to writers, in order."""
+class ReconstructionSink:
+    """Measures decoded frames and writes them; to `pairs` with the originals above, both labelled."""
 
-    def __init__(self, chunk_frames: int, writers: Sequence[Callable[[Frame, Frame, float], None]]) -> None:
+    def __init__(self, chunk_frames: int, writer: VideoWriter, pairs: VideoWriter | None, name: str) -> None:
         self.psnr, self.ssim, self.seams = Psnr(), Ssim(), SeamRatio(chunk_frames)
-        self.writers = writers
+        self.writer, self.pairs = writer, pairs
+        self.labels = label("original", writer.width), label(name, writer.width)
 
     def take(self, originals: list[TimedFrame], decoded: UInt8[Tensor, "t h w 3"]) -> None:
         targets = torch.stack([image for image, _ in originals])
         for metric in (self.psnr, self.ssim, self.seams):
             metric.update(targets, decoded)
         for (original, time), image in zip(originals, decoded, strict=True):
-            for write in self.writers:
-                write(original, image, time)
+            self.writer.write(image, time)
+            if self.pairs is not None:
+                above, below = self.labels
+                self.pairs.write(torch.cat([above, original, below, image]), time)
 
 
 def _resolve_lengths(
@@ -275,12 +268,6 @@ def _with_tile(
 
 def _sides(tile: Tile | None) -> list[int] | None:
     return None if tile is None else [tile.height, tile.width]
-
-
-def _check_paths(*paths: Path | None) -> None:
-    given = [path.resolve() for path in paths if path is not None]
-    if len(set(given)) < len(given):
-        raise ValueError("Input, output and comparison must be different files; choose another name for one.")
 
 
 def _latent_report(
