@@ -83,7 +83,7 @@ def test_docs_have_the_parameter_counts(name):
     assert [count for count in described(name)[0].values() if f"{count:,}" not in METHOD] == []
 
 
-def test_small_models_fit_their_places():
+def test_small_models_fit_into_checkpoints():
     """In bf16: 32 MB for regen-small-4x on any hardware, 12 MB for those in checkpoints/."""
     for name in (name for name in RECIPES if "-small-" in name and "wide" not in name):
         limit = 32e6 if name.startswith("regen-small-4x") else 12e6

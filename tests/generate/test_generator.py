@@ -47,7 +47,7 @@ def test_velocity_has_the_shape_of_the_latents_and_is_zero_at_first(kind, chunks
 
 
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
-def test_a_class_is_learnt_as_soon_as_the_noise_level(timestep):
+def test_classes_are_learned_early(timestep):
     """Two classes of constant latents, +1 and -1: their velocities at pure noise are 2 apart."""
     model = fresh(
         "class", timestep_conditioning=timestep, condition_dropout=0.0, given_frames_prob=0.0
@@ -101,7 +101,7 @@ def test_padding_of_1d_latents_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", ["text", "hybrid class"])
-def test_conditions_act(kind):
+def test_velocity_depends_on_condition_noise_level_and_given_frames(kind):
     model, noisy, t = awake(kind), latents_of(kind), torch.tensor([0.3, 0.6])
     condition, given = condition_of(kind), torch.zeros(2, 4, dtype=torch.bool)
     out = model.velocity(noisy, t, condition, given).parts
@@ -182,7 +182,7 @@ def test_given_frames_carry_no_noise_and_are_not_counted(kind):
     torch.testing.assert_close(logs["loss"], torch.stack(total).sum())
 
 
-def test_of_a_single_chunk_the_content_latent_is_given_and_of_an_image_nothing():
+def test_given_frames_of_a_single_chunk_and_of_an_image():
     model, _ = record("none", latents_of("none", 30, 1), given_frames_prob=0.5)
     counts = model.calls[3].sum(1)
     assert {*counts.tolist()} == {0, 1} and 5 < counts.sum() < 25
@@ -210,7 +210,7 @@ def test_dropout_makes_the_condition_irrelevant(kind):
         assert [torch.equal(first, other) for other in others] == [same, same]
 
 
-def test_conditions_beside_each_other():
+def test_concat_of_conditions():
     one, two = condition_of("text", 2, 5), condition_of("text", 1, 3)
     both = one.concat(two)
     assert both.text.shape == (3, 5, 10)

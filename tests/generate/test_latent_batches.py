@@ -143,7 +143,7 @@ def test_videos_are_whole_chunks_and_images_first_latent_frames(dataset):
     assert starts[1] == starts[2] | {(4, 0), (5, 0)}
 
 
-def test_a_last_chunk_that_stands_still_is_no_video(tmp_path):
+def test_incomplete_last_chunks_are_not_used_as_video(tmp_path):
     """7 frames are one chunk of 5 and one that repeats its last frame; its first latent frame is an image."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -170,13 +170,13 @@ def test_images_of_other_embedders_are_images(hybrid):
         assert all(torch.equal(row, images.grid[0].float()) for row in batch["latents"])
 
 
-def test_only_the_numbers_that_are_given_are_taken(dataset):
+def test_only_the_given_indices_are_drawn(dataset):
     made = LatentBatches(dataset, np.array([1, 3]), (VIDEOS,), 30, 0, class_conditional=True)
     labels = torch.cat([made[step, 0, 1]["label"] for step in range(30)])
     assert {*labels.tolist()} == {0, -1}
 
 
-def test_captions_come_as_states_of_one_length(dataset, tmp_path):
+def test_captions_are_padded_to_one_length(dataset, tmp_path):
     source = find_text_encoder(make_t5(tmp_path / "t5"))
     embed_captions(dataset, source, CPU)
     states = CaptionStates(dataset, source.fingerprint)

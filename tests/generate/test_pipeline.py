@@ -54,7 +54,7 @@ def test_saved_and_loaded_it_is_the_same(pipelines: Pipelines, kind: str, tmp_pa
     assert torch.equal(make(loaded, kind), make(pipelines[kind], kind))
 
 
-def test_the_forms_of_the_output(pipelines: Pipelines) -> None:
+def test_output_types(pipelines: Pipelines) -> None:
     pipeline = pipelines["text"]
     options: dict[str, Any] = {"num_frames": 7, "height": 41, "width": 50, "num_videos_per_prompt": 2}
     found = {
@@ -105,7 +105,7 @@ def test_several_prompts(pipelines: Pipelines) -> None:
     assert (one[0] - frames[3]).abs().max() <= 1 / 255
 
 
-def test_noise_that_is_given(pipelines: Pipelines) -> None:
+def test_initial_noise_can_be_given(pipelines: Pipelines) -> None:
     pipeline, noise = pipelines["nothing"], torch.randn(1, 4, 2, 6, 8)
     found = make(pipeline, "nothing", latents=noise, output_type="latent")
     assert torch.equal(
@@ -154,7 +154,7 @@ def test_guidance_acts_above_one(pipelines: Pipelines) -> None:
     assert not pipeline.do_classifier_free_guidance
 
 
-def test_images_in_all_forms(pipelines: Pipelines, tmp_path: Path) -> None:
+def test_image_types(pipelines: Pipelines, tmp_path: Path) -> None:
     path, pipeline = tmp_path / "first.png", pipelines["text"]
     make_image(path, 60, 90)
     image = PIL.Image.open(path)
@@ -188,7 +188,7 @@ def test_notes_are_logged(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch)
         ("text", {"image": [Path("a"), Path("b")]}, "one for each prompt, not 2"),
     ],
 )
-def test_what_can_not_be(pipelines: Pipelines, kind: str, options: dict[str, Any], words: str) -> None:
+def test_impossible_calls_raise(pipelines: Pipelines, kind: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(pipelines[kind], kind, **options)
 

@@ -70,7 +70,7 @@ def test_samples_are_those_of_the_data(kind, solver, steps, shift):
         assert part.std() == pytest.approx(DEVIATION, abs=0.02)
 
 
-def test_without_classes_and_texts_nothing_is_made_twice_for_guidance():
+def test_unconditional_generators_have_no_guidance():
     model = Gaussian(classes=())
     blank = latents_of("plain", 2)
     guided, plain = (draw(model, blank, NOBODY, steps=3, guidance_scale=g) for g in (4.0, 1.0))
@@ -124,7 +124,7 @@ def test_guidance_goes_beyond_the_condition():
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize("kind", ["none", "hybrid class"])
 @pytest.mark.parametrize("frames", [1, 2])
-def test_known_frames_come_out_as_they_are_given_at_every_step(kind, frames, solver):
+def test_given_frames_are_kept_at_every_step(kind, frames, solver):
     model, blank, condition = awake(kind), latents_of(kind, chunks=3), condition_of(kind)
     clean = latents_of(kind, chunks=1)
     if blank.has_sequence:
@@ -153,7 +153,7 @@ def test_known_frames_come_out_as_they_are_given_at_every_step(kind, frames, sol
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_of_a_batch_is_as_alone(kind):
+def test_a_sample_does_not_depend_on_the_batch(kind):
     model, blank, condition = awake(kind), latents_of(kind, 3), condition_of(kind, 3)
     options = SampleOptions(3, 2.0)
     together = sample(model, condition, blank, generators(3), options)
@@ -164,7 +164,7 @@ def test_a_sample_of_a_batch_is_as_alone(kind):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
-def test_steps_may_be_changed_on_the_way():
+def test_on_step_may_replace_the_latents():
     blank, where = latents_of("plain"), []
 
     def to_zero(step: int, latents: Latents) -> Latents:
@@ -184,7 +184,7 @@ def blanks(kind: str) -> Callable[[int], Latents]:
 
 @pytest.mark.parametrize("kind", ["plain", "hybrid"])
 @pytest.mark.parametrize(("most", "chunks"), [(3, 2), (3, 3), (3, 4), (3, 8), (2, 4)])
-def test_long_videos_go_on_from_the_chunk_before(kind, most, chunks):
+def test_each_segment_continues_the_last_chunk_of_the_one_before(kind, most, chunks):
     """Every window after the first is given the last chunk of the one before, and no chunk is lost."""
     model = Gaussian(chunks=most)
     parts = sample_video(model, NOBODY, blanks(kind), chunks, generators(2), SampleOptions(2, 1.0))

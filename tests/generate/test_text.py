@@ -60,7 +60,7 @@ def test_the_default_encoder_gives_the_states_of_tokens(minilm: TextEncoder) -> 
     assert "sentence_transformers" not in sys.modules
 
 
-def test_the_default_encoder_knows_what_is_alike(minilm: TextEncoder) -> None:
+def test_similar_texts_have_similar_states(minilm: TextEncoder) -> None:
     found = minilm(["a dog runs on a beach", "a puppy runs along the sea", "stock prices fell in March"])
     means = torch.nn.functional.normalize(found.states.sum(1), dim=1)
     alike = means @ means.T

@@ -42,7 +42,7 @@ def test_an_image_is_a_chunk_of_its_own():
     assert [one.shape for one in split_chunks(image, 2)] == [image.shape]
 
 
-def test_content_motion_and_chunks_have_their_kinds_and_positions():
+def test_token_types_and_positions():
     layout = TokenLayout(3, 2, None)
     grid = layout.grid(6, 4, 6)
     assert grid == (6, 2, 3)

@@ -94,7 +94,8 @@ class LatentBatches(Dataset):
         self.buckets = {
             (stage, chunks): self._buckets(stage, chunks)
             for stage in self.stages
-            for chunks in [0] * (stage.image_share > 0) + list(stage.chunks) * (stage.image_share < 1)
+            for chunks in (0, *stage.chunks)
+            if (stage.image_share < 1 if chunks else stage.image_share > 0)
         }
 
     def __len__(self) -> int:

@@ -1,5 +1,7 @@
 """Generators by name, with their embedder and text encoder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -88,18 +90,11 @@ def load_embedder(
     latents are others.
     """
     embedder = model.latent_spec.embedder if embedder is None else embedder
-    try:
-        found = weights_hash(embedder)
-    except ValueError as error:
-        raise ValueError(
-            f"The embedder {embedder} of the generator {name} can't be loaded; give it by --embedder. {error}"
-        ) from None
-    if not matches_embedder(model, embedder):
-        raise ValueError(
-            f"The generator {name} needs the embedder with hash {model.latent_spec.weights_hash}, got "
-            f"{embedder} with {found}; give the right one by --embedder."
-        )
-    return load(embedder, device, dtype)
+    with _advice(f"The embedder {embedder} of the generator {name}", "--embedder"):
+        if not matches_embedder(model, embedder):
+            found = weights_hash(embedder)
+            raise ValueError(f"It must have the hash {model.latent_spec.weights_hash}, got {found}.")
+        return load(embedder, device, dtype)
 
 
 def load_text_encoder(
@@ -117,19 +112,21 @@ def load_text_encoder(
     if config is None:
         return None
     encoder = config["name"] if text_encoder is None else text_encoder
-    try:
+    with _advice(f"The text encoder {encoder} of the generator {name}", "--text-encoder"):
         spec = find_text_encoder(encoder, config["max_tokens"])
+        if spec.fingerprint != config["fingerprint"]:
+            wanted = config["fingerprint"]
+            raise ValueError(f"It must have the fingerprint {wanted}, got {spec.fingerprint}.")
+        return spec.load(device, dtype)
+
+
+@contextmanager
+def _advice(part: str, option: str) -> Iterator[None]:
+    """Name the part of a generator and the option that replaces it in errors of the block."""
+    try:
+        yield
     except ValueError as error:
-        raise ValueError(
-            f"The text encoder {encoder} of the generator {name} can't be loaded; give it by --text-encoder. "
-            f"{error}"
-        ) from None
-    if spec.fingerprint != config["fingerprint"]:
-        raise ValueError(
-            f"The generator {name} needs the text encoder with fingerprint {config['fingerprint']}, got "
-            f"{encoder} with {spec.fingerprint}; give the right one by --text-encoder."
-        )
-    return spec.load(device, dtype)
+        raise ValueError(f"{part} can't be loaded; give the right one by {option}. {error}") from None
 
 
 def load_predictor(name: str, initial_model: str | None, device: torch.device) -> Predictor:
