@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
-    SiglipConfig,
-    SiglipModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+import transformers
 from transformers.utils import logging
 
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -31,7 +24,8 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 def folder(tmp_path_factory) -> str:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("siglip")
-    SiglipVisionModel(SiglipVisionConfig(**SIZES, image_size=32, patch_size=8)).save_pretrained(path)
+    config = transformers.SiglipVisionConfig(**SIZES, image_size=32, patch_size=8)
+    transformers.SiglipVisionModel(config).save_pretrained(path)
     return str(path)
 
 
@@ -40,10 +34,10 @@ def dino(tmp_path_factory) -> str:
     """A model with a class token and registers in front of its patches."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("dino")
-    config = Dinov2WithRegistersConfig(
+    config = transformers.Dinov2WithRegistersConfig(
         **SIZES, mlp_ratio=2, image_size=28, patch_size=7, num_register_tokens=3
     )
-    Dinov2WithRegistersModel(config).save_pretrained(path)
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(path)
     return str(path)
 
 
@@ -62,12 +56,12 @@ def sample(frames: int = 9, groups: int = 3) -> tuple[torch.Tensor, torch.Tensor
 def test_the_two_grids_are_one(kind, request):
     """What changes in one patch of the decoder changes its own target features most."""
     loss, (_, target) = loss_of(request.getfixturevalue(kind)), sample()
-    before = loss.target_features(target, (3, 2, 3))
+    before = loss.target_features(target)
     for y in range(2):
         for x in range(3):
             other = target.clone()
             other[:, :, :, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16] += 1
-            changed = (loss.target_features(other, (3, 2, 3)) - before).norm(dim=-1)
+            changed = (loss.target_features(other) - before).norm(dim=-1)
             assert changed.shape == (2, 3, 2, 3)
             assert changed.mean((0, 1)).argmax() == y * 3 + x
 
@@ -75,20 +69,20 @@ def test_the_two_grids_are_one(kind, request):
 def test_target_features_are_those_of_the_vision_model(tmp_path):
     text = SIZES | {"vocab_size": 9, "max_position_embeddings": 4, "bos_token_id": 1, "eos_token_id": 2}
     images = SIZES | {"image_size": 32, "patch_size": 8}
-    both = SiglipModel(SiglipConfig(text_config=text, vision_config=images)).eval()
+    both = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=images)).eval()
     both.save_pretrained(tmp_path)
     loss = loss_of(str(tmp_path), side=8)
     images = torch.rand(2, 3, 1, 32, 32) * 2 - 1
     expected = both.vision_model(images[:, :, 0]).last_hidden_state
-    torch.testing.assert_close(loss.target_features(images, (1, 4, 4)).flatten(1, 3), expected)
+    torch.testing.assert_close(loss.target_features(images).flatten(1, 3), expected)
 
 
 def test_target_features_of_a_half_precision_model_are_fp32(folder, tmp_path):
-    SiglipVisionModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path)
+    transformers.SiglipVisionModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path)
     (_, target), half, whole = sample(), loss_of(str(tmp_path)), loss_of(folder)
-    seen = half.target_features(target, (3, 2, 3))
+    seen = half.target_features(target)
     assert seen.dtype == torch.float32
-    torch.testing.assert_close(seen, whole.target_features(target, (3, 2, 3)), atol=0.1, rtol=0.05)
+    torch.testing.assert_close(seen, whole.target_features(target), atol=0.1, rtol=0.05)
 
 
 def test_pixels_are_as_the_image_model_expects_them(folder, tmp_path):
@@ -98,13 +92,13 @@ def test_pixels_are_as_the_image_model_expects_them(folder, tmp_path):
     mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     (_, target), plain = sample(), loss_of(folder)
     file.write_text(json.dumps({"image_mean": mean, "image_std": deviation}))
-    seen = loss_of(str(tmp_path)).target_features(target, (3, 2, 3))
+    seen = loss_of(str(tmp_path)).target_features(target)
     shift, scale = (torch.tensor(value).reshape(3, 1, 1, 1) for value in (mean, deviation))
     normalised = ((target + 1) / 2 - shift) / scale
-    torch.testing.assert_close(seen, plain.target_features(normalised, (3, 2, 3)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(seen, plain.target_features(normalised), atol=1e-5, rtol=1e-4)
     file.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
-    seen = loss_of(str(tmp_path)).target_features(target, (3, 2, 3))
-    assert torch.equal(seen, plain.target_features(target, (3, 2, 3)))
+    seen = loss_of(str(tmp_path)).target_features(target)
+    assert torch.equal(seen, plain.target_features(target))
     for content in ("{", "[]", '{"image_mean": 0.5}', '{"image_mean": [0.5], "image_std": [0.5]}'):
         file.write_text(content)
         with pytest.raises(ValueError, match="must contain image_mean and image_std"):
@@ -113,11 +107,11 @@ def test_pixels_are_as_the_image_model_expects_them(folder, tmp_path):
 
 def test_the_first_frame_stands_alone_and_the_others_are_averaged(folder):
     loss, (_, target) = loss_of(folder), sample()
-    seen = loss.target_features(target, (3, 2, 3))
-    alone = [loss.target_features(target[:, :, i : i + 1], (1, 2, 3)) for i in range(9)]
+    seen = loss.target_features(target)
+    alone = [loss.target_features(target[:, :, i : i + 1]) for i in range(9)]
     torch.testing.assert_close(seen[:, :1], alone[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(seen[:, 1:2], torch.stack(alone[1:5]).mean(0), atol=1e-5, rtol=1e-4)
-    short = loss.target_features(target[:, :, :7], (3, 2, 3))  # the last group has two frames
+    short = loss.target_features(target[:, :, :7])  # the last group has two frames
     torch.testing.assert_close(short[:, 2:], torch.stack(alone[5:7]).mean(0), atol=1e-5, rtol=1e-4)
 
 

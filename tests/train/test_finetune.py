@@ -27,6 +27,9 @@ BASELINE = Magvit2Config(
 )
 
 
+Start = tuple[str, AutoencoderRegen]  # a folder and the model in it
+
+
 def fresh(seed: int = 1, **options: object) -> AutoencoderRegen:
     """A model that has random numbers even where a new one has zeros."""
     torch.manual_seed(seed)
@@ -38,7 +41,7 @@ def fresh(seed: int = 1, **options: object) -> AutoencoderRegen:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> tuple[str, AutoencoderRegen]:
+def start(tmp_path: Path) -> Start:
     model = fresh(seed=0).eval()
     model.set_latent_statistics(torch.randn(2, 4), torch.rand(2, 4) + 0.5)
     model.save_pretrained(tmp_path / "start")
@@ -66,7 +69,7 @@ def train(model: AutoencoderRegen, config: OptimizerConfig) -> set[str]:
     return {name for name, value in values(model).items() if not torch.equal(value, before[name])}
 
 
-def test_a_model_of_the_same_size_is_the_start_model(start: tuple[str, AutoencoderRegen]) -> None:
+def test_a_model_of_the_same_size_is_the_start_model(start: Start) -> None:
     folder, source = start
     model = fresh()
     report = init_weights(model, InitConfig(folder))
@@ -89,7 +92,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_fits_is_loaded_and_the_rest_reported(change: str, start: tuple[str, AutoencoderRegen]) -> None:
+def test_what_fits_is_loaded_and_the_rest_reported(change: str, start: Start) -> None:
     folder, source = start
     model = fresh(**CHANGES[change])
     before, theirs = values(model), values(source)
@@ -112,7 +115,7 @@ def test_what_fits_is_loaded_and_the_rest_reported(change: str, start: tuple[str
     assert all(any(line.startswith(f"  {part}: ") for line in lines) for part in ("encoder", "decoder"))
 
 
-def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderRegen]) -> None:
+def test_the_encoder_goes_over_to_another_class(start: Start) -> None:
     folder, source = start
     model = AutoencoderMagvit2(**asdict(BASELINE))
     report = init_weights(model, InitConfig(folder, ("encoder",)))
@@ -122,9 +125,7 @@ def test_the_encoder_goes_over_to_another_class(start: tuple[str, AutoencoderReg
     assert not report.keeps_latents, "its chunks are longer: their latents have other statistics"
 
 
-def test_a_model_that_does_not_fit_or_is_missing_or_damaged_is_an_error(
-    start: tuple[str, AutoencoderRegen], tmp_path: Path
-) -> None:
+def test_a_model_that_does_not_fit_or_is_missing_or_damaged_is_an_error(start: Start, tmp_path: Path) -> None:
     AutoencoderLinear(4, 4).save_pretrained(tmp_path / "linear")
     with pytest.raises(ValueError, match=r"No weights of .*linear \(AutoencoderLinear\)"):
         init_weights(fresh(), InitConfig(str(tmp_path / "linear")))
@@ -138,7 +139,7 @@ def test_a_model_that_does_not_fit_or_is_missing_or_damaged_is_an_error(
 
 @pytest.mark.parametrize("muon", [None, 1e-2])
 def test_with_the_encoder_frozen_the_latents_stay_those_of_the_start_model(
-    muon: float | None, start: tuple[str, AutoencoderRegen]
+    muon: float | None, start: Start
 ) -> None:
     folder, source = start
     model = fresh(depth=3)
@@ -154,9 +155,7 @@ def test_with_the_encoder_frozen_the_latents_stay_those_of_the_start_model(
     assert torch.equal(model.latents_std, source.latents_std)
 
 
-def test_latents_of_the_start_model_train_a_decoder_as_its_clips_do(
-    start: tuple[str, AutoencoderRegen],
-) -> None:
+def test_latents_of_the_start_model_train_a_decoder_as_its_clips_do(start: Start) -> None:
     """The loss sees raw latents: those of the frozen encoder, and given ones with the statistics undone."""
     folder, source = start
     model = fresh(depth=3)
@@ -168,7 +167,7 @@ def test_latents_of_the_start_model_train_a_decoder_as_its_clips_do(
     torch.testing.assert_close(model.loss(given, [generator_for(i) for i in range(2)])[0], encoded)
 
 
-def test_with_the_decoder_frozen_the_encoder_alone_learns(start: tuple[str, AutoencoderRegen]) -> None:
+def test_with_the_decoder_frozen_the_encoder_alone_learns(start: Start) -> None:
     model = fresh()
     report = init_weights(model, InitConfig(start[0], ("decoder",)))
     assert str(report).endswith("frozen: the decoder") and not report.keeps_latents
@@ -178,7 +177,7 @@ def test_with_the_decoder_frozen_the_encoder_alone_learns(start: tuple[str, Auto
     assert changed == {name for name in values(model) if name.startswith("encoder.")}
 
 
-def test_a_frozen_encoder_that_is_not_a_trained_one_is_warned_of(start: tuple[str, AutoencoderRegen]) -> None:
+def test_a_frozen_encoder_that_is_not_a_trained_one_is_warned_of(start: Start) -> None:
     for model, name in ((fresh(), None), (fresh(latent_channels=6), start[0])):
         report = init_weights(model, InitConfig(name, ("encoder",)))
         assert report.warning is not None and not report.keeps_latents
@@ -197,7 +196,7 @@ def test_an_encoder_of_the_same_shapes_at_another_ratio_is_another_one(tmp_path:
     assert report.whole_encoder and not report.keeps_latents, "it has no statistics yet"
 
 
-def test_without_a_source_nothing_changes(start: tuple[str, AutoencoderRegen]) -> None:
+def test_without_a_source_nothing_changes(start: Start) -> None:
     model = fresh()
     before = values(model)
     assert str(init_weights(model, InitConfig())) == ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from regen.train.lifecycle import StopSignals, fingerprint, open_run
+from regen.train.lifecycle import fingerprint, open_run, stop_signals
 
 
 def test_a_differing_configuration_is_named(tmp_path: Path) -> None:
@@ -43,10 +43,10 @@ def test_the_fingerprint_knows_what_acts_on_the_result() -> None:
 
 
 def test_ctrl_c_after_a_signal_leaves_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    with StopSignals() as stop:
+    with stop_signals() as received:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
-        assert stop.number == signal.SIGUSR1
+        assert received == [signal.SIGUSR1]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err.count("Stopping after this step") == 1

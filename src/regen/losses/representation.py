@@ -70,21 +70,19 @@ class RepresentationLoss(SelfTrained):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The weighted loss, with gradients for features and projector, and the logs."""
         projected = self.projector(rearrange(features, "b d n y x -> b n y x d"))
-        expected = self.target_features(target, (features.shape[2], features.shape[3], features.shape[4]))
+        expected = self.target_features(target)
         loss = -F.cosine_similarity(projected.float(), expected, dim=-1).mean()
         return self.config.weight * loss, {"representation": loss.detach()}
 
     @torch.no_grad()
-    def target_features(
-        self, target: Float[Tensor, "b 3 t h w"], grid: tuple[int, int, int]
-    ) -> Float[Tensor, "b n y x e"]:
+    def target_features(self, target: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b n y x e"]:
         """Image features of each patch in fp32: of the first frame, then averaged over each group of frames.
 
         `target` is in [-1, 1]; it is padded to whole patches and resized so that the patches of the image
         encoder coincide with the decoder's.
         """
-        (n, y, x), (t, h, w), side = grid, target.shape[2:], self.patches.side
-        assert grid == self.patches.grid(t, h, w), "features and target must have the same grid"
+        (t, h, w), side = target.shape[2:], self.patches.side
+        n, y, x = self.patches.grid(t, h, w)
         images = F.pad(target, (0, x * side - w, 0, y * side - h, 0, 0), mode="replicate")
         images = rearrange(images, "b c t h w -> (b t) c h w").float()
         size = (y * self.patch, x * self.patch)

@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,6 @@ class RunLifecycle:
         self.state, self.out, self.context, self.evaluator = state, out, context, evaluator
         self.resolved_config, self.config, self.resume = resolved_config, config, resume
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep_last, context)
-        self.signals = StopSignals()
         self.closing = ExitStack()
         self.stop_signal = 0  # number of the signal on which all processes stop
         self.last_save = time.monotonic()
@@ -74,7 +73,7 @@ class RunLifecycle:
         step, steps = self.state.step, self.config.steps
         self.closing.enter_context(self.checkpoints)
         self.log = self.closing.enter_context(RunLog(self.out, step, steps, silent=not self.context.is_main))
-        self.closing.enter_context(self.signals)
+        self.signals = self.closing.enter_context(stop_signals())  # at most one
         if self.is_resumed and step < steps:
             self.log.print(f"Resuming the run in {self.out} after step {step}.")
         elif self.is_resumed:
@@ -92,7 +91,7 @@ class RunLifecycle:
         elapsed = time.monotonic() - self.last_save
         due = self.context.is_main and elapsed >= 60 * self.config.save_every_minutes
         self.stop_signal, nonfinite, failed, save = self.context.all_reduce_max(
-            self.signals.number, not is_finite, self.checkpoints.failed, due
+            sum(self.signals), not is_finite, self.checkpoints.failed, due
         )
         if failed:
             self.checkpoints.wait()
@@ -151,37 +150,32 @@ class RunLifecycle:
         )
 
     def _should_stop(self) -> bool:
-        self.stop_signal = self.context.all_reduce_max(self.signals.number)[0]
+        self.stop_signal = self.context.all_reduce_max(sum(self.signals))[0]
         return self.stop_signal > 0
 
 
-class StopSignals:
-    """While open, SIGINT, SIGTERM and SIGUSR1 set `number`; a second SIGINT raises KeyboardInterrupt.
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that gets the first SIGINT, SIGTERM or SIGUSR1; a SIGINT after it raises KeyboardInterrupt.
 
     Batch systems may repeat SIGTERM and SIGUSR1, so only the first one counts.
     """
+    received: list[int] = []
 
-    def __init__(self) -> None:
-        self.number = 0
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self.previous[number] = signal.signal(number, self.handle)
-        return self
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number and number == signal.SIGINT:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.number:
-            return
-        self.number = number
-        # A signal may arrive inside any write or import: only the system call is safe here.
-        os.write(2, b"\nStopping after this step; press Ctrl-C again to quit at once, without saving.\n")
+        if not received:
+            received.append(number)
+            # A signal may arrive inside any write or import: only the system call is safe here.
+            os.write(2, b"\nStopping after this step; press Ctrl-C again to quit at once, without saving.\n")
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.previous.items():
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, handle) for number in SIGNALS} if is_main else {}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

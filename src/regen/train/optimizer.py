@@ -37,25 +37,20 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
 
     Raises ValueError for Muon when all of the transformer's matrices are frozen.
     """
-    if config.muon_learning_rate is None:
-        return [build_adamw(model, set(), config)]
-    matrices = [matrix for matrix in cast(Trainable, model).muon_parameters() if matrix.requires_grad]
-    if not matrices:
-        raise ValueError(
-            "Muon needs trainable matrices, but the transformer is frozen; use "
-            "--optimizer.muon-learning-rate None."
-        )
-    muon = Muon(
-        [{"params": matrices, "initial_lr": config.muon_learning_rate}],
-        lr=config.muon_learning_rate,
-        weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return [build_adamw(model, {id(matrix) for matrix in matrices}, config), muon]
-
-
-def build_adamw(model: nn.Module, excluded: set[int], config: OptimizerConfig) -> AdamW:
-    """AdamW for the trainable parameters whose id is not in `excluded`."""
+    matrices: list[nn.Parameter] = []
+    optimizers: list[Optimizer] = []
+    if config.muon_learning_rate is not None:
+        matrices = [matrix for matrix in cast(Trainable, model).muon_parameters() if matrix.requires_grad]
+        if not matrices:
+            raise ValueError(
+                "Muon needs trainable matrices, but the transformer is frozen; use "
+                "--optimizer.muon-learning-rate None."
+            )
+        group = {"params": matrices, "initial_lr": config.muon_learning_rate}
+        optimizers = [
+            Muon([group], config.muon_learning_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        ]
+    excluded = {id(matrix) for matrix in matrices}
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -67,7 +62,7 @@ def build_adamw(model: nn.Module, excluded: set[int], config: OptimizerConfig) -
         {"params": plain, "weight_decay": 0.0, "initial_lr": config.learning_rate},
     ]
     groups = [group for group in groups if group["params"]]
-    return AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    return [AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True), *optimizers]
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
