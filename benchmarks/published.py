@@ -25,7 +25,6 @@ from regen.evaluate.diffusers_models import (
     CosmosAdapter,
     LTX2DiffusionAdapter,
     LTXAdapter,
-    MochiAdapter,
     WanAdapter,
 )
 
@@ -104,6 +103,6 @@ PUBLISHED: dict[str, Callable[[int], DiffusersAdapter]] = {
     "ltx-2.5-diffusion": lambda window: LTX2DiffusionAdapter(
         _ltx_25(), LTX2VideoDiffusionDecoderModel(), window
     ),
-    "mochi": lambda window: MochiAdapter(AutoencoderKLMochi(), window),
+    "mochi": lambda window: DiffusersAdapter(AutoencoderKLMochi(), window),
     "cosmos-1.0-cv8x8x8": cosmos,
 }

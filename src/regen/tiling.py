@@ -65,13 +65,13 @@ class Tiling:
     columns: list[Span]
 
     @classmethod
-    def of(cls, height: int, width: int, tile: Tile | None) -> "Tiling":
-        """Tiles for a picture of `height` x `width` latents; a single one if `tile` is None."""
+    def of(cls, height: int, width: int, tile: Tile | None, stride: int = LATENT_STRIDE) -> "Tiling":
+        """Tiles for `height` x `width` latents of `stride` pixels a side; a single one if `tile` is None."""
         if tile is None:
             return cls([(0, height)], [(0, width)])
-        overlap = tile.overlap // LATENT_STRIDE
-        rows = spans(height, tile.height // LATENT_STRIDE, overlap)
-        return cls(rows, spans(width, tile.width // LATENT_STRIDE, overlap))
+        rows, columns = max(1, tile.height // stride), max(1, tile.width // stride)
+        overlap = min(tile.overlap // stride, rows // 2, columns // 2)
+        return cls(spans(height, rows, overlap), spans(width, columns, overlap))
 
     @classmethod
     def non_overlapping(cls, height: int, width: int, side: int) -> "Tiling":

@@ -10,7 +10,8 @@ from regen.codec.chunks import Embedder
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
-from regen.evaluate.diffusers_models import CogVideoXAdapter, LTXAdapter, MochiAdapter
+from regen.evaluate.diffusers_adapter import DiffusersAdapter
+from regen.evaluate.diffusers_models import CogVideoXAdapter, LTXAdapter
 
 
 def tiny_magvit2(ratio: int) -> AutoencoderMagvit2:
@@ -26,7 +27,7 @@ def models() -> dict[str, Embedder]:
         "magvit2-32x": tiny_magvit2(32),
         "cogvideox": CogVideoXAdapter(cogvideox()),
         "ltx": LTXAdapter(ltx()),
-        "mochi": MochiAdapter(mochi(), 13),
+        "mochi": DiffusersAdapter(mochi(), 13),
     }
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from regen.metrics.features import ExtractorSpec
 
 Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Texts = UseAppendAction[tuple[str, ...]]
 Optional = arg(help_behavior_hint="")
 
 
@@ -46,7 +47,7 @@ class MetricOptions(DistanceOptions):
 class BenchmarkOptions:
     """How the clips are measured."""
 
-    size: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="N|HxW", help_behavior_hint="")] = ()
+    size: Annotated[Texts, arg(metavar="N|HxW", help_behavior_hint="")] = ()
     """Resize and crop the centre: N x N, or height x width. Repeat it for several sizes; by default each
     clip has its own."""
     steps: Annotated[UseAppendAction[tuple[int, ...]], arg(metavar="N", help_behavior_hint="")] = ()
@@ -73,10 +74,8 @@ DEFAULT_METRICS, DEFAULT_BENCHMARK = MetricOptions(), BenchmarkOptions()
 def evaluate(
     data: Annotated[Path, arg(metavar="FOLDER")],
     report: Annotated[Path, arg(metavar="FOLDER")],
-    model: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME", help_behavior_hint="")] = (),
-    reconstructions: Annotated[
-        UseAppendAction[tuple[str, ...]], arg(metavar="NAME=FOLDER", help_behavior_hint="")
-    ] = (),
+    model: Annotated[Texts, arg(metavar="NAME", help_behavior_hint="")] = (),
+    reconstructions: Annotated[Texts, arg(metavar="NAME=FOLDER", help_behavior_hint="")] = (),
     options: Annotated[BenchmarkOptions, arg(name="")] = DEFAULT_BENCHMARK,
     metrics: Annotated[MetricOptions, arg(name="")] = DEFAULT_METRICS,
     json: Json = False,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from regen.diffusion import Solver, euler
-from regen.tiling import Tile, Tiling, crop, spans
+from regen.tiling import Tile, Tiling, crop
 
 DEFAULT_WINDOW = 33  # frames; 4n + 1 and 8n + 1, as most classes require
 ACTIVATION_COPIES = 8  # activations of the widest layer in memory at once
@@ -19,7 +19,7 @@ Moments = tuple[Float[Tensor, "c #n 1 1"], Float[Tensor, "c #n 1 1"]]
 
 
 class DiffusersAdapter:
-    """A video autoencoder of diffusers as an `Embedder`; HunyuanVideo and 1.5, and the base of the others.
+    """A video autoencoder of diffusers as an `Embedder`; HunyuanVideo, 1.5 and Mochi, and the base of others.
 
     A chunk is a window of frames that is coded independently. It has one frame more than a multiple of the
     class's step, at most `window`. Latents are those of `latent_dist.mode()`, normalised as in the pipeline
@@ -42,11 +42,11 @@ class DiffusersAdapter:
 
     @property
     def temporal_compression_ratio(self) -> int:
-        return self.vae.temporal_compression_ratio
+        return int(self.vae.config.get("temporal_compression_ratio") or self.vae.temporal_compression_ratio)
 
     @property
     def spatial_compression_ratio(self) -> int:
-        return self.vae.spatial_compression_ratio
+        return self.vae.config.get("spatial_compression_ratio") or self.vae.spatial_compression_ratio
 
     @property
     def frame_step(self) -> int:
@@ -82,7 +82,7 @@ class DiffusersAdapter:
                 f"{frames} of {height} x {width}; use regen.codec to split and pad."
             )
         video = video.to(self.dtype)
-        tiling = self._tiling(height // side, width // side, tile)
+        tiling = Tiling.of(height // side, width // side, tile, side)
         parts = (self.vae.encode(crop(video, box, side)).latent_dist.mode() for box in tiling.boxes)
         raw = tiling.blend(parts, 1).float()
         shift, scale = (moment[:, : raw.shape[2]] for moment in self._shift_and_scale())
@@ -100,8 +100,7 @@ class DiffusersAdapter:
     ) -> DecoderOutput:
         """Normalised latents to the frames at `times` (0: first, 1: last of the window), by default all.
 
-        Raises ValueError for times between frames, solvers other than `euler`, and unsupported numbers of
-        steps.
+        Raises ValueError for times between frames, other solvers, and unsupported numbers of steps.
         """
         frames = 1 + (latents.shape[2] - 1) * self.temporal_compression_ratio
         chosen = list(range(frames)) if times is None else self._frame_indices(times, frames)
@@ -113,21 +112,17 @@ class DiffusersAdapter:
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
         """Estimated memory to encode or decode `frames` frames of `height` x `width` pixels."""
-        return int(
-            ACTIVATION_COPIES * frames * height * width * self._widest_channels() * self.dtype.itemsize
-        )
+        values = frames * height * width * self._widest_channels()
+        return int(ACTIVATION_COPIES * values * self.dtype.itemsize)
 
     def _shortest(self) -> int:
-        """Frames of the shortest window, of two latent frames."""
         return 1 + self.frame_step
 
     def _frame_indices(self, times: Float[Tensor, " t"], frames: int) -> list[int]:
         at = times.double().cpu() * max(1, frames - 1)
         chosen = at.round()
         if bool(((at - chosen).abs() > 1e-3).any()) or not bool(((chosen >= 0) & (chosen < frames)).all()):
-            raise ValueError(
-                f"{self.name} decodes only its {frames} frames; keep the frame rate and --seams none."
-            )
+            raise ValueError(f"{self.name} has only {frames} frames; keep the frame rate and --seams none.")
         return [int(index) for index in chosen]
 
     def _frames(
@@ -135,20 +130,12 @@ class DiffusersAdapter:
     ) -> Video:
         if steps != 1:
             raise ValueError(f"{self.name} decodes in 1 step, got {steps}.")
-        tiling = self._tiling(raw.shape[3], raw.shape[4], tile)
+        tiling = Tiling.of(raw.shape[3], raw.shape[4], tile, self.spatial_compression_ratio)
         parts = (self._network(crop(raw, box, 1), generator) for box in tiling.boxes)
         return tiling.blend(parts, self.spatial_compression_ratio).float()
 
     def _network(self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]) -> Video:
         return self.vae.decode(raw).sample
-
-    def _tiling(self, height: int, width: int, tile: Tile | None) -> Tiling:
-        if tile is None:
-            return Tiling([(0, height)], [(0, width)])
-        side = self.spatial_compression_ratio
-        rows, columns = max(1, tile.height // side), max(1, tile.width // side)
-        overlap = min(tile.overlap // side, rows // 2, columns // 2)
-        return Tiling(spans(height, rows, overlap), spans(width, columns, overlap))
 
     def _shift_and_scale(self) -> Moments:
         """Shift and scale of the latents, `c n 1 1` or `c 1 1 1`: encoded = shift + scale * normalised.
@@ -170,4 +157,7 @@ class DiffusersAdapter:
 
     def _widest_channels(self) -> float:
         """Channels per pixel of the widest layer at full resolution."""
-        return float(self.vae.config.block_out_channels[0])
+        config = self.vae.config
+        names = ("decoder_block_out_channels", "decode_block_out_channels", "block_out_channels")
+        channels = next(config[name] for name in names if name in config)
+        return channels[0] / (config.get("patch_size") or 1) ** 2

@@ -53,10 +53,6 @@ class CogVideoXAdapter(DiffusersAdapter):
     """CogVideoX: windows have 8n + 1 frames, since it processes 8 at a time."""
 
     @property
-    def temporal_compression_ratio(self) -> int:
-        return int(self.vae.config.temporal_compression_ratio)
-
-    @property
     def spatial_compression_ratio(self) -> int:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
@@ -87,9 +83,6 @@ class LTXAdapter(DiffusersAdapter):
                 torch.manual_seed(sample_generator.initial_seed())
                 frames.append(self.vae.decode(sample, timestep).sample)
         return torch.cat(frames)
-
-    def _widest_channels(self) -> float:
-        return self.vae.config.decoder_block_out_channels[0] / self.vae.config.patch_size**2
 
 
 class LTX2DiffusionAdapter(LTXAdapter):
@@ -166,21 +159,8 @@ class LTX2DiffusionAdapter(LTXAdapter):
         return needed
 
 
-class MochiAdapter(DiffusersAdapter):
-    def _widest_channels(self) -> float:
-        return float(self.vae.config.decoder_block_out_channels[0])
-
-
 class CosmosAdapter(DiffusersAdapter):
     """Cosmos 1.0. The pipeline's additional factor 0.5 belongs to its scheduler and is left out."""
-
-    @property
-    def temporal_compression_ratio(self) -> int:
-        return self.vae.config.temporal_compression_ratio
-
-    @property
-    def spatial_compression_ratio(self) -> int:
-        return self.vae.config.spatial_compression_ratio
 
     def __init__(self, vae: Any, window: int = DEFAULT_WINDOW) -> None:
         super().__init__(vae, window)
@@ -190,9 +170,6 @@ class CosmosAdapter(DiffusersAdapter):
             longest = 1 + (known - 1) * self.temporal_compression_ratio
             raise ValueError(f"{self.name} knows windows of at most {longest} frames, got {window}.")
 
-    def _widest_channels(self) -> float:
-        return self.vae.config.decode_block_out_channels[0] / self.vae.config.patch_size**2
-
 
 ADAPTERS: dict[str, type[DiffusersAdapter]] = {
     "AutoencoderKLWan": WanAdapter,
@@ -201,7 +178,7 @@ ADAPTERS: dict[str, type[DiffusersAdapter]] = {
     "AutoencoderKLCogVideoX": CogVideoXAdapter,
     "AutoencoderKLLTXVideo": LTXAdapter,
     "AutoencoderKLLTX2Video": LTXAdapter,
-    "AutoencoderKLMochi": MochiAdapter,
+    "AutoencoderKLMochi": DiffusersAdapter,
     "AutoencoderKLCosmos": CosmosAdapter,
 }
 

@@ -10,7 +10,9 @@ The distance depends on the network, the frames per clip and the set of clips. R
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from regen.io import check_sha256
 
@@ -38,7 +40,7 @@ class Extractor:
     frames: int  # per clip
     size: int  # pixels per side
     num_features: int  # per clip
-    network: nn.Module  # from clips `b 3 t h w` in [-1, 1] to features `b d`
+    network: Callable[[Tensor], Tensor]  # from clips `b 3 t h w` in [-1, 1] to features `b d`
     device: torch.device
 
 
@@ -65,21 +67,13 @@ class I3d:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated
-                network = _I3dFeatures(torch.jit.load(self.path, map_location=device)).eval()
-                features = network(torch.zeros(1, 3, self.frames, 224, 224, device=device))
+                script = torch.jit.load(self.path, map_location=device).eval()
+                network = partial(script, rescale=False, resize=False, return_features=True)
+                with torch.no_grad():
+                    features = network(torch.zeros(1, 3, self.frames, 224, 224, device=device))
         except (RuntimeError, ValueError, TypeError, AttributeError):
             raise ValueError(f"{self.path} is not an I3D for {self.frames} frames; {advice}.") from None
         return Extractor("I3D", digest, self.frames, 224, features.shape[1], network, device)
-
-
-class _I3dFeatures(nn.Module):
-    def __init__(self, script: nn.Module) -> None:
-        super().__init__()
-        self.script = script
-
-    @torch.no_grad()
-    def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
-        return self.script(clips, rescale=False, resize=False, return_features=True)
 
 
 @dataclass(frozen=True)
@@ -111,26 +105,15 @@ class VideoMae:
         model, loading = loaded
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(f"The weights in {self.folder} lack {missing[0]}; {advice}.")
-        name, network = "VideoMAE, mean over tokens", _VideoMaeFeatures(model).eval().to(device)
+        model.eval().to(device)
+        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device)[..., None, None, None]
+
+        def network(clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+            pixels = ((clips + 1) / 2 - mean) / std
+            return model(rearrange(pixels, "b c t h w -> b t c h w")).last_hidden_state.mean(1)
+
         shape = model.config.num_frames, model.config.image_size, model.config.hidden_size
-        return Extractor(name, digest, *shape, network, device)
-
-
-class _VideoMaeFeatures(nn.Module):
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1, 1))
-
-    @torch.no_grad()
-    def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
-        pixels = ((clips + 1) / 2 - self.mean) / self.std
-        tokens = self.model(rearrange(pixels, "b c t h w -> b t c h w")).last_hidden_state
-        return tokens.mean(1)
+        return Extractor("VideoMAE, mean over tokens", digest, *shape, network, device)
 
 
 @dataclass(frozen=True)
@@ -150,30 +133,23 @@ class RandomConvolutions:
 
     def load(self, device: torch.device) -> Extractor:
         """Make the extractor; its checksum is that of the weights, which follow from the seed."""
-        network = _RandomFeatures(self.seed)
-        weights = b"".join(weight.numpy().tobytes() for weight in network.state_dict().values())
-        name = "random-convolutions, not comparable with any published number"
-        width, digest = 2 * sum(RANDOM_WIDTHS), hashlib.sha256(weights).hexdigest()
-        return Extractor(name, digest, self.frames, self.size, width, network.eval().to(device), device)
-
-
-class _RandomFeatures(nn.Module):
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList()
+        generator = torch.Generator().manual_seed(self.seed)
+        weights = []
         for in_channels, out_channels in pairwise((3, *RANDOM_WIDTHS)):
-            layer = nn.Conv3d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
-            nn.init.normal_(layer.weight, std=(2 / (27 * in_channels)) ** 0.5, generator=generator)
-            self.layers.append(layer)
+            weight, std = torch.empty(out_channels, in_channels, 3, 3, 3), (2 / (27 * in_channels)) ** 0.5
+            weights.append(weight.normal_(std=std, generator=generator))
+        digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in weights)).hexdigest()
+        layers = [weight.to(device) for weight in weights]
 
-    @torch.no_grad()
-    def forward(self, clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
-        x, features = clips, []
-        for layer in self.layers:
-            x = F.relu(layer(x))
-            features += [x.flatten(2).mean(2), x.flatten(2).std(2, unbiased=False)]
-        return torch.cat(features, dim=1)
+        def network(clips: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+            x, features = clips, []
+            for weight in layers:
+                x = F.relu(F.conv3d(x, weight, stride=2, padding=1))
+                features += [x.flatten(2).mean(2), x.flatten(2).std(2, unbiased=False)]
+            return torch.cat(features, dim=1)
+
+        name = "random-convolutions, not comparable with any published number"
+        return Extractor(name, digest, self.frames, self.size, 2 * sum(RANDOM_WIDTHS), network, device)
 
 
 ExtractorSpec = I3d | VideoMae | RandomConvolutions
@@ -187,6 +163,7 @@ class ClipFeatures:
         self.features: list[Tensor] = []  # each `1 d`, on the CPU
         self._clip: list[Tensor] = []  # frames of an unfinished clip, each `3 size size`
 
+    @torch.no_grad()
     def update(self, frames: UInt8[Tensor, "t h w 3"]) -> None:
         """Add frames: 8-bit RGB, any number, of any size, on any device."""
         for frame in frames:

@@ -184,21 +184,6 @@ def _cell(row: Row, column: Column, rows: Sequence[Row]) -> str | Text:
     return Text(text, "bold") if column.cost(value) == lowest else text
 
 
-@dataclass(frozen=True)
-class ClipGroup:
-    """One clip at one size: the original and all reconstructions, embedded together or not at all."""
-
-    size: str
-    clip: str
-    rows: Sequence[Row]
-    videos: Sequence[Path | None]  # the original's, then one per row; None if missing
-
-    @property
-    def characters(self) -> int:
-        """Size of the videos in base64."""
-        return sum(-(-path.stat().st_size // 3) * 4 for path in self.videos if path)
-
-
 def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
     """Write `folder/index.html` from the results in `folder`, and return its path.
 
@@ -212,7 +197,7 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
         "rows": [json.loads(line) for line in (folder / "clips.jsonl").read_text("utf-8").splitlines()],
         "limit_mb": limit_mb,
     }
-    data["originals"], videos = _embed(_clip_groups(folder, data["rows"]), int(limit_mb * BYTES_PER_MB))
+    data["originals"], videos = _embed(folder, _clip_groups(data["rows"]), int(limit_mb * BYTES_PER_MB))
     models = list(dict.fromkeys(row["model"] for row in data["summary"]))
     title = ", ".join(models) if len(models) <= 3 else f"{len(models)} models"
     page = Template(_part("index.html")).substitute(
@@ -235,21 +220,18 @@ def video_path(folder: Path, size: str, clip: str, model: str | None = None, ste
     return folder / "videos" / f"{result_key(model, size, steps, clip_label(clip))}.mp4"
 
 
-def _clip_groups(folder: Path, rows: Sequence[Row]) -> list[ClipGroup]:
-    """The clip with the lowest PSNR of each size, then the second lowest of each, and so on."""
+def _clip_groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows by size and clip: that with the lowest PSNR of each size, then the second lowest, and so on."""
     by_clip: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         by_clip[row["size"], row["clip"]].append(row)
-    by_size: dict[str, list[ClipGroup]] = defaultdict(list)
-    for (size, clip), group in sorted(by_clip.items(), key=lambda item: fmean(r["psnr"] for r in item[1])):
-        paths = [video_path(folder, size, clip)]
-        paths += [video_path(folder, size, clip, row["model"], row["steps"]) for row in group]
-        videos = [path if path.is_file() else None for path in paths]
-        by_size[size].append(ClipGroup(size, clip, group, videos))
+    by_size: dict[str, list[list[Row]]] = defaultdict(list)
+    for group in sorted(by_clip.values(), key=lambda group: fmean(row["psnr"] for row in group)):
+        by_size[group[0]["size"]].append(group)
     return [group for turn in zip_longest(*by_size.values()) for group in turn if group is not None]
 
 
-def _embed(groups: Sequence[ClipGroup], budget: int) -> tuple[list[Row], list[str]]:
+def _embed(folder: Path, groups: Sequence[Sequence[Row]], budget: int) -> tuple[list[Row], list[str]]:
     """Embed the videos of the groups that fit into `budget` characters; set `video`, its number, in the rows.
 
     Returns a row for the original of each group, and the videos in base64.
@@ -257,15 +239,19 @@ def _embed(groups: Sequence[ClipGroup], budget: int) -> tuple[list[Row], list[st
     originals: list[Row] = []
     videos: list[str] = []
     for group in groups:
-        original: Row = {"size": group.size, "clip": group.clip, "left_out": group.characters > budget}
+        original: Row = {name: group[0][name] for name in ("size", "clip")}
+        paths = [video_path(folder, **original)]
+        paths += [video_path(folder, model=row["model"], steps=row["steps"], **original) for row in group]
+        pairs = [pair for pair in zip((original, *group), paths, strict=True) if pair[1].is_file()]
+        characters = sum(-(-path.stat().st_size // 3) * 4 for _, path in pairs)
+        original["left_out"] = characters > budget
         originals.append(original)
         if original["left_out"]:
             continue
-        budget -= group.characters
-        for row, path in zip((original, *group.rows), group.videos, strict=True):
-            if path:
-                row["video"] = len(videos)
-                videos.append(base64.b64encode(path.read_bytes()).decode())
+        budget -= characters
+        for row, path in pairs:
+            row["video"] = len(videos)
+            videos.append(base64.b64encode(path.read_bytes()).decode())
     return originals, videos
 
 

@@ -114,11 +114,9 @@ class Agreement:
 
 def check_frames(extractors: Sequence[Extractor], frames: int) -> None:
     """Raises ValueError when videos of `frames` frames have no clip."""
-    longest = max((extractor.frames for extractor in extractors), default=0)
-    if frames < longest:
-        raise ValueError(
-            f"--frames must be at least {longest} for the distance, got {frames}; or give --fvd-frames."
-        )
+    least = max((extractor.frames for extractor in extractors), default=0)
+    if frames < least:
+        raise ValueError(f"--frames must be at least {least} for --fvd, got {frames}; or give --fvd-frames.")
 
 
 def check_clips(real: VideoSetScores) -> None:
