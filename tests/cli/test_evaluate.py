@@ -61,9 +61,6 @@ def test_lengths_of_one_model(folder: Path, capsys: pytest.CaptureFixture[str]) 
     summary = {row["model"]: row for row in json.loads(Path("out/summary.json").read_text())}
     rates = [summary[model]["compression_factor"] for model in ("one@0%", "mine@50%", "one@100%")]
     assert rates[0] > rates[1] > rates[2] and f"{rates[0]:.1f}" in out
-    before = results(folder / "out")
-    assert evaluate(*models[:2], "--max-frames", "1") == 0
-    assert results(folder / "out") == before
 
 
 def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

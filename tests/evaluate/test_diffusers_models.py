@@ -209,7 +209,7 @@ def test_unsupported_options_are_errors(folder: Path) -> None:
     whole = model.decode(latents, times, generator=generator).sample
     assert torch.equal(some, whole[:, :, [3, 1]])
     for wrong, words in (
-        *(({"times": torch.tensor([time])}, "only its 5 frames") for time in (0.1, -0.25, 1.25)),
+        *(({"times": torch.tensor([time])}, "only 5 frames") for time in (0.1, -0.25, 1.25)),
         ({"steps": 2}, "in 1 step, got 2"),
         ({"solver": heun}, "--solver euler"),
     ):

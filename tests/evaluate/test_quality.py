@@ -1,13 +1,15 @@
 """Whole clips through a model: the protocol end to end, on a tiny video and a linear embedder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tiny_media import tiny_regen
 from torch import Tensor
 from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.embedders.linear import AutoencoderLinear
-from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.quality import evaluate_clip
 from regen.metrics.psnr_ssim import Sharpness, psnr_per_frame, ssim_per_frame
 from regen.metrics.seams import SeamRatio
@@ -51,6 +53,8 @@ def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
 
 def test_a_clip_of_one_chunk_has_no_seam(model: AutoencoderLinear) -> None:
     frames = moving_frames()
+    with pytest.raises(ValueError, match="at least one"):
+        evaluate_clip(model, [], "nothing")
     assert evaluate_clip(model, frames[: RATIO + 1], "one chunk").seam_ratio is None
     assert evaluate_clip(model, frames[:1], "image").seam_ratio is None
     assert evaluate_clip(model, frames[: RATIO + 2], "two chunks").seam_ratio is not None
@@ -68,26 +72,10 @@ def test_frames_that_come_late_meet_their_originals(model: AutoencoderLinear, ba
 
 
 def test_the_options_reach_the_decoder() -> None:
-    model = AutoencoderRegen(
-        latent_channels=2, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4, width=16,
-        depth=1, heads=2, siren_width=8,
-    ).eval()  # fmt: skip
-    torch.nn.init.normal_(model.decoder.out.weight)
-    frames = moving_frames(10, 16, 16)
+    model, frames = tiny_regen(), moving_frames(10, 16, 16)
     plain = DecodeOptions(steps=2, seams="none")
-    options = [
-        plain,
-        DecodeOptions(steps=3, seams="none"),
-        DecodeOptions(steps=2, seams="none", seed=1),
-        DecodeOptions(steps=2, seams="none", solver="heun"),
-        DecodeOptions(steps=2, seams="match"),
-        DecodeOptions(steps=2, seams="extend"),
-    ]
+    changes = ({}, {"steps": 3}, {"seed": 1}, {"solver": "heun"}, {"seams": "match"}, {"seams": "extend"})
+    options = [replace(plain, **change) for change in changes]
     figures = [evaluate_clip(model, frames, "moving", choice).psnr for choice in options]
     assert len(set(figures)) == len(options), figures
     assert evaluate_clip(model, frames, "moving", plain).psnr == figures[0]
-
-
-def test_no_frame_is_an_error(model: AutoencoderLinear) -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        evaluate_clip(model, [], "nothing")

@@ -125,16 +125,3 @@ def test_damaged_results_are_an_error(tmp_path: Path) -> None:
     (folder / "summary.json").write_text('[{"model": ')
     with pytest.raises(ValueError, match=r"summary\.json"):
         write_report(folder)
-
-
-def test_page_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_report(make_report_folder(tmp_path, frames=0))
-    before = path.read_bytes()
-
-    def full_disk(*_: object, **__: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        write_report(tmp_path)
-    assert path.read_bytes() == before

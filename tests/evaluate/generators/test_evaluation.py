@@ -36,6 +36,9 @@ KINDS = ("text", "class", "hybrid class", "nothing")
 RATE = Fraction(25)
 
 
+Run = Callable[..., GeneratorEvaluation]
+
+
 class StoppedError(Exception):
     """Stands for an interruption."""
 
@@ -50,14 +53,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def make_config(model: str, data: Path, out: Path, **changes: Any) -> EvaluationConfig:
-    sampling = SampleOptions(2, guidance_scale=2.0)
-    options = {"num_videos": 4, "frames": FRAMES, "sampling": sampling, "batch": 2}
-    return EvaluationConfig(model, data, out, **options | changes)
+@pytest.fixture
+def run(models: dict[str, str], world: Path, tmp_path: Path) -> Run:
+    """Evaluates a model by its kind in a folder below `tmp_path`."""
 
+    def run(
+        kind: str, out: str = "out", data: Path = world, stops: tuple[Any, ...] = (), **changes: Any
+    ) -> GeneratorEvaluation:
+        sampling = SampleOptions(2, guidance_scale=2.0)
+        options = {"num_videos": 4, "frames": FRAMES, "sampling": sampling, "batch": 2} | changes
+        config = EvaluationConfig(models[kind], data, tmp_path / out, **options)
+        return evaluate_generator(config, CPU, torch.float32, *stops)
 
-def run(*arguments: Any, **changes: Any) -> GeneratorEvaluation:
-    return evaluate_generator(make_config(*arguments, **changes), CPU, torch.float32)
+    return run
 
 
 def stop_after(description: str, videos: int) -> Callable[[str], Any]:
@@ -74,35 +82,29 @@ def stop_after(description: str, videos: int) -> Callable[[str], Any]:
     return bar
 
 
-def test_an_interrupted_evaluation_goes_on_to_the_same_result(
-    models: dict[str, str], world: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(run: Run, tmp_path: Path) -> None:
     """Stopped twice; the rest is made in other batches."""
     sources = (RandomConvolutions(frames=6),)
-    whole = run(models["text"], world, tmp_path / "whole", extractors=sources)
+    whole = run("text", "whole", extractors=sources)
     parts = tmp_path / "parts"
     for description in ("reconstructions", "generated videos"):
-        config = make_config(models["text"], world, parts, extractors=sources)
         with pytest.raises(StoppedError):
-            evaluate_generator(config, CPU, torch.float32, stop_after(description, 2))
+            run("text", "parts", stops=(stop_after(description, 2),), extractors=sources)
     times = {path: path.stat().st_mtime_ns for path in parts.glob("*.safetensors")}
     assert len(times) == 3 and not (parts / "result.json").exists()
-    assert run(models["text"], world, parts, extractors=sources, batch=3) == whole
+    assert run("text", "parts", extractors=sources, batch=3) == whole
     assert {path: path.stat().st_mtime_ns for path in times} == times, "nothing is made twice"
     results = [(tmp_path / name / "result.json").read_text() for name in ("whole", "parts")]
     assert results[0] == results[1] and not list(parts.glob(".*"))
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("text", 7), ("hybrid class", 18), ("nothing", 7)])
-def test_the_size_of_the_batch_does_not_matter(
-    models: dict[str, str], world: Path, tmp_path: Path, kind: str, frames: int
-) -> None:
+def test_the_size_of_the_batch_does_not_matter(run: Run, tmp_path: Path, kind: str, frames: int) -> None:
     """Nor for videos in parts, whose 1D latents draw as much noise as the longest of the batch needs."""
     results, videos = [], []
     for batch in (1, 2):
-        out = tmp_path / str(batch)
-        results.append(run(models[kind], world, out, num_videos=3, frames=frames, batch=batch))
-        cache = VideoCache(out, "generated")
+        results.append(run(kind, str(batch), num_videos=3, frames=frames, batch=batch))
+        cache = VideoCache(tmp_path / str(batch), "generated")
         assert cache.missing(4) == [3]
         videos.append(torch.stack([cache[index] for index in range(3)]).int())
     assert videos[0].shape == (3, frames, HEIGHT, WIDTH, 3)
@@ -112,29 +114,28 @@ def test_the_size_of_the_batch_does_not_matter(
 
 
 def test_another_decoder_and_other_videos_are_noticed(
-    models: dict[str, str], world: Path, tmp_path: Path
+    run: Run, models: dict[str, str], tmp_path: Path
 ) -> None:
-    """The decoder that was used is in the result; neither it nor the real videos may change on the way."""
-    generator = models["class"]
-    first = run(generator, world, tmp_path / "out", num_videos=2)
-    stored = json.loads(Path(generator, "config.json").read_text())["latent_spec"]["embedder"]
+    """The decoder that was used is in the result; neither it nor the real videos may change meanwhile."""
+    first = run("class", num_videos=2)
+    stored = json.loads(Path(models["class"], "config.json").read_text())["latent_spec"]["embedder"]
     model = AutoencoderRegen.from_pretrained(stored)
     for parameter in model.decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(tmp_path / "post")
+    model.save_pretrained(post := str(tmp_path / "post"))
     with pytest.raises(ValueError, match="made with embedder_weights"):
-        run(generator, world, tmp_path / "out", num_videos=2, embedder=str(tmp_path / "post"))
-    other = run(generator, world, tmp_path / "other", num_videos=2, embedder=str(tmp_path / "post"))
-    assert other.embedder == str(tmp_path / "post") and other.embedder_weights != first.embedder_weights
-    again = make_world(tmp_path / "world", seed=99)
+        run("class", num_videos=2, embedder=post)
+    other = run("class", "other", num_videos=2, embedder=post)
     with pytest.raises(ValueError, match="made with the real videos"):
-        run(generator, again, tmp_path / "out", num_videos=2)
+        run("class", num_videos=2, data=make_world(tmp_path / "world", seed=99))
+    assert other.embedder == post and other.embedder_weights != first.embedder_weights
 
 
-def test_the_result_has_its_settings(models: dict[str, str], world: Path, tmp_path: Path) -> None:
+def test_the_result_has_its_settings(run: Run, tmp_path: Path) -> None:
     sources = tuple(RandomConvolutions(frames=frames) for frames in (6, 12))
-    result = run(models["class"], world, tmp_path, seed=7, num_videos=20, extractors=sources, num_pictures=3)
-    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(asdict(result)))
+    result = run("class", seed=7, num_videos=20, extractors=sources, num_pictures=3)
+    stored = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert stored == json.loads(json.dumps(asdict(result)))
     assert (result.seed, result.videos, result.real_videos) == (7, 20, VIDEOS)
     assert (result.frames, result.size, result.condition) == (FRAMES, (HEIGHT, WIDTH), "class")
     assert (result.sampling.steps, result.sampling.guidance_scale) == (2, 2.0)
@@ -149,20 +150,18 @@ def test_the_result_has_its_settings(models: dict[str, str], world: Path, tmp_pa
     assert {shape: sum(read.values()) for shape, read in words.items()} == {
         "circle": 8, "square": 4, "triangle": 4, "cross": 4,
     }, "20 videos of 16 classes in turn"  # fmt: skip
-    with Image.open(tmp_path / "videos.png") as picture:
+    with Image.open(tmp_path / "out" / "videos.png") as picture:
         assert picture.width >= 5 * WIDTH and picture.height >= 3 * HEIGHT
 
 
-def test_a_perfect_generator_is_as_good_as_the_real_videos(
-    models: dict[str, str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_perfect_generator_is_as_good_as_the_real_videos(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def perfect(generator: Any, prompts: list[str], config: Any, indices: list[int]) -> dict[int, Any]:
         scenes = [parse_caption(prompts[index]) for index in indices]
         videos = [render(scene, FRAMES, HEIGHT, WIDTH, 50) for scene in scenes if scene is not None]
         return dict(zip(indices, videos, strict=True))
 
     monkeypatch.setattr(evaluation, "generate_videos", perfect)
-    result = run(models["text"], world, tmp_path, num_videos=9, extractors=(RandomConvolutions(frames=12),))
+    result = run("text", num_videos=9, extractors=(RandomConvolutions(frames=12),))
     assert result.agreement is not None and result.agreement.attributes[-1].name == "colour+shape+direction"
     by_name = {one.name: one for one in result.agreement.attributes}
     for name in ("count", "size", "colour", "direction", "speed", "background"):
@@ -239,32 +238,29 @@ def test_too_few_clips_are_an_error() -> None:
         check_frames(extractors, 3)
 
 
-def test_invalid_inputs_are_errors(models: dict[str, str], world: Path, tmp_path: Path) -> None:
+def test_invalid_inputs_are_errors(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="real videos to compare with"):
-        run(models["text"], tmp_path / "empty", tmp_path / "out")
+        run("text", data=tmp_path / "empty")
     with pytest.raises(ValueError, match="frames must be at least 2, got 1"):
-        make_config(models["text"], world, tmp_path, frames=1)
+        run("text", frames=1)
     alone = make_world(tmp_path / "alone", videos=1)
     (alone / "world_00000.txt").unlink()
     with pytest.raises(ValueError, match="needs a caption .* world_00000.txt"):
-        run(models["text"], alone, tmp_path / "other")
+        run("text", data=alone)
 
 
-def test_videos_of_another_evaluation_are_refused(
-    models: dict[str, str], world: Path, tmp_path: Path
-) -> None:
+def test_videos_of_another_evaluation_are_refused(run: Run, tmp_path: Path) -> None:
     def refuses(words: str, kind: str = "text", **changes: Any) -> None:
         with pytest.raises(ValueError, match=words):
-            run(models[kind], world, tmp_path, **{"num_videos": 2} | changes)
+            run(kind, **{"num_videos": 2} | changes)
 
-    run(models["text"], world, tmp_path, num_videos=2)
+    run("text", num_videos=2)
     refuses("were made with seed 0, not 3", seed=3)
     refuses("were made with videos 2, not 3", num_videos=3)
-    sampling = SampleOptions(3, guidance_scale=2.0)
-    refuses("made with sampling .*'steps': 2.*, not .*'steps': 3", sampling=sampling)
+    refuses("made with sampling .*'steps': 2.*, not .*'steps': 3", sampling=SampleOptions(3))
     refuses("were made with weights", "class")
-    next(tmp_path.glob("generated-*")).write_bytes(b"nothing")
+    next((tmp_path / "out").glob("generated-*")).write_bytes(b"nothing")
     refuses("is damaged")
 
 

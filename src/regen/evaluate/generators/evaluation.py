@@ -34,8 +34,7 @@ from regen.evaluate.generators.scores import (
     check_frames,
     few_clips_warnings,
     parse_attributes,
-    print_agreement,
-    print_distances,
+    print_scores,
     prompt_agreement,
     video_distance,
 )
@@ -240,8 +239,5 @@ def show_evaluation(result: GeneratorEvaluation, out: Path, as_json: bool) -> No
         f"{result.videos} videos of {result.frames} frames, {height}x{width}, from {result.model} in "
         f"{options.steps} steps with guidance {options.guidance_scale:g}; {result.real_videos} real ones"
     )
-    if result.agreement is not None:
-        print_agreement(result.agreement)
-    if result.distances:
-        print_distances(result.distances)
+    print_scores(result.agreement, result.distances)
     console.print(f"written: {out / RESULT}, {out / PICTURE}")

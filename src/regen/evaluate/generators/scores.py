@@ -191,35 +191,31 @@ def few_clips_warnings(distances: Sequence[VideoDistance]) -> Iterator[str]:
             )
 
 
-def print_agreement(agreement: Agreement) -> None:
-    """Print the accuracy of each attribute."""
-    table = Table(
-        "accuracy",
-        f"generated ({agreement.generated_videos})",
-        f"reconstructed ({agreement.real_videos})",
-        f"real ({agreement.real_videos})",
-        "chance",
-        box=None,
-    )
-    rows = [
-        [one.name, *("-" if share is None else f"{100 * share:.1f} %" for share in shares)]
-        for one in agreement.attributes
-        for shares in [(one.generated, one.reconstructed, one.real, one.chance)]
-    ]
-    print_table(table, rows)
-
-
-def print_distances(distances: Sequence[VideoDistance]) -> None:
-    """Print the distances to the real videos, each with the numbers of clips on both sides."""
-    headings = ("generated", "reconstructed", "halves: generated", "halves: real")
-    rows = [
-        [
-            f"{one.extractor.partition(',')[0]}, clips of {one.frames} frames",
-            f"{one.generated:.2f} ({one.generated_clips}/{one.real_clips})",
-            f"{one.reconstructed:.2f} ({one.reconstructed_clips}/{one.real_clips})",
-            f"{one.generated_at_floor:.2f} ({one.floor_clips}/{one.floor_clips})",
-            f"{one.floor:.2f} ({one.floor_clips}/{one.floor_clips})",
+def print_scores(agreement: Agreement | None, distances: Sequence[VideoDistance]) -> None:
+    """Print the accuracy of each attribute, and each distance with the numbers of clips on both sides."""
+    if agreement is not None:
+        real_videos = agreement.real_videos
+        counts = {"generated": agreement.generated_videos, "reconstructed": real_videos, "real": real_videos}
+        headings = ("accuracy", *(f"{name} ({count})" for name, count in counts.items()), "chance")
+        rows = [
+            [one.name, *map(_percent, (one.generated, one.reconstructed, one.real, one.chance))]
+            for one in agreement.attributes
         ]
-        for one in distances
-    ]
-    print_table(Table("Fréchet video distance", *headings, box=None), rows)
+        print_table(Table(*headings, box=None), rows)
+    if distances:
+        headings = ("generated", "reconstructed", "halves: generated", "halves: real")
+        rows = [
+            [
+                f"{one.extractor.partition(',')[0]}, clips of {one.frames} frames",
+                f"{one.generated:.2f} ({one.generated_clips}/{one.real_clips})",
+                f"{one.reconstructed:.2f} ({one.reconstructed_clips}/{one.real_clips})",
+                f"{one.generated_at_floor:.2f} ({one.floor_clips}/{one.floor_clips})",
+                f"{one.floor:.2f} ({one.floor_clips}/{one.floor_clips})",
+            ]
+            for one in distances
+        ]
+        print_table(Table("Fréchet video distance", *headings, box=None), rows)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
