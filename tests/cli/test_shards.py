@@ -1,8 +1,6 @@
 """Command `regen shards`: files, output, errors."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,8 +131,3 @@ def test_every_help_has_an_example(shards: Shell, command: str) -> None:
     status, out, _ = shards(command, "--help")
     assert status == 0 and f"Example: regen shards {command}" in out
     assert "Example: regen shards build" in shards("--help")[1]
-
-
-def test_the_command_line_starts_without_torch() -> None:
-    code = "import sys; from regen.cli import app; assert not {'torch', 'av', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

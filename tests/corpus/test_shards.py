@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def folder(tmp_path: Path) -> Path:
                 writer.add(info_of(KEYS[number], latents, caption, number - 1), Latents.of(latents))
             writer.skip("bad", "It is damaged.")
         writer.publish(out)
-    shards = [InputShard(f"0000{number}", "clips", 3, "00") for number in range(3)]
+    shards = [InputShard(f"0000{number}", "größer", 3, "00") for number in range(3)]
     (out / MANIFEST).write_text(manifest(shards).text())
     return out
 
@@ -95,10 +96,10 @@ def test_everything_comes_back(folder: Path) -> None:
     assert dataset.column("chunks").tolist() == [*CHUNKS]
     assert dataset.column("latent_frames").tolist() == [2, 1, 2, 2, 2]
     assert len(list(dataset)) == 5  # it ends
-    assert dataset.manifest.latents_std[1][0] == 1 / 3
+    assert dataset.manifest == manifest([InputShard(f"0000{i}", "größer", 3, "00") for i in range(3)])
 
 
-def test_the_files_are_those_of_safetensors(folder: Path) -> None:
+def test_safetensors_reads_the_files(folder: Path) -> None:
     tensors = load_file(folder / "00000.safetensors")
     assert {*tensors} == {*KEYS[:3]}
     assert all(torch.equal(tensors[KEYS[number]], latents_of(number)) for number in range(3))
@@ -124,22 +125,27 @@ def hybrid_of(number: int, regions: int = 2) -> Latents:
     return Latents(structural, sequence * there[:, None], lengths)
 
 
-def hybrid_folder(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def hybrids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five samples of three tensors each, after one that was skipped."""
-    if not folder.exists():
-        folder.mkdir()
-        with LatentShardWriter(folder, "0", [*KEYS, "bad"], has_sequence=True) as writer:
-            writer.skip("bad", "It is damaged.")
-            for number, key in enumerate(KEYS):
-                latents = hybrid_of(number)
-                info = replace(info_of(key, latents.grid), sequence_length=latents.length)
-                writer.add(info, latents)
-        (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 6, "00")]).text())
+    folder = tmp_path_factory.mktemp("hybrids")
+    with LatentShardWriter(folder, "0", [*KEYS, "bad"], has_sequence=True) as writer:
+        writer.skip("bad", "It is damaged.")
+        for number, key in enumerate(KEYS):
+            latents = hybrid_of(number)
+            writer.add(replace(info_of(key, latents.grid), sequence_length=latents.length), latents)
+    (folder / MANIFEST).write_text(manifest([InputShard("0", "clips", 6, "00")]).text())
     return folder
 
 
-def test_hybrid_latents_are_three_tensors_without_padding(tmp_path: Path) -> None:
-    tensors = load_file(hybrid_folder(tmp_path / "out") / "0.safetensors")
+@pytest.fixture
+def changeable(hybrids: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged."""
+    return shutil.copytree(hybrids, tmp_path / "copy")
+
+
+def test_hybrid_latents_are_three_tensors_without_padding(hybrids: Path) -> None:
+    tensors = load_file(hybrids / "0.safetensors")
     assert {*tensors} == {key + part for key in KEYS for part in ("", "#sequence", "#lengths")}
     for number, key in enumerate(KEYS):
         latents = hybrid_of(number)
@@ -147,28 +153,25 @@ def test_hybrid_latents_are_three_tensors_without_padding(tmp_path: Path) -> Non
         assert torch.equal(tensors[key + "#lengths"], latents.lengths)
         kept = [latents[chunk].sequence.T for chunk in range(len(latents))]
         assert torch.equal(tensors[key + "#sequence"], torch.cat(kept))
-    dataset = LatentDataset(tmp_path / "out")
+    dataset = LatentDataset(hybrids)
     assert dataset.column("sequence_length").tolist() == [hybrid_of(number).length for number in range(5)]
     assert isinstance(dataset[3]["latents"], Latents) and dataset[4]["sequence_length"] == 0
 
 
 @given(number=st.integers(0, 4), first=st.integers(-8, 8), count=st.integers(0, 8))
-def test_chunks_are_those_of_the_whole(
-    tmp_path_factory: pytest.TempPathFactory, number: int, first: int, count: int
-) -> None:
-    folder = hybrid_folder(tmp_path_factory.getbasetemp() / "hybrids")
+def test_chunks_are_those_of_the_whole(hybrids: Path, number: int, first: int, count: int) -> None:
     first = max(-CHUNKS[number], min(first, CHUNKS[number]))
     chunks = slice(first, min(first + count, CHUNKS[number]) if first >= 0 else first + count or None)
-    whole, found = hybrid_of(number), LatentDataset(folder).latents(number, chunks)
+    whole, found = hybrid_of(number), LatentDataset(hybrids).latents(number, chunks)
     assert torch.equal(found.grid, whole.grid[chunks])
     assert torch.equal(found.lengths, whole.lengths[chunks])
     longest = max(found.lengths.sum(1).tolist(), default=0)
     assert torch.equal(found.sequence, whole.sequence[chunks, :, :longest])
 
 
-def test_only_the_1d_latents_that_are_needed_are_read(tmp_path: Path) -> None:
+def test_only_the_1d_latents_that_are_needed_are_read(changeable: Path) -> None:
     """Those of other chunks may be damaged."""
-    path = hybrid_folder(tmp_path / "out") / "0.safetensors"
+    path = changeable / "0.safetensors"
     content = bytearray(path.read_bytes())
     whole, size = hybrid_of(2), int.from_bytes(content[:8], "little")
     begin, end = json.loads(content[8 : 8 + size])[KEYS[2] + "#sequence"]["data_offsets"]
@@ -176,26 +179,24 @@ def test_only_the_1d_latents_that_are_needed_are_read(tmp_path: Path) -> None:
     for place in (*range(begin, begin + cut), *range(begin + 3 * 2 * int(whole.lengths[:4].sum()), end)):
         content[8 + size + place] = 255
     path.write_bytes(content)
-    found = LatentDataset(tmp_path / "out").latents(2, slice(2, 4))
+    found = LatentDataset(changeable).latents(2, slice(2, 4))
     assert all(torch.equal(found[i].sequence, whole[2 + i].sequence) for i in (0, 1))
 
 
-def test_lost_1d_latents_are_damage(tmp_path: Path) -> None:
-    path = hybrid_folder(tmp_path / "out") / "0.safetensors"
+def test_lost_1d_latents_are_damage(changeable: Path) -> None:
+    path = changeable / "0.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"d#sequence"', b'"d#sequenze"'))
-    dataset = LatentDataset(tmp_path / "out")
     with pytest.raises(ValueError, match="0.safetensors: .*; delete 0.json there"):
-        dataset.latents(3)
+        LatentDataset(changeable).latents(3)
 
 
 def test_another_model_is_refused(folder: Path) -> None:
-    dataset = LatentDataset(folder)
-    dataset.require_model("0123456789abcdef")
+    LatentDataset(folder).require_model("0123456789abcdef")
     with pytest.raises(ValueError, match=r"of tiny \(hash 01.*ef\), got .* hash ffff;"):
-        dataset.require_model("ffff")
+        LatentDataset(folder).require_model("ffff")
 
 
-def test_what_is_not_complete_names_the_command(folder: Path) -> None:
+def test_an_incomplete_export_is_refused_with_the_command(folder: Path) -> None:
     (folder / "00001.json").unlink()
     command = f"regen latents export --model tiny --data 'my clips' --out {folder}"
     with pytest.raises(ValueError, match="1 of 3 shards .* the first is 00001; .*: " + command):
@@ -237,13 +238,6 @@ def test_a_shard_that_was_not_finished_has_no_list(tmp_path: Path) -> None:
         writer.add(info_of("a", latents), Latents.of(latents))
         raise KeyboardInterrupt
     assert not (tmp_path / "0.json").exists()
-
-
-def test_the_manifest_comes_back(tmp_path: Path) -> None:
-    written = manifest([InputShard("x", "clips", 3, "00"), InputShard("y", "größer", 1, "01")])
-    (tmp_path / MANIFEST).write_text(written.text(), encoding="utf-8")
-    assert LatentManifest.read(tmp_path) == written
-    assert [shard.name for shard in written.missing(tmp_path)] == ["x", "y"]
 
 
 def test_what_is_known_takes_little_memory(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regen.curate.selection import find_duplicates, from_hex
+from regen.curate.selection import find_duplicates
 
 BYTES = 96
 BITS = BYTES * 8
@@ -54,7 +54,3 @@ def test_copies_among_many() -> None:
     assert all(found[target] == source for source, target in copies.items())
     assert (found[18_000:] == 17_999).all()
     assert (found >= 0).sum() == len(copies) + 2_000
-
-
-def test_fingerprints_from_hexadecimal_digits() -> None:
-    assert from_hex([["00ff", "10"], ["0102", "03"]]).tolist() == [[0, 255, 16], [1, 2, 3]]

@@ -6,7 +6,6 @@ import tarfile
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
 from movies import make_movie, numbered, smooth, truncate
 from PIL import Image
@@ -14,7 +13,6 @@ from tiny_shards import info_of, make_shards
 
 from regen.data.shards import INDEX, ShardSet, ShardWriter, is_shard_set
 from regen.media.files import MissingFileError, VideoError
-from regen.media.reader import VideoReader
 
 
 @pytest.fixture
@@ -78,14 +76,6 @@ def test_long_and_foreign_names(files: list[Path], tmp_path: Path) -> None:
         assert file.read(row["size"]) == b"content"
     with tarfile.open(tmp_path / "x.tar") as tar:
         assert tar.getnames() == [name]
-
-
-def test_a_video_is_read_from_memory_as_from_its_file(files: list[Path], shards: Path) -> None:
-    blob = ShardSet(str(shards)).read(0)
-    with VideoReader(blob) as one, VideoReader(files[0]) as other:
-        assert one.info == other.info
-        assert np.array_equal(one.frame_times(), other.frame_times())
-        assert np.array_equal(one.read_at([0.1, 0.4]), other.read_at([0.1, 0.4]))
 
 
 def test_any_place_that_fsspec_knows(shards: Path) -> None:

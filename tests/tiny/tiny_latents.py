@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from tiny_media import make_image, make_video, tiny_regen
+from tiny_shards import info_of
 
 from regen.corpus.export import ExportRequest, ExportSettings, export_latents
 from regen.curate.sources import list_sources, read_sidecars
-from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
+from regen.data.shards import INDEX, ShardWriter, serialize_index
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.media.reader import VideoReader
 
 CPU = torch.device("cpu")
 CHUNK = 5  # frames
@@ -81,21 +81,7 @@ def make_shards(corpus: Path, folder: Path, each: int) -> Path:
     for start in range(0, len(sources), each):
         with ShardWriter(folder / f"{start // each:05}.tar") as writer:
             for source in sources[start : start + each]:
-                with VideoReader(source.path) as reader:
-                    info, frames = reader.info, len(reader.frame_times())
-                caption, label = read_sidecars(source.path)
-                facts = SampleInfo(
-                    name=source.key + source.suffix,
-                    frames=frames,
-                    frame_rate=float(info.frame_rate),
-                    seconds=(frames - 1) / float(info.frame_rate),
-                    width=info.width,
-                    height=info.height,
-                    is_image=info.is_image,
-                    is_regular=True,
-                    caption=caption,
-                    label=label,
-                )
+                facts = info_of(source.path, source.key + source.suffix, *read_sidecars(source.path))
                 writer.add(facts, source.path.read_bytes())
         rows.append(writer.rows)
     names = [f"{number:05}.tar" for number in range(len(rows))]

@@ -63,10 +63,7 @@ class LatentInfo:
 
     def row(self) -> dict[str, Any]:
         """The row in NAME.json."""
-        row = asdict(self)
-        if self.sequence_length < 0:
-            del row["sequence_length"]
-        return row
+        return {name: value for name, value in vars(self).items() if (name, value) != ("sequence_length", -1)}
 
 
 @dataclass(frozen=True)

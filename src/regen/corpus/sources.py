@@ -242,17 +242,15 @@ def prefetch_streams(streams: Iterable[Iterable[Item]], width: int) -> Iterator[
     pending = iter(streams)
     begun: deque[tuple[ExitStack, Iterator[Item]]] = deque()
 
-    def begin() -> None:
-        for stream in islice(pending, width - len(begun)):
-            threads = ExitStack()
-            begun.append((threads, threads.enter_context(prefetch(stream, PREFETCH_CHUNKS))))
-
     def each() -> Iterator[Iterator[Item]]:
-        begin()
-        while begun:
+        while True:
+            for stream in islice(pending, width - len(begun)):
+                threads = ExitStack()
+                begun.append((threads, threads.enter_context(prefetch(stream, PREFETCH_CHUNKS))))
+            if not begun:
+                return
             yield begun[0][1]
             begun.popleft()[0].close()
-            begin()
 
     try:
         yield each()
@@ -284,9 +282,7 @@ def _crop(frame: UInt8[Tensor, "h w 3"], multiple: int) -> UInt8[Tensor, "h2 w2 
     """The centre of a frame, with sides that are multiples of `multiple`."""
     height, width = (side // multiple * multiple for side in frame.shape[:2])
     if min(height, width) == 0:
-        raise VideoError(
-            f"The picture must have at least {multiple}x{multiple} pixels, got "
-            f"{frame.shape[1]}x{frame.shape[0]}."
-        )
+        size = f"{frame.shape[1]}x{frame.shape[0]}"
+        raise VideoError(f"The picture must have at least {multiple}x{multiple} pixels, got {size}.")
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return frame[top : top + height, left : left + width]

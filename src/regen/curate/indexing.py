@@ -3,7 +3,7 @@
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -185,10 +185,13 @@ def draw_sheet(shards: ShardSet, path: Path) -> None:
     count = min(SHEET_SAMPLES, len(shards))
     pictures = []
     for place in range(count):
-        try:
-            pictures.append(_middle(shards, round(place * (len(shards) - 1) / max(1, count - 1))))
-        except VideoError:
-            continue
+        number = round(place * (len(shards) - 1) / max(1, count - 1))
+        with (
+            suppress(VideoError),
+            VideoReader(shards.read(number), threads=1, short_side=2 * SHEET_HEIGHT) as reader,
+        ):
+            frame = reader.read_at([shards.info(number).seconds / 2])[0]
+            pictures.append(scale_to_height(frame.numpy(), SHEET_HEIGHT))
     rows: list[list[Image.Image]] = [[]]
     width = SHEET_COLUMNS * (SHEET_HEIGHT * 16 // 9 + SHEET_GAP)
     for picture in pictures:
@@ -203,9 +206,3 @@ def draw_sheet(shards: ShardSet, path: Path) -> None:
             sheet.paste(picture, (left, SHEET_GAP + row * step))
             left += picture.width + SHEET_GAP
     sheet.save(path)
-
-
-def _middle(shards: ShardSet, number: int) -> Image.Image:
-    info = shards.info(number)
-    with VideoReader(shards.read(number), threads=1, short_side=2 * SHEET_HEIGHT) as reader:
-        return scale_to_height(reader.read_at([info.seconds / 2])[0].numpy(), SHEET_HEIGHT)

@@ -102,10 +102,8 @@ class FolderCatalog:
             except VideoError as error:
                 self.skipped[str(path)] = str(error)
                 continue
-            span = float(frame_times[-1] - frame_times[0])
-            rows.append(
-                (len(frame_times), float(info.frame_rate), span, info.width, info.height, info.is_image)
-            )
+            frames, span = len(frame_times), float(frame_times[-1] - frame_times[0])
+            rows.append((frames, float(info.frame_rate), span, info.width, info.height, info.is_image))
             names.append(os.fsencode(path))
             times.append(frame_times)
         self.columns = _columns(*(zip(*rows, strict=True) if rows else [()] * 6))
@@ -129,8 +127,7 @@ class ShardCatalog:
 
     def __init__(self, address: str) -> None:
         self.shards = ShardSet(address)
-        names = ("frames", "frame_rate", "seconds", "width", "height", "is_image")
-        self.columns = _columns(*(self.shards.column(name) for name in names))
+        self.columns = _columns(*(self.shards.column(field.name) for field in fields(MediaColumns)))
 
     def name(self, number: int) -> str:
         return f"{self.shards.address}/{self.shards.name(number)}"
@@ -154,10 +151,8 @@ class Collection:
 
     @property
     def columns(self) -> MediaColumns:
-        parts = [catalog.columns for catalog in self.catalogs]
-        return MediaColumns(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(MediaColumns))
-        )
+        parts, names = [catalog.columns for catalog in self.catalogs], [f.name for f in fields(MediaColumns)]
+        return MediaColumns(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def find(self, number: int) -> tuple[Catalog, int]:
         """The catalog of sample `number`, and its number there."""

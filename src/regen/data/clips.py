@@ -100,9 +100,8 @@ class ClipDataset:
         self._numbers = numbers  # of the samples in the collection
         self.columns = self.collection.columns.take(numbers)
         seconds = self.columns.frames / self.columns.frame_rate
-        self._weights = np.where(
-            self.columns.is_image, IMAGE_SECONDS, np.minimum(seconds, MAX_WEIGHT_SECONDS)
-        )
+        seconds = np.minimum(seconds, MAX_WEIGHT_SECONDS)
+        self._weights = np.where(self.columns.is_image, IMAGE_SECONDS, seconds)
         self._cached_sums: dict[tuple, Float64[np.ndarray, " sample"]] = {}
 
     def __len__(self) -> int:
@@ -166,9 +165,8 @@ class ClipDataset:
         frame_rate: float | None = None,
     ) -> Float[Tensor, "3 t h w"]:
         """The video of `sample`, RGB in [-1, 1]."""
-        return uint8_to_signed(
-            self.sample(sample_index, ClipSpec(frames, size, scale, frame_rate), seed).video
-        )
+        spec = ClipSpec(frames, size, scale, frame_rate)
+        return uint8_to_signed(self.sample(sample_index, spec, seed).video)
 
     def sample(self, sample_index: int, spec: ClipSpec, seed: int) -> ClipSample:
         """Clip number `sample_index`, RGB in 0..255; a function of (seed, sample_index).

@@ -46,10 +46,8 @@ class TaskConfig:
     and learns as much from a few frames, at a fraction of the cost."""
 
     def __post_init__(self) -> None:
-        if not all(
-            0 <= share <= 1
-            for share in (self.image_share, self.warmup_fraction, 2 * self.share_start, 2 * self.share_end)
-        ):
+        shares = self.image_share, self.warmup_fraction, 2 * self.share_start, 2 * self.share_end
+        if not all(0 <= share <= 1 for share in shares):
             raise ValueError("Shares of tasks must be from 0 to 1, share_start and share_end at most 0.5.")
         if self.decoded_frames is not None and self.decoded_frames < 1:
             raise ValueError(f"tasks.decoded_frames must be at least 1, got {self.decoded_frames}.")
@@ -79,10 +77,8 @@ class Stage:
         if min(self.video_batch_size, 1 if self.image_batch_size is None else self.image_batch_size) < 1:
             raise ValueError("A training stage needs batches of at least 1 video and 1 image.")
         if not all(1 / MAX_ASPECT_RATIO <= ratio <= MAX_ASPECT_RATIO for ratio in self.aspect_ratios):
-            raise ValueError(
-                f"Aspect ratios of training crops (width / height) must lie between {1 / MAX_ASPECT_RATIO} "
-                f"and {MAX_ASPECT_RATIO:g}, got {self.aspect_ratios}."
-            )
+            bounds = f"between {1 / MAX_ASPECT_RATIO} and {MAX_ASPECT_RATIO:g}"
+            raise ValueError(f"Width / height of training crops must lie {bounds}, got {self.aspect_ratios}.")
 
     def crop_size(self, task: "Task") -> tuple[int, int]:
         """Height and width of the crops without aspect-ratio buckets."""
@@ -156,11 +152,10 @@ def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.
     modality, kind, half = torch.rand(3, generator=generator).tolist()
     if modality < config.image_share:
         return image()
-    share = 0.0
-    if progress >= config.warmup_fraction and config.warmup_fraction < 1:
-        share = config.share_start + (progress - config.warmup_fraction) / (1 - config.warmup_fraction) * (
-            config.share_end - config.share_start
-        )
+    share, warmup = 0.0, config.warmup_fraction
+    if warmup <= progress and warmup < 1:
+        growth = config.share_end - config.share_start
+        share = config.share_start + (progress - warmup) / (1 - warmup) * growth
     if kind < share:
         return interpolation(ratio, draw(ratio + 1))
     if kind < 2 * share:
@@ -200,17 +195,12 @@ class TrainingBatches(Dataset):
         self.scale, self.steps, self.seed, self.frame_rate = scale, steps, seed, frame_rate
         kinds = image(), reconstruction(ratio)
         self.stride = max(stage.batch_size(task, ratio) for stage in stages for task in kinds)
-        clips.require_length(self.frames_needed(), frame_rate)
+        interpolates = tasks.warmup_fraction < 1 and max(tasks.share_start, tasks.share_end) > 0
+        longest = 1 if tasks.image_share == 1 else (2 if interpolates else 1) * ratio + 1
+        clips.require_length(longest, frame_rate)
 
     def __len__(self) -> int:
         return self.steps
-
-    def frames_needed(self) -> int:
-        """The longest clip of any step: 2k + 1 frames with interpolation."""
-        if self.tasks.image_share == 1:
-            return 1
-        other = self.tasks.warmup_fraction < 1 and max(self.tasks.share_start, self.tasks.share_end) > 0
-        return (2 if other else 1) * self.ratio + 1
 
     def __getitem__(self, key: BatchKey) -> dict[str, Tensor]:
         step, part, parts = key
@@ -227,9 +217,9 @@ class TrainingBatches(Dataset):
             raise ValueError(f"A batch of {count} samples can't be divided into {parts} parts; enlarge it.")
         rows = range(count * part // parts, count * (part + 1) // parts)
         samples = [self.clips.sample(step * self.stride + row, cut, self.seed) for row in rows]
-        video = torch.stack([sample.video for sample in samples])
-        clip = video if task.inputs == task.targets else video[:, :, list(task.inputs)]
-        target = video if task.inputs == task.targets else video[:, :, list(task.targets)]
+        clip = target = torch.stack([sample.video for sample in samples])
+        if task.inputs != task.targets:
+            clip, target = clip[:, :, list(task.inputs)], target[:, :, list(task.targets)]
         return {
             "clip": clip,
             "target": target,
