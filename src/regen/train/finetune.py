@@ -216,9 +216,9 @@ def _loaded_part(part: str, target: dict[str, Tensor], source_shapes: dict[str, 
         else:
             difference = "" if there is None else f" ({there} in the source, {here} here)"
             new.append(name.removeprefix(start) + difference)
-    unused = [name for name in source_shapes if name.startswith(start) and name not in target]
     parameters = sum(tensor.numel() for tensor in own.values())
-    unused = [name.removeprefix(start) for name in unused]
+    others = (name for name in source_shapes if name not in target)
+    unused = [name.removeprefix(start) for name in others if name.startswith(start)]
     return LoadedPart(part, len(own), parameters, sum(sizes), tuple(new), tuple(unused))
 
 

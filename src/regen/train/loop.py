@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import Dataset
 
-from regen.data.tasks import BatchKey
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.runtime import generator_for, pick_dtype
 from regen.train.checkpoint import Ema, TrainState
@@ -107,11 +106,8 @@ def train(
     state = TrainState(model, Ema(model, average, config.ema_decay), optimizers, auxiliary)
     with (
         RunLifecycle(state, out, context, resolved_config, evaluate, config, resume) as lifecycle,
-        BatchLoader(
-            batches, batch_keys(state.step, config, context), config.num_workers, device,
-            config.loader_timeout,
-        ) as loader,
-    ):  # fmt: skip
+        load_batches(batches, state.step, config, context) as loader,
+    ):
         lifecycle.evaluate_if_missed()
         averager, iterator, skips_in_a_row = MetricAverager(), iter(loader), 0
         meter.restart_clock()
@@ -207,8 +203,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def batch_keys(step: int, config: LoopConfig, context: DistributedContext) -> list[BatchKey]:
+def load_batches(
+    batches: Dataset[Batch], step: int, config: LoopConfig, context: DistributedContext
+) -> BatchLoader:
     """The parts of the batches from update `step` on that this process works on, in order."""
     count = config.gradient_accumulation_steps
     parts, own = context.size * count, range(context.rank * count, (context.rank + 1) * count)
-    return [(update, part, parts) for update in range(step, config.steps) for part in own]
+    keys = [(update, part, parts) for update in range(step, config.steps) for part in own]
+    return BatchLoader(batches, keys, config.num_workers, context.device, config.loader_timeout)
