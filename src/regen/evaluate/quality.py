@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from regen.codec.chunks import Embedder
+from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.rate_control import Lengths
 from regen.codec.report import LatentCounter
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
@@ -103,35 +104,29 @@ def reconstruct_pairs(
 
     `lengths` as in `EncodeSession`; `stats` is complete after the last pair.
     """
+    encoder, frames = EncodeSession(model, lengths=lengths), iter(frames)
+    first = next(frames, None)
+    if first is None:
+        return
+    height, width = first.shape[:2]
+    decoder = DecodeSession(model, height=height, width=width, options=options)
+    stats.encoding, stats.decoding = encoder.stopwatch, decoder.stopwatch
     pending: list[Tensor] = []
-    encoder, decoder = EncodeSession(model, lengths=lengths), None
 
-    def pair(decoded: UInt8[Tensor, "t h w 3"]) -> Iterator[FramePairs]:
+    def originals() -> Iterator[UInt8[Tensor, "h w 3"]]:
+        for frame in chain([first], frames):
+            pending.append(frame)
+            yield frame
+
+    def chunks() -> Iterator[tuple[ChunkLatents, None]]:
+        for chunk in encoder.encode(originals()):
+            stats.latents.add(chunk.latents)
+            yield chunk, None
+
+    for decoded in decoder.decode(chunks()):
         if len(decoded):
             yield torch.stack(pending[: len(decoded)]), decoded
             del pending[: len(decoded)]
-
-    for frame in frames:
-        if decoder is None:
-            height, width = frame.shape[:2]
-            decoder = DecodeSession(model, height=height, width=width, options=options)
-        pending.append(frame)
-        with stats.encoding:
-            chunks = encoder.feed([frame])
-        for chunk in chunks:
-            stats.latents.add(chunk.latents)
-            with stats.decoding:
-                decoded = decoder.feed(chunk)
-            yield from pair(decoded)
-    if decoder is None:
-        return
-    with stats.encoding:
-        chunks = encoder.flush()
-    for chunk in chunks:
-        stats.latents.add(chunk.latents)
-    with stats.decoding:
-        decoded = torch.cat([*map(decoder.feed, chunks), decoder.flush()])
-    yield from pair(decoded)
 
 
 def evaluate_clip(
