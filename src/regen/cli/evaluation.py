@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from regen.cli.options import Device, Json, SizeText, Threads
+from regen.cli.options import Device, Json, SamplingOptions, SizeText, Threads, samplers
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def extractor_specs(options: DistanceOptions) -> "tuple[ExtractorSpec, ...]":
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """What is generated."""
+class GenerationOptions:
+    """What is generated, and how."""
 
     num_videos: int = 256
     """Number of videos to generate, and of real videos to compare with, if there are as many."""
@@ -175,22 +175,6 @@ class SamplingOptions:
     size: SizeText = None
     """N x N, or height x width; by default the most frequent size in the generator's training. Real videos
     are resized to cover it and cropped at the centre."""
-    steps: int = 30
-    """Denoising steps of the generator."""
-    guidance_scale: float = 4.0
-    """How closely to follow the caption or the class; 1 means no guidance, in half of the time."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels between which guidance acts."""
-    solver: Literal["euler", "heun"] = "euler"
-    """heun is of second order and takes about twice as long a step."""
-    decode_steps: int = 1
-    """Denoising steps of the embedder's decoder."""
-    seams: Literal["extend", "match", "none"] = "extend"
-    """How chunks are joined: extend (acts from 2 steps on), match or none."""
-    seed: int = 0
-    """The noise of each video follows from this and its index."""
-    batch: int = 8
-    """Videos that are sampled together; results do not depend on it."""
     embedder: Name = None
     """The embedder of the generator's latents, if it is not where it was in the training."""
     text_encoder: Name = None
@@ -203,14 +187,16 @@ class SamplingOptions:
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
 
 
-DEFAULT_SAMPLING, DEFAULT_DISTANCE = SamplingOptions(), DistanceOptions()
+DEFAULT_GENERATION, DEFAULT_SAMPLING = GenerationOptions(), SamplingOptions(batch=8)
+DEFAULT_DISTANCE = DistanceOptions()
 
 
 def evaluate_generator(
     model: Annotated[str, arg(metavar="NAME")],
     data: Annotated[Path, arg(metavar="FOLDER")],
     out: Annotated[Path, arg(metavar="FOLDER")],
-    options: Annotated[SamplingOptions, arg(name="")] = DEFAULT_SAMPLING,
+    options: Annotated[GenerationOptions, arg(name="")] = DEFAULT_GENERATION,
+    sampling: Annotated[SamplingOptions, arg(name="")] = DEFAULT_SAMPLING,
     distance: Annotated[DistanceOptions, arg(name="")] = DEFAULT_DISTANCE,
     json: Json = False,
 ) -> None:
@@ -232,16 +218,15 @@ def evaluate_generator(
         out: Folder of the videos and the results.
         json: Print the result as one JSON object on the last line.
     """
-    from regen.codec.sessions import DecodeOptions
     from regen.evaluate.generators.evaluation import evaluate_generator as evaluate
     from regen.evaluate.generators.evaluation import show_evaluation
     from regen.evaluate.generators.videos import EvaluationConfig
-    from regen.generate.sampling import SampleOptions
     from regen.media.pixels import parse_size
     from regen.runtime import pick_device, pick_dtype, set_threads
 
     set_threads(options.threads)
     device = pick_device(options.device)
+    sample, decoding = samplers(sampling)
     config = EvaluationConfig(
         model=model,
         data=data,
@@ -249,12 +234,10 @@ def evaluate_generator(
         num_videos=options.num_videos,
         frames=options.frames,
         size=None if options.size is None else parse_size(options.size),
-        sampling=SampleOptions(
-            options.steps, options.guidance_scale, options.guidance_interval, options.solver
-        ),
-        decoding=DecodeOptions(steps=options.decode_steps, seed=options.seed, seams=options.seams),
-        seed=options.seed,
-        batch=options.batch,
+        sampling=sample,
+        decoding=decoding,
+        seed=sampling.seed,
+        batch=sampling.batch,
         extractors=extractor_specs(distance),
         embedder=options.embedder,
         text_encoder=options.text_encoder,

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from regen.cli.options import Device, Json, Output, SizeText, Threads
+from regen.cli.options import Device, Json, Output, SamplingOptions, SizeText, Threads, samplers
 from regen.console import print_json, progress_bar, warn
 
 if TYPE_CHECKING:
     from regen.generate.run import VideoRequest
 
+DEFAULT_SAMPLING = SamplingOptions()
 Texts = UseAppendAction[tuple[str, ...]]
 Name = arg(metavar="NAME", help_behavior_hint="")
 File = arg(metavar="FILE", help_behavior_hint="")
@@ -55,28 +56,6 @@ class VideoOptions:
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """How the generator samples."""
-
-    steps: Annotated[int, arg(metavar="N")] = 30
-    """Denoising steps."""
-    guidance_scale: float = 4.0
-    """How strongly the videos follow the prompt; 1 disables guidance and takes half the time."""
-    guidance_interval: Annotated[tuple[float, float], arg(metavar="LO HI")] = (0.0, 1.0)
-    """Noise levels between which guidance acts: 1 is pure noise, 0 the final latents."""
-    solver: Literal["euler", "heun"] = "euler"
-    """heun is of second order and takes about twice as long a step."""
-    seed: int = 0
-    """Video i of a prompt depends on this and i alone."""
-    batch: Annotated[int, arg(metavar="N")] = 1
-    """Videos sampled together; faster on a GPU, with other rounding."""
-    decode_steps: Annotated[int, arg(metavar="N")] = 1
-    """Denoising steps of the embedder's decoder."""
-    seams: Literal["extend", "match", "none"] = "extend"
-    """How the decoder joins chunks; extend needs 2 decode steps or more."""
-
-
-@dataclass(frozen=True)
 class RuntimeOptions:
     """The generator, and how it runs."""
 
@@ -98,7 +77,7 @@ def generate(
     output: Output,
     prompt: PromptOptions = PromptOptions(),
     video: VideoOptions = VideoOptions(),
-    sampling: SamplingOptions = SamplingOptions(),
+    sampling: SamplingOptions = DEFAULT_SAMPLING,
     runtime: RuntimeOptions = RuntimeOptions(),
     json: Json = False,
 ) -> None:
@@ -152,11 +131,10 @@ def generate(
 def _request(prompt: PromptOptions, video: VideoOptions, sampling: SamplingOptions) -> "VideoRequest":
     """Raises ValueError for impossible values, before anything is loaded."""
     from regen.codec.rate_control import parse_length
-    from regen.codec.sessions import DecodeOptions
     from regen.generate.run import VideoRequest
-    from regen.generate.sampling import SampleOptions
     from regen.media.pixels import parse_size
 
+    options, decoding = samplers(sampling)
     return VideoRequest(
         **vars(prompt),
         num_videos=video.num_videos,
@@ -165,8 +143,6 @@ def _request(prompt: PromptOptions, video: VideoOptions, sampling: SamplingOptio
         seed=sampling.seed,
         num_latents=None if video.num_latents is None else parse_length(video.num_latents),
         batch=sampling.batch,
-        options=SampleOptions(
-            sampling.steps, sampling.guidance_scale, sampling.guidance_interval, sampling.solver
-        ),
-        decoding=DecodeOptions(steps=sampling.decode_steps, seed=sampling.seed, seams=sampling.seams),
+        options=options,
+        decoding=decoding,
     )

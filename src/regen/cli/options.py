@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from regen.codec.rate_control import Budget, Lengths
     from regen.codec.sessions import DecodeOptions
     from regen.codec.timeline import Timeline
+    from regen.generate.sampling import SampleOptions
     from regen.pretrained.models import Autoencoder
 
 DEFAULT_PATH = Path()  # stands for `--compare` without a path
@@ -100,6 +101,28 @@ class FrameOptions:
     """Extrapolate around every chunk in turn, without sound; to study the model."""
 
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the generator samples."""
+
+    steps: Annotated[int, arg(metavar="N")] = 30
+    """Denoising steps."""
+    guidance_scale: float = 4.0
+    """How strongly the videos follow the prompt; 1 disables guidance and takes half the time."""
+    guidance_interval: Annotated[tuple[float, float], arg(metavar="LO HI")] = (0.0, 1.0)
+    """Noise levels between which guidance acts: 1 is pure noise, 0 the final latents."""
+    solver: Literal["euler", "heun"] = "euler"
+    """heun is of second order and takes about twice as long a step."""
+    seed: int = 0
+    """Video i of a prompt depends on this and i alone."""
+    batch: Annotated[int, arg(metavar="N")] = 1
+    """Videos sampled together; faster on a GPU, with other rounding."""
+    decode_steps: Annotated[int, arg(metavar="N")] = 1
+    """Denoising steps of the embedder's decoder."""
+    seams: Literal["extend", "match", "none"] = "extend"
+    """How the decoder joins chunks; extend needs 2 decode steps or more."""
+
+
 def load_model(options: ModelOptions) -> "Autoencoder":
     """Load the model onto its device, in evaluation mode. Raises ValueError when it can't be loaded."""
     from regen.pretrained.models import load, silence_logging
@@ -131,6 +154,16 @@ def decode_options(options: DecoderOptions) -> "DecodeOptions":
     from regen.codec.sessions import DecodeOptions
 
     return DecodeOptions(**asdict(options))
+
+
+def samplers(options: SamplingOptions) -> "tuple[SampleOptions, DecodeOptions]":
+    """The options of a generator and of its embedder. Raises ValueError for values out of range."""
+    from regen.codec.sessions import DecodeOptions
+    from regen.generate.sampling import SampleOptions
+
+    generator = (options.steps, options.guidance_scale, options.guidance_interval, options.solver)
+    decoding = DecodeOptions(steps=options.decode_steps, seed=options.seed, seams=options.seams)
+    return SampleOptions(*generator), decoding
 
 
 def rate_target(rate: RateOptions, decoding: "DecodeOptions") -> "Lengths | Budget | None":
