@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from regen.cli.options import Device, Json, SamplingOptions, SizeText, Threads, samplers
+from regen.cli.options import Device, GeneratorOptions, Json, Name, SamplingOptions, SizeText, samplers
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
     from regen.metrics.features import ExtractorSpec
 
-Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Texts = UseAppendAction[tuple[str, ...]]
 Optional = arg(help_behavior_hint="")
 
@@ -166,7 +165,7 @@ def extractor_specs(options: DistanceOptions) -> "tuple[ExtractorSpec, ...]":
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What is generated, and how."""
+    """What is generated."""
 
     num_videos: int = 256
     """Number of videos to generate, and of real videos to compare with, if there are as many."""
@@ -175,20 +174,10 @@ class GenerationOptions:
     size: SizeText = None
     """N x N, or height x width; by default the most frequent size in the generator's training. Real videos
     are resized to cover it and cropped at the centre."""
-    embedder: Name = None
-    """The embedder of the generator's latents, if it is not where it was in the training."""
-    text_encoder: Name = None
-    """The text encoder, if it is not where it was in the training."""
-    device: Device = None
-    """cpu, cuda, cuda:1 or mps; by default the best one here."""
-    threads: Threads = None
-    """CPU threads; by default one for each core."""
-    dtype: Name = None
-    """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
 
 
 DEFAULT_GENERATION, DEFAULT_SAMPLING = GenerationOptions(), SamplingOptions(batch=8)
-DEFAULT_DISTANCE = DistanceOptions()
+DEFAULT_GENERATOR, DEFAULT_DISTANCE = GeneratorOptions(), DistanceOptions()
 
 
 def evaluate_generator(
@@ -197,6 +186,7 @@ def evaluate_generator(
     out: Annotated[Path, arg(metavar="FOLDER")],
     options: Annotated[GenerationOptions, arg(name="")] = DEFAULT_GENERATION,
     sampling: Annotated[SamplingOptions, arg(name="")] = DEFAULT_SAMPLING,
+    runtime: Annotated[GeneratorOptions, arg(name="")] = DEFAULT_GENERATOR,
     distance: Annotated[DistanceOptions, arg(name="")] = DEFAULT_DISTANCE,
     json: Json = False,
 ) -> None:
@@ -224,8 +214,8 @@ def evaluate_generator(
     from regen.media.pixels import parse_size
     from regen.runtime import pick_device, pick_dtype, set_threads
 
-    set_threads(options.threads)
-    device = pick_device(options.device)
+    set_threads(runtime.threads)
+    device = pick_device(runtime.device)
     sample, decoding = samplers(sampling)
     config = EvaluationConfig(
         model=model,
@@ -239,9 +229,9 @@ def evaluate_generator(
         seed=sampling.seed,
         batch=sampling.batch,
         extractors=extractor_specs(distance),
-        embedder=options.embedder,
-        text_encoder=options.text_encoder,
+        embedder=runtime.embedder,
+        text_encoder=runtime.text_encoder,
     )
     with clean_exit(out):
-        result = evaluate(config, device, pick_dtype(options.dtype, device), progress_bar, warn)
+        result = evaluate(config, device, pick_dtype(runtime.dtype, device), progress_bar, warn)
     show_evaluation(result, out, json)

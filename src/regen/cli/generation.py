@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from regen.cli.options import Device, Json, Output, SamplingOptions, SizeText, Threads, samplers
+from regen.cli.options import GeneratorOptions, Json, Output, SamplingOptions, SizeText, samplers
 from regen.console import print_json, progress_bar, warn
 
 if TYPE_CHECKING:
     from regen.generate.run import VideoRequest
 
-DEFAULT_SAMPLING = SamplingOptions()
+DEFAULT_SAMPLING, DEFAULT_GENERATOR = SamplingOptions(), GeneratorOptions()
 Texts = UseAppendAction[tuple[str, ...]]
-Name = arg(metavar="NAME", help_behavior_hint="")
 File = arg(metavar="FILE", help_behavior_hint="")
 
 
@@ -55,30 +54,13 @@ class VideoOptions:
     """Also write a contact sheet: 5 frames and the prompt of each video."""
 
 
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """The generator, and how it runs."""
-
-    model: str = "t2v-world"
-    """A name from `regen models`, a folder (also of a training run), or owner/name on the Hub."""
-    embedder: Annotated[str | None, Name] = None
-    """The embedder of its latents, if it has moved since the training."""
-    text_encoder: Annotated[str | None, Name] = None
-    """Its text encoder, if it has moved since the training."""
-    device: Device = None
-    """cpu, cuda, cuda:1 or mps; by default the best one here."""
-    dtype: Annotated[str | None, Name] = None
-    """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
-    threads: Threads = None
-    """CPU threads; by default one for each core."""
-
-
 def generate(
     output: Output,
     prompt: PromptOptions = PromptOptions(),
     video: VideoOptions = VideoOptions(),
     sampling: SamplingOptions = DEFAULT_SAMPLING,
-    runtime: RuntimeOptions = RuntimeOptions(),
+    model: Annotated[str, arg(metavar="NAME")] = "t2v-world",
+    runtime: GeneratorOptions = DEFAULT_GENERATOR,
     json: Json = False,
 ) -> None:
     """Generate videos from a prompt or a class.
@@ -100,6 +82,7 @@ def generate(
 
     Args:
         output: The video (.mp4, .m4v, .mov, .mkv), or for one frame an image (.png, .jpg).
+        model: The generator: a name from `regen models`, a folder (also of a run), or owner/name on the Hub.
         json: Print one JSON object as the last line of the output.
     """
     from regen.generate.load import load_video_generator
@@ -112,7 +95,7 @@ def generate(
     silence_logging()
     device = pick_device(runtime.device)
     dtype = pick_dtype(runtime.dtype, device)
-    generator = load_video_generator(runtime.model, device, dtype, runtime.embedder, runtime.text_encoder)
+    generator = load_video_generator(model, device, dtype, runtime.embedder, runtime.text_encoder)
     with progress_bar("generate") as on_progress:
         report = generate_files(generator, request, output, video.grid, on_progress, warn)
     if json:

@@ -32,7 +32,8 @@ Input = Annotated[Positional[Path], arg(metavar="INPUT")]
 Output = Annotated[Path, arg(name="output", aliases=("-o",), metavar="PATH")]
 Compare = Annotated[Path | None, _optional_path(), arg(help_behavior_hint="")]
 SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
-Device = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Device = Name
 Threads = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")]
 
@@ -48,7 +49,7 @@ class ModelOptions:
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
     threads: Threads = None
     """CPU threads; by default one for each core."""
-    dtype: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    dtype: Name = None
     """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
     memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="")] = None
     """Memory limit, such as 8GB: large frames are processed in tiles that fit. By default what is free."""
@@ -121,6 +122,22 @@ class SamplingOptions:
     """Denoising steps of the embedder's decoder."""
     seams: Literal["extend", "match", "none"] = "extend"
     """How the decoder joins chunks; extend needs 2 decode steps or more."""
+
+
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """The parts of the generator, and how they run."""
+
+    embedder: Name = None
+    """The embedder of its latents, if it has moved since the training."""
+    text_encoder: Name = None
+    """Its text encoder, if it has moved since the training."""
+    device: Device = None
+    """cpu, cuda, cuda:1 or mps; by default the best one here."""
+    dtype: Name = None
+    """bf16, fp16 or fp32; by default bf16 where the hardware has it."""
+    threads: Threads = None
+    """CPU threads; by default one for each core."""
 
 
 def load_model(options: ModelOptions) -> "Autoencoder":
