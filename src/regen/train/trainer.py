@@ -123,10 +123,7 @@ def run_recipe(
     auxiliary = build_auxiliary_losses(recipe, model, context.device, predictor)
     init = init_weights(model, recipe.init)
     if recipe.losses.prediction.share > 0 and not init.keeps_latents:
-        raise ValueError(
-            "Post-training needs a finished model with a frozen encoder: give --init.model and "
-            "--init.freeze encoder."
-        )
+        raise ValueError("Post-training needs a finished model: give --init.model and --init.freeze encoder.")
     clips = ClipDataset(data, cache, recipe.data.short_side, recipe.data.decode_timeout)
     if context.is_main:
         report(init, clips)
