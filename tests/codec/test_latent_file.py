@@ -127,7 +127,7 @@ def test_wrong_description(tmp_path: Path, facts: object, message: str) -> None:
         read(path)
 
 
-def test_an_image_comes_back_without_what_filled_up_its_batch(tmp_path: Path) -> None:
+def test_files_hold_1d_latents_without_padding(tmp_path: Path) -> None:
     """Chunks of other lengths stand side by side in the file, without the zeros between them."""
     path = tmp_path / "x.safetensors"
     write(path, example(latents=hybrid([2, 1]), times=torch.zeros(1, dtype=torch.float64)))

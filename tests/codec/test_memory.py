@@ -165,7 +165,7 @@ def test_the_tile_halves_until_the_work_is_done_and_stays(error: Exception) -> N
     assert work.tried == [smallest], "it does not try the whole again"
 
 
-def test_in_the_end_it_is_an_error() -> None:
+def test_running_out_with_the_smallest_tile_is_an_error() -> None:
     work = Work(0, ERRORS[0])
     with pytest.raises(MemoryError, match="256x512 pixels .* smaller --size"):
         OomRetry(None).run(work, 512, 256)
@@ -174,7 +174,7 @@ def test_in_the_end_it_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), ValueError(), KeyboardInterrupt()])
-def test_other_errors_pass(error: BaseException) -> None:
+def test_other_errors_are_raised_at_once(error: BaseException) -> None:
     room = OomRetry(None)
     with pytest.raises(type(error)) as caught:
         room.run(Work(10**9, error), 512, 256)

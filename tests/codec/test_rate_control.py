@@ -110,7 +110,7 @@ def test_lengths_are_read(text: str, expected: FixedLength) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "%", "-1", "-5%", "101%", "1.5", "many", "1e3", "nan%", "inf%", "25%%"])
-def test_anything_else_is_an_error(text: str) -> None:
+def test_texts_that_are_no_length(text: str) -> None:
     with pytest.raises(ValueError, match="such as 320 or a share such as 25%, got"):
         parse_length(text)
 
@@ -166,7 +166,7 @@ def test_each_region_gets_the_shortest_length_that_reaches_the_target(
 
 
 @pytest.mark.parametrize(("index", "seed", "steps"), [(0, 0, 1), (3, 7, 2)])
-def test_what_a_session_decodes_has_the_quality_that_was_aimed_at(
+def test_a_decoded_chunk_reaches_the_target_psnr(
     model: AutoencoderOneDVA, index: int, seed: int, steps: int
 ) -> None:
     """The noise is that of the chunk's number and the seed: with another the figures are far from these."""
@@ -270,7 +270,7 @@ def test_parts_are_whole_in_proportion_and_add_up(
             assert (parts[i] - 1) * wanted[j] <= (parts[j] + 1) * wanted[i] * (1 + 1e-5) or wanted[i] < 1e-2
 
 
-def test_many_parts_add_up_too() -> None:
+def test_parts_of_an_hour_of_video_add_up() -> None:
     """An hour of a large video; sums in 32 bits would be off by many."""
     wanted = torch.rand(150_000) * 300
     most = torch.full((150_000,), 320)
@@ -297,7 +297,7 @@ def lengths_for(model: AutoencoderOneDVA, frames: Video, way: str) -> Lengths | 
 
 @pytest.mark.parametrize("way", [*WAYS, "budget"])
 @pytest.mark.parametrize("count", [1, 12])
-def test_calls_do_not_matter_and_a_file_keeps_the_length_of_each_chunk_and_decodes_to_the_same(
+def test_a_file_keeps_the_lengths_of_all_chunks_and_decodes_to_the_same(
     tmp_path: Path, model: AutoencoderOneDVA, way: str, count: int
 ) -> None:
     frames = video(0.25, 0.0, 0.9, size=(30, 45))[:count]

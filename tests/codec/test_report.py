@@ -43,7 +43,7 @@ def models() -> dict[str, Embedder]:
         ("mochi", 6, 13, 3, 2, 8),
     ],
 )
-def test_the_three_forms(
+def test_compression_of_a_full_chunk(
     name: str, ratio: int, frames: int, latent_frames: int, channels: int, side: int
 ) -> None:
     result = model_compression(models()[name], 64, 96)
@@ -98,7 +98,7 @@ def test_an_adaptive_length_is_that_of_the_chunks() -> None:
 
 
 @torch.inference_mode()
-def test_what_fills_the_last_chunk_is_not_counted() -> None:
+def test_padding_of_the_last_chunk_is_not_counted() -> None:
     """Frames are charged their part of their own chunk, so a short last one weighs little."""
     assert of_lengths(20, 8, 8).compression_factor == pytest.approx(of_lengths(17, 8).compression_factor)
     shorter = of_lengths(18, 30, 0).compression_factor

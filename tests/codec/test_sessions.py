@@ -36,8 +36,8 @@ NUMBERS = st.one_of(st.integers(-3, 8).map(float), st.floats(-3, 8))  # of a fra
 PLACES = (1, 4)  # rows and columns of latents: two regions of One-DVA's
 PER_EMBEDDER = pytest.mark.parametrize("model", EMBEDDERS, indirect=True)
 DENOISING = pytest.mark.parametrize("model", ["regen", "onedva"], indirect=True)
-KNOWING_MORE = pytest.mark.parametrize("model", ["regen"], indirect=True)
-KNOWING_THEIR_CHUNK = pytest.mark.parametrize("model", ["magvit2", "onedva"], indirect=True)
+EXTRAPOLATING = pytest.mark.parametrize("model", ["regen"], indirect=True)
+NOT_EXTRAPOLATING = pytest.mark.parametrize("model", ["magvit2", "onedva"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_any_length_and_size_comes_back_however_it_is_split_into_calls(
     assert torch.equal(found, round_trip(model, frames, options))
 
 
-@KNOWING_MORE
+@EXTRAPOLATING
 @given(st.integers(1, 12), st.integers(1, 12), st.lists(st.booleans(), max_size=24), st.sampled_from(SEAMS))
 def test_two_sessions_on_one_model_do_not_touch_each_other(
     model: Autoencoder, first: int, second: int, turns: list[bool], seams: Seams
@@ -173,7 +173,7 @@ def test_chunks_that_cannot_share_a_batch_do_not(model: Autoencoder, monkeypatch
     assert [len(part) for part in out] == [0, 0, 3 * length, 0, length, 0, 2, 0, 3, length]
 
 
-@KNOWING_MORE
+@EXTRAPOLATING
 def test_a_batch_waits_for_nothing_where_chunks_are_joined(model: Autoencoder) -> None:
     chunks = chunks_of(model, 15)
     for seams in ("extend", "match"):
@@ -184,9 +184,9 @@ def test_a_batch_waits_for_nothing_where_chunks_are_joined(model: Autoencoder) -
         assert torch.equal(decoded(model, chunks, joined), decoded(model, chunks, alone))
 
 
-@KNOWING_THEIR_CHUNK
+@NOT_EXTRAPOLATING
 @pytest.mark.parametrize("seams", ["extend", "match"])
-def test_what_knows_its_chunk_alone_is_not_joined(model: Autoencoder, seams: Seams) -> None:
+def test_chunks_of_models_that_do_not_extrapolate_are_not_joined(model: Autoencoder, seams: Seams) -> None:
     """Whatever is asked for, chunks are what they are alone, share batches, and stand still beyond it."""
     length = model.chunk_frames
     chunks = chunks_of(model, 3 * length)
@@ -311,7 +311,7 @@ def test_frames_depend_on_the_options_and_the_number_of_the_chunk(model: Autoenc
     assert torch.equal(decoded(model, [chunk]), frames), "the global random state does not matter"
 
 
-@KNOWING_MORE
+@EXTRAPOLATING
 def test_frames_are_read_as_needed_and_a_chunk_of_them_kept_at_most(model: Autoencoder) -> None:
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     taken = most = 0
@@ -358,7 +358,7 @@ def test_latents_have_the_precision_of_the_model(build: Callable[[], Autoencoder
     assert len(list(decode_chunks(model, [chunk], height=8, width=8))) == 5
 
 
-@KNOWING_MORE
+@EXTRAPOLATING
 def test_change_of_size_within_a_video_is_an_error(model: Autoencoder) -> None:
     session = EncodeSession(model)
     session.feed(video(7, 16, 8))
