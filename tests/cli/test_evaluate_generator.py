@@ -56,7 +56,7 @@ def test_tables_for_people_and_json_for_programs(folder: Path, capsys: pytest.Ca
     ("arguments", "words"),
     [
         (("--fvd", "i3d"), "--fvd-weights"),
-        (("--fvd-frames", "16"), "need --fvd i3d or videomae"),
+        (("--fvd-frames", "16"), "without --fvd omit them"),
         (("--fvd", "random", "--fvd-frames", "16"), "--frames must be at least 16"),
         (("--steps", "0"), "step"),
         (("--size", "big"), "A size is one number"),

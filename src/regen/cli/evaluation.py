@@ -145,22 +145,19 @@ def extractor_specs(options: DistanceOptions) -> "tuple[ExtractorSpec, ...]":
 
     path, sha256 = options.fvd_weights, options.fvd_sha256
     frames = tuple(dict.fromkeys(options.fvd_frames))
-    match options.fvd:
-        case "random" if (path, sha256) == (None, None):
+    match options.fvd, path:
+        case "i3d", Path() as file:
+            return tuple(I3d(file, sha256 or I3D_SHA256, count) for count in frames or (16,))
+        case "videomae", Path() as folder if not frames:
+            return (VideoMae(folder, sha256),)
+        case "random", None if sha256 is None:
             return tuple(RandomConvolutions(frames=count) for count in frames or (16,))
-        case "random":
-            raise ValueError("--fvd random has no file; omit --fvd-weights and --fvd-sha256.")
-        case "i3d" if path is not None:
-            return tuple(I3d(path, sha256 or I3D_SHA256, count) for count in frames or (16,))
-        case "videomae" if path is not None and not frames:
-            return (VideoMae(path, sha256),)
-        case "videomae" if path is not None:
-            raise ValueError("--fvd videomae sets the frames itself; omit --fvd-frames.")
-        case None if (path, sha256, frames) == (None, None, ()):
+        case None, None if (sha256, frames) == (None, ()):
             return ()
-        case None:
-            raise ValueError("--fvd-weights, --fvd-sha256 and --fvd-frames need --fvd i3d or videomae.")
-    raise ValueError(f"--fvd {options.fvd} needs --fvd-weights.")
+    raise ValueError(
+        "--fvd i3d needs --fvd-weights and takes --fvd-frames, --fvd videomae needs --fvd-weights, --fvd "
+        "random takes --fvd-frames; without --fvd omit them."
+    )
 
 
 @dataclass(frozen=True)

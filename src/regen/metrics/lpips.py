@@ -71,10 +71,6 @@ class Backbone:
     file: str
     sha256: str  # first digits, as in the file's name
 
-    @property
-    def advice(self) -> str:
-        return f"download torchvision's {self.file}, or give the sha256 of another file of the same layout"
-
 
 BACKBONES: dict[Net, Backbone] = {
     "alex": Backbone(_alex, (1, 4, 7, 9, 11), 31, "alexnet-owt-7be5be79.pth", "7be5be79"),
@@ -108,17 +104,18 @@ class Lpips(nn.Module):
         Raises ValueError when the file is missing, damaged or different.
         """
         backbone = BACKBONES[net]
-        check_sha256(path, sha256 or backbone.sha256, backbone.advice)
+        advice = f"download torchvision's {backbone.file}, or give the sha256 of another file like it"
+        check_sha256(path, sha256 or backbone.sha256, advice)
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
-            raise ValueError(f"{path} can't be read as PyTorch weights; {backbone.advice}.") from None
+            raise ValueError(f"{path} can't be read as PyTorch weights; {advice}.") from None
         layers, weights = backbone.build(), {}  # the file also has the weights of the classifier
         for name, expected in layers.state_dict().items():
             key, shape = f"features.{name}", tuple(expected.shape)
             weight = stored.get(key) if isinstance(stored, dict) else None
             if not isinstance(weight, Tensor) or weight.shape != shape:
-                raise ValueError(f"{path} lacks {key} of shape {shape}; {backbone.advice}.")
+                raise ValueError(f"{path} lacks {key} of shape {shape}; {advice}.")
             weights[name] = weight
         layers.load_state_dict(weights)
         return cls(net, layers)

@@ -251,7 +251,6 @@ def test_invalid_options(data: Path, models: Models, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             make()
 
-    fails("at least one model", lambda: make_benchmark([], data, tmp_path))
     fails("unique", lambda: make_benchmark([models[0]] * 2, data, tmp_path))
     fails("steps", lambda: make_benchmark(models, data, tmp_path, steps=(0,)))
     fails("--max-frames", lambda: make_benchmark(models, data, tmp_path, max_frames=0))

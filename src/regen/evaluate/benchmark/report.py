@@ -37,7 +37,6 @@ from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
 Row = dict[str, Any]  # one clip through one system, or the means of a system
 SCRIPTS = ("page.js", "table.js", "plots.js", "players.js")
-BYTES_PER_MB = 1_000_000
 COMPRESSION = ("compression_factor", "values_per_second", "latent_frames_per_frame", "frames_per_latent")
 MEANS = (
     *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "temporal_mae", "ghosting_rate", "lpips"),
@@ -197,7 +196,7 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
         "rows": [json.loads(line) for line in (folder / "clips.jsonl").read_text("utf-8").splitlines()],
         "limit_mb": limit_mb,
     }
-    data["originals"], videos = _embed(folder, _clip_groups(data["rows"]), int(limit_mb * BYTES_PER_MB))
+    data["originals"], videos = _embed(folder, _clip_groups(data["rows"]), int(limit_mb * 1e6))
     models = list(dict.fromkeys(row["model"] for row in data["summary"]))
     title = ", ".join(models) if len(models) <= 3 else f"{len(models)} models"
     page = Template(_part("index.html")).substitute(

@@ -31,7 +31,7 @@ from regen.curate.sources import read_sidecars
 from regen.data.catalog import find_media
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
-from regen.io import atomic_path, file_sha256, read_json, write_json
+from regen.io import atomic_path, read_json, write_json
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.features import ExtractorSpec
@@ -145,10 +145,6 @@ class RealVideo:
     caption: str
     label: int
     frame_rate: Fraction
-
-    def fingerprint(self) -> str:
-        """Of the content of the file, its class and its caption."""
-        return f"{file_sha256(self.path)} {self.label} {self.caption}"
 
     def read(self, size: Size | None, frames: int) -> Video:
         """The first frames, at most `frames`, resized and cropped to `size` if any."""
