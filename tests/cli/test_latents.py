@@ -83,7 +83,7 @@ def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureF
     assert found == (6, 0.5)  # 10 of videos, 2 of images
 
 
-def test_shards_of_a_remote_place(folder: Path) -> None:
+def test_shards_at_a_remote_address(folder: Path) -> None:
     make_shards(folder / "clips", folder / "shards", 3)
     assert latents(data=f"file://{folder}/shards", out="one") == latents(data="shards", out="two") == 0
     one, two = contents(folder / "one"), contents(folder / "two")
@@ -124,14 +124,14 @@ def test_an_unknown_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(word in shown for word in ("spark", "local", "ray"))
 
 
-def test_show_of_what_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_of_a_folder_without_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["latents", "show", "clips"]) == 1
     assert_error(capsys, "clips holds no latents")
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("maker", "videos"), [(make_model, 12), (make_hybrid_model, 80)])
-def test_two_compete_one_is_killed_and_nothing_is_lost(
+def test_two_processes_of_which_one_is_killed_give_the_same_bytes(
     folder: Path, start_command: StartCommand, maker: Callable[[Path], str], videos: int
 ) -> None:
     """At any moment; what the other one makes is the same, byte by byte, as without a disturbance."""

@@ -157,7 +157,7 @@ def test_precisions(corpus: Path, model: str, exported: Path, tmp_path: Path) ->
         assert all(torch.equal(other.latents(i).grid, whole.latents(i).grid.to(dtype)) for i in range(6))
 
 
-def test_other_chunks(corpus: Path, tmp_path: Path) -> None:
+def test_chunks_of_another_model(corpus: Path, tmp_path: Path) -> None:
     """The baseline has 5 latent frames for a chunk of 17, and one for an image."""
     network = AutoencoderMagvit2(latent_channels=4, encoder_widths=(12, 12, 12, 12), encoder_blocks=1)
     network.save_pretrained(tmp_path / "magvit")
@@ -269,7 +269,7 @@ def test_a_shard_that_is_gone_stops_the_export(corpus: Path, model: str, tmp_pat
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_several_places(corpus: Path, model: str, tmp_path: Path) -> None:
+def test_several_inputs(corpus: Path, model: str, tmp_path: Path) -> None:
     shards = make_shards(corpus, tmp_path / "shards", 4)
     dataset = LatentDataset(export(model, [corpus, shards], tmp_path / "out", frames=1))
     assert [shard.name for shard in dataset.manifest.shards] == ["00-00000", "01-00000", "01-00001"]
@@ -357,7 +357,7 @@ def test_hybrid_precisions_and_sizes(lively: Path, hybrid: str, tmp_path: Path) 
     assert "3x4x5x2x3" in summarize(tmp_path / "fp32").shapes
 
 
-def test_what_differs_is_refused(exported: Path, corpus: Path, model: str, tmp_path: Path) -> None:
+def test_other_settings_or_data_are_refused(exported: Path, corpus: Path, model: str, tmp_path: Path) -> None:
     out, same = tmp_path / "out", {"files_per_shard": 2, "batch": 1}
     shutil.copytree(exported, out)
     with pytest.raises(ValueError, match=r"\(batch was 1 and is now 2; size was None and is now 16x24\)"):
@@ -380,7 +380,7 @@ def test_what_differs_is_refused(exported: Path, corpus: Path, model: str, tmp_p
     assert contents(out) == contents(exported)
 
 
-def test_latents_that_are_no_numbers_stop_the_export(
+def test_nan_and_lack_of_memory_stop_the_export(
     corpus: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = load(model, CPU, torch.float32)

@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
     return out
 
 
-def test_everything_comes_back(folder: Path) -> None:
+def test_samples_and_manifest_are_read_back(folder: Path) -> None:
     dataset = LatentDataset(folder)
     assert len(dataset) == 5
     for number in (4, 0, 2, 1, 3):
@@ -232,7 +232,7 @@ def test_damage_raises(folder: Path, tmp_path: Path) -> None:
         LatentDataset(tmp_path)
 
 
-def test_a_shard_that_was_not_finished_has_no_list(tmp_path: Path) -> None:
+def test_an_interrupted_shard_is_not_complete(tmp_path: Path) -> None:
     latents = latents_of(0)
     with pytest.raises(KeyboardInterrupt), LatentShardWriter(tmp_path, "0", ["a"]) as writer:  # noqa: PT012
         writer.add(info_of("a", latents), Latents.of(latents))
@@ -240,7 +240,7 @@ def test_a_shard_that_was_not_finished_has_no_list(tmp_path: Path) -> None:
     assert not (tmp_path / "0.json").exists()
 
 
-def test_what_is_known_takes_little_memory(tmp_path: Path) -> None:
+def test_sample_info_takes_little_memory(tmp_path: Path) -> None:
     """It is in columns: 44 bytes for each sample, and the texts."""
     info = info_of("a", latents_of(0), "a caption")
     rows = [replace(info, key=f"video-{number:06}", label=number) for number in range(5_000)]

@@ -29,7 +29,7 @@ RATES = st.fractions(min_value=1, max_value=60, max_denominator=1001)
 
 
 @given(frames=st.integers(1, 40), own=RATES, rate=RATES)
-def test_a_frame_for_every_moment(frames: int, own: Fraction, rate: Fraction) -> None:
+def test_at_rate_gives_the_frame_shown_at_each_moment(frames: int, own: Fraction, rate: Fraction) -> None:
     """As many as fit into the duration, each that which is shown in the middle of its moment."""
     shown = [int(image[0, 0, 0]) for image in at_rate(numbered(frames, own), rate, own)]
     assert abs(len(shown) - float(frames / own * rate)) < 1.1
@@ -38,7 +38,7 @@ def test_a_frame_for_every_moment(frames: int, own: Fraction, rate: Fraction) ->
 
 
 @given(frames=st.integers(1, 40), own=RATES)
-def test_at_its_own_rate_nothing_changes(frames: int, own: Fraction) -> None:
+def test_at_its_own_rate_all_frames_are_given(frames: int, own: Fraction) -> None:
     shown = [int(image[0, 0, 0]) for image in at_rate(numbered(frames, own), own, own)]
     assert shown == [*range(frames)]
 

@@ -32,7 +32,7 @@ def by_all_pairs(prints: np.ndarray, share: float, rank: np.ndarray) -> np.ndarr
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 60))
-def test_the_same_are_found_as_by_comparing_all(seed: int, count: int) -> None:
+def test_finds_the_same_as_comparing_all_pairs(seed: int, count: int) -> None:
     draw = np.random.default_rng(seed)
     prints = draw.integers(0, 256, (count, BYTES), dtype=np.uint8)
     for _ in range(count // 2):  # copies, copies of copies, exact ones among them

@@ -66,7 +66,7 @@ def test_files_folders_and_shards_mixed(files: list[Path], tmp_path: Path) -> No
     assert ClipDataset([shards, more]).sample(0, ClipSpec(5, (16, 16)), 0).video.shape == (3, 5, 16, 16)
 
 
-def test_names_of_any_kind(tmp_path: Path) -> None:
+def test_file_names_that_are_no_valid_unicode(tmp_path: Path) -> None:
     """Also those that are no valid Unicode."""
     folder = tmp_path / "ü b"
     folder.mkdir()

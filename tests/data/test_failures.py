@@ -23,7 +23,7 @@ from regen.train.dataloader import BatchLoader
 CUT = ClipSpec(5, (16, 24))
 
 
-def test_a_block_may_take_so_long_and_no_longer() -> None:
+def test_time_limit_interrupts_a_slow_block() -> None:
     before = signal.getsignal(signal.SIGALRM)
     with time_limit(5.0, "a.mp4"):
         pass
@@ -36,7 +36,7 @@ def test_a_block_may_take_so_long_and_no_longer() -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_there_is_no_limit_where_none_can_be_set() -> None:
+def test_time_limit_is_off_in_threads_and_beside_another_timer() -> None:
     finished = []
 
     def work() -> None:

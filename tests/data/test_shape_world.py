@@ -12,23 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regen.data.shape_world import (
-    BACKGROUNDS,
-    CLASSES,
-    COLOURS,
-    DIRECTIONS,
-    SHAPES,
-    SIZES,
-    SPEEDS,
-    VALUES,
-    ShapeScene,
-    draw_scene,
-    parse_caption,
-    render,
-    scenes,
-    template,
-    write_shape_world,
-)
+from regen.data import shape_world as world
+from regen.data.shape_world import CLASSES, VALUES, ShapeScene, draw_scene, parse_caption, render, scenes
 from regen.media.reader import VideoReader
 
 SCENE = ShapeScene("one", "small", "plain", "red", "circle", "left", "quickly", "stays still", "dark")
@@ -60,13 +45,13 @@ def test_every_word_has_its_field_and_captions_have_every_word() -> None:
 
 
 def test_classes_are_shape_and_direction() -> None:
-    assert len(set(CLASSES)) == len(SHAPES) * len(DIRECTIONS)
+    assert len(set(CLASSES)) == len(world.SHAPES) * len(world.DIRECTIONS)
     for scene, _ in scenes(30, seed=2):
         assert CLASSES[scene.label] == scene.class_name == f"{scene.shape} moving {scene.direction}"
 
 
 def test_unseen_is_one_combination_in_six_and_takes_no_word_away() -> None:
-    combinations = list(product(COLOURS, SHAPES, DIRECTIONS))
+    combinations = list(product(world.COLOURS, world.SHAPES, world.DIRECTIONS))
     names = "colour", "shape", "direction"
     seen = [
         words
@@ -74,7 +59,8 @@ def test_unseen_is_one_combination_in_six_and_takes_no_word_away() -> None:
         if not replace(SCENE, **dict(zip(names, words, strict=True))).is_unseen
     ]
     assert (len(combinations), len(seen)) == (96, 80)
-    assert [{*words} for words in zip(*seen, strict=True)] == [{*COLOURS}, {*SHAPES}, {*DIRECTIONS}]
+    values = [{*world.COLOURS}, {*world.SHAPES}, {*world.DIRECTIONS}]
+    assert [{*words} for words in zip(*seen, strict=True)] == values
 
 
 def test_splits_are_disjoint_and_draw_every_word() -> None:
@@ -105,8 +91,8 @@ def test_any_size(frames: int, height: int, width: int, seed: int) -> None:
     assert chroma(video).amax((1, 2)).min() > 30, "a coloured shape in each frame"
 
 
-@pytest.mark.parametrize("speed", SPEEDS)
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("speed", world.SPEEDS)
+@pytest.mark.parametrize("direction", world.DIRECTIONS)
 def test_shapes_move_as_captioned(direction: str, speed: str) -> None:
     """The way of the centre over one second, added up from frame to frame, around the torus too."""
     video = chroma(render(replace(SCENE, direction=direction, speed=speed), 26, 64, 96, seed=5))
@@ -115,9 +101,9 @@ def test_shapes_move_as_captioned(direction: str, speed: str) -> None:
         places = [centre(frame, axis) for frame in video]
         steps = [(b - a + 0.5) % 1 - 0.5 for a, b in pairwise(places)]
         way.append(sum(steps) * length)
-    along = sum(a * b for a, b in zip(way, DIRECTIONS[direction], strict=True))
-    aside = sum(a * b for a, b in zip(way, DIRECTIONS[direction][::-1], strict=True))
-    assert 0.86 * SPEEDS[speed] < along < 1.14 * SPEEDS[speed]
+    along = sum(a * b for a, b in zip(way, world.DIRECTIONS[direction], strict=True))
+    aside = sum(a * b for a, b in zip(way, world.DIRECTIONS[direction][::-1], strict=True))
+    assert 0.86 * world.SPEEDS[speed] < along < 1.14 * world.SPEEDS[speed]
     assert abs(aside) < 0.01
 
 
@@ -145,14 +131,14 @@ def test_the_background_goes_the_other_way_than_the_camera(camera: str, speed: f
 
 
 def test_backgrounds_colours_sizes_and_textures_match_the_caption() -> None:
-    for word, level in BACKGROUNDS.items():
+    for word, level in world.BACKGROUNDS.items():
         median = render(replace(SCENE, background=word), 1, 96, 160, seed=8).median() / 255
         assert float(median) == pytest.approx(level, abs=0.05)
-    for word, colour in COLOURS.items():
+    for word, colour in world.COLOURS.items():
         video = render(replace(SCENE, colour=word), 1, 96, 160, seed=9)
         shape = video[chroma(video) > 0.9 * chroma(video).max()].float().mean(0) / 255
         assert torch.allclose(shape, torch.tensor(colour), atol=0.05)
-    for word, size in SIZES.items():
+    for word, size in world.SIZES.items():
         rows = (chroma(render(replace(SCENE, size=word), 1, 192, 320, seed=10)) > 60).any(2).sum()
         assert int(rows) / 192 / 2 == pytest.approx(size, rel=0.1)
     textures = (replace(SCENE, texture=texture) for texture in ("plain", "striped"))
@@ -161,7 +147,7 @@ def test_backgrounds_colours_sizes_and_textures_match_the_caption() -> None:
     assert 0.3 < float(dark.sum() / (plain > 0.9 * plain.max()).sum()) < 0.7
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", world.SHAPES)
 def test_templates_cover_what_the_shape_does(shape: str) -> None:
     """The areas by geometry, in the square from -1 to 1; all are the same left and right."""
     area = {
@@ -170,7 +156,7 @@ def test_templates_cover_what_the_shape_does(shape: str) -> None:
         "triangle": 1.85**2 * 0.95 / 1.8,
         "cross": 2 * 2 * 0.68 - 0.68**2,
     }[shape]
-    picture = template(shape, 64)
+    picture = world.template(shape, 64)
     assert picture.shape == (64, 64) and picture.min() == 0 and picture.max() == 1
     assert torch.equal(picture, picture.flip(1))
     assert float(picture.mean()) * 4 == pytest.approx(area, rel=0.02)
@@ -185,7 +171,7 @@ def test_three_large_shapes_need_room() -> None:
 
 def test_written_worlds_are_the_same_and_left_as_they_are(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_shape_world(tmp_path / name, 3, 5, 32, 48, seed=12)
+        world.write_shape_world(tmp_path / name, 3, 5, 32, 48, seed=12)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["classes.json", "world.json"] + [
         f"world_0000{i}.{end}" for i in range(3) for end in ("cls", "mp4", "txt")
@@ -203,14 +189,14 @@ def test_written_worlds_are_the_same_and_left_as_they_are(tmp_path: Path) -> Non
     marked = tmp_path / "a" / "world_00001.mp4"
     marked.write_bytes(b"mine")
     calls: list[tuple[int, int]] = []
-    write_shape_world(
+    world.write_shape_world(
         tmp_path / "a", 4, 5, 32, 48, seed=12, on_progress=lambda done, total: calls.append((done, total))
     )
     assert marked.read_bytes() == b"mine"
     assert (tmp_path / "a" / "world_00003.mp4").exists()
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     with pytest.raises(ValueError, match="give another folder"):
-        write_shape_world(tmp_path / "a", 4, 5, 32, 48, seed=13)
+        world.write_shape_world(tmp_path / "a", 4, 5, 32, 48, seed=13)
 
 
 def test_every_scene_is_read_back_from_its_caption() -> None:

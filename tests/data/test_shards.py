@@ -30,7 +30,7 @@ def shards(files: list[Path], tmp_path: Path) -> Path:
     return make_shards(tmp_path / "shards", files)
 
 
-def test_every_sample_comes_back_with_what_is_known_of_it(files: list[Path], shards: Path) -> None:
+def test_samples_and_their_info_are_read_back(files: list[Path], shards: Path) -> None:
     found = ShardSet(str(shards))
     assert len(found) == 3
     assert found.shards == ["00000.tar", "00001.tar"]
@@ -78,7 +78,7 @@ def test_long_and_foreign_names(files: list[Path], tmp_path: Path) -> None:
         assert tar.getnames() == [name]
 
 
-def test_any_place_that_fsspec_knows(shards: Path) -> None:
+def test_shards_at_an_fsspec_address(shards: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(f"{shards}/", "/bucket/", recursive=True)
     address = "memory://bucket"

@@ -54,7 +54,7 @@ def test_times_are_the_places_of_the_frames(ratio, data):
         assert max(used) < task.frames
 
 
-def test_the_special_cases():
+def test_frames_and_times_of_tasks_at_ratio_4():
     assert image() == Task("image", 1, (0,), (0,), (0.0,))
     assert chunk_overlap(4).times == (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
     assert interpolation(4, 1).times == (0.125, 0.25, 0.375, 0.5, 0.625)

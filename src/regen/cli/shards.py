@@ -30,7 +30,7 @@ class ShardOptions:
     keyframe_interval: Annotated[int, arg(metavar="N")] = 16
     """Frames between key frames of what is re-encoded; with more key frames clips are read faster."""
     max_shard_size: Annotated[str, arg(metavar="SIZE")] = "512MB"
-    """Size of a shard."""
+    """Maximum size of a shard."""
     max_samples: Annotated[int, arg(metavar="N")] = 0
     """Maximum number of samples in a shard; 0: no limit."""
 

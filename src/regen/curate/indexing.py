@@ -15,7 +15,7 @@ from PIL import Image
 from regen.console import ProgressBar
 from regen.curate.analysis import MIN_BYTES_PER_SECOND
 from regen.curate.options import PoolOptions
-from regen.curate.report import scale_to_height
+from regen.curate.report import evenly_spaced, scale_to_height
 from regen.curate.sources import parse_caption, parse_class, parse_json
 from regen.data.shards import INDEX, ShardSet, sample_info, serialize_index
 from regen.io import write_bytes
@@ -182,10 +182,8 @@ def overview(shards: ShardSet) -> dict[str, Any]:
 
 def draw_sheet(shards: ShardSet, path: Path) -> None:
     """Draw a picture of at most 48 samples, evenly spaced. What can't be read is left out."""
-    count = min(SHEET_SAMPLES, len(shards))
     pictures = []
-    for place in range(count):
-        number = round(place * (len(shards) - 1) / max(1, count - 1))
+    for number in evenly_spaced(range(len(shards)), SHEET_SAMPLES):
         with (
             suppress(VideoError),
             VideoReader(shards.read(number), threads=1, short_side=2 * SHEET_HEIGHT) as reader,

@@ -55,6 +55,7 @@ figcaption span {{ color: var(--soft); }}
 """
 Places = tuple[tuple[Path, float], ...]
 """(path, seconds) of frames that are shown side by side."""
+TITLES = REASONS | {"kept": "kept"}
 SIDE_BY_SIDE = {
     "cuts": "the last frame of a shot, and the first one of the next",
     "static": "the first and the last frame",
@@ -106,52 +107,42 @@ class Card:
     places: Places
 
 
-@dataclass(frozen=True)
-class Section:
-    """Files that were dropped for one reason, or kept: their number, and some of them."""
-
-    reason: str
-    title: str
-    count: int
-    cards: Sequence[Card]
-
-
 def write_report(result: BuildResult, pool: PoolOptions) -> None:
     """Write both files into the folder of the shards. Raises OSError when they can't be written."""
     drops = [drop.as_json() for drop in result.dropped]
     write_json(result.out / "report.json", result.as_json() | {"settings": result.settings, "drops": drops})
-    sections = [_dropped_section(reason, result) for reason in result.counts]
-    sections.append(_kept_section(result))
-    jobs = dict.fromkeys(card.places for section in sections for card in section.cards if card.places)
+    cards = {reason: _dropped_cards(reason, result) for reason in result.counts}
+    cards["kept"] = _kept_cards(result)
+    jobs = dict.fromkeys(card.places for group in cards.values() for card in group if card.places)
     with closing(run_jobs(make_thumbnails, jobs, pool.workers, pool.time_limit)) as results:
         pictures = {places: images for places, images in results if not isinstance(images, Failure)}
-    write_bytes(result.page, make_page(result.as_json(), sections, pictures).encode(errors="replace"))
+    write_bytes(result.page, make_page(result, cards, pictures).encode(errors="replace"))
 
 
-def _dropped_section(reason: str, result: BuildResult) -> Section:
-    """What was dropped for one reason, sorted by the measured value."""
+def _dropped_cards(reason: str, result: BuildResult) -> list[Card]:
+    """Some of what was dropped for one reason, sorted by the measured value."""
     drops = [drop for drop in result.dropped if drop.rejection.reason == reason]
     drops.sort(key=lambda drop: drop.rejection.value)
     cards = []
-    for drop in _evenly_spaced(drops, MAX_DROPPED_CARDS):
+    for drop in evenly_spaced(drops, MAX_DROPPED_CARDS):
         title = drop.source.path.name if drop.candidate is None else drop.candidate.title
         cards.append(Card(title, drop.rejection.text, tuple(drop.evidence())))
-    return Section(reason, REASONS[reason], len(drops), cards)
+    return cards
 
 
-def _kept_section(result: BuildResult) -> Section:
+def _kept_cards(result: BuildResult) -> list[Card]:
     cards = []
-    for kept in _evenly_spaced(result.kept, MAX_KEPT_CARDS):
+    for kept in evenly_spaced(result.kept, MAX_KEPT_CARDS):
         info, shot = kept.info, kept.shot
         text = f"{info.width} x {info.height}"
         if not info.is_image:
             text += f", {shot.seconds:.1f} s"
             text += "" if shot.motion is None else f", motion {shot.motion:.1f}"
         cards.append(Card(kept.title, text, ((kept.source.path, shot.middle),)))
-    return Section("kept", "kept", len(result.kept), cards)
+    return cards
 
 
-def _evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     """At most `count` of the items, with the first and the last."""
     if len(items) <= count:
         return list(items)
@@ -176,45 +167,45 @@ def scale_to_height(image: UInt8[np.ndarray, "h w 3"], height: int) -> Image.Ima
 
 
 def make_page(
-    figures: dict[str, Any], sections: Sequence[Section], pictures: Mapping[Places, Sequence[str]]
+    result: BuildResult, cards: Mapping[str, Sequence[Card]], pictures: Mapping[Places, Sequence[str]]
 ) -> str:
-    """The HTML page, which loads nothing else; `figures` are those of a BuildResult."""
+    """The HTML page, which loads nothing else, with `cards` by reason or "kept"."""
+    figures, counts = result.as_json(), result.counts | {"kept": len(result.kept)}
     head = (
         f"<h1>{figures['samples']:,} samples kept, {figures['dropped']:,} dropped</h1>"
         f"<p>{figures['files']:,} files analysed; {figures['hours']:.2f} hours and "
         f"{figures['bytes'] / 1e6:,.0f} MB are in {figures['shards']:,} "
         f"{'shard' if figures['shards'] == 1 else 'shards'}.</p>"
     )
-    body = "".join(_show(section, pictures) for section in sections)
+    body = "".join(_section(reason, count, cards[reason], pictures) for reason, count in counts.items())
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>What was kept and what was not</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style>{head}{_table(sections)}{body}</html>\n"
+        f"<style>{STYLE}</style>{head}{_table(counts)}{body}</html>\n"
     )
 
 
-def _table(sections: Sequence[Section]) -> str:
-    largest = max(section.count for section in sections) or 1
+def _table(counts: Mapping[str, int]) -> str:
+    largest = max(counts.values()) or 1
     rows = [
-        f'<tr class="{section.reason}"><td><a href="#{section.reason}">{section.title}</a></td>'
-        f'<td class="count">{section.count:,}</td>'
-        f'<td><i style="width: {max(1.0, 300 * section.count / largest):.0f}px"></i></td></tr>'
-        for section in sections
+        f'<tr class="{reason}"><td><a href="#{reason}">{TITLES[reason]}</a></td>'
+        f'<td class="count">{count:,}</td>'
+        f'<td><i style="width: {max(1.0, 300 * count / largest):.0f}px"></i></td></tr>'
+        for reason, count in counts.items()
     ]
     return f"<table>{''.join(rows)}</table>"
 
 
-def _show(section: Section, pictures: Mapping[Places, Sequence[str]]) -> str:
-    title = section.title[0].upper() + section.title[1:]
-    notes = [f"{section.count:,}"]
-    if len(section.cards) < section.count:
-        notes.append(f"{len(section.cards)} of them here")
-    if section.reason in SIDE_BY_SIDE:
-        notes.append(SIDE_BY_SIDE[section.reason])
-    cards = "".join(_figure(card, pictures.get(card.places, ())) for card in section.cards)
+def _section(reason: str, count: int, cards: Sequence[Card], pictures: Mapping[Places, Sequence[str]]) -> str:
+    title = TITLES[reason][0].upper() + TITLES[reason][1:]
+    notes = [f"{count:,}"]
+    if len(cards) < count:
+        notes.append(f"{len(cards)} of them here")
+    if reason in SIDE_BY_SIDE:
+        notes.append(SIDE_BY_SIDE[reason])
+    figures = "".join(_figure(card, pictures.get(card.places, ())) for card in cards)
     return (
-        f'<h2 id="{section.reason}">{title} <small>{"; ".join(notes)}</small></h2>'
-        f'<div class="cards">{cards}</div>'
+        f'<h2 id="{reason}">{title} <small>{"; ".join(notes)}</small></h2><div class="cards">{figures}</div>'
     )
 
 
