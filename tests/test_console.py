@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from regen.cli.app import main
+from regen.cli import main
 from regen.console import Interrupted, clean_exit, first_line, print_table, progress_bar, warn
 
 
@@ -66,6 +66,6 @@ def test_the_message_of_a_run_that_saved_its_state_is_kept(
         with clean_exit(Path("out")):
             raise Interrupted("saved after step 3.", signal.SIGUSR1)
 
-    monkeypatch.setattr("regen.cli.app.models", models)
+    monkeypatch.setattr("regen.cli.models", models)
     assert main(["models"]) == 128 + signal.SIGUSR1
     assert capsys.readouterr().err == "regen: saved after step 3.\n"

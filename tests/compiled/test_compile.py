@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_networks import awake
 
 from regen.generate.generator import LatentGenerator
 from regen.generate.inputs import Condition
@@ -31,17 +32,8 @@ def test_encoder_compiles(ratio):
     torch.testing.assert_close(compiled(video), encoder(video), atol=1e-4, rtol=1e-3)
 
 
-def fill(network: torch.nn.Module) -> None:
-    """Fill zero-initialised layers, so that everything acts."""
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-
-
 def woken(window: int | None = None) -> DiT:
-    decoder = DiT(24, depth=2, heads=3, patch_size=8, timestep="adaln_zero", window=window)
-    fill(decoder)
-    return decoder
+    return awake(DiT(24, depth=2, heads=3, patch_size=8, timestep="adaln_zero", window=window))
 
 
 def test_conditioner_and_decoder_compile_and_take_any_size():
@@ -92,8 +84,7 @@ PATCHES, GRIDS = Patches(2, 4), ((3, 2, 2), (1, 3, 4))
 @torch.no_grad()
 @pytest.mark.parametrize(("positions", "linear_skip"), [("none", False), ("anchored", True)])
 def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, linear_skip: bool):
-    encoder = QueryEncoder(4, 8, PATCHES, 24, 1, 2, 12, positions, linear_skip)
-    fill(encoder)
+    encoder = awake(QueryEncoder(4, 8, PATCHES, 24, 1, 2, 12, positions, linear_skip))
     compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
     for n, y, x in GRIDS:
         clip = torch.randn(2, 3, 2 * n, 4 * y, 4 * x)
@@ -105,8 +96,7 @@ def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, li
 @pytest.mark.parametrize("positions", ["none", "anchored"])
 def test_hybrid_decoder_compiles_and_takes_any_size_and_length(positions: QueryPositions):
     """As `regen --compile` does it; of two clips in a batch the second keeps half as many 1D latents."""
-    decoder = HybridDecoder(4, PATCHES, 24, 1, 2, 2, "adaln_zero", 12, positions, True, True)
-    fill(decoder)
+    decoder = awake(HybridDecoder(4, PATCHES, 24, 1, 2, 2, "adaln_zero", 12, positions, True, True))
     compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
     with torch._dynamo.config.patch(recompile_limit=64):
         for (n, y, x), longest in zip(GRIDS * 2, (5, 12, 0, 1), strict=True):
@@ -121,8 +111,7 @@ def test_hybrid_decoder_compiles_and_takes_any_size_and_length(positions: QueryP
 @pytest.mark.parametrize("num_joint_layers", [1, 2])
 def test_generator_of_text_compiles_and_takes_any_size(num_joint_layers: int):
     source = {"channels": 4, "chunk_latents": 2}
-    model = LatentGenerator(24, 2, 2, num_joint_layers, latent_spec=source, text_width=10).eval()
-    fill(model)
+    model = awake(LatentGenerator(24, 2, 2, num_joint_layers, latent_spec=source, text_width=10)).eval()
     compiled = torch.compile(model.velocity, fullgraph=True, backend="aot_eager")
     for n, y, x in ((2, 2, 4), (4, 6, 8)):
         keep = torch.arange(5) < torch.tensor([[5], [2]])

@@ -1,5 +1,90 @@
-"""The command `regen`. Heavy imports are inside the commands, so that `regen --help` answers at once."""
+"""The command `regen`: all commands, and how their errors are shown.
 
-from regen.cli.app import main
+Heavy imports are inside the commands, so that `regen --help` answers at once.
+"""
 
-__all__ = ["main"]
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
+from tyro.extras import SubcommandApp
+
+from regen.cli.evaluation import evaluate, evaluate_generator
+from regen.cli.generation import generate
+from regen.cli.latents import LATENTS, latents_commands
+from regen.cli.runs import RUNS, runs_commands
+from regen.cli.shards import SHARDS, shards_commands
+from regen.cli.training import TRAIN, recipe_commands, unexpanded
+from regen.cli.video import decode, encode, models, reconstruct
+
+DESCRIPTION = """Video embedders with a generative decoder, and video generation on their latents.
+
+Help for a command: regen COMMAND --help."""
+# Read by torch when it is loaded. Threads that wait sleep: spinning ones take the cores from all others.
+ENVIRONMENT = {
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # hides warnings for developers of training loops
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
+}
+
+
+def build_app(argv: Sequence[str]) -> SubcommandApp:
+    """All commands in the order of the help, which shows a summary of all but the command in `argv`."""
+    app = SubcommandApp()
+
+    def add(command: Any, name: str, text: str | None = None) -> None:
+        if name != argv[0]:
+            paragraphs = (text or inspect.getdoc(command) or "").split("\n\n")
+            text = "\n\n".join(paragraphs[:2])  # what the command does, and an example
+        app.command(command, name=name, help=text)
+
+    add(reconstruct, "reconstruct")
+    add(encode, "encode")
+    add(decode, "decode")
+    add(generate, "generate")
+    add(recipe_commands([*argv, "--help"][1]) if argv[0] == "train" else unexpanded(), "train", TRAIN)
+    add(evaluate, "evaluate")
+    add(evaluate_generator, "evaluate-generator")
+    add(shards_commands(), "shards", SHARDS)
+    add(runs_commands(), "runs", RUNS)
+    add(latents_commands(), "latents", LATENTS)
+    add(models, "models")
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 after an error, or 128 + the signal's number after an interruption.
+
+    The parser itself exits with 0 after `--help`, and with 2 for wrong arguments.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    # Options of recipes keep their prefixes, as in --optimizer.learning-rate.
+    config = (OmitSubcommandPrefixes,) if argv[0] == "train" else (OmitSubcommandPrefixes, OmitArgPrefixes)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            build_app(argv).cli(prog="regen", description=DESCRIPTION, args=argv, config=config)
+    except KeyboardInterrupt as error:
+        print(f"regen: {str(error) or 'interrupted.'}", file=sys.stderr)
+        return getattr(error, "exit_code", 130)
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"regen: {_message(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _message(error: Exception) -> str:
+    """The message of an error on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return " ".join(str(error).split()) or f"{type(error).__name__}."

@@ -214,9 +214,12 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 class DirectAutoencoder(VideoAutoencoder):
     """An embedder whose decoder gives the encoded frames in one pass, without noise."""
 
-    latent_frames: int
-    """Latent frames of a chunk."""
     _decode_frames: Callable[[Tensor, Tile | None], Tensor]  # (latents, tile) -> all frames
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames of a chunk: one for the first frame, one for each k others."""
+        return 1 + (self.chunk_frames - 1) // self.config.temporal_compression_ratio
 
     @apply_forward_hook
     def decode(

@@ -100,8 +100,6 @@ class AutoencoderLinear(DirectAutoencoder):
     subtracted first.
     """
 
-    latent_frames = 2
-
     @configured_by(LinearConfig, scaling_factor=1.0, spatial_compression_ratio=LATENT_STRIDE)
     def __init__(self, config: LinearConfig) -> None:
         super().__init__()

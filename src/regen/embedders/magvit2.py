@@ -70,11 +70,6 @@ class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
         """Frames of a chunk: 17, and 33 at 32×."""
         return 33 if self.config.temporal_compression_ratio == 32 else 17
 
-    @property
-    def latent_frames(self) -> int:
-        """Latent frames of a chunk: 5, 3, 2 and 2."""
-        return 1 + (self.chunk_frames - 1) // self.config.temporal_compression_ratio
-
     def _decode_frames(
         self, latents: Float[Tensor, "b c n y x"], tile: Tile | None
     ) -> Float[Tensor, "b 3 t h w"]:
