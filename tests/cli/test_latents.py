@@ -69,6 +69,8 @@ def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     command = shown.strip().rpartition(": ")[2].split()
     assert cli.main([*command[1:], "--device", "cpu"]) == 0
     assert len(LatentDataset(folder / "out")) == 6
+    assert cli.main(["latents", "show", "clips"]) == 1
+    assert_error(capsys, "clips holds no latents")
 
 
 def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,19 +116,6 @@ def test_bad_options(
     assert latents(*arguments) == 1
     assert_error(capsys, *words)
     assert not (folder / "out").exists()
-
-
-def test_an_unknown_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        latents("--engine", "spark")
-    assert stop.value.code == 2
-    shown = capsys.readouterr().err
-    assert all(word in shown for word in ("spark", "local", "ray"))
-
-
-def test_show_of_a_folder_without_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["latents", "show", "clips"]) == 1
-    assert_error(capsys, "clips holds no latents")
 
 
 @pytest.mark.integration
