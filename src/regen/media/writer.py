@@ -124,7 +124,7 @@ class _ImageFile:
 
 
 class _MovieFile:
-    """H.264 video, interleaved with the audio of another file, as the `writer` was told."""
+    """H.264 video with the settings of `writer`, interleaved with the audio of another file."""
 
     def __init__(self, path: Path, writer: VideoWriter) -> None:
         self.frames = 0
