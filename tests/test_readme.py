@@ -51,7 +51,7 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
         trained.append((recipe, arguments))
         return Path("RUN")
 
-    def instead_of_a_generator(recipe, *arguments):
+    def instead_of_a_generator(recipe, *arguments, **options):
         generators.append((recipe, arguments))
         return Path("GENERATOR")
 
