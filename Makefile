@@ -38,8 +38,7 @@ check: $(READY)  ## lint, formatting, types, import layers, length budgets
 
 smoke: $(READY)  ## a whole life in minutes: make clips, train every model, compare them; shards, two processes, kills, latents
 	rm -rf smoke
-	$(BIN)/python -c 'from pathlib import Path; from regen.data.synthetic import write_dataset; \
-		write_dataset(Path("smoke/clips"), videos=8, frames=41, height=96, width=128, seed=0)'
+	$(BIN)/python benchmarks/shapes.py --out smoke/clips --videos 8 --frames 41
 	$(BIN)/regen train toy --data smoke/clips --out smoke/run $(SHORT)
 	$(BIN)/regen train toy --data smoke/clips --out smoke/in-context $(SHORT) \
 		--model.conditioning in_context --model.attention-window None

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 import tyro
 from report import finish, one_sentence_errors
+from shapes import moving_shapes
 
 from regen.data.clips import ClipDataset
 from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
-from regen.data.synthetic import moving_shapes
 from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
 from regen.media.reader import VideoReader, VideoWriter
 from regen.train.dataloader import BatchLoader

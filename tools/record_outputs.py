@@ -58,11 +58,7 @@ def record(tree: Path, data: Path, out: Path) -> int:
         run("-m", "regen", *command)
 
     if not data.exists():
-        code = "from regen.data.synthetic import write_dataset; from pathlib import Path; "
-        run(
-            "-c",
-            f"{code}write_dataset(Path({str(data)!r}), videos=6, frames=41, height=96, width=128, seed=0)",
-        )
+        run("benchmarks/shapes.py", "--out", str(data), "--videos", "6", "--frames", "41")
     run(str(Path(__file__).resolve()), "models", str(out / "models.json"))
     sums: dict[str, Any] = json.loads((out / "models.json").read_text())
     loop = [
@@ -86,11 +82,8 @@ def record(tree: Path, data: Path, out: Path) -> int:
     sums |= {f"latents/{file.name}": tensors_sum(file) for file in sorted(latents.glob("*.safetensors"))}
     world = data.with_name(data.name + "-world")
     if not world.exists():
-        code = "from regen.data.shape_world import write_shape_world as write; from pathlib import Path; "
-        run(
-            "-c",
-            f"{code}write(Path({str(world)!r}), videos=12, frames=66, height=32, width=48, seed=0)",
-        )
+        options = "--videos", "12", "--frames", "66", "--size", "32", "48"
+        run("benchmarks/world.py", "--out", str(world), *options)
     regen("latents", "export", "--model", "world-32x", "--data", str(world), "--out", str(out / "world"),
           "--size", "32x48", "--dtype", "fp32", "--device", "cpu")  # fmt: skip
     for name in GENERATORS:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shapes import write_dataset
 from tiny_generator import CHANNELS, awake
 from tiny_latents import make_hybrid_model
 from tiny_media import make_video, tiny_regen
 
 from regen import cli
-from regen.data.synthetic import write_dataset
 from regen.pretrained.models import encoder_hash, weights_hash
 
 pytestmark = pytest.mark.integration

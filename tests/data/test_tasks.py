@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from movies import make_movie
+from shapes import write_dataset
 
 from regen.data.clips import ClipDataset
-from regen.data.synthetic import write_dataset
 from regen.data.tasks import (
     Stage,
     Task,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from world import draw_scene, render
 
-from regen.data.shape_world import DIRECTIONS, VALUES, ShapeScene, draw_scene, render
+from regen.data.shape_world import DIRECTIONS, VALUES, ShapeScene
 from regen.evaluate.shape_world_reader import Confusion, Reading, agreement, read_scene
 
 SCENE = ShapeScene("two", "large", "plain", "green", "triangle", "left", "quickly", "pans right", "dark")

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from tiny_media import tiny_onedva, tiny_regen
 from tiny_text import make_t5
+from world import write_shape_world
 
-from regen.data.shape_world import CLASSES, write_shape_world
+from regen.data.shape_world import CLASSES
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.text import find_text_encoder
 from regen.pretrained.models import encoder_hash, weights_hash

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shapes import write_dataset
 from tiny_shards import make_shards
 from torch import Tensor, nn
 
-from regen.data.synthetic import write_dataset
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import AutoencoderRegen
 from regen.losses.adversarial import AdversarialConfig

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from tiny_evaluation import FRAMES, HEIGHT, VIDEOS, WIDTH, make_generator, make_world
+from world import draw_scene, render
 
 from regen import AutoencoderRegen
-from regen.data.shape_world import CLASSES, VALUES, draw_scene, parse_caption, render
+from regen.data.shape_world import CLASSES, VALUES, parse_caption
 from regen.evaluate.generators import evaluation
 from regen.evaluate.generators.evaluation import GeneratorEvaluation, evaluate_generator
 from regen.evaluate.generators.scores import (

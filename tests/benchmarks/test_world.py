@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from world import draw_scene, render, scenes, write_shape_world
 
 from regen.data import shape_world as world
-from regen.data.shape_world import CLASSES, VALUES, ShapeScene, draw_scene, parse_caption, render, scenes
+from regen.data.shape_world import CLASSES, VALUES, ShapeScene, parse_caption
 from regen.media.reader import VideoReader
 
 SCENE = ShapeScene("one", "small", "plain", "red", "circle", "left", "quickly", "stays still", "dark")
@@ -171,7 +172,7 @@ def test_three_large_shapes_need_room() -> None:
 
 def test_written_worlds_are_the_same_and_left_as_they_are(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        world.write_shape_world(tmp_path / name, 3, 5, 32, 48, seed=12)
+        write_shape_world(tmp_path / name, 3, 5, 32, 48, seed=12)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == ["classes.json", "world.json"] + [
         f"world_0000{i}.{end}" for i in range(3) for end in ("cls", "mp4", "txt")
@@ -189,14 +190,14 @@ def test_written_worlds_are_the_same_and_left_as_they_are(tmp_path: Path) -> Non
     marked = tmp_path / "a" / "world_00001.mp4"
     marked.write_bytes(b"mine")
     calls: list[tuple[int, int]] = []
-    world.write_shape_world(
+    write_shape_world(
         tmp_path / "a", 4, 5, 32, 48, seed=12, on_progress=lambda done, total: calls.append((done, total))
     )
     assert marked.read_bytes() == b"mine"
     assert (tmp_path / "a" / "world_00003.mp4").exists()
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     with pytest.raises(ValueError, match="give another folder"):
-        world.write_shape_world(tmp_path / "a", 4, 5, 32, 48, seed=13)
+        write_shape_world(tmp_path / "a", 4, 5, 32, 48, seed=13)
 
 
 def test_every_scene_is_read_back_from_its_caption() -> None:

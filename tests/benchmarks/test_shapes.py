@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
+from shapes import moving_shapes, write_dataset
 
 from regen.data.catalog import find_media
-from regen.data.synthetic import moving_shapes, write_dataset
 from regen.media.reader import VideoReader
 
 
