@@ -14,10 +14,7 @@ from torch.backends.cpu import get_cpu_capability
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device `name`, by default the best available one (CUDA, then MPS, then the CPU).
-
-    Raises ValueError when the name is unknown or the device is not available.
-    """
+    """The device, by default CUDA, then MPS, then the CPU. Raises ValueError when unknown or unavailable."""
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")

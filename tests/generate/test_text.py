@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from regen.generate import text as module
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoder, find_text_encoder
+from regen.pretrained import models
 
 CPU = torch.device("cpu")
 TEXTS = ["a red ball", "the cat sits on the mat and then rolls over the ball", "", "a green ball"]
@@ -148,7 +149,7 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("no network")
 
-    monkeypatch.setattr(module, "snapshot_download", unreachable)
+    monkeypatch.setattr(models, "snapshot_download", unreachable)
     with pytest.raises(ValueError, match="no text encoder minilmm"):
         find_text_encoder("minilmm")
     with pytest.raises(ValueError, match="no text encoder no/such"):

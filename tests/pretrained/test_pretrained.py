@@ -88,7 +88,7 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
 
 
 def test_hub_models_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "tiny"))
+    monkeypatch.setattr(models, "snapshot_download", lambda name, **patterns: str(tmp_path / "tiny"))
     assert isinstance(load("owner/name", CPU, torch.float32), AutoencoderRegen)
 
 
@@ -96,13 +96,13 @@ def test_hub_models_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("error", "message"),
     [
         (LocalEntryNotFoundError("offline"), "could not be reached"),
-        (RepositoryNotFoundError.__new__(RepositoryNotFoundError), "has no such repository"),
+        (RepositoryNotFoundError.__new__(RepositoryNotFoundError), "has none of this name"),
     ],
 )
 def test_failed_download_is_one_sentence(
     error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(name: str, allow_patterns: list[str]) -> str:
+    def fail(name: str, **patterns: list[str]) -> str:
         raise error
 
     monkeypatch.setattr(models, "snapshot_download", fail)

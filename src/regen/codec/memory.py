@@ -80,10 +80,7 @@ class OomRetry:
         self.tile = tile
 
     def run(self, work: Callable[[Tile | None], T], height: int, width: int) -> T:
-        """Return `work(tile)` for a picture of `height` x `width` pixels.
-
-        Raises MemoryError when not even the smallest tile fits.
-        """
+        """Return `work(tile)` for a picture of this size. Raises MemoryError when no tile fits."""
         while True:
             try:
                 return work(self.tile)

@@ -60,14 +60,10 @@ def reconstruct_video(
 ) -> Report:
     """Encode and decode `source`; write the result, with its sound and frame times, to `output`.
 
-    Args:
-        name: Name of the model in the report.
-        size: Size to which frames are resized and cropped first (see `media.pixels.resize_center_crop`).
-        memory: Memory budget in bytes (see `codec.memory`).
-        lengths: Number of 1D latents (see `codec.rate_control`); for a `Budget` the video is read twice.
-        compare: A second output, with the original above the reconstruction.
-
-    Raises ValueError or OSError with a message of one line, and then leaves no partial file.
+    Frames are resized and cropped to `size` first. `memory` is a budget in bytes (see `codec.memory`), `name`
+    that of the model in the report, and `compare` a second output, with the original above the reconstruction.
+    For a `Budget` of 1D latents (`lengths`, see `codec.rate_control`) the video is read twice. Raises
+    ValueError or OSError, and then leaves no partial file.
     """
     given = [path.resolve() for path in (output, source, compare) if path is not None]
     if len(set(given)) < len(given):
@@ -122,10 +118,7 @@ def encode_video(
     on_progress: OnProgress = lambda done, total: None,
     on_warning: OnWarning = lambda text: None,
 ) -> tuple[LatentVideo, Report]:
-    """Encode `source` for `latent_file.write`; `weights` is the hash of the weights.
-
-    The other arguments are those of `reconstruct_video`.
-    """
+    """Encode for `latent_file.write`; `weights` is a hash, the rest is as in `reconstruct_video`."""
     peak = PeakMemory(model.device)
     chunks: list[ChunkLatents] = []
     times: list[float] = []

@@ -73,10 +73,7 @@ class LatentDataset(Dataset):
         return [self._text("caption", index) for index in range(first, end)]
 
     def latents(self, index: int, chunks: slice = WHOLE) -> Latents:
-        """Latents of a sample, or of these consecutive chunks of it, as a batch of chunks.
-
-        Raises ValueError when the file is damaged or missing.
-        """
+        """The chunks of a sample, or these, as a batch. Raises ValueError for a damaged or missing file."""
         assert chunks.step in (None, 1), chunks
         name = self._names[self._shards[index]]
         try:

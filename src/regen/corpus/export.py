@@ -180,10 +180,7 @@ def export_latents(
 
 
 def prepare(request: ExportRequest, load_model: LoadModel) -> ExportPlan:
-    """Write the manifest, or check it; `load_model` is called only if there is none.
-
-    Raises ValueError for data, model or settings that differ from those of the folder.
-    """
+    """Write the manifest by `load_model`, or check the one there. Raises ValueError for other settings."""
     settings, out = request.settings, request.out
     corpus, weights = Corpus(request.data, settings.files_per_shard), weights_hash(request.model)
     if settings.length is not None and not (out / MANIFEST).is_file():
@@ -227,10 +224,7 @@ def export_shard(
     decode: Decode,
     on_progress: Callable[[int], object] = lambda samples: None,
 ) -> bool:
-    """Make shard `number`; False when another process makes or made it.
-
-    Raises OSError if it can't be written.
-    """
+    """Make shard `number`; False when another process does or did. Raises OSError if it can't be written."""
     out, name = plan.request.out, plan.corpus.shards[number].name
     samples, settings = plan.corpus.samples(number), plan.request.settings
     try:

@@ -39,11 +39,7 @@ class Cluster:
     gpus: int
 
     def device(self, name: str | None) -> torch.device:
-        """The device that embeds: `name`, by default the GPUs if there are some.
-
-        "cuda" is a GPU of the cluster, which this machine need not have. Raises ValueError for a cluster
-        without GPUs.
-        """
+        """The device that embeds, by default a GPU if any. Raises ValueError for "cuda" without GPUs."""
         if name is None:
             device = torch.device("cuda" if self.gpus else "cpu")
         else:
@@ -53,10 +49,7 @@ class Cluster:
         return device
 
     def embedders(self, device: torch.device, requested: int | None) -> int:
-        """Number of actors that embed: by default one per GPU, or one per second core.
-
-        Raises ValueError when no core would be left for decoding.
-        """
+        """Actors that embed: one per GPU or second core. Raises ValueError if no core is left to decode."""
         maximum = self.gpus if device.type == "cuda" else self.cpus - 1
         if maximum < 1:
             raise ValueError(f"The Ray cluster must have 2 CPU cores or more, got {self.cpus}.")
@@ -72,10 +65,7 @@ def default_dtype(device: torch.device) -> str:
 
 @contextmanager
 def connected() -> Iterator[Cluster]:
-    """In the block: the Ray cluster of this machine, or one that is started for the block.
-
-    Raises ValueError when Ray is not installed or the cluster can't be reached.
-    """
+    """The Ray cluster of this machine, or one for the block. Raises ValueError without Ray or connection."""
     ray = _ray()
     started_here = not ray.is_initialized()
     if started_here:
@@ -100,10 +90,7 @@ def export_latents_with_ray(
     embedders: int | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> LatentManifest:
-    """`regen.corpus.export.export_latents` on a cluster, inside a block of `connected`.
-
-    `embedders` actors embed (see `Cluster.embedders`). Raises ValueError.
-    """
+    """`export_latents` on a cluster, inside `connected`, with `embedders` actors. Raises ValueError."""
     count, request = cluster.embedders(device, embedders), _absolute_paths(request)
     silence_logging()
     plan = prepare(request, partial(request.load, torch.device("cpu")))
@@ -163,10 +150,7 @@ def decode_samples(
 def _decode_in_tasks(
     corpus: Any, tasks: int, plan: ExportPlan, samples: list[CorpusSample]
 ) -> Iterator[Iterator[Iterator[Decoded]]]:
-    """In the block: the decoded samples in order, by up to `tasks` tasks at a time.
-
-    `corpus` is Ray's reference to that of the plan.
-    """
+    """In the block: decoded samples in order, by up to `tasks` tasks; `corpus` is Ray's reference."""
     ray = _ray()
     options = {"num_cpus": 1, "max_retries": -1, "num_returns": "streaming"}
     remote = ray.remote(**options, _generator_backpressure_num_objects=PREFETCH_CHUNKS)(decode_samples)

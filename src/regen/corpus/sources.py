@@ -74,10 +74,7 @@ class Corpus:
         return [CorpusSample(source, number, self._sources[source].key(number)) for number in numbers]
 
     def open(self, sample: CorpusSample) -> tuple[Source, str, int]:
-        """The file of a sample, its caption, and its class or -1.
-
-        Raises MissingFileError when it can't be opened, VideoError when something is wrong with it.
-        """
+        """The file, caption, and class or -1 of a sample. Raises MissingFileError or another VideoError."""
         return self._sources[sample.source].open(sample.number)
 
 

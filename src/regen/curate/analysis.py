@@ -85,10 +85,7 @@ class Analysis:
 
 
 def analyse(source: SourceFile, extend: ExtendDeadline, *, filters: Filters) -> Analysis:
-    """Decode a whole file and measure what the filters need.
-
-    Raises VideoError when it can't be read, JobError when a part of it can't or its sidecars are invalid.
-    """
+    """Decode and measure a file. Raises VideoError, or JobError if only a part or a sidecar is damaged."""
     size = source.path.stat().st_size
     extend(size / MIN_BYTES_PER_SECOND)
     caption, label = read_sidecars(source.path)
@@ -213,10 +210,7 @@ class FrameStats:
         self._frames.append(number)
 
     def motion(self, first: int, end: int) -> float | None:
-        """Mean change of a pixel between measured frames beyond noise, in levels; None for fewer than two.
-
-        These are frames from number `first` to before `end`, here and below.
-        """
+        """Mean change beyond noise, in levels, from frame `first` to before `end`; None for one frame."""
         a, b = np.searchsorted(self._frames, [first, end])
         return None if b - a < 2 else float(np.mean(self._changes[a + 1 : b]))
 

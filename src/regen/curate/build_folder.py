@@ -34,10 +34,7 @@ class BuildFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other builds out of the folder, and remove what a killed one left half done.
-
-        Raises ValueError when another build is running, and for any OSError, also of the block.
-        """
+        """Keep other builds out, and tidy up after a killed one. Raises ValueError, also for any OSError."""
         try:
             self.encoded.mkdir(parents=True, exist_ok=True)
             self.shards.mkdir(exist_ok=True)

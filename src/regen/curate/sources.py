@@ -38,10 +38,7 @@ class SourceFile:
 
 
 def list_sources(folders: Sequence[Path]) -> list[SourceFile]:
-    """All videos and images below the folders, in the order of their paths.
-
-    Raises VideoError when a folder does not exist, ValueError when there is nothing in any of them.
-    """
+    """All videos and images below the folders, by path. Raises VideoError or ValueError if there are none."""
     paths = find_media(folders)
     if not paths:
         names = ", ".join(map(str, folders))
@@ -73,10 +70,7 @@ def _stamp(path: Path) -> str:
 
 
 def read_sidecars(path: Path) -> tuple[str, int]:
-    """(caption, class) of KEY.mp4 from KEY.txt, KEY.cls and KEY.json; "" and -1 without them.
-
-    Raises JobError when one of them is invalid.
-    """
+    """Caption and class of KEY.mp4 from .txt, .cls and .json, or "" and -1. Raises JobError if invalid."""
     caption, label, content = (_read_text(path.with_suffix(suffix)) for suffix in SIDECARS)
     fields = {} if content is None else parse_json(content, str(path.with_suffix(".json")))
     return parse_caption(caption, fields, str(path)), parse_class(label, fields, str(path))

@@ -32,10 +32,7 @@ class FrameCache:
             raise self._failure(error) from None
 
     def read(self, path: Path) -> tuple[UInt8[np.ndarray, "t h w 3"], Float64[np.ndarray, " t"]]:
-        """Frames (mapped from disk) and times in seconds; decodes the file when it is not in the cache.
-
-        Raises VideoError when the video can't be read, ValueError when the cache can't be written.
-        """
+        """Frames (mapped from disk) and times in seconds, decoded if new. Raises VideoError or ValueError."""
         frames = self._name(path)
         if not frames.exists():
             self._fill(path, frames)

@@ -141,10 +141,7 @@ def serialize_index(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any
 
 
 class ShardSet:
-    """The samples of a folder of shards, by number. Holds no open file and may be used in any process.
-
-    Raises ValueError when `address` has no valid index.
-    """
+    """The samples of a folder of shards, by number, in any process. Raises ValueError without valid index."""
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")

@@ -67,10 +67,7 @@ class HybridAutoencoder(VideoAutoencoder):
         return torch.stack([rule(clip, budget) for clip, budget in pairs], dim=1)
 
     def shared_length(self, length: int, frames: int, height: int, width: int) -> Int64[Tensor, " r"]:
-        """Split `length` 1D latents among the regions of a clip in proportion to their budgets.
-
-        Raises ValueError when their budgets are smaller.
-        """
+        """Split `length` 1D latents by the budgets of a clip's regions. Raises ValueError for too many."""
         budgets = self.budgets(frames, height, width)
         total = sum(budgets)
         if not 0 <= length <= total:

@@ -152,10 +152,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         return loss, {"loss": loss.detach(), **logs}
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
-        """Estimated memory for encoding or decoding `frames` frames of `height` x `width` pixels.
-
-        Counts the tensors around the widest layers; measured peaks stay below.
-        """
+        """Estimated memory of the widest layers for encoding or decoding; measured peaks stay below."""
         config, item = self.config, self.dtype.itemsize
         tokens = (frames + 2 * (config.conditioning == "in_context")) * height * width / PATCH**2
         decoder = tokens * (14 * config.width * item + 5 * config.siren_width * 4)

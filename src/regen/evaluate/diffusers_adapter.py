@@ -98,10 +98,7 @@ class DiffusersAdapter:
         solver: Solver = euler,
         tile: Tile | None = None,
     ) -> DecoderOutput:
-        """Normalised latents to the frames at `times` (0: first, 1: last of the window), by default all.
-
-        Raises ValueError for times between frames, other solvers, and unsupported numbers of steps.
-        """
+        """Frames at `times` (0 first, 1 last), by default all. Raises ValueError for what it can't decode."""
         frames = 1 + (latents.shape[2] - 1) * self.temporal_compression_ratio
         chosen = list(range(frames)) if times is None else self._frame_indices(times, frames)
         if solver is not euler:

@@ -100,10 +100,7 @@ def reconstruct_pairs(
     stats: CodingStats,
     lengths: Lengths | None = None,
 ) -> Iterator[FramePairs]:
-    """Originals with their reconstructions, some frames at a time; memory is bounded by the chunk.
-
-    `lengths` as in `EncodeSession`; `stats` is complete after the last pair.
-    """
+    """Originals and reconstructions, some frames at a time; `stats` is complete after the last pair."""
     encoder, frames = EncodeSession(model, lengths=lengths), iter(frames)
     first = next(frames, None)
     if first is None:

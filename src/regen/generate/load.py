@@ -59,10 +59,7 @@ def load_pipeline(
 
 
 def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> LatentGenerator:
-    """The generator called `name` (see `regen.pretrained`), in evaluation mode.
-
-    Raises ValueError when there is none, it is damaged, or it is an embedder.
-    """
+    """The generator `name` in evaluation mode. Raises ValueError when missing, damaged or an embedder."""
     try:
         folder = find_model(name)
     except ValueError:
@@ -84,11 +81,7 @@ def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> Laten
 def load_embedder(
     model: LatentGenerator, name: str, device: torch.device, dtype: torch.dtype, embedder: str | None = None
 ) -> Autoencoder:
-    """The embedder of a generator's latents: `embedder`, or the one in its config.
-
-    Another decoder, such as a post-trained one, is accepted. Raises ValueError when it is missing or its
-    latents are others.
-    """
+    """The embedder, by default that of the config; its decoder may differ. Raises ValueError for others."""
     embedder = model.latent_spec.embedder if embedder is None else embedder
     with _advice(f"The embedder {embedder} of the generator {name}", "--embedder"):
         if not matches_embedder(model, embedder):
@@ -104,10 +97,7 @@ def load_text_encoder(
     dtype: torch.dtype,
     text_encoder: str | None = None,
 ) -> TextEncoder | None:
-    """The text encoder of a generator: `text_encoder`, or the one in its config; None if it reads no texts.
-
-    Raises ValueError when it is missing or another one.
-    """
+    """The text encoder, by default that of the config, if any. Raises ValueError when missing or another."""
     config = model.config.text_encoder
     if config is None:
         return None

@@ -123,8 +123,7 @@ class RegenTextToVideoPipeline(DiffusionPipeline):
             generator: One for each video, or one for all; `latents` is the initial noise "b c f y x".
             callback_on_step_end: Called with (pipeline, step, timestep from 1000 on, {"latents"}); may return
                 other latents. Each segment of a long video counts its steps from 0.
-            decoder_steps: Denoising steps of the embedder's decoder.
-            num_latents: 1D latents of each chunk, for an embedder that has them.
+            decoder_steps, num_latents: Denoising steps of the decoder; 1D latents of a chunk, if it has any.
 
         Raises ValueError for what these models can't do.
         """

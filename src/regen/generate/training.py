@@ -246,10 +246,7 @@ class Validation:
 
 
 class Preview:
-    """Generates videos of the same held-out captions or classes at each evaluation, as a contact sheet.
-
-    Raises ValueError when the embedder is missing or another one.
-    """
+    """A contact sheet of the same held-out samples at each evaluation. Raises ValueError without embedder."""
 
     def __init__(
         self, batches: LatentBatches, config: LatentDataConfig, folder: Path, context: DistributedContext

@@ -75,10 +75,7 @@ class VideoGenerator:
         return video_shape(self.latent_spec, self.model.config.patch_size, frames, size, continues)
 
     def condition(self, prompts: Sequence[str], classes: Sequence[str]) -> Condition:
-        """A condition for each prompt or class; one for any number of videos without either.
-
-        Raises ValueError for a prompt or class that the generator doesn't take or know.
-        """
+        """A condition per prompt or class, or one for all. Raises ValueError for what the model rejects."""
         if names := list(self.model.config.classes or ()):
             if prompts or not classes:
                 listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
@@ -94,10 +91,7 @@ class VideoGenerator:
         return Condition()
 
     def negative_condition(self, prompts: Sequence[str], count: int) -> Condition | None:
-        """What guidance moves away from: one prompt for all or for each of `count` videos; None without any.
-
-        Raises ValueError when the generator reads no texts.
-        """
+        """What guidance leads away from: for all or each of `count` videos. Raises ValueError if no text."""
         if not prompts:
             return None
         if not self.model.config.text_width:
@@ -114,10 +108,7 @@ class VideoGenerator:
         return [warning for warning in found if warning is not None]
 
     def encode_images(self, images: Sequence[Image], shape: VideoShape) -> GivenFrames:
-        """Images as the first frames of videos, resized to cover them and cropped at the centre.
-
-        Raises ValueError for an embedder whose first latent frame doesn't stand for the first frame alone.
-        """
+        """Images as first frames, resized and cropped. Raises ValueError unless the embedder is causal."""
         if not isinstance(self.embedder, PyramidAutoencoder):
             raise ValueError(
                 "An image can be given only to a causal embedder (REGEN, MAGVIT-v2), and "

@@ -58,10 +58,7 @@ class SelfTrained:
         self.optimizer = AdamW(module.parameters(), learning_rate, betas, weight_decay=0.0, fused=True)
 
     def update(self, average: Callable[[list[Tensor]], None]) -> None:
-        """Take an optimizer step with the gradients of all calls since `discard`.
-
-        `average` replaces tensors in place by their mean over all processes.
-        """
+        """Take a step with the gradients of all calls since `discard`, after `average` over processes."""
         average([weight.grad for weight in self.module.parameters() if weight.grad is not None])
         self.optimizer.step()
 

@@ -130,10 +130,7 @@ class Size:
 
 
 def parse_size(text: str) -> Size:
-    """Read `"256"` (a square of 256 x 256) or `"176x312"` (height x width).
-
-    Raises ValueError when the text is neither, or a side is under 8 or over 16384 pixels.
-    """
+    """Read "256" (a square) or "176x312" (height x width). Raises ValueError unless sides are 8 to 16384."""
     match = re.fullmatch(r"([+-]?\d{1,9})(?:[xX]([+-]?\d{1,9}))?", text.strip(), flags=re.ASCII)
     if match is None:
         raise ValueError(f"A size is one number (256) or height x width (176x312), got {text!r}.")
@@ -142,10 +139,7 @@ def parse_size(text: str) -> Size:
 
 
 def scaled_size(height: int, width: int, size: Size) -> tuple[int, int]:
-    """Height and width of a `height` x `width` frame scaled at the same aspect ratio to just cover `size`.
-
-    One side is exact; the other is rounded to the nearest pixel.
-    """
+    """Height and width of a frame scaled to just cover `size`: one exact, the other rounded to a pixel."""
     if height * size.width <= width * size.height:  # the height is what is short
         return size.height, max(size.width, round(width * size.height / height))
     return max(size.height, round(height * size.width / width)), size.width

@@ -61,10 +61,7 @@ class VideoReader:
             self._seeker.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        """All frames in display order; afterwards `damage` describes what could not be read, or is None.
-
-        Each iteration opens the file anew; memory does not grow with the length.
-        """
+        """All frames in display order; `damage` then says what could not be read. Opens the file anew."""
         self.damage = None
         if self._seeker is None:
             yield Frame(self._still, 0.0)
@@ -125,10 +122,7 @@ def read_frames(
     rows: slice = ALL,
     columns: slice = ALL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """A crop of the frames that begin at the rising `times`: the pixels of `VideoReader.read_at`, faster.
-
-    Uses one thread and decodes no frame that is not referenced. Raises VideoError.
-    """
+    """A crop of the frames that begin at the rising `times`, decoding little else. Raises VideoError."""
     if is_image(path):
         image, _ = read_image(path, short_side)
         return np.stack([image.numpy()[rows, columns]] * len(times))
@@ -216,10 +210,7 @@ class Seeker:
             yield frame, time
 
     def frames_starting_at(self, times: Sequence[float]) -> list[av.VideoFrame]:
-        """The frames that begin at the rising `times` of frames; decodes little else.
-
-        Empty when one of them can't be found or is damaged.
-        """
+        """The frames that begin at the rising `times`; empty when one is missing or damaged."""
         if self.is_untimed or not self.decoder.seek(self._ticks(times[0] + TIME_TOLERANCE)):
             return []
         ticks = [self.start + round(time / self.time_base) for time in times]
@@ -233,10 +224,7 @@ class Seeker:
         return []
 
     def frames_shown_at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
-        """The frames shown at the sorted `times`, the same object for times of the same frame.
-
-        Raises VideoError when a frame that is needed can't be decoded.
-        """
+        """The frames at sorted `times`, one object per frame. Raises VideoError when one can't be decoded."""
         shown = following = None
         frames: Iterator[TimedFrame] = iter(())
         for time in times:

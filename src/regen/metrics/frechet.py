@@ -32,10 +32,7 @@ class GaussianStatistics:
         return statistics
 
     def update(self, features: Float[Tensor, "n d"]) -> None:
-        """Add samples, any number, from any device. Raises ValueError for inf and NaN.
-
-        Pairwise update, stable for large means (Chan, Golub and LeVeque 1983, Eq. 2.1).
-        """
+        """Add samples (pairwise update: Chan, Golub and LeVeque 1983, Eq. 2.1). Raises ValueError for NaN."""
         if not features.isfinite().all():
             raise ValueError("Features must be finite, got inf or NaN; check the videos.")
         if len(features) == 0:
@@ -56,10 +53,7 @@ class GaussianStatistics:
 
 
 def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> float:
-    """Squared Fréchet distance, as FID and FVD report it: symmetric, not negative, 0 for equal statistics.
-
-    Raises ValueError when either has fewer than 2 samples.
-    """
+    """Squared Fréchet distance, as FID and FVD report it. Raises ValueError for fewer than 2 samples."""
     covariances = first.covariance(), second.covariance()
     traces = sum(float(covariance.trace()) for covariance in covariances)
     roots = [_root(covariance) for covariance in covariances]

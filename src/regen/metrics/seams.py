@@ -53,10 +53,7 @@ class ChunkJumps:
 
 
 class SeamRatio:
-    """Jumps of a video at chunk borders relative to its reference; see above.
-
-    `reference` and `other` hold the jumps of both videos.
-    """
+    """Jumps of a video at chunk borders relative to its reference; see above."""
 
     def __init__(self, chunk_frames: int) -> None:
         self.reference, self.other = ChunkJumps(chunk_frames), ChunkJumps(chunk_frames)

@@ -86,32 +86,35 @@ def candidate_folders(name: str) -> tuple[Path, ...]:
 
 
 def find_model(name: str) -> Path:
-    """The folder of the model called `name`; one from the Hub is downloaded or taken from the cache.
-
-    Raises ValueError when there is no such model or the download fails.
-    """
+    """The folder of a model, from the Hub if need be. Raises ValueError when there is none of this name."""
     for folder in candidate_folders(name):
         if (folder / "config.json").is_file():
             return folder
     if Path(name).expanduser().is_dir():
         raise ValueError(f"The folder {name} holds no model: it has no config.json.")
     known = ", ".join(model.name for model in available()) or "none"
+    advice = f"give one of {known}, a folder, or owner/name"
+    return download(name, "model", ["*.json", "*.safetensors"], advice)
+
+
+def download(name: str, kind: str, patterns: list[str], advice: str) -> Path:
+    """The folder of a repository "owner/name" on the Hub, from the cache where it is up to date.
+
+    Raises ValueError, which names the `kind` of model and ends in `advice`, when there is no such repository.
+    """
     if name.count("/") != 1 or name.startswith(("/", ".", "~")):
-        raise ValueError(f"There is no model {name}; give one of {known}, a folder, or owner/name.")
+        raise ValueError(f"There is no {kind} {name}; {advice}.")
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError:
         reason = "could not be reached"
     except (OSError, HFValidationError):
-        reason = "has no such repository that you may read"
-    raise ValueError(f"There is no model {name}: it is not one of {known}, and the Hub {reason}.")
+        reason = "has none of this name that you may read"
+    raise ValueError(f"There is no {kind} {name} here, and the Hub {reason}; {advice}.")
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
-    """The embedder called `name` in evaluation mode, on `device` and in `dtype`.
-
-    Raises ValueError when it does not exist, can't be downloaded, is damaged, or is a generator.
-    """
+    """The embedder `name` in evaluation mode. Raises ValueError when missing, damaged or a generator."""
     folder = find_model(name)
     if is_generator(folder):
         raise ValueError(f"{name} is a generator, not an embedder; use it with regen generate --model.")
@@ -140,10 +143,7 @@ def silence_logging() -> None:
 
 
 def weights_hash(name: str) -> str:
-    """16 hexadecimal digits over names, types, shapes and bytes of the stored weights of the model `name`.
-
-    It is taken from the files, so it does not depend on the precision that a model is loaded in.
-    """
+    """16 hexadecimal digits over names, types, shapes and bytes of the weights as stored in the files."""
     return _hash(stored_weights(find_model(name)))
 
 
@@ -169,10 +169,7 @@ def _hash(weights: Iterable[tuple[str, Tensor]], salt: str = "") -> str:
 
 
 def stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and values of each tensor of the model in `folder`, in the order of the names, one at a time.
-
-    Raises ValueError when the files are damaged.
-    """
+    """Name and values of each tensor, one at a time, sorted by name. Raises ValueError when damaged."""
     files = {tensor: path for path in folder.glob("*.safetensors") for tensor in _shapes(path)}
     for tensor, path in sorted(files.items()):
         with safe_open(path, framework="pt") as file:
@@ -180,10 +177,7 @@ def stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the model in `folder`, with the name of its class as `_class_name`.
-
-    Raises ValueError when it is damaged or of a class that regen can't load.
-    """
+    """The configuration with the class as `_class_name`. Raises ValueError if damaged or of unknown class."""
     if not is_generator(folder):
         _class_of(folder)
     return _config(folder)

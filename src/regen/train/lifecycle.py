@@ -84,10 +84,7 @@ class RunLifecycle:
         self.closing.__exit__(*error)
 
     def sync_flags(self, is_finite: bool) -> tuple[bool, bool]:
-        """Whether the update is finite in all processes, and whether a checkpoint is due.
-
-        Raises ValueError when a checkpoint could not be written.
-        """
+        """Whether the update is finite everywhere, and a checkpoint due. Raises ValueError if one failed."""
         elapsed = time.monotonic() - self.last_save
         due = self.context.is_main and elapsed >= 60 * self.config.save_every_minutes
         self.stop_signal, nonfinite, failed, save = self.context.all_reduce_max(
@@ -182,10 +179,7 @@ def stop_signals() -> Iterator[list[int]]:
 def open_run(
     out: Path, resolved_config: dict[str, Any], saved: dict[str, Any] | None, resume: bool, write: bool = True
 ) -> None:
-    """Check the run folder, and write config.json there if `write`; `saved` is the checkpoint's config.
-
-    Raises ValueError when a run exists and `resume` is False, or when it computes something else.
-    """
+    """Check the folder, and `write` its config.json. Raises ValueError for an unwanted or another run."""
     path = out / "config.json"
     if (saved is not None or path.exists()) and not resume:
         raise ValueError(f"There is already a run in {out}; choose another folder, or resume that run.")

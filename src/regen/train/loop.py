@@ -181,10 +181,7 @@ def forward(
     seed: int,
     step: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean loss over the samples of a micro-batch, and what to log.
-
-    The noise of a sample follows from (seed, step, its row in the whole batch).
-    """
+    """Mean loss of a micro-batch, and its logs; noise follows from (seed, step, row in the whole batch)."""
     generators = [
         generator_for(seed, LOSS_STREAM, step, row, device=device) for row in batch["rows"].tolist()
     ]

@@ -33,10 +33,7 @@ class OptimizerConfig:
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
-    """Optimizers that together step every trainable parameter of `model` once.
-
-    Raises ValueError for Muon when all of the transformer's matrices are frozen.
-    """
+    """Optimizers of all trainable parameters. Raises ValueError for Muon without trainable matrices."""
     matrices: list[nn.Parameter] = []
     optimizers: list[Optimizer] = []
     if config.muon_learning_rate is not None:

@@ -211,10 +211,7 @@ PANELS = (
 
 
 def plot_runs(runs: Sequence[Run], path: Path) -> None:
-    """Write a PNG of about 1500 x 900 pixels: raw values faint, smoothed ones bold, a colour for each run.
-
-    Raises ValueError when matplotlib is not installed or nothing has been logged.
-    """
+    """Write a PNG of about 1500 x 900 pixels. Raises ValueError without matplotlib or logged values."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D

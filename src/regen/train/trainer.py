@@ -277,10 +277,7 @@ class Preview:
 def save_preview(
     path: Path, original: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
 ) -> None:
-    """Write a PNG: the frames of each of the first clips in a row, above those of its reconstruction.
-
-    Both are RGB in [-1, 1]; values outside are clipped.
-    """
+    """Write a PNG of the first clips' frames above those of their reconstructions, both RGB in [-1, 1]."""
     pairs = torch.stack([original[:PREVIEW_CLIPS], reconstruction[:PREVIEW_CLIPS]]).detach().float().cpu()
     grid = rearrange(pairs, "pair b c t h w -> (b pair h) (t w) c")
     pixels = ((grid.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -148,10 +148,7 @@ def prepare(
     on_job: OnJob = lambda done, total, description: None,
     on_warning: OnWarning = lambda text: None,
 ) -> tuple[Job, ...]:
-    """Freeze the list of clips and the settings, or check them; return all jobs in order.
-
-    Raises ValueError when anything differs from the results that exist.
-    """
+    """Freeze clips and settings, or raise ValueError when they differ; return all jobs in order."""
     folder = ReportFolder(benchmark.report)
     folder.open()
     with folder.claims.alone():
@@ -172,10 +169,7 @@ def prepare(
 
 
 def run_jobs(benchmark: Benchmark, jobs: Sequence[Job], device: torch.device, on_job: OnJob) -> None:
-    """Run the missing `jobs`, sharing them with other processes; return when all results exist.
-
-    Raises ValueError for a clip that can't be measured; finished results stay.
-    """
+    """Run the missing `jobs` with other processes until all are done. Raises ValueError for a bad clip."""
     folder = ReportFolder(benchmark.report)
     with one_thread():
         runner = _JobRunner(benchmark, list(dict.fromkeys(job.clip for job in jobs)), device)

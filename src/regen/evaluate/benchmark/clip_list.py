@@ -73,10 +73,7 @@ def clip_label(name: str) -> str:
 
 
 def hash_files(data: Path) -> dict[str, str]:
-    """SHA-256 of each video and image below the folder `data`, by relative path, in order.
-
-    Raises ValueError when the folder is missing or empty, or two files differ only in their suffix.
-    """
+    """SHA-256 by relative path. Raises ValueError without files, or for two that differ only in suffix."""
     if not data.is_dir():
         raise ValueError(f"{data} is not a folder; give a folder of videos with --data.")
     files = {path.relative_to(data).as_posix(): path for path in find_media([data])}
@@ -95,10 +92,7 @@ def read_clips(
     on_warning: OnWarning = lambda text: None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ClipList:
-    """Decode each file below `data` once, at most `max_frames` of it; skip damaged ones with a warning.
-
-    Raises ValueError when no file can be read.
-    """
+    """Decode up to `max_frames` of each file; warn of damaged ones. Raises ValueError if none is left."""
     hashes = hash_files(data)
     clips, skipped = [], {}
     for done, (name, sha256) in enumerate(hashes.items()):

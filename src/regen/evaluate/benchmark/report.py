@@ -52,10 +52,7 @@ REASONS = {
 
 
 def write_summary(folder: ReportFolder) -> list[Row]:
-    """Write clips.jsonl and summary.json, in an order that depends on the results alone; return the summary.
-
-    Two runs of one benchmark differ only in their seconds.
-    """
+    """Write clips.jsonl and summary.json, whose order depends on the results alone; return the summary."""
     clips, settings = read_json(folder.clips)["clips"], read_json(folder.settings)
     groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in sorted(folder.rows(), key=_order):
@@ -116,10 +113,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _order(row: Row) -> tuple[int, str, str, float, int, str, int, str]:
-    """By ratio, name, size, steps, clip; without a ratio and at native size first.
-
-    Lengths of one model, as in "small@25%", are sorted by number.
-    """
+    """By ratio, name (NAME@25% by number), size, steps, clip; without ratio and at native size first."""
     sides = [0] if row["size"] == "native" else [int(side) for side in row["size"].split("x")]
     match = re.fullmatch(r"(.*)@(\d+(?:\.\d+)?)(%|dB|)", row["model"])
     name = (match[1], match[3], float(match[2])) if match else (row["model"], "", -1.0)

@@ -50,10 +50,7 @@ class SystemSpec:
 
     @classmethod
     def parse(cls, text: str) -> "SystemSpec":
-        """A model as users name it: NAME, FOLDER or NAME=FOLDER, optionally followed by @LENGTH.
-
-        A local folder is named without its parents. Raises ValueError when LENGTH is invalid.
-        """
+        """NAME, FOLDER (named without its parents) or NAME=FOLDER, plus @LENGTH. Raises ValueError."""
         model, lengths = _split_length(text)
         suffix = "" if lengths is None else f"@{_length_name(lengths)}"
         name, equals, folder = model.partition("=")
@@ -130,10 +127,7 @@ class ModelSystem:
 
 
 class PrecomputedSystem:
-    """Precomputed reconstructions: one file per clip, with its name and the measured size.
-
-    Raises ValueError when one is missing.
-    """
+    """A file per clip, with its name and measured size. Raises ValueError when one is missing."""
 
     chunk_frames = None
     takes_steps = False

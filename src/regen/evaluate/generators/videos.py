@@ -153,10 +153,7 @@ class RealVideo:
 
 
 def find_real_videos(folder: Path, max_videos: int) -> list[RealVideo]:
-    """The videos below `folder` by name; of more than `max_videos`, evenly spaced ones.
-
-    Raises ValueError when there is none, or one can't be read.
-    """
+    """Up to `max_videos` videos below `folder`, evenly spaced. Raises ValueError for none or damaged ones."""
     videos = []
     for path in find_media([folder]):
         with VideoReader(path) as reader:
@@ -169,10 +166,7 @@ def find_real_videos(folder: Path, max_videos: int) -> list[RealVideo]:
 
 
 def select_prompts(generator: VideoGenerator, real: Sequence[RealVideo], count: int) -> list[str]:
-    """A prompt or class for each of `count` videos: captions of the real videos or all classes, in cycles.
-
-    Raises ValueError when a caption is missing.
-    """
+    """`count` captions of real videos or classes, in cycles. Raises ValueError when a caption is missing."""
     config = generator.model.config
     if config.classes:
         return [config.classes[index % len(config.classes)] for index in range(count)]
