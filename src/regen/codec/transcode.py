@@ -61,7 +61,7 @@ def reconstruct_video(
     """Encode and decode `source`; write the result, with its sound and frame times, to `output`.
 
     Frames are resized and cropped to `size` first. `memory` is a budget in bytes (see `codec.memory`), `name`
-    that of the model in the report, and `compare` a second output, with the original above the reconstruction.
+    that of the model in the report, `compare` a second output, with the original above the reconstruction.
     For a `Budget` of 1D latents (`lengths`, see `codec.rate_control`) the video is read twice. Raises
     ValueError or OSError, and then leaves no partial file.
     """
