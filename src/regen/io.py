@@ -1,4 +1,4 @@
-"""Atomic writing of files, JSON files, and checksums."""
+"""Atomic writing of files, JSON files, checks of settings and checksums."""
 
 import hashlib
 import json
@@ -56,6 +56,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} must be a JSON file, but it can't be parsed: {error}.") from None
+
+
+def check_settings(what: str, before: dict[str, Any], now: dict[str, Any], advice: str) -> None:
+    """Raise ValueError that names all differences, unless `what` has the same settings as before."""
+    differences = [
+        f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ValueError(f"{what} has other settings ({'; '.join(differences)}); {advice}.")
 
 
 def sync_folder(folder: Path) -> None:

@@ -101,7 +101,8 @@ def test_options_reach_the_shards(shards: Shell, clips: Path) -> None:
     assert json.loads(Path("out/classes.json").read_text()) == {"clips": 0}
     status, _, err = shards("build", "clips", "--out", "out", *SMALL, *options[2:])
     assert status == 1 and err == (
-        "regen: out was begun with short-side = 16, not None; give the same again, or another --out.\n"
+        "regen: out has other settings (short-side was 16 and is now None); give the same again, or another "
+        "--out.\n"
     )
 
 

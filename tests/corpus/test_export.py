@@ -336,7 +336,7 @@ def test_a_length_is_a_setting_where_there_is_one(
 ) -> None:
     for folder in (exported, exported_hybrid):
         assert "num_latents" not in LatentDataset(folder).manifest.settings
-    with pytest.raises(ValueError, match=r"other settings \(num_latents was None and is now 50%\)"):
+    with pytest.raises(ValueError, match=r"other settings \(num_latents was absent and is now 50%\)"):
         export(hybrid, lively, exported_hybrid, files_per_shard=2, batch=1, num_latents="50%")
     with pytest.raises(ValueError, match="need a One-DVA model"):
         export(model, corpus, tmp_path / "out", num_latents="50%")

@@ -12,7 +12,7 @@ from regen.train.lifecycle import fingerprint, open_run, stop_signals
 def test_a_differing_configuration_is_named(tmp_path: Path) -> None:
     before = {"loop": {"seed": 0, "num_workers": 2}, "data": ["a"], "width": 8}
     now = {"loop": {"seed": 1, "num_workers": 0}, "data": ("a",), "depth": 4}
-    with pytest.raises(ValueError, match="another configuration") as error:
+    with pytest.raises(ValueError, match="The run in .* has other settings") as error:
         open_run(tmp_path, now, before, resume=True)
     assert (
         "(depth was absent and is now 4; loop.seed was 0 and is now 1; width was 8 and is now absent)"

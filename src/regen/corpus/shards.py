@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regen.io import write_text
+from regen.io import check_settings, write_text
 from regen.latents import Latents
 
 FORMAT = 1
@@ -135,16 +135,7 @@ class LatentManifest:
         now = settings | {"model": f"{model} (hash {weights})"}
         if self.weights == weights:
             now["model"] = before["model"]
-        differences = [
-            f"{name} was {before.get(name)} and is now {now.get(name)}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-        if differences:
-            raise ValueError(
-                f"The latents in {folder} have other settings ({'; '.join(differences)}); give the same, or "
-                "another --out."
-            )
+        check_settings(str(folder), before, now, "give the same again, or another --out")
 
     def check_data(self, folder: Path, shards: Sequence[InputShard]) -> None:
         """Raise ValueError unless these are the input shards of `folder`."""

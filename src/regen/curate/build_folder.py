@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from regen.console import first_line
 from regen.curate.analysis import Analysis
 from regen.data.shards import INDEX
-from regen.io import write_bytes, write_json
+from regen.io import check_settings, write_bytes, write_json
 
 
 def shard_name(number: int) -> str:
@@ -53,7 +53,7 @@ class BuildFolder:
             ) from None
 
     def check_config(self, config: dict[str, Any]) -> None:
-        """Raises ValueError when the folder belongs to a build with other options, and names a difference."""
+        """Raises ValueError when the folder belongs to a build with other options."""
         file = self._state / "config.json"
         if not file.exists():
             if any(self.path.glob("*.tar")):
@@ -63,12 +63,7 @@ class BuildFolder:
                 )
             write_json(file, config)
         before = json.loads(file.read_text())
-        for name in (*config, *before):
-            if before.get(name) != config.get(name):
-                raise ValueError(
-                    f"{self.path} was begun with {name} = {before.get(name)}, not {config.get(name)}; give "
-                    "the same again, or another --out."
-                )
+        check_settings(str(self.path), before, config, "give the same again, or another --out")
 
     def analyses(self) -> dict[str, Analysis]:
         """The latest analysis of each file, by key."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from regen.console import Interrupted
-from regen.io import write_json
+from regen.io import check_settings, write_json
 from regen.train.checkpoint import Checkpoints, TrainState, read_info
 from regen.train.distributed import DistributedContext
 from regen.train.throughput import RunLog
@@ -183,16 +183,10 @@ def open_run(
     path = out / "config.json"
     if (saved is not None or path.exists()) and not resume:
         raise ValueError(f"There is already a run in {out}; choose another folder, or resume that run.")
-    before, now = flatten(saved or {}), flatten(json.loads(json.dumps(resolved_config)))
-    differences = [
-        f"{name} was {before.get(name, 'absent')} and is now {now.get(name, 'absent')}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, "absent") != now.get(name, "absent") and affects_result(name)
-    ]
-    if saved is not None and differences:
-        raise ValueError(
-            f"The run in {out} has another configuration ({'; '.join(differences)}); resume it with the same "
-            "one, or start in another folder."
+    if saved is not None:
+        before, now = map(_what_is_computed, (saved, json.loads(json.dumps(resolved_config))))
+        check_settings(
+            f"The run in {out}", before, now, "resume it with the same, or start in another folder"
         )
     if not write:
         return
@@ -205,8 +199,12 @@ def open_run(
 
 def fingerprint(config: dict[str, Any]) -> str:
     """16 hexadecimal digits of a configuration: equal for runs that compute the same."""
-    flat = {name: value for name, value in flatten(config).items() if affects_result(name)}
-    return hashlib.blake2b(json.dumps(flat, sort_keys=True).encode(), digest_size=8).hexdigest()
+    text = json.dumps(_what_is_computed(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _what_is_computed(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flatten(config).items() if affects_result(name)}
 
 
 def affects_result(name: str) -> bool:

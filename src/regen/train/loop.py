@@ -93,7 +93,7 @@ def train(
     of `auxiliary`, which is passed to the model's `loss`, is part of the checkpoints.
 
     Raises Interrupted after SIGINT, SIGTERM or SIGUSR1 to any of the processes, with the state saved;
-    ValueError when the run in `out` has another configuration (or exists while `resume` is False), its
+    ValueError when the run in `out` has other settings (or exists while `resume` is False), its
     newest checkpoint is damaged or none can be written, or the training diverges.
     """
     device, dtype = context.device, pick_dtype(config.mixed_precision, context.device)

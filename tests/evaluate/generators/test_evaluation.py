@@ -257,10 +257,10 @@ def test_videos_of_another_evaluation_are_refused(run: Run, tmp_path: Path) -> N
             run(kind, **{"num_videos": 2} | changes)
 
     run("text", num_videos=2)
-    refuses("were made with seed 0, not 3", seed=3)
-    refuses("were made with videos 2, not 3", num_videos=3)
-    refuses("made with sampling .*'steps': 2.*, not .*'steps': 3", sampling=SampleOptions(3))
-    refuses("were made with weights", "class")
+    refuses("seed was 0 and is now 3", seed=3)
+    refuses("videos was 2 and is now 3", num_videos=3)
+    refuses("sampling was .*'steps': 2.* and is now .*'steps': 3", sampling=SampleOptions(3))
+    refuses("weights was", "class")
     next((tmp_path / "out").glob("generated-*")).write_bytes(b"nothing")
     refuses("is damaged")
 

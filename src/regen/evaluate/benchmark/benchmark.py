@@ -32,7 +32,7 @@ from regen.evaluate.benchmark.measure import (
 )
 from regen.evaluate.benchmark.report import Row, write_report, write_summary
 from regen.evaluate.benchmark.systems import System, SystemSpec, folder_name, load_system
-from regen.io import read_json
+from regen.io import check_settings, read_json
 from regen.media.pixels import Size
 from regen.pretrained.models import silence_logging
 from regen.runtime import DTYPES, fold_seed, one_thread
@@ -255,16 +255,7 @@ def _freeze_clips(
         write_finite_json(folder.settings, settings)
         write_finite_json(folder.clips, asdict(clips))
         return clips.clips
-    before = read_json(folder.settings)
-    differences = [
-        f"{name} was {before.get(name, 'absent')} and is now {settings.get(name, 'absent')}"
-        for name in sorted(before.keys() | settings.keys())
-        if before.get(name, "absent") != settings.get(name, "absent")
-    ]
-    if differences:
-        raise ValueError(
-            f"{folder.path} has results with other settings ({'; '.join(differences)}); use another --report."
-        )
+    check_settings(str(folder.path), read_json(folder.settings), settings, "use another --report")
     frozen = ClipList.from_json(read_json(folder.clips))
     check_unchanged(frozen, benchmark.data, benchmark.report)
     return frozen.clips

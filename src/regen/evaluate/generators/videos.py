@@ -31,7 +31,7 @@ from regen.curate.sources import read_sidecars
 from regen.data.catalog import find_media
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
-from regen.io import atomic_path, read_json, write_json
+from regen.io import atomic_path, check_settings, read_json, write_json
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.features import ExtractorSpec
@@ -128,13 +128,7 @@ def check_options(folder: Path, options: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, options)
         return
-    stored = dict(read_json(path))
-    for name in dict.fromkeys([*options, *stored]):
-        if stored.get(name) != options.get(name):
-            raise ValueError(
-                f"The videos in {folder} were made with {name} {stored.get(name)}, not {options.get(name)}; "
-                "give the same options to resume, or another --out."
-            )
+    check_settings(str(folder), read_json(path), options, "give the same again to resume, or another --out")
 
 
 @dataclass(frozen=True)
