@@ -82,7 +82,7 @@ def record(tree: Path, data: Path, out: Path) -> int:
     sums |= {f"latents/{file.name}": tensors_sum(file) for file in sorted(latents.glob("*.safetensors"))}
     world = data.with_name(data.name + "-world")
     if not world.exists():
-        options = "--videos", "12", "--frames", "66", "--size", "32", "48"
+        options = ["--videos", "12", "--frames", "66", "--size", "32", "48"]
         run("benchmarks/world.py", "--out", str(world), *options)
     regen("latents", "export", "--model", "world-32x", "--data", str(world), "--out", str(out / "world"),
           "--size", "32x48", "--dtype", "fp32", "--device", "cpu")  # fmt: skip

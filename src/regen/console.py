@@ -30,10 +30,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[ProgressBar]:
-    """A bar on standard error, gone when the block ends; nothing where that is not a terminal.
-
-    The remaining time starts anew when `done` falls, as it does when another phase begins.
-    """
+    """A bar on standard error, if that is a terminal; the remaining time starts anew when `done` falls."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -32,16 +32,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class LatentVideo:
-    """An encoded video.
+    """An encoded video: the latents of all chunks as a batch, and the times of the frames in seconds.
 
-    Attributes:
-        latents: Latents of all chunks as a batch.
-        times: Times of the frames in seconds.
-        height, width: Size of the decoded frames in pixels; the latents cover it padded to whole patches.
-        source_height, source_width: Size of the frames before resizing.
-        frame_rate: Mean frame rate in frames per second.
-        model, weights: Name of the model, and a hash of the weights that can decode the latents.
-        audio: An audio-only MP4 file, if the video has sound.
+    The decoded frames have `height` x `width` pixels, which the latents cover padded to whole patches; before
+    resizing they had `source_height` x `source_width`. `frame_rate` is the mean per second. `weights` is the
+    hash of those that can decode the latents, `model` a name for them. `audio` is an audio-only MP4 file.
     """
 
     latents: Latents

@@ -100,10 +100,7 @@ class Compression:
 
 
 def model_compression(model: Embedder, height: int, width: int) -> Compression:
-    """The compression of a full chunk of `height` x `width` pixels, from shapes alone (fake tensors).
-
-    Padded pixels are not counted. For latents of adaptive length see `clip_compression`.
-    """
+    """Compression of a full chunk without padding, from shapes alone (see also `clip_compression`)."""
     assert not isinstance(model, HybridAutoencoder), "the compression depends on the clip"
     frames, latents = model.chunk_frames, LatentCounter()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

@@ -68,10 +68,7 @@ class LatentInfo:
 
 @dataclass(frozen=True)
 class InputShard:
-    """A shard of the input: `name` is that of its latents, `source` its location, for people.
-
-    `digest` is a hash of the names and sizes of its `samples` files.
-    """
+    """`name` of its latents, `source` for people, `digest` of the names and sizes of its `samples` files."""
 
     name: str
     source: str

@@ -231,11 +231,7 @@ def at_rate(frames: Iterable[Frame], rate: Fraction, own: Fraction) -> Iterator[
 
 @contextmanager
 def prefetch_streams(streams: Iterable[Iterable[Item]], width: int) -> Iterator[Iterator[Iterator[Item]]]:
-    """In the block: the items of each stream, stream by stream.
-
-    The current stream and the following ones, `width` in all, are iterated in threads, each up to
-    `PREFETCH_CHUNKS` items ahead.
-    """
+    """In the block: the items in order, from `width` streams in threads, each PREFETCH_CHUNKS ahead."""
     pending = iter(streams)
     begun: deque[tuple[ExitStack, Iterator[Item]]] = deque()
 

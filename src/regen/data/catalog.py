@@ -85,10 +85,7 @@ class Catalog(Protocol):
 
 
 class FolderCatalog:
-    """Video and image files, each opened once at the start.
-
-    Those that can't be read in `seconds` are left out; `skipped` has the reasons. All frame times are kept.
-    """
+    """Files, each opened once at the start; `skipped` has those that can't be read in `seconds`, and why."""
 
     def __init__(self, paths: Sequence[Path], seconds: float | None = None) -> None:
         self.skipped: dict[str, str] = {}

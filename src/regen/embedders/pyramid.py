@@ -66,10 +66,7 @@ class PyramidAutoencoder(VideoAutoencoder):
     def _training_latents(
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
     ) -> tuple[Float[Tensor, "b c n y x"], Float[Tensor, ""] | None]:
-        """Raw latents of `batch["clip"]`, sampled, with their KL where it has a weight.
-
-        `batch["latents"]`, where given, take their place; their KL would train nothing.
-        """
+        """Raw latents, given as `latents` or sampled from `clip` with their KL, where that has a weight."""
         if "latents" in batch:
             return self._raw(batch["latents"]), None
         posterior = self._posterior(batch["clip"], normalised=False)

@@ -34,11 +34,7 @@ class LossConfig:
 
 
 class AuxiliaryLosses:
-    """The enabled losses and their trainable state.
-
-    `features`: width and patches of the decoder features that REPA aligns. `predictor`: predicts latents for
-    post-training.
-    """
+    """The enabled losses; `features`: width and patches for REPA, `predictor`: for post-training."""
 
     def __init__(
         self,

@@ -120,10 +120,7 @@ def shared_modulation(layer: nn.Linear | None, cond: Float[Tensor, "b d"]) -> Fl
 
 
 class Block(nn.Module):
-    """adaLN-zero transformer block (DiT, arXiv 2212.09748): modulated attention and feed-forward.
-
-    With timestep conditioning "add", the learned table alone modulates.
-    """
+    """adaLN-zero transformer block (DiT, arXiv 2212.09748); with "add" the learned table alone modulates."""
 
     def __init__(self, width: int, heads: int, timestep: TimestepConditioning):
         super().__init__()

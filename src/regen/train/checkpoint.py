@@ -60,10 +60,7 @@ class Ema:
 
 
 class TrainState:
-    """Everything a run resumes from: model, EMA, optimizers, auxiliary losses, and the number of updates.
-
-    `skipped` counts the updates that were left out because their loss or gradient was not finite.
-    """
+    """Everything a run resumes from; `skipped` counts updates whose loss or gradient was not finite."""
 
     def __init__(
         self, model: nn.Module, ema: Ema, optimizers: list[Optimizer], auxiliary: AuxiliaryLosses | None

@@ -51,10 +51,7 @@ PLAIN_SECONDS = 30.0  # between plain log lines where there is no terminal
 
 
 class ThroughputMeter:
-    """Throughput of the micro-batches of one process between two reports.
-
-    `model` is not yet wrapped or sharded. `processes` train together on parts of the same size.
-    """
+    """Throughput of `processes` between two reports; `model` is not yet wrapped or sharded."""
 
     def __init__(self, model: nn.Module, device: torch.device, processes: int) -> None:
         self.device, self.processes = device, processes

@@ -38,10 +38,7 @@ def parse_attributes(text: str) -> Attributes | None:
 
 
 class VideoSetScores:
-    """Clip features of a set of videos, and how often the videos show what their texts state.
-
-    `videos`: each with its frame rate and the attributes that its text states.
-    """
+    """Clip features of `videos` (frames, rate, stated attributes), and how often those are shown."""
 
     def __init__(
         self,
