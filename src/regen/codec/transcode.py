@@ -118,7 +118,7 @@ def encode_video(
     on_progress: OnProgress = lambda done, total: None,
     on_warning: OnWarning = lambda text: None,
 ) -> tuple[LatentVideo, Report]:
-    """Encode for `latent_file.write`; `weights` is a hash, the rest is as in `reconstruct_video`."""
+    """Encode `source`, with the hash `weights`; the other arguments are those of `reconstruct_video`."""
     peak = PeakMemory(model.device)
     chunks: list[ChunkLatents] = []
     times: list[float] = []

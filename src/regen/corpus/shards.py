@@ -68,7 +68,7 @@ class LatentInfo:
 
 @dataclass(frozen=True)
 class InputShard:
-    """`name` of its latents, `source` for people, `digest` of the names and sizes of its `samples` files."""
+    """A shard of the input: `name` of its latents, `source` for people, `digest` of names and sizes."""
 
     name: str
     source: str

@@ -210,7 +210,7 @@ class FrameStats:
         self._frames.append(number)
 
     def motion(self, first: int, end: int) -> float | None:
-        """Mean change beyond noise, in levels, from frame `first` to before `end`; None for one frame."""
+        """Mean change beyond noise, in levels, of frames from `first` to before `end`; None below two."""
         a, b = np.searchsorted(self._frames, [first, end])
         return None if b - a < 2 else float(np.mean(self._changes[a + 1 : b]))
 

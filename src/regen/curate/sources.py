@@ -47,7 +47,10 @@ def list_sources(folders: Sequence[Path]) -> list[SourceFile]:
 
 
 def key_of(path: Path, folders: Sequence[Path]) -> str:
-    """The file's name in safe characters, and a digest of its path in its folder and the folder's number."""
+    """A key of letters, digits, - and _: the file's name as far as possible, and a digest of its path.
+
+    It depends on the path inside its folder and on the number of the folder, not on other files.
+    """
     number = next(number for number, folder in enumerate(folders) if path.is_relative_to(folder))
     relative = os.fsencode(path.relative_to(folders[number]).as_posix())
     digest = hashlib.blake2b(b"%d/" % number + relative, digest_size=8).hexdigest()

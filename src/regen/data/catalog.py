@@ -85,7 +85,7 @@ class Catalog(Protocol):
 
 
 class FolderCatalog:
-    """Files, each opened once at the start; `skipped` has those that can't be read in `seconds`, and why."""
+    """Video and image files, each opened once at the start; `skipped` has the unreadable ones and why."""
 
     def __init__(self, paths: Sequence[Path], seconds: float | None = None) -> None:
         self.skipped: dict[str, str] = {}

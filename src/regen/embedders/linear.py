@@ -48,7 +48,10 @@ class Covariance:
         self.products += flat.T @ flat
 
     def components(self, number: int) -> dict[str, Tensor]:
-        """The `number` components of largest variance: `basis`, whose largest entries are > 0, and `std`."""
+        """The state of `PrincipalComponents`: the `number` components of largest variance.
+
+        `basis` has orthonormal columns, the largest entry of each positive; `std` are their deviations.
+        """
         mean = self.total / self.count
         variances, basis = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
         variances, basis = variances.flip(0)[:number], basis.flip(1)[:, :number]

@@ -91,7 +91,7 @@ class VideoGenerator:
         return Condition()
 
     def negative_condition(self, prompts: Sequence[str], count: int) -> Condition | None:
-        """What guidance leads away from: for all or each of `count` videos. Raises ValueError if no text."""
+        """What guidance leads away from, for all or each. Raises ValueError if the model reads no texts."""
         if not prompts:
             return None
         if not self.model.config.text_width:

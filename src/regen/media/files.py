@@ -72,7 +72,10 @@ class Frame:
 
 
 def open_for_ffmpeg(source: Source) -> str | BytesIO:
-    """A file, or its absolute path ("a:b.mp4" is a protocol to FFmpeg), for `av.open`. Raises VideoError."""
+    """An argument for `av.open`: an absolute path, since FFmpeg takes "a:b.mp4" for a protocol, or a file.
+
+    Raises MissingFileError when the file can't be opened, VideoError when it is a folder or empty.
+    """
     if isinstance(source, Blob):
         return BytesIO(source.content)
     if source.is_dir():

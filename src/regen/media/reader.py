@@ -122,7 +122,7 @@ def read_frames(
     rows: slice = ALL,
     columns: slice = ALL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """A crop of the frames that begin at the rising `times`, decoding little else. Raises VideoError."""
+    """The pixels of `VideoReader.read_at` in a crop, faster, at `times` of frames. Raises VideoError."""
     if is_image(path):
         image, _ = read_image(path, short_side)
         return np.stack([image.numpy()[rows, columns]] * len(times))

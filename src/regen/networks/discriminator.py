@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class BlurPool(nn.Module):
-    """Downsampling by 2 in t, y, x after [1 2 1]³ / 64 (Zhang 2019, arXiv 1904.11486); one frame stays."""
+    """Downsampling by 2 in t, y, x: [1 2 1]³ / 64 (Zhang 2019, arXiv 1904.11486); one frame stays one."""
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c s y x"]:
         x = F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate")

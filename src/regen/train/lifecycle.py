@@ -179,7 +179,10 @@ def stop_signals() -> Iterator[list[int]]:
 def open_run(
     out: Path, resolved_config: dict[str, Any], saved: dict[str, Any] | None, resume: bool, write: bool = True
 ) -> None:
-    """Check the folder, and `write` its config.json. Raises ValueError for an unwanted or another run."""
+    """Check the run folder, and write config.json there if `write`; `saved` is the checkpoint's config.
+
+    Raises ValueError when a run exists and `resume` is False, or when it computes something else.
+    """
     path = out / "config.json"
     if (saved is not None or path.exists()) and not resume:
         raise ValueError(f"There is already a run in {out}; choose another folder, or resume that run.")

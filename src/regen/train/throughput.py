@@ -51,7 +51,7 @@ PLAIN_SECONDS = 30.0  # between plain log lines where there is no terminal
 
 
 class ThroughputMeter:
-    """Throughput of `processes` between two reports; `model` is not yet wrapped or sharded."""
+    """Throughput of `processes` between two reports, from the batches of one; `model` is not yet wrapped."""
 
     def __init__(self, model: nn.Module, device: torch.device, processes: int) -> None:
         self.device, self.processes = device, processes
