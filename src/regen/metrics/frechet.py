@@ -32,7 +32,7 @@ class GaussianStatistics:
         return statistics
 
     def update(self, features: Float[Tensor, "n d"]) -> None:
-        """Add samples (pairwise update: Chan, Golub and LeVeque 1983, Eq. 2.1). Raises ValueError for NaN."""
+        """Add samples (pairwise: Chan, Golub and LeVeque 1983, Eq. 2.1). Raises ValueError if not finite."""
         if not features.isfinite().all():
             raise ValueError("Features must be finite, got inf or NaN; check the videos.")
         if len(features) == 0:

@@ -84,7 +84,7 @@ class RunLifecycle:
         self.closing.__exit__(*error)
 
     def sync_flags(self, is_finite: bool) -> tuple[bool, bool]:
-        """Whether the update is finite everywhere, and a checkpoint due. Raises ValueError if one failed."""
+        """Whether the update is finite everywhere, and a save due. Raises ValueError if one has failed."""
         elapsed = time.monotonic() - self.last_save
         due = self.context.is_main and elapsed >= 60 * self.config.save_every_minutes
         self.stop_signal, nonfinite, failed, save = self.context.all_reduce_max(

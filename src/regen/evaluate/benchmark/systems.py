@@ -127,7 +127,7 @@ class ModelSystem:
 
 
 class PrecomputedSystem:
-    """A file per clip, with its name and measured size. Raises ValueError when one is missing."""
+    """Reconstructions in files, with the clips' names and measured sizes. Raises ValueError without one."""
 
     chunk_frames = None
     takes_steps = False
