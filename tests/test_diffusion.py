@@ -72,14 +72,6 @@ def test_noise_velocity_and_clean_sample_follow_from_each_other():
     torch.testing.assert_close(one_step, clean)
 
 
-def test_unknown_predictions_are_errors():
-    x = torch.randn(1, 3)
-    with pytest.raises(Exception, match="epsilon"):
-        diffusion.as_velocity(gaussian_velocity, "epsilon")
-    with pytest.raises(Exception, match="epsilon"):
-        diffusion.velocity_loss(gaussian_velocity, x, x, torch.ones(1), "epsilon", 0.05)
-
-
 def test_losses_of_both_predictions_are_one_loss():
     """‖v - v̂‖² = ‖x_0 - x̂_0‖² / t²: for the same prediction."""
     clean, noise, t = torch.randn(4, 6), torch.randn(4, 6), torch.tensor([0.1, 0.3, 0.8, 1.0])

@@ -119,9 +119,3 @@ def test_halving_ends_at_tiny_tiles(height: int, width: int, overlap: int) -> No
         tile, count = smaller, count + 1
     assert max(tile.height, tile.width) <= 64
     assert count <= 12
-
-
-def test_the_longer_side_is_halved() -> None:
-    assert Tile(512, 640, 64).halved() == Tile(512, 320, 64)
-    assert Tile(512, 320, 64).halved() == Tile(256, 320, 64)
-    assert Tile(128, 128, 64).halved() == Tile(128, 64, 32)

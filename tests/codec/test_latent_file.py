@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_media import same_latents
 
-from regen import io
 from regen.codec import latent_file
 from regen.codec.latent_file import LatentVideo, check_model, check_target, read, write
 from regen.latents import Latents, collate
@@ -23,7 +22,6 @@ def grid() -> Latents:
 
 
 def hybrid(*lengths: list[int]) -> Latents:
-    """As many chunks as there are lengths, those of their regions."""
     kept = [torch.tensor(row) for row in lengths]
     return collate([Latents(torch.randn(4, 2, 3, 5), torch.randn(4, int(row.sum())), row) for row in kept])
 
@@ -72,16 +70,6 @@ def test_chunks_share_out_the_frames() -> None:
         list(example().chunks(17))
 
 
-def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(io.os, "fsync", full)
-    with pytest.raises(OSError, match=r"x\.safetensors: No space left on device"):
-        write(tmp_path / "x.safetensors", example())
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_places_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     for name, message in (
@@ -128,7 +116,6 @@ def test_wrong_description(tmp_path: Path, facts: object, message: str) -> None:
 
 
 def test_files_hold_1d_latents_without_padding(tmp_path: Path) -> None:
-    """Chunks of other lengths stand side by side in the file, without the zeros between them."""
     path = tmp_path / "x.safetensors"
     write(path, example(latents=hybrid([2, 1]), times=torch.zeros(1, dtype=torch.float64)))
     (image,) = read(path).chunks(5)

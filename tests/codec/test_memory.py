@@ -5,8 +5,6 @@ from mmap import mmap
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_media import EMBEDDERS, random_chunks, same_latents
 
 from regen.codec import memory
@@ -121,16 +119,6 @@ def test_memory_of_this_process_and_of_this_machine() -> None:
         assert used_memory(torch.device("cpu")) - before > 48 * 2**20
     assert 10**6 < before < 10**12
     assert free_memory(torch.device("cpu")) > 2**20
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000))
-def test_halving_goes_from_the_picture_to_the_smallest_tile(height: int, width: int) -> None:
-    tile, areas = halve_tile(None, height, width), [(height + 64) * (width + 64)]
-    while tile is not None:
-        areas.append(tile.height * tile.width)
-        tile = halve_tile(tile, height, width)
-    assert all(after < before for before, after in pairwise(areas))
-    assert len(areas) == 1 or areas[-1] == 64 * 64
 
 
 def test_a_tile_beyond_the_picture_is_cropped_before_it_is_halved() -> None:

@@ -63,7 +63,6 @@ def test_padding_counts_against_the_model() -> None:
 
 @torch.inference_mode()
 def test_nothing_is_computed_and_nothing_stays() -> None:
-    """Any size is fine, and the model works as before."""
     model = models()["ltx"]
     clip = torch.rand(1, 3, 33, 16, 16)
     before = model.encode(clip).latent_dist.mode()

@@ -47,7 +47,6 @@ def model(request: pytest.FixtureRequest) -> Autoencoder:
 
 
 def size_of(model: Autoencoder) -> tuple[int, int]:
-    """Height and width in pixels of a small picture."""
     side = model.spatial_compression_ratio
     return PLACES[0] * side, PLACES[1] * side
 
@@ -59,12 +58,10 @@ def video(frames: int, height: int, width: int) -> list[Tensor]:
 
 
 def chunks_of(model: Autoencoder, frames: int) -> list[ChunkLatents]:
-    """Random latents of a video."""
     return random_chunks(model, frames, PLACES)
 
 
 def decoded(model: Autoencoder, chunks: Iterable[ChunkLatents], options: DecodeOptions = DEFAULTS) -> Tensor:
-    """All frames that come of some chunks in a session of their own."""
     return torch.cat(list(session_of(model, options).decode((chunk, None) for chunk in chunks)))
 
 
@@ -80,7 +77,6 @@ def round_trip(model: Autoencoder, frames: list[Tensor], options: DecodeOptions)
 
 
 def pieces(frames: Sequence[Tensor], lengths: Iterable[int]) -> Iterator[Sequence[Tensor]]:
-    """The frames in pieces of these lengths, and then what is left."""
     for length in lengths:
         yield frames[:length]
         frames = frames[length:]
@@ -334,16 +330,12 @@ def test_frames_are_read_as_needed_and_a_chunk_of_them_kept_at_most(model: Autoe
     assert len(alive) == 0
 
 
-def test_values_survive_eight_bits() -> None:
+def test_values_survive_eight_bits_and_are_clamped_to_them() -> None:
     model = AutoencoderLinear(temporal_compression_ratio=1, latent_channels=192)
     model.chunk.basis.data = torch.eye(384)  # nothing is lost, so only the rounding can change a value
     frames = list(torch.arange(256, dtype=torch.uint8).repeat(2, 3, 1).view(2, 16, 16, 3))
     back = torch.stack(list(decode_chunks(model, encode_frames(model, frames), height=16, width=16)))
     assert torch.equal(back, torch.stack(frames))
-
-
-def test_values_out_of_range_are_clamped() -> None:
-    model = AutoencoderLinear(temporal_compression_ratio=1, latent_channels=192)
     for value, byte in ((-3.0, 0), (3.0, 255)):
         chunk = ChunkLatents(0, Latents.of(torch.full((192, 1, 1, 1), value)), 1)
         (frame,) = decode_chunks(model, [chunk], height=8, width=8)

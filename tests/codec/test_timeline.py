@@ -51,7 +51,6 @@ def positions(result: list[OutputFrame], chunk_frames: int) -> list[float]:
 
 
 def places(result: list[OutputFrame]) -> list[tuple[int, float]]:
-    """The sources of frames that have one each."""
     assert all(len(frame.sources) == 1 for frame in result)
     return [frame.sources[0].key for frame in result]
 
@@ -266,7 +265,6 @@ def flat(value: float) -> Tensor:
 
 
 def pieces(frames: list[Tensor], lengths: list[int]) -> Iterator[Tensor]:
-    """The frames, 0, 1 or more at a time."""
     for length in lengths:
         yield torch.stack(frames[:length]) if frames[:length] else torch.empty(0, 1, 2, 3).byte()
         frames = frames[length:]
@@ -288,22 +286,6 @@ def test_images_are_those_of_their_sources_however_late_they_come(
     for image, frame in zip(images, shown, strict=True):
         expected = sum(source.weight * greys[source.key] for source in frame.sources)
         assert image.dtype == torch.uint8 and (image - expected).abs().max() <= 0.5 + 1e-4
-
-
-@given(st.integers(2, 5), CHUNK, FACTOR, st.integers(1, 5))
-def test_what_is_linear_in_time_stays_so_across_chunks(
-    chunks: int, chunk: int, factor: int, batch: int
-) -> None:
-    """A codec of the brightness b = factor x time, whole numbers at all times, in batches of chunks."""
-    times = constant(chunks * chunk, Fraction(5))
-    shown, _ = output_frames(times, Fraction(5), chunk, Timeline(interpolate=factor))
-    wanted = offsets_per_chunk(shown, chunks)
-    answers = [[flat(factor * (c * chunk + at)) for at in wanted[c]] for c in range(chunks)]
-    batches = [answers[start : start + batch] for start in range(0, chunks, batch)]
-    decoded = (torch.stack([frame for frames in several for frame in frames]) for several in batches)
-    images = [image for ready in blend_frames(shown, wanted, decoded) for image in ready]
-    last = factor * (chunks * chunk - 1)
-    assert [image.unique().tolist() for image in images] == [[min(j, last)] for j in range(len(shown))]
 
 
 def test_frames_are_let_go_when_the_next_chunk_has_come() -> None:

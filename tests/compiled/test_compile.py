@@ -1,5 +1,7 @@
 """Encoder and decoder compile into one graph each; run apart from the shape checks, which break graphs."""
 
+from collections.abc import Callable, Iterable
+
 import pytest
 import torch
 from tiny_networks import awake
@@ -23,13 +25,18 @@ def fresh_compiler() -> None:
     torch._dynamo.reset()
 
 
+def check(function: Callable, inputs: Iterable[tuple], **options: object) -> None:
+    """Compiled in one graph, it has the same outputs at all of these inputs."""
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", **options)
+    for arguments in inputs:
+        torch.testing.assert_close(compiled(*arguments), function(*arguments), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("ratio", [4, 32])
 def test_encoder_compiles(ratio):
     strides = stride_plan(ratio, 4)
     encoder = CausalEncoder(4, (8,) * len(strides), strides, 1, 4, linear_skip=True).eval()
-    video = torch.randn(1, 3, ratio + 1, 16, 16)
-    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(video), encoder(video), atol=1e-4, rtol=1e-3)
+    check(encoder, [(torch.randn(1, 3, ratio + 1, 16, 16),)])
 
 
 def woken(window: int | None = None) -> DiT:
@@ -44,24 +51,18 @@ def test_conditioner_and_decoder_compile_and_take_any_size():
     ) -> torch.Tensor:
         return decoder(noisy, conditioner(latents, times), t)
 
-    compiled = torch.compile(decode, fullgraph=True, backend="aot_eager", dynamic=True)
-    for frames, y, x in ((5, 2, 2), (6, 3, 4)):
-        arguments = (
-            torch.randn(1, 3, frames, 8 * y, 8 * x),
-            torch.randn(1, 4, 2, y, x),
-            torch.linspace(0, 1, frames),
-            torch.rand(1),
-        )
-        torch.testing.assert_close(compiled(*arguments), decode(*arguments), atol=1e-4, rtol=1e-3)
+    def inputs(frames: int, y: int, x: int) -> tuple[torch.Tensor, ...]:
+        noisy, latents = torch.randn(1, 3, frames, 8 * y, 8 * x), torch.randn(1, 4, 2, y, x)
+        return noisy, latents, torch.linspace(0, 1, frames), torch.rand(1)
+
+    check(decode, [inputs(5, 2, 2), inputs(6, 3, 4)], dynamic=True)
 
 
 @torch.no_grad()
 def test_decoder_with_windows_compiles():
     """Windows of 3 at 4 x 7 places: 1 x 2 in the first block, 2 x 3 in the second."""
-    decoder = woken(window=3)
-    compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager", dynamic=False)
-    arguments = torch.randn(1, 3, 2, 32, 56), torch.randn(1, 2, 4, 7, 24), torch.rand(1)
-    torch.testing.assert_close(compiled(*arguments), decoder(*arguments), atol=1e-4, rtol=1e-3)
+    inputs = torch.randn(1, 3, 2, 32, 56), torch.randn(1, 2, 4, 7, 24), torch.rand(1)
+    check(woken(window=3), [inputs], dynamic=False)
 
 
 @torch.no_grad()
@@ -72,10 +73,7 @@ def test_attention_within_windows_compiles_for_sizes_that_change():
         b, t, y, x_, d = x.shape
         return layer(x.reshape(b, t * y * x_, d), (t, y, x_), window)
 
-    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager", dynamic=True)
-    for grid in ((2, 4, 4), (3, 6, 2)):
-        tokens = torch.randn(1, *grid, 8)
-        torch.testing.assert_close(compiled(tokens), attention(tokens), atol=1e-4, rtol=1e-3)
+    check(attention, [(torch.randn(1, *grid, 8),) for grid in ((2, 4, 4), (3, 6, 2))], dynamic=True)
 
 
 PATCHES, GRIDS = Patches(2, 4), ((3, 2, 2), (1, 3, 4))
@@ -85,11 +83,7 @@ PATCHES, GRIDS = Patches(2, 4), ((3, 2, 2), (1, 3, 4))
 @pytest.mark.parametrize(("positions", "linear_skip"), [("none", False), ("anchored", True)])
 def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, linear_skip: bool):
     encoder = awake(QueryEncoder(4, 8, PATCHES, 24, 1, 2, 12, positions, linear_skip))
-    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
-    for n, y, x in GRIDS:
-        clip = torch.randn(2, 3, 2 * n, 4 * y, 4 * x)
-        for found, expected in zip(compiled(clip), encoder(clip), strict=True):
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    check(encoder, [(torch.randn(2, 3, 2 * n, 4 * y, 4 * x),) for n, y, x in GRIDS])
 
 
 @torch.no_grad()
@@ -97,14 +91,13 @@ def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, li
 def test_hybrid_decoder_compiles_and_takes_any_size_and_length(positions: QueryPositions):
     """As `regen --compile` does it; of two clips in a batch the second keeps half as many 1D latents."""
     decoder = awake(HybridDecoder(4, PATCHES, 24, 1, 2, 2, "adaln_zero", 12, positions, True, True))
-    compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
+    inputs = []
+    for (n, y, x), longest in zip(GRIDS * 2, (5, 12, 0, 1), strict=True):
+        structural, sequence = torch.randn(2, 4, n, y, x), torch.randn(2, 4, longest)
+        keep = torch.arange(longest) < torch.tensor([[longest], [longest // 2]])
+        inputs.append((torch.randn(2, 3, 2 * n, 4 * y, 4 * x), structural, sequence, keep, torch.rand(2)))
     with torch._dynamo.config.patch(recompile_limit=64):
-        for (n, y, x), longest in zip(GRIDS * 2, (5, 12, 0, 1), strict=True):
-            structural, sequence = torch.randn(2, 4, n, y, x), torch.randn(2, 4, longest)
-            keep = torch.arange(longest) < torch.tensor([[longest], [longest // 2]])
-            arguments = torch.randn(2, 3, 2 * n, 4 * y, 4 * x), structural, sequence, keep, torch.rand(2)
-            for found, expected in zip(compiled(*arguments), decoder(*arguments), strict=True):
-                torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+        check(decoder, inputs)
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ def test_normalised_latents_decode_to_the_same_frames(build: Build) -> None:
     torch.testing.assert_close(again, frames, atol=1e-4, rtol=1e-3)
 
 
-@TRAINED
+@pytest.mark.parametrize("build", [*MODELS.values(), tiny_in_context], ids=[*MODELS, "in_context"])
 def test_saved_and_loaded_it_is_the_same(build: Build, tmp_path: Path) -> None:
     model = build()
     mean, std = torch.randn(2, 4), torch.rand(2, 4) + 0.5

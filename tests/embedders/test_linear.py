@@ -1,7 +1,5 @@
 """The linear embedder: the closed-form solution, its properties, and the contract of an embedder."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from einops import rearrange
@@ -125,16 +123,6 @@ def test_times(model: AutoencoderLinear, clips: Tensor) -> None:
     torch.testing.assert_close(decoded[:, :, 2], whole[:, :, -1])
     image = model.decode(latents[:, :, :1], torch.tensor([-1.0, 0.4])).sample
     assert torch.equal(image[:, :, 0], image[:, :, 1]), "an image stands still"
-
-
-def test_save_and_load(model: AutoencoderLinear, clips: Tensor, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path)
-    loaded = AutoencoderLinear.from_pretrained(tmp_path)
-    assert loaded.config.latents_std == model.config.latents_std
-    assert torch.equal(reconstruct(loaded, clips), reconstruct(model, clips))
-    half = AutoencoderLinear.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    assert half.encode(clips).latent_dist.mode().dtype == torch.bfloat16
-    assert (reconstruct(half, clips).float() - reconstruct(model, clips)).abs().max() < 0.1
 
 
 def test_names_of_the_weights_and_of_the_config(model: AutoencoderLinear) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_networks import seeded_each
 
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
-from regen.latents import Latents, collate
+from regen.latents import Latents
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.one_dva import OneDVAObjective, PredictionConfig, denoised, unit_gaussian_velocity
 from regen.networks.length_rule import MotionLengthRule
@@ -50,10 +51,6 @@ def clip(frames: int = 17, height: int = 32, width: int = 48, count: int = 1) ->
     return torch.rand(count, 3, frames, height, width, generator=generator) * 2 - 1
 
 
-def each(count: int, seed: int = 0) -> list[torch.Generator]:
-    return [generator_for(seed, i) for i in range(count)]
-
-
 def budget(model: AutoencoderOneDVA, video: torch.Tensor) -> int:
     return sum(model.budgets(*video.shape[2:]))
 
@@ -78,7 +75,6 @@ def test_any_size_comes_back(frames, height, width, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
-    """Exactly, whatever is calls for at encoding."""
     model = tiny(**VARIANTS[variant])
     video = clip(model.chunk_frames, count=2)
     most = budget(model, video)
@@ -88,24 +84,6 @@ def test_latents_of_a_shorter_length_are_the_first_of_the_longer(variant):
         assert short.lengths.sum(1).tolist() == [length, length]
         assert torch.equal(short.grid, full.grid)
         assert torch.equal(short.sequence, full.truncate(short.lengths).sequence)
-
-
-@pytest.mark.parametrize("variant", ["plain", "regions", "anchored"])
-def test_masked_latents_have_no_effect(variant):
-    """A clip beside a longer one in a batch, where its sequence is filled up, decodes as alone."""
-    model = tiny(**VARIANTS[variant])
-    video = clip(count=2)
-    full = model.encode(video, length=budget(model, video)).latent_dist.mode()
-    lengths = full.lengths.clone()
-    lengths[0] = lengths[0] // 3
-    both = full.truncate(lengths)
-    spoiled = Latents(both.grid, both.sequence.clone(), both.lengths)
-    spoiled.sequence[0, :, int(lengths[0].sum()) :] = 100.0
-    expected = model.decode(collate([both[0]]), generator=each(1)).sample
-    for latents in (both, spoiled):
-        found = model.decode(latents, generator=each(2)).sample[:1]
-        # Sums over a batch of another size have another order, which differs by 1.5e-5 on AVX2.
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_posterior_is_normalised_and_sampled():
@@ -132,26 +110,13 @@ def test_regions_are_encoded_apart():
 
 
 @pytest.mark.parametrize("variant", ["regions", "few queries"])
-def test_tiles_change_how_many_regions_are_processed_together_and_no_value(variant):
-    """Also of regions that there are for want of queries."""
+def test_tiles_change_no_value(variant):
     model = tiny(**VARIANTS[variant])
     video, tile = clip(9, 48, 64), Tile(32, 32, 0)
     whole, tiled = (model.encode(video, tile=t).latent_dist.mode() for t in (None, tile))
     torch.testing.assert_close(whole.sequence, tiled.sequence, atol=1e-5, rtol=1e-4)
-    most = [model._max_batch(t, model.regions(9, 48, 64)) for t in (None, tile)]
-    assert most[0] == len(model.budgets(9, 48, 64)) > most[1] == 1
     decoded = [model.decode(whole, steps=2, generator=generator_for(0), tile=t).sample for t in (None, tile)]
     torch.testing.assert_close(*decoded, atol=1e-4, rtol=1e-4)
-
-
-def test_steps_seeds_and_times():
-    model = tiny()
-    latents = model.encode(clip(), length=0).latent_dist.mode()
-    one, same, other = (model.decode(latents, steps=3, generator=generator_for(s)).sample for s in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    between = model.decode(latents, times=torch.tensor([0.0, 0.5, 1.0]), steps=3, generator=generator_for(0))
-    torch.testing.assert_close(between.sample, one[:, :, [0, 8, 16]])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -160,7 +125,7 @@ def test_gradient_reaches_every_parameter(variant, frames):
     objective = OneDVAObjective(lengths="full", l1_weight=0.1, latent_noise_std=0.1)
     model = tiny(objective=objective, **VARIANTS[variant]).train()
     video = clip(model.chunk_frames if frames == "chunk" else 1, 24, 40, count=4)
-    loss, logs = model.loss({"clip": video, "target": video}, each(4))
+    loss, logs = model.loss({"clip": video, "target": video}, seeded_each(4))
     loss.backward()
     assert torch.isfinite(loss)
     assert {"psnr", "length", "rank", "alignment", "loss"} <= logs.keys()
@@ -176,10 +141,10 @@ def test_the_loss_is_the_mean_of_its_samples(variant):
     model = tiny(objective=objective, kl_weight=1.0, **VARIANTS[variant])
     video = clip(17, 40, 20, count=4)
     video[0] = video[0, :, :1]
-    whole, logs = model.loss({"clip": video, "target": video}, each(4))
+    whole, logs = model.loss({"clip": video, "target": video}, seeded_each(4))
     parts = [
         model.loss({"clip": v[None], "target": v[None]}, [generator])[0]
-        for v, generator in zip(video, each(4), strict=True)
+        for v, generator in zip(video, seeded_each(4), strict=True)
     ]
     assert logs["kl"] > 0 and logs["alignment"] > 0
     torch.testing.assert_close(whole, torch.stack(parts).mean(), atol=1e-4, rtol=1e-4)
@@ -191,7 +156,7 @@ def test_the_loss_does_not_see_padding():
     padding = perfect.patches.pad(torch.zeros_like(video)) + 1
     perfect.patches.crop(padding, *video.shape[2:])[...] = 0
     perfect._decode_regions = lambda noisy, *_, **__: (perfect.patches.pad(video) + 7 * padding, noisy)
-    assert float(perfect.loss({"clip": video, "target": video}, each(3))[0]) == 0.0
+    assert float(perfect.loss({"clip": video, "target": video}, seeded_each(3))[0]) == 0.0
 
 
 @pytest.mark.parametrize("prediction", ["sample", "velocity"])
@@ -199,7 +164,7 @@ def test_the_loss_is_finite_at_full_noise_and_without_1d_latents(prediction):
     objective = OneDVAObjective(pure_noise_prob=1.0, keep_all_prob=0.0)
     model = tiny(objective=objective, prediction=prediction, length_rule=MotionLengthRule(4, 0.0, 0.0))
     for still in (torch.zeros(2, 3, 17, 32, 32), torch.zeros(2, 3, 1, 32, 32)):
-        loss, logs = model.loss({"clip": still, "target": still}, each(2))
+        loss, logs = model.loss({"clip": still, "target": still}, seeded_each(2))
         assert torch.isfinite(loss)
         assert all(torch.isfinite(value).all() for value in logs.values())
         assert logs["length"] == 0
@@ -210,7 +175,7 @@ def test_alignment_is_ramped_in():
     model, losses = tiny(objective=objective, kl_weight=0.0), []
     for part in (0.0, 0.25, 0.5, 1.0):
         batch = {"clip": clip(count=2), "target": clip(count=2), "progress": torch.tensor(part)}
-        loss, logs = model.loss(batch, each(2))
+        loss, logs = model.loss(batch, seeded_each(2))
         losses.append(loss)
     steps, alignment = [(loss - losses[0]).item() for loss in losses], logs["alignment"].item()
     assert alignment > 0
@@ -218,7 +183,6 @@ def test_alignment_is_ramped_in():
 
 
 def test_post_training_changes_the_decoder_alone():
-    """On predicted latents, with the encoder frozen."""
     model = tiny().train()
     model.encoder.requires_grad_(False)
     config = LossConfig(prediction=PredictionConfig(share=0.5))
@@ -233,7 +197,7 @@ def test_post_training_changes_the_decoder_alone():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     video = clip(count=8)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
-    loss, _ = model.loss({"clip": video, "target": video}, each(8), auxiliary)
+    loss, _ = model.loss({"clip": video, "target": video}, seeded_each(8), auxiliary)
     loss.backward()
     optimizer.step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
@@ -289,19 +253,18 @@ def test_a_toy_learns_to_use_what_is_kept():
     video = torch.stack([_square(i) for i in range(8)])
     for step in range(300):
         optimizer.zero_grad()
-        model.loss({"clip": video, "target": video}, each(8, step))[0].backward()
+        model.loss({"clip": video, "target": video}, seeded_each(8, step))[0].backward()
         optimizer.step()
     model.eval()
     psnr = []
     for length in (0, 12, 48):
         latents = model.encode(video, length=length).latent_dist.mode()
-        decoded = model.decode(latents, generator=each(8)).sample
+        decoded = model.decode(latents, generator=seeded_each(8)).sample
         psnr.append(-10 * math.log10((decoded - video).square().mean().item() / 4))
     assert psnr[0] + 0.1 < psnr[1] < psnr[2] + 0.05
 
 
 def _square(number: int) -> torch.Tensor:
-    """A bright square that moves over 16 x 16 dark pixels."""
     draw = torch.rand(5, generator=generator_for(number)).tolist()
     video = torch.full((3, 5, 16, 16), -0.5)
     for frame in range(5):

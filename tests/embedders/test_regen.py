@@ -1,4 +1,4 @@
-"""AutoencoderRegen: the contract of an embedder and of a diffusers model ."""
+"""AutoencoderRegen: shapes, losses, tiles, and the ablation with latents as tokens in the context."""
 
 from dataclasses import asdict
 from itertools import islice, pairwise
@@ -13,8 +13,10 @@ from tiny_networks import awake, seeded, seeded_each
 
 from regen import diffusion
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.layers.positions import grid_sinusoidal_embedding, sinusoidal_embedding
 from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
+from regen.networks.conditioning import ContextConditioner
 from regen.recipes import RECIPES
 from regen.tiling import Tile, Tiling, crop
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
@@ -48,18 +50,6 @@ def test_shapes_and_the_content_latent_of_an_image(ratio):
     assert model.decode(latents, generator=seeded()).sample.shape == video.shape
     assert model.decode(image, generator=seeded()).sample.shape == (1, 3, 1, 16, 24)
     assert model.chunk_frames == ratio + 1 == model.temporal_compression_ratio + 1
-
-
-def test_the_generator_decides_the_frames_whatever_the_batch():
-    model = tiny()
-    latents = torch.randn(3, 4, 2, 2, 2)
-    whole = model.decode(latents, steps=2, generator=[seeded(7), seeded(8), seeded(9)]).sample
-    alone = model.decode(latents[1:2], steps=2, generator=seeded(8)).sample
-    torch.testing.assert_close(whole[1:2], alone, atol=1e-5, rtol=1e-4)
-    assert torch.equal(alone, model.decode(latents[1:2], steps=2, generator=seeded(8)).sample)
-    by_heun = model.decode(latents[1:2], steps=2, generator=seeded(8), solver=diffusion.heun).sample
-    assert not torch.allclose(alone, by_heun)
-    assert not torch.allclose(alone, model.decode(latents[1:2], steps=2, generator=seeded(1)).sample)
 
 
 @pytest.mark.parametrize(
@@ -159,18 +149,6 @@ def test_every_training_option_changes_the_loss():
         assert not torch.allclose(model.loss(data, seeded_each(2))[0], reference), option
 
 
-def test_no_parameter_depends_on_resolution_or_length():
-    model = tiny()
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    for height, width, frames in ((8, 8, 1), (40, 16, 9), (8, 96, 2)):
-        video = torch.rand(1, 3, 5, height, width)
-        times = torch.linspace(-0.5, 1.5, frames)
-        decoded = model.decode(model.encode(video).latent_dist.mode(), times, generator=seeded()).sample
-        assert decoded.shape == (1, 3, frames, height, width)
-    assert {name: value.shape for name, value in model.state_dict().items()} == shapes
-    assert set(shapes) == {name for name, _ in model.named_parameters()}, "there are no buffers"
-
-
 SOLVERS = pytest.mark.parametrize("solver", [diffusion.euler, diffusion.heun])
 
 
@@ -262,19 +240,75 @@ def test_tiles_of_the_encoder_agree_where_they_see_all_that_matters():
     assert 1e-3 < differs < (blunt - whole).abs().max(), "fading hides most of what the borders do"
 
 
-def test_windows_act_on_pictures_larger_than_they_are_only():
-    full, windowed = tiny(), tiny(attention_window=3)
-    windowed.load_state_dict(full.state_dict())
-    for places, same in (((2, 3), True), ((3, 3), True), ((3, 4), False), ((7, 5), False)):
-        latents = torch.randn(1, 4, 2, *places)
-        a, b = (model.decode(latents, generator=seeded()).sample for model in (full, windowed))
-        assert b.isfinite().all()
-        assert torch.equal(a, b) == same, places
+@pytest.mark.parametrize("frame", [0, 1])
+def test_in_context_every_latent_reaches_every_pixel(frame):
+    model, latents = tiny(conditioning="in_context"), torch.randn(1, 4, 2, 2, 3)
+    moved = latents.clone()
+    moved[:, :, frame, 1, 2] += 1
+    a, b = (model.decode(x, generator=seeded()).sample for x in (latents, moved))
+    assert ((a - b).abs().amax(1) > 0).float().mean() > 0.99
+
+
+def test_the_parameters_around_the_conditioner_are_those_of_the_content_aware_model():
+    in_context, content_aware = tiny(conditioning="in_context"), tiny()
+
+    def around(model: AutoencoderRegen) -> dict[str, torch.Size]:
+        return {k: v.shape for k, v in model.state_dict().items() if not k.startswith("conditioner")}
+
+    assert around(in_context) == around(content_aware)
+    assert in_context.activation_bytes(5, 512, 512) > content_aware.activation_bytes(5, 512, 512)
+
+
+def test_context_tokens_lie_at_their_coordinates():
+    """Frames at k τ, the content latent at 0, the motion latent at k; a tile where it lies in the picture."""
+    network, latents = ContextConditioner(4, 24, ratio=8), torch.randn(2, 4, 2, 3, 5)
+    times = torch.tensor([-0.125, 0.0, 0.5, 1.0])
+    positions, tokens = network(latents, times)
+    rows, columns = torch.arange(3.0), torch.arange(5.0)
+    expected = grid_sinusoidal_embedding(torch.tensor([-1.0, 0.0, 4.0, 8.0]), rows, columns, 24)
+    torch.testing.assert_close(positions[0], expected)
+    plain = network.embed(latents.movedim(1, -1))
+    torch.testing.assert_close(tokens - plain, expected[[1, 3]].expand(2, -1, -1, -1, -1))
+    at, more = network(latents[..., 1:, 2:], times, corner=(1, 2))
+    torch.testing.assert_close(at, positions[:, :, 1:, 2:])
+    torch.testing.assert_close(more, tokens[:, :, 1:, 2:])
+    at, more = network(latents[:, :, :1], torch.zeros(1))
+    torch.testing.assert_close(at, positions[:, 1:2])
+    torch.testing.assert_close(more, tokens[:, :1])
+
+
+@pytest.mark.parametrize("width", [24, 26, 27, 64])
+def test_each_third_of_a_position_encodes_one_coordinate(width):
+    t, y, x = torch.tensor([0.0, 3.0]), torch.arange(4.0), torch.arange(2.0, 7.0)
+    grid = grid_sinusoidal_embedding(t, y, x, width)
+    third = 2 * (width // 6)
+    assert grid.shape == (2, 4, 5, width)
+    assert torch.equal(grid[1, 2, 3, :third], sinusoidal_embedding(t, third)[1])
+    assert torch.equal(grid[1, 2, 3, third : 2 * third], sinusoidal_embedding(y, third)[2])
+    assert torch.equal(grid[1, 2, 3, 2 * third : 3 * third], sinusoidal_embedding(x, third)[3])
+    assert not grid[..., 3 * third :].any()
+    assert len(grid.flatten(0, 2).unique(dim=0)) == 2 * 4 * 5
+
+
+def test_in_context_tiles_carry_their_place_in_the_picture():
+    model, latents, tile = tiny(conditioning="in_context"), torch.randn(1, 4, 2, 6, 9), Tile(32, 40, 16)
+    calls: list[torch.Tensor] = []
+    hook = model.decoder.register_forward_hook(lambda module, inputs, output: calls.append(inputs[1]))
+    whole = model.decode(latents, generator=seeded()).sample
+    tiled = model.decode(latents, generator=seeded(), tile=tile).sample
+    hook.remove()
+    everywhere, *parts = calls
+    places = Tiling.of(6, 9, tile).boxes
+    assert len(parts) == len(places) > 1
+    for ((top, bottom), (left, right)), part in zip(places, parts, strict=True):
+        torch.testing.assert_close(part, everywhere[:, :, top:bottom, left:right])
+    assert tiled.shape == whole.shape
+    covered = model.decode(latents, generator=seeded(), tile=Tile(512, 512)).sample
+    assert torch.equal(covered, whole)
 
 
 @pytest.mark.integration
 def test_one_clip_is_learnt_above_30_db_in_one_step():
-    """Encoder and decoder overfit on five frames of a real video: the whole method in one step."""
     with VideoReader(EXAMPLE) as reader:
         frames = torch.stack(
             [resize_center_crop(frame.image, parse_size("48")) for frame in islice(reader, 30, 35)]

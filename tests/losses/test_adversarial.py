@@ -1,4 +1,4 @@
-"""AdversarialLoss: formulas, training of the discriminator, state."""
+"""AdversarialLoss and its discriminator: formulas, training, state, shapes, blur pooling."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from tiny_run import assert_same
 
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss, lecam, r1_penalty
+from regen.networks.discriminator import BlurPool, PatchDiscriminator
 
 CPU = torch.device("cpu")
 
@@ -131,3 +132,27 @@ def test_resumed_from_its_state_it_is_equal_to_the_bit():
     for _ in range(2):
         step(resumed)
     assert_same(straight.tensors(), resumed.tensors())
+
+
+def test_blur_pool_is_the_binomial_mean_of_every_second_place():
+    x = torch.randn(1, 1, 4, 5, 6)
+    kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
+    weight = (kernel[:, None, None] * kernel[:, None] * kernel)[None, None]
+    padded = torch.nn.functional.pad(x, (1,) * 6, mode="replicate")
+    wanted = torch.nn.functional.conv3d(padded, weight, stride=2)
+    torch.testing.assert_close(BlurPool()(x), wanted)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_one_logit_for_each_patch_of_clips_and_images(frames):
+    discriminator = PatchDiscriminator(4, (2, 4, 4))
+    logits = discriminator(torch.randn(2, 3, frames, 32, 48))
+    assert logits.shape == (2, -(-frames // 8), 4, 6)
+
+
+def test_it_looks_at_more_than_one_frame():
+    discriminator = PatchDiscriminator(4, (2,))
+    clip = torch.randn(1, 3, 4, 16, 16)
+    changed = clip.clone()
+    changed[:, :, 3] = 0
+    assert not torch.equal(discriminator(clip)[:, 0], discriminator(changed)[:, 0])

@@ -51,7 +51,9 @@ def run(out: Path, stop_after: int | None = None, parts: int = 1, fsdp: bool = F
 
 
 def test_four_steps_are_two_and_two_more_with_a_discriminator(tmp_path):
-    straight = run(tmp_path / "straight").tensors()
+    state = run(tmp_path / "straight")
+    assert not any("discriminator" in name for name in state.model.state_dict())
+    straight = state.tensors()
     with pytest.raises(Interrupted):
         run(tmp_path / "halves", stop_after=2)
     resumed = run(tmp_path / "halves").tensors()
@@ -69,16 +71,6 @@ def test_any_split_of_the_batch_trains_the_same_with_a_discriminator(ranks, opti
     run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "errors")
     whole, parts = saved_tensors(tmp_path / "whole"), saved_tensors(tmp_path / "parts")
     torch.testing.assert_close(whole, parts, atol=2e-4, rtol=1e-2)
-
-
-def test_the_discriminator_learns_and_is_not_part_of_the_model(tmp_path):
-    state = run(tmp_path)
-    torch.manual_seed(0)
-    AutoencoderMagvit2(**asdict(MODEL))
-    fresh, learned = AuxiliaryLosses(LOSSES, CPU).tensors(), state.tensors()
-    weights = [name for name in fresh if name.startswith("adversarial.discriminator.")]
-    assert any(not torch.equal(fresh[name], learned[f"auxiliary.{name}"]) for name in weights)
-    assert not any("discriminator" in name for name in state.model.state_dict())
 
 
 def test_the_perceptual_loss_is_the_mean_over_frames(monkeypatch):

@@ -84,16 +84,6 @@ def test_little_is_decoded(tmp_path: Path) -> None:
         assert seeker.decoder.packets < 45
 
 
-def test_packets_give_the_first_frame_where_they_can(tmp_path: Path) -> None:
-    for name, from_packets in (("a.mp4", True), ("a.mkv", False), ("a.ts", False)):
-        path = make_movie(tmp_path / name, noisy(10), options={"bf": "3"})
-        with closing(Seeker(path, 1)) as seeker, closing(Seeker(path, 1)) as other:
-            seeker.locate_first()
-            other.decode_first()
-            assert seeker.start == other.start
-            assert (seeker.decoder.frames == 0) is from_packets
-
-
 @pytest.mark.parametrize("part", [(0.25, 0.3), (0.5, 0.55), (0.2, 0.9)], ids=str)
 def test_damage_hides_what_it_hides_from_a_reader_of_the_whole(
     tmp_path: Path, part: tuple[float, float]

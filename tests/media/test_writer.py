@@ -147,9 +147,10 @@ def test_an_error_inside_leaves_nothing_and_keeps_the_old_file(
     assert (tmp_path / name).read_text() == "old"
 
 
-def test_no_frame_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="no frame"):
-        write(tmp_path / "a.mp4", [])
+@pytest.mark.parametrize(("name", "count", "words"), [("a.mp4", 0, "no frame"), ("a.png", 2, "one frame")])
+def test_a_wrong_number_of_frames_is_an_error(tmp_path: Path, name: str, count: int, words: str) -> None:
+    with pytest.raises(VideoError, match=words):
+        write(tmp_path / name, numbered(count))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,9 +180,3 @@ def test_odd_file_names(tmp_path: Path, name: str) -> None:
 def test_image_round_trip(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a{suffix}", [smooth(47, 63)])
     assert distance(read(path)[0].image, smooth(47, 63)).mean() < 3
-
-
-def test_an_image_holds_one_frame(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="one frame"):
-        write(tmp_path / "a.png", numbered(2))
-    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,6 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
 from regen.metrics.cost import MatMul, count_matmuls, total_flops
 
@@ -76,14 +75,6 @@ def test_nothing_is_computed_with_fake_tensors() -> None:
         assert count_matmuls(lambda: fake_model(fake_video)) == real
         vast = torch.rand(1, 3, 5, 2160, 3840)
         assert total_flops(count_matmuls(lambda: fake_model(vast))) > 1000 * total_flops(real)
-
-
-def test_linear_embedder_by_hand() -> None:
-    """Each of the 2 x 3 cubes of 192 (k + 1) numbers becomes 2 c and comes back."""
-    model = AutoencoderLinear(temporal_compression_ratio=2, latent_channels=4).eval()
-    video = torch.rand(1, 3, 3, 16, 24)
-    count = total_flops(count_matmuls(lambda: model.decode(model.encode(video).latent_dist.mode())))
-    assert count == 2 * (2 * 6 * (192 * 3) * 8)
 
 
 def test_inference_mode_around_it_changes_nothing() -> None:

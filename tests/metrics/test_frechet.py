@@ -60,21 +60,11 @@ def test_equal_to_the_matrix_root_of_scipy(width: int, seed: int, scale: float) 
 def test_fewer_samples_than_features() -> None:
     """Singular covariances: 0 for the same samples, and the closed form against a point."""
     few = random(6, 300, 1)
-    assert frechet_distance(statistics(few), statistics(few.flip(0))) == pytest.approx(0, abs=1e-6)
+    assert 0 <= frechet_distance(statistics(few), statistics(few.flip(0))) < 1e-6
     flat = torch.zeros(6, 300, dtype=torch.float64)
     covariance = statistics(few).covariance()
     expected = few.mean(0).square().sum() + covariance.trace()
     assert frechet_distance(statistics(few), statistics(flat)) == pytest.approx(expected.item(), rel=1e-12)
-
-
-def test_symmetric_never_negative_and_growing() -> None:
-    reference = random(40, 8, 1)
-    steps = [random(40, 8, 2) * strength for strength in (0.0, 0.1, 0.4, 1.6)]
-    distances = [frechet_distance(statistics(reference), statistics(reference + step)) for step in steps]
-    assert distances == sorted(set(distances)), "strictly growing"
-    assert 0 <= distances[0] < 1e-9
-    back = frechet_distance(statistics(reference + steps[2]), statistics(reference))
-    assert back == pytest.approx(distances[2], rel=1e-12)
 
 
 @given(cuts=st.lists(st.integers(0, 30), max_size=5), offset=st.sampled_from([0.0, 1e6]))

@@ -56,7 +56,6 @@ def test_shifted_windows_connect_neighbours_in_the_second_block():
 
 
 def test_place_and_time_come_from_the_positions_only():
-    """Moving frames together with their positions moves the output."""
     network = woken()
     noisy, positions, t = inputs()
     out = network(noisy, positions, t)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tiny_networks import seeded, seeded_each
 
 from regen.networks.length_rule import MotionLengthRule, motion
-from regen.runtime import generator_for
 
 RANGE = (0.0005, 0.03)
 RULE = MotionLengthRule(multiple=4, min_ratio=0.125, image_ratio=0.5, motion_range=RANGE)
@@ -21,10 +21,6 @@ def waves(shift: float, frames: int = 5, height: int = 16, width: int = 48) -> t
     """A wave of 96 pixels that moves `shift` pixels a frame."""
     along = torch.arange(width) - shift * torch.arange(frames)[:, None]
     return (along * 2 * math.pi / 96).sin()[None, None, :, None].expand(1, 3, -1, height, -1)
-
-
-def each(count: int, seed: int = 0) -> list[torch.Generator]:
-    return [generator_for(seed, i) for i in range(count)]
 
 
 @given(st.lists(st.floats(0, 12), min_size=2, max_size=6))
@@ -59,7 +55,7 @@ def test_motion_scales_with_contrast_and_is_the_same_backwards_and_alone(size, g
 
 
 def test_motion_resists_noise_of_single_pixels():
-    noise = torch.randn(1, 3, 9, 32, 32, generator=generator_for(0)) * 0.05
+    noise = torch.randn(1, 3, 9, 32, 32, generator=seeded()) * 0.05
     plain = (noise[:, :, 1:] - noise[:, :, :-1]).abs().mean() / 2
     assert motion(noise) < 0.3 * plain
     moving = waves(4, 9, 32, 32)
@@ -106,7 +102,7 @@ def drawn(
     rule: MotionLengthRule, budget: int, mode: str, keep_all_prob: float, clip: torch.Tensor
 ) -> torch.Tensor:
     clips = clip.expand(COUNT, -1, -1, -1, -1)
-    return rule.sample(clips, budget, each(COUNT), mode, keep_all_prob)
+    return rule.sample(clips, budget, seeded_each(COUNT), mode, keep_all_prob)
 
 
 def shares_of(lengths: torch.Tensor) -> dict[int, float]:
@@ -137,7 +133,7 @@ def test_dropped_lengths_are_uniform_up_to_max_length(keep_all_prob):
 )
 def test_sampled_lengths_stay_within_max_length(rule, budget, keep_all_prob, shift):
     clips = waves(shift, 2, 4, 4).expand(20, -1, -1, -1, -1)
-    found = rule.sample(clips, budget, each(20), "motion", keep_all_prob)
+    found = rule.sample(clips, budget, seeded_each(20), "motion", keep_all_prob)
     longest = int(rule.max_length(clips, budget)[0])
     assert found.dtype == torch.int64
     assert (found >= 0).all() and (found <= longest).all()
@@ -148,9 +144,9 @@ def test_sampled_lengths_stay_within_max_length(rule, budget, keep_all_prob, shi
 @pytest.mark.parametrize("frames", [1, 3])
 def test_each_length_depends_on_its_own_generator_only(mode, frames):
     clips = torch.cat([waves(i / 8, frames, 5, 9) for i in range(12)])
-    whole = RULE.sample(clips, 100, each(12), mode, 0.3)
-    first, rest = each(12)[:5], each(12)[5:]
+    whole = RULE.sample(clips, 100, seeded_each(12), mode, 0.3)
+    first, rest = seeded_each(12)[:5], seeded_each(12)[5:]
     split = [RULE.sample(part, 100, own, mode, 0.3) for part, own in ((clips[:5], first), (clips[5:], rest))]
     assert torch.equal(whole, torch.cat(split))
-    turned = RULE.sample(clips.flip(0), 100, each(12)[::-1], mode, 0.3)
+    turned = RULE.sample(clips.flip(0), 100, seeded_each(12)[::-1], mode, 0.3)
     assert torch.equal(whole.flip(0), turned)
