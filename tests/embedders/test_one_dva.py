@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_networks import seeded_each
 
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.latents import Latents
@@ -49,6 +48,10 @@ def tiny(awake: bool = True, objective: OneDVAObjective | None = None, **options
 def clip(frames: int = 17, height: int = 32, width: int = 48, count: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.rand(count, 3, frames, height, width, generator=generator) * 2 - 1
+
+
+def each(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [generator_for(seed, i) for i in range(count)]
 
 
 def budget(model: AutoencoderOneDVA, video: torch.Tensor) -> int:
@@ -125,7 +128,7 @@ def test_gradient_reaches_every_parameter(variant, frames):
     objective = OneDVAObjective(lengths="full", l1_weight=0.1, latent_noise_std=0.1)
     model = tiny(objective=objective, **VARIANTS[variant]).train()
     video = clip(model.chunk_frames if frames == "chunk" else 1, 24, 40, count=4)
-    loss, logs = model.loss({"clip": video, "target": video}, seeded_each(4))
+    loss, logs = model.loss({"clip": video, "target": video}, each(4))
     loss.backward()
     assert torch.isfinite(loss)
     assert {"psnr", "length", "rank", "alignment", "loss"} <= logs.keys()
@@ -141,10 +144,10 @@ def test_the_loss_is_the_mean_of_its_samples(variant):
     model = tiny(objective=objective, kl_weight=1.0, **VARIANTS[variant])
     video = clip(17, 40, 20, count=4)
     video[0] = video[0, :, :1]
-    whole, logs = model.loss({"clip": video, "target": video}, seeded_each(4))
+    whole, logs = model.loss({"clip": video, "target": video}, each(4))
     parts = [
         model.loss({"clip": v[None], "target": v[None]}, [generator])[0]
-        for v, generator in zip(video, seeded_each(4), strict=True)
+        for v, generator in zip(video, each(4), strict=True)
     ]
     assert logs["kl"] > 0 and logs["alignment"] > 0
     torch.testing.assert_close(whole, torch.stack(parts).mean(), atol=1e-4, rtol=1e-4)
@@ -156,7 +159,7 @@ def test_the_loss_does_not_see_padding():
     padding = perfect.patches.pad(torch.zeros_like(video)) + 1
     perfect.patches.crop(padding, *video.shape[2:])[...] = 0
     perfect._decode_regions = lambda noisy, *_, **__: (perfect.patches.pad(video) + 7 * padding, noisy)
-    assert float(perfect.loss({"clip": video, "target": video}, seeded_each(3))[0]) == 0.0
+    assert float(perfect.loss({"clip": video, "target": video}, each(3))[0]) == 0.0
 
 
 @pytest.mark.parametrize("prediction", ["sample", "velocity"])
@@ -164,7 +167,7 @@ def test_the_loss_is_finite_at_full_noise_and_without_1d_latents(prediction):
     objective = OneDVAObjective(pure_noise_prob=1.0, keep_all_prob=0.0)
     model = tiny(objective=objective, prediction=prediction, length_rule=MotionLengthRule(4, 0.0, 0.0))
     for still in (torch.zeros(2, 3, 17, 32, 32), torch.zeros(2, 3, 1, 32, 32)):
-        loss, logs = model.loss({"clip": still, "target": still}, seeded_each(2))
+        loss, logs = model.loss({"clip": still, "target": still}, each(2))
         assert torch.isfinite(loss)
         assert all(torch.isfinite(value).all() for value in logs.values())
         assert logs["length"] == 0
@@ -175,7 +178,7 @@ def test_alignment_is_ramped_in():
     model, losses = tiny(objective=objective, kl_weight=0.0), []
     for part in (0.0, 0.25, 0.5, 1.0):
         batch = {"clip": clip(count=2), "target": clip(count=2), "progress": torch.tensor(part)}
-        loss, logs = model.loss(batch, seeded_each(2))
+        loss, logs = model.loss(batch, each(2))
         losses.append(loss)
     steps, alignment = [(loss - losses[0]).item() for loss in losses], logs["alignment"].item()
     assert alignment > 0
@@ -197,7 +200,7 @@ def test_post_training_changes_the_decoder_alone():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     video = clip(count=8)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
-    loss, _ = model.loss({"clip": video, "target": video}, seeded_each(8), auxiliary)
+    loss, _ = model.loss({"clip": video, "target": video}, each(8), auxiliary)
     loss.backward()
     optimizer.step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
@@ -253,13 +256,13 @@ def test_a_toy_learns_to_use_what_is_kept():
     video = torch.stack([_square(i) for i in range(8)])
     for step in range(300):
         optimizer.zero_grad()
-        model.loss({"clip": video, "target": video}, seeded_each(8, step))[0].backward()
+        model.loss({"clip": video, "target": video}, each(8, step))[0].backward()
         optimizer.step()
     model.eval()
     psnr = []
     for length in (0, 12, 48):
         latents = model.encode(video, length=length).latent_dist.mode()
-        decoded = model.decode(latents, generator=seeded_each(8)).sample
+        decoded = model.decode(latents, generator=each(8)).sample
         psnr.append(-10 * math.log10((decoded - video).square().mean().item() / 4))
     assert psnr[0] + 0.1 < psnr[1] < psnr[2] + 0.05
 
