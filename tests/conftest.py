@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import diffusers.models.autoencoders.vae  # noqa: F401
 import torch
 import torchmetrics  # noqa: F401
-from commands import start_command  # noqa: F401
+from commands import run_regen, start_command  # noqa: F401
 
 settings.register_profile("regen", max_examples=15, deadline=None, derandomize=True)
 settings.load_profile("regen")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def places(tmp_path_factory) -> dict[str, Any]:
     """Two videos, a REGEN, a One-DVA and a generator on its latents."""
     folder = tmp_path_factory.mktemp("benchmarks")
     (folder / "videos").mkdir()
@@ -73,7 +73,7 @@ OF_RECIPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", [*OF_MODELS, *OF_RECIPES])
-def test_measures(name: str, places: dict[str, Any], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures(name, places, capsys, monkeypatch):
     monkeypatch.setattr("scale.DRAWS", 5)
     options = (
         dict(OF_RECIPES[name])
@@ -87,25 +87,24 @@ def test_measures(name: str, places: dict[str, Any], capsys: Any, monkeypatch: p
     run(name, capsys, **options)
 
 
-def test_fits_a_linear_embedder(places: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+def test_fits_a_linear_embedder(places, tmp_path, capsys):
     run("fit_linear", capsys, data=places["data"], out=tmp_path, channels=2, short_side=32)
     assert (tmp_path / "config.json").is_file() and "2 clips" in (tmp_path / "README.md").read_text()
 
 
-def test_decodes_predicted_latents(places: dict[str, Any], capsys: Any) -> None:
+def test_decodes_predicted_latents(places, capsys):
     options = {"data": places["data"], "generator": places["generator"], "model": (places["one_dva"],)}
     (psnr,) = run("predicted_latents", capsys, levels=(0.9,), size="32", **options)["psnr"].values()
     assert psnr["0.0"] != psnr["0.9"]
 
 
 @pytest.mark.parametrize(("name", "frames"), [("shapes", 3), ("world", 9)])
-def test_writes_videos(name: str, frames: int, tmp_path: Path, capsys: Any) -> None:
+def test_writes_videos(name, frames, tmp_path, capsys):
     run(name, capsys, out=tmp_path, videos=1, frames=frames, size=(64, 64))
     assert len(list(tmp_path.glob("*.mp4"))) == 1
 
 
-def test_a_comparison_trains_measures_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second call finds everything done and changes nothing."""
+def test_a_comparison_trains_measures_and_continues(tmp_path, monkeypatch):
     comparisons = importlib.import_module("comparisons")
     write_dataset(tmp_path / "clips", videos=3, frames=12, height=32, width=40, seed=0)
     smaller = replace(comparisons.COMPARISONS["channels"], sizes=("32",))

@@ -16,26 +16,18 @@ def random_frames(frames: int, height: int = 7, width: int = 9, seed: int = 0) -
     return torch.randint(0, 256, (frames, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
-def test_slice_is_the_row_of_every_frame() -> None:
-    frames = random_frames(6)
-    middle, top = SliceCollector(), SliceCollector(row=0)
-    for collector in (middle, top):
-        collector.update(frames)
-    assert torch.equal(middle.picture(), frames[:, 3])
-    assert torch.equal(top.picture(), frames[:, 0])
-
-
 @given(cuts=st.lists(st.integers(0, 8), max_size=5))
-def test_split_into_calls_does_not_matter(cuts: list[int]) -> None:
-    frames, collector = random_frames(8), SliceCollector()
+def test_a_slice_is_a_row_of_every_frame_however_they_are_split_into_calls(cuts):
+    frames, middle, top = random_frames(8), SliceCollector(), SliceCollector(row=0)
     edges = [0, *sorted(cuts), 8]
     for first, last in pairwise(edges):
-        collector.update(frames[first:last])
-    assert torch.equal(collector.picture(), frames[:, 3])
+        middle.update(frames[first:last])
+        top.update(frames[first:last])
+    assert torch.equal(middle.picture(), frames[:, 3]) and torch.equal(top.picture(), frames[:, 0])
 
 
 @given(frames=st.integers(1, 13), chunk=st.integers(1, 6), lines=st.integers(1, 5))
-def test_slices_stand_side_by_side(frames: int, chunk: int, lines: int) -> None:
+def test_slices_stand_side_by_side(frames, chunk, lines):
     """Every pixel: labels on top, each slice repeated in time, ticks at the borders in the gutter alone."""
     slices = {
         "original": random_frames(frames)[:, 0],

@@ -1,25 +1,24 @@
-"""`regen evaluate`: its output and files, errors, and interruptions."""
-
 import json
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from commands import PATIENCE, Process, StartCommand, assert_error, wait_until
-from tiny_benchmark import make_clips, make_models, results, timeless, tiny_one_dva
+from commands import PATIENCE, Process, Ran, Regen, StartCommand, assert_error, wait_until
+from tiny_benchmark import make_clips, make_models, results, timeless
 from tiny_media import make_video
 
-from regen import cli
 from regen.metrics.lpips import Lpips
 
 COMMON = ("--data", "clips", "--device", "cpu", "--dtype", "fp32", "--size", "24x32")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     make_clips(folder / "clips")
     make_models(folder)
@@ -27,51 +26,39 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(files, tmp_path, monkeypatch) -> Path:
     """The working directory: clips, and the models tiny and linear."""
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def evaluate(*arguments: str, report: str = "out") -> int:
-    return cli.main(["evaluate", "--report", report, *COMMON, *arguments])
+@pytest.fixture
+def evaluate(folder, capsys) -> Callable[..., Ran]:
+    return partial(Regen(folder, capsys), "evaluate", "--report", "out", *COMMON)
 
 
-def test_table_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_and_json(folder, evaluate):
     (folder / "clips" / "bad.mp4").write_bytes(b"no video")
     arguments = ("--model", "tiny", "--model", "linear", "--steps", "1", "--steps", "2")
     arguments += ("--max-frames", "6", "--fvd", "random", "--fvd-frames", "4")
-    assert evaluate(*arguments) == 0
-    out, err = capsys.readouterr()
-    assert "skipped: clips/bad.mp4" in err
+    ran = evaluate(*arguments)
+    out = "\n".join(ran.out)
+    assert ran.status == 0 and "skipped: clips/bad.mp4" in "\n".join(ran.err)
     assert out.count("24x32") == 3 and "out/index.html" in out and "LPIPS" not in out
     for heading in ("PSNR", "SSIM", "FVD", "seams", "compression"):
         assert heading in out
-    assert evaluate(*arguments, "--json") == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = evaluate(*arguments, "--json").out
     assert json.loads(line) == json.loads(Path("out/summary.json").read_text())
 
 
-def test_lengths_of_one_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_one_dva().save_pretrained(folder / "one")
-    models = ("--model", "one@0%", "--model", "one@100%", "--model", "mine=one@50%")
-    assert evaluate(*models, "--max-frames", "1") == 0
-    out = capsys.readouterr().out
-    assert all(model in out for model in ("one@0%", "one@100%", "mine@50%"))
-    summary = {row["model"]: row for row in json.loads(Path("out/summary.json").read_text())}
-    rates = [summary[model]["compression_factor"] for model in ("one@0%", "mine@50%", "one@100%")]
-    assert rates[0] > rates[1] > rates[2] and f"{rates[0]:.1f}" in out
-
-
-def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lpips_with_a_file_of_ones_own(folder, evaluate):
     layers = Lpips.random_for_tests("vgg").layers.state_dict()
     torch.save({f"features.{name}": value for name, value in layers.items()}, "weights.pth")
     lpips = ("--model", "linear", "--max-frames", "1", "--lpips-net", "vgg", "--lpips-weights", "weights.pth")
-    assert evaluate(*lpips) == 1
-    assert_error(capsys, "weights.pth must have the SHA-256")
+    assert_error(evaluate(*lpips), "weights.pth must have the SHA-256")
     known = subprocess.run(["sha256sum", "weights.pth"], capture_output=True, text=True, check=True).stdout
-    assert evaluate(*lpips, "--lpips-sha256", known[:64]) == 0
+    assert evaluate(*lpips, "--lpips-sha256", known[:64]).status == 0
     (row,) = json.loads(Path("out/summary.json").read_text())
     assert row["lpips"] > 0 and row["absent"].keys() >= {"fvd"} and "lpips" not in row["absent"]
     assert json.loads(Path("out/settings.json").read_text())["lpips"] == {"net": "vgg", "sha256": known[:64]}
@@ -83,8 +70,6 @@ def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
         ((), ("at least one model", "--model")),
         (("--model", "nothing@25%"), ("no model nothing",)),
         (("--model", "tiny", "--size", "7"), ("got 7",)),
-        (("--model", "tiny@25%"), ("@25% needs a One-DVA model",)),
-        (("--model", "tiny@a lot"), ("got 'a lot'", "@320")),
         (("--model", "tiny", "--data", "empty"), ("no video below empty",)),
         (("--model", "tiny", "--reconstructions", "empty"), ("NAME=FOLDER",)),
         (("--reconstructions", "theirs=empty"), ("empty has no reconstruction of a.mp4",)),
@@ -95,20 +80,17 @@ def test_lpips_with_a_file_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
         (("--model", "tiny", "--fvd", "random", "--fvd-frames", "16", "33"), ("one --fvd-frames",)),
     ],
 )
-def test_invalid_options(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
-) -> None:
+def test_invalid_options(folder, evaluate, arguments, words):
     (folder / "empty").mkdir()
-    assert evaluate(*arguments) == 1
-    assert_error(capsys, *words)
+    assert_error(evaluate(*arguments), *words)
     assert not list(folder.glob("out/results"))
 
 
 @pytest.mark.integration
-def test_a_failure_in_a_worker_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_in_a_worker_is_reported(folder, evaluate):
     shutil.copytree("clips", "theirs")
-    assert evaluate("--reconstructions", "theirs=theirs", "--processes", "2") == 1
-    assert_error(capsys, "theirs/", "must be 24x32")
+    ran = evaluate("--reconstructions", "theirs=theirs", "--processes", "2")
+    assert_error(ran, "theirs/", "must be 24x32")
 
 
 def start_work(folder: Path, start_command: StartCommand, processes: str) -> Process:
@@ -127,24 +109,22 @@ def nothing_is_half_made(report: Path) -> bool:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("count", ["1", "2"])
-def test_killed_at_work_the_same_command_continues(
-    folder: Path, start_command: StartCommand, count: str
-) -> None:
+def test_killed_at_work_the_same_command_continues(folder, evaluate, start_command, count):
     process = start_work(folder, start_command, count)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
     before = results(folder / "out")
     assert "tiny/24x32-1/long.json" not in before
-    assert evaluate("--model", "tiny") == 0
+    assert evaluate("--model", "tiny").status == 0
     after = results(folder / "out")
     assert before.items() <= after.items(), "what was done is not done again"
     assert nothing_is_half_made(folder / "out")
-    assert evaluate("--model", "tiny", report="whole") == 0
+    assert evaluate("--model", "tiny", "--report", "whole").status == 0
     assert timeless(folder / "out") == timeless(folder / "whole")
 
 
 @pytest.mark.integration
-def test_ctrl_c(folder: Path, start_command: StartCommand) -> None:
+def test_ctrl_c(folder, start_command):
     process = start_work(folder, start_command, "2")
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=PATIENCE)

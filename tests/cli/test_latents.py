@@ -1,16 +1,15 @@
-"""`regen latents` as a command: what it writes and says, and what is left when it is stopped."""
-
 import json
+import random
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import PATIENCE, Process, StartCommand, assert_error, wait_until
+from commands import PATIENCE, Process, Ran, Regen, assert_error, wait_until
 from tiny_latents import (
-    a_moment,
     contents,
     export,
     long_corpus,
@@ -22,14 +21,13 @@ from tiny_latents import (
 )
 from tiny_media import make_video
 
-from regen import cli
 from regen.corpus.dataset import LatentDataset
 
 COMMON = ("--model", "tiny", "--device", "cpu", "--dtype", "fp32", "--latent-dtype", "fp32")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch) -> Path:
     """The working directory: clips, and the model tiny."""
     make_corpus(tmp_path / "clips")
     make_model(tmp_path / "tiny")
@@ -37,10 +35,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def latents(*arguments: str, data: str = "clips", out: str = "out") -> int:
-    return cli.main(["latents", "export", "--data", data, "--out", out, *COMMON, *arguments])
+@pytest.fixture
+def latents(folder, capsys) -> Callable[..., Ran]:
+    return partial(Regen(folder, capsys), "latents")
 
 
+EXPORT = ("export", "--data", "clips", "--out", "out", *COMMON)
 EXPORT_LONG = ("latents", "export", "--data", "long", "--out", "out", *COMMON)
 
 
@@ -48,46 +48,42 @@ def wait_for_shard(out: Path, process: Process) -> None:
     wait_until(lambda: list(out.glob("0*.json")), process)
 
 
-def test_export_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_and_show(folder, latents):
     (folder / "clips" / "bad.mp4").write_bytes(b"no video")
-    assert latents("--size", "16x24", "--frames", "6", "--files-per-shard", "4") == 0
-    out, err = capsys.readouterr()
-    assert err == "" and out.strip().endswith("complete")
+    ran = latents(*EXPORT, "--size", "16x24", "--frames", "6", "--files-per-shard", "4")
+    assert (ran.status, ran.err) == (0, []) and ran.out[-1].endswith("complete")
+    out = "\n".join(ran.out)
     for words in (
         *("tiny (hash ", "size 16x24, frames 6", "2 of 2", "6, 3 of them images; 1 skipped", "18, 0.00"),
         *("3 of 1x4x1x2x3, 2 of 2x4x2x2x3", "1 samples have one; 1 classes", "skipped bad-"),
     ):
         assert words in out
-    assert cli.main(["latents", "show", "out", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads("".join(latents("show", "out", "--json").out))
     assert (found["samples"], found["missing_shards"], found["command"]) == (6, 0, None)
     assert found["mean_sequence_length"] is None and "1D" not in out
     (folder / "out" / "00001.json").unlink()
-    assert cli.main(["latents", "show", "out"]) == 0
-    shown = capsys.readouterr().out
+    shown = "\n".join(latents("show", "out").out)
     assert "1 of 2" in shown and "not complete; finish it by: regen latents export --model tiny" in shown
     command = shown.strip().rpartition(": ")[2].split()
-    assert cli.main([*command[1:], "--device", "cpu"]) == 0
+    assert latents(*command[2:], "--device", "cpu").status == 0
     assert len(LatentDataset(folder / "out")) == 6
-    assert cli.main(["latents", "show", "clips"]) == 1
-    assert_error(capsys, "clips holds no latents")
+    assert_error(latents("show", "clips"), "clips holds no latents")
 
 
-def test_export_and_show_of_hybrid_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_and_show_of_hybrid_latents(folder, latents):
     model = make_hybrid_model(folder / "hybrid")
-    assert latents("--size", "32", "--model", model, "--num-latents", "50%") == 0
-    shown = capsys.readouterr().out
+    shown = "\n".join(latents(*EXPORT, "--size", "32", "--model", model, "--num-latents", "50%").out)
     for words in ("num_latents 50%", "3 of 1x4x5x2x2, 3 of 1x4x1x2x2", "6.0 per chunk, 50% of the maximum"):
         assert words in shown
-    assert cli.main(["latents", "show", "out", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads("".join(latents("show", "out", "--json").out))
     found = found["mean_sequence_length"], found["sequence_length_fraction"]
     assert found == (6, 0.5)  # 10 of videos, 2 of images
 
 
-def test_shards_at_a_remote_address(folder: Path) -> None:
+def test_shards_at_a_remote_address(folder, latents):
     make_shards(folder / "clips", folder / "shards", 3)
-    assert latents(data=f"file://{folder}/shards", out="one") == latents(data="shards", out="two") == 0
+    for data, out in ((f"file://{folder}/shards", "one"), ("shards", "two")):
+        assert latents(*EXPORT, "--data", data, "--out", out).status == 0
     one, two = contents(folder / "one"), contents(folder / "two")
     assert {name for name in one if one[name] != two[name]} == {"manifest.json"} and one.keys() == two.keys()
 
@@ -109,26 +105,20 @@ def test_shards_at_a_remote_address(folder: Path) -> None:
     ],
     ids=lambda value: value[0][2:] if value[0].startswith("--") else None,
 )
-def test_bad_options(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
-) -> None:
+def test_bad_options(folder, latents, arguments, words):
     (folder / "empty").mkdir()
-    assert latents(*arguments) == 1
-    assert_error(capsys, *words)
+    assert_error(latents(*EXPORT, *arguments), *words)
     assert not (folder / "out").exists()
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("maker", "videos"), [(make_model, 12), (make_hybrid_model, 80)])
-def test_two_processes_of_which_one_is_killed_give_the_same_bytes(
-    folder: Path, start_command: StartCommand, maker: Callable[[Path], str], videos: int
-) -> None:
-    """At any moment; what the other one makes is the same, byte by byte, as without a disturbance."""
+def test_two_processes_of_which_one_is_killed_give_the_same_bytes(folder, start_command, maker, videos):
     maker(folder / "tiny")
     long_corpus(folder / "long", videos)
     victim, other = (start_command(*EXPORT_LONG, "--files-per-shard", "1") for _ in range(2))
     wait_for_shard(folder / "out", victim)
-    time.sleep(a_moment(0.5))
+    time.sleep(random.uniform(0, 0.5))
     victim.kill()
     assert victim.wait() == -signal.SIGKILL, "it was done before it could be killed"
     _, error = other.communicate(timeout=PATIENCE)
@@ -140,9 +130,7 @@ def test_two_processes_of_which_one_is_killed_give_the_same_bytes(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("count", ["1", "2"])
-def test_terminated_it_leaves_nothing_half_done(
-    folder: Path, start_command: StartCommand, count: str
-) -> None:
+def test_terminated_it_leaves_nothing_half_done(folder, latents, start_command, count):
     long_corpus(folder / "long", 12)
     process = start_command(*EXPORT_LONG, "--files-per-shard", "1", "--processes", count)
     wait_for_shard(folder / "out", process)
@@ -153,14 +141,12 @@ def test_terminated_it_leaves_nothing_half_done(
     assert line == "regen: interrupted; finished work is kept in out, and the same command continues."
     assert not [name for name in work_left(folder / "out") if not name.endswith(".lock")]
     before = contents(folder / "out")
-    assert latents("--files-per-shard", "1", data="long") == 0
+    assert latents(*EXPORT_LONG[1:], "--files-per-shard", "1").status == 0
     assert before.items() <= contents(folder / "out").items() and work_left(folder / "out") == []
 
 
 @pytest.mark.integration
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(
-    folder: Path, start_command: StartCommand
-) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(folder, start_command):
     (folder / "long").mkdir()
     make_video(folder / "long" / "z.mp4", 100, 48, 64)  # 30 kB of latents
     for number in range(3):

@@ -1,55 +1,50 @@
-"""regen runs show: what it prints and writes, for people and for programs."""
-
 import json
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Ran, assert_error
 from PIL import Image
-
-from regen import cli
 
 REAL = Path(__file__).parents[2] / "benchmarks" / "results" / "regen-small-4x-cpu.log.jsonl"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two runs: `real`, the log of a real training, and `begun`, which has logged nothing."""
+def show(run_regen, tmp_path) -> Callable[..., Ran]:
+    """Runs the command on `real`, the log of a real training, and `begun`, which has logged nothing."""
     for name in ("real", "begun"):
         (tmp_path / name).mkdir()
         config = {"loop": {"steps": 3400}, "files": len(name)}
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     (tmp_path / "real" / "log.jsonl").write_text(REAL.read_text())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return partial(run_regen, "runs", "show")
 
 
-def test_several_runs_stand_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["runs", "show", "real", "begun"]) == 0
-    out, err = capsys.readouterr()
-    assert not err and "\x1b" not in out
+def test_several_runs_stand_side_by_side(show):
+    ran = show("real", "begun")
+    out = "\n".join(ran.out)
+    assert (ran.status, ran.err) == (0, []) and "\x1b" not in out
     assert re.search(r"real +begun", out)
     assert re.search(r"updates +3400 of 3400 +0 of 3400", out)
     assert re.search(r"evaluation PSNR +29.98 dB, best 29.98 after 3400", out)
     assert re.search(r"files +4 +5", out), "in which they differ"
 
 
-def test_a_program_gets_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["runs", "show", "real", "begun", "--json", "--png", "runs.png"]) == 0
-    out, err = capsys.readouterr()
-    real, begun = json.loads(out)["runs"]
-    assert not err and len(out.splitlines()) == 1
+def test_a_program_gets_one_object(show):
+    ran = show("real", "begun", "--json", "--png", "runs.png")
+    assert (ran.status, len(ran.out), ran.err, ran.files) == (0, 1, [], {"runs.png"})
+    real, begun = json.loads(ran.out[0])["runs"]
     assert (real["step"], real["name"], real["best_step"]) == (3400, "real", 3400)
     assert real["best_psnr"] == pytest.approx(29.98, abs=0.01)
     assert (begun["step"], begun["loss"], begun["checkpoints"]) == (0, None, [])
-    assert Path("runs.png").is_file()
 
 
-def test_the_picture_has_all_plots_in_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["runs", "show", "real", "--png", "real.png"]) == 0
-    assert capsys.readouterr().out.endswith("The plots are in real.png.\n")
+def test_the_picture_has_all_plots_in_it(show):
+    assert show("real", "--png", "real.png").out[-1] == "The plots are in real.png."
     picture = np.asarray(Image.open("real.png").convert("RGB")).astype(int)
     height, width = picture.shape[:2]
     assert (width, height) == (1500, 880)
@@ -69,20 +64,15 @@ def test_the_picture_has_all_plots_in_it(folder: Path, capsys: pytest.CaptureFix
         (["real", "--png", "no/real.png"], "no/real.png"),
         (["begun", "--png", "begun.png"], "Nothing has been logged"),
     ],
-    ids=["folder", "none", "suffix", "place", "empty"],
 )
-def test_mistakes_are_one_line(
-    arguments: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["runs", "show", *arguments]) == 1
-    err = capsys.readouterr().err
-    assert words in err and len(err.splitlines()) == 1
+def test_mistakes_are_one_line(show, arguments, words):
+    ran = show(*arguments)
+    assert len(ran.err) == 1
+    assert_error(ran, words)
 
 
-def test_without_matplotlib_the_figures_are_shown(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_matplotlib_the_figures_are_shown(show, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert cli.main(["runs", "show", "real", "--png", "real.png"]) == 1
-    out, err = capsys.readouterr()
-    assert "29.98 dB" in out and 'pip install "regen[plots]"' in err
+    ran = show("real", "--png", "real.png")
+    assert "29.98 dB" in "\n".join(ran.out)
+    assert_error(ran, 'pip install "regen[plots]"')

@@ -21,7 +21,7 @@ from tiny_latents import (
     wanted,
     work_left,
 )
-from tiny_media import make_video
+from tiny_media import make_video, same_latents
 from torch import Tensor
 
 from regen.codec.rate_control import parse_length
@@ -43,38 +43,38 @@ FRAMES = (11, 6, 3, 1, 1, 1)
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture(scope="module")
-def corpus(shared: Path) -> Path:
+def corpus(shared) -> Path:
     return make_corpus(shared / "clips")
 
 
 @pytest.fixture(scope="module")
-def model(shared: Path) -> str:
+def model(shared) -> str:
     return make_model(shared / "tiny")
 
 
 @pytest.fixture(scope="module")
-def exported(corpus: Path, model: str, shared: Path) -> Path:
+def exported(corpus, model, shared) -> Path:
     """In shards of 2 files; tests that change it take a copy."""
     return export(model, corpus, shared / "whole", files_per_shard=2, batch=1)
 
 
 @pytest.fixture(scope="module")
-def lively(shared: Path) -> Path:
+def lively(shared) -> Path:
     return make_lively_corpus(shared / "lively")
 
 
 @pytest.fixture(scope="module")
-def hybrid(shared: Path) -> str:
+def hybrid(shared) -> str:
     return make_hybrid_model(shared / "tiny-1d")
 
 
 @pytest.fixture(scope="module")
-def exported_hybrid(lively: Path, hybrid: str, shared: Path) -> Path:
+def exported_hybrid(lively, hybrid, shared) -> Path:
     """In a shard of 2 files and one of 1."""
     return export(hybrid, lively, shared / "hybrid", files_per_shard=2, batch=1)
 
@@ -99,16 +99,11 @@ def grid_by_hand(path: Path, model: str, size: Size | None = None, frames: int |
     return collate(by_hand(path, model, size, frames)).grid
 
 
-def assert_same(ours: Latents, theirs: Latents) -> None:
-    assert torch.equal(ours.grid, theirs.grid) and torch.equal(ours.lengths, theirs.lengths)
-    assert torch.equal(ours.sequence, theirs.sequence)
-
-
 def files_of(corpus: Path) -> list[Path]:
     return [path for path in sorted(corpus.rglob("*")) if path.suffix in (".mp4", ".mkv", ".png", ".jpg")]
 
 
-def test_latents_are_those_of_the_codec(exported: Path, corpus: Path, model: str) -> None:
+def test_latents_are_those_of_the_codec(exported, corpus, model):
     dataset = LatentDataset(exported)
     assert len(dataset) == 6
     for number, path in enumerate(files_of(corpus)):
@@ -123,7 +118,7 @@ def test_latents_are_those_of_the_codec(exported: Path, corpus: Path, model: str
     assert captions == [("a gradient, größer", 7), ("", -1)]
 
 
-def test_one_size_and_the_first_frames(corpus: Path, model: str, tmp_path: Path) -> None:
+def test_one_size_and_the_first_frames(corpus, model, tmp_path):
     """Chunks of several videos go through the model together; that moves the last bits alone."""
     size = Size(16, 24)
     dataset = LatentDataset(export(model, corpus, tmp_path / "out", size=size, frames=7, batch=4))
@@ -134,13 +129,13 @@ def test_one_size_and_the_first_frames(corpus: Path, model: str, tmp_path: Path)
     assert {*dataset.column("height"), *dataset.column("width")} == {16, 24}
 
 
-def test_frame_rates(corpus: Path, model: str, tmp_path: Path) -> None:
+def test_frame_rates(corpus, model, tmp_path):
     dataset = LatentDataset(export(model, corpus, tmp_path / "out", fps=Fraction(15), size=Size(16, 16)))
     assert dataset.column("frames").tolist() == [6, 3, 2, 1, 1, 1]  # of 30000/1001 a second
     assert dataset.column("frame_rate").tolist() == [15, 15, 15, 15, 1, 1]
 
 
-def test_folder_and_shards_give_the_same(exported: Path, corpus: Path, model: str, tmp_path: Path) -> None:
+def test_folder_and_shards_give_the_same(exported, corpus, model, tmp_path):
     shards = make_shards(corpus, tmp_path / "shards", 2)
     (shards / "classes.json").write_text('{"moving": 7}')
     out = export(model, shards, tmp_path / "out", batch=1)
@@ -150,14 +145,7 @@ def test_folder_and_shards_give_the_same(exported: Path, corpus: Path, model: st
     assert LatentDataset(out).manifest.classes == {"moving": 7}
 
 
-def test_precisions(corpus: Path, model: str, exported: Path, tmp_path: Path) -> None:
-    whole = LatentDataset(exported)
-    for store, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        other = LatentDataset(export(model, corpus, tmp_path / store, latent_dtype=store, batch=1))
-        assert all(torch.equal(other.latents(i).grid, whole.latents(i).grid.to(dtype)) for i in range(6))
-
-
-def test_chunks_of_another_model(corpus: Path, tmp_path: Path) -> None:
+def test_chunks_of_another_model(corpus, tmp_path):
     """The baseline has 5 latent frames for a chunk of 17, and one for an image."""
     network = AutoencoderMagvit2(latent_channels=4, encoder_widths=(12, 12, 12, 12), encoder_blocks=1)
     network.save_pretrained(tmp_path / "magvit")
@@ -169,7 +157,7 @@ def test_chunks_of_another_model(corpus: Path, tmp_path: Path) -> None:
     assert (dataset.info(1).last_frames, dataset.manifest.chunk_frames) == (3, 17)
 
 
-def test_tiles(model: str, tmp_path: Path) -> None:
+def test_tiles(model, tmp_path):
     make_video(tmp_path / "wide.mp4", 5, 64, 128)
     out = export(model, tmp_path / "wide.mp4", tmp_path / "out", tile=Tile(64, 64, 32))
     whole = grid_by_hand(tmp_path / "wide.mp4", model)
@@ -178,7 +166,7 @@ def test_tiles(model: str, tmp_path: Path) -> None:
     assert LatentDataset(out).manifest.settings["tile"] == "64x64"
 
 
-def test_the_manifest_tells_how_to_use_them(exported: Path, model: str) -> None:
+def test_the_manifest_tells_how_to_use_them(exported, model):
     manifest, network = LatentDataset(exported).manifest, load(model, CPU, torch.float32)
     assert isinstance(network, AutoencoderRegen)
     assert (manifest.model_class, manifest.weights) == ("AutoencoderRegen", weights_hash(model))
@@ -188,9 +176,7 @@ def test_the_manifest_tells_how_to_use_them(exported: Path, model: str) -> None:
     assert [(shard.name, shard.samples) for shard in manifest.shards] == [(f"0000{i}", 2) for i in range(3)]
 
 
-def test_a_rerun_does_nothing(
-    exported: Path, corpus: Path, model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rerun_does_nothing(exported, corpus, model, monkeypatch):
     before = times(exported)
     monkeypatch.setattr("regen.corpus.export.load", lambda *given: pytest.fail("the model is not needed"))
     export(model, corpus, exported, files_per_shard=2, batch=1)
@@ -198,7 +184,7 @@ def test_a_rerun_does_nothing(
     assert times(exported) == before and work_left(exported) == []
 
 
-def test_only_what_is_missing_is_made(exported: Path, corpus: Path, model: str, tmp_path: Path) -> None:
+def test_only_what_is_missing_is_made(exported, corpus, model, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(exported, out)
     (out / "00001.json").unlink()
@@ -214,16 +200,12 @@ def test_only_what_is_missing_is_made(exported: Path, corpus: Path, model: str, 
 
 
 @pytest.mark.integration
-def test_several_processes_give_the_same_bytes(
-    exported: Path, corpus: Path, model: str, tmp_path: Path
-) -> None:
+def test_several_processes_give_the_same_bytes(exported, corpus, model, tmp_path):
     out = export(model, corpus, tmp_path / "out", processes=2, files_per_shard=2, batch=1)
     assert contents(out) == contents(exported) and work_left(out) == []
 
 
-def test_what_another_process_holds_is_waited_for(
-    corpus: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_process_holds_is_waited_for(corpus, model, tmp_path, monkeypatch):
     request = wanted(model, corpus, tmp_path / "out", files_per_shard=2)
     plan = prepare(request, lambda: request.load(CPU))
     claim = plan.claims.claim("00001")
@@ -239,7 +221,7 @@ def test_what_another_process_holds_is_waited_for(
     assert waited == [[1]] and plan.missing() == []
 
 
-def test_damaged_samples_are_skipped_and_listed(corpus: Path, model: str, tmp_path: Path) -> None:
+def test_damaged_samples_are_skipped_and_listed(corpus, model, tmp_path):
     data = tmp_path / "clips"
     shutil.copytree(corpus, data)
     (data / "b.mkv").write_bytes(b"no video")
@@ -256,7 +238,7 @@ def test_damaged_samples_are_skipped_and_listed(corpus: Path, model: str, tmp_pa
         assert words in reason and reason.endswith(".")
 
 
-def test_a_shard_that_is_gone_stops_the_export(corpus: Path, model: str, tmp_path: Path) -> None:
+def test_a_shard_that_is_gone_stops_the_export(corpus, model, tmp_path):
     shards = make_shards(corpus, tmp_path / "shards", 2)
     hidden = (shards / "00001.tar").rename(tmp_path / "hidden")
     with pytest.raises(MissingFileError, match="00001.tar/c-"):
@@ -269,7 +251,7 @@ def test_a_shard_that_is_gone_stops_the_export(corpus: Path, model: str, tmp_pat
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_several_inputs(corpus: Path, model: str, tmp_path: Path) -> None:
+def test_several_inputs(corpus, model, tmp_path):
     shards = make_shards(corpus, tmp_path / "shards", 4)
     dataset = LatentDataset(export(model, [corpus, shards], tmp_path / "out", frames=1))
     assert [shard.name for shard in dataset.manifest.shards] == ["00-00000", "01-00000", "01-00001"]
@@ -282,16 +264,16 @@ def test_several_inputs(corpus: Path, model: str, tmp_path: Path) -> None:
         export(model, [shards, other], tmp_path / "third")
 
 
-def test_hybrid_latents_are_those_of_the_codec(exported_hybrid: Path, lively: Path, hybrid: str) -> None:
+def test_hybrid_latents_are_those_of_the_codec(exported_hybrid, lively, hybrid):
     dataset, tokens, most = LatentDataset(exported_hybrid), 0, 0
     assert dataset.manifest.model_class == "AutoencoderOneDVA"
     for number, path in enumerate(files_of(lively)):
         expected, whole = by_hand(path, hybrid), dataset.latents(number)
         assert len(whole) == len(expected) == (3, 2, 1)[number]
         for chunk, theirs in enumerate(expected):
-            assert_same(whole[chunk], theirs)
-            assert_same(dataset.latents(number, slice(chunk, chunk + 1))[0], theirs)
-            assert_same(dataset.latents(number, slice(chunk, None))[0], theirs)
+            assert same_latents(whole[chunk], theirs)
+            assert same_latents(dataset.latents(number, slice(chunk, chunk + 1))[0], theirs)
+            assert same_latents(dataset.latents(number, slice(chunk, None))[0], theirs)
         assert dataset.info(number).sequence_length == whole.length
         tokens, most = tokens + whole.length, most + whole.grid[:, 0].numel()
     lengths = dataset.latents(0).lengths.sum(1)
@@ -301,9 +283,7 @@ def test_hybrid_latents_are_those_of_the_codec(exported_hybrid: Path, lively: Pa
     assert [*found.shapes] == ["3x4x5x2x3", "2x4x5x3x4", "1x4x1x2x3"]
 
 
-def test_a_batch_moves_the_last_bits_of_hybrid_latents_alone(
-    exported_hybrid: Path, lively: Path, hybrid: str, tmp_path: Path
-) -> None:
+def test_a_batch_moves_the_last_bits_of_hybrid_latents_alone(exported_hybrid, lively, hybrid, tmp_path):
     alone, together = LatentDataset(exported_hybrid), LatentDataset(export(hybrid, lively, tmp_path / "out"))
     for number in range(3):
         ours, theirs = together.latents(number), alone.latents(number)
@@ -312,7 +292,7 @@ def test_a_batch_moves_the_last_bits_of_hybrid_latents_alone(
         torch.testing.assert_close(ours.sequence, theirs.sequence, rtol=1e-4, atol=1e-4)
 
 
-def test_a_shorter_length_is_the_beginning_of_a_longer_one(lively: Path, hybrid: str, tmp_path: Path) -> None:
+def test_a_shorter_length_is_the_beginning_of_a_longer_one(lively, hybrid, tmp_path):
     parts = {
         length: LatentDataset(export(hybrid, lively, tmp_path / length, batch=1, num_latents=length))
         for length in ("0%", "12", "50%", "100%")
@@ -324,16 +304,16 @@ def test_a_shorter_length_is_the_beginning_of_a_longer_one(lively: Path, hybrid:
         for length, count in (("0%", 0), ("12", min(most, 12)), ("50%", most // 2), ("100%", most)):
             latents = parts[length].latents(number)
             assert latents.lengths.sum(1).tolist() == [count] * len(full)
-            assert_same(latents, full.truncate(latents.lengths))
+            assert same_latents(latents, full.truncate(latents.lengths))
             for chunk, theirs in enumerate(by_hand(path, hybrid, length=length)):
-                assert_same(latents[chunk], theirs)
+                assert same_latents(latents[chunk], theirs)
     assert parts["12"].manifest.settings["num_latents"] == "12"
     assert "--num-latents 12" in parts["12"].manifest.command(tmp_path)
 
 
 def test_a_length_is_a_setting_where_there_is_one(
-    exported: Path, exported_hybrid: Path, corpus: Path, lively: Path, model: str, hybrid: str, tmp_path: Path
-) -> None:
+    exported, exported_hybrid, corpus, lively, model, hybrid, tmp_path
+):
     for folder in (exported, exported_hybrid):
         assert "num_latents" not in LatentDataset(folder).manifest.settings
     with pytest.raises(ValueError, match=r"other settings \(num_latents was absent and is now 50%\)"):
@@ -345,19 +325,20 @@ def test_a_length_is_a_setting_where_there_is_one(
         export(hybrid, lively, tmp_path / "out", num_latents="31")
 
 
-def test_hybrid_precisions_and_sizes(lively: Path, hybrid: str, tmp_path: Path) -> None:
+def test_hybrid_precisions_and_sizes(lively, hybrid, tmp_path):
     """A picture that does not divide into patches is padded; the overview counts the patches there are."""
     size = Size(24, 40)
     whole = LatentDataset(export(hybrid, lively, tmp_path / "fp32", batch=1, size=size))
-    other = LatentDataset(export(hybrid, lively, tmp_path / "bf16", batch=1, size=size, latent_dtype="bf16"))
-    for number in range(3):
-        expected = whole.latents(number)
-        assert_same(other.latents(number), expected.to(dtype=torch.bfloat16))
-        assert expected.shape[-2:] == (2, 3) and expected.is_finite()
+    for store, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        half = export(hybrid, lively, tmp_path / store, batch=1, size=size, latent_dtype=store)
+        for number in range(3):
+            expected = whole.latents(number)
+            assert same_latents(LatentDataset(half).latents(number), expected.to(dtype=dtype))
+            assert expected.shape[-2:] == (2, 3) and expected.is_finite()
     assert "3x4x5x2x3" in summarize(tmp_path / "fp32").shapes
 
 
-def test_other_settings_or_data_are_refused(exported: Path, corpus: Path, model: str, tmp_path: Path) -> None:
+def test_other_settings_or_data_are_refused(exported, corpus, model, tmp_path):
     out, same = tmp_path / "out", {"files_per_shard": 2, "batch": 1}
     shutil.copytree(exported, out)
     with pytest.raises(ValueError, match=r"\(batch was 1 and is now 2; size was None and is now 16x24\)"):
@@ -380,9 +361,7 @@ def test_other_settings_or_data_are_refused(exported: Path, corpus: Path, model:
     assert contents(out) == contents(exported)
 
 
-def test_nan_and_lack_of_memory_stop_the_export(
-    corpus: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_and_lack_of_memory_stop_the_export(corpus, model, tmp_path, monkeypatch):
     network = load(model, CPU, torch.float32)
     with torch.no_grad():
         next(network.encoder.parameters()).fill_(float("nan"))
@@ -407,38 +386,27 @@ def test_nan_and_lack_of_memory_stop_the_export(
         ({"files_per_shard": 0}, "--files-per-shard .* 0"),
         ({"fps": Fraction(0)}, "--fps .* 0"),
         ({"latent_dtype": "fp8"}, "got 'fp8'"),
-        ({"num_latents": "half"}, "got 'half'"),
     ],
 )
-def test_impossible_settings(changes: dict[str, object], words: str) -> None:
+def test_impossible_settings(changes, words):
     with pytest.raises(ValueError, match=words):
         ExportSettings(**{"dtype": "fp32"} | changes)
 
 
-def test_impossible_paths(corpus: Path, model: str, tmp_path: Path) -> None:
-    for name in ("empty", "bare"):
-        (tmp_path / name).mkdir()
+def test_impossible_paths(model, tmp_path):
+    (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "00000.tar").write_bytes(b"")
-    (tmp_path / "file").write_text("")
     for data, words in (
         ([], "--data must name"),
-        (tmp_path / "gone", "no file or folder .*gone"),
-        (tmp_path / "empty", "no video or image in .*empty"),
         (tmp_path / "bare", "bare has no readable index.safetensors"),
         (tmp_path / "bare" / "00000.tar", "is one shard"),
     ):
         with pytest.raises(ValueError, match=words):
             export(model, data, tmp_path / "out")
-    with pytest.raises(ValueError, match="--out must be writable, got .*file/out"):
-        export(model, corpus, tmp_path / "file" / "out")
-    with pytest.raises(ValueError, match="no model nothing"):
-        export("nothing", corpus, tmp_path / "out")
-    with pytest.raises(ValueError, match="processes .* 0"):
-        export(model, corpus, tmp_path / "out", processes=0)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_files_may_name_its_classes(corpus: Path, model: str, tmp_path: Path) -> None:
+def test_a_folder_of_files_may_name_its_classes(corpus, model, tmp_path):
     folder = tmp_path / "named"
     folder.mkdir()
     for name in ("c.mp4", "e.png"):

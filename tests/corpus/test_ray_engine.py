@@ -1,6 +1,7 @@
 """The export on a Ray cluster: the same bytes, also when a process that embeds is killed on the way."""
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -11,23 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_latents import a_moment, contents, export, long_corpus, make_corpus, make_model, wanted, work_left
+from tiny_latents import contents, export, long_corpus, make_corpus, make_model, wanted, work_left
 
 from regen import cli
 from regen.corpus.dataset import LatentDataset
 from regen.corpus.ray_engine import Cluster, connected, export_latents_with_ray
 
 # Ray uses options of its own that it has deprecated (ray 2.60).
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")]
 PATIENCE = 600.0  # seconds for Ray to begin its work on a busy machine
 EMBEDDER, DECODER = "ray::MapWorker(Map(EmbeddingActor))", "ray::decode_samples"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
     """A cluster of this machine, that thinks it has 2 cores."""
     ray = pytest.importorskip("ray", reason="the engine needs the extra ray")
     pytest.importorskip("ray.data")
@@ -62,7 +60,7 @@ def kill_at_work(out: Path, killed: list[str]) -> None:
         if time.monotonic() > end:
             return
         time.sleep(0.005)
-    time.sleep(a_moment(0.1))
+    time.sleep(random.uniform(0, 0.1))
     for name in (DECODER, EMBEDDER):
         for pid in pids(name)[:1]:
             os.kill(pid, signal.SIGKILL)
@@ -70,7 +68,7 @@ def kill_at_work(out: Path, killed: list[str]) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
-def test_killed_ones_are_replaced_and_the_bytes_are_the_same(cluster: Cluster, tmp_path: Path) -> None:
+def test_killed_ones_are_replaced_and_the_bytes_are_the_same(cluster, tmp_path):
     model, data, killed = make_model(tmp_path / "tiny"), long_corpus(tmp_path / "long", 11), list[str]()
     (data / "bad.mp4").write_bytes(b"no video")
     killer = threading.Thread(target=kill_at_work, args=(tmp_path / "out", killed))
@@ -89,9 +87,7 @@ def test_killed_ones_are_replaced_and_the_bytes_are_the_same(cluster: Cluster, t
     assert work_left(tmp_path / "out") == [] and len(LatentDataset(tmp_path / "out")) == 11
 
 
-def test_the_command_and_what_an_actor_raises(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_and_what_an_actor_raises(cluster, tmp_path, capsys, monkeypatch):
     """Paths are those of the folder in which the command runs, wherever the actors do."""
     make_model(tmp_path / "tiny")
     make_corpus(tmp_path / "clips")
@@ -104,7 +100,7 @@ def test_the_command_and_what_an_actor_raises(
     assert (tmp_path / "out" / "00000.json").exists()
 
 
-def test_what_a_cluster_can_do() -> None:
+def test_what_a_cluster_can_do():
     small, large = Cluster(cpus=4, gpus=0), Cluster(cpus=64, gpus=8)
     assert (str(small.device(None)), str(large.device(None))) == ("cpu", "cuda")
     assert str(large.device("cpu")) == "cpu" and str(large.device("cuda")) == "cuda"
@@ -119,7 +115,7 @@ def test_what_a_cluster_can_do() -> None:
         Cluster(cpus=1, gpus=0).embedders(torch.device("cpu"), None)
 
 
-def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.data", None)
     cluster: Any = connected()

@@ -67,7 +67,7 @@ def latents_of(number: int) -> Tensor:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path) -> Path:
     """Five samples in two shards, a third shard without any; one sample was skipped."""
     out = tmp_path / "latents"
     out.mkdir()
@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
     return out
 
 
-def test_samples_and_manifest_are_read_back(folder: Path) -> None:
+def test_samples_and_manifest_are_read_back(folder):
     dataset = LatentDataset(folder)
     assert len(dataset) == 5
     for number in (4, 0, 2, 1, 3):
@@ -99,14 +99,14 @@ def test_samples_and_manifest_are_read_back(folder: Path) -> None:
     assert dataset.manifest == manifest([InputShard(f"0000{i}", "größer", 3, "00") for i in range(3)])
 
 
-def test_safetensors_reads_the_files(folder: Path) -> None:
+def test_safetensors_reads_the_files(folder):
     tensors = load_file(folder / "00000.safetensors")
     assert {*tensors} == {*KEYS[:3]}
     assert all(torch.equal(tensors[KEYS[number]], latents_of(number)) for number in range(3))
     assert load_file(folder / "00002.safetensors") == {}
 
 
-def test_in_any_process_and_order(folder: Path) -> None:
+def test_in_any_process_and_order(folder):
     dataset, order = LatentDataset(folder), [3, 0, 4, 2, 1]
     dataset.latents(0)  # it can be sent to other processes after it was read
     copy = pickle.loads(pickle.dumps(dataset))
@@ -126,7 +126,7 @@ def hybrid_of(number: int, regions: int = 2) -> Latents:
 
 
 @pytest.fixture(scope="module")
-def hybrids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hybrids(tmp_path_factory) -> Path:
     """Five samples of three tensors each, after one that was skipped."""
     folder = tmp_path_factory.mktemp("hybrids")
     with LatentShardWriter(folder, "0", [*KEYS, "bad"], has_sequence=True) as writer:
@@ -139,12 +139,11 @@ def hybrids(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def changeable(hybrids: Path, tmp_path: Path) -> Path:
-    """A copy, to be damaged."""
+def changeable(hybrids, tmp_path) -> Path:
     return shutil.copytree(hybrids, tmp_path / "copy")
 
 
-def test_hybrid_latents_are_three_tensors_without_padding(hybrids: Path) -> None:
+def test_hybrid_latents_are_three_tensors_without_padding(hybrids):
     tensors = load_file(hybrids / "0.safetensors")
     assert {*tensors} == {key + part for key in KEYS for part in ("", "#sequence", "#lengths")}
     for number, key in enumerate(KEYS):
@@ -159,7 +158,7 @@ def test_hybrid_latents_are_three_tensors_without_padding(hybrids: Path) -> None
 
 
 @given(number=st.integers(0, 4), first=st.integers(-8, 8), count=st.integers(0, 8))
-def test_chunks_are_those_of_the_whole(hybrids: Path, number: int, first: int, count: int) -> None:
+def test_chunks_are_those_of_the_whole(hybrids, number, first, count):
     first = max(-CHUNKS[number], min(first, CHUNKS[number]))
     chunks = slice(first, min(first + count, CHUNKS[number]) if first >= 0 else first + count or None)
     whole, found = hybrid_of(number), LatentDataset(hybrids).latents(number, chunks)
@@ -169,8 +168,7 @@ def test_chunks_are_those_of_the_whole(hybrids: Path, number: int, first: int, c
     assert torch.equal(found.sequence, whole.sequence[chunks, :, :longest])
 
 
-def test_only_the_1d_latents_that_are_needed_are_read(changeable: Path) -> None:
-    """Those of other chunks may be damaged."""
+def test_only_the_1d_latents_that_are_needed_are_read(changeable):
     path = changeable / "0.safetensors"
     content = bytearray(path.read_bytes())
     whole, size = hybrid_of(2), int.from_bytes(content[:8], "little")
@@ -183,27 +181,27 @@ def test_only_the_1d_latents_that_are_needed_are_read(changeable: Path) -> None:
     assert all(torch.equal(found[i].sequence, whole[2 + i].sequence) for i in (0, 1))
 
 
-def test_lost_1d_latents_are_damage(changeable: Path) -> None:
+def test_lost_1d_latents_are_damage(changeable):
     path = changeable / "0.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"d#sequence"', b'"d#sequenze"'))
     with pytest.raises(ValueError, match="0.safetensors: .*; delete 0.json there"):
         LatentDataset(changeable).latents(3)
 
 
-def test_another_model_is_refused(folder: Path) -> None:
+def test_another_model_is_refused(folder):
     LatentDataset(folder).require_model("0123456789abcdef")
     with pytest.raises(ValueError, match=r"of tiny \(hash 01.*ef\), got .* hash ffff;"):
         LatentDataset(folder).require_model("ffff")
 
 
-def test_an_incomplete_export_is_refused_with_the_command(folder: Path) -> None:
+def test_an_incomplete_export_is_refused_with_the_command(folder):
     (folder / "00001.json").unlink()
     command = f"regen latents export --model tiny --data 'my clips' --out {folder}"
     with pytest.raises(ValueError, match="1 of 3 shards .* the first is 00001; .*: " + command):
         LatentDataset(folder)
 
 
-def test_damage_raises(folder: Path, tmp_path: Path) -> None:
+def test_damage_raises(folder, tmp_path):
     path = folder / "00001.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -232,7 +230,7 @@ def test_damage_raises(folder: Path, tmp_path: Path) -> None:
         LatentDataset(tmp_path)
 
 
-def test_an_interrupted_shard_is_not_complete(tmp_path: Path) -> None:
+def test_an_interrupted_shard_is_not_complete(tmp_path):
     latents = latents_of(0)
     with pytest.raises(KeyboardInterrupt), LatentShardWriter(tmp_path, "0", ["a"]) as writer:  # noqa: PT012
         writer.add(info_of("a", latents), Latents.of(latents))
@@ -240,7 +238,7 @@ def test_an_interrupted_shard_is_not_complete(tmp_path: Path) -> None:
     assert not (tmp_path / "0.json").exists()
 
 
-def test_sample_info_takes_little_memory(tmp_path: Path) -> None:
+def test_sample_info_takes_little_memory(tmp_path):
     """It is in columns: 44 bytes for each sample, and the texts."""
     info = info_of("a", latents_of(0), "a caption")
     rows = [replace(info, key=f"video-{number:06}", label=number) for number in range(5_000)]

@@ -19,30 +19,28 @@ from regen.curate.options import Filters, PoolOptions
 from regen.data.shards import ShardSet
 from regen.media.decoding import Decoder
 from regen.media.reader import VideoReader
-from regen.workers import JobError
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clips(tmp_path_factory) -> Path:
     return make_mixture(tmp_path_factory.mktemp("sources") / "clips")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path) -> Path:
     """An empty folder for some of the clips, or changed ones."""
     (tmp_path / "clips").mkdir()
     return tmp_path / "clips"
 
 
 @pytest.fixture(scope="module")
-def encoded(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build that re-encodes its samples."""
+def encoded(clips, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("encoded") / "out"
     run(clips, out, SPLIT, AGAIN, PoolOptions(1))
     return out
 
 
-def test_files_are_stored_unchanged_with_captions_and_classes(clips: Path, tmp_path: Path) -> None:
+def test_files_are_stored_unchanged_with_captions_and_classes(clips, tmp_path):
     outcome = run(clips, tmp_path / "out", LOOSE)
     shards = ShardSet(str(tmp_path / "out"))
     assert len(shards) == 6 == outcome.as_json()["samples"]
@@ -57,12 +55,12 @@ def test_files_are_stored_unchanged_with_captions_and_classes(clips: Path, tmp_p
     assert facts["picture"].is_image and facts["picture"].frames == 1
 
 
-def test_bytes_do_not_depend_on_the_number_of_processes(clips: Path, encoded: Path, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_number_of_processes(clips, encoded, tmp_path):
     run(clips, tmp_path / "out", SPLIT, AGAIN, PoolOptions(2))
     assert results(tmp_path / "out") == results(encoded)
 
 
-def test_reencoded_samples_are_small_and_of_one_shot(clips: Path, encoded: Path) -> None:
+def test_reencoded_samples_are_small_and_of_one_shot(clips, encoded):
     with VideoReader(clips / "shots.mp4", short_side=64) as reader:
         source = list(reader)
     shards = ShardSet(str(encoded))
@@ -83,7 +81,7 @@ def test_reencoded_samples_are_small_and_of_one_shot(clips: Path, encoded: Path)
     assert not (encoded / ".build" / "encoded").exists()
 
 
-def test_keyframe_interval(tmp_path: Path) -> None:
+def test_keyframe_interval(tmp_path):
     source = write(tmp_path / "a.mp4", moving(0))
     for every, count in ((4, 4), (20, 1)):
         part = writing.Segment(3, 19, tmp_path / f"{every}.mp4", "a.mp4")
@@ -93,22 +91,14 @@ def test_keyframe_interval(tmp_path: Path) -> None:
             assert sum(packet.is_keyframe for packet in decoder.demux() if packet.size) == count
 
 
-def test_a_full_disk_is_no_reason_to_leave_a_sample_out(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.mp4", moving(0))
-    part = writing.Segment(0, 20, tmp_path / "gone" / "b.mp4", "b.mp4")
-    with pytest.raises(JobError, match="can't be written") as caught:
-        writing.encode(writing.EncodeJob(source, (part,), 32, 4), lambda seconds: None)
-    assert caught.value.reason == "disk"
-
-
-def test_odd_sizes_lose_a_line_so_that_colour_is_stored_as_usual(tmp_path: Path) -> None:
+def test_odd_sizes_lose_a_line_so_that_colour_is_stored_as_usual(tmp_path):
     write(tmp_path / "clips" / "a.mp4", moving(0, height=128, width=182))
     run(tmp_path / "clips", tmp_path / "out", LOOSE, replace(AGAIN, short_side=64))
     (facts,) = samples(tmp_path / "out").values()
     assert (facts.width, facts.height) == (90, 64)
 
 
-def test_a_rerun_writes_only_what_is_missing(clips: Path, encoded: Path, tmp_path: Path) -> None:
+def test_a_rerun_writes_only_what_is_missing(clips, encoded, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(encoded, out)
     (out / "00001.tar").unlink()
@@ -118,7 +108,7 @@ def test_a_rerun_writes_only_what_is_missing(clips: Path, encoded: Path, tmp_pat
     assert results(out) == results(encoded)
 
 
-def test_files_that_changed_are_taken_into_account(clips: Path, folder: Path, tmp_path: Path) -> None:
+def test_files_that_changed_are_taken_into_account(clips, folder, tmp_path):
     for path in clips.iterdir():
         os.link(path, folder / path.name)
     run(folder, tmp_path / "out", SPLIT, AGAIN)
@@ -133,7 +123,7 @@ def test_files_that_changed_are_taken_into_account(clips: Path, folder: Path, tm
     assert len(ShardSet(str(tmp_path / "out"))) == 7
 
 
-def test_a_folder_of_another_build_is_refused(clips: Path, tmp_path: Path) -> None:
+def test_a_folder_of_another_build_is_refused(clips, tmp_path):
     run(clips, tmp_path / "out", LOOSE)
     with pytest.raises(ValueError, match=r"min-side was 0 and is now 1\); give the same again"):
         run(clips, tmp_path / "out", replace(LOOSE, min_side=1))
@@ -150,7 +140,7 @@ def test_a_folder_of_another_build_is_refused(clips: Path, tmp_path: Path) -> No
     assert (tmp_path / "00000.tar").stat().st_size == 0
 
 
-def test_a_file_that_never_ends_is_given_up(clips: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_never_ends_is_given_up(clips, folder, tmp_path):
     os.link(clips / "0.mp4", folder / "good.mp4")
     os.mkfifo(folder / "pipe.mp4")  # who opens it waits for ever
     outcome = run(folder, tmp_path / "out", LOOSE, work=PoolOptions(2, time_limit=1.0))
@@ -161,7 +151,7 @@ def test_a_file_that_never_ends_is_given_up(clips: Path, folder: Path, tmp_path:
     assert run(folder, tmp_path / "out", LOOSE).counts == {}  # another file by now
 
 
-def test_retry_looks_again_at_what_took_too_long(clips: Path, folder: Path, tmp_path: Path) -> None:
+def test_retry_looks_again_at_what_took_too_long(clips, folder, tmp_path):
     os.link(clips / "0.mp4", folder / "good.mp4")
     run(folder, tmp_path / "out", LOOSE)
     log = tmp_path / "out" / ".build" / "analysis.jsonl"
@@ -174,7 +164,7 @@ def test_retry_looks_again_at_what_took_too_long(clips: Path, folder: Path, tmp_
 
 
 @pytest.mark.filterwarnings("ignore")  # the library leaves its file open
-def test_webdataset_reads_the_shards(clips: Path, tmp_path: Path) -> None:
+def test_webdataset_reads_the_shards(clips, tmp_path):
     webdataset = pytest.importorskip("webdataset")
     run(clips, tmp_path / "out", LOOSE)
     read = list(webdataset.WebDataset(str(tmp_path / "out" / "00000.tar"), shardshuffle=False))
@@ -183,7 +173,7 @@ def test_webdataset_reads_the_shards(clips: Path, tmp_path: Path) -> None:
     assert captions["1"].decode() == "a caption, über alles"
 
 
-def test_shards_are_closed_before_they_grow_too_large(clips: Path, tmp_path: Path) -> None:
+def test_shards_are_closed_before_they_grow_too_large(clips, tmp_path):
     sizes = [path.stat().st_size for path in clips.iterdir() if path.suffix in (".mp4", ".jpg")]
     limit = max(sizes) + 3000
     run(clips, tmp_path / "out", LOOSE, replace(PACKING, max_shard_bytes=limit))
@@ -203,9 +193,7 @@ def test_shards_are_closed_before_they_grow_too_large(clips: Path, tmp_path: Pat
     ],
     ids=["regular", "one late frame", "a gap"],
 )
-def test_regular_videos_have_frames_at_even_times(
-    tmp_path: Path, times: list[float], is_regular: bool
-) -> None:
+def test_regular_videos_have_frames_at_even_times(tmp_path, times, is_regular):
     make_movie(tmp_path / "a.mkv", moving(0, len(times)), times=times, rate=Fraction(20))
     run(tmp_path, tmp_path / "out", LOOSE)
     (facts,) = samples(tmp_path / "out").values()
@@ -223,9 +211,7 @@ def test_regular_videos_have_frames_at_even_times(
         ("imagehash", Filters(min_side=0, duplicates="keep")),
     ],
 )
-def test_without_a_library_its_filter_can_be_switched_off(
-    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, without: Filters
-) -> None:
+def test_without_a_library_its_filter_can_be_switched_off(clips, tmp_path, monkeypatch, library, without):
     for name in [name for name in sys.modules if name.split(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
@@ -250,6 +236,6 @@ def test_without_a_library_its_filter_can_be_switched_off(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_options_out_of_range(options: Filters | writing.Packing | PoolOptions, words: str) -> None:
+def test_options_out_of_range(options, words):
     with pytest.raises(ValueError, match=words):
         options.validate()

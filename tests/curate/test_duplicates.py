@@ -32,7 +32,7 @@ def by_all_pairs(prints: np.ndarray, share: float, rank: np.ndarray) -> np.ndarr
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 60))
-def test_finds_the_same_as_comparing_all_pairs(seed: int, count: int) -> None:
+def test_finds_the_same_as_comparing_all_pairs(seed, count):
     draw = np.random.default_rng(seed)
     prints = draw.integers(0, 256, (count, BYTES), dtype=np.uint8)
     for _ in range(count // 2):  # copies, copies of copies, exact ones among them
@@ -42,7 +42,7 @@ def test_finds_the_same_as_comparing_all_pairs(seed: int, count: int) -> None:
     assert find_duplicates(prints, 0.06, rank).tolist() == by_all_pairs(prints, 0.06, rank).tolist()
 
 
-def test_copies_among_many() -> None:
+def test_copies_among_many():
     draw = np.random.default_rng(0)
     prints = draw.integers(0, 256, (20_000, BYTES), dtype=np.uint8)
     copies = {source: 10_000 + source for source in range(0, 3000, 3)}

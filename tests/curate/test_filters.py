@@ -37,7 +37,6 @@ KEPT = {"good.mp4", "other.mp4", "night.mp4", "picture.png", "pan.mp4"}
 
 
 def make_clips(folder: Path) -> Path:
-    """Clips for every filter."""
     good = moving(1)
     write(folder / "good.mp4", good)
     write(folder / "other.mp4", moving(2))
@@ -79,15 +78,14 @@ def pan() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("filters")
     run(make_clips(folder / "clips"), folder / "shards", Filters(min_side=100))
     return folder
 
 
 @pytest.fixture(scope="module")
-def analysed(built: Path) -> tuple[list[SourceFile], dict[str, Analysis]]:
-    """The files and their analyses."""
+def analysed(built) -> tuple[list[SourceFile], dict[str, Analysis]]:
     sources = list_sources([built / "clips"])
     analyses = {}
     for source in sources:
@@ -100,20 +98,18 @@ def analysed(built: Path) -> tuple[list[SourceFile], dict[str, Analysis]]:
 
 
 @pytest.fixture(scope="module")
-def report(built: Path) -> dict[str, Any]:
+def report(built) -> dict[str, Any]:
     """The report, with the dropped files by name."""
     report = json.loads((built / "shards" / "report.json").read_text())
     return report | {"drops": {Path(drop["path"]).name: drop for drop in report["drops"]}}
 
 
-def test_every_filter_drops_what_was_made_for_it_and_nothing_else(
-    built: Path, report: dict[str, Any]
-) -> None:
+def test_every_filter_drops_what_was_made_for_it_and_nothing_else(built, report):
     assert {name: drop["reason"] for name, drop in report["drops"].items()} == DROPPED
     assert samples(built / "shards").keys() == {name.partition(".")[0] for name in KEPT}
 
 
-def test_the_report_has_the_measured_values(report: dict[str, Any]) -> None:
+def test_the_report_has_the_measured_values(report):
     by_name = report["drops"]
     assert (report["files"], report["samples"]) == (len(DROPPED) + len(KEPT), len(KEPT))
     assert sum(report["reasons"].values()) == report["dropped"] == len(DROPPED)
@@ -128,7 +124,7 @@ def test_the_report_has_the_measured_values(report: dict[str, Any]) -> None:
     assert "could not be read" in by_name["damaged.mp4"]["text"]
 
 
-def test_the_page_shows_pictures_of_every_reason_that_can_be_seen(built: Path) -> None:
+def test_the_page_shows_pictures_of_every_reason_that_can_be_seen(built):
     page = (built / "shards" / "report.html").read_text()
     assert "5 samples kept, 13 dropped" in page and "http" not in page
     figures = {part.split("</b>")[0].split("<b>")[1]: part for part in page.split("<figure")[1:]}
@@ -148,9 +144,7 @@ OFF = [
 
 
 @pytest.mark.parametrize(("name", "value", "clip"), OFF, ids=[name for name, *_ in OFF])
-def test_each_filter_can_be_switched_off(
-    analysed: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: object, clip: str
-) -> None:
+def test_each_filter_can_be_switched_off(analysed, name, value, clip):
     sources, analyses = analysed
     before, _ = select(sources, analyses, Filters(min_side=100))
     after, _ = select(sources, analyses, replace(Filters(min_side=100), **{name: value}))
@@ -170,9 +164,7 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("name", "value", "videos"), LIMITS, ids=[f"{one[0]} {one[1]}" for one in LIMITS])
-def test_limits(
-    analysed: tuple[list[SourceFile], dict[str, Analysis]], name: str, value: float, videos: set[str]
-) -> None:
+def test_limits(analysed, name, value, videos):
     sources, analyses = analysed
     kept, dropped = select(sources, analyses, replace(Filters(min_side=100), **{name: value}))
     names = {one.source.path.name for one in kept}
@@ -181,7 +173,7 @@ def test_limits(
     assert len(names) + len(dropped) == len(sources)
 
 
-def test_the_larger_of_two_that_look_the_same_is_kept(tmp_path: Path) -> None:
+def test_the_larger_of_two_that_look_the_same_is_kept(tmp_path):
     small, large = resized(moving(1), 112, 140), resized(moving(1), 168, 210)
     write(tmp_path / "clips" / "a.mp4", small)
     write(tmp_path / "clips" / "b.mp4", large)
@@ -189,7 +181,7 @@ def test_the_larger_of_two_that_look_the_same_is_kept(tmp_path: Path) -> None:
     assert [one.source.path.name for one in outcome.kept] == ["b.mp4"]
 
 
-def test_nothing_kept_is_an_error_with_a_report(tmp_path: Path) -> None:
+def test_nothing_kept_is_an_error_with_a_report(tmp_path):
     write(tmp_path / "clips" / "a.mp4", moving(1))
     with pytest.raises(ValueError, match=r"None of the 1 files is kept; .*report.html shows why"):
         run(tmp_path / "clips", tmp_path / "shards", Filters(min_frames=100))
@@ -210,5 +202,5 @@ def test_nothing_kept_is_an_error_with_a_report(tmp_path: Path) -> None:
         ([0] * 10, 0.0),
     ],
 )
-def test_bars_are_even_and_sharp(lit: list[float], share: float) -> None:
+def test_bars_are_even_and_sharp(lit, share):
     assert bar_share(np.array(lit, dtype=float)) == pytest.approx(share)

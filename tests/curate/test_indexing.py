@@ -17,7 +17,6 @@ from regen.media.reader import VideoReader
 
 
 def pack(path: Path, members: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> Path:
-    """A tar file as Python writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=kind) as tar:
         for name, content in members.items():
@@ -28,14 +27,14 @@ def pack(path: Path, members: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) 
 
 
 @pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def video(tmp_path_factory) -> bytes:
     return write(tmp_path_factory.mktemp("video") / "a.mp4", moving(0)).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("kind", "workers"), [(tarfile.PAX_FORMAT, 1), (tarfile.GNU_FORMAT, 2), (tarfile.USTAR_FORMAT, 2)]
 )
-def test_every_sample_has_its_place_and_facts(tmp_path: Path, video: bytes, kind: int, workers: int) -> None:
+def test_every_sample_has_its_place_and_facts(tmp_path, video, kind, workers):
     Image.fromarray(texture(20)).save(tmp_path / "picture.jpg")
     picture = (tmp_path / "picture.jpg").read_bytes()
     first = {
@@ -63,7 +62,7 @@ def test_every_sample_has_its_place_and_facts(tmp_path: Path, video: bytes, kind
     assert (one.frames, one.frame_rate, one.width, one.height) == (20, 20.0, 160, 128)
 
 
-def test_the_index_of_shards_built_here_is_the_same(tmp_path: Path) -> None:
+def test_the_index_of_shards_built_here_is_the_same(tmp_path):
     run(make_mixture(tmp_path / "clips"), tmp_path / "out", LOOSE)
     before = results(tmp_path / "out")
     (tmp_path / "out" / "index.safetensors").unlink()
@@ -71,7 +70,7 @@ def test_the_index_of_shards_built_here_is_the_same(tmp_path: Path) -> None:
     assert results(tmp_path / "out") == before
 
 
-def test_invalid_samples_are_listed(tmp_path: Path, video: bytes) -> None:
+def test_invalid_samples_are_listed(tmp_path, video):
     members = {
         "good.mp4": video,
         "text.mp4": b"This is no video.",
@@ -97,7 +96,7 @@ def test_invalid_samples_are_listed(tmp_path: Path, video: bytes) -> None:
             assert len(list(reader)) == 20
 
 
-def test_names_that_are_no_text_are_read(tmp_path: Path, video: bytes) -> None:
+def test_names_that_are_no_text_are_read(tmp_path, video):
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         info = tarfile.TarInfo("größe" + "x" * 120 + ".mp4")
         info.size = len(video)
@@ -106,7 +105,7 @@ def test_names_that_are_no_text_are_read(tmp_path: Path, video: bytes) -> None:
     assert ShardSet(str(tmp_path)).read(0).content == video
 
 
-def test_an_address_of_fsspec(tmp_path: Path, video: bytes) -> None:
+def test_an_address_of_fsspec(tmp_path, video):
     pack(tmp_path / "a.tar", {"one.mp4": video})
     address = f"file://{tmp_path}"
     assert make_index(address, PoolOptions(1)).samples == 1
@@ -114,7 +113,7 @@ def test_an_address_of_fsspec(tmp_path: Path, video: bytes) -> None:
     assert samples(tmp_path).keys() == {""}
 
 
-def test_without_shards_or_samples(tmp_path: Path) -> None:
+def test_without_shards_or_samples(tmp_path):
     with pytest.raises(ValueError, match="There is no .tar file in"):
         make_index(str(tmp_path), PoolOptions(1))
     pack(tmp_path / "a.tar", {"a.txt": b"alone"})

@@ -6,14 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import PATIENCE, StartCommand, wait_until
+from commands import PATIENCE, wait_until
 from curation_clips import AGAIN, SPLIT, make_mixture, results, run
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clips(tmp_path_factory) -> Path:
     return make_mixture(tmp_path_factory.mktemp("sources") / "clips")
 
 
@@ -24,9 +24,7 @@ def options(clips: Path, out: Path) -> list[str]:
     return ["shards", "build", str(clips), "--out", str(out), *filters, *packing, "--workers", "1"]
 
 
-def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
-    clips: Path, tmp_path: Path, start_command: StartCommand
-) -> None:
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(clips, tmp_path, start_command):
     run(clips, tmp_path / "whole", SPLIT, AGAIN)
     out, draw = tmp_path / "out", random.Random()
     begun = (
@@ -46,7 +44,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
     assert results(out) == results(tmp_path / "whole")
 
 
-def test_ctrl_c_is_one_sentence(clips: Path, tmp_path: Path, start_command: StartCommand) -> None:
+def test_ctrl_c_is_one_sentence(clips, tmp_path, start_command):
     out = tmp_path / "out"
     process = start_command(*options(clips, out))
     wait_until(lambda: (out / ".build" / "analysis.jsonl").exists(), process)
@@ -57,9 +55,7 @@ def test_ctrl_c_is_one_sentence(clips: Path, tmp_path: Path, start_command: Star
     assert error.strip() == line
 
 
-def test_a_full_disk_is_one_sentence_and_no_shard(
-    clips: Path, tmp_path: Path, start_command: StartCommand
-) -> None:
+def test_a_full_disk_is_one_sentence_and_no_shard(clips, tmp_path, start_command):
     arguments = str(clips), "--out", str(tmp_path / "out"), "--min-side", "0", "--workers", "1"
     process = start_command("shards", "build", *arguments, max_file_size=20_000)
     _, error = process.communicate(timeout=PATIENCE)

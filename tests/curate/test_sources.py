@@ -23,7 +23,7 @@ from regen.data.shards import ShardSet
         ("a.txt", b"\xff\xfe\x00", "a.txt can't be read"),
     ],
 )
-def test_invalid_sidecars_are_reported(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+def test_invalid_sidecars_are_reported(tmp_path, name, content, words):
     write(tmp_path / "clips" / "a.mp4", moving(0))
     write(tmp_path / "clips" / "b.mp4", moving(1))
     (tmp_path / "clips" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -32,7 +32,7 @@ def test_invalid_sidecars_are_reported(tmp_path: Path, name: str, content: str |
     assert words in outcome.dropped[0].rejection.text
 
 
-def test_classes_from_folders_are_numbered_by_their_names(tmp_path: Path) -> None:
+def test_classes_from_folders_are_numbered_by_their_names(tmp_path):
     for seed, name in enumerate(("zebra/a", "ape/b", "ape/c", "zebra/deep/d")):
         write(tmp_path / "clips" / f"{name}.mp4", moving(seed))
     (tmp_path / "clips" / "ape" / "b.cls").write_text("99")  # the folder counts
@@ -42,24 +42,10 @@ def test_classes_from_folders_are_numbered_by_their_names(tmp_path: Path) -> Non
     assert labels == {"a": 2, "b": 0, "c": 0, "d": 1}
 
 
-NAMES = [
-    "a",
-    "A",
-    "a b",
-    "a.b",
-    "a.b.c",
-    "ä",
-    "日本語",
-    "-",
-    "🎬" * 20,
-    "x" * 150,
-    "x" * 151,
-    "sub/a",
-    "sub/日本語",
-]
+NAMES = [*"aAä-", "a b", "a.b", "a.b.c", "日本語", "🎬" * 20, "x" * 150, "x" * 151, "sub/a", "sub/日本語"]
 
 
-def test_any_name_gives_a_key_of_its_own_that_tar_and_webdataset_take(tmp_path: Path) -> None:
+def test_any_name_gives_a_key_of_its_own_that_tar_and_webdataset_take(tmp_path):
     first = write(tmp_path / "clips" / "a.mp4", moving(0))
     for name in NAMES[1:]:
         path = tmp_path / "clips" / f"{name}.mp4"
@@ -83,7 +69,7 @@ def test_any_name_gives_a_key_of_its_own_that_tar_and_webdataset_take(tmp_path: 
     assert sorted(set(members) - set(captions)) == sorted(names) and len(names) == len(keys)
 
 
-def test_keys_differ_between_folders_of_the_same_names(tmp_path: Path) -> None:
+def test_keys_differ_between_folders_of_the_same_names(tmp_path):
     for number, name in enumerate(("one/clips", "two/clips")):
         write(tmp_path / name / "a.mp4", moving(number))
     folders = [tmp_path / "one" / "clips", tmp_path / "two" / "clips"]

@@ -21,7 +21,7 @@ ALL = (1.0, 1.0)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path) -> Path:
     """Two videos, of 12 and 30 frames, and an image."""
     folder = tmp_path / "media"
     folder.mkdir()
@@ -39,12 +39,12 @@ def numbers(clip: torch.Tensor) -> list[int]:
 
 
 @pytest.fixture(params=["files", "cache"])
-def cache(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+def cache(request, tmp_path) -> Path | None:
     """Both ways to read: from the files, or from a folder of decoded frames."""
     return tmp_path / "cache" if request.param == "cache" else None
 
 
-def test_clips_have_shape_range_and_consecutive_frames(folder: Path, cache: Path | None) -> None:
+def test_clips_have_shape_range_and_consecutive_frames(folder, cache):
     clips = ClipDataset([folder], cache=cache)
     starts = set()
     for index in range(20):
@@ -57,14 +57,14 @@ def test_clips_have_shape_range_and_consecutive_frames(folder: Path, cache: Path
     assert len(starts) > 8
 
 
-def test_the_whole_of_the_shortest_video_serves(folder: Path) -> None:
+def test_the_whole_of_the_shortest_video_serves(folder):
     clips = ClipDataset([folder / "short.mp4"])
     assert numbers(clips.read(0, 12, (48, 64), ALL, seed=0)) == list(range(12))
     with pytest.raises(ValueError, match="need 13 frames, but the longest of 1 videos has 12"):
         clips.read(0, 13, (48, 64), ALL, seed=0)
 
 
-def test_frame_rate_picks_by_time(folder: Path) -> None:
+def test_frame_rate_picks_by_time(folder):
     clips = ClipDataset([folder / "long.mkv"])
     half = numbers(clips.read(0, 6, (48, 64), ALL, seed=0, frame_rate=15000 / 1001))
     assert half == list(range(half[0], half[0] + 12, 2))
@@ -74,7 +74,7 @@ def test_frame_rate_picks_by_time(folder: Path) -> None:
         clips.read(0, 6, (48, 64), ALL, seed=0, frame_rate=2.0)
 
 
-def test_variable_frame_rate_is_drawn_by_time(tmp_path: Path) -> None:
+def test_variable_frame_rate_is_drawn_by_time(tmp_path):
     times = [index / 25 for index in range(10)] + [0.36 + index / 5 for index in range(1, 11)]
     path = make_movie(tmp_path / "v.mp4", numbered(20), times=times)
     clips = ClipDataset([path])
@@ -85,7 +85,7 @@ def test_variable_frame_rate_is_drawn_by_time(tmp_path: Path) -> None:
         assert 0.5 < times[found[-1]] - times[found[0]] < 0.9
 
 
-def test_samples_follow_from_seed_and_index(folder: Path, tmp_path: Path) -> None:
+def test_samples_follow_from_seed_and_index(folder, tmp_path):
     one = ClipDataset([folder], short_side=40)
     other = ClipDataset([folder], cache=tmp_path / "cache", short_side=40)
     backwards = {index: other.read(index, 5, SIZE, SCALE, seed=3) for index in reversed(range(8))}
@@ -95,7 +95,7 @@ def test_samples_follow_from_seed_and_index(folder: Path, tmp_path: Path) -> Non
     assert not torch.equal(clips[0], one.read(0, 5, SIZE, SCALE, seed=4))
 
 
-def test_small_media_are_enlarged_and_crops_differ(folder: Path) -> None:
+def test_small_media_are_enlarged_and_crops_differ(folder):
     clips = ClipDataset([folder / "image.png"])
     assert clips.read(0, 1, (64, 72), ALL, seed=0).shape == (3, 1, 64, 72)
     crops = [clips.read(index, 1, (8, 8), (0.5, 1.0), seed=0) for index in range(10)]
@@ -106,12 +106,12 @@ def test_small_media_are_enlarged_and_crops_differ(folder: Path) -> None:
         clips.read(0, 1, (8, 8), (1.0, 0.5), seed=0)
 
 
-def test_short_side_is_what_scale_refers_to(folder: Path) -> None:
+def test_short_side_is_what_scale_refers_to(folder):
     whole = ClipDataset([folder / "image.png"], short_side=15).read(0, 1, (15, 20), ALL, seed=0)
     assert whole[0].max() - whole[0].min() > 1.8, "the whole gradient is in the clip"
 
 
-def test_images_and_single_frames_of_videos_serve_one_frame(folder: Path) -> None:
+def test_images_and_single_frames_of_videos_serve_one_frame(folder):
     clips = ClipDataset([folder])
     assert clips.columns.frames.tolist() == [1, 30, 12]
     assert clips.columns.is_image.tolist() == [True, False, False]
@@ -121,7 +121,7 @@ def test_images_and_single_frames_of_videos_serve_one_frame(folder: Path) -> Non
     assert 2 < blue.count(90) < 18, "some are of the image"
 
 
-def test_unreadable_files_are_named_and_skipped(folder: Path) -> None:
+def test_unreadable_files_are_named_and_skipped(folder):
     (folder / "text.mp4").write_text("no film")
     (folder / "empty.png").touch()
     clips = ClipDataset([folder])
@@ -130,7 +130,7 @@ def test_unreadable_files_are_named_and_skipped(folder: Path) -> None:
     assert "empty" in clips.skipped[f"{folder}/empty.png"]
 
 
-def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+def test_nothing_left_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="There is no video or image in"):
         ClipDataset([tmp_path])
     (tmp_path / "text.mp4").write_text("no film")
@@ -138,7 +138,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         ClipDataset([tmp_path])
 
 
-def test_damage_that_shows_late_draws_another(tmp_path: Path, cache: Path | None) -> None:
+def test_damage_that_shows_late_draws_another(tmp_path, cache):
     folder = tmp_path / "media"
     folder.mkdir()
     fast = {"movflags": "faststart"}
@@ -154,14 +154,14 @@ def test_damage_that_shows_late_draws_another(tmp_path: Path, cache: Path | None
         assert torch.equal(again.read(index, 5, SIZE, SCALE, seed=0), first[index])
 
 
-def test_all_damaged_is_an_error(folder: Path) -> None:
+def test_all_damaged_is_an_error(folder):
     clips = ClipDataset([folder / "short.mp4"])
     truncate(folder / "short.mp4", 0.3)
     with pytest.raises(ValueError, match="could be decoded"):
         clips.read(0, 5, SIZE, SCALE, seed=0)
 
 
-def test_cache_is_filled_once_and_follows_changes(folder: Path, tmp_path: Path) -> None:
+def test_cache_is_filled_once_and_follows_changes(folder, tmp_path):
     cache = tmp_path / "cache"
     clips = ClipDataset([folder], cache=cache, short_side=20)
     clips.fill_cache()
@@ -179,7 +179,7 @@ def test_cache_is_filled_once_and_follows_changes(folder: Path, tmp_path: Path) 
     assert len(list(cache.iterdir())) == 8
 
 
-def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cache .* can't be written"):
         ClipDataset([folder], cache=tmp_path / "file" / "cache")
@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     assert clips.failures.reasons == {}
 
 
-def test_split(folder: Path) -> None:
+def test_split(folder):
     clips = ClipDataset([folder])
     train, held_out = clips.split(1)
     assert (len(clips), len(train), len(held_out)) == (3, 2, 1)
@@ -221,7 +221,7 @@ class Samples(Dataset):
         return self.clips.read(index, 3, SIZE, SCALE, seed=0)
 
 
-def test_any_number_of_workers_gives_the_same(folder: Path, cache: Path | None) -> None:
+def test_any_number_of_workers_gives_the_same(folder, cache):
     samples = Samples(ClipDataset([folder], cache=cache))
     expected = torch.stack([samples[index] for index in range(6)])
     copied = ForkingPickler.loads(ForkingPickler.dumps(samples))  # as a spawned process gets it

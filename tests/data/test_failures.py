@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -23,7 +22,7 @@ from regen.train.dataloader import BatchLoader
 CUT = ClipSpec(5, (16, 24))
 
 
-def test_time_limit_interrupts_a_slow_block() -> None:
+def test_time_limit_interrupts_a_slow_block():
     before = signal.getsignal(signal.SIGALRM)
     with time_limit(5.0, "a.mp4"):
         pass
@@ -36,7 +35,7 @@ def test_time_limit_interrupts_a_slow_block() -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_time_limit_is_off_in_threads_and_beside_another_timer() -> None:
+def test_time_limit_is_off_in_threads_and_beside_another_timer():
     finished = []
 
     def work() -> None:
@@ -58,9 +57,7 @@ def test_time_limit_is_off_in_threads_and_beside_another_timer() -> None:
     assert finished == [True, True]
 
 
-def test_records_are_bounded_and_each_sample_is_named_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_records_are_bounded_and_each_sample_is_named_once(monkeypatch, capsys):
     monkeypatch.setattr(failures, "MAX_NAMED", 3)
     record = Failures()
     for number in range(50):
@@ -74,7 +71,7 @@ def test_records_are_bounded_and_each_sample_is_named_once(
 
 
 @pytest.fixture(params=["folder", "shards"])
-def clips(request: pytest.FixtureRequest, tmp_path: Path) -> ClipDataset:
+def clips(request, tmp_path) -> ClipDataset:
     """Three videos, of which good.mp4 is drawn once in a while."""
     fast = {"movflags": "faststart"}
     files = [
@@ -113,20 +110,12 @@ def assert_replaced(clips: ClipDataset, kind: int, capsys: pytest.CaptureFixture
     [(lambda path: damage(path, 0.2, 0.9), 0), (lambda path: truncate(path, 0.3), 0), (Path.unlink, 2)],
     ids=["damaged", "truncated", "gone"],
 )
-def test_a_sample_that_cannot_be_read_is_replaced(
-    clips: ClipDataset,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    spoil: Callable[[Path], object],
-    kind: int,
-) -> None:
+def test_a_sample_that_cannot_be_read_is_replaced(clips, tmp_path, capsys, spoil, kind):
     spoil(place_of(tmp_path))
     assert_replaced(clips, kind, capsys)
 
 
-def test_a_sample_that_hangs_is_replaced_and_waited_for_once(
-    clips: ClipDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_that_hangs_is_replaced_and_waited_for_once(clips, tmp_path, capsys, monkeypatch):
     path = place_of(tmp_path)
     if path.suffix == ".mp4":
         path.unlink()
@@ -143,7 +132,7 @@ def test_a_sample_that_hangs_is_replaced_and_waited_for_once(
     assert_replaced(clips, 1, capsys)
 
 
-def test_files_that_hang_at_the_start_are_left_out(tmp_path: Path) -> None:
+def test_files_that_hang_at_the_start_are_left_out(tmp_path):
     make_movie(tmp_path / "good.mp4", numbered(12))
     os.mkfifo(tmp_path / "hangs.mp4")
     clips = ClipDataset([tmp_path], decode_timeout=0.2)
@@ -151,8 +140,7 @@ def test_files_that_hang_at_the_start_are_left_out(tmp_path: Path) -> None:
     assert "could not be read in 0.2 seconds" in clips.skipped[f"{tmp_path}/hangs.mp4"]
 
 
-def test_a_shard_deleted_while_processes_read_it(tmp_path: Path) -> None:
-    """The batches whose samples are not in it stay as they were, the others are filled up and counted."""
+def test_a_shard_deleted_while_processes_read_it(tmp_path):
     files = [make_movie(tmp_path / f"{index}.mp4", numbered(12 + index)) for index in range(4)]
     shards = make_shards(tmp_path / "shards", files, per_shard=1)
     tasks, stage = TaskConfig(image_share=0.0, warmup_fraction=1.0), Stage(16, 24, video_batch_size=3)

@@ -16,7 +16,7 @@ from regen.media.files import MissingFileError, VideoError
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
+def files(tmp_path) -> list[Path]:
     Image.fromarray(smooth(30, 40)).save(tmp_path / "c.png")
     return [
         make_movie(tmp_path / "a.mp4", numbered(12)),
@@ -26,11 +26,11 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def shards(files: list[Path], tmp_path: Path) -> Path:
+def shards(files, tmp_path) -> Path:
     return make_shards(tmp_path / "shards", files)
 
 
-def test_samples_and_their_info_are_read_back(files: list[Path], shards: Path) -> None:
+def test_samples_and_their_info_are_read_back(files, shards):
     found = ShardSet(str(shards))
     assert len(found) == 3
     assert found.shards == ["00000.tar", "00001.tar"]
@@ -44,7 +44,7 @@ def test_samples_and_their_info_are_read_back(files: list[Path], shards: Path) -
     assert [list(found.samples_in(name)) for name in found.shards] == [[0, 1], [2]]
 
 
-def test_shards_are_tar_files_that_can_be_streamed(shards: Path) -> None:
+def test_shards_are_tar_files_that_can_be_streamed(shards):
     """Readers of WebDataset take the members one after the other from a pipe."""
     stream = io.BytesIO((shards / "00000.tar").read_bytes())
     with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -53,20 +53,20 @@ def test_shards_are_tar_files_that_can_be_streamed(shards: Path) -> None:
     assert members["a.txt"] == b"about a"
 
 
-def test_the_same_samples_make_the_same_bytes(files: list[Path], shards: Path, tmp_path: Path) -> None:
+def test_the_same_samples_make_the_same_bytes(files, shards, tmp_path):
     again = make_shards(tmp_path / "again", files)
     for name in ("00000.tar", "00001.tar", INDEX):
         assert (again / name).read_bytes() == (shards / name).read_bytes()
 
 
-def test_a_shard_is_whole_or_absent(files: list[Path], tmp_path: Path) -> None:
+def test_a_shard_is_whole_or_absent(files, tmp_path):
     with pytest.raises(RuntimeError), ShardWriter(tmp_path / "x.tar") as writer:  # noqa: PT012
         writer.add(info_of(files[0]), files[0].read_bytes())
         raise RuntimeError
     assert not list(tmp_path.glob("x.*"))
 
 
-def test_long_and_foreign_names(files: list[Path], tmp_path: Path) -> None:
+def test_long_and_foreign_names(files, tmp_path):
     name = f"filme/{'ü' * 40}/{'a' * 60}.mp4"
     with ShardWriter(tmp_path / "x.tar") as writer:
         writer.add(info_of(files[0], name), b"content")
@@ -78,7 +78,7 @@ def test_long_and_foreign_names(files: list[Path], tmp_path: Path) -> None:
         assert tar.getnames() == [name]
 
 
-def test_shards_at_an_fsspec_address(shards: Path) -> None:
+def test_shards_at_an_fsspec_address(shards):
     memory = fsspec.filesystem("memory")
     memory.put(f"{shards}/", "/bucket/", recursive=True)
     address = "memory://bucket"
@@ -90,7 +90,7 @@ def test_shards_at_an_fsspec_address(shards: Path) -> None:
         found.read(2)
 
 
-def test_missing_shards_are_errors(shards: Path, tmp_path: Path) -> None:
+def test_missing_shards_are_errors(shards, tmp_path):
     found = ShardSet(str(shards))
     truncate(shards / "00001.tar", 0.05)
     with pytest.raises(VideoError, match="is cut off; copy the shard again"):
@@ -105,7 +105,7 @@ def test_missing_shards_are_errors(shards: Path, tmp_path: Path) -> None:
         ShardSet("unknown://bucket")
 
 
-def test_a_damaged_index_is_an_error(shards: Path) -> None:
+def test_a_damaged_index_is_an_error(shards):
     whole = (shards / INDEX).read_bytes()
     cut_off = [whole[: int(part * len(whole))] for part in (0.0, 0.1, 0.5, 0.9)]
     for content in (b"nonsense", b"\x08\0\0\0\0\0\0\0{}      ", *cut_off):

@@ -188,7 +188,6 @@ def test_parts_are_the_rows_of_the_whole_batch(clips, parts, tasks):
         (Stage(16, 24, video_batch_size=3), 8, 27),
         (Stage(16, 24, video_batch_size=3, image_batch_size=5), 8, 5),
     ],
-    ids=lambda value: None if isinstance(value, int) else f"{value.height}x{value.image_batch_size}",
 )
 def test_images_have_the_tokens_of_the_clips(stage, ratio, expected):
     """28 images of 256x256 for 6 clips of 5 frames of 192x320."""

@@ -32,7 +32,7 @@ Driver = Any
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+def browser(tmp_path_factory) -> Iterator[Driver]:
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for flag in FLAGS.split():
@@ -45,12 +45,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(tmp_path_factory) -> Path:
     return write_report(make_report_folder(tmp_path_factory.mktemp("report")))
 
 
 @pytest.fixture
-def opened(browser: Driver, page: Path) -> Iterator[Driver]:
+def opened(browser, page) -> Iterator[Driver]:
     """The page, freshly opened; at the end it has logged no error and requested nothing."""
     with visit(browser, page) as driver:
         yield driver
@@ -113,7 +113,7 @@ def heading(driver: Driver, name: str) -> Any:
     return driver.find_element(By.XPATH, f"//table[@id='summary']//th[button[starts-with(., '{name}')]]")
 
 
-def test_table_sorts_both_ways(opened: Driver) -> None:
+def test_table_sorts_both_ways(opened):
     psnr = [float(text) for text in column(opened, "PSNR")]
     assert psnr == sorted(psnr, reverse=True), "the best stands first to begin with"
     assert heading(opened, "PSNR").get_attribute("aria-sort") == "descending"
@@ -131,7 +131,7 @@ def test_table_sorts_both_ways(opened: Driver) -> None:
         assert column(opened, "Seams")[-1].startswith("absent"), "what is absent stands last either way"
 
 
-def test_table_marks_the_best_and_explains_what_is_absent(opened: Driver) -> None:
+def test_table_marks_the_best_and_explains_what_is_absent(opened):
     best = opened.find_elements(By.CSS_SELECTOR, "#summary tbody tr:first-child b")
     assert "33.00" in [one.text for one in best]
     cells = opened.find_elements(By.CSS_SELECTOR, "#summary td.absent")
@@ -140,14 +140,14 @@ def test_table_marks_the_best_and_explains_what_is_absent(opened: Driver) -> Non
     assert "LPIPS: no weights were given" in notes and "FVD: three clips are too few" in notes
 
 
-def test_plots_have_their_points(opened: Driver) -> None:
+def test_plots_have_their_points(opened):
     wait_for(lambda: len(every(opened, "#plots svg", "0")) == 2)
     markers = every(opened, "#plots svg", "e.querySelectorAll('.marker').length")
     assert markers == [3, 2], "best steps of three models; two step counts of one"
     assert every(opened, "svg .label", "e.textContent") == ["lab/other", "tiny", "tiny-4x"]
 
 
-def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_a_star(browser: Driver, tmp_path: Path) -> None:
+def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_a_star(browser, tmp_path):
     folder = make_report_folder(tmp_path, LENGTHS, CLIPS[:1], frames=0)
     with visit(browser, write_report(folder)) as opened:
         wait_for(lambda: opened.find_elements(By.CSS_SELECTOR, "#plots svg") != [])
@@ -163,7 +163,7 @@ def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_a_star(browser: Dr
         assert [name for name, _, corners in markers if corners == 10] == ["dva-4x"], "it alone is a star"
 
 
-def test_players_keep_step(opened: Driver) -> None:
+def test_players_keep_step(opened):
     assert opened.find_element(By.CSS_SELECTOR, ".card h3").text == "hard.mp4", "the worst clip stands first"
     show_players(opened)
     click(opened, ".card .play")
@@ -180,7 +180,7 @@ def test_players_keep_step(opened: Driver) -> None:
     assert videos(opened, "currentTime") == times
 
 
-def test_players_loop_and_slow_down(opened: Driver) -> None:
+def test_players_loop_and_slow_down(opened):
     show_players(opened)
     opened.execute_script(
         "const speed = document.querySelectorAll('#choices select')[3];"
@@ -200,7 +200,7 @@ def test_players_loop_and_slow_down(opened: Driver) -> None:
     assert videos(opened, "currentTime") == pytest.approx([(FRAMES - 0.5) / RATE] * 4, abs=0.02)
 
 
-def test_scrubber_and_keys_move_all(opened: Driver) -> None:
+def test_scrubber_and_keys_move_all(opened):
     show_players(opened)
     scrubber = opened.find_element(By.CSS_SELECTOR, ".card input[type=range]")
     opened.execute_script("arguments[0].value = 30; arguments[0].dispatchEvent(new Event('input'))", scrubber)
@@ -217,7 +217,7 @@ def test_scrubber_and_keys_move_all(opened: Driver) -> None:
     assert all(videos(opened, "paused"))
 
 
-def test_choices_change_what_is_shown(opened: Driver) -> None:
+def test_choices_change_what_is_shown(opened):
     assert captions(opened) == ["original", "tiny-4x, 1 step", "tiny-8x", "lab/other"]
     metrics = "28.00 dB · SSIM 0.700 · seams 1.10 · 54.0× compression"
     assert captions(opened, "figcaption")[1].splitlines() == ["tiny-4x, 1 step", metrics]
@@ -233,7 +233,7 @@ def test_choices_change_what_is_shown(opened: Driver) -> None:
     assert captions(opened) == ["lab/other", "tiny-8x"], "A was left out, B stays"
 
 
-def test_click_enlarges_the_same_spot_of_all(opened: Driver) -> None:
+def test_click_enlarges_the_same_spot_of_all(opened):
     show_players(opened)
     click(opened, ".card .frame")
     scale, card = "getComputedStyle(e).transform", "document.querySelector('.card')"
@@ -242,7 +242,7 @@ def test_click_enlarges_the_same_spot_of_all(opened: Driver) -> None:
     assert set(every(opened, "video", scale, card)) == {"matrix(1, 0, 0, 1, 0, 0)"}
 
 
-def test_only_players_near_the_screen_hold_videos(browser: Driver, tmp_path: Path) -> None:
+def test_only_players_near_the_screen_hold_videos(browser, tmp_path):
     names = [f"clip{number:02}.mp4" for number in range(20)]
     page = write_report(make_report_folder(tmp_path, [("a", "48x64", 1, 30.0)], names, frames=2))
     with visit(browser, page) as opened:
@@ -255,7 +255,7 @@ def test_only_players_near_the_screen_hold_videos(browser: Driver, tmp_path: Pat
         wait_for(lambda: every(opened, ".card", loaded)[0] == 0)
 
 
-def test_page_of_one_model_without_videos(browser: Driver, tmp_path: Path) -> None:
+def test_page_of_one_model_without_videos(browser, tmp_path):
     clip = '<b>&"x.mp4'
     page = write_report(make_report_folder(tmp_path, [("<i>a</i>", "48x64", 1, 30.0)], [clip], frames=0))
     with visit(browser, page) as opened:
@@ -265,7 +265,7 @@ def test_page_of_one_model_without_videos(browser: Driver, tmp_path: Path) -> No
         assert column(opened, "Model") == ["<i>a</i>"]
 
 
-def test_narrow_page_does_not_scroll_sideways(opened: Driver) -> None:
+def test_narrow_page_does_not_scroll_sideways(opened):
     size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:

@@ -31,13 +31,13 @@ SHORTEST = {"cogvideox": 9, "mochi": 7} | dict.fromkeys(("wan", "wan-2.2", "huny
 
 
 @pytest.fixture(autouse=True)
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def uncompiled(monkeypatch) -> None:
     """The diffusion decoder's attention compiles itself for every new shape, which takes seconds."""
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """One folder for each model of TINY, and a pipeline with two decoders."""
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("models")
@@ -66,7 +66,7 @@ def decode(
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()
-def test_any_length_and_size(folder: Path, name: str) -> None:
+def test_any_length_and_size(folder, name):
     model = load(folder, name)
     assert isinstance(model, Embedder)
     frames = noise(model.chunk_frames + 2, 26, 35)
@@ -100,7 +100,7 @@ NORMALISED: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", TINY)
 @torch.inference_mode()
-def test_latents_are_normalised_as_the_pipeline_does_it(folder: Path, name: str) -> None:
+def test_latents_are_normalised_as_the_pipeline_does_it(folder, name):
     """And decoding what was encoded is what the class itself decodes, whose latents are not normalised."""
     model = load(folder, name)
     clip = torch.rand(2, 3, model.chunk_frames, 32, 48) * 2 - 1
@@ -122,7 +122,7 @@ def test_latents_are_normalised_as_the_pipeline_does_it(folder: Path, name: str)
 
 
 @pytest.mark.parametrize("name", ["wan", "ltx-2"])
-def test_half_precision(folder: Path, name: str) -> None:
+def test_half_precision(folder, name):
     half, full = (load(folder, name, dtype) for dtype in (torch.bfloat16, torch.float32))
     assert half.dtype == torch.bfloat16
     results = [evaluate_clip(model, noise(model.chunk_frames, 16, 16), name) for model in (half, full)]
@@ -133,14 +133,14 @@ def test_half_precision(folder: Path, name: str) -> None:
     ("name", "window", "frames"),
     [("wan", 33, 33), ("wan", 20, 17), ("cogvideox", 22, 17), ("ltx", 33, 33), ("mochi", 33, 31)],
 )
-def test_windows_follow_the_rule_of_the_class(folder: Path, name: str, window: int, frames: int) -> None:
+def test_windows_follow_the_rule_of_the_class(folder, name, window, frames):
     assert load_embedder(str(folder / name), CPU, torch.float32, window).chunk_frames == frames
     if shortest := SHORTEST.get(name):
         with pytest.raises(ValueError, match=f"at least {shortest} frames"):
             load_embedder(str(folder / name), CPU, torch.float32, shortest - 1)
 
 
-def test_cosmos_knows_statistics_for_some_frames_only(folder: Path) -> None:
+def test_cosmos_knows_statistics_for_some_frames_only(folder):
     vae = load(folder, "cosmos").vae
     assert CosmosAdapter(vae, 17).chunk_frames == 17
     with pytest.raises(ValueError, match="at most 17 frames"):
@@ -149,7 +149,7 @@ def test_cosmos_knows_statistics_for_some_frames_only(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["wan-2.2", "hunyuan", "ltx"])
 @torch.inference_mode()
-def test_tiles(folder: Path, name: str) -> None:
+def test_tiles(folder, name):
     """One that covers the picture changes nothing; smaller ones give the same shapes."""
     model = load(folder, name)
     clip = torch.rand(1, 3, model.chunk_frames, 32, 96)
@@ -162,7 +162,7 @@ def test_tiles(folder: Path, name: str) -> None:
 
 
 @torch.inference_mode()
-def test_diffusion_decoder_is_seeded_and_takes_steps(folder: Path) -> None:
+def test_diffusion_decoder_is_seeded_and_takes_steps(folder):
     model = load(folder, "pipeline/diffusion_decoder")
     plain = load(folder, "pipeline")
     clip = torch.rand(1, 3, 9, 24, 32) * 2 - 1
@@ -179,7 +179,7 @@ def test_diffusion_decoder_is_seeded_and_takes_steps(folder: Path) -> None:
     assert torch.equal(decode(model, latents), first), "tiles of one call must not stay for the next"
 
 
-def test_diffusion_decoder_rejects_small_inputs(folder: Path) -> None:
+def test_diffusion_decoder_rejects_small_inputs(folder):
     model = load(folder, "pipeline/diffusion_decoder")
     with pytest.raises(ValueError, match="at least 24 pixels"):
         decode(model, torch.zeros(1, 4, 2, 2, 3))
@@ -189,7 +189,7 @@ def test_diffusion_decoder_rejects_small_inputs(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def test_noise_inside_a_decoder_follows_the_seed_alone(folder: Path) -> None:
+def test_noise_inside_a_decoder_follows_the_seed_alone(folder):
     model = load(folder, "ltx-with-noise")
     for parameter in model.vae.decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -202,7 +202,7 @@ def test_noise_inside_a_decoder_follows_the_seed_alone(folder: Path) -> None:
     assert not torch.equal(decode(model, latents, seed=1), both)
 
 
-def test_unsupported_options_are_errors(folder: Path) -> None:
+def test_unsupported_options_are_errors(folder):
     model = load(folder, "wan")
     latents, times, generator = torch.zeros(1, 2, 2, 2, 2), torch.linspace(0, 1, 5), [generator_for(0)]
     some = model.decode(latents, times[[3, 1]], generator=generator).sample
@@ -220,7 +220,7 @@ def test_unsupported_options_are_errors(folder: Path) -> None:
             model.encode(torch.zeros(1, 3, *shape))
 
 
-def test_windows_are_joined_without_a_seam_option(folder: Path) -> None:
+def test_windows_are_joined_without_a_seam_option(folder):
     """There is no frame before a window to join it to."""
     model, frames = load(folder, "wan"), noise(9, 16, 16)
     none, match = (evaluate_clip(model, frames, "noise", DecodeOptions(seams=s)) for s in ("none", "match"))
@@ -228,12 +228,12 @@ def test_windows_are_joined_without_a_seam_option(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_grows_with_the_picture(folder: Path, name: str) -> None:
+def test_memory_grows_with_the_picture(folder, name):
     model = load(folder, name)
     assert 0 < model.activation_bytes(9, 64, 64) < model.activation_bytes(9, 64, 128)
 
 
-def test_own_models(tmp_path: Path) -> None:
+def test_own_models(tmp_path):
     AutoencoderLinear(2, 4).save_pretrained(tmp_path / "run" / "model")
     assert isinstance(load_embedder(str(tmp_path / "run"), CPU, torch.float32), AutoencoderLinear)
     assert isinstance(load_embedder("linear-4x", CPU, torch.float32), AutoencoderLinear)
@@ -242,7 +242,7 @@ def test_own_models(tmp_path: Path) -> None:
             load_embedder(name, CPU, torch.float32)
 
 
-def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
+def test_damaged_and_unknown_models(folder, tmp_path):
     def error() -> str:
         with pytest.raises(ValueError, match="model") as caught:
             load_embedder(str(tmp_path / "model"), CPU, torch.float32)
@@ -266,7 +266,7 @@ def test_damaged_and_unknown_models(folder: Path, tmp_path: Path) -> None:
         load_embedder(str(tmp_path / "alone" / "diffusion_decoder"), CPU, torch.float32)
 
 
-def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_names(folder, monkeypatch):
     """The configuration alone is fetched until the class is known; then only the folder of the model."""
     fetched = []
 
@@ -290,7 +290,7 @@ def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("problem", "words"),
     [(LocalEntryNotFoundError("offline"), "unreachable"), (OSError("401"), "neither a local folder")],
 )
-def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, problem: Exception, words: str) -> None:
+def test_hub_that_does_not_answer(monkeypatch, problem, words):
     def fail(repository: str, file: str) -> str:
         raise problem
 

@@ -30,7 +30,7 @@ def model() -> AutoencoderLinear:
     return AutoencoderLinear.fit([chunk], RATIO, latent_channels=2).eval()
 
 
-def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
+def test_clip_is_measured_frame_by_frame(model):
     frames = moving_frames()
     result = evaluate_clip(model, iter(frames), "moving")
     height, width = frames[0].shape[:2]
@@ -51,7 +51,7 @@ def test_clip_is_measured_frame_by_frame(model: AutoencoderLinear) -> None:
     assert result.seconds == result.encode_seconds + result.decode_seconds > 0
 
 
-def test_a_clip_of_one_chunk_has_no_seam(model: AutoencoderLinear) -> None:
+def test_a_clip_of_one_chunk_has_no_seam(model):
     frames = moving_frames()
     with pytest.raises(ValueError, match="at least one"):
         evaluate_clip(model, [], "nothing")
@@ -61,8 +61,7 @@ def test_a_clip_of_one_chunk_has_no_seam(model: AutoencoderLinear) -> None:
 
 
 @pytest.mark.parametrize("batch", [2, 4])
-def test_frames_that_come_late_meet_their_originals(model: AutoencoderLinear, batch: int) -> None:
-    """With several chunks in a batch frames wait; every metric compares the right pairs all the same."""
+def test_frames_that_come_late_meet_their_originals(model, batch):
     frames = moving_frames()
     one_by_one = evaluate_clip(model, frames, "moving", DecodeOptions(seams="none"))
     together = evaluate_clip(model, frames, "moving", DecodeOptions(seams="none", batch=batch))
@@ -71,7 +70,7 @@ def test_frames_that_come_late_meet_their_originals(model: AutoencoderLinear, ba
         assert getattr(together, name) == pytest.approx(getattr(one_by_one, name), abs=1e-3), name
 
 
-def test_the_options_reach_the_decoder() -> None:
+def test_the_options_reach_the_decoder():
     model, frames = tiny_regen(), moving_frames(10, 16, 16)
     plain = DecodeOptions(steps=2, seams="none")
     changes = ({}, {"steps": 3}, {"seed": 1}, {"solver": "heun"}, {"seams": "match"}, {"seams": "extend"})

@@ -51,7 +51,7 @@ def report(folder: Path, limit_mb: float = 60.0) -> Elements:
     return Elements(path.read_text(encoding="utf-8"))
 
 
-def test_page_is_one_file_that_needs_no_other(tmp_path: Path) -> None:
+def test_page_is_one_file_that_needs_no_other(tmp_path):
     folder = make_report_folder(tmp_path, frames=2)
     elements = report(folder)
     page = (folder / "index.html").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def test_page_is_one_file_that_needs_no_other(tmp_path: Path) -> None:
     assert "default-src 'none'" in page
 
 
-def test_videos_are_inside_and_numbered(tmp_path: Path) -> None:
+def test_videos_are_inside_and_numbered(tmp_path):
     folder = make_report_folder(tmp_path, frames=2)
     elements = report(folder)
     assert len(elements.videos) == len(CLIPS) * (1 + len(RUNS))
@@ -73,7 +73,7 @@ def test_videos_are_inside_and_numbered(tmp_path: Path) -> None:
         assert base64.b64decode(elements.scripts[f"video-{row['video']}"]) == path.read_bytes()
 
 
-def test_slashes_in_names_are_no_folders(tmp_path: Path) -> None:
+def test_slashes_in_names_are_no_folders(tmp_path):
     for arguments, expected in (
         (("256x256", "a.b.mov", "lab/model", 4), "lab--model/256x256-4/a.b.mp4"),
         ((SIZE, "in/a.mkv", "dva@25%", 1), f"dva@25%/{SIZE}-1/in--a.mp4"),
@@ -82,7 +82,7 @@ def test_slashes_in_names_are_no_folders(tmp_path: Path) -> None:
         assert video_path(tmp_path, *arguments) == tmp_path / "videos" / expected
 
 
-def test_names_cannot_break_out(tmp_path: Path) -> None:
+def test_names_cannot_break_out(tmp_path):
     model = "</title></script><img onerror=x>"
     folder = make_report_folder(tmp_path, [(model, SIZE, 1, 30.0)], [HOSTILE], frames=0)
     elements = report(folder)
@@ -96,7 +96,7 @@ def test_names_cannot_break_out(tmp_path: Path) -> None:
     assert "innerHTML" not in script and "insertAdjacentHTML" not in script and "document.write" not in script
 
 
-def test_worst_clips_are_embedded_up_to_the_limit(tmp_path: Path) -> None:
+def test_worst_clips_are_embedded_up_to_the_limit(tmp_path):
     folder = make_report_folder(tmp_path, frames=2)
     everything = report(folder)
     characters = sum(map(len, everything.videos))
@@ -109,7 +109,7 @@ def test_worst_clips_are_embedded_up_to_the_limit(tmp_path: Path) -> None:
     assert len(report(folder, limit_mb=characters / 1e6).videos) == len(everything.videos)
 
 
-def test_sizes_take_turns_and_a_large_one_leaves_room(tmp_path: Path) -> None:
+def test_sizes_take_turns_and_a_large_one_leaves_room(tmp_path):
     runs = [("a", "native", 1, 20.0), ("a", SIZE, 1, 30.0)]
     folder = make_report_folder(tmp_path, runs, frames=2)
     for clip in CLIPS:
@@ -120,7 +120,7 @@ def test_sizes_take_turns_and_a_large_one_leaves_room(tmp_path: Path) -> None:
     assert shown == [("native", "hard.mp4"), (SIZE, "hard.mp4"), (SIZE, "middle.mp4"), (SIZE, "easy.mp4")]
 
 
-def test_damaged_results_are_an_error(tmp_path: Path) -> None:
+def test_damaged_results_are_an_error(tmp_path):
     folder = make_report_folder(tmp_path, frames=0)
     (folder / "summary.json").write_text('[{"model": ')
     with pytest.raises(ValueError, match=r"summary\.json"):

@@ -38,7 +38,7 @@ def degraded(video: Tensor, seed: int) -> Tensor:
         ("large", 3000, 1, (17, 192, 320)),
     ],
 )
-def test_attributes_are_read(kind: str, first: int, videos: int, size: tuple[int, int, int]) -> None:
+def test_attributes_are_read(kind, first, videos, size):
     """At 64 x 96 one mistake in 20 videos is allowed; hundreds of larger ones were read without any."""
     confusion = Confusion()
     for seed in range(first, first + videos):
@@ -49,15 +49,14 @@ def test_attributes_are_read(kind: str, first: int, videos: int, size: tuple[int
         assert accuracy >= (0.95 if kind == "small" else 1.0), name
 
 
-def test_a_picture_shows_no_motion() -> None:
+def test_a_picture_shows_no_motion():
     reading = read_scene(render(SCENE, 1, 96, 160, seed=0))
     assert reading.visible
     assert {name for name in VALUES if getattr(reading, name) is None} == STILL
     assert {name for name, right in agreement(SCENE, reading).items() if not right} == STILL
 
 
-def test_grey_videos_have_a_background_only() -> None:
-    """Of plain grey only its brightness is read, with or without noise."""
+def test_grey_videos_have_a_background_only():
     for level, word in ((60, "dark"), (180, "light")):
         grey = torch.full((17, 96, 160, 3), level, dtype=torch.uint8)
         noise = torch.randn(grey.shape, generator=torch.Generator().manual_seed(0)) * 8
@@ -65,19 +64,18 @@ def test_grey_videos_have_a_background_only() -> None:
         assert read_scene((grey + noise).round().byte()) == Reading(visible=False, background=word)
 
 
-def test_a_background_alone_shows_the_camera() -> None:
-    """Without colour the camera and the background are still read."""
+def test_a_background_alone_shows_the_camera():
     video = render(SCENE, 33, 96, 160, seed=1)
     grey = video.float().mean(3, keepdim=True).expand_as(video).round().byte()
     assert read_scene(grey) == Reading(visible=False, camera=SCENE.camera, background=SCENE.background)
 
 
-def test_noise_has_no_camera_and_does_not_fail() -> None:
+def test_noise_has_no_camera_and_does_not_fail():
     noise = torch.randint(0, 256, (9, 40, 56, 3), generator=torch.Generator().manual_seed(2)).byte()
     assert read_scene(noise).camera is None
 
 
-def test_shapes_that_stand_still_have_no_direction() -> None:
+def test_shapes_that_stand_still_have_no_direction():
     video = render(SCENE, 1, 96, 160, seed=3).expand(17, -1, -1, -1)
     reading = read_scene(video)
     assert (reading.direction, reading.speed, reading.camera) == (None, None, "stays still")
@@ -85,7 +83,7 @@ def test_shapes_that_stand_still_have_no_direction() -> None:
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_another_direction_is_not_read_as_right(direction: str) -> None:
+def test_another_direction_is_not_read_as_right(direction):
     scene = replace(SCENE, direction=direction)
     video = render(scene, 17, 96, 160, seed=4)
     reading = read_scene(video)
@@ -97,28 +95,28 @@ def test_another_direction_is_not_read_as_right(direction: str) -> None:
     assert read_scene(video.flip(0)).direction == opposite
 
 
-def test_position_on_the_torus_does_not_matter() -> None:
+def test_position_on_the_torus_does_not_matter():
     video = render(SCENE, 9, 96, 160, seed=5)
     expected = read_scene(video)
     for down, across in ((48, 0), (0, 80), (17, 131)):
         assert read_scene(video.roll((down, across), (1, 2))) == expected
 
 
-def test_tint_does_not_matter() -> None:
+def test_tint_does_not_matter():
     """A decoder's wrong tint, half of what counts as coloured."""
     video = render(SCENE, 9, 96, 160, seed=6)
     tinted = (video.int() + torch.tensor([15, 0, -10])).clamp(0, 255).byte()
     assert all(agreement(SCENE, read_scene(tinted)).values())
 
 
-def test_speed_is_by_the_second() -> None:
+def test_speed_is_by_the_second():
     """The same frames shown at a third of the rate move slowly."""
     video = render(replace(SCENE, camera="stays still"), 17, 96, 160, seed=7)
     assert read_scene(video).speed == "quickly"
     assert read_scene(video, frame_rate=Fraction(25, 3)).speed == "slowly"
 
 
-def test_confusion_counts() -> None:
+def test_confusion_counts():
     """Three videos: all right, the colour wrong, nothing visible."""
     right = Reading(visible=True, **vars(SCENE))
     confusion = Confusion()

@@ -16,7 +16,7 @@ CAPTIONS = {"b": "the cat sits on the mat", "c": "a red ball", "d": "the cat sit
 
 
 @pytest.fixture(scope="module")
-def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def latents(tmp_path_factory) -> Path:
     """Latents in two shards; one sample of the second has a caption, some of the first the same one."""
     place = tmp_path_factory.mktemp("captions")
     corpus = make_corpus(place / "corpus")
@@ -27,8 +27,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dataset(latents: Path, tmp_path: Path) -> LatentDataset:
-    """The same latents in a folder of its own."""
+def dataset(latents, tmp_path) -> LatentDataset:
     (tmp_path / "latents").mkdir()
     for path in latents.iterdir():
         if path.is_file():
@@ -37,7 +36,7 @@ def dataset(latents: Path, tmp_path: Path) -> LatentDataset:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> TextEncoderSpec:
+def source(tmp_path) -> TextEncoderSpec:
     return find_text_encoder(make_t5(tmp_path / "t5"))
 
 
@@ -45,7 +44,7 @@ def written(dataset: LatentDataset) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in dataset.folder.glob("*.text-*")}
 
 
-def test_states_are_those_of_the_encoder(dataset: LatentDataset, source: TextEncoderSpec) -> None:
+def test_states_are_those_of_the_encoder(dataset, source):
     embed_captions(dataset, source, CPU)
     states, encoder = CaptionStates(dataset, source.fingerprint), source.load(CPU)
     assert len(states) == len(dataset) == 6
@@ -61,9 +60,7 @@ def test_states_are_those_of_the_encoder(dataset: LatentDataset, source: TextEnc
     assert 0 in states.lengths
 
 
-def test_captions_are_embedded_once(
-    dataset: LatentDataset, source: TextEncoderSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captions_are_embedded_once(dataset, source, monkeypatch):
     progress: list[tuple[int, int]] = []
     embed_captions(dataset, source, CPU, on_progress=lambda done, total: progress.append((done, total)))
     assert progress[-1] == (4, 4)  # five captions, of which a shard has one twice
@@ -81,7 +78,7 @@ def test_captions_are_embedded_once(
     assert not list(dataset.folder.glob(".*.tmp"))
 
 
-def test_another_encoder_has_files_of_its_own(dataset: LatentDataset, source: TextEncoderSpec) -> None:
+def test_another_encoder_has_files_of_its_own(dataset, source):
     embed_captions(dataset, source, CPU)
     shorter = find_text_encoder(source.name, 8)
     with pytest.raises(ValueError, match=f"of 2 of 2 shards in .* not embedded .*{shorter.fingerprint}"):
@@ -91,7 +88,7 @@ def test_another_encoder_has_files_of_its_own(dataset: LatentDataset, source: Te
     assert CaptionStates(dataset, source.fingerprint).longest == source.max_tokens
 
 
-def test_damaged_files_raise_and_are_made_again(dataset: LatentDataset, source: TextEncoderSpec) -> None:
+def test_damaged_files_raise_and_are_made_again(dataset, source):
     embed_captions(dataset, source, CPU)
     path = caption_path(dataset.folder, dataset.manifest.shards[0].name, source.fingerprint)
     whole, states = path.read_bytes(), CaptionStates(dataset, source.fingerprint)
@@ -104,7 +101,7 @@ def test_damaged_files_raise_and_are_made_again(dataset: LatentDataset, source: 
     assert path.read_bytes() == whole
 
 
-def test_other_captions_are_embedded_anew(dataset: LatentDataset, source: TextEncoderSpec) -> None:
+def test_other_captions_are_embedded_anew(dataset, source):
     embed_captions(dataset, source, CPU)
     name = dataset.manifest.shards[0].name
     rows = dataset.folder / f"{name}.json"

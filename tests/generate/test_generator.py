@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,18 +25,14 @@ from regen.generate.inputs import Condition
 from regen.latents import Latents, collate
 from regen.pretrained.models import load_as
 
-Changes = dict[str, Any]
-
 
 def close(one: Latents, other: Latents, atol: float = 1e-5) -> None:
-    for a, b in zip(one.parts, other.parts, strict=True):
-        torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
+    torch.testing.assert_close(one.parts, other.parts, atol=atol, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("chunks", "frames", "size"), [(1, None, (2, 2)), (3, None, (6, 4)), (1, 1, (4, 8))])
 def test_velocity_has_the_shape_of_the_latents_and_is_zero_at_first(kind, chunks, frames, size):
-    """Chunks in a row, or an image; no size is square."""
     noisy = latents_of(kind, 2, chunks, *size, frames)
     answer = fresh(kind).velocity(noisy, torch.rand(2), condition_of(kind))
     assert [part.shape for part in answer.parts] == [part.shape for part in noisy.parts]
@@ -116,7 +111,6 @@ def test_velocity_depends_on_condition_noise_level_and_given_frames(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_mean_of_that_of_its_samples(kind):
-    """With all that is random about a sample coming from its own generator."""
     model = awake(kind, given_frames_prob=0.5, condition_dropout=0.5)
     latents, condition = latents_of(kind, 4), condition_of(kind, 4)
     batch = make_batch(latents, condition)
@@ -160,7 +154,6 @@ def record(kind: str, latents: Latents, **changes: Any) -> tuple[Recorder, dict[
 
 @pytest.mark.parametrize("kind", ["none", "hybrid class"])
 def test_given_frames_carry_no_noise_and_are_not_counted(kind):
-    """What the model sees of them is the data; the loss is that of the others alone."""
     latents = latents_of(kind, 40, 3)
     model, logs = record(kind, latents, given_frames_prob=1.0)
     noisy, _, _, given = model.calls
@@ -217,8 +210,6 @@ def test_concat_of_conditions():
     model, noisy = awake("text"), latents_of("text", 3)
     together = model.velocity(noisy, torch.full((1,), 0.4), both)
     close(collate([together[2]]), model.velocity(collate([noisy[2]]), torch.full((1,), 0.4), two))
-    labels = Condition(torch.tensor([1, 2])).concat(Condition(torch.tensor([-1])))
-    assert labels.label.tolist() == [1, 2, -1]
 
 
 @pytest.mark.parametrize(
@@ -235,14 +226,14 @@ def test_concat_of_conditions():
         ({"patch_size": 0}, "patch_size >= 1"),
     ],
 )
-def test_options_that_exclude_each_other_raise(changes: Changes, wanted: str):
+def test_options_that_exclude_each_other_raise(changes, wanted):
     with pytest.raises(ValueError, match=wanted):
         fresh("none", **changes)
 
 
 @pytest.mark.parametrize("kind", ["hybrid text", "class"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path: Path):
+def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path):
     changes = {"sizes": ((32, 48),), "length_counts": ((3, 1), (0, 2)), "spatial_compression_ratio": 16}
     source = KINDS[kind]["latent_spec"] | changes
     model = awake(kind, latent_spec=source, timestep_shift=2.0).to(dtype)

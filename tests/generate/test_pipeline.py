@@ -16,7 +16,6 @@ from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutpu
 from regen.latents import Latents
 
 CPU, FP32 = torch.device("cpu"), torch.float32
-Pipelines = dict[str, RegenTextToVideoPipeline]
 KINDS = ("text", "class", "nothing", "hybrid class")
 TOLD: dict[str, dict[str, Any]] = {
     "text": {"prompt": "a red ball"},
@@ -27,7 +26,7 @@ TOLD: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
+def pipelines(tmp_path_factory) -> dict[str, RegenTextToVideoPipeline]:
     names = {kind: make_generator(tmp_path_factory.mktemp("models"), kind) for kind in KINDS}
     made = {kind: load_pipeline(name, CPU, FP32) for kind, name in names.items()}
     for pipeline in made.values():
@@ -46,7 +45,7 @@ def make(pipeline: RegenTextToVideoPipeline, kind: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded_it_is_the_same(pipelines: Pipelines, kind: str, tmp_path: Path) -> None:
+def test_saved_and_loaded_it_is_the_same(pipelines, kind, tmp_path):
     pipelines[kind].save_pretrained(tmp_path / "saved")
     loaded = RegenTextToVideoPipeline.from_pretrained(tmp_path / "saved")
     loaded.set_progress_bar_config(disable=True)
@@ -54,7 +53,7 @@ def test_saved_and_loaded_it_is_the_same(pipelines: Pipelines, kind: str, tmp_pa
     assert torch.equal(make(loaded, kind), make(pipelines[kind], kind))
 
 
-def test_output_types(pipelines: Pipelines) -> None:
+def test_output_types(pipelines):
     pipeline = pipelines["text"]
     options: dict[str, Any] = {"num_frames": 7, "height": 41, "width": 50, "num_videos_per_prompt": 2}
     found = {
@@ -72,14 +71,14 @@ def test_output_types(pipelines: Pipelines) -> None:
     assert isinstance(pipeline("a red ball", num_inference_steps=1), VideoPipelineOutput)
 
 
-def test_long_videos_as_latents_and_frames(pipelines: Pipelines) -> None:
+def test_long_videos_as_latents_and_frames(pipelines):
     assert make(pipelines["class"], "class", num_frames=18, output_type="latent").shape == (1, 4, 8, 6, 8)
     hybrid = make(pipelines["hybrid class"], "hybrid class", num_frames=18, output_type="latent")
     assert isinstance(hybrid, Latents) and hybrid.shape == (1, 4, 8, 3, 4)
     assert make(pipelines["hybrid class"], "hybrid class", num_frames=18).shape == (1, 18, 3, HEIGHT, WIDTH)
 
 
-def test_generators_and_decoder_steps(pipelines: Pipelines) -> None:
+def test_generators_and_decoder_steps(pipelines):
     pipeline = pipelines["class"]
     two = make(pipeline, "class", num_videos_per_prompt=2, generator=[seed(1), seed(2)])
     assert torch.equal(make(pipeline, "class", num_videos_per_prompt=2, generator=[seed(1), seed(2)]), two)
@@ -93,7 +92,7 @@ def test_generators_and_decoder_steps(pipelines: Pipelines) -> None:
     assert torch.equal(make(pipeline, "class", generator=None), free)
 
 
-def test_several_prompts(pipelines: Pipelines) -> None:
+def test_several_prompts(pipelines):
     generators = [seed(1), seed(2), seed(1), seed(2)]
     prompts = ["a red ball", "a cat"]
     frames = make(
@@ -105,7 +104,7 @@ def test_several_prompts(pipelines: Pipelines) -> None:
     assert (one[0] - frames[3]).abs().max() <= 1 / 255
 
 
-def test_initial_noise_can_be_given(pipelines: Pipelines) -> None:
+def test_initial_noise_can_be_given(pipelines):
     pipeline, noise = pipelines["nothing"], torch.randn(1, 4, 2, 6, 8)
     found = make(pipeline, "nothing", latents=noise, output_type="latent")
     assert torch.equal(
@@ -116,7 +115,7 @@ def test_initial_noise_can_be_given(pipelines: Pipelines) -> None:
         make(pipeline, "nothing", latents=noise, num_frames=10)
 
 
-def test_the_callback_is_called_once_a_step(pipelines: Pipelines) -> None:
+def test_the_callback_is_called_once_a_step(pipelines):
     seen: list[Any] = []
 
     def callback(pipe: Any, step: int, timestep: torch.Tensor, values: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def test_the_callback_is_called_once_a_step(pipelines: Pipelines) -> None:
     assert seen[4:] == [{}, {}]
 
 
-def test_a_callback_can_interrupt(pipelines: Pipelines) -> None:
+def test_a_callback_can_interrupt(pipelines):
     steps: list[int] = []
 
     def callback(pipe: Any, step: int, timestep: torch.Tensor, values: dict[str, Any]) -> None:
@@ -146,7 +145,7 @@ def test_a_callback_can_interrupt(pipelines: Pipelines) -> None:
     assert not torch.equal(make(pipeline, "nothing", output_type="latent", num_inference_steps=5), latents)
 
 
-def test_guidance_acts_above_one(pipelines: Pipelines) -> None:
+def test_guidance_acts_above_one(pipelines):
     """As in diffusers, 0 and 1 both follow the prompt without guidance."""
     pipeline = pipelines["text"]
     two, one, zero = (make(pipeline, "text", guidance_scale=scale) for scale in (2.0, 1.0, 0.0))
@@ -154,7 +153,7 @@ def test_guidance_acts_above_one(pipelines: Pipelines) -> None:
     assert not pipeline.do_classifier_free_guidance
 
 
-def test_image_types(pipelines: Pipelines, tmp_path: Path) -> None:
+def test_image_types(pipelines, tmp_path):
     path, pipeline = tmp_path / "first.png", pipelines["text"]
     make_image(path, 60, 90)
     image = PIL.Image.open(path)
@@ -168,7 +167,7 @@ def test_image_types(pipelines: Pipelines, tmp_path: Path) -> None:
     assert len(frames) == 2
 
 
-def test_notes_are_logged(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_are_logged(pipelines, monkeypatch):
     notes: list[str] = []
     monkeypatch.setattr(pipeline_module.logger, "warning", notes.append)
     make(pipelines["text"], "text", height=41, width=50, prompt="a cat and a ball " * 9)
@@ -188,12 +187,12 @@ def test_notes_are_logged(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch)
         ("text", {"image": [Path("a"), Path("b")]}, "one for each prompt, not 2"),
     ],
 )
-def test_impossible_calls_raise(pipelines: Pipelines, kind: str, options: dict[str, Any], words: str) -> None:
+def test_impossible_calls_raise(pipelines, kind, options, words):
     with pytest.raises(ValueError, match=words):
         make(pipelines[kind], kind, **options)
 
 
-def test_a_generator_of_texts_needs_its_text_encoder(pipelines: Pipelines) -> None:
+def test_a_generator_of_texts_needs_its_text_encoder(pipelines):
     whole = pipelines["text"]
     with pytest.raises(ValueError, match="text_encoder and tokenizer"):
         make(RegenTextToVideoPipeline(whole.generator, whole.vae), "text")

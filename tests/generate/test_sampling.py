@@ -1,6 +1,6 @@
 """Sampling against a Gaussian whose velocity is known, guidance, given frames, and long videos."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,14 +11,7 @@ from torch import Tensor
 
 from regen.generate.generator import LatentGenerator
 from regen.generate.inputs import Condition
-from regen.generate.sampling import (
-    GivenFrames,
-    SampleOptions,
-    nfe,
-    sample,
-    sample_video,
-    sampling_schedule,
-)
+from regen.generate.sampling import GivenFrames, SampleOptions, nfe, sample, sample_video, sampling_schedule
 from regen.latents import Latents, collate
 
 MEAN, DEVIATION = 1.5, 0.5
@@ -139,7 +132,7 @@ def test_given_frames_are_kept_at_every_step(kind, frames, solver):
     options = SampleOptions(4, 2.0, solver=solver)
     out = sample(model, condition, blank, generators(2), options, known, on_step=look)
     assert [step for step, _ in seen] == [0, 1, 2, 3]
-    assert all(torch.equal(a, b) for a, b in zip(seen[-1][1].parts, out.parts, strict=True))
+    assert same_latents(seen[-1][1], out)
     for _, latents in seen:
         structural, *sequence = latents.parts
         assert torch.equal(structural[:, :, :frames], clean.grid[:, :, :frames])
@@ -160,8 +153,7 @@ def test_a_sample_does_not_depend_on_the_batch(kind):
     for i in range(3):
         part = slice(i, i + 1)
         alone = sample(model, rows(condition, part), collate([blank[i]]), generators(1, i), options)
-        for a, b in zip(together[i].parts, alone[0].parts, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(together[i].parts, alone[0].parts, atol=1e-4, rtol=1e-3)
 
 
 def test_on_step_may_replace_the_latents():
@@ -178,16 +170,12 @@ def test_on_step_may_replace_the_latents():
     assert not model.seen[3].grid.any()
 
 
-def blanks(kind: str) -> Callable[[int], Latents]:
-    return lambda chunks: latents_of(kind, 2, chunks)
-
-
 @pytest.mark.parametrize("kind", ["plain", "hybrid"])
 @pytest.mark.parametrize(("most", "chunks"), [(3, 2), (3, 3), (3, 4), (3, 8), (2, 4)])
 def test_each_segment_continues_the_last_chunk_of_the_one_before(kind, most, chunks):
-    """Every window after the first is given the last chunk of the one before, and no chunk is lost."""
     model = Gaussian(chunks=most)
-    parts = sample_video(model, NOBODY, blanks(kind), chunks, generators(2), SampleOptions(2, 1.0))
+    blanks = partial(latents_of, kind, 2)
+    parts = sample_video(model, NOBODY, blanks, chunks, generators(2), SampleOptions(2, 1.0))
     assert sum(part.grid.shape[2] for part in parts) == 2 * chunks
     windows = [
         (latents, given) for latents, (t, _, given) in zip(model.seen, model.calls, strict=True) if t == 1

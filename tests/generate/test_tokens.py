@@ -77,12 +77,6 @@ def test_regions_are_those_of_the_embedder(region, queries, places, frames):
         assert (y, x) == pytest.approx(((top + bottom - 2) / 4, (left + right - 2) / 4))
 
 
-def test_the_middle_of_a_region_of_one_patch_is_the_position_of_its_token():
-    layout = TokenLayout(2, 2, 2)
-    grid = layout.grid(1, 4, 6)
-    assert torch.equal(layout.region_centres(grid, CPU), layout.positions(grid, CPU))
-
-
 def test_1d_latents_are_numbered_in_their_regions():
     lengths = torch.tensor([[2, 0, 3, 1], [0, 0, 0, 2]])  # two regions in each of two chunks
     latents = Latents(torch.zeros(2, 3, 4, 2, 4), torch.zeros(2, 3, 6), lengths)

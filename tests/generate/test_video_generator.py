@@ -1,13 +1,13 @@
 """From a request to frames: shapes and warnings, conditions, given frames, loading by name."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_evaluation import make_generator
 from tiny_generator import awake
+from tiny_generator import generators as seeds
 from tiny_media import same_latents, tiny_magvit2, tiny_onedva
 from tiny_text import make_t5
 
@@ -25,25 +25,20 @@ from regen.pretrained import models
 CPU, FP32 = torch.device("cpu"), torch.float32
 SOURCE = LatentSpec(sizes=((48, 64), (64, 48)), max_chunks=3)  # chunks of 5 frames, places of 8 pixels
 QUICK = SampleOptions(steps=2)
-Generators = dict[str, VideoGenerator]
-
-
-def seeds(count: int, first: int = 0) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(first + number) for number in range(count)]
 
 
 @pytest.fixture(scope="module")
-def generators(tmp_path_factory: pytest.TempPathFactory) -> Generators:
+def generators(tmp_path_factory) -> dict[str, VideoGenerator]:
     kinds = ("text", "class", "nothing", "hybrid class")
     names = {kind: make_generator(tmp_path_factory.mktemp("generator"), kind) for kind in kinds}
     return {kind: load_video_generator(name, CPU, FP32) for kind, name in names.items()}
 
 
-def test_default_shape_is_one_chunk_of_the_most_frequent_size() -> None:
+def test_default_shape_is_one_chunk_of_the_most_frequent_size():
     assert video_shape(SOURCE, 2) == VideoShape(5, 48, 64, 1, 2, 6, 8, False, 1, ())
 
 
-def test_other_sizes_are_padded_and_cropped() -> None:
+def test_other_sizes_are_padded_and_cropped():
     shape = video_shape(SOURCE, 2, 12, Size(50, 90))
     assert (shape.num_chunks, shape.rows, shape.columns, shape.num_segments) == (3, 8, 12, 1)
     pixels, frames, unknown = shape.notes
@@ -57,7 +52,7 @@ def test_other_sizes_are_padded_and_cropped() -> None:
     ("frames", "continues", "parts"),
     [(15, False, 1), (16, False, 2), (25, False, 2), (26, False, 3), (10, True, 1), (11, True, 2)],
 )
-def test_long_videos_are_made_in_parts(frames: int, continues: bool, parts: int) -> None:
+def test_long_videos_are_made_in_parts(frames, continues, parts):
     shape = video_shape(SOURCE, 2, frames, continues=continues)
     assert shape.num_segments == parts
     assert any(f"in {parts} segments" in note for note in shape.notes) == (parts > 1)
@@ -72,12 +67,12 @@ def test_long_videos_are_made_in_parts(frames: int, continues: bool, parts: int)
         (replace(SOURCE, max_chunks=1), 5, True, "no video to continue"),
     ],
 )
-def test_impossible_shapes_raise(source: LatentSpec, frames: int, continues: bool, words: str) -> None:
+def test_impossible_shapes_raise(source, frames, continues, words):
     with pytest.raises(ValueError, match=words):
         video_shape(source, 2, frames, continues=continues)
 
 
-def test_the_negative_prompt_and_the_prompt_act(generators: Generators) -> None:
+def test_the_negative_prompt_and_the_prompt_act(generators):
     videos, found = generators["text"], []
     for prompt, negatives in [("a red ball", []), ("a cat", []), ("a red ball", ["a cat"]), ("", [])]:
         negative = videos.negative_condition(negatives, 1)
@@ -100,21 +95,19 @@ def test_the_negative_prompt_and_the_prompt_act(generators: Generators) -> None:
         ("nothing", [], ["cat"], "unconditional"),
     ],
 )
-def test_conditions_that_a_generator_does_not_know(
-    generators: Generators, kind: str, prompts: list[str], classes: list[str], words: str
-) -> None:
+def test_conditions_that_a_generator_does_not_know(generators, kind, prompts, classes, words):
     with pytest.raises(ValueError, match=words):
         generators[kind].condition(prompts, classes)
 
 
-def test_negative_prompts_that_do_not_fit(generators: Generators) -> None:
+def test_negative_prompts_that_do_not_fit(generators):
     with pytest.raises(ValueError, match="reads no texts"):
         generators["class"].negative_condition(["a cat"], 1)
     with pytest.raises(ValueError, match="3, one for each video, not 2"):
         generators["text"].negative_condition(["a cat", "a ball"], 3)
 
 
-def test_the_lengths_of_1d_latents(generators: Generators) -> None:
+def test_the_lengths_of_1d_latents(generators):
     videos = generators["hybrid class"]
     condition = videos.condition([], ["circle moving left"] * 2)
     shape = videos.shape(10)
@@ -140,7 +133,7 @@ def test_the_lengths_of_1d_latents(generators: Generators) -> None:
         )
 
 
-def test_lengths_follow_the_class(generators: Generators) -> None:
+def test_lengths_follow_the_class(generators):
     own = generators["hybrid class"]
     videos = VideoGenerator(own.model, own.embedder)
     videos.latent_spec = replace(own.latent_spec, length_counts=((0, 0, 0, 1), (0, 1, 0, 0), (0, 0, 0, 0)))
@@ -151,7 +144,7 @@ def test_lengths_follow_the_class(generators: Generators) -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (41, 50)])
-def test_the_first_latent_frame_is_that_of_the_image(generators: Generators, size: tuple[int, int]) -> None:
+def test_the_first_latent_frame_is_that_of_the_image(generators, size):
     videos = generators["nothing"]
     image = torch.randint(0, 256, (60, 70, 3), dtype=torch.uint8)
     shape = videos.shape(20, Size(*size))
@@ -165,7 +158,7 @@ def test_the_first_latent_frame_is_that_of_the_image(generators: Generators, siz
         videos.encode_images([image], videos.shape(1))
 
 
-def test_an_image_needs_a_causal_embedder(generators: Generators) -> None:
+def test_an_image_needs_a_causal_embedder(generators):
     image = torch.zeros(48, 64, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match="causal embedder"):
         generators["hybrid class"].encode_images([image], generators["hybrid class"].shape())
@@ -179,7 +172,7 @@ def test_an_image_needs_a_causal_embedder(generators: Generators) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "hybrid class"])
-def test_a_continued_video_has_the_new_frames_alone(generators: Generators, kind: str) -> None:
+def test_a_continued_video_has_the_new_frames_alone(generators, kind):
     videos = generators[kind]
     frames = torch.randint(0, 256, (9, 48, 64, 3), dtype=torch.uint8)
     shape = videos.shape(8, continues=True)
@@ -193,7 +186,7 @@ def test_a_continued_video_has_the_new_frames_alone(generators: Generators, kind
         videos.encode_last_chunk(frames[:4], shape)
 
 
-def test_132_frames_from_8_latent_frames() -> None:
+def test_132_frames_from_8_latent_frames():
     sizes: dict[str, Any] = {"encoder_widths": (8, 8, 8, 8, 8), "encoder_blocks": 1, "width": 16, "depth": 1}
     embedder = AutoencoderRegen(
         latent_channels=4, temporal_compression_ratio=32, heads=1, siren_width=8, **sizes
@@ -209,7 +202,7 @@ def test_132_frames_from_8_latent_frames() -> None:
     assert len(frames) == 132 and {frame.shape for frame in frames} == {(48, 80, 3)}
 
 
-def test_unknown_generators_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_generators_raise(tmp_path, monkeypatch):
     name = make_generator(tmp_path / "mine", "nothing")
     with pytest.raises(ValueError, match="is an embedder"):
         load_generator(str(tmp_path / "mine" / "embedder"), CPU, FP32)
@@ -221,7 +214,7 @@ def test_unknown_generators_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(load_generator(name, CPU, FP32), LatentGenerator)
 
 
-def test_the_embedder_is_the_one_of_the_training(tmp_path: Path) -> None:
+def test_the_embedder_is_the_one_of_the_training(tmp_path):
     name = make_generator(tmp_path, "nothing")
     other = make_generator(tmp_path / "other", "hybrid class").replace("generator", "embedder")
     with pytest.raises(ValueError, match="--embedder.* the hash .{16}, got .{16}"):
@@ -232,15 +225,14 @@ def test_the_embedder_is_the_one_of_the_training(tmp_path: Path) -> None:
     assert load_video_generator(name, CPU, FP32, embedder=str(moved)).embedder is not None
 
 
-def test_an_embedder_with_other_latents_is_refused(generators: Generators) -> None:
-    """A pipeline is put together from any modules."""
+def test_an_embedder_with_other_latents_is_refused(generators):
     text, hybrid = generators["text"], generators["hybrid class"]
     for videos, embedder in ((text, hybrid.embedder), (hybrid, text.embedder)):
         with pytest.raises(ValueError, match="needs an embedder with"):
             VideoGenerator(videos.model, embedder, videos.text_encoder)
 
 
-def test_the_text_encoder_is_the_one_of_the_training(tmp_path: Path) -> None:
+def test_the_text_encoder_is_the_one_of_the_training(tmp_path):
     name = make_generator(tmp_path, "text")
     torch.manual_seed(99)
     other = make_t5(tmp_path / "other")

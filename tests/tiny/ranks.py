@@ -42,14 +42,12 @@ def started(
 
 
 def finish(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
-    """Wait for all of them; their exit codes."""
     for process in processes:
         process.join(seconds)
     return [process.exitcode for process in processes]
 
 
 def run_ranks(count: int, function: Callable[..., Any], *arguments: Any, errors: Path) -> None:
-    """All of it at once; every process has to end well."""
     with started(count, function, *arguments, errors=errors) as processes:
         codes = finish(processes)
     assert codes == [0] * count, read_errors(errors)

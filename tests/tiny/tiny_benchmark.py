@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_media import make_video, tiny_regen
+from tiny_media import long_onedva, make_video, tiny_regen
 
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.one_dva import AutoencoderOneDVA
@@ -41,14 +41,7 @@ def make_models(folder: Path) -> tuple[str, str]:
 
 def tiny_one_dva() -> AutoencoderOneDVA:
     """Random weights. A chunk of 24 x 32 pixels has 4 x 20 structural numbers, and up to 4 x 20 others."""
-    model = AutoencoderOneDVA(
-        latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
-        pixel_channels=2, num_queries=20, region_size=2, length_rule={"multiple": 4},
-        query_positions="anchored", chunk_frames=17,
-    )  # fmt: skip
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return model.eval()
+    return long_onedva(std=0.15)
 
 
 def make_benchmark(models: Sequence[str], data: Path, report: Path, **changes: Any) -> Benchmark:

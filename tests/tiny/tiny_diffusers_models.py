@@ -51,7 +51,7 @@ def cogvideox() -> Any:
     )  # fmt: skip
 
 
-def _ltx(**more: Any) -> Any:
+def ltx(**more: Any) -> Any:
     vae = AutoencoderKLLTXVideo(
         latent_channels=4, block_out_channels=(4, 4, 4, 4), decoder_block_out_channels=(4, 4, 4, 4),
         layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1), patch_size=2,
@@ -60,13 +60,9 @@ def _ltx(**more: Any) -> Any:
     return _with_statistics(vae)
 
 
-def ltx() -> Any:
-    return _ltx()
-
-
 def ltx_with_noise() -> Any:
     """As version 0.9.1: it knows the noise level, and draws noise."""
-    return _ltx(timestep_conditioning=True, decoder_inject_noise=(True, True, False, False, False))
+    return ltx(timestep_conditioning=True, decoder_inject_noise=(True, True, False, False, False))
 
 
 def ltx_2() -> Any:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import tiny_networks
 import torch
 from torch import Tensor
 
@@ -28,11 +29,7 @@ def fresh(kind: str, **changes: Any) -> LatentGenerator:
 
 
 def awake(kind: str, **changes: Any) -> LatentGenerator:
-    model = fresh(kind, **changes)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
+    return tiny_networks.awake(fresh(kind, **changes))
 
 
 def latents_of(
@@ -67,7 +64,6 @@ def make_batch(latents: Latents, condition: Condition) -> dict[str, Tensor]:
 
 
 def rows(condition: Condition, index: slice) -> Condition:
-    """Some samples of a batch of conditions."""
     return Condition(*(None if part is None else part[index] for part in vars(condition).values()))
 
 

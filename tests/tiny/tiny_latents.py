@@ -1,21 +1,18 @@
 """A small corpus, as a folder and as shards, and exports of it with a tiny model."""
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_media import make_image, make_video, tiny_regen
+from tiny_media import long_onedva, make_image, make_video, tiny_regen
 from tiny_shards import info_of
 
 from regen.corpus.export import ExportRequest, ExportSettings, export_latents
 from regen.curate.sources import list_sources, read_sidecars
 from regen.data.shards import INDEX, ShardWriter, serialize_index
-from regen.embedders.one_dva import AutoencoderOneDVA
 
 CPU = torch.device("cpu")
-CHUNK = 5  # frames
 
 
 def make_corpus(folder: Path) -> Path:
@@ -33,7 +30,6 @@ def make_corpus(folder: Path) -> Path:
 
 
 def make_model(folder: Path, seed: int = 0) -> str:
-    """A REGEN with random weights, saved."""
     torch.manual_seed(seed)
     tiny_regen().save_pretrained(folder)
     return str(folder)
@@ -42,23 +38,7 @@ def make_model(folder: Path, seed: int = 0) -> str:
 def make_hybrid_model(folder: Path) -> str:
     """A One-DVA with random weights, saved: patches of 4 frames and 16 x 16 pixels, regions of 2 x 2."""
     torch.manual_seed(1)
-    model = AutoencoderOneDVA(
-        latent_channels=4,
-        encoder_width=24,
-        encoder_depth=1,
-        encoder_heads=2,
-        width=24,
-        depth=1,
-        heads=2,
-        pixel_channels=2,
-        num_queries=20,
-        region_size=2,
-        length_rule={"multiple": 4},
-        query_positions="anchored",
-        chunk_frames=17,
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+    model = long_onedva(std=0.1)
     model.set_latent_statistics(torch.randn(2, 4), torch.rand(2, 4) + 0.5)
     model.save_pretrained(folder)
     return str(folder)
@@ -97,13 +77,11 @@ def wanted(model: str, data: Sequence[Path] | Path, out: Path, **changes: Any) -
 
 
 def export(model: str, data: Sequence[Path] | Path, out: Path, processes: int = 1, **changes: Any) -> Path:
-    """Export and answer the folder of the latents."""
     export_latents(wanted(model, data, out, **changes), CPU, processes)
     return out
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file of an export by its name."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
@@ -124,8 +102,3 @@ def long_corpus(folder: Path, videos: int, frames: int = 150) -> Path:
     for number in range(1, videos):
         (folder / f"{number}.mp4").hardlink_to(first)
     return folder
-
-
-def a_moment(most: float) -> float:
-    """Seconds, another number each time that the test runs."""
-    return random.SystemRandom().uniform(0, most)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from movies import make_movie
 from PIL import Image
+from tiny_networks import awake
 
 from regen.codec.chunks import ChunkLatents
 from regen.embedders.magvit2 import AutoencoderMagvit2
@@ -22,14 +23,9 @@ from regen.pretrained.models import Autoencoder
 def tiny_regen(latent_channels: int = 4) -> AutoencoderRegen:
     """A model of the real class with random weights, which answers in a hundredth of a second."""
     model = AutoencoderRegen(
-        latent_channels=latent_channels,
-        encoder_widths=(12, 12, 12, 12),
-        encoder_blocks=1,
-        width=32,
-        depth=1,
-        heads=2,
-        siren_width=16,
-    )
+        latent_channels=latent_channels, encoder_widths=(12, 12, 12, 12), encoder_blocks=1,
+        width=32, depth=1, heads=2, siren_width=16,
+    )  # fmt: skip
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
@@ -52,9 +48,18 @@ def tiny_onedva() -> AutoencoderOneDVA:
         pixel_channels=2, num_queries=20, region_size=2, chunk_frames=5,
         query_positions="anchored", length_rule={"multiple": 1, "motion_range": (0.01, 0.1)},
     )  # fmt: skip
+    return awake(model, std=0.3).eval()
+
+
+def long_onedva(std: float) -> AutoencoderOneDVA:
+    """Chunks of 17 frames, in patches of 4 frames and 16 x 16 pixels; weights of deviation `std`."""
+    model = AutoencoderOneDVA(
+        latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=1, heads=2,
+        pixel_channels=2, num_queries=20, region_size=2, length_rule={"multiple": 4},
+        query_positions="anchored", chunk_frames=17,
+    )  # fmt: skip
     for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=std)
     return model.eval()
 
 
@@ -85,7 +90,6 @@ def random_chunks(model: Autoencoder, frames: int, places: tuple[int, int]) -> l
 
 
 def same_latents(one: Latents, other: Latents) -> bool:
-    """Whether two are the same, bit for bit."""
     parts = zip(vars(one).values(), vars(other).values(), strict=True)
     return all(torch.equal(a, b) for a, b in parts)
 
@@ -115,7 +119,6 @@ def picture(index: int, height: int, width: int) -> np.ndarray:
 
 
 def make_image(path: Path, height: int = 20, width: int = 28) -> Path:
-    """One picture as an image file."""
     Image.fromarray(picture(0, height, width)).save(path)
     return path
 

@@ -118,7 +118,6 @@ def run_tiny(
 
 
 def saved_tensors(out: Path) -> dict[str, Tensor]:
-    """Every tensor of the newest checkpoint of a run."""
     return read_tensors(list_checkpoints(out / "checkpoints")[-1])
 
 

@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def videos(tmp_path_factory) -> Path:
     from shapes import write_dataset  # not above, see tests/conftest.py
 
     folder = tmp_path_factory.mktemp("videos")

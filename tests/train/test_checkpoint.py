@@ -44,7 +44,7 @@ def load(path: Path) -> TrainState:
     return state
 
 
-def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+def test_a_checkpoint_comes_back_whole(tmp_path):
     saved = make_state(step=12)
     saved.skipped = 3
     path = save(tmp_path, saved)
@@ -57,7 +57,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     assert "optimizer.motion_scale.exp_avg" not in restored.tensors()
 
 
-def test_what_is_saved_is_the_state_at_that_moment(tmp_path: Path) -> None:
+def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
     state, before = make_state(step=1), make_state(step=1)
     with Checkpoints(tmp_path, 2, ALONE) as checkpoints:
         checkpoints.save(state, {})
@@ -67,7 +67,7 @@ def test_what_is_saved_is_the_state_at_that_moment(tmp_path: Path) -> None:
     assert_same(load(tmp_path / "step-00000001").tensors(), before.tensors())
 
 
-def test_the_newest_checkpoints_are_kept_and_remains_removed(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept_and_remains_removed(tmp_path):
     state = make_state()
     for state.step in (1, 5, 100_000_000, 9):
         save(tmp_path, state, keep=3)
@@ -82,9 +82,7 @@ def test_the_newest_checkpoints_are_kept_and_remains_removed(tmp_path: Path) -> 
     assert names == ["step-00000005", "step-00000009", "step-100000000", "step-best"]
 
 
-def test_a_failed_save_leaves_the_old_checkpoints_and_no_remains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_checkpoints_and_no_remains(tmp_path, monkeypatch):
     kept = save(tmp_path, make_state(step=1), keep=1)
 
     def full_disk(path: Path) -> None:
@@ -102,14 +100,12 @@ def test_a_failed_save_leaves_the_old_checkpoints_and_no_remains(
 
 
 @pytest.fixture(scope="module")
-def whole_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_checkpoint(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("whole"), make_state(step=3))
 
 
 @given(data=st.data())
-def test_any_damage_is_noticed(
-    whole_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_any_damage_is_noticed(whole_checkpoint, tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damaged") / "step-00000003"
     shutil.copytree(whole_checkpoint, path)
     victim = path / data.draw(st.sampled_from(["__0_0.distcp", ".metadata", "checkpoint.json"]))
@@ -129,7 +125,7 @@ def test_any_damage_is_noticed(
         load(path)
 
 
-def test_ema_follows_its_formula_and_takes_buffers_as_they_are() -> None:
+def test_ema_follows_its_formula_and_takes_buffers_as_they_are():
     model = TinyModel()
     model.register_buffer("updates_seen", torch.zeros(()))
     ema = Ema(model, copy.deepcopy(model), decay=0.5)
@@ -147,7 +143,7 @@ def test_ema_follows_its_formula_and_takes_buffers_as_they_are() -> None:
     assert not any(p.requires_grad for p in ema.model.parameters())
 
 
-def test_another_model_is_refused(tmp_path: Path) -> None:
+def test_another_model_is_refused(tmp_path):
     path = save(tmp_path, make_state(step=1))
     state = make_state(updates=0)
     state.model.extra = torch.nn.Linear(2, 2)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,6 @@ class Numbered(Dataset[dict[str, Tensor]]):
         }
 
     def pids(self) -> list[int]:
-        """Of all processes that have ever loaded."""
         return [int(path.name.removeprefix("pid-")) for path in self.folder.glob("pid-*")]
 
 
@@ -94,7 +94,7 @@ def assert_undisturbed(loaded: list[dict[str, Tensor]], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_the_order_is_that_of_the_keys(tmp_path: Path, workers: int) -> None:
+def test_the_order_is_that_of_the_keys(tmp_path, workers):
     batches = Numbered(tmp_path)
     loaded, loader = load_all(batches, workers)
     assert_undisturbed(loaded, tmp_path)
@@ -103,7 +103,7 @@ def test_the_order_is_that_of_the_keys(tmp_path: Path, workers: int) -> None:
     assert loader.waited > 0
 
 
-def test_waiting_is_timed_and_working_is_not(tmp_path: Path) -> None:
+def test_waiting_is_timed_and_working_is_not(tmp_path):
     slow = Numbered(tmp_path, {KEYS[0]: lambda: time.sleep(0.3)})
     start = time.perf_counter()
     with BatchLoader(slow, KEYS[:3], 1, CPU) as loader:
@@ -115,9 +115,7 @@ def test_waiting_is_timed_and_working_is_not(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("accident", [kill, stop, lambda: os._exit(0)], ids=["kill", "stop", "exit"])
-def test_a_lost_process_costs_nothing_but_time(
-    tmp_path: Path, accident: Callable[[], object], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_process_costs_nothing_but_time(tmp_path, accident, capfd):
     batches = Numbered(tmp_path, {KEYS[5]: accident, KEYS[13]: accident})
     loaded, loader = load_all(batches, workers=2, timeout=2.0)
     assert_undisturbed(loaded, tmp_path)
@@ -133,7 +131,7 @@ def test_a_lost_process_costs_nothing_but_time(
     ("number", "is_lost"),
     [(signal.SIGKILL, True), (signal.SIGSTOP, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
 )
-def test_signals_to_the_processes_at_any_moment(tmp_path: Path, number: int, is_lost: bool) -> None:
+def test_signals_to_the_processes_at_any_moment(tmp_path, number, is_lost):
     """From outside, at random times: while they load, send, or wait for work."""
     batches, loaded = Numbered(tmp_path), []
     with BatchLoader(batches, KEYS, 3, CPU, timeout=2.0 if is_lost else 60.0) as loader:
@@ -148,7 +146,7 @@ def test_signals_to_the_processes_at_any_moment(tmp_path: Path, number: int, is_
     assert not any(is_running(pid) for pid in batches.pids() if pid != os.getpid())
 
 
-def test_the_same_batch_fails_again_and_again(tmp_path: Path) -> None:
+def test_the_same_batch_fails_again_and_again(tmp_path):
     batches = Numbered(tmp_path, {KEYS[4]: kill}, always=True)
     with pytest.raises(ValueError, match=r"^4 times a data loading process died \(exit code -9\)") as error:
         load_all(batches, workers=2)
@@ -166,9 +164,7 @@ def mistake() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_errors_of_the_data_keep_their_sentence_and_others_their_traceback(
-    tmp_path: Path, workers: int
-) -> None:
+def test_errors_of_the_data_keep_their_sentence_and_others_their_traceback(tmp_path, workers):
     with pytest.raises(ValueError, match=r"^There is nothing"):
         load_all(Numbered(tmp_path, {KEYS[7]: nothing_to_read}), workers)
     error, match = (RuntimeError, "in mistake\n(.*\n)*KeyError") if workers else (KeyError, "a mistake")
@@ -198,7 +194,7 @@ if __name__ == "__main__":
 
 @pytest.mark.integration
 @pytest.mark.parametrize("how", ["wait", "leave"])
-def test_no_process_outlives_the_main_one(tmp_path: Path, how: str) -> None:
+def test_no_process_outlives_the_main_one(tmp_path, how):
     """Killed, or at its end without closing the loader."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(folder=str(Path(__file__).parents[2])))
@@ -213,3 +209,39 @@ def test_no_process_outlives_the_main_one(tmp_path: Path, how: str) -> None:
         while any(is_running(pid) for pid in Numbered(tmp_path).pids()):
             assert time.monotonic() < end, "a process that loads data was left behind"
             time.sleep(0.05)
+
+
+TORCH_PROGRAM = """
+import os, signal, sys, time, torch
+from torch.utils.data import DataLoader
+
+if __name__ == "__main__":
+    iterator = iter(DataLoader([torch.zeros(4)] * 1000, batch_size=None, num_workers=2, timeout=1))
+    next(iterator)
+    try:
+        os.kill(iterator._workers[0].pid, getattr(signal, sys.argv[1]))
+        for _ in range(100):  # a training step
+            time.sleep(0.1)
+    except RuntimeError:
+        print("raised within the step", flush=True)
+    for _ in range(10):
+        next(iterator)
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
+def test_why_the_loader_is_not_that_of_torch(tmp_path, number):
+    """A dead worker raises in the middle of a step, and a stopped one keeps the program from ending."""
+    program = tmp_path / "program.py"
+    program.write_text(TORCH_PROGRAM)
+    command = [sys.executable, str(program), number]
+    with subprocess.Popen(command, stdout=-1, stderr=-3, text=True, start_new_session=True) as process:
+        try:
+            output, _ = process.communicate(timeout=60)
+            assert number == "SIGKILL" and output.startswith("raised within the step")
+        except subprocess.TimeoutExpired:
+            assert number == "SIGSTOP"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -2,23 +2,18 @@ import pytest
 import torch
 from tiny_run import TinyModel
 
-from regen.train.optimizer import (
-    OptimizerConfig,
-    build_optimizers,
-    learning_rate_factor,
-    set_learning_rate,
-)
+from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 
 
 @pytest.mark.parametrize("muon", [None, 2e-3])
-def test_every_parameter_is_stepped_by_exactly_one_optimizer(muon: float | None) -> None:
+def test_every_parameter_is_stepped_by_exactly_one_optimizer(muon):
     model = TinyModel()
     optimizers = build_optimizers(model, OptimizerConfig(muon_learning_rate=muon))
     stepped = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sorted(map(id, stepped)) == sorted(map(id, model.parameters()))
 
 
-def test_muon_steps_the_matrices_and_frozen_parameters_are_left_out() -> None:
+def test_muon_steps_the_matrices_and_frozen_parameters_are_left_out():
     model = TinyModel()
     model.enter.requires_grad_(False)
     config = OptimizerConfig(betas=(0.8, 0.9), weight_decay=0.3, muon_learning_rate=2e-3)
@@ -31,7 +26,7 @@ def test_muon_steps_the_matrices_and_frozen_parameters_are_left_out() -> None:
     assert adamw.param_groups[0]["weight_decay"] == muon.param_groups[0]["weight_decay"] == 0.3
 
 
-def test_norms_and_biases_do_not_decay() -> None:
+def test_norms_and_biases_do_not_decay():
     model = TinyModel()
     config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
     (adamw,) = build_optimizers(model, config)
@@ -43,7 +38,7 @@ def test_norms_and_biases_do_not_decay() -> None:
     assert shrunk == {"enter.weight", "leave.weight", "motion_scale"}
 
 
-def test_learning_rate_warms_up_holds_and_falls() -> None:
+def test_learning_rate_warms_up_holds_and_falls():
     config = OptimizerConfig(warmup_steps=10, decay_fraction=0.4)
     factors = [learning_rate_factor(step, 100, config) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
@@ -55,7 +50,7 @@ def test_learning_rate_warms_up_holds_and_falls() -> None:
     assert {learning_rate_factor(step, 10, config) for step in range(10)} == {1.0}
 
 
-def test_the_factor_scales_every_group_from_its_full_rate() -> None:
+def test_the_factor_scales_every_group_from_its_full_rate():
     optimizers = build_optimizers(TinyModel(), OptimizerConfig(1e-3, muon_learning_rate=4e-3))
     set_learning_rate(optimizers, 0.1)
     set_learning_rate(optimizers, 0.5)

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -43,16 +42,14 @@ SPLITS = {
 
 
 @pytest.mark.parametrize(("ranks", "options"), SPLITS.values(), ids=SPLITS)
-def test_any_split_of_the_batch_trains_the_same(
-    ranks: int, options: dict[str, object], tmp_path: Path
-) -> None:
+def test_any_split_of_the_batch_trains_the_same(ranks, options, tmp_path):
     run = partial(run_tiny, steps=12, muon=False)
     run(tmp_path / "whole")
     run_ranks(ranks, partial(run, **options), tmp_path / "parts", errors=tmp_path / "errors")
     assert_close(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_run_moves_between_numbers_of_processes_and_ways_to_share(tmp_path: Path) -> None:
+def test_a_run_moves_between_numbers_of_processes_and_ways_to_share(tmp_path):
     run_tiny(tmp_path / "whole", steps=12, muon=False)
     for ranks, stop_after, fsdp in ((2, 3, False), (1, 5, False), (2, 8, True), (1, None, False)):
         run = partial(run_tiny, steps=12, muon=False, fsdp=fsdp, batches=TinyBatches(stop_after=stop_after))
@@ -66,21 +63,13 @@ def start_slow(out: Path, num_workers: int = 0) -> None:
     run_tiny(out, batches=TinyBatches(seconds=0.01), save_every_minutes=0.0, num_workers=num_workers)
 
 
-def wait_for_checkpoint(out: Path, processes: list[BaseProcess], beyond: int = 0) -> None:
-    while newest_step(out) <= beyond:
-        assert all(process.is_alive() for process in processes)
-        time.sleep(0.002)
-
-
 def newest_step(out: Path) -> int:
     paths = list_checkpoints(out / "checkpoints")
     return int(paths[-1].name.removeprefix("step-")) if paths else 0
 
 
 @pytest.mark.parametrize(("ranks", "victims"), [(1, (0,)), (2, (0,)), (2, (1,)), (2, (0, 1))])
-def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
-    ranks: int, victims: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(ranks, victims, tmp_path):
     """Every step writes a checkpoint, so most kills fall into one."""
     out, errors, draw = tmp_path / "run", tmp_path / "errors", random.Random()
     run = partial(start_slow, out, num_workers=1 if ranks == 1 else 0)
@@ -89,7 +78,9 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
         if begun == STEPS:  # on a busy machine the kill came too late
             break
         with started(ranks, run, errors=errors) as processes:
-            wait_for_checkpoint(out, processes, begun)
+            while newest_step(out) <= begun:
+                assert all(process.is_alive() for process in processes)
+                time.sleep(0.002)
             time.sleep(draw.uniform(0, 0.1))
             for victim in victims:
                 processes[victim].kill()
@@ -103,9 +94,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize(("ranks", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM), (2, signal.SIGUSR1)])
-def test_a_signal_to_one_process_lets_all_save_and_exit(
-    ranks: int, number: signal.Signals, tmp_path: Path
-) -> None:
+def test_a_signal_to_one_process_lets_all_save_and_exit(ranks, number, tmp_path):
     out, errors = tmp_path / "run", tmp_path / "errors"
     slow = partial(run_tiny, batches=TinyBatches(seconds=0.02), log_every=1, num_workers=2 - ranks)
     with started(ranks, slow, out, errors=errors) as processes:
@@ -131,7 +120,7 @@ def evaluate_slowly(begun: Path, model: nn.Module, step: int, leave: ShouldStop)
     return {"psnr": 20.0}
 
 
-def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path: Path) -> None:
+def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path):
     out, errors, begun = tmp_path / "run", tmp_path / "errors", tmp_path / "begun"
     run = partial(run_tiny, steps=4, eval_every=2, evaluate=partial(evaluate_slowly, begun))
     with started(2, run, out, errors=errors) as processes:
@@ -151,7 +140,7 @@ def test_a_signal_ends_an_evaluation_which_the_next_run_makes_up_for(tmp_path: P
     assert seen == [2, 4]
 
 
-def test_a_nonfinite_loss_in_one_process_stops_all_before_the_update(tmp_path: Path) -> None:
+def test_a_nonfinite_loss_in_one_process_stops_all_before_the_update(tmp_path):
     out, errors, broken = tmp_path / "run", tmp_path / "errors", TinyBatches(broken=[(5, 1)])
     with started(2, partial(run_tiny, batches=broken), out, errors=errors) as processes:
         assert finish(processes) == [1, 1]
@@ -172,7 +161,7 @@ def save_on_a_full_disk(out: Path) -> None:
     run_tiny(out, steps=8, save_every_minutes=0.0, fsdp=True)
 
 
-def test_a_disk_that_is_full_for_one_process_stops_all_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_for_one_process_stops_all_and_harms_nothing(tmp_path):
     out, errors = tmp_path / "run", tmp_path / "errors"
     run = partial(run_tiny, steps=8, fsdp=True, batches=TinyBatches(stop_after=3))
     with started(2, run, out, errors=errors) as processes:

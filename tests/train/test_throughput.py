@@ -44,7 +44,7 @@ def batch(model: nn.Module, clips: int = 3, frames: int | None = None, targets: 
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(monkeypatch) -> list[float]:
     """A clock that shows what the test writes into it."""
     now = [100.0]
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
@@ -52,7 +52,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def flops(model: nn.Module, *batches: dict[str, Tensor], processes: int = 1) -> float:
-    """Counted for these passes."""
     one = ThroughputMeter(model, CPU, processes)
     one.started = time.perf_counter() - 1e6
     for each in batches:
@@ -184,14 +183,14 @@ def rows(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_metrics_are_averaged_each_value_over_the_steps_that_had_it() -> None:
+def test_metrics_are_averaged_each_value_over_the_steps_that_had_it():
     averager = MetricAverager()
     averager.add({"loss": torch.tensor(1.0), "psnr": torch.tensor(10.0)})
     averager.add({"loss": torch.tensor(2.0, dtype=torch.bfloat16)})
     assert averager.means() == {"loss": 1.5, "psnr": 10.0}
 
 
-def test_rows_are_written_at_once_and_resumed_runs_log_each_step_once(tmp_path: Path) -> None:
+def test_rows_are_written_at_once_and_resumed_runs_log_each_step_once(tmp_path):
     with RunLog(tmp_path, 0, 30) as log:
         for step in (10, 20, 30):
             log.log_training(step, VALUES)

@@ -47,7 +47,6 @@ def tiny_recipe(steps: int = 2, **changes) -> Recipe:
 
 @pytest.fixture(scope="module")
 def finished(videos, tmp_path_factory) -> Path:
-    """A finished run."""
     out = tmp_path_factory.mktemp("finished") / "run"
     assert run_recipe(tiny_recipe(), [videos], out, CPU) == out / "model"
     return out
@@ -146,7 +145,7 @@ def test_with_the_encoder_of_a_finished_run_its_statistics_stay(videos, finished
     assert torch.equal(first.latents_std, second.latents_std)
 
 
-def test_originals_stand_above_their_reconstructions(tmp_path: Path) -> None:
+def test_originals_stand_above_their_reconstructions(tmp_path):
     original = torch.zeros(6, 3, 5, 8, 16)
     original[1, :, 2] = 1
     reconstruction = torch.full_like(original, -4.0, dtype=torch.bfloat16)
@@ -174,7 +173,7 @@ class FirstAndLastFrame(nn.Module):
 
 
 @pytest.mark.parametrize(("count", "seen"), [(1, 1), (9, 5), (10, 5)])
-def test_statistics_are_those_of_the_first_clips_and_images_between(count: int, seen: int) -> None:
+def test_statistics_are_those_of_the_first_clips_and_images_between(count, seen):
     """Every second batch holds images, which count for the first latent frame only."""
     batches = [torch.rand(4, 3, 1 if index % 2 else 3, 8, 8) for index in range(9)]
     model = FirstAndLastFrame()
@@ -206,9 +205,7 @@ def harm(shards: Path, out: Path, steps: int) -> None:
 
 
 @pytest.mark.integration
-def test_damaged_vanished_killed_and_hanging_the_training_ends_with_a_model(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_vanished_killed_and_hanging_the_training_ends_with_a_model(tmp_path, capfd):
     """From two shards of three videos, of which one is cut off behind its header."""
     write_dataset(tmp_path / "clips", videos=6, frames=12, height=32, width=40, seed=0)
     files = sorted((tmp_path / "clips").iterdir())

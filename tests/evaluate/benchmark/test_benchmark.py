@@ -21,29 +21,28 @@ from regen.media.reader import VideoReader, VideoWriter
 from regen.pretrained.models import load
 from regen.runtime import one_thread
 
-Models = tuple[str, str]
 CLIPS = ("a.mp4", "b.mkv", "more/a.mp4")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory) -> Path:
     return make_clips(tmp_path_factory.mktemp("data") / "clips")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def models(tmp_path_factory) -> tuple[str, str]:
     return make_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(data, models, tmp_path_factory) -> Path:
     """A report of both models in 1 and 2 steps; tests that change it take a copy."""
     report = tmp_path_factory.mktemp("reports") / "whole"
     run(make_benchmark(models, data, report))
     return report
 
 
-def test_one_row_for_each_clip_and_setting(finished: Path, models: Models) -> None:
+def test_one_row_for_each_clip_and_setting(finished, models):
     summary, rows = timeless(finished)
     tiny, linear = models
     variants = [(linear, 1), (tiny, 1), (tiny, 2)]  # steps make no difference to the linear one
@@ -62,7 +61,7 @@ def test_one_row_for_each_clip_and_setting(finished: Path, models: Models) -> No
         assert row["fvd"] > 0 and row["lpips"] is None and [*row["absent"]] == ["lpips"]
 
 
-def test_metrics_equal_those_of_a_single_clip(finished: Path, data: Path, models: Models) -> None:
+def test_metrics_equal_those_of_a_single_clip(finished, data, models):
     row = next(row for row in timeless(finished)[1] if (row["model"], row["steps"]) == (models[0], 2))
     assert row["clip"] == "a.mp4"
     benchmark = make_benchmark(models, data, finished)
@@ -76,7 +75,7 @@ def test_metrics_equal_those_of_a_single_clip(finished: Path, data: Path, models
         assert getattr(alone, name) == row[name], name
 
 
-def test_recorded_files(finished: Path, models: Models) -> None:
+def test_recorded_files(finished, models):
     label = models[0].replace("/", "--")
     for folder in (f"videos/{label}/24x32-1", "videos/original/24x32"):
         assert {path.name for path in (finished / folder).iterdir()} == {"a.mp4", "b.mp4", "more--a.mp4"}
@@ -87,7 +86,7 @@ def test_recorded_files(finished: Path, models: Models) -> None:
     assert [path.name for path in (finished / ".work").iterdir()] == ["all.lock"]
 
 
-def test_odd_sizes_can_be_played(data: Path, models: Models, tmp_path: Path) -> None:
+def test_odd_sizes_can_be_played(data, models, tmp_path):
     options = {"sizes": (Size(25, 33), None), "max_frames": 2, "metrics": MetricConfig()}
     run(make_benchmark(models[1:], data, tmp_path, **options))
     with VideoReader(tmp_path / "videos" / "original" / "25x33" / "a.mp4") as reader:
@@ -97,7 +96,7 @@ def test_odd_sizes_can_be_played(data: Path, models: Models, tmp_path: Path) -> 
     assert {row["frames"] for row in rows} == {2}
 
 
-def test_results_do_not_depend_on_the_batch(data: Path, models: Models, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_batch(data, models, tmp_path):
     for batch in (1, 3):
         run(make_benchmark(models[:1], data, tmp_path / str(batch), steps=(1,), batch=batch, max_frames=6))
     single, together = ([row for rows in timeless(tmp_path / batch) for row in rows] for batch in ("1", "3"))
@@ -107,9 +106,7 @@ def test_results_do_not_depend_on_the_batch(data: Path, models: Models, tmp_path
             assert other[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value)
 
 
-def test_results_do_not_depend_on_order_or_other_clips(
-    finished: Path, data: Path, models: Models, tmp_path: Path
-) -> None:
+def test_results_do_not_depend_on_order_or_other_clips(finished, data, models, tmp_path):
     run(make_benchmark(models[::-1], data, tmp_path / "other", steps=(2, 1)))
     assert timeless(tmp_path / "other") == timeless(finished)
     (tmp_path / "alone").mkdir()
@@ -120,27 +117,12 @@ def test_results_do_not_depend_on_order_or_other_clips(
 
 
 @pytest.mark.integration
-def test_results_do_not_depend_on_the_processes(
-    finished: Path, data: Path, models: Models, tmp_path: Path
-) -> None:
+def test_results_do_not_depend_on_the_processes(finished, data, models, tmp_path):
     run(make_benchmark(models, data, tmp_path), processes=2)
     assert timeless(tmp_path) == timeless(finished)
 
 
-def test_only_missing_results_are_computed(
-    finished: Path, data: Path, models: Models, tmp_path: Path
-) -> None:
-    shutil.copytree(finished, report := tmp_path / "report")
-    before = results(report)
-    lost = next(name for name in before if name.endswith("tiny/24x32-2/b.json"))
-    (report / "results" / lost).unlink()
-    run(make_benchmark(models, data, report))
-    after = results(report)
-    assert {name for name in after if after[name] != before[name]} == {lost}
-    assert timeless(report) == timeless(finished)
-
-
-def test_models_sizes_and_steps_are_added(finished: Path, data: Path, models: Models, tmp_path: Path) -> None:
+def test_models_sizes_and_steps_are_added(finished, data, models, tmp_path):
     run(make_benchmark(models[:1], data, tmp_path, steps=(1,)))
     before = results(tmp_path)
     run(make_benchmark(models[:1], data, tmp_path, steps=(2,)))
@@ -151,7 +133,7 @@ def test_models_sizes_and_steps_are_added(finished: Path, data: Path, models: Mo
     assert [row["size"] for row in timeless(tmp_path)[0]].count("16x16") == 1
 
 
-def test_other_settings_are_refused(finished: Path, data: Path, models: Models) -> None:
+def test_other_settings_are_refused(finished, data, models):
     for changes, words in (
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"max_frames": 3}, "max_frames was None and is now 3"),
@@ -161,7 +143,7 @@ def test_other_settings_are_refused(finished: Path, data: Path, models: Models) 
             run(make_benchmark(models, data, finished, **changes))
 
 
-def test_other_weights_or_clips_are_refused(data: Path, tmp_path: Path) -> None:
+def test_other_weights_or_clips_are_refused(data, tmp_path):
     tiny, _ = make_models(tmp_path)
     shutil.copytree(data, clips := tmp_path / "clips")
     benchmark = make_benchmark([tiny], clips, tmp_path / "report", steps=(1,), max_frames=2)
@@ -176,7 +158,7 @@ def test_other_weights_or_clips_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def theirs(data: Path, tmp_path: Path) -> Path:
+def theirs(data, tmp_path) -> Path:
     """The clips themselves at the measured size, coded again, as what another program would have made."""
     (folder := tmp_path / "theirs").mkdir()
     for clip in read_clips(data, None).clips:
@@ -198,7 +180,7 @@ def precomputed_by(folder: Path, data: Path, report: Path) -> Benchmark:
     return make_benchmark([], data, report, systems=(SystemSpec("theirs", folder),))
 
 
-def test_finished_reconstructions(data: Path, theirs: Path, tmp_path: Path) -> None:
+def test_finished_reconstructions(data, theirs, tmp_path):
     benchmark = precomputed_by(theirs, data, tmp_path / "report")
     (row,) = run(benchmark)
     assert (row["model"], row["steps"], row["frames"]) == ("theirs", 1, 16)
@@ -210,7 +192,7 @@ def test_finished_reconstructions(data: Path, theirs: Path, tmp_path: Path) -> N
         run(benchmark)
 
 
-def test_reconstructions_that_do_not_fit(data: Path, theirs: Path, tmp_path: Path) -> None:
+def test_reconstructions_that_do_not_fit(data, theirs, tmp_path):
     def fails(words: str) -> None:
         with pytest.raises(ValueError, match=words):
             run(precomputed_by(theirs, data, tmp_path / "report"))
@@ -225,9 +207,7 @@ def test_reconstructions_that_do_not_fit(data: Path, theirs: Path, tmp_path: Pat
     fails("no reconstruction of b.mkv")
 
 
-def test_jobs_of_another_process_are_waited_for(
-    data: Path, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_of_another_process_are_waited_for(data, models, tmp_path, monkeypatch):
     """A locked result is passed over; when its process ends without it, it is made here."""
     benchmark = make_benchmark(models[1:], data, tmp_path, max_frames=2)
     jobs = prepare(benchmark, CPU)
@@ -246,7 +226,7 @@ def test_jobs_of_another_process_are_waited_for(
     assert all(folder.is_done(job.key) for job in jobs)
 
 
-def test_invalid_options(data: Path, models: Models, tmp_path: Path) -> None:
+def test_invalid_options(data, models, tmp_path):
     def fails(words: str, make: Callable[[], object]) -> None:
         with pytest.raises(ValueError, match=words):
             make()

@@ -13,11 +13,11 @@ from regen.evaluate.benchmark.clip_list import ClipList, check_unchanged, read_c
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(tmp_path) -> Path:
     return make_clips(tmp_path / "clips")
 
 
-def test_clips_are_listed(data: Path) -> None:
+def test_clips_are_listed(data):
     found = read_clips(data, max_frames=None)
     assert [(clip.name, clip.frames, clip.height, clip.width) for clip in found.clips] == [
         ("a.mp4", 7, 32, 40),
@@ -31,7 +31,7 @@ def test_clips_are_listed(data: Path) -> None:
     assert ClipList.from_json(asdict(found)) == found
 
 
-def test_first_frames_and_images(data: Path) -> None:
+def test_first_frames_and_images(data):
     make_image(data / "still.png")
     seen: list[tuple[int, int]] = []
     found = read_clips(data, max_frames=5, on_progress=lambda done, total: seen.append((done, total)))
@@ -39,13 +39,13 @@ def test_first_frames_and_images(data: Path) -> None:
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
 
 
-def test_equal_files_have_equal_seeds_wherever_they_are(data: Path) -> None:
+def test_equal_files_have_equal_seeds_wherever_they_are(data):
     shutil.copy(data / "a.mp4", data / "copy.mp4")
     seeds = {clip.name: clip.seed for clip in read_clips(data, None).clips}
     assert seeds["a.mp4"] == seeds["copy.mp4"] != seeds["b.mkv"]
 
 
-def test_damaged_files_are_skipped_with_a_warning(data: Path) -> None:
+def test_damaged_files_are_skipped_with_a_warning(data):
     (data / "bad.mp4").write_bytes(b"no video")
     whole = (data / "a.mp4").read_bytes()
     (data / "torn.mp4").write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
@@ -58,7 +58,7 @@ def test_damaged_files_are_skipped_with_a_warning(data: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["was changed", "was removed", "was added"])
-def test_a_change_is_named(data: Path, change: str) -> None:
+def test_a_change_is_named(data, change):
     frozen = read_clips(data, None)
     check_unchanged(frozen, data, Path("out"))
     name = "b.mkv"
@@ -73,7 +73,7 @@ def test_a_change_is_named(data: Path, change: str) -> None:
         check_unchanged(frozen, data, Path("out"))
 
 
-def test_folders_without_readable_clips(tmp_path: Path) -> None:
+def test_folders_without_readable_clips(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "bad.mp4").write_bytes(b"no video")
@@ -88,7 +88,7 @@ def test_folders_without_readable_clips(tmp_path: Path) -> None:
             read_clips(tmp_path / name, None)
 
 
-def test_clips_that_differ_in_their_suffix_only(data: Path) -> None:
+def test_clips_that_differ_in_their_suffix_only(data):
     make_video(data / "b.mp4", 2)
     with pytest.raises(ValueError, match="b.mkv and b.mp4"):
         read_clips(data, None)

@@ -32,7 +32,7 @@ def write(path: Path, frames: list[torch.Tensor]) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory) -> Path:
     """The model one, a folder of a still and a lively clip, and their report."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("lengths")
@@ -54,12 +54,11 @@ def evaluate(folder: Path, *models: str, report: str = "out", **changes: Any) ->
 
 
 @pytest.fixture(scope="module")
-def rows(place: Path) -> dict[tuple[str, str], Row]:
-    """The row of each model and clip."""
+def rows(place) -> dict[tuple[str, str], Row]:
     return {(row["model"], row["clip"].split(".")[0]): row for row in timeless(place / "out")[1]}
 
 
-def test_every_length_is_a_system(place: Path) -> None:
+def test_every_length_is_a_system(place):
     summary, _ = timeless(place / "out")
     assert [row["model"] for row in summary] == ["one", "one@8", "one@0%", "one@25%", "one@100%", "one@3dB"]
     assert (place / "out" / "videos" / "one@25%" / "24x32-1" / "still.mp4").is_file()
@@ -68,7 +67,7 @@ def test_every_length_is_a_system(place: Path) -> None:
         assert not row["absent"].keys() & {"values_per_second", "compression_factor", "frames_per_latent"}
 
 
-def test_rates_follow_the_lengths(place: Path, rows: dict[tuple[str, str], Row]) -> None:
+def test_rates_follow_the_lengths(place, rows):
     for row in timeless(place / "out")[0]:
         for name in ("compression_factor", "values_per_second", "frames_per_latent"):
             both = [rows[row["model"], clip][name] for clip in ("still", "lively")]
@@ -86,7 +85,7 @@ def test_rates_follow_the_lengths(place: Path, rows: dict[tuple[str, str], Row])
         assert rows["one@8", clip]["lengths"] == [8, 8]
 
 
-def test_an_adaptive_length_follows_the_clip(rows: dict[tuple[str, str], Row]) -> None:
+def test_an_adaptive_length_follows_the_clip(rows):
     still, lively = (rows["one", clip]["lengths"] for clip in ("still", "lively"))
     assert 0 <= max(still) < min(lively) <= 20
     lowest, highest = (rows[model, "still"]["values_per_second"] for model in ("one@0%", "one@100%"))
@@ -94,7 +93,7 @@ def test_an_adaptive_length_follows_the_clip(rows: dict[tuple[str, str], Row]) -
     assert rows["one", "still"]["compression_factor"] > rows["one", "lively"]["compression_factor"]
 
 
-def test_lengths_take_steps(place: Path) -> None:
+def test_lengths_take_steps(place):
     names = ("one@50%", "one@2.5dB")
     rows = evaluate(place, *names, report="steps", steps=(1, 2), max_frames=18)
     assert [(row["model"], row["steps"]) for row in rows] == [(n, steps) for n in names for steps in (1, 2)]
@@ -103,7 +102,7 @@ def test_lengths_take_steps(place: Path) -> None:
         assert row["compression_factor"] == pytest.approx(PIXELS / (1.5 * GRID))
 
 
-def test_lengths_can_be_added_and_are_not_done_again(place: Path, tmp_path: Path) -> None:
+def test_lengths_can_be_added_and_are_not_done_again(place, tmp_path):
     shutil.copytree(place / "out", report := tmp_path / "out")
     before = results(report)
     evaluate(place, "one@25.0%", "one@3db", "one@75%", report=str(report))
@@ -113,7 +112,7 @@ def test_lengths_can_be_added_and_are_not_done_again(place: Path, tmp_path: Path
     assert [row["model"] for row in timeless(report)[0]].index("one@75%") == 4, "between 25% and 100%"
 
 
-def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_psnr_aimed_at_is_that_of_the_decoding(place, monkeypatch):
     """The search decodes as the evaluation does: in as many steps, with the noise of the clip."""
     seen, choose = [], TargetPsnr.choose
 
@@ -141,14 +140,12 @@ def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path, monkeypatch: pyt
         ("small@320", "small@320", "small", FixedLength(count=320)),
         ("small@30dB", "small@30dB", "small", TargetPsnr(30.0)),
         ("owner/small@30.5DB", "owner/small@30.5dB", "owner/small", TargetPsnr(30.5)),
-        ("run@25%", "run@25%", "run", FixedLength(share=0.25)),
         ("mine=run@25%", "mine@25%", "run", FixedLength(share=0.25)),
         ("mine=run", "mine", "run", None),
         ("a@b", "a@b", "a@b", None),
         ("a@b@0%", "a@b@0%", "a@b", FixedLength(share=0.0)),
         ("mine=a@b", "mine", "a@b", None),
         ("my@own=run@7", "my@own@7", "run", FixedLength(count=7)),
-        ("my@own=run", "my@own", "run", None),
         ("runs@home/best", "best", "runs@home/best", None),
         ("runs@home/best@1%", "best@1%", "runs@home/best", FixedLength(share=0.01)),
         ("runs@home/gone", "runs@home/gone", "runs@home/gone", None),
@@ -157,9 +154,7 @@ def test_the_psnr_aimed_at_is_that_of_the_decoding(place: Path, monkeypatch: pyt
         ("@25%", "@25%", "@25%", None),
     ],
 )
-def test_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, model: str, lengths: Any
-) -> None:
+def test_names(tmp_path, monkeypatch, text, name, model, lengths):
     for folder in ("run", "a@b", "runs@home/best", "whole@25%"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -168,7 +163,7 @@ def test_names(
     assert spec.label == name.replace("/", "--")
 
 
-def test_impossible_lengths_are_errors(place: Path, tmp_path: Path) -> None:
+def test_impossible_lengths_are_errors(place, tmp_path):
     for length in ("", "main", "-1", "101%", "nan%", "0dB", "100dB", "dB", "1.5", "25 percent"):
         with pytest.raises(ValueError, match=r"small@LENGTH .* got"):
             SystemSpec.parse(f"small@{length}")
@@ -181,10 +176,3 @@ def test_impossible_lengths_are_errors(place: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             evaluate(place, *models, report=str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("results"))
-
-
-def test_an_image_has_no_more_than_it_can(place: Path, tmp_path: Path) -> None:
-    """The number is meant for the chunks of videos, whatever the size."""
-    (row,) = evaluate(place, "one@20", report=str(tmp_path / "out"), max_frames=1)
-    assert row["frames_per_latent"] == 1
-    assert row["compression_factor"] == pytest.approx(3 * 24 * 32 / (4 * 4 * 2))

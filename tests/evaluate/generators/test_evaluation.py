@@ -37,25 +37,22 @@ KINDS = ("text", "class", "hybrid class", "nothing")
 RATE = Fraction(25)
 
 
-Run = Callable[..., GeneratorEvaluation]
-
-
 class StoppedError(Exception):
     """Stands for an interruption."""
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def models(tmp_path_factory) -> dict[str, str]:
     return {kind: make_generator(tmp_path_factory.mktemp("model"), kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
-def run(models: dict[str, str], world: Path, tmp_path: Path) -> Run:
+def run(models, world, tmp_path) -> Callable[..., GeneratorEvaluation]:
     """Evaluates a model by its kind in a folder below `tmp_path`."""
 
     def run(
@@ -83,7 +80,7 @@ def stop_after(description: str, videos: int) -> Callable[[str], Any]:
     return bar
 
 
-def test_an_interrupted_evaluation_goes_on_to_the_same_result(run: Run, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(run, tmp_path):
     """Stopped twice; the rest is made in other batches."""
     sources = (RandomConvolutions(frames=6),)
     whole = run("text", "whole", extractors=sources)
@@ -100,7 +97,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(run: Run, tmp_path
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("text", 7), ("hybrid class", 18), ("nothing", 7)])
-def test_the_size_of_the_batch_does_not_matter(run: Run, tmp_path: Path, kind: str, frames: int) -> None:
+def test_the_size_of_the_batch_does_not_matter(run, tmp_path, kind, frames):
     """Nor for videos in parts, whose 1D latents draw as much noise as the longest of the batch needs."""
     results, videos = [], []
     for batch in (1, 2):
@@ -114,9 +111,7 @@ def test_the_size_of_the_batch_does_not_matter(run: Run, tmp_path: Path, kind: s
     assert not torch.equal(videos[0][0], videos[0][1])
 
 
-def test_another_decoder_and_other_videos_are_noticed(
-    run: Run, models: dict[str, str], tmp_path: Path
-) -> None:
+def test_another_decoder_and_other_videos_are_noticed(run, models, tmp_path):
     """The decoder that was used is in the result; neither it nor the real videos may change meanwhile."""
     first = run("class", num_videos=2)
     stored = json.loads(Path(models["class"], "config.json").read_text())["latent_spec"]["embedder"]
@@ -132,7 +127,7 @@ def test_another_decoder_and_other_videos_are_noticed(
     assert other.embedder == post and other.embedder_weights != first.embedder_weights
 
 
-def test_the_result_has_its_settings(run: Run, tmp_path: Path) -> None:
+def test_the_result_has_its_settings(run, tmp_path):
     sources = tuple(RandomConvolutions(frames=frames) for frames in (6, 12))
     result = run("class", seed=7, num_videos=20, extractors=sources, num_pictures=3)
     stored = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -155,7 +150,7 @@ def test_the_result_has_its_settings(run: Run, tmp_path: Path) -> None:
         assert picture.width >= 5 * WIDTH and picture.height >= 3 * HEIGHT
 
 
-def test_a_perfect_generator_is_as_good_as_the_real_videos(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_perfect_generator_is_as_good_as_the_real_videos(run, monkeypatch):
     def perfect(generator: Any, prompts: list[str], config: Any, indices: list[int]) -> dict[int, Any]:
         scenes = [parse_caption(prompts[index]) for index in indices]
         videos = [render(scene, FRAMES, HEIGHT, WIDTH, 50) for scene in scenes if scene is not None]
@@ -186,7 +181,7 @@ def rendered(count: int, words: dict[str, str], height: int = 96, width: int = 1
     return VideoSetScores(videos, [])
 
 
-def test_agreement_counts_correct_attributes() -> None:
+def test_agreement_counts_correct_attributes():
     right, wrong = rendered(6, {}), rendered(6, {" light ": " dark "})
     found = prompt_agreement(right, right, wrong)
     assert found is not None
@@ -200,7 +195,7 @@ def test_agreement_counts_correct_attributes() -> None:
     assert found.generated_words["background"]["dark"]["light"] == light
 
 
-def test_attributes_of_texts() -> None:
+def test_attributes_of_texts():
     for name in CLASSES:
         attributes = parse_attributes(name)
         assert attributes is not None and attributes.scene.class_name == name
@@ -219,7 +214,7 @@ def some(count: int, frames: int, extractors: list[Any]) -> VideoSetScores:
     return VideoSetScores([(video, RATE, None) for video in videos], extractors)
 
 
-def test_the_distance_of_a_set_to_itself_is_nothing() -> None:
+def test_the_distance_of_a_set_to_itself_is_nothing():
     measured = some(8, 8, [RandomConvolutions(frames=4, size=16).load(CPU)])
     features = measured.clips(0)
     spread = float((features - features.mean(0)).square().sum())
@@ -230,7 +225,7 @@ def test_the_distance_of_a_set_to_itself_is_nothing() -> None:
     assert distance.generated_at_floor == pytest.approx(distance.floor), "the other half stands for both"
 
 
-def test_too_few_clips_are_an_error() -> None:
+def test_too_few_clips_are_an_error():
     extractors = [RandomConvolutions(frames=4, size=16).load(CPU)]
     with pytest.raises(ValueError, match="2 clips of 4 frames .* got 3 of 3"):
         check_clips(some(3, 4, extractors))
@@ -239,7 +234,7 @@ def test_too_few_clips_are_an_error() -> None:
         check_frames(extractors, 3)
 
 
-def test_invalid_inputs_are_errors(run: Run, tmp_path: Path) -> None:
+def test_invalid_inputs_are_errors(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="real videos to compare with"):
         run("text", data=tmp_path / "empty")
@@ -251,7 +246,7 @@ def test_invalid_inputs_are_errors(run: Run, tmp_path: Path) -> None:
         run("text", data=alone)
 
 
-def test_videos_of_another_evaluation_are_refused(run: Run, tmp_path: Path) -> None:
+def test_videos_of_another_evaluation_are_refused(run, tmp_path):
     def refuses(words: str, kind: str = "text", **changes: Any) -> None:
         with pytest.raises(ValueError, match=words):
             run(kind, **{"num_videos": 2} | changes)
@@ -265,6 +260,6 @@ def test_videos_of_another_evaluation_are_refused(run: Run, tmp_path: Path) -> N
     refuses("is damaged")
 
 
-def test_a_few_of_many_real_videos_are_spread_over_all(world: Path) -> None:
+def test_a_few_of_many_real_videos_are_spread_over_all(world):
     found = find_real_videos(world, 3)
     assert [video.path.name for video in found] == [f"world_0000{number}.mp4" for number in (0, 2, 4)]
