@@ -278,7 +278,7 @@ def test_parts_of_an_hour_of_video_add_up() -> None:
 LENGTHS = [None, FixedLength(0), FixedLength(7), FixedLength(share=0.4), TargetPsnr(8.0), "budget"]
 
 
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=["motion", "none", "7", "40%", "psnr", "budget"])
 @pytest.mark.parametrize("count", [1, 12])
 def test_lengths_do_not_depend_on_the_split_into_calls(
     model: AutoencoderOneDVA, lengths: Lengths | str | None, count: int
