@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
 from regen.media.pixels import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc

@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from regen.codec.chunks import to_clip
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
 from regen.embedders.linear import AutoencoderLinear
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoError, VideoReader

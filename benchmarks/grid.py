@@ -15,7 +15,7 @@ from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 
 from regen.codec.sessions import decode_chunks, encode_frames
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
 from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.pretrained.models import DEFAULT_MODEL, load

@@ -9,23 +9,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
+from external_interpolator import external_interpolator
 from interpolation_methods import (
+    Interpolated,
     Interpolation,
+    Interpolator,
     Score,
     codec_of,
     evaluate_interpolation,
+    interpolate_by_all,
     mean_score,
     read_clip,
 )
+from jaxtyping import UInt8
 from plots import check_plot, draw_bars
 from report import finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams
-from regen.data.catalog import find_media
+from regen.codec.transcode import label
+from regen.data.video_sets import find_media
+from regen.media.files import write_image
 from regen.media.pixels import Size, parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
@@ -42,7 +51,9 @@ def main(
     seams: Seams = "none",
     seed: int = 0,
     max_frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    interpolator: Annotated[str | None, tyro.conf.arg(metavar="COMMAND")] = None,
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None,
+    picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None,
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     dtype: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     threads: int = 0,
@@ -60,7 +71,10 @@ def main(
         seams: How the decoder joins a chunk to the one before it.
         seed: Seed of the decoder's noise.
         max_frames: Use only the first frames of each clip, for a quick look.
+        interpolator: Command of an external interpolator in place of FFmpeg's minterpolate, with {in} and
+            {out} for its files and, where it needs them, {factor} and {rate}: "ema-vfi {in} {out}".
         plot: Draw the mean PSNR of every method into this PNG.
+        picture: Show frames of the first clip by every method in this PNG, a row for each.
         device: cpu, cuda or mps; by default the best one here.
         dtype: bf16, fp16 or fp32; by default bf16 where the hardware has it.
         threads: Threads of PyTorch; 0 is one per core.
@@ -68,16 +82,21 @@ def main(
     use_threads(threads)
     tune_malloc()
     check_plot(plot)
+    external, name = named_interpolator(interpolator)
     area, target, files = parse_size(size), pick_device(device), find_media(data)
     if not files:
         raise ValueError(f"--data must hold videos or images, found none in {', '.join(map(str, data))}.")
     precision = pick_dtype(dtype, target)
     embedder = load(model, target, precision)
     options = DecodeOptions(steps=steps, seed=seed, seams=seams)
-    means = summaries(measure(embedder, options, factors, files, area, max_frames))
+    means = summaries(measure(embedder, options, factors, files, area, max_frames, external, name))
     title = f"{model} at {area}, {steps} step{'s' * (steps > 1)}, seams {seams}, {dtype_name(precision)}"
     if plot is not None:
         draw(plot, means, title)
+    if picture is not None:
+        clip = read_clip(files[0], area, max_frames)
+        shown = interpolate_by_all(codec_of(embedder, options), clip, factors[0], external, name)
+        write_image(comparison(shown, factors[0]), picture)
     settings = {"model": model, "size": str(area), "steps": steps, "seams": seams, "seed": seed}
     finish(
         f"PSNR (dB) / SSIM of frames left out; {title}; mean over {len(files)} clips",
@@ -87,11 +106,19 @@ def main(
             "benchmark": "interpolation",
             **settings,
             "max_frames": max_frames,
+            "interpolator": interpolator or "FFmpeg's minterpolate",
             "dtype": dtype_name(precision),
             "factors": means,
         },
         target,
     )
+
+
+def named_interpolator(command: str | None) -> tuple[Interpolator | None, str]:
+    """The external interpolator, and its name in the table; None is FFmpeg's filter."""
+    if command is None:
+        return None, "motion-compensated"
+    return external_interpolator(command), "external interpolator"
 
 
 def measure(
@@ -101,6 +128,8 @@ def measure(
     files: Sequence[Path],
     size: Size,
     max_frames: int | None,
+    interpolator: Interpolator | None = None,
+    name: str = "motion-compensated",
 ) -> Results:
     """Every clip with every factor, a bar on standard error meanwhile."""
     codec, chunk_frames = codec_of(model, options), model.chunk_frames
@@ -111,7 +140,7 @@ def measure(
             frames = read_clip(file, size, max_frames)
             for factor in factors:
                 try:
-                    result = evaluate_interpolation(codec, frames, factor, chunk_frames)
+                    result = evaluate_interpolation(codec, frames, factor, chunk_frames, interpolator, name)
                 except ValueError as error:
                     raise ValueError(f"{file}: {error}") from None
                 results[factor][file.stem] = result
@@ -161,6 +190,24 @@ def draw(path: Path, means: list[dict[str, Any]], title: str) -> None:
         for method in means[0]["left_out"]
     }
     draw_bars(path, series, "frames after interpolation, per frame kept", "PSNR (dB)", title=title)
+
+
+def comparison(shown: Interpolated, factor: int, columns: int = 4) -> UInt8[Tensor, "h w 3"]:
+    """Left-out frames from the middle of a clip side by side: a row for the originals and each method.
+
+    Figure 13 of REGEN has these rows: average, model, and an external interpolator of reconstructed frames.
+    """
+    left_out = [index for index in range(len(shown.frames)) if index % factor]
+    first = max(0, (len(left_out) - columns) // 2)
+    chosen = left_out[first : first + columns]
+    rows = {"original": shown.frames} | {
+        name: frames for name, frames in shown.methods.items() if not name.endswith("originals")
+    }
+    pictures = []
+    for name, frames in rows.items():
+        row = torch.cat([frames[index] for index in chosen], dim=1)
+        pictures += [label(name, row.shape[1]), row]
+    return torch.cat(pictures)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Quality of interpolated and extrapolated frames, with baselines to compare.
 
 Interpolation: every s-th frame of a clip is coded, and the frames between are compared with what the model
-decodes at their times, with the average of their two neighbours, and with FFmpeg's motion-compensated filter
-(the paper too compares with an external interpolator). The baselines get the frames as the model reconstructs
-them, and the originals as well. Extrapolation: the frames before and after each chunk are compared with what
-the model decodes there, and with the nearest frame of the chunk. PSNR and SSIM are those of
-`regen.metrics.psnr_ssim`. A clip is held in memory as a whole.
+decodes at their times, with the average of their two neighbours, and with those of an external interpolator
+(REGEN, Fig. 13): FFmpeg's motion-compensated filter, or any command (`external_interpolator.py`). The
+baselines get the frames as the model reconstructs them, and the originals as well. Extrapolation: the frames
+before and after each chunk are compared with what the model decodes there, and with the nearest frame of the
+chunk. PSNR and SSIM are those of `regen.metrics.psnr_ssim`. A clip is held in memory as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +31,9 @@ from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame
 
 Codec = Callable[[UInt8[Tensor, "t h w 3"], Timeline], UInt8[Tensor, "n h w 3"]]
 """Encodes frames and decodes the output frames of a timeline."""
+
+Interpolator = Callable[[UInt8[Tensor, "t h w 3"], int], UInt8[Tensor, "n h w 3"]]
+"""Makes n = (t - 1) * factor + 1 frames of t frames: the given ones, and those between them."""
 
 # Overlapping blocks of variable size, motion searched both ways: quality before speed.
 MOTION_COMPENSATION = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1"
@@ -99,35 +102,62 @@ def read_clip(file: Path, size: Size | None, max_frames: int | None = None) -> U
         return torch.stack([resize_center_crop(frame.image, size) for frame in islice(reader, max_frames)])
 
 
-def evaluate_interpolation(
-    codec: Codec, frames: UInt8[Tensor, "t h w 3"], factor: int, chunk_frames: int
-) -> Interpolation:
-    """Code every `factor`-th frame, and compare the frames between by every method.
+@dataclass(frozen=True)
+class Interpolated:
+    """A clip `frames` of which every `factor`-th frame was coded, and what each of `methods` makes of it."""
 
-    Raises ValueError for a factor under 2 or fewer than factor + 1 frames.
+    frames: UInt8[Tensor, "t h w 3"]
+    reconstruction: UInt8[Tensor, "kept h w 3"]
+    methods: dict[str, UInt8[Tensor, "t h w 3"]]
+
+
+def interpolate_by_all(
+    codec: Codec,
+    frames: UInt8[Tensor, "t h w 3"],
+    factor: int,
+    interpolator: Interpolator | None = None,
+    name: str = "motion-compensated",
+) -> Interpolated:
+    """Code every `factor`-th frame of a clip, and make those between by every method.
+
+    `interpolator`, by default `motion_compensated`, is the external one, reported under `name`. Raises
+    ValueError for a factor under 2 or fewer than factor + 1 frames.
     """
     if factor < 2:
         raise ValueError(f"factor must be at least 2, got {factor}.")
     if len(frames) <= factor:
         raise ValueError(f"A factor of {factor} needs more than {factor} frames, got {len(frames)}.")
-    kept = frames[::factor]
+    external, kept = interpolator or motion_compensated, frames[::factor]
     frames = frames[: (len(kept) - 1) * factor + 1]
     reconstruction = codec(kept, SOURCE_FRAMES)
     methods = {
         "model": codec(kept, Timeline(interpolate=factor))[: len(frames)],
         "average": frame_average(reconstruction, factor),
         "average of originals": frame_average(kept, factor),
-        "motion-compensated": motion_compensated(reconstruction, factor),
-        "motion-compensated originals": motion_compensated(kept, factor),
+        name: external(reconstruction, factor),
+        f"{name} originals": external(kept, factor),
     }
-    position = torch.arange(len(frames))
+    return Interpolated(frames, reconstruction, methods)
+
+
+def evaluate_interpolation(
+    codec: Codec,
+    frames: UInt8[Tensor, "t h w 3"],
+    factor: int,
+    chunk_frames: int,
+    interpolator: Interpolator | None = None,
+    name: str = "motion-compensated",
+) -> Interpolation:
+    """Code every `factor`-th frame, and compare those between by every method of `interpolate_by_all`."""
+    made = interpolate_by_all(codec, frames, factor, interpolator, name)
+    position = torch.arange(len(made.frames))
     between = position % factor > 0
     across = between & (position // factor % chunk_frames == chunk_frames - 1)
     return Interpolation(
         factor=factor,
-        kept=_score(kept, reconstruction),
-        left_out={name: _score(frames[between], made[between]) for name, made in methods.items()},
-        across=_scores_of_part(frames, methods, across),
+        kept=_score(made.frames[::factor], made.reconstruction),
+        left_out=_scores_of_part(made.frames, made.methods, between),
+        across=_scores_of_part(made.frames, made.methods, across),
     )
 
 

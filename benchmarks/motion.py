@@ -18,8 +18,8 @@ from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 
 from regen.codec.chunks import pad, to_clip
-from regen.data.catalog import find_media
 from regen.data.clips import ClipDataset
+from regen.data.video_sets import find_media
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
 from regen.evaluate.quality import ClipResult, evaluate_clip
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader

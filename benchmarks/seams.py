@@ -23,7 +23,7 @@ from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents, Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
 from regen.media.files import write_image
 from regen.media.pixels import Size, parse_size, resize_center_crop
 from regen.media.reader import VideoReader

@@ -11,6 +11,7 @@ import torch
 from commands import PATIENCE, Process, Ran, Regen, StartCommand, assert_error, wait_until
 from tiny_benchmark import make_clips, make_models, results, timeless
 from tiny_media import make_video
+from tiny_sets import make_davis, make_frames
 
 from regen.metrics.lpips import Lpips
 
@@ -50,6 +51,36 @@ def test_table_and_json(folder, evaluate):
         assert heading in out
     (line,) = evaluate(*arguments, "--json").out
     assert json.loads(line) == json.loads(Path("out/summary.json").read_text())
+
+
+def test_published_sets(folder, capsys):
+    """By name, at the sizes of the paper unless others are given, and resumable."""
+    make_davis(folder / "DAVIS", "480p")
+    evaluate = partial(Regen(folder, capsys), "evaluate", "--data", "davis/2017/val:DAVIS", "--report", "out")
+    arguments = ("--model", "linear", "--device", "cpu", "--dtype", "fp32", "--max-frames", "2")
+    assert evaluate(*arguments).status == 0
+    rows = json.loads(Path("out/summary.json").read_text())
+    expected = [("256x256", 2, 4), ("512x512", 2, 4)]
+    assert [(row["size"], row["clips"], row["frames"]) for row in rows] == expected
+    settings, clips = (json.loads(Path(f"out/{name}.json").read_text()) for name in ("settings", "clips"))
+    assert settings["set"] == "davis/2017/val"
+    assert [clip["name"] for clip in clips["clips"]] == ["blackswan", "camel"]
+    assert clips["clips"][0]["frame_rate"] == "24"
+    assert evaluate(*arguments).files == set()
+    (folder / "DAVIS" / "JPEGImages" / "480p" / "camel" / "00000.jpg").unlink()
+    assert_error(evaluate(*arguments), "480p/camel was changed")
+
+
+def test_reconstructions_as_folders_of_frames(folder, capsys):
+    make_frames(folder / "own" / "one")
+    make_frames(folder / "theirs" / "one")
+    evaluate = partial(Regen(folder, capsys), "evaluate", "--data", "frames:own", "--report", "out")
+    device = ("--device", "cpu", "--dtype", "fp32")
+    assert evaluate(*device, "--reconstructions", "same=frames:theirs").status == 0
+    (row,) = json.loads(Path("out/summary.json").read_text())
+    assert (row["size"], row["frames"], row["psnr"]) == ("native", 3, 100.0)
+    failed = evaluate(*device, "--reconstructions", "other=frames:nowhere")
+    assert_error(failed, "--reconstructions needs a folder, got frames:nowhere")
 
 
 def test_lpips_with_a_file_of_ones_own(folder, evaluate):

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from commands import Ran, Regen, assert_error
 from tiny_evaluation import make_generator, make_world
+from tiny_sets import make_ucf101
+
+from regen.cli.evaluation import DistanceOptions, extractor_specs
+from regen.metrics.features import I3d
 
 COMMON = ("--num-videos", "5", "--frames", "12", "--steps", "2", "--device", "cpu", "--dtype", "fp32")
 
@@ -45,6 +49,18 @@ def test_tables_for_people_and_json_for_programs(folder, evaluate):
     assert (result["model"], result["videos"], result["seed"]) == ("generator", 5, 0)
     assert len(result["distances"]) == 2
     assert sorted(folder.glob("out/*")) == made, "nothing is made twice"
+
+
+def test_33_frames_of_a_published_set(evaluate, tmp_path):
+    """One command gives FVD_33 on UCF-101; here with other features than those of I3D."""
+    data, out = f"ucf101:{make_ucf101(tmp_path, frames=34)}", str(tmp_path / "out")
+    fvd = ("--frames", "33", "--size", "48x64", "--fvd", "random", "--fvd-frames", "33")
+    ran = evaluate("--data", data, "--out", out, "--num-videos", "6", *fvd, "--json")
+    (distance,) = json.loads(ran.out[-1])["distances"]
+    assert (distance["frames"], distance["generated_clips"], distance["real_clips"]) == (33, 6, 6)
+    assert distance["resize"] == "bilinear without antialiasing, as cd-fvd"
+    specs = extractor_specs(DistanceOptions("i3d", Path("i3d_torchscript.pt"), fvd_frames=(33,)))
+    assert specs == (I3d(Path("i3d_torchscript.pt"), frames=33),)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,27 @@ def test_compression_of_a_full_chunk(
     assert result.frames_per_latent == pytest.approx(frames / latent_frames)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "eight", "sixteen"), [(4, 48, 24), (8, 96, 48), (16, 192, 96), (32, 384, 192)]
+)
+def test_nominal_factor_of_regen_is_that_of_its_supplement(ratio: int, eight: int, sixteen: int) -> None:
+    """C H W (T - 1) / (c h w t) for k + 1 frames in 2 latent frames of (H / 8) x (W / 8): 96 k / c."""
+    for channels, expected in ((8, eight), (16, sixteen)):
+        result = model_compression(AutoencoderLinear(ratio, channels).eval(), 64, 96)
+        assert result.nominal_compression_factor == pytest.approx(expected)
+        assert result.compression_factor == pytest.approx(expected * (ratio + 1) / ratio)
+
+
+@pytest.mark.parametrize("name", ["magvit2-4x", "magvit2-32x", "cogvideox", "ltx", "mochi"])
+def test_nominal_factor_leaves_out_one_frame_of_each_chunk(name: str) -> None:
+    model = models()[name]
+    result = model_compression(model, 64, 96)
+    frames = model.chunk_frames
+    assert result.nominal_compression_factor == pytest.approx(
+        result.compression_factor * (frames - 1) / frames
+    )
+
+
 def test_padding_counts_against_the_model() -> None:
     model = tiny_regen()
     even, odd = model_compression(model, 16, 16), model_compression(model, 9, 10)
@@ -94,6 +115,9 @@ def test_an_adaptive_length_is_that_of_the_chunks() -> None:
         assert forms.latent_frames_per_frame == pytest.approx(5 / 17)
     assert of_lengths(1, 3).compression_factor == pytest.approx(3 * 32 * 48 / (4 * (6 + 3)))
     assert of_lengths(1, 3).frames_per_latent == 1
+    nominal = of_lengths(34, 30, 0).nominal_compression_factor
+    assert nominal == pytest.approx(2 * pixels / (3 * grid) * 16 / 17)
+    assert of_lengths(1, 3).nominal_compression_factor == of_lengths(1, 3).compression_factor
 
 
 @torch.inference_mode()

@@ -147,6 +147,28 @@ def test_plots_have_their_points(opened):
     assert every(opened, "svg .label", "e.textContent") == ["lab/other", "tiny", "tiny-4x"]
 
 
+def test_distances_are_plotted_against_the_nominal_factor(browser, tmp_path):
+    """REGEN's Figure 12: PSNR and FVD of every system over the same axis, each at its best steps."""
+    folder = make_report_folder(tmp_path, frames=0)
+    summary = json.loads((folder / "summary.json").read_text())
+    for row in summary:
+        row["fvd"] = 10.0 * row["steps"] if row["model"] == "tiny-4x" else 50.0
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with visit(browser, write_report(folder)) as opened:
+        wait_for(lambda: len(every(opened, "#plots svg", "0")) == 3)
+        titles = every(opened, "#plots figcaption b", "e.textContent")
+        assert titles == [
+            "PSNR (dB) against compression",
+            "FVD against compression",
+            "PSNR (dB) against steps",
+        ]
+        axes = every(opened, "#plots svg .name", "e.textContent")
+        assert axes == ["nominal compression factor r"] * 2 + ["steps"]
+        texts = every(opened, "#plots svg", "[...e.querySelectorAll('.marker')].map((m) => m.textContent)")
+        assert "tiny-4x, 48 × 64, 1 step: 10.00 FVD at 43.2" in texts[1] and len(texts[1]) == 3
+        assert "tiny-4x, 48 × 64, 1 step: 31.00 dB at 43.2" in texts[0]
+
+
 def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_a_star(browser, tmp_path):
     folder = make_report_folder(tmp_path, LENGTHS, CLIPS[:1], frames=0)
     with visit(browser, write_report(folder)) as opened:

@@ -8,7 +8,7 @@ import torch
 from movies import distance, smooth
 from PIL import Image
 
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
 from regen.media.files import VideoError, read_image
 from regen.media.reader import VideoReader
 

@@ -173,20 +173,51 @@ def test_split_into_calls_does_not_matter(proxy: Extractor) -> None:
     torch.testing.assert_close(clips.compute(), clip_features(proxy, frames))
 
 
-def test_frames_are_scaled_by_antialiased_interpolation(proxy: Extractor) -> None:
-    """As PyTorch does it in one go; a frame of the right size is left as it is."""
-    seen: list[Tensor] = []
+class Record(nn.Module):
+    """Keeps what a network is given; its features are means over the pixels."""
 
-    class Record(nn.Module):
-        def forward(self, clips: Tensor) -> Tensor:
-            seen.append(clips)
-            return clips.mean((3, 4)).flatten(1)
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
 
-    recorder = replace(proxy, network=Record(), num_features=12)
+    def forward(self, clips: Tensor) -> Tensor:
+        self.seen.append(clips)
+        return clips.mean((3, 4)).flatten(1)
+
+
+def seen_by_a_network(proxy: Extractor, frames: Tensor) -> Tensor:
+    """The clip `3 4 16 16` that a network for 4 frames of 16 x 16 gets."""
+    recorder = Record()
+    extractor = replace(proxy, network=recorder, num_features=12)
+    assert clip_features(extractor, frames).shape == (1, 12)
+    return recorder.seen[0][0]
+
+
+def test_a_ramp_is_resized_as_by_hand(proxy: Extractor) -> None:
+    """Bilinear at half-pixel centres and no antialiasing: output i lies at (i + 1/2) s - 1/2 of the input.
+
+    By a factor of 4 that is the mean of the second and third of four pixels; antialiasing would see all
+    four, and beyond. By 1/2 it is 3/4 of the nearer pixel and 1/4 of the other, and the border repeats.
+    """
+    assert proxy.resize == "bilinear without antialiasing, as cd-fvd"
+    squares = (torch.arange(64) % 8) ** 2
+    frames = squares.to(torch.uint8)[None, None, :, None].expand(4, 64, 64, 3)
+    quarter = squares.double().unflatten(0, (16, 4))[:, 1:3].mean(1) / 127.5 - 1
+    seen = seen_by_a_network(proxy, frames)
+    torch.testing.assert_close(seen.double(), quarter.expand(3, 4, 16, 16), rtol=0, atol=1e-6)
+    ramp = torch.arange(8) * 8
+    frames = ramp.to(torch.uint8)[None, None, :, None].expand(4, 8, 8, 3)
+    positions = ((torch.arange(16) + 0.5) / 2 - 0.5).clamp(0, 7).double()
+    expected = (8 * positions / 127.5 - 1).expand(3, 4, 16, 16)
+    seen = seen_by_a_network(proxy, frames)
+    torch.testing.assert_close(seen.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_frames_are_resized_to_a_square_in_float(proxy: Extractor) -> None:
+    """Whatever their aspect ratio, and without rounding; a frame of the right size is left as it is."""
     frames, fitting = video(4, 50, 34), video(4, 16, 16)
-    for each in (frames, fitting):
-        assert clip_features(recorder, each).shape == (1, 12)
-    images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
-    expected = functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
-    torch.testing.assert_close(seen[0][0], expected.transpose(0, 1))
-    torch.testing.assert_close(seen[1][0], fitting.permute(3, 0, 1, 2).float() / 127.5 - 1)
+    images = frames.permute(0, 3, 1, 2).float()
+    expected = functional.interpolate(images, (16, 16), mode="bilinear", align_corners=False) * 2 / 255 - 1
+    torch.testing.assert_close(seen_by_a_network(proxy, frames), expected.transpose(0, 1))
+    plain = fitting.permute(3, 0, 1, 2).float() / 127.5 - 1
+    assert torch.equal(seen_by_a_network(proxy, fitting), plain)

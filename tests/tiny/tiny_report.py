@@ -79,6 +79,7 @@ def _row(run: Run, clip: str) -> dict[str, Any]:
         "model": model,
         "ratio": ratio_of(model),
         "compression_factor": compression_factor(model),
+        "nominal_compression_factor": 0.8 * compression_factor(model),
         "size": size,
         "steps": steps,
         "seed": 0,

@@ -48,7 +48,7 @@ class BenchmarkOptions:
 
     size: Annotated[Texts, arg(metavar="N|HxW", help_behavior_hint="")] = ()
     """Resize and crop the centre: N x N, or height x width. Repeat it for several sizes; by default each
-    clip has its own."""
+    clip has its own, and those of davis and mcl-jcv 256 and 512, those of ucf101 256."""
     steps: Annotated[UseAppendAction[tuple[int, ...]], arg(metavar="N", help_behavior_hint="")] = ()
     """Denoising steps, 1 by default. Repeat it for several numbers; models without steps run once."""
     seed: int = 0
@@ -71,7 +71,7 @@ DEFAULT_METRICS, DEFAULT_BENCHMARK = MetricOptions(), BenchmarkOptions()
 
 
 def evaluate(
-    data: Annotated[Path, arg(metavar="FOLDER")],
+    data: Annotated[Path, arg(metavar="FOLDER|SET:FOLDER")],
     report: Annotated[Path, arg(metavar="FOLDER")],
     model: Annotated[Texts, arg(metavar="NAME", help_behavior_hint="")] = (),
     reconstructions: Annotated[Texts, arg(metavar="NAME=FOLDER", help_behavior_hint="")] = (),
@@ -83,25 +83,25 @@ def evaluate(
 
     Example: regen evaluate --model regen-small-4x --model linear-4x --data clips/ --size 256 --report out/
 
-    Open out/index.html for the table, the plots, and all models side by side, the worst clips first. The
-    means are in out/summary.json, the clips in out/clips.jsonl.
-
-    The first run freezes the list of clips, with their hashes, and the settings. The same command resumes
-    after an interruption; with other models, sizes or steps it adds them. It may run several times at once,
-    on several GPUs or machines that share the folder: each result is computed once, and no result depends on
-    the number of processes.
+    Open out/index.html for table, plots and all models side by side, the worst clips first. The means are in
+    out/summary.json, the clips in out/clips.jsonl. The first run freezes the list of clips, with their
+    hashes, and the settings. The same command resumes after an interruption; with other models, sizes or
+    steps it adds them. It may run several times at once, on several GPUs or machines that share the folder:
+    each result is computed once, and no result depends on the number of processes.
 
     Args:
-        data: Folder of videos and images, searched recursively.
+        data: Folder of videos and images; davis:, mcl-jcv:, ucf101: or frames:FOLDER, as it was unpacked; or
+            the clips of one of its lists, as in davis/2017/val:FOLDER and ucf101/testlist01:FOLDER.
         report: Folder of the results.
         model: A name from `regen models`, a folder, or owner/name on the Hugging Face Hub, also of a video
             autoencoder of diffusers; NAME=FOLDER renames a folder. Repeat it to compare. A One-DVA model
             chooses its lengths itself; NAME@25% keeps that fraction of its 1D latents, NAME@320 that number
             per chunk, NAME@30dB the fewest that reach this PSNR.
-        reconstructions: Reconstructions by another program: a name, and a folder with one file for each clip,
-            of the same name, frames and measured size. Repeat it for several.
+        reconstructions: Reconstructions by another program: a name, and a folder (or frames:FOLDER) with one
+            video for each clip, of the same name, frames and measured size. Repeat it for several.
         json: Print the summary as one JSON list on the last line.
     """
+    from regen.data.video_sets import VideoSet
     from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
     from regen.evaluate.benchmark.measure import MetricConfig
     from regen.evaluate.benchmark.report import show_summary
@@ -112,14 +112,14 @@ def evaluate(
     extractors = extractor_specs(metrics)
     if len(extractors) > 1:
         raise ValueError(f"evaluate takes one --fvd-frames, got {metrics.fvd_frames}.")
-    device = pick_device(options.device)
-    finished = [SystemSpec(*_named_folder(text)) for text in reconstructions]
+    device, finished = pick_device(options.device), [SystemSpec(*_named_folder(t)) for t in reconstructions]
+    sizes = options.size or VideoSet.parse(data).paper_sizes
     benchmark = Benchmark(
         systems=(*map(SystemSpec.parse, model), *finished),
         data=data,
         report=report,
         dtype=dtype_name(pick_dtype(options.dtype, device)),
-        sizes=tuple(dict.fromkeys(map(parse_size, options.size))) or (None,),
+        sizes=tuple(dict.fromkeys(map(parse_size, sizes))) or (None,),
         steps=tuple(dict.fromkeys(options.steps)) or (1,),
         seed=options.seed,
         seams=options.seams,
@@ -179,7 +179,7 @@ DEFAULT_GENERATOR, DEFAULT_DISTANCE = GeneratorOptions(), DistanceOptions()
 
 def evaluate_generator(
     model: Annotated[str, arg(metavar="NAME")],
-    data: Annotated[Path, arg(metavar="FOLDER")],
+    data: Annotated[Path, arg(metavar="FOLDER|SET:FOLDER")],
     out: Annotated[Path, arg(metavar="FOLDER")],
     options: Annotated[GenerationOptions, arg(name="")] = DEFAULT_GENERATION,
     sampling: Annotated[SamplingOptions, arg(name="")] = DEFAULT_SAMPLING,
@@ -196,12 +196,16 @@ def evaluate_generator(
     decoder. Where captions or classes are those of the shape world (benchmarks/world.py), a program reads
     from the videos whether they show what was asked for.
 
+    FVD_33 on UCF-101: --data ucf101/trainlist01:UCF-101 --num-videos 2048 --frames 33 --size 256 --fvd i3d
+    --fvd-weights i3d_torchscript.pt --fvd-frames 33.
+
     The results are in OUT/result.json, the first videos in OUT/videos.png. All videos stay in OUT, so the
     same command resumes after an interruption, or measures another distance.
 
     Args:
         model: The generator: a name from `regen models`, a folder, or owner/name on the Hugging Face Hub.
-        data: Folder of real videos, with captions, searched recursively.
+        data: Folder of real videos, with captions, searched recursively; or a published set, such as
+            ucf101/trainlist01:FOLDER (see regen evaluate).
         out: Folder of the videos and the results.
         json: Print the result as one JSON object on the last line.
     """

@@ -61,8 +61,9 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
         """Train.
 
         Args:
-            data: Folders (or files) of videos and images, and shards made by `regen shards build`, also at
-                an address such as s3://bucket/shards.
+            data: Folders (or files) of videos and images, sets such as frames:FOLDER or ucf101:FOLDER (see
+                `regen evaluate`), and shards made by `regen shards build`, also at an address such as
+                s3://bucket/shards.
             out: Folder of the run: checkpoints, log, previews, and model/ with the finished model.
             device: cpu, cuda, cuda:1 or mps; by default the best available.
             threads: CPU threads; by default one for each core.

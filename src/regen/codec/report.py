@@ -93,6 +93,9 @@ class Compression:
     """Nominal temporal compression ratio."""
     compression_factor: float
     """Values in the frames (3 a pixel) for each value in the latents."""
+    nominal_compression_factor: float
+    """C H W (T - 1) / (c h w t), REGEN's factor (supplement, Fig. 12): the first of the T frames of a chunk
+    is not counted, its latents are. An image counts as one frame. REGEN, 8 channels: 48, 96, 192, 384."""
     latent_frames_per_frame: float
     """Latent frames for each frame of the video; 1D latents are not counted."""
     frames_per_latent: float
@@ -123,10 +126,11 @@ def clip_compression(
     for index, length in enumerate(latents.lengths or [0] * latents.chunks):
         real_frames = min(chunk, frames - index * chunk)
         values += (structural + length * latents.shape[0]) * real_frames / chunk
-    latent_frames = latents.shape[1]
+    latent_frames, factor = latents.shape[1], 3 * frames * height * width / values
     return Compression(
         ratio=model.temporal_compression_ratio,
-        compression_factor=3 * frames * height * width / values,
+        compression_factor=factor,
+        nominal_compression_factor=factor * max(chunk - 1, 1) / chunk,
         latent_frames_per_frame=latent_frames / chunk,
         frames_per_latent=chunk / latent_frames,
     )

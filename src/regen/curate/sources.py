@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from regen.console import first_line
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
+from regen.media.files import VideoError
 from regen.workers import JobError
 
 MAX_STEM = 60  # of a key; with its digest, suffix and number of a shot a name stays below tar's 100
@@ -39,6 +40,9 @@ class SourceFile:
 
 def list_sources(folders: Sequence[Path]) -> list[SourceFile]:
     """All videos and images below the folders, by path. Raises VideoError or ValueError if there are none."""
+    missing = next((folder for folder in folders if not folder.exists()), None)
+    if missing is not None:  # sets by name too: shards hold files, not folders of frames
+        raise VideoError(f"There is no file or folder {missing}; check the path.")
     paths = find_media(folders)
     if not paths:
         names = ", ".join(map(str, folders))

@@ -1,4 +1,4 @@
-"""Catalogs of videos and images in files, folders and shard sets.
+"""Catalogs of videos and images in files, folders, published sets and shard sets.
 
 Columns of numbers, not objects: 100,000 samples take a few megabytes, which forked processes share.
 """
@@ -14,36 +14,9 @@ from jaxtyping import Bool, Float64, Int64
 
 from regen.data.failures import time_limit
 from regen.data.shards import ShardSet, is_shard_set
-from regen.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, VideoError
+from regen.data.video_sets import find_media
+from regen.media.files import Source, VideoError
 from regen.media.reader import VideoReader
-
-
-def find_media(paths: Sequence[Path]) -> list[Path]:
-    """All videos and images below the folders in `paths`, and the files in it, sorted, each once.
-
-    In folders the suffix decides and hidden files are left out; a file that is named itself is kept whatever
-    its suffix. Raises VideoError when a path does not exist.
-    """
-    found: dict[str, Path] = {}  # by real path, so that links do not count twice
-    for path in paths:
-        if not path.exists():
-            raise VideoError(f"There is no file or folder {path}; check the path.")
-        for file in _walk(path) if path.is_dir() else [path]:
-            found.setdefault(os.path.realpath(file), file)
-    return sorted(found.values())
-
-
-def _walk(folder: Path) -> list[Path]:
-    seen: set[str] = set()  # real paths, so that links that form a circle end
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        files = [] if real in seen else files
-        seen.add(real)
-        paths = (Path(root, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
-    return found
 
 
 @dataclass(frozen=True)
@@ -167,7 +140,7 @@ class Collection:
 
 
 def open_collection(paths: Sequence[str | Path], seconds: float | None) -> Collection:
-    """All samples of these files, folders and shard sets: those of files first, sorted, each once.
+    """All samples of these files, folders and sets: those of files first, sorted, each once.
 
     Files that can't be read in `seconds` are left out. Raises ValueError when a path does not exist or no
     sample is left.

@@ -11,6 +11,8 @@ from av.video.stream import VideoStream
 
 from regen.console import first_line
 from regen.media.files import Source, VideoError, open_for_ffmpeg
+from regen.media.raw_video import SUFFIX as RAW_SUFFIX
+from regen.media.raw_video import describe_raw_video
 
 READ_ERRORS = (av.FFmpegError, OSError)
 # Codecs that mark frames which no other frame references. HEVC's marks hold within a temporal layer only.
@@ -18,9 +20,13 @@ NON_REFERENCE_CODECS = ("h264",)
 
 
 def open_input(path: Source) -> InputContainer:
-    """Open a file. Raises VideoError when FFmpeg can't."""
+    """Open a file. Raises VideoError when FFmpeg can't, or raw video has no description."""
+    file = open_for_ffmpeg(path)
+    raw = describe_raw_video(path) if path.suffix.lower() == RAW_SUFFIX else None
     try:
-        return av.open(open_for_ffmpeg(path), metadata_errors="replace")
+        if raw is not None:
+            return av.open(file, format="rawvideo", options=raw.options, metadata_errors="replace")
+        return av.open(file, metadata_errors="replace")
     except READ_ERRORS as error:
         raise VideoError(f"{path} can't be read as a video: {first_line(error)}.") from None
 

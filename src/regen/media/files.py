@@ -16,7 +16,7 @@ from regen.console import first_line
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
-    *(".wmv", ".flv", ".3gp", ".ogv", ".gif", ".y4m", ".mxf"),
+    *(".wmv", ".flv", ".3gp", ".ogv", ".gif", ".y4m", ".yuv", ".mxf"),
 )
 
 

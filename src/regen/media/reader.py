@@ -1,4 +1,4 @@
-"""Reader of video and image files as 8-bit RGB frames."""
+"""Reader of videos, images and folders of frames as 8-bit RGB frames."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -12,7 +12,8 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from regen.media.decoding import Decoder, time_base
-from regen.media.files import Frame, Source, VideoError, VideoInfo, is_image, read_image, shrunk_size
+from regen.media.files import Frame, Source, VideoError, VideoInfo, shrunk_size
+from regen.media.frame_folder import ImageFrames, is_frames
 from regen.media.pixels import RgbConverter, apply_display_matrix, display_matrix
 from regen.media.writer import VideoWriter
 
@@ -27,7 +28,7 @@ TimedFrame = tuple[av.VideoFrame, float]
 
 
 class VideoReader:
-    """Reads one video, or one image as a video of one frame.
+    """Reads one video: a file, a folder of numbered images, or one image as a video of one frame.
 
     Frames are upright (display matrix, EXIF), converted with the tagged colour matrix and range (without a
     tag BT.709 from 720 lines on and BT.601 below), alpha over black. High dynamic range is not tone-mapped.
@@ -42,9 +43,10 @@ class VideoReader:
         self.damage: str | None = None
         self._threads = threads
         self._seeker: Seeker | None = None
-        self._still: Tensor
-        if is_image(path):
-            self._still, self.info = read_image(path, short_side)
+        self._images: ImageFrames
+        if is_frames(path):
+            self._images = ImageFrames(path, short_side)
+            self.info = self._images.info
         else:
             self._seeker = Seeker(path, threads)
             self.info = self._probe(self._seeker, short_side)
@@ -64,7 +66,8 @@ class VideoReader:
         """All frames in display order; `damage` then says what could not be read. Opens the file anew."""
         self.damage = None
         if self._seeker is None:
-            yield Frame(self._still, 0.0)
+            for number, time in enumerate(self._images.times().tolist()):
+                yield Frame(self._images[number], time)
             return
         with Decoder(self.path, self._threads) as decoder:
             for frame, time in self._seeker.with_times(decoder.decode()):
@@ -79,7 +82,9 @@ class VideoReader:
         """
         assert len(times) > 0
         if self._seeker is None:
-            return torch.stack([self._still] * len(times))
+            shown = self._images.shown_at(times, TIME_TOLERANCE)
+            stills = {number: self._images[number] for number in set(shown)}
+            return torch.stack([stills[number] for number in shown])
         order = sorted(range(len(times)), key=lambda index: times[index])
         frames = self._seeker.frames_shown_at([times[index] for index in order])
         images = _stacked(frames, len(times), self._convert, ALL, ALL)
@@ -88,7 +93,7 @@ class VideoReader:
     def frame_times(self) -> Float64[np.ndarray, " t"]:
         """The time of every frame in seconds, rising, from packets without decoding."""
         if self._seeker is None:
-            return np.zeros(1)
+            return self._images.times()
         with Decoder(self.path, self._threads) as decoder:
             packets = (packet for packet in decoder.demux() if packet.size and not packet.is_discard)
             ticks = [packet.pts for packet in packets]
@@ -123,9 +128,10 @@ def read_frames(
     columns: slice = ALL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """The pixels of `VideoReader.read_at` in a crop, faster, at `times` of frames. Raises VideoError."""
-    if is_image(path):
-        image, _ = read_image(path, short_side)
-        return np.stack([image.numpy()[rows, columns]] * len(times))
+    if is_frames(path):
+        stills = ImageFrames(path, short_side)
+        shown = stills.shown_at(times, TIME_TOLERANCE)
+        return np.stack([stills[number].numpy()[rows, columns] for number in shown])
     with closing(Seeker(path, 1)) as seeker:
         seeker.locate_first()
         frames = seeker.frames_starting_at(times) or list(seeker.frames_shown_at(times))

@@ -16,6 +16,7 @@ from regen.io import atomic_path
 from regen.media.audio import TICKS, AudioCopier
 from regen.media.decoding import READ_ERRORS
 from regen.media.files import IMAGE_SUFFIXES, Source, VideoError, is_image, write_image
+from regen.media.frame_folder import is_frames
 from regen.media.pixels import YuvConverter
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -136,7 +137,7 @@ class _MovieFile:
         self._audio: AudioCopier | None = None
         try:
             self._stream = self._video_stream(writer.width, writer.height, writer.keyframe_interval)
-            if writer.audio_from is not None and not is_image(writer.audio_from):
+            if writer.audio_from is not None and not is_frames(writer.audio_from):
                 self._audio = AudioCopier(writer.audio_from, self._container, writer.audio_delay)
         except BaseException:
             self._container.close()

@@ -1,11 +1,14 @@
 """Features of video clips for the Fréchet video distance.
 
 A video is split into non-overlapping clips of the extractor's number of frames; the remaining frames are
-dropped, so a shorter video has no clip. Frames are resized to the extractor's square (bilinear, antialiased)
-without keeping their aspect ratio.
+dropped, so a shorter video has no clip. Frames of 8 bits are resized to the extractor's square by bilinear
+interpolation without antialiasing (`align_corners=False`), without keeping their aspect ratio, and then
+scaled to [-1, 1]: the preprocessing of cd-fvd (Ge et al. 2024) for both networks. StyleGAN-V leaves it to its
+TorchScript file (`resize=True, rescale=True`), which is older than antialiasing in PyTorch. Antialiasing
+smooths frames above 224 pixels and gives other distances.
 
-The distance depends on the network, the frames per clip and the set of clips. Report it only with `name`,
-`sha256`, `frames` and `size` of its extractor and the number of clips.
+The distance depends on the network, the resizing, the frames per clip and the set of clips. Report it only
+with `name`, `sha256`, `frames`, `size` and `resize` of its extractor and the number of clips.
 """
 
 import hashlib
@@ -29,6 +32,7 @@ I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 I3D_MIN_FRAMES = 10  # with fewer, the last pooling has no input
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
 RANDOM_WIDTHS = (16, 32, 64)
+RESIZE = "bilinear without antialiasing, as cd-fvd"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Extractor:
     num_features: int  # per clip
     network: Callable[[Tensor], Tensor]  # from clips `b 3 t h w` in [-1, 1] to features `b d`
     device: torch.device
+    resize: str = RESIZE  # of the frames to `size`
 
 
 @dataclass(frozen=True)
@@ -186,8 +191,8 @@ def clip_features(extractor: Extractor, frames: UInt8[Tensor, "t h w 3"]) -> Flo
 
 
 def _to_square(frame: UInt8[Tensor, "h w 3"], size: int) -> Float[Tensor, "3 size size"]:
-    """Resize a frame to a square, RGB in [-1, 1]."""
-    image = rearrange(frame, "h w c -> 1 c h w").to(torch.float32) / 127.5 - 1
+    """Resize a frame to a square (see `RESIZE`), RGB in [-1, 1]."""
+    image = rearrange(frame, "h w c -> 1 c h w").to(torch.float32)
     if image.shape[2:] != (size, size):
-        image = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
-    return image[0]
+        image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=False)
+    return image[0] / 127.5 - 1

@@ -2,7 +2,9 @@
 
 d² = |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½) (Dowson and Landau 1982; of video features: Unterthiner et al.
 2018, arXiv 1812.01717), with means m and unbiased covariances S, in float64. The trace of the root is
-computed as a sum of singular values, so the result depends on no iterative matrix root.
+computed as a sum of singular values, so the result depends on no iterative matrix root. As in the original
+code of FVD covariances are divided by n - 1; StyleGAN-V and cd-fvd divide by n, which scales their part of
+the distance by (n - 1) / n: 0.05 % less at 2048 clips, 1 % at 100.
 
 The distance falls with the number of samples. With no more samples than features the covariances are
 singular; the distance still exists, but compares only sets of the same clips.

@@ -19,6 +19,7 @@ import torch
 
 from regen import __version__
 from regen.codec.sessions import DecodeOptions, Seams
+from regen.data.video_sets import VideoSet
 from regen.evaluate.benchmark.clip_list import Clip, ClipList, OnWarning, check_unchanged, read_clips
 from regen.evaluate.benchmark.measure import (
     FittedClip,
@@ -60,7 +61,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What to measure. A size of None is that of each clip; `dtype` is a name of `regen.runtime.DTYPES`."""
+    """What to measure. A size of None is that of each clip; `dtype` is a name of `regen.runtime.DTYPES`.
+
+    `data` is a folder or a published set (see `regen.data.video_sets`).
+    """
 
     systems: tuple[SystemSpec, ...]
     data: Path
@@ -87,7 +91,8 @@ class Benchmark:
 
     def settings(self, metrics: LoadedMetrics, device: torch.device) -> dict[str, Any]:
         """Settings that all results of a report must share."""
-        return {
+        videos = VideoSet.parse(self.data)
+        return ({"set": videos.name} if videos.name else {}) | {
             "regen": __version__,
             "torch": torch.__version__,
             "device": device.type,
@@ -191,14 +196,14 @@ class _JobRunner:
 
     def __init__(self, benchmark: Benchmark, clips: Sequence[Clip], device: torch.device) -> None:
         self.benchmark, self.clips, self.device = benchmark, clips, device
-        self.metrics = benchmark.metrics.load(device)
+        self.metrics, self.root = benchmark.metrics.load(device), VideoSet.parse(benchmark.data).root
         self._spec: SystemSpec | None = None
         self._system: System | None = None
 
     def run(self, job: Job, place: Path) -> dict[str, Any]:
         """Write the video and the features of a job to the folder `place`; return its row."""
         benchmark, clip = self.benchmark, job.clip
-        fitted = FittedClip(benchmark.data / clip.name, clip, job.size, benchmark.max_frames)
+        fitted = FittedClip(self.root / clip.name, clip, job.size, benchmark.max_frames)
         if job.system is None:
             record_original(fitted, self.metrics, place)
             return {"clip": clip.name, "sha256": clip.sha256}

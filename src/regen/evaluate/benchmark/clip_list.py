@@ -12,8 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from regen.data.catalog import find_media
-from regen.io import file_sha256
+from regen.data.video_sets import VideoSet, find_media, media_sha256
 from regen.media.pixels import Size
 from regen.media.reader import VideoError, VideoReader
 
@@ -23,7 +22,7 @@ OnProgress = Callable[[int, int], None]  # files done, files in all
 
 @dataclass(frozen=True)
 class Clip:
-    """A file by its path below the data folder, and its size.
+    """A file, or a folder of frames, by its path below the root of the data, and its size.
 
     `frames` are those that are measured; `height` and `width` are in pixels, as shown; `frame_rate` is a
     fraction, in frames per second.
@@ -74,16 +73,17 @@ def clip_label(name: str) -> str:
 
 def hash_files(data: Path) -> dict[str, str]:
     """SHA-256 by relative path. Raises ValueError without files, or for two that differ only in suffix."""
-    if not data.is_dir():
+    videos = VideoSet.parse(data)
+    if not videos.folder.is_dir():
         raise ValueError(f"{data} is not a folder; give a folder of videos with --data.")
-    files = {path.relative_to(data).as_posix(): path for path in find_media([data])}
+    files = {path.relative_to(videos.root).as_posix(): path for path in find_media([data])}
     if not files:
         raise ValueError(f"There is no video below {data}; give a folder of videos with --data.")
     labels = Counter(map(clip_label, files))
     duplicates = [name for name in files if labels[clip_label(name)] > 1]
     if duplicates:
         raise ValueError(f"{duplicates[0]} and {duplicates[1]} below {data} need different names.")
-    return {name: file_sha256(path) for name, path in files.items()}
+    return {name: media_sha256(path) for name, path in files.items()}
 
 
 def read_clips(
@@ -92,13 +92,13 @@ def read_clips(
     on_warning: OnWarning = lambda text: None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ClipList:
-    """Decode up to `max_frames` of each file; warn of damaged ones. Raises ValueError if none is left."""
-    hashes = hash_files(data)
+    """Decode up to `max_frames` of each clip; warn of damaged ones. Raises ValueError if none is left."""
+    hashes, root = hash_files(data), VideoSet.parse(data).root
     clips, skipped = [], {}
     for done, (name, sha256) in enumerate(hashes.items()):
         on_progress(done, len(hashes))
         try:
-            clips.append(_read(data / name, name, sha256, max_frames))
+            clips.append(_read(root / name, name, sha256, max_frames))
         except VideoError as error:
             skipped[name] = sha256
             on_warning(f"skipped: {error}")
@@ -110,12 +110,12 @@ def read_clips(
 def check_unchanged(frozen: ClipList, data: Path, report: Path) -> None:
     """Raises ValueError, naming the first file, when the files below `data` are not those of the list."""
     before = {clip.name: clip.sha256 for clip in frozen.clips} | frozen.skipped
-    now = hash_files(data)
+    now, root = hash_files(data), VideoSet.parse(data).root
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             change = "was removed" if name not in now else "was changed" if name in before else "was added"
             raise ValueError(
-                f"{data / name} {change} after {report} was begun; undo that or use another --report."
+                f"{root / name} {change} after {report} was begun; undo that or use another --report."
             )
 
 

@@ -113,7 +113,7 @@ class MetricConfig:
             settings["lpips"] = {"net": self.lpips, "sha256": file_sha256(self.lpips_weights)}
         if self.fvd is not None:
             extractor = self.fvd.load(device)
-            names = ("name", "sha256", "frames", "size")
+            names = ("name", "sha256", "frames", "size", "resize")
             settings["fvd"] = {name: getattr(extractor, name) for name in names}
         return LoadedMetrics(lpips, extractor, settings)
 

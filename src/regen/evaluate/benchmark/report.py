@@ -37,7 +37,10 @@ from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
 Row = dict[str, Any]  # one clip through one system, or the means of a system
 SCRIPTS = ("page.js", "table.js", "plots.js", "players.js")
-COMPRESSION = ("compression_factor", "values_per_second", "latent_frames_per_frame", "frames_per_latent")
+COMPRESSION = (
+    *("compression_factor", "nominal_compression_factor", "values_per_second"),
+    *("latent_frames_per_frame", "frames_per_latent"),
+)
 MEANS = (
     *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "temporal_mae", "ghosting_rate", "lpips"),
     *COMPRESSION,

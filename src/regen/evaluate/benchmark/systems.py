@@ -15,13 +15,12 @@ from regen.codec.chunks import Embedder
 from regen.codec.rate_control import FixedLength, Lengths, TargetPsnr, parse_length
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.codec.sessions import SOLVERS, DecodeOptions
-from regen.data.catalog import find_media
+from regen.data.video_sets import VideoSet, find_media, media_sha256
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.evaluate.benchmark.clip_list import Clip, clip_label
 from regen.evaluate.diffusers_adapter import DiffusersAdapter
 from regen.evaluate.diffusers_models import load_embedder
 from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
-from regen.io import file_sha256
 from regen.media.reader import VideoReader
 from regen.pretrained.models import BUNDLED, CHECKPOINTS, weights_hash
 
@@ -66,7 +65,7 @@ class SystemSpec:
     def __post_init__(self) -> None:
         if self.label == ORIGINAL or not self.label.strip("."):
             raise ValueError(f"A model can't be named {self.name!r}; give it another name with NAME=FOLDER.")
-        if self.folder is not None and not self.folder.is_dir():
+        if self.folder is not None and not VideoSet.parse(self.folder).folder.is_dir():
             raise ValueError(f"--reconstructions needs a folder, got {self.folder}.")
 
     @property
@@ -127,14 +126,15 @@ class ModelSystem:
 
 
 class PrecomputedSystem:
-    """Reconstructions in files, with the clips' names and measured sizes. Raises ValueError without one."""
+    """Reconstructions, with the clips' names and measured sizes. Raises ValueError without one."""
 
     chunk_frames = None
     takes_steps = False
 
     def __init__(self, folder: Path, clips: Iterable[Clip], max_frames: int | None) -> None:
         self.max_frames = max_frames
-        paths = {clip_label(path.relative_to(folder).as_posix()): path for path in find_media([folder])}
+        root = VideoSet.parse(folder).root
+        paths = {clip_label(path.relative_to(root).as_posix()): path for path in find_media([folder])}
         self._paths: dict[str, Path] = {}
         for clip in clips:
             if clip.label not in paths:
@@ -142,7 +142,7 @@ class PrecomputedSystem:
             self._paths[clip.name] = paths[clip.label]
 
     def weights(self, clip: Clip) -> str:
-        return file_sha256(self._paths[clip.name])
+        return media_sha256(self._paths[clip.name])
 
     def reconstruct(
         self, clip: Clip, frames: Frames, options: DecodeOptions, stats: CodingStats

@@ -24,6 +24,7 @@ import torch
 
 from regen.codec.sessions import DecodeOptions
 from regen.console import OnProgress, output_console
+from regen.data.video_sets import media_sha256
 from regen.evaluate.generators.scores import (
     CLASS_ATTRIBUTES,
     Agreement,
@@ -53,7 +54,7 @@ from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
-from regen.io import file_sha256, write_json
+from regen.io import write_json
 from regen.media.pixels import Size
 from regen.metrics.features import Extractor
 from regen.pretrained.models import silence_logging, weights_hash
@@ -211,7 +212,7 @@ def _options(
 ) -> dict[str, Any]:
     """Everything that the videos depend on, for JSON."""
     options = {name: value for name, value in asdict(result).items() if name not in NO_OPTIONS}
-    files = [f"{file_sha256(video.path)} {video.label} {video.caption}" for video in real]
+    files = [f"{media_sha256(video.path)} {video.label} {video.caption}" for video in real]
     for name, texts in (("the captions", prompts), ("the real videos", files)):
         options[name] = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
     return options

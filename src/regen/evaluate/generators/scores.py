@@ -74,6 +74,7 @@ class VideoDistance:
     sha256: str
     frames: int
     size: int
+    resize: str
     features: int
     generated: float
     generated_clips: int
@@ -139,6 +140,7 @@ def video_distance(
         sha256=extractor.sha256,
         frames=extractor.frames,
         size=extractor.size,
+        resize=extractor.resize,
         features=extractor.num_features,
         generated=feature_distance(generated.clips(number), real.clips(number)),
         generated_clips=len(generated.clips(number)),

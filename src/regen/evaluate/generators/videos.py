@@ -28,7 +28,7 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.console import OnProgress
 from regen.curate.sources import read_sidecars
-from regen.data.catalog import find_media
+from regen.data.video_sets import find_media
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.io import atomic_path, check_settings, read_json, write_json
@@ -49,7 +49,7 @@ class EvaluationConfig:
     model: str
     """The generator: a name, a folder, or owner/name on the Hub."""
     data: Path
-    """Folder of real videos, with captions (.txt) for a generator that reads them."""
+    """Folder or set of real videos, with captions (.txt) for a generator that reads them."""
     out: Path
     """Folder of the videos and the results."""
     num_videos: int = 256

@@ -1,4 +1,4 @@
-// Two plots: PSNR against compression and against denoising steps. Lines are labelled at their ends.
+// Plots: PSNR and FVD against compression (REGEN, Fig. 12), PSNR against denoising steps. Lines are labelled at their ends.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 320;
@@ -29,7 +29,7 @@ function lineOf(model) {
 }
 
 /** Rows in groups that share `keyOf`, as series of points sorted by x. */
-function seriesOf(rows, keyOf, nameOf, x) {
+function seriesOf(rows, keyOf, nameOf, x, y = "psnr") {
   const groups = new Map();
   for (const row of rows) groups.set(keyOf(row), [...(groups.get(keyOf(row)) ?? []), row]);
   return [...groups.values()].map((group) => ({
@@ -37,15 +37,15 @@ function seriesOf(rows, keyOf, nameOf, x) {
     colour: colourOf(group[0].model),
     shape: isAdaptive(group[0].model) ? STAR : FAMILIES.indexOf(familyOf(group[0].model)) % STAR,
     dash: ["", "6 4", "2 3"][SIZES.indexOf(group[0].size) % 3],
-    points: group.map((row) => ({ x: row[x], y: row.psnr, row })).sort((a, b) => a.x - b.x),
+    points: group.map((row) => ({ x: row[x], y: row[y], row })).sort((a, b) => a.x - b.x),
   }));
 }
 
-/** The number of steps with the highest PSNR, for each model and size. */
-function bestSteps(rows) {
+/** The number of steps with the highest merit, for each model and size. */
+function bestSteps(rows, merit) {
   return rows.filter((row) => rows.every((other) =>
-    other.model !== row.model || other.size !== row.size || other === row || other.psnr < row.psnr ||
-    (other.psnr === row.psnr && other.steps > row.steps)));
+    other.model !== row.model || other.size !== row.size || other === row || merit(other) < merit(row) ||
+    (merit(other) === merit(row) && other.steps > row.steps)));
 }
 
 /** At most `count` round numbers between the limits of a logarithmic axis. */
@@ -130,7 +130,7 @@ function scales(series, width) {
   };
 }
 
-function draw(series, { title, xLabel, xTicks }, width) {
+function draw(series, { title, xLabel, xTicks, unit = "dB" }, width) {
   const { left, right, low, high, end, toX, toY } = scales(series, width);
   const base = HEIGHT - MARGIN.bottom;
   const picture = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": title });
@@ -153,7 +153,7 @@ function draw(series, { title, xLabel, xTicks }, width) {
   }
   for (const { colour, shape, points } of series) {
     picture.append(...points.map(({ x, y, row }) => marker(shape, toX(x), toY(y), colour,
-      `${row.model}, ${sizeText(row.size)}, ${counted(row.steps, "step")}: ${y.toFixed(2)} dB at ${+x.toPrecision(3)}`)));
+      `${row.model}, ${sizeText(row.size)}, ${counted(row.steps, "step")}: ${y.toFixed(2)} ${unit} at ${+x.toPrecision(3)}`)));
   }
   for (const { text, colour, left: x, top: y } of placeLabels(series, toX, toY, width)) {
     picture.append(svg("text", { x, y, class: "label", style: `fill:${colour}` }, text));
@@ -171,20 +171,25 @@ function plot(series, words) {
   return el("figure", {}, el("figcaption", {}, el("b", { textContent: words.title }), " ", words.note), canvas);
 }
 
+/** A metric of all models against the nominal compression factor, each at its best number of steps; null without one. */
+function compressionPlot(key, merit, words) {
+  const rated = bestSteps(DATA.summary.filter((row) => row.nominal_compression_factor > 0 && row[key] !== null), merit);
+  const alone = (row) => rated.every((other) => other.model === row.model || lineOf(other.model) !== lineOf(row.model));
+  const byFamily = seriesOf(rated, (row) => JSON.stringify([lineOf(row.model), row.size]),
+    (row) => (alone(row) && !isAdaptive(row.model) ? row.model : lineOf(row.model)), "nominal_compression_factor", key);
+  return byFamily.length ? plot(byFamily, {
+    ...words, note: "each model at its best step count; further right: smaller latents",
+    xLabel: "nominal compression factor r",
+  }) : null;
+}
+
 function showPlots() {
   const place = document.querySelector("#plots .plots");
   const measured = DATA.summary.filter((row) => row.psnr !== null);
-  const rated = bestSteps(measured.filter((row) => row.compression_factor > 0));
-  const alone = (row) => rated.every((other) => other.model === row.model || lineOf(other.model) !== lineOf(row.model));
-  const byFamily = seriesOf(rated, (row) => JSON.stringify([lineOf(row.model), row.size]),
-    (row) => (alone(row) && !isAdaptive(row.model) ? row.model : lineOf(row.model)), "compression_factor");
-  if (byFamily.length) {
-    place.append(plot(byFamily, {
-      title: "PSNR (dB) against compression",
-      note: "each model at its best step count; further right: smaller latents",
-      xLabel: "values in the video per value in the latents",
-    }));
-  }
+  place.append(...[
+    compressionPlot("psnr", (row) => row.psnr, { title: "PSNR (dB) against compression" }),
+    compressionPlot("fvd", (row) => -row.fvd, { title: "FVD against compression", unit: "FVD" }),
+  ].filter((figure) => figure !== null));
   const bySteps = seriesOf(measured.filter((row) => row.steps > 0), (row) => JSON.stringify([row.model, row.size]),
     (row) => row.model, "steps").filter((one) => one.points.length > 1);
   if (bySteps.length) {

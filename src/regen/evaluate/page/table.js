@@ -16,6 +16,7 @@ const COLUMNS = [
   { name: "Temporal MAE", key: "temporal_mae", digits: 3, unit: "levels", better: -1 },
   { name: "Ghosting rate", key: "ghosting_rate", digits: 3, better: -1 },
   { name: "Compression", key: "compression_factor", digits: 1, better: null },
+  { name: "Nominal r", key: "nominal_compression_factor", digits: 1, better: null },
   { name: "Frames per latent", key: "frames_per_latent", digits: 2, better: null },
   { name: "Encode", key: "encode", digits: 1, unit: "frames/s", better: 1, value: (row) => speed(row, "encode_seconds") },
   { name: "Decode", key: "decode", digits: 1, unit: "frames/s", better: 1, value: (row) => speed(row, "decode_seconds") },
