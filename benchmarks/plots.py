@@ -29,16 +29,17 @@ def draw_lines(
     y_label: str,
     *,
     log_x: bool = False,
+    markers: bool = True,
     title: str = "",
 ) -> None:
-    """A line with markers for each of `series` (label to points x, y), written to the PNG `path`.
+    """A line, by default with markers, for each of `series` (label to points x, y), in the PNG `path`.
 
     With `log_x` the x axis is logarithmic, with a tick at every x that occurs.
     """
     figure, axes = _figure(x_label, y_label, title)
     for index, (label, points) in enumerate(series.items()):
         xs, ys = zip(*sorted(points), strict=True)
-        marker = MARKERS[index % len(MARKERS)]
+        marker = MARKERS[index % len(MARKERS)] if markers else None
         axes.plot(xs, ys, label=label, color=COLOURS[index % len(COLOURS)], marker=marker, linewidth=2)
     if log_x:
         places = sorted({x for points in series.values() for x, _ in points})

@@ -23,7 +23,11 @@ def gaussian_clean(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return diffusion.clean_from_velocity(noisy, gaussian_velocity(noisy, t), t)
 
 
-NETWORKS = {"velocity": gaussian_velocity, "sample": gaussian_clean}
+def gaussian_epsilon(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return noisy + (1 - diffusion.append_dims(t, noisy)) * gaussian_velocity(noisy, t)
+
+
+NETWORKS = {"velocity": gaussian_velocity, "sample": gaussian_clean, "epsilon": gaussian_epsilon}
 
 
 @pytest.mark.parametrize("solver", [diffusion.euler, diffusion.heun])
@@ -54,7 +58,7 @@ def test_heun_is_of_second_order_and_euler_of_first():
     assert 3.4 < error(diffusion.heun, 40) / error(diffusion.heun, 80) < 4.8
 
 
-@pytest.mark.parametrize("prediction", NETWORKS)
+@pytest.mark.parametrize("prediction", ["velocity", "sample"])
 def test_one_step_from_noise_is_the_mean_of_the_data(prediction):
     noise = torch.randn(2, 10)
     velocity = diffusion.as_velocity(NETWORKS[prediction], prediction)
@@ -72,13 +76,26 @@ def test_noise_velocity_and_clean_sample_follow_from_each_other():
     torch.testing.assert_close(one_step, clean)
 
 
-def test_losses_of_both_predictions_are_one_loss():
-    """‖v - v̂‖² = ‖x_0 - x̂_0‖² / t²: for the same prediction."""
-    clean, noise, t = torch.randn(4, 6), torch.randn(4, 6), torch.tensor([0.1, 0.3, 0.8, 1.0])
+def test_at_noise_level_1_the_noise_tells_nothing_of_the_data():
+    """Of a prediction of the noise: its loss is 0 for a network that copies its input, whatever else it
+    knows, and one step from noise is the middle of the range."""
+    clean, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    loss, x0_pred = diffusion.velocity_loss(lambda x, t: x, clean, noise, torch.ones(2), "epsilon", 0.05)
+    assert not loss.any() and not x0_pred.any()
+    velocity = diffusion.as_velocity(lambda x, t: x + 100 * (1 - diffusion.append_dims(t, x)), "epsilon")
+    assert not diffusion.euler(velocity, noise, diffusion.get_schedule(1)).any()
+
+
+def test_losses_of_all_predictions_are_one_loss():
+    """‖v - v̂‖² = ‖x_0 - x̂_0‖² / t² = ‖ε - ε̂‖² / (1 - t)²: for the same prediction."""
+    clean, noise, t = torch.randn(4, 6), torch.randn(4, 6), torch.tensor([0.1, 0.3, 0.8, 0.95])
     by_velocity, x0_pred_v = diffusion.velocity_loss(gaussian_velocity, clean, noise, t, "velocity", 0.05)
     by_sample, x0_pred_s = diffusion.velocity_loss(gaussian_clean, clean, noise, t, "sample", 0.05)
+    by_epsilon, x0_pred_e = diffusion.velocity_loss(gaussian_epsilon, clean, noise, t, "epsilon", 0.05)
     torch.testing.assert_close(by_velocity, by_sample, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(by_velocity * (1 - t).square(), by_epsilon, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(x0_pred_v, x0_pred_s, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(x0_pred_v, x0_pred_e, rtol=1e-3, atol=1e-4)
 
 
 def test_t_min_bounds_the_weight_of_small_noise_levels():
@@ -86,6 +103,36 @@ def test_t_min_bounds_the_weight_of_small_noise_levels():
     wrong = torch.full((1, 6), 0.1)
     loss, _ = diffusion.velocity_loss(lambda x, t: wrong, clean, noise, t, "sample", 0.1)
     torch.testing.assert_close(loss, torch.tensor([1.0]))
+
+
+def loss_share(t_min: float, pure_noise_prob: float, below: float) -> float:
+    """Share of the expected loss that levels under `below` have, for an error of x̂_0 that is the same at
+    all levels (docs/method.md, 6)."""
+    count = 20_000
+    t = (torch.arange(count) + 0.5) / count
+    weight, _ = diffusion.velocity_loss(
+        lambda x, t: x.new_ones(x.shape), torch.zeros(count, 1), torch.zeros(count, 1), t, "sample", t_min
+    )
+    uniform = (1 - pure_noise_prob) * weight / count
+    return float(uniform[t < below].sum() / (uniform.sum() + pure_noise_prob))
+
+
+@pytest.mark.parametrize(
+    ("t_min", "pure_noise_prob", "share_below", "pure_noise_share"),
+    [
+        (0.05, 0.1, 0.767, 0.0028),
+        (0.25, 0.1, 0.225, 0.0156),
+        (0.5, 0.1, 0.129, 0.0357),
+        (0.5, 0.3, 0.117, 0.125),
+    ],
+)
+def test_shares_of_the_loss_by_noise_level(t_min, pure_noise_prob, share_below, pure_noise_share):
+    """The closed form and its figures in docs/method.md: all = (1 - p) (2 / t_min - 1) + p."""
+    everything = (1 - pure_noise_prob) * (2 / t_min - 1) + pure_noise_prob
+    below = 1 / t_min + max(0.0, 1 / t_min - 10) if t_min < 0.1 else 0.1 / t_min**2
+    assert (1 - pure_noise_prob) * below / everything == pytest.approx(share_below, rel=0.01)
+    assert pure_noise_prob / everything == pytest.approx(pure_noise_share, rel=0.02)
+    assert loss_share(t_min, pure_noise_prob, 0.1) == pytest.approx(share_below, rel=0.02)
 
 
 def test_schedules_are_equally_spaced():
@@ -103,7 +150,7 @@ def levels(share: float, *density: str, count: int = 4000) -> torch.Tensor:
 
 @pytest.mark.parametrize("density", ["uniform", "logit_normal"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
-def test_levels_have_their_density_and_a_share_at_one(share, density):
+def test_levels_have_their_density_and_a_pure_noise_share(share, density):
     draws = levels(share, density)
     assert abs((draws == 1).float().mean() - share) < 0.015
     rest = draws[draws < 1].sort().values

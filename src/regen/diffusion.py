@@ -1,9 +1,9 @@
 """The diffusion process as pure functions of a callable; no network.
 
 Linear path x_t = (1 - t) x_0 + t ε (REGEN, Sec. 3) with noise level t from 0 (data) to 1 (noise) and velocity
-v = ε - x_0. A network predicts the velocity or the clean sample; the rest follows from
+v = ε - x_0. A network predicts the velocity, the clean sample or the noise; the rest follows from
 
-    x_0 = x_t - t v        v = (x_t - x_0) / t
+    x_0 = x_t - t v        v = (x_t - x_0) / t        x_0 = (x_t - t ε) / (1 - t)
 
 All functions broadcast: `t` holds one noise level per sample, or one for the whole batch, as in the solvers,
 so what depends on `t` alone is computed once per step; x has any shape behind the batch.
@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Prediction = Literal["sample", "velocity"]
+Prediction = Literal["sample", "velocity", "epsilon"]
+UNKNOWN_PREDICTION = "prediction must be 'sample', 'velocity' or 'epsilon', got {!r}."
 Density = Literal["uniform", "logit_normal"]
 Network = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> prediction
 Solver = Callable[[Network, Tensor, list[float]], Tensor]  # (velocity, noise, schedule) -> clean sample
@@ -49,13 +50,24 @@ def velocity_from_clean(
     return (noisy - clean) / append_dims(t, noisy)
 
 
+def clean_from_epsilon(
+    noisy: Float[Tensor, "b ..."], epsilon: Float[Tensor, "b ..."], t: Float[Tensor, " #b"]
+) -> Float[Tensor, "b ..."]:
+    """x_0 = (x_t - t ε) / (1 - t); 0, the middle of the range, at t = 1, where ε says nothing about x_0."""
+    t = append_dims(t, noisy)
+    return torch.where(t < 1, (noisy - t * epsilon) / torch.where(t < 1, 1 - t, 1), 0.0)
+
+
 def as_velocity(network: Network, prediction: Prediction) -> Network:
-    """The velocity field of a network that predicts the clean sample or the velocity."""
+    """The velocity field of a network that predicts the clean sample, the velocity or the noise."""
     if prediction == "velocity":
         return network
     if prediction == "sample":
         return lambda noisy, t: velocity_from_clean(noisy, network(noisy, t), t)
-    raise ValueError(f"prediction must be 'sample' or 'velocity', got {prediction!r}.")
+    if prediction == "epsilon":
+        sample: Network = lambda noisy, t: clean_from_epsilon(noisy, network(noisy, t), t)  # noqa: E731
+        return as_velocity(sample, "sample")
+    raise ValueError(UNKNOWN_PREDICTION.format(prediction))
 
 
 def sample_noise_levels(
@@ -87,7 +99,8 @@ def velocity_loss(
     """‖v - v̂‖² averaged over each sample, and the prediction of the clean sample (REGEN, Eq. 4).
 
     With prediction "sample", v - v̂ = (x_0 - x̂_0) / max(t, t_min): small noise levels count more, bounded by
-    `t_min`. `crop` removes the padding from the error.
+    `t_min`. With "epsilon" the loss is the literal ‖ε - ε̂‖² = (1 - t)² ‖v - v̂‖². `crop` removes the padding
+    from the error.
     """
     noisy = add_noise(clean, noise, t)
     pred = network(noisy, t).float()
@@ -97,8 +110,11 @@ def velocity_loss(
     elif prediction == "sample":
         x0_pred = pred
         error = (clean - pred) / append_dims(t.clamp_min(t_min), clean)
+    elif prediction == "epsilon":
+        x0_pred = clean_from_epsilon(noisy, pred, t)
+        error = noise - pred
     else:
-        raise ValueError(f"prediction must be 'sample' or 'velocity', got {prediction!r}.")
+        raise ValueError(UNKNOWN_PREDICTION.format(prediction))
     if crop is not None:
         error = crop(error)
     return error.square().flatten(1).mean(1), x0_pred

@@ -51,6 +51,7 @@ OF_MODELS: dict[str, dict[str, Any]] = {  # of "model" or several "models"
     "grid": {"models": "regen", "size": ("32",), "frames": 2},
     "interpolation": {"model": "regen", "factors": (2,), "size": "32"},
     "motion": {"model": "one_dva", "size": "32", "chunks": 1, "samples": 10},
+    "positions": {"models": "regen", "size": "32"},
     "quality": {"models": "regen", "size": "32", "max_frames": 5},
     "resolution": {"models": "regen", "size": ("32",), "window": ("none", "2"), "max_frames": 5},
     "seams": {"model": "regen", "steps": (1,), "size": "32", "max_frames": 10},

@@ -44,7 +44,7 @@ def woken(window: int | None = None) -> DiT:
 
 
 def test_conditioner_and_decoder_compile_and_take_any_size():
-    conditioner, decoder = LatentConditioner(4, 24, siren_width=16), woken()
+    conditioner, decoder = LatentConditioner(4, 24, siren_width=16, frequency=4.0), woken()
 
     def decode(
         noisy: torch.Tensor, latents: torch.Tensor, times: torch.Tensor, t: torch.Tensor

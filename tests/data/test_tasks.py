@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from shapes import write_dataset
 
 from regen.data.clips import ClipDataset
 from regen.data.tasks import (
+    SPACINGS,
     Stage,
     Task,
     TaskConfig,
@@ -24,6 +26,7 @@ from regen.data.tasks import (
     image,
     interpolation,
     reconstruction,
+    subsample_targets,
 )
 
 RATIOS = st.sampled_from([4, 8, 16, 32])
@@ -38,10 +41,12 @@ def times_of(task: Task, ratio: int) -> list[float]:
 @given(ratio=RATIOS, data=st.data())
 def test_times_are_the_places_of_the_frames(ratio, data):
     shift = data.draw(st.integers(1, ratio // 4)) * data.draw(st.sampled_from([-1, 1]))
-    start = data.draw(st.integers(0, ratio))
+    count = data.draw(st.integers(1, ratio + 1))
+    between = [interpolation(ratio, spacing) for spacing in SPACINGS]
     for task in (
         reconstruction(ratio),
-        interpolation(ratio, start),
+        *between,
+        *(subsample_targets(task, count, torch.Generator()) for task in between),
         extrapolation(ratio, shift),
         chunk_overlap(ratio),
     ):
@@ -56,8 +61,23 @@ def test_times_are_the_places_of_the_frames(ratio, data):
 def test_frames_and_times_of_tasks_at_ratio_4():
     assert image() == Task("image", 1, (0,), (0,), (0.0,))
     assert chunk_overlap(4).times == (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
-    assert interpolation(4, 1).times == (0.125, 0.25, 0.375, 0.5, 0.625)
-    assert interpolation(4, 1).inputs == (0, 2, 4, 6, 8)
+    assert interpolation(4, 2).times == tuple(i / 8 for i in range(9))
+    assert interpolation(4, 2).inputs == (0, 2, 4, 6, 8)
+    assert (interpolation(4, 4).frames, interpolation(4, 4).inputs) == (17, (0, 4, 8, 12, 16))
+
+
+def test_interpolation_draws_times_of_any_distance_in_order():
+    """1 + k of all frames: at every fourth of a frame, next to each other or far apart, of both spacings."""
+    config, generator = TaskConfig(0.0, 0.0, share_start=0.5, share_end=0.5), torch.Generator().manual_seed(0)
+    drawn = [draw_task(8, 0.5, config, generator) for _ in range(200)]
+    tasks = [task for task in drawn if task.name == "interpolation"]
+    assert all(list(task.times) == sorted({*task.times}) and len(task.times) == 9 for task in tasks)
+    assert {task.frames for task in tasks} == {17, 33}
+    assert {time for task in tasks for time in task.times} == {i / 32 for i in range(33)}
+    gaps = {round(32 * (after - before)) for task in tasks for before, after in pairwise(task.times)}
+    assert gaps >= {1, 2, 3, 4, 6, 8}
+    only = [draw_task(8, 0.5, config, generator, (2,)).frames for _ in range(50)]
+    assert 17 in only and 33 not in only
 
 
 def shares(progress: float, config: TaskConfig, draws: int = 50) -> Counter:
@@ -261,3 +281,24 @@ def test_some_frames_of_a_chunk_are_decoded(clips):
         drawn.add(tuple(chosen))
     assert len(drawn) > 3
     assert {frame for chosen in drawn for frame in chosen} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("frames", "spacings"), [(40, (2, 4)), (16, (2,)), (5, ())])
+def test_targets_are_the_frames_at_their_times(tmp_path, frames, spacings):
+    """In a video that brightens steadily, brightness tells the time; a spacing of 4 needs longer videos."""
+    images = [np.full((16, 16, 3), 40 + 4 * index, np.uint8) for index in range(frames)]
+    make_movie(tmp_path / "brighter.mp4", images)
+    tasks = TaskConfig(image_share=0.0, warmup_fraction=float(not spacings), share_start=0.5, share_end=0.5)
+    stage = Stage(16, 16, video_batch_size=1)
+    data = TrainingBatches(ClipDataset([tmp_path]), 4, tasks, (stage,), (1.0, 1.0), 60, 0)
+    assert data.spacings == spacings
+    slopes = set()
+    for step in range(60):
+        item = data[step, 0, 1]
+        clip, target = (item[name].float().mean(dim=(0, 1, 3, 4)) for name in ("clip", "target"))
+        assert len(clip) == 5
+        slope = (clip[-1] - clip[0]) / 4
+        assert (clip - clip[0] - slope * torch.arange(5)).abs().max() < 3, "8-bit, coded with loss"
+        assert (target - clip[0] - 4 * slope * item["times"]).abs().max() < 3
+        slopes.add(round(float(slope) / 4))
+    assert slopes == {1, *spacings}

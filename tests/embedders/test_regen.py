@@ -67,6 +67,8 @@ def test_shapes_and_the_content_latent_of_an_image(ratio):
         (lambda m: tiny(attention_window=1), "attention_window must be >= 2"),
         (lambda m: tiny(t_min=0.0), "t_min must lie"),
         (lambda m: tiny(pure_noise_prob=1.5), "pure_noise_prob"),
+        (lambda m: tiny(siren_frequency=0.0), "siren_frequency must be > 0"),
+        (lambda m: tiny(prediction="epsilon").decode(torch.zeros(1, 4, 2, 2, 2)), "at least 2 .*epsilon"),
         (lambda m: tiny(conditioning="in_context", attention_window=4), "None with in_context"),
     ],
 )
@@ -78,6 +80,8 @@ def test_wrong_calls_are_rejected(call, sentence):
 OPTIONS = [
     {},
     {"prediction": "velocity"},
+    {"prediction": "epsilon"},
+    {"first_frame": "siren"},
     {"kl_weight": 0.1},
     {"timestep_conditioning": "adaln_single"},
     {"linear_skip": True},
@@ -95,12 +99,30 @@ def test_gradient_reaches_every_parameter(options):
     assert not silent
 
 
-def test_images_train_all_but_the_motion_part():
-    model = tiny().train()
+@pytest.mark.parametrize("rule", ["content", "siren"])
+def test_images_train_all_but_the_motion_part(rule):
+    """The SIREN makes the positions of images only in the literal rule, with a time of 0 as its input."""
+    model = tiny(first_frame=rule).train()
     model.loss(batch(frames=1, targets=1) | {"times": torch.zeros(1)}, seeded_each(2))[0].backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert silent
-    assert all(name.startswith("conditioner.siren") for name in silent), silent
+    silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    siren = {name for name, _ in model.named_parameters() if name.startswith("conditioner.siren.")}
+    assert silent == (siren if rule == "content" else {"conditioner.siren.layers.0.linear.weight"})
+
+
+@pytest.mark.parametrize(("ratio", "frequency"), [(4, 4.0), (8, 8.0), (16, 16.0), (32, 30.0)])
+def test_the_frequency_of_the_siren_follows_the_ratio_and_is_stored(ratio, frequency, tmp_path):
+    model = tiny(temporal_compression_ratio=ratio, encoder_widths=(8,) * (4 if ratio == 4 else 5))
+    assert model.conditioner.siren.layers[0].omega == model.config.siren_frequency == frequency
+    model.save_config(tmp_path)
+    assert AutoencoderRegen.load_config(tmp_path)["siren_frequency"] == frequency
+    assert tiny(siren_frequency=7.0).conditioner.siren.layers[0].omega == 7.0
+
+
+def test_predictions_of_the_noise_decode_in_two_steps_and_more():
+    model, latents = tiny(prediction="epsilon"), torch.randn(1, 4, 2, 2, 2)
+    assert model.min_steps == 2 and tiny().min_steps == 1
+    few, many = (model.decode(latents, steps=steps, generator=seeded()).sample for steps in (2, 8))
+    assert few.isfinite().all() and many.isfinite().all() and not torch.allclose(few, many)
 
 
 def test_the_loss_is_the_velocity_error():
@@ -142,7 +164,8 @@ def test_every_training_option_changes_the_loss():
     data = batch()
     base = tiny()
     reference = base.loss(data, seeded_each(2))[0]
-    options = {"t_min": 0.5, "pure_noise_prob": 0.9, "latent_noise_std": 0.5, "prediction": "velocity"}
+    options = {"t_min": 0.9, "pure_noise_prob": 0.9, "latent_noise_std": 0.5, "prediction": "velocity"}
+    options |= {"siren_frequency": 5.0}
     for option in options.items():
         model = tiny(**dict([option]))
         model.load_state_dict(base.state_dict())

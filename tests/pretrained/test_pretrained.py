@@ -62,7 +62,9 @@ def test_load_gives_the_class_weights_and_precision(dtype: torch.dtype) -> None:
     assert isinstance(model, AutoencoderRegen)
     assert model.dtype == dtype and not model.training
     stored = AutoencoderRegen.from_pretrained("tiny").state_dict()
-    assert all(torch.equal(value, stored[name].to(dtype)) for name, value in model.state_dict().items())
+    for name, value in model.state_dict().items():
+        expected = torch.float32 if ".siren." in name else dtype
+        assert torch.equal(value, stored[name].to(expected)), name
     assert isinstance(load("linear-4x", CPU, dtype), AutoencoderLinear)
 
 

@@ -21,7 +21,7 @@ from regen.train.optimizer import OptimizerConfig, build_optimizers
 
 TINY = RegenConfig(
     latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4,
-    width=24, depth=2, heads=3, siren_width=16,
+    width=24, depth=2, heads=3, siren_width=16, siren_frequency=30.0,
 )  # fmt: skip
 BASELINE = Magvit2Config(
     latent_channels=4, encoder_widths=(8, 8, 8, 8), encoder_blocks=1, encoder_patch_size=4, kl_weight=0.0
@@ -158,6 +158,15 @@ def test_latents_of_the_start_model_train_a_decoder_as_its_clips_do(start):
     encoded, _ = model.loss(data, [generator_for(i) for i in range(2)])
     given = {"latents": latents, "target": data["target"], "times": data["times"]}
     torch.testing.assert_close(model.loss(given, [generator_for(i) for i in range(2)])[0], encoded)
+
+
+def test_a_siren_of_another_frequency_computes_what_it_did_in_the_start_model(start):
+    folder, source = start
+    model = fresh(siren_frequency=None)
+    assert model.config.siren_frequency == 4.0
+    init_weights(model, InitConfig(folder))
+    latents, times = torch.randn(1, 4, 2, 3, 3), torch.tensor([-0.25, 0.0, 0.1, 1.0])
+    torch.testing.assert_close(model.conditioner(latents, times), source.conditioner(latents, times))
 
 
 def test_with_the_decoder_frozen_the_encoder_alone_learns(start):

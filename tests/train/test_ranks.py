@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import finish, read_errors, run_ranks, started
+from tiny_networks import awake
 from tiny_run import STEPS, TinyBatches, assert_same, run_tiny, saved_tensors
 from torch import nn
 
-from regen.runtime import one_thread
+from regen.embedders.regen import AutoencoderRegen
+from regen.runtime import generator_for, one_thread
 from regen.train.checkpoint import list_checkpoints
+from regen.train.distributed import LossFunction, full_tensor, init_distributed, parallelize
 from regen.train.lifecycle import ShouldStop
 
 pytestmark = pytest.mark.integration
@@ -174,3 +177,48 @@ def test_a_disk_that_is_full_for_one_process_stops_all_and_harms_nothing(tmp_pat
     assert_same(before, saved_tensors(out))
     run_ranks(2, partial(run_tiny, steps=8, fsdp=True), out, errors=errors)
     assert newest_step(out) == 8
+
+
+def loss_by_fsdp(rule: str, out: Path) -> None:
+    """The loss of a sharded model, a gradient, and the precision of weights in the forward pass."""
+    model, average, seen = tiny_regen(rule), tiny_regen(rule), set[tuple[str, torch.dtype]]()
+    with init_distributed("cpu") as context:
+        loss_function, _ = parallelize(model, average, context, True, torch.bfloat16)
+        for name in ("siren.out", "proj"):
+            part = model.conditioner.get_submodule(name)
+            part.register_forward_pre_hook(lambda part, _, name=name: seen.add((name, part.weight.dtype)))
+        loss = regen_loss(loss_function)
+        loss.backward()
+        gradient = full_tensor(model.conditioner.siren.out.weight.grad)
+        if context.is_main:
+            torch.save((loss.detach(), gradient, seen), out)
+
+
+def tiny_regen(rule: str) -> AutoencoderRegen:
+    torch.manual_seed(0)
+    model = AutoencoderRegen(
+        latent_channels=4, encoder_widths=(8,) * 4, encoder_blocks=1, encoder_patch_size=4, width=24, depth=1,
+        heads=3, siren_width=16, first_frame=rule,
+    )  # fmt: skip
+    return awake(model)
+
+
+def regen_loss(loss_function: LossFunction) -> torch.Tensor:
+    clip = torch.rand(1, 3, 5, 16, 16, generator=generator_for(0)) * 2 - 1
+    batch = {"clip": clip, "target": clip, "times": torch.linspace(0, 1, 5)}
+    with torch.autocast("cpu", torch.bfloat16):
+        return loss_function(batch, [generator_for(1)])[0]
+
+
+@pytest.mark.parametrize("rule", ["content", "siren"])
+def test_modules_that_stay_in_fp32_do_so_when_sharded(rule: str, tmp_path: Path) -> None:
+    run_ranks(2, loss_by_fsdp, rule, tmp_path / "found.pt", errors=tmp_path / "errors")
+    sharded, gradient, seen = torch.load(tmp_path / "found.pt", weights_only=False)
+    assert seen == {("siren.out", torch.float32), ("proj", torch.bfloat16)}
+    model = tiny_regen(rule)
+    loss = regen_loss(model.loss)
+    loss.backward()
+    # All other weights are rounded to bf16 once, where autocast rounds some of them at each use.
+    torch.testing.assert_close(sharded, loss.detach(), rtol=2e-2, atol=0)
+    own = model.conditioner.siren.out.weight.grad
+    assert (gradient - own).norm() < 0.05 * own.norm()

@@ -14,6 +14,7 @@ from regen.runtime import generator_for
 TASK_STREAM = -2
 SIDE_MULTIPLE = 8  # pixels on a side of one token of a frame
 MAX_ASPECT_RATIO = 8.0
+SPACINGS = 2, 4  # frames of the video from one encoded frame to the next in interpolation
 
 # A part of a batch: (step, part, number of parts).
 BatchKey = tuple[int, int, int]
@@ -112,12 +113,11 @@ def reconstruction(ratio: int) -> Task:
     return Task("reconstruction", ratio + 1, frames, frames, tuple(i / ratio for i in frames))
 
 
-def interpolation(ratio: int, start: int) -> Task:
-    """Encode every second of 2k + 1 frames, and decode 1 + k consecutive ones from `start` on."""
-    assert 0 <= start <= ratio, start
-    targets = tuple(range(start, start + ratio + 1))
-    inputs = tuple(range(0, 2 * ratio + 1, 2))
-    return Task("interpolation", 2 * ratio + 1, inputs, targets, tuple(i / (2 * ratio) for i in targets))
+def interpolation(ratio: int, spacing: int) -> Task:
+    """Encode every `spacing`-th frame, and decode all of them: those between have times between."""
+    frames = tuple(range(spacing * ratio + 1))
+    times = tuple(i / frames[-1] for i in frames)
+    return Task("interpolation", len(frames), frames[::spacing], frames, times)
 
 
 def extrapolation(ratio: int, shift: int) -> Task:
@@ -143,8 +143,18 @@ def subsample_targets(task: Task, count: int, generator: torch.Generator) -> Tas
     return replace(task, targets=targets, times=times)
 
 
-def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.Generator) -> Task:
-    """The task of a step, for the whole batch; `progress` runs from 0 to 1 over the training."""
+def draw_task(
+    ratio: int,
+    progress: float,
+    config: TaskConfig,
+    generator: torch.Generator,
+    spacings: tuple[int, ...] = SPACINGS,
+) -> Task:
+    """The task of a step, for the whole batch; `progress` runs from 0 to 1 over the training.
+
+    Interpolation encodes every second or fourth frame, one of `spacings`, and decodes 1 + k of all frames,
+    drawn at random: any set of times, a fourth of a frame apart or more, is one that training decodes.
+    """
 
     def draw(count: int) -> int:
         return int(torch.randint(count, (), generator=generator))
@@ -157,7 +167,8 @@ def draw_task(ratio: int, progress: float, config: TaskConfig, generator: torch.
         growth = config.share_end - config.share_start
         share = config.share_start + (progress - warmup) / (1 - warmup) * growth
     if kind < share:
-        return interpolation(ratio, draw(ratio + 1))
+        every_frame = interpolation(ratio, spacings[draw(len(spacings))])
+        return subsample_targets(every_frame, ratio + 1, generator)
     if kind < 2 * share:
         size = 1 + draw(max(1, ratio // 4))
         return chunk_overlap(ratio) if half < 0.5 else extrapolation(ratio, size if half < 0.75 else -size)
@@ -198,6 +209,10 @@ class TrainingBatches(Dataset):
         interpolates = tasks.warmup_fraction < 1 and max(tasks.share_start, tasks.share_end) > 0
         longest = 1 if tasks.image_share == 1 else (2 if interpolates else 1) * ratio + 1
         clips.require_length(longest, frame_rate)
+        specs = {
+            spacing: ClipSpec(spacing * ratio + 1, (1, 1), frame_rate=frame_rate) for spacing in SPACINGS
+        }
+        self.spacings = tuple(spacing for spacing, spec in specs.items() if clips.weight(spec) > 0)
 
     def __len__(self) -> int:
         return self.steps
@@ -207,7 +222,7 @@ class TrainingBatches(Dataset):
         assert 0 <= step < self.steps and 0 <= part < parts, key
         progress = step / self.steps
         generator = generator_for(self.seed, TASK_STREAM, step)
-        task = draw_task(self.ratio, progress, self.tasks, generator)
+        task = draw_task(self.ratio, progress, self.tasks, generator, self.spacings)
         if self.tasks.decoded_frames is not None:
             task = subsample_targets(task, self.tasks.decoded_frames, generator)
         stage = next(stage for stage in self.stages if progress < stage.until)
@@ -218,7 +233,8 @@ class TrainingBatches(Dataset):
         rows = range(count * part // parts, count * (part + 1) // parts)
         samples = [self.clips.sample(step * self.stride + row, cut, self.seed) for row in rows]
         clip = target = torch.stack([sample.video for sample in samples])
-        if task.inputs != task.targets:
+        every = tuple(range(task.frames))
+        if (task.inputs, task.targets) != (every, every):
             clip, target = clip[:, :, list(task.inputs)], target[:, :, list(task.targets)]
         return {
             "clip": clip,

@@ -95,6 +95,11 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     """The largest part of the picture to process at once; a `tile` argument takes precedence."""
 
     @property
+    def min_steps(self) -> int:
+        """Fewest denoising steps of `decode`."""
+        return 1
+
+    @property
     def temporal_compression_ratio(self) -> int:
         return self.config.temporal_compression_ratio
 

@@ -233,6 +233,7 @@ def _check(config: OneDVAConfig) -> None:
             "channels, depths, ratios, chunk_frames and region_size must be >= 1": min(positive) >= 1,
             "chunk_frames must be 1 + a multiple of temporal_compression_ratio": rest == 0,
             f"num_queries must be > {groups}, the patches of one place": config.num_queries > groups,
+            "prediction must be sample or velocity": config.prediction != "epsilon",
             "linear_skip needs prediction sample": not config.linear_skip or config.prediction == "sample",
         }
     )

@@ -5,6 +5,7 @@ REGEN: Learning Compact Video Embedding with (Re-)Generative Decoder, arXiv 2503
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 from regen import diffusion
 from regen.embedders.base import add_latent_noise, check_requirements, configured_by, psnr_at_most_noise
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
-from regen.networks.conditioning import Condition, Conditioning, ContextConditioner, LatentConditioner
+from regen.networks.conditioning import (
+    Condition,
+    Conditioning,
+    ContextConditioner,
+    FirstFrame,
+    LatentConditioner,
+    default_frequency,
+)
 from regen.networks.dit import DiT, TimestepConditioning, matrix_parameters
 from regen.tiling import LATENT_STRIDE as PATCH
 from regen.tiling import Tile, Tiling, crop
@@ -31,12 +39,19 @@ class RegenConfig(PyramidConfig):
     heads: int = 16
     conditioning: Conditioning = "content_aware"
     """How latents condition the decoder: as content-aware positions, or (ablation) as additional tokens with
-    fixed positions, which ignores `siren_width`."""
+    fixed positions, which ignores the next three options."""
     siren_width: int = 256
+    siren_frequency: float | None = None
+    """ω of the SIREN in radians per chunk; None: min(30, k), about one radian per frame."""
+    first_frame: FirstFrame = "content"
+    """The position of the first frame: a linear map of the content latent, or (the literal reading of the
+    paper's Figure 3) what the SIREN predicts from it."""
     timestep_conditioning: TimestepConditioning = "adaln_zero"
     """How the noise level enters besides being added to the tokens: not at all (add), through one projection
     for all blocks (adaln_single), or through one in each block (adaln_zero)."""
     prediction: diffusion.Prediction = "sample"
+    """What the network predicts: the clean sample, the velocity, or (for study; no one-step decoding) the
+    noise."""
     attention_window: int | None = None
     """Side of the decoder's attention windows in units of 8 pixels, shifted in every second block; a span
     like that of the training keeps quality and speed at larger sizes. None (the paper): full attention."""
@@ -60,17 +75,22 @@ class AutoencoderRegen(PyramidAutoencoder):
     denoises = extrapolates = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "Stage")
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["siren"]  # every Fp32Module, as a list
 
     @configured_by(RegenConfig, scaling_factor=1.0, spatial_compression_ratio=PATCH)
     def __init__(self, config: RegenConfig) -> None:
         super().__init__()
         window, is_in_context = config.attention_window, config.conditioning == "in_context"
+        frequency = config.siren_frequency
+        if frequency is None:
+            frequency = default_frequency(config.temporal_compression_ratio)
         check_requirements(
             {
                 "heads must divide width": config.heads > 0 and config.width % config.heads == 0,
                 "depth must be >= 1": config.depth >= 1,
                 "attention_window must be >= 2 or None": window is None or window >= 2,
                 "attention_window must be None with in_context": window is None or not is_in_context,
+                "siren_frequency must be > 0 or None": frequency > 0,
                 "pure_noise_prob must lie in [0, 1]": 0 <= config.pure_noise_prob <= 1,
                 "t_min must lie in (0, 1]": 0 < config.t_min <= 1,
             }
@@ -80,9 +100,15 @@ class AutoencoderRegen(PyramidAutoencoder):
         self.conditioner = (
             ContextConditioner(channels, width, config.temporal_compression_ratio)
             if is_in_context
-            else LatentConditioner(channels, width, config.siren_width)
+            else LatentConditioner(channels, width, config.siren_width, frequency, config.first_frame)
         )
+        self.register_to_config(siren_frequency=frequency)  # a stored model keeps it if the default changes
         self.decoder = DiT(width, config.depth, config.heads, PATCH, config.timestep_conditioning, window)
+
+    @property
+    def min_steps(self) -> int:
+        """Fewest steps of `decode`: 1, with prediction "epsilon" 2 (docs/method.md, 6)."""
+        return 2 if self.config.prediction == "epsilon" else 1
 
     @apply_forward_hook
     def decode(
@@ -101,8 +127,12 @@ class AutoencoderRegen(PyramidAutoencoder):
         default the encoded frames. `generator` draws the noise, one for the batch or one for each entry.
         `tile` bounds what is processed at once, by default as set by `enable_tiling`; tiles share the noise
         of the frame and are blended in every step. Values are about [-1, 1], not clamped.
-        Raises ValueError when steps < 1, or for an image (n = 1) at a time other than 0.
+        Raises ValueError when steps < `min_steps`, or for an image (n = 1) at a time other than 0.
         """
+        if steps < self.min_steps:
+            raise ValueError(
+                f"steps must be at least {self.min_steps} with {self.config.prediction}, got {steps}."
+            )
         schedule = diffusion.get_schedule(steps)
         times = self._times(latents, times)
         shape = (len(latents), 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)

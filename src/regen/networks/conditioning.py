@@ -7,14 +7,25 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regen.layers.attention import RMSNorm
 from regen.layers.positions import grid_sinusoidal_embedding
+from regen.layers.precision import Fp32Module
 
 Condition = tuple[Tensor, Tensor | None]  # positions of the pixel tokens, and context tokens or None
 Conditioning = Literal["content_aware", "in_context"]
+FirstFrame = Literal["content", "siren"]
 SIREN_LAYERS = 3
+MAX_FREQUENCY = 30.0  # ω of the first layer in the SIREN paper, for inputs of unit range
+
+
+def default_frequency(ratio: int) -> float:
+    """ω of M_t's first layer in radians per chunk: min(30, k), at most one radian per frame.
+
+    The times that training can decode are frames and fractions of frames; a higher frequency is not
+    determined by them, and positions between frames become a staircase (docs/method.md, 4).
+    """
+    return min(MAX_FREQUENCY, float(ratio))
 
 
 class SirenLayer(nn.Module):
@@ -33,22 +44,21 @@ class SirenLayer(nn.Module):
     def forward(
         self, h: Float[Tensor, "... i"], motion: Float[Tensor, "b 1 y x c"]
     ) -> Float[Tensor, "... y x d"]:
-        h = F.linear(h, self.linear.weight.float(), self.linear.bias.float())
-        film = F.linear(motion, self.modulate.weight.float(), self.modulate.bias.float())
-        gamma, beta = film.chunk(2, dim=-1)
-        return torch.sin(self.omega * ((1 + gamma) * h) + beta)
+        gamma, beta = self.modulate(motion).chunk(2, dim=-1)
+        return torch.sin(self.omega * ((1 + gamma) * self.linear(h)) + beta)
 
 
-class MotionSiren(nn.Module):
+class MotionSiren(Fp32Module):
     """M_t (REGEN, Eq. 5): a SIREN (arXiv 2006.09661) of the time, modulated by the motion latent.
 
-    Runs in fp32 under any autocast, because phases are multiplied by ω = 30.
+    Weights and arithmetic are fp32 in a model of any precision, because phases are multiplied by ω =
+    `frequency`, up to 30 radians per chunk.
     """
 
-    def __init__(self, channels: int, width: int):
+    def __init__(self, channels: int, width: int, frequency: float):
         super().__init__()
         bound = math.sqrt(6 / width)
-        first = SirenLayer(1, width, channels, omega=30.0, bound=1.0)
+        first = SirenLayer(1, width, channels, omega=frequency, bound=1.0)
         inner = [SirenLayer(width, width, channels, omega=1.0, bound=bound) for _ in range(SIREN_LAYERS - 1)]
         self.layers = nn.ModuleList([first, *inner])
         self.out = nn.Linear(width, width)
@@ -63,20 +73,30 @@ class MotionSiren(nn.Module):
             h = rearrange(times.float(), "t -> 1 t 1 1 1")
             for layer in self.layers:
                 h = layer(h, motion)
-            return F.linear(h, self.out.weight.float(), self.out.bias.float())
+            return self.out(h)
 
 
 class LatentConditioner(nn.Module):
     """Content-aware positions C_e(x, y, τ | z_c, z_m) = RMSNorm(W [z_c ⊕ M_t(τ | z_m)]) (REGEN, Eq. 5).
 
-    At τ = 0 a linear map of z_c replaces the motion part, so that an image and frame 0 of every video that
-    begins with it have exactly the same positions.
+    At τ = 0 positions depend on z_c alone, so that an image and frame 0 of every video that begins with it
+    have exactly the same ones. With `first_frame` "content" a linear map of z_c replaces the motion part;
+    with "siren" M_t(0 | z_c) is the motion part and, through a linear map, replaces z_c (REGEN, Figure 3).
     """
 
-    def __init__(self, channels: int, width: int, siren_width: int = 256):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        siren_width: int,
+        frequency: float,
+        first_frame: FirstFrame = "content",
+    ):
         super().__init__()
-        self.siren = MotionSiren(channels, siren_width)
-        self.first_frame = nn.Linear(channels, siren_width, bias=False)
+        self.is_first_by_siren = first_frame == "siren"
+        self.siren = MotionSiren(channels, siren_width, frequency)
+        sizes = (siren_width, channels) if self.is_first_by_siren else (channels, siren_width)
+        self.first_frame = nn.Linear(*sizes, bias=False)
         self.proj = nn.Linear(channels + siren_width, width)
         self.norm = RMSNorm(width)
         # The few content channels weigh as much as the many of the SIREN; with the usual initialisation they
@@ -90,13 +110,18 @@ class LatentConditioner(nn.Module):
         self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"]
     ) -> Float[Tensor, "b t y x d"]:
         """`latents`: content alone (n = 1, an image: all times must be 0), or content and motion (n = 2)."""
-        content = rearrange(latents[:, :, 0], "b c y x -> b y x c")
-        motion = repeat(self.first_frame(content), "b y x e -> b t y x e", t=times.shape[0])
+        content = rearrange(latents[:, :, 0], "b c y x -> b 1 y x c")
+        if self.is_first_by_siren:
+            first = self.siren(times.new_zeros(1), content[:, 0])
+            content_at_zero = self.first_frame(first.to(content.dtype)).to(content.dtype)
+        else:
+            first, content_at_zero = self.first_frame(content), content
+        at_zero = rearrange(times.abs() < 1e-6, "t -> 1 t 1 1 1")
+        motion = repeat(first, "b 1 y x e -> b t y x e", t=times.shape[0])
         if latents.shape[2] > 1:
             moving = self.siren(times, rearrange(latents[:, :, 1], "b c y x -> b y x c"))
-            at_zero = rearrange(times.abs() < 1e-6, "t -> 1 t 1 1 1")
             motion = torch.where(at_zero, motion.to(moving.dtype), moving)
-        content = repeat(content, "b y x c -> b t y x c", t=times.shape[0])
+        content = torch.where(at_zero, content_at_zero, content)
         return self.norm(self.proj(torch.cat([content, motion.to(content.dtype)], dim=-1)))
 
 

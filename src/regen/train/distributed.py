@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol, cast
 
@@ -19,6 +19,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from regen.layers.precision import Fp32Module
 from regen.runtime import pick_device
 
 TIMEOUT = timedelta(minutes=30)  # of collectives
@@ -144,8 +145,8 @@ def parallelize(
 
     Returns the loss function, whose gradients are averaged over the processes, and a context without that
     exchange, for all micro-batches of an update but the last. By default every process holds all weights
-    (DDP). With `fsdp` parameters, gradients and optimizer state are sharded; blocks are gathered in `dtype`
-    and gradients are reduced in fp32 (FSDP2).
+    (DDP). With `fsdp` parameters, gradients and optimizer state are sharded; blocks are gathered in `dtype`,
+    parts that stay in fp32 in that, and gradients are reduced in fp32 (FSDP2).
     """
     if fsdp and context.size > 1:
         for module in (model, average):
@@ -161,14 +162,16 @@ def parallelize(
 
 
 def shard(model: nn.Module, context: DistributedContext, dtype: torch.dtype) -> None:
-    """Apply FSDP2 to each block of `model` and to the rest."""
+    """Apply FSDP2 to each block of `model`, to each part that stays in fp32, and to the rest."""
     mesh = init_device_mesh(context.device.type, (context.size,))
     # torch warns about blocks that return views, in case they are modified in place; none is here.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     names = cast(Trainable, model)._no_split_modules
-    for module in list(model.modules()):
-        if type(module).__name__ in names:
+    for module in reversed(list(model.modules())):  # parts before what contains them
+        if isinstance(module, Fp32Module):
+            fully_shard(module, mesh=mesh, mp_policy=replace(policy, param_dtype=torch.float32))
+        elif type(module).__name__ in names:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     for method in cast(Trainable, model)._forward_methods:

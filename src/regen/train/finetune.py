@@ -1,6 +1,6 @@
 """Initial weights from another model or from PCA, and freezing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +12,14 @@ from torch.nn import functional as F
 from regen.embedders.base import VideoAutoencoder
 from regen.embedders.linear import Covariance
 from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.networks.conditioning import default_frequency
 from regen.pretrained.models import find_model, stored_config, stored_weights
 from regen.train.checkpoint import list_checkpoints, load_ema, read_info
 
 Part = Literal["encoder", "decoder", "linear"]
 
 LINEAR_MAPS = ("encoder.linear_skip.", "decoder.linear_skip.")
+SIREN_INPUT = "conditioner.siren.layers.0.linear."  # its output is multiplied by the frequency
 MAX_NAMES = 3  # tensors of each part that a report names
 
 
@@ -121,7 +123,7 @@ def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     if config.model is None:
         return InitReport(config)
     source, tensors = _read_source(config.model)
-    parts = _load_matching(model, tensors)
+    parts = _load_matching(model, _with_frequency(tensors, source, model.config))
     if not any(part.loaded_parameters for part in parts):
         raise ValueError(
             f"No weights of {config.model} ({source['_class_name']}) fit; use another --init.model."
@@ -190,6 +192,16 @@ def _read_source(name: str) -> tuple[Mapping[str, Any], Iterable[tuple[str, Tens
         return stored_config(folder), stored_weights(folder)
     run = read_info(checkpoints[-1]).config
     return run["model"] | {"_class_name": run["class"]}, load_ema(checkpoints[-1]).items()
+
+
+def _with_frequency(
+    tensors: Iterable[tuple[str, Tensor]], source: Mapping[str, Any], target: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights of `source`, with those that a SIREN multiplies by its frequency scaled to that of `target`."""
+    ratio, frequency = source.get("temporal_compression_ratio", 1), source.get("siren_frequency")
+    scale = (frequency or default_frequency(ratio)) / target.get("siren_frequency", 1.0)
+    for name, values in tensors:
+        yield name, values * scale if name.startswith(SIREN_INPUT) else values
 
 
 @torch.no_grad()

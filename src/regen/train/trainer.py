@@ -263,7 +263,8 @@ class Preview:
             clip = self.clips.read(i, self.frames, self.size, (1.0, 1.0), self.seed)[None]
             with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
                 latents = model.encode(clip.to(device)).latent_dist.mode()
-                video = model.decode(latents, generator=generator_for(self.seed)).sample
+                generator = generator_for(self.seed)
+                video = model.decode(latents, steps=model.min_steps, generator=generator).sample
             video = video[..., : self.size[0], : self.size[1]].clamp(-1, 1).float().cpu()
             psnr.append(-10 * torch.log10((video - clip).square().mean() / 4).item())
             originals.append(clip)
