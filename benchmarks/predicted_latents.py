@@ -1,12 +1,13 @@
 """Quality of decoders on predicted latents and on the encoder's own (One-DVA's post-training).
 
 Post-training adapts a decoder to the errors of generated latents. Here latents of real videos are noised to
-some levels and predicted back by an unconditional generator, and each decoder decodes both. All decoders get
-the same latents and the same noise.
+some levels and predicted back by a generator, with the class or caption of each video (NAME.cls, NAME.txt),
+and each decoder decodes both. All decoders get the same latents and the same noise.
 """
 
 from itertools import islice
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Annotated
 
 import torch
@@ -17,13 +18,15 @@ from rich.progress import track
 from torch import Tensor
 
 from regen.codec.chunks import to_clip, to_image
+from regen.data.catalog import open_collection
 from regen.embedders.hybrid import HybridAutoencoder
-from regen.generate.load import load_predictor
+from regen.generate.predictor import load_predictor
 from regen.media.pixels import Size, parse_size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.psnr_ssim import psnr_per_frame
 from regen.pretrained.models import encoder_hash, load
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype
+from regen.train.distributed import DistributedContext
 
 BATCH = 16
 
@@ -68,8 +71,9 @@ def main(
         )
     kind = pick_dtype(dtype, target)
     decoders = [hybrid(name, target, kind) for name in model]
-    predict = load_predictor(generator, model[0], target)
+    predict = load_predictor(generator, model[0], DistributedContext(target))
     files = find_clips(data, None)[:videos]
+    conditions = predict.conditions(open_collection(files, None), Path(mkdtemp()))
     sums = {name: dict.fromkeys((0.0, *levels), 0.0) for name in model}
     for start in track(range(0, len(files), BATCH), "videos", console=Console(stderr=True)):
         group = files[start : start + BATCH]
@@ -77,11 +81,13 @@ def main(
         with torch.inference_mode():
             clean = decoders[0].encode(clips).latent_dist.mode()
             clean = clean.to(dtype=torch.float32)
+            batch = conditions(range(start, start + len(group))) if conditions else {}
+            batch = {key: value.to(target) for key, value in batch.items()}
             for level in sums[model[0]]:
                 latents = clean
                 if level:
                     noise = [generator_for(seed, start + i, device=target) for i in range(len(group))]
-                    latents = predict(clean, torch.full((len(group),), level, device=target), noise)
+                    latents = predict(clean, torch.full((len(group),), level, device=target), noise, batch)
                 for name, decoder in zip(model, decoders, strict=True):
                     noise = [generator_for(seed, start + i, 1, device=target) for i in range(len(group))]
                     made = decoder.decode(latents, steps=decode_steps, generator=noise).sample

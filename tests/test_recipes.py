@@ -146,12 +146,48 @@ def generator_cost(name: str, layers: int) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
 
 
+def test_latte_is_the_model_of_its_paper():
+    """L/2: 24 blocks of width 1024 with 16 heads on patches of 2; no given frames, no images."""
+    model, data = GENERATORS["latte-l2"].model, GENERATORS["latte-l2"].data
+    size = (model.depth, model.width, model.heads, model.patch_size)
+    assert size == (24, 1024, 16, 2) and model.attention == "factorised"
+    assert model.given_frames_prob == 0.0 and data.condition == "class"
+    assert {stage.image_share for stage in data.stages} == {0.0}
+    assert "--fvd-frames 33" in HELP["latte-l2"] and "regen evaluate-generator" in HELP["latte-l2"]
+
+
+def test_text_encoders_are_t5_at_paper_size_and_minilm_below():
+    encoders = {name: recipe.data.text_encoder for name, recipe in GENERATORS.items()}
+    large = {name for name, encoder in encoders.items() if encoder == "google/flan-t5-xxl"}
+    assert large == {"t2v-base", "t2v-5b", "t2v-onedva"}
+    assert {encoders[name] for name in GENERATORS if name not in large} == {"minilm"}
+
+
+@pytest.mark.parametrize("name", ["c2v-onedva", "t2v-onedva"])
+def test_generators_on_one_dva_have_its_patches_and_sizes(name):
+    """A token for each patch of the embedder; the crops of its recipe, whole in patches."""
+    recipe = GENERATORS[name]
+    assert recipe.model.patch_size == 1 and recipe.model.width == 1024
+    sizes = {size for stage in recipe.data.stages for size in stage.sizes}
+    assert sizes <= {(256, 256), (256, 456)}
+    text = recipe.data.condition == "text"
+    with torch.device("meta"):
+        model = LatentGenerator(
+            **asdict(recipe.model),
+            latent_spec={"channels": 32, "chunk_frames": 17, "chunk_latents": 5, "has_sequence": True},
+            classes=None if text else [str(number) for number in range(101)],
+            text_width=4096 if text else None,
+        )
+    assert f"{sum(p.numel() for p in model.parameters()):,}" in METHOD
+
+
 @pytest.mark.parametrize("name", ["t2v-world-cpu", "t2v-small", "t2v-base", "t2v-5b", "latte-l2"])
 def test_docs_have_parameters_and_operations_of_generators(name):
-    """Both are linear in the number of layers of one kind."""
+    """Both are linear in the number of layers of one kind, or of pairs of two kinds."""
     depth = GENERATORS[name].model.depth
-    first, second = generator_cost(name, 5), generator_cost(name, 6)
-    count, operations = (one + (depth - 5) * (two - one) for one, two in zip(first, second, strict=True))
+    first, second = generator_cost(name, 4), generator_cost(name, 6)
+    both = zip(first, second, strict=True)
+    count, operations = (one + (depth - 4) * (two - one) // 2 for one, two in both)
     assert f"| {name} | {count:,} | {operations / 1e12:.3g} |" in METHOD
     assert name != "t2v-world-cpu" or 2 * count < 12e6  # its place in checkpoints/
 

@@ -25,6 +25,7 @@ def places(tmp_path_factory) -> dict[str, Any]:
     (folder / "videos").mkdir()
     for number in range(2):
         make_video(folder / "videos" / f"{number}.mp4", frames=18, height=32, width=32)
+        (folder / "videos" / f"{number}.cls").write_text(str(number))
     tiny_regen().save_pretrained(folder / "regen")
     one_dva = make_hybrid_model(folder / "one-dva")
     spec = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from movies import make_movie
 from shapes import write_dataset
 
-from regen.data.clips import ClipDataset
+from regen.data.clips import ClipDataset, ClipSpec
 from regen.data.tasks import (
     SPACINGS,
     Stage,
@@ -28,6 +28,7 @@ from regen.data.tasks import (
     reconstruction,
     subsample_targets,
 )
+from regen.runtime import generator_for
 
 RATIOS = st.sampled_from([4, 8, 16, 32])
 
@@ -133,6 +134,23 @@ def test_a_batch_is_a_function_of_seed_and_step(clips):
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["clip"], other["clip"])
     assert len(batches(clips)) == 10
+
+
+def test_conditions_are_those_of_the_samples_of_each_part(clips):
+    """Of the media that were drawn, in the order of the rows."""
+    plain, batch = batches(clips), batches(clips)
+    batch.conditions = lambda numbers: {"label": torch.tensor(numbers) + 100}
+    assert "label" not in plain[0, 0, 1]
+    for step in range(5):
+        whole = batch[step, 0, 1]
+        count, stride = int(whole["batch_size"]), batch.stride
+        task = draw_task(4, step / batch.steps, batch.tasks, generator_for(0, -2, step))
+        for row, label in enumerate(whole["label"].tolist()):
+            cut = ClipSpec(task.frames, whole["clip"].shape[-2:], batch.scale)
+            assert label == 100 + clips.draw(step * stride + row, cut, 0).number
+        parts = torch.cat([batch[step, part, 2]["label"] for part in range(2)])
+        assert torch.equal(parts, whole["label"]) and len(parts) == count
+        assert all(torch.equal(value, whole[name]) for name, value in plain[step, 0, 1].items())
 
 
 def test_stages_change_size_and_count(clips):

@@ -191,16 +191,17 @@ def test_post_training_changes_the_decoder_alone():
     config = LossConfig(prediction=PredictionConfig(share=0.5))
     seen: list[Latents] = []
 
-    def predict(clean, t, generators):
+    def predict(clean, t, generators, batch):
+        assert batch["label"] is label
         assert bool((t >= 0.05).all() & (t <= 0.6).all())
-        seen.append(denoised(unit_gaussian_velocity)(clean, t, generators))
+        seen.append(denoised(unit_gaussian_velocity)(clean, t, generators, batch))
         return seen[-1]
 
     auxiliary = AuxiliaryLosses(config, CPU, predictor=predict)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    video = clip(count=8)
+    video, label = clip(count=8), torch.arange(8)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
-    loss, _ = model.loss({"clip": video, "target": video}, each(8), auxiliary)
+    loss, _ = model.loss({"clip": video, "target": video, "label": label}, each(8), auxiliary)
     loss.backward()
     optimizer.step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}

@@ -9,6 +9,7 @@ import torch
 from tiny_generator import (
     CHANNELS,
     CLASSES,
+    HYBRID,
     KINDS,
     awake,
     condition_of,
@@ -39,6 +40,33 @@ def test_velocity_has_the_shape_of_the_latents_and_is_zero_at_first(kind, chunks
     assert not any(part.any() for part in answer.parts)
     answer = awake(kind)(noisy, torch.rand(1), condition_of(kind))
     assert all(part.isfinite().all() and part.any() for part in answer.parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("chunks", "frames", "size"), [(2, None, (3, 7)), (1, None, (5, 4)), (1, 1, (1, 3))])
+def test_patches_that_do_not_divide_a_side_repeat_the_border(kind, chunks, frames, size):
+    """The velocity is that of the padded grid, cropped; the loss counts what exists."""
+    model, condition, t = awake(kind, given_frames_prob=0.0), condition_of(kind), torch.rand(2)
+    noisy = latents_of(kind, 2, chunks, *size, frames)
+    found = model.velocity(noisy, t, condition)
+    assert found.shape == noisy.shape
+    if not noisy.has_sequence:  # regions of the padded picture are others
+        height, width = (-(-side // 2) * 2 for side in size)
+        border = (0, width - size[1], 0, height - size[0], 0, 0)
+        padded = Latents.of(torch.nn.functional.pad(noisy.grid, border, mode="replicate"))
+        expected = model.velocity(padded, t, condition).grid[..., : size[0], : size[1]]
+        torch.testing.assert_close(found.grid, expected)
+    recorder = Recorder(**KINDS[kind] | {"given_frames_prob": 0.0})
+    batch = make_batch(noisy, condition)
+    _, logs = recorder.loss(batch, generators(2))
+    own = generators(2)
+    for each in own:  # the draws before the noise
+        torch.rand(2, generator=each), torch.randn((), generator=each)
+        torch.rand((), generator=each), torch.rand(3, generator=each)
+    torch.testing.assert_close(logs["velocity"], (noisy.noise(own).grid - noisy.grid).square().mean())
+    loss, _ = model.train().loss(batch, generators(2))
+    loss.backward()
+    assert loss.isfinite() and model.embed.weight.grad.any()
 
 
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
@@ -224,6 +252,10 @@ def test_concat_of_conditions():
         ({"given_frames_prob": -0.1}, "given_frames_prob"),
         ({"timestep_shift": 0.0}, "timestep_shift > 0"),
         ({"patch_size": 0}, "patch_size >= 1"),
+        ({"attention": "factorised", "text_width": 8}, "joint attention for text"),
+        ({"attention": "factorised", "latent_spec": HYBRID}, "joint attention for text and 1D"),
+        ({"attention": "factorised", "depth": 3}, "depth % 2 == 0"),
+        ({"attention": "factorised", "width": 18, "heads": 3}, "width % 4 == 0"),
     ],
 )
 def test_options_that_exclude_each_other_raise(changes, wanted):
@@ -247,6 +279,14 @@ def test_saved_and_loaded_it_answers_the_same(kind, dtype, tmp_path):
         assert a.dtype == dtype and torch.equal(a, b)
     if kind == "class":
         assert again.labels(["dog"]).tolist() == [1]
+
+
+def test_factorised_attention_has_the_parameters_of_the_joint_one():
+    shapes = [
+        {name: value.shape for name, value in fresh("class", attention=attention).state_dict().items()}
+        for attention in ("joint", "factorised")
+    ]
+    assert shapes[0] == shapes[1]
 
 
 GOLDEN = {"text": "39824804fa002a1d", "hybrid class": "78d6380d2887fa5a"}

@@ -24,6 +24,7 @@ from regen.data.tasks import BatchKey
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage, make_latent_spec
 from regen.generate.training import GeneratorRecipe, LatentDataConfig, run_generator, split_samples
+from regen.generate.video_shape import video_shape
 from regen.pretrained.models import load_as
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext, init_distributed
@@ -198,7 +199,6 @@ def test_missing_inputs_raise(corpus, latents, text, tmp_path):
         (tiny("text", text=text, num_val_samples=1), nothing, "no captions; add NAME.txt"),
         (tiny("class", num_val_samples=1), nothing, "no classes; add NAME.cls"),
         (tiny("none"), nothing, "num_val_samples .* 2 samples, got 2"),
-        (tiny(patch_size=3), latents, "4x8 must divide into patches of 3"),
         (tiny(stages=small, gradient_accumulation_steps=2), latents, "at least 2 samples .* got 1"),
         (tiny("none", num_val_samples=1), lost, "shards of latents .* are missing"),
         (tiny("none"), tmp_path / "nowhere", "latents"),
@@ -236,6 +236,16 @@ def test_samples_are_kept_out_at_equal_distances(latents):
     dataset = LatentDataset(latents)
     numbers, kept = split_samples(dataset, 3)
     assert kept.tolist() == [0, 2, 5] and sorted([*numbers, *kept]) == [*range(6)]
+
+
+@pytest.mark.parametrize("attention", ["joint", "factorised"])
+def test_a_training_at_a_size_that_patches_do_not_divide(latents, attention, tmp_path):
+    """Latents of 4 x 8; videos are generated at that size, without padding."""
+    recipe = tiny(patch_size=3, attention=attention, preview_samples=1, preview_steps=1)
+    model = load(run_generator(recipe, latents, tmp_path / "run", ALONE))
+    shape = video_shape(model.latent_spec, 3)
+    assert (shape.rows, shape.columns, shape.notes) == (4, 8, ())
+    assert len([*(tmp_path / "run" / "previews").glob("*.png")]) == 1
 
 
 def test_of_images_alone_a_chunk_is_an_image(corpus, tmp_path):

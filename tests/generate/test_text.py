@@ -15,6 +15,7 @@ from transformers.utils import logging
 from regen.generate import text as module
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoder, find_text_encoder
 from regen.pretrained import models
+from regen.recipes import GENERATORS
 
 CPU = torch.device("cpu")
 TEXTS = ["a red ball", "the cat sits on the mat and then rolls over the ball", "", "a green ball"]
@@ -145,6 +146,17 @@ def test_unknown_names(tmp_path, monkeypatch):
         find_text_encoder("no/such")
     with pytest.raises(ValueError, match="no text encoder in"):
         find_text_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["t2v-base", "t2v-5b", "t2v-onedva"])
+def test_a_training_at_paper_size_without_its_encoder_ends_with_one_line(name, monkeypatch):
+    def unreachable(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(models, "snapshot_download", unreachable)
+    with pytest.raises(ValueError, match="no text encoder google/flan-t5-xxl") as error:
+        find_text_encoder(GENERATORS[name].data.text_encoder, GENERATORS[name].data.max_text_tokens)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_packages_are_named(monkeypatch):

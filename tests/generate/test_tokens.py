@@ -55,7 +55,7 @@ def test_token_types_and_positions():
 
 
 @pytest.mark.parametrize(("region", "queries"), [(2, 20), (None, 20), (3, 20), (4, 320)])
-@pytest.mark.parametrize("places", [(2, 2), (4, 6), (6, 10)])
+@pytest.mark.parametrize("places", [(2, 2), (4, 6), (6, 10), (3, 7)])
 @pytest.mark.parametrize("frames", [1, 17])
 def test_regions_are_those_of_the_embedder(region, queries, places, frames):
     """Also where it has too few queries for regions as large as asked for."""
@@ -69,9 +69,7 @@ def test_regions_are_those_of_the_embedder(region, queries, places, frames):
     n, chunks = model.patches.grid(frames, side, side)[0], 1 if frames == 1 else 3
     layout = TokenLayout(5, 2, region, queries)
     assert layout.regions(n * chunks, height, width).boxes == wanted
-    centres = layout.region_centres(layout.grid(n * chunks, height, width), CPU).reshape(
-        chunks, len(wanted), 3
-    )
+    centres = layout.region_centres(n * chunks, height, width, CPU).reshape(chunks, len(wanted), 3)
     assert torch.equal(centres[:, 0, 0], torch.arange(float(chunks)))
     for ((top, bottom), (left, right)), (_, y, x) in zip(wanted, centres[-1].tolist(), strict=True):
         assert (y, x) == pytest.approx(((top + bottom - 2) / 4, (left + right - 2) / 4))

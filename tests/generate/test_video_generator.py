@@ -48,6 +48,14 @@ def test_other_sizes_are_padded_and_cropped():
     assert video_shape(SOURCE, 2, 5, Size(41, 60)).notes[1:] == (), "made at a size of the training"
 
 
+def test_sizes_of_the_training_are_not_padded() -> None:
+    """Incomplete tokens at the border are those of the training."""
+    source = replace(SOURCE, sizes=((40, 72),))
+    shape = video_shape(source, 2, 5)
+    assert (shape.rows, shape.columns, shape.notes) == (5, 9, ())
+    assert video_shape(source, 2, 5, Size(40, 60)).rows == 6, "another size has complete tokens"
+
+
 @pytest.mark.parametrize(
     ("frames", "continues", "parts"),
     [(15, False, 1), (16, False, 2), (25, False, 2), (26, False, 3), (10, True, 1), (11, True, 2)],

@@ -8,7 +8,7 @@ from tiny_networks import seeded_each
 
 from regen import diffusion
 from regen.latents import Latents
-from regen.losses.one_dva import PredictedLatents, PredictionConfig, denoised, unit_gaussian_velocity
+from regen.losses.one_dva import Batch, PredictedLatents, PredictionConfig, denoised, unit_gaussian_velocity
 
 
 def latents(count: int = 4, lengths: list[int] | None = None) -> Latents:
@@ -20,7 +20,7 @@ def parts(x: Latents) -> tuple[torch.Tensor, torch.Tensor]:
     return x.grid, x.sequence
 
 
-def minus(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
+def minus(clean: Latents, t: torch.Tensor, generators: list[torch.Generator], batch: Batch) -> Latents:
     """A predictor whose predictions are recognised at once."""
     return clean.map(torch.neg)
 
@@ -29,10 +29,10 @@ def minus(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) ->
 def test_an_exact_velocity_gives_the_clean_latents_back(levels):
     clean, t = latents(len(levels)), torch.tensor(levels)
 
-    def exact(noisy: Latents, t: torch.Tensor) -> Latents:
+    def exact(noisy: Latents, t: torch.Tensor, batch: Batch) -> Latents:
         return noisy.map(lambda x, z: diffusion.velocity_from_clean(x, z, t), clean)
 
-    predicted = denoised(exact)(clean, t, seeded_each(len(levels)))
+    predicted = denoised(exact)(clean, t, seeded_each(len(levels)), {})
     assert torch.equal(predicted.lengths, clean.lengths)
     for found, expected in zip(parts(predicted), parts(clean), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
@@ -43,12 +43,12 @@ def test_both_kinds_of_latents_are_noised_on_the_straight_path():
     clean = Latents(torch.ones(2, 3, 10, 10, 10), torch.ones(2, 3, 1000), torch.tensor([[1000], [1000]]))
     seen = []
 
-    def velocity(noisy: Latents, t: torch.Tensor) -> Latents:
+    def velocity(noisy: Latents, t: torch.Tensor, batch: Batch) -> Latents:
         seen.append(noisy)
         return noisy
 
     t = torch.tensor([0.2, 0.7])
-    denoised(velocity)(clean, t, seeded_each(2))
+    denoised(velocity)(clean, t, seeded_each(2), {})
     for x in parts(seen[0]):
         noise = (x - diffusion.append_dims(1 - t, x)) / diffusion.append_dims(t, x)
         assert (noise.flatten(1).mean(1).abs() < 0.08).all()
@@ -60,7 +60,7 @@ def test_both_kinds_of_latents_are_noised_on_the_straight_path():
 @given(st.floats(0, 1))
 def test_the_velocity_of_the_standard_normal_is_the_closed_form(level):
     noisy, t = latents(2), torch.full((2,), level)
-    velocity = unit_gaussian_velocity(noisy, t)
+    velocity = unit_gaussian_velocity(noisy, t, {})
     for z, v in zip(parts(noisy), parts(velocity), strict=True):
         expected = (1 - level) / ((1 - level) ** 2 + level**2) * z
         torch.testing.assert_close(diffusion.clean_from_velocity(z, v, t), expected, atol=1e-5, rtol=1e-4)
@@ -69,7 +69,7 @@ def test_the_velocity_of_the_standard_normal_is_the_closed_form(level):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_clips_gets_predicted_latents(share):
     clean = latents(1000)
-    predicted = PredictedLatents(PredictionConfig(share), minus)(clean, seeded_each(1000))
+    predicted = PredictedLatents(PredictionConfig(share), minus)(clean, seeded_each(1000), {})
     assert torch.equal(predicted.lengths, clean.lengths)
     changed = (predicted.grid == -clean.grid).flatten(1).all(1)
     for found, own in zip(parts(predicted), parts(clean), strict=True):
@@ -83,11 +83,11 @@ def test_levels_are_uniform_and_do_not_tell_which_clips_are_chosen(one, other):
     low, high = sorted((one, other))
     seen, clean = [], latents(1000)
 
-    def predict(clean: Latents, t: torch.Tensor, generators: list[torch.Generator]) -> Latents:
+    def predict(clean: Latents, t: torch.Tensor, generators: list[torch.Generator], batch: Batch) -> Latents:
         seen.append(t)
         return clean.map(torch.neg)
 
-    predicted = PredictedLatents(PredictionConfig(0.4, (low, high)), predict)(clean, seeded_each(1000))
+    predicted = PredictedLatents(PredictionConfig(0.4, (low, high)), predict)(clean, seeded_each(1000), {})
     (t,) = seen
     for levels in (t, t[predicted.grid[:, 0, 0, 0, 0] != clean.grid[:, 0, 0, 0, 0]]):
         assert (levels >= low - 1e-6).all() and (levels <= high + 1e-6).all()
@@ -98,31 +98,31 @@ def test_levels_are_uniform_and_do_not_tell_which_clips_are_chosen(one, other):
 def test_no_gradient_passes_through_predicted_latents():
     gain = torch.nn.Parameter(torch.tensor(0.5))
 
-    def velocity(noisy: Latents, t: torch.Tensor) -> Latents:
+    def velocity(noisy: Latents, t: torch.Tensor, batch: Batch) -> Latents:
         return noisy.map(lambda part: gain * part)
 
     clean = latents()
     for part in parts(clean):
         part.requires_grad_()
-    predicted = PredictedLatents(PredictionConfig(share=0.5), denoised(velocity))(clean, seeded_each(4))
+    predicted = PredictedLatents(PredictionConfig(share=0.5), denoised(velocity))(clean, seeded_each(4), {})
     assert not any(part.requires_grad for part in parts(predicted))
 
 
 def test_clean_latents_keep_their_precision():
     put = PredictedLatents(PredictionConfig(share=0.5), denoised(unit_gaussian_velocity))
-    predicted = put(latents().to(dtype=torch.bfloat16), seeded_each(4))
+    predicted = put(latents().to(dtype=torch.bfloat16), seeded_each(4), {})
     assert {part.dtype for part in parts(predicted)} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("predictor", [minus, denoised(unit_gaussian_velocity)])
 def test_each_clip_is_predicted_from_its_own_generator(predictor):
     put, clean = PredictedLatents(PredictionConfig(share=0.6), predictor), latents(6)
-    whole = put(clean, seeded_each(6))
+    whole = put(clean, seeded_each(6), {})
     for i in range(6):
         one = Latents(clean.grid[i : i + 1], clean.sequence[i : i + 1], clean.lengths[i : i + 1])
-        for found, expected in zip(parts(put(one, seeded_each(6)[i : i + 1])), parts(whole), strict=True):
+        for found, expected in zip(parts(put(one, seeded_each(6)[i : i + 1], {})), parts(whole), strict=True):
             torch.testing.assert_close(found[0], expected[i])
-    assert not torch.equal(put(clean, seeded_each(6, seed=1)).grid, whole.grid)
+    assert not torch.equal(put(clean, seeded_each(6, seed=1), {}).grid, whole.grid)
 
 
 @pytest.mark.parametrize(("short", "longer"), [(3, 5), (16, 48), (7, 12), (15, 17)])
@@ -130,12 +130,14 @@ def test_a_clip_is_predicted_alike_beside_a_longer_one(short, longer):
     put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
     clean = latents(2, [short, longer])
     alone = Latents(clean.grid[:1], clean.sequence[:1, :, :short], clean.lengths[:1])
-    torch.testing.assert_close(put(alone, seeded_each(1))[0].sequence, put(clean, seeded_each(2))[0].sequence)
+    torch.testing.assert_close(
+        put(alone, seeded_each(1), {})[0].sequence, put(clean, seeded_each(2), {})[0].sequence
+    )
 
 
 def test_latents_without_a_sequence_are_predicted_too():
     put = PredictedLatents(PredictionConfig(share=1.0), denoised(unit_gaussian_velocity))
     clean = Latents(torch.randn(2, 3, 1, 2, 2), torch.randn(2, 3, 0), torch.zeros(2, 1).long())
-    predicted = put(clean, seeded_each(2))
+    predicted = put(clean, seeded_each(2), {})
     assert predicted.sequence.shape == (2, 3, 0)
     assert predicted.grid.isfinite().all()

@@ -20,6 +20,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "none": SIZES | {"latent_spec": PLAIN},
     "hybrid text": SIZES | {"latent_spec": HYBRID, "text_width": TEXT_WIDTH, "num_joint_layers": 2},
     "hybrid class": SIZES | {"latent_spec": HYBRID, "classes": CLASSES},
+    "factorised class": SIZES | {"latent_spec": PLAIN, "classes": CLASSES, "attention": "factorised"},
 }
 
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from movies import make_movie
 from ranks import run_ranks
 from tests.train.test_trainer import CPU
 from tiny_run import assert_same, saved_tensors
@@ -14,13 +16,15 @@ from tiny_run import assert_same, saved_tensors
 from regen.console import Interrupted
 from regen.data.tasks import BatchKey, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.generate.generator import LatentGenerator
+from regen.generate.predictor import GeneratorPredictor
 from regen.losses.auxiliary import LossConfig
 from regen.losses.one_dva import PredictionConfig
 from regen.networks.length_rule import MotionLengthRule
 from regen.recipes import RECIPES
 from regen.train.distributed import init_distributed
 from regen.train.finetune import InitConfig
-from regen.train.trainer import Recipe, run_recipe
+from regen.train.trainer import Recipe, build_model, run_recipe
 
 
 def tiny(steps: int = 2, **changes) -> Recipe:
@@ -90,6 +94,39 @@ def test_two_processes_train_the_same_model(videos, tmp_path):
     run_ranks(2, partial(_train, videos), tmp_path / "two", errors=tmp_path / "errors")
     one, two = (AutoencoderOneDVA.from_pretrained(tmp_path / name / "model") for name in ("one", "two"))
     torch.testing.assert_close(two.state_dict(), one.state_dict(), atol=2e-4, rtol=1e-3)
+
+
+def test_post_training_predicts_with_the_class_of_each_sample(tmp_path):
+    """The class is the brightness of the video, so that both are seen together."""
+    media, embedder = tmp_path / "media", tmp_path / "embedder"
+    media.mkdir()
+    for label, value in enumerate((20, 90, 160, 230)):
+        make_movie(media / f"{label}.mp4", [np.full((48, 64, 3), value, np.uint8)] * 6)
+        (media / f"{label}.cls").write_text(str(label))
+    finished = build_model(tiny().model)
+    finished.set_latent_statistics(torch.zeros(2, 4), torch.full((2, 4), 2.0))
+    finished.save_pretrained(embedder)
+    recipe = tiny(
+        3,
+        init=InitConfig(str(embedder), freeze=("encoder",)),
+        losses=LossConfig(prediction=PredictionConfig(share=0.5)),
+    )
+    spec = {"channels": 4, "has_sequence": True, "region_size": 2, "num_queries": 8}
+    model = LatentGenerator(width=24, depth=1, heads=2, latent_spec=spec, classes=list("abcd"), patch_size=1)
+    conditional, seen = GeneratorPredictor(model, "generator", CPU), []
+
+    def predict(clean, t, generators, batch):
+        seen.append((batch["clip"].mean((1, 2, 3, 4)), batch["label"]))
+        return conditional(clean, t, generators, batch)
+
+    run_recipe(
+        recipe, [media], tmp_path / "run", CPU, predictor=predict, media_conditions=conditional.conditions
+    )
+    assert len(seen) == 3
+    for brightness, label in seen:
+        assert len(brightness) == len(label)
+        torch.testing.assert_close(brightness, (20 + 70 * label) / 127.5 - 1, atol=0.03, rtol=0)
+    assert len(torch.cat([label for _, label in seen]).unique()) > 1
 
 
 def test_post_training_without_a_finished_model_and_options_of_other_methods_are_refused(videos, tmp_path):

@@ -44,7 +44,7 @@ def recipe_commands(name: str) -> SubcommandApp:
 
 
 def _embedder_training(default: "Recipe") -> Callable[..., None]:
-    from regen.generate.load import load_predictor
+    from regen.generate.predictor import load_predictor
     from regen.train.trainer import Recipe, run_recipe
 
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
@@ -74,9 +74,16 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
         def run(context: "DistributedContext") -> Path:
             generator, predictor = recipe.losses.prediction.generator, None
             if generator is not None:
-                predictor = load_predictor(generator, recipe.init.model, context.device)
+                predictor = load_predictor(generator, recipe.init.model, context)
             return run_recipe(
-                recipe, data=data, out=out, context=context, resume=resume, cache=cache, predictor=predictor
+                recipe,
+                data=data,
+                out=out,
+                context=context,
+                resume=resume,
+                cache=cache,
+                predictor=predictor,
+                media_conditions=None if predictor is None else predictor.conditions,
             )
 
         _run(device, threads, run, "use it with --model")

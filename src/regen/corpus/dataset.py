@@ -38,8 +38,8 @@ class LatentDataset(Dataset):
                 f"{len(missing)} of {len(self.manifest.shards)} shards of latents in {folder} are missing, "
                 f"the first is {missing[0].name}; finish the export by: {self.manifest.command(folder)}"
             )
-        self._names = [shard.name for shard in self.manifest.shards]
-        shards = [ShardRows.read(folder, name).samples for name in self._names]
+        self.shard_names = [shard.name for shard in self.manifest.shards]
+        shards = [ShardRows.read(folder, name).samples for name in self.shard_names]
         rows = [row for shard in shards for row in shard]
         self._shards = np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard) for shard in shards])
         self._numbers = {
@@ -75,7 +75,7 @@ class LatentDataset(Dataset):
     def latents(self, index: int, chunks: slice = WHOLE) -> Latents:
         """The chunks of a sample, or these, as a batch. Raises ValueError for a damaged or missing file."""
         assert chunks.step in (None, 1), chunks
-        name = self._names[self._shards[index]]
+        name = self.shard_names[self._shards[index]]
         try:
             with safe_open(self.folder / f"{name}.safetensors", framework="pt") as file:
                 key = self._text("key", index)

@@ -63,9 +63,13 @@ class ClipDraw:
 
 @dataclass(frozen=True)
 class ClipSample:
-    """A clip in 8 bits, and the number of failed draws before it for each of `failures.KINDS`."""
+    """A clip in 8 bits of sample `number` of the collection.
+
+    `replaced`: the number of failed draws before it for each of `failures.KINDS`.
+    """
 
     video: UInt8[Tensor, "3 t h w"]
+    number: int
     replaced: tuple[int, int, int]
 
 
@@ -190,7 +194,7 @@ class ClipDataset:
             except VideoError as error:
                 replaced[self.failures.record(name, error)] += 1
                 continue
-            return ClipSample(video, (replaced[0], replaced[1], replaced[2]))
+            return ClipSample(video, draw.number, (replaced[0], replaced[1], replaced[2]))
         reason = next(iter(self.failures.reasons.values()))
         raise ValueError(f"None of {ATTEMPTS} drawn videos could be decoded; the first error: {reason}")
 

@@ -1,12 +1,15 @@
 """Training tasks: reconstruction, interpolation, extrapolation, images."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regen.data.catalog import Collection
 from regen.data.clips import ClipDataset, ClipSpec
 from regen.runtime import generator_for
 
@@ -18,6 +21,10 @@ SPACINGS = 2, 4  # frames of the video from one encoded frame to the next in int
 
 # A part of a batch: (step, part, number of parts).
 BatchKey = tuple[int, int, int]
+# Numbers of samples in a collection -> tensors with an entry for each, such as `label`, for a batch.
+SampleConditions = Callable[[Sequence[int]], dict[str, Tensor]]
+# (collection, folder for what is computed once) -> the conditions of its samples; None for none.
+MediaConditions = Callable[[Collection, Path], SampleConditions | None]
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,7 @@ class TrainingBatches(Dataset):
         batch_size  samples of the whole batch
         progress    fraction of the training that is over
         replaced    (3) samples that were damaged, too slow or gone, and drawn anew
+    and what `conditions`, by default None, gives for its samples.
     """
 
     def __init__(
@@ -204,6 +212,7 @@ class TrainingBatches(Dataset):
             raise ValueError(f"The ends of training stages must rise and the last be 1, got {ends}.")
         self.clips, self.ratio, self.tasks, self.stages = clips, ratio, tasks, stages
         self.scale, self.steps, self.seed, self.frame_rate = scale, steps, seed, frame_rate
+        self.conditions: SampleConditions | None = None
         kinds = image(), reconstruction(ratio)
         self.stride = max(stage.batch_size(task, ratio) for stage in stages for task in kinds)
         interpolates = tasks.warmup_fraction < 1 and max(tasks.share_start, tasks.share_end) > 0
@@ -236,7 +245,9 @@ class TrainingBatches(Dataset):
         every = tuple(range(task.frames))
         if (task.inputs, task.targets) != (every, every):
             clip, target = clip[:, :, list(task.inputs)], target[:, :, list(task.targets)]
-        return {
+        numbers = [sample.number for sample in samples]
+        conditions = {} if self.conditions is None else self.conditions(numbers)
+        return conditions | {
             "clip": clip,
             "target": target,
             "times": torch.tensor(task.times),

@@ -210,7 +210,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         lengths = self.lengths(clip, sample_lengths)
         if auxiliary is not None and auxiliary.prediction is not None:
             latents = self._posterior(clip, lengths, normalised=True).mode()
-            predicted = auxiliary.prediction(latents, generators)
+            predicted = auxiliary.prediction(latents, generators, batch)
             return *self._raw_parts(predicted), clip.new_zeros(()), {}
         posterior, progress = self._posterior(clip, lengths, False), batch.get("progress", torch.ones(()))
         drawn, std = posterior.draw(generators), objective.latent_noise_std

@@ -1,4 +1,4 @@
-"""Embedded captions of a folder of latents.
+"""Embedded captions of latents, or of the media of a post-training.
 
 NAME.text-FINGERPRINT.safetensors, for each shard and text encoder (see `TextEncoderSpec`), has
 
@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,11 +22,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regen.console import OnProgress, first_line
-from regen.corpus.dataset import LatentDataset
 from regen.generate.text import TextEncoder, TextEncoderSpec
 from regen.io import atomic_path
 
 BATCH = 64  # captions at a time
+
+
+@runtime_checkable
+class CaptionShards(Protocol):
+    """Captions in named shards, such as those of a `LatentDataset`; their embeddings lie in `folder`."""
+
+    folder: Path
+    shard_names: list[str]
+
+    def captions(self, shard: int) -> list[str]:
+        """The captions of a shard in order; "" for none."""
+        ...
 
 
 def caption_path(folder: Path, shard: str, fingerprint: str) -> Path:
@@ -34,7 +46,7 @@ def caption_path(folder: Path, shard: str, fingerprint: str) -> Path:
 
 
 def embed_captions(
-    dataset: LatentDataset,
+    dataset: CaptionShards,
     spec: TextEncoderSpec,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
@@ -49,9 +61,9 @@ def embed_captions(
     that can't be loaded.
     """
     missing: dict[Path, list[str]] = {}
-    shards = dataset.manifest.shards
-    for number in range(part, len(shards), parts):
-        path = caption_path(dataset.folder, shards[number].name, spec.fingerprint)
+    names = dataset.shard_names
+    for number in range(part, len(names), parts):
+        path = caption_path(dataset.folder, names[number], spec.fingerprint)
         captions = dataset.captions(number)
         try:
             _read_lengths(path, captions)
@@ -78,20 +90,20 @@ def embed_captions(
 
 
 class CaptionStates:
-    """Embedded captions of the samples of a `LatentDataset`, by sample index.
+    """Embedded captions of the samples of a dataset, by sample index.
 
     `width`: values per token. `lengths`: tokens of each sample; `longest`: their maximum. No file stays open,
     so it works in any number of processes. Raises ValueError when captions are not embedded for the encoder
     with this fingerprint, or their file is damaged.
     """
 
-    def __init__(self, dataset: LatentDataset, fingerprint: str) -> None:
-        shards = dataset.manifest.shards
-        self._paths = [caption_path(dataset.folder, shard.name, fingerprint) for shard in shards]
+    def __init__(self, dataset: CaptionShards, fingerprint: str) -> None:
+        names = dataset.shard_names
+        self._paths = [caption_path(dataset.folder, name, fingerprint) for name in names]
         missing = [path.name for path in self._paths if not path.is_file()]
         if missing:
             raise ValueError(
-                f"The captions of {len(missing)} of {len(shards)} shards in {dataset.folder} are not "
+                f"The captions of {len(missing)} of {len(names)} shards in {dataset.folder} are not "
                 f"embedded for this text encoder ({missing[0]} is missing); embed them."
             )
         parts, widths = [np.empty(0, np.int64)], [0]

@@ -6,7 +6,7 @@ It generates consecutive chunks of any embedder's latents (REGEN, Sec. 4) from a
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -19,10 +19,9 @@ from regen import diffusion
 from regen.embedders.base import check_requirements, configured_by
 from regen.generate.inputs import LENGTH, SEQUENCE, Condition, ConditionEmbedding, TokenLayout
 from regen.latents import Latents
-from regen.layers.attention import Grid
 from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
-from regen.networks.dit import Patches, zero_linear
-from regen.networks.latent_transformer import AdaLNType, LatentTransformer
+from regen.networks.dit import zero_linear
+from regen.networks.latent_transformer import AdaLNType, FactorisedTransformer, LatentTransformer
 
 T = TypeVar("T", float, Tensor)
 INDEX_WIDTH = 64  # of the sinusoidal embeddings of integers
@@ -30,7 +29,7 @@ INDEX_WIDTH = 64  # of the sinusoidal embeddings of integers
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Size and options of a `LatentGenerator`; the defaults are Latte-L/2's (arXiv 2401.03048)."""
+    """Size and options of a `LatentGenerator`; the default sizes are Latte-L/2's (arXiv 2401.03048)."""
 
     width: int = 1024
     depth: int = 24
@@ -38,7 +37,10 @@ class GeneratorConfig:
     num_joint_layers: int = 0
     """Blocks, from the first, with separate weights for the text (MMDiT: all of them); 0 for classes."""
     patch_size: int = 2
-    """Latent positions per side of a token."""
+    """Latent positions per side of a token; where it doesn't divide a side, the border is repeated."""
+    attention: Literal["joint", "factorised"] = "joint"
+    """Attention over all tokens (joint), or in turn over those of a latent frame and those of a position
+    (factorised: Latte's variant 1, for grids of latents without text)."""
     timestep_conditioning: AdaLNType = "adaln_zero"
     """Modulation by noise level and condition: one projection shared by all blocks (adaln_single), or one per
     block (adaln_zero)."""
@@ -96,26 +98,15 @@ class LatentGenerator(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ("Block", "JointBlock", "LastJointBlock")
+    _no_split_modules = ("Block", "JointBlock", "LastJointBlock", "FactorisedBlock")
     _forward_methods = ("loss", "velocity")
 
     @configured_by(GeneratorConfig, dict.fromkeys(("latent_spec", "classes", "text_width", "text_encoder")))
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         width, classes, text_width = config.width, self.config.classes, self.config.text_width
-        check_requirements(
-            {
-                "width % (2 * heads) == 0": width % (2 * config.heads) == 0,
-                "0 <= num_joint_layers <= depth": 0 <= config.num_joint_layers <= config.depth,
-                "text for num_joint_layers > 0": text_width is not None or config.num_joint_layers == 0,
-                "classes or text, not both": not (classes and text_width),
-                "0 <= condition_dropout <= 1": 0 <= config.condition_dropout <= 1,
-                "0 <= given_frames_prob <= 1": 0 <= config.given_frames_prob <= 1,
-                "timestep_shift > 0": config.timestep_shift > 0,
-                "patch_size >= 1": config.patch_size >= 1,
-            }
-        )
         self.latent_spec = spec = LatentSpec.from_dict(self.config.latent_spec or {})
+        _check(config, spec, classes, text_width)
         self.layout = TokenLayout(spec.chunk_latents, config.patch_size, spec.region_size, spec.num_queries)
         patch_values = spec.channels * config.patch_size**2
         self.embed = nn.Linear(patch_values, width)
@@ -124,9 +115,12 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         self.given_embedding = nn.Parameter(torch.zeros(width))  # zero: given frames begin like the others
         self.timestep_embedding = TimestepEmbedding(width)
         self.condition = ConditionEmbedding(width, len(classes or ()), text_width)
-        self.transformer = LatentTransformer(
-            width, config.depth, config.heads, config.num_joint_layers, config.timestep_conditioning
-        )
+        size, timestep = (width, config.depth, config.heads), config.timestep_conditioning
+        self.transformer: LatentTransformer | FactorisedTransformer
+        if config.attention == "factorised":
+            self.transformer = FactorisedTransformer(*size, timestep)
+        else:
+            self.transformer = LatentTransformer(*size, config.num_joint_layers, timestep)
         self.out = zero_linear(width, patch_values)
         if spec.has_sequence:
             self.embed_sequence = nn.Linear(spec.channels, width)
@@ -171,19 +165,23 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         regions of all chunks in `lengths`. Frames in `given_mask` carry no noise; their velocity is
         meaningless.
         """
-        grid, patches = self.layout.grid(*noisy.shape[2:]), Patches(1, self.config.patch_size)
-        x = self.embed(patches.patchify(noisy.grid.to(self.embed.weight.dtype)))
+        size, patches = noisy.shape[2:], self.layout.patches
+        grid = self.layout.grid(*size)
+        x = self.embed(patches.patchify(patches.pad(noisy.grid.to(self.embed.weight.dtype))))
         x = x + self.type_embedding(self.layout.token_types(grid, x.device))
         if given_mask is not None:
             x = x + given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given_embedding
         positions, mask, count = self.layout.positions(grid, x.device), None, x.shape[1]
         if noisy.has_sequence:
-            x, positions, mask = self._append_sequence(x, positions, noisy, grid)
+            x, positions, mask = self._append_sequence(x, positions, noisy)
         pooled, text, text_mask = self.condition(condition)
         cond = self.timestep_embedding(t.to(x.device).expand(len(x)))
         cond = cond if pooled is None else cond + pooled
-        x = self.transformer(x, positions, cond, mask, text, text_mask)
-        velocity = patches.unpatchify(self.out(x[:, :count]), grid)
+        if isinstance(self.transformer, FactorisedTransformer):
+            x = self.transformer(x, grid, cond)
+        else:
+            x = self.transformer(x, positions, cond, mask, text, text_mask)
+        velocity = patches.crop(patches.unpatchify(self.out(x[:, :count]), grid), *size)
         if not noisy.has_sequence:
             return Latents.of(velocity)
         sequence = self.out_sequence(x[:, count : count + noisy.sequence.shape[2]])
@@ -223,7 +221,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         return self.transformer.muon_parameters()
 
     def _append_sequence(
-        self, x: Float[Tensor, "b n d"], positions: Float[Tensor, "n 3"], noisy: Latents, grid: Grid
+        self, x: Float[Tensor, "b n d"], positions: Float[Tensor, "n 3"], noisy: Latents
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m 3"], Bool[Tensor, "b m"]]:
         """Tokens of the grid, of the 1D latents, and of the number of 1D latents of each region."""
         tokens = self.layout.sequence(noisy)
@@ -231,7 +229,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         sequence = sequence + self.index_embedding(_embed_integers(tokens.rank).to(x.dtype))
         lengths = self.length_embedding(_embed_integers(noisy.lengths).to(x.dtype))
         lengths = lengths + self.type_embedding.weight[LENGTH]
-        centres = self.layout.region_centres(grid, x.device).expand(len(x), -1, -1)
+        centres = self.layout.region_centres(*noisy.shape[2:], device=x.device).expand(len(x), -1, -1)
         ones = [x.new_ones(part.shape[:2], dtype=torch.bool) for part in (x, lengths)]
         mask = torch.cat([ones[0], tokens.mask, ones[1]], dim=1)
         positions = torch.cat([positions.expand(len(x), -1, -1), tokens.positions, centres], dim=1)
@@ -250,6 +248,25 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         prob = self.config.given_frames_prob if frames > 1 else 0.0
         count = torch.where(chance < prob, count, 0)
         return torch.arange(frames, device=device) < count[:, None]
+
+
+def _check(config: GeneratorConfig, spec: LatentSpec, classes: Any, text_width: int | None) -> None:
+    joint = config.attention == "joint"
+    check_requirements(
+        {
+            "width % (2 * heads) == 0": config.width % (2 * config.heads) == 0,
+            "0 <= num_joint_layers <= depth": 0 <= config.num_joint_layers <= config.depth,
+            "text for num_joint_layers > 0": text_width is not None or config.num_joint_layers == 0,
+            "classes or text, not both": not (classes and text_width),
+            "0 <= condition_dropout <= 1": 0 <= config.condition_dropout <= 1,
+            "0 <= given_frames_prob <= 1": 0 <= config.given_frames_prob <= 1,
+            "timestep_shift > 0": config.timestep_shift > 0,
+            "patch_size >= 1": config.patch_size >= 1,
+            "joint attention for text and 1D latents": joint or not (text_width or spec.has_sequence),
+            "depth % 2 == 0 and width % 4 == 0 for factorised attention": joint
+            or config.depth % 2 == config.width % 4 == 0,
+        }
+    )
 
 
 def shift_noise_levels(t: T, shift: float) -> T:

@@ -1,5 +1,6 @@
 """Inputs of a generator: conditions (classes or texts), and latents as tokens."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from regen.latents import Latents
 from regen.layers.attention import Grid
 from regen.layers.positions import grid_positions
+from regen.networks.dit import Patches
 from regen.tiling import Tiling
 
 FIRST_FRAME, OTHER_FRAMES, SEQUENCE, LENGTH = range(4)  # token types; the last two only with 1D latents
@@ -31,7 +33,7 @@ class Condition:
     text_mask: Bool[Tensor, "b m"] | None = None
 
     @classmethod
-    def from_batch(cls, batch: dict[str, Tensor]) -> "Condition":
+    def from_batch(cls, batch: Mapping[str, Tensor]) -> "Condition":
         """The condition of a training batch."""
         return cls(batch.get("label"), batch.get("text"), batch.get("text_mask"))
 
@@ -117,7 +119,8 @@ class TokenLayout:
     """The tokens of consecutive chunks in time and space.
 
     Positions are (t, y, x): t counts chunks, whose latent frames are evenly spaced; y and x count tokens of
-    `patch_size` x `patch_size` latent positions. `region_size` and `num_queries`: see `LatentSpec`.
+    `patch_size` x `patch_size` latent positions; where these don't divide a side, the border is repeated.
+    `region_size` and `num_queries`: see `LatentSpec`.
     """
 
     chunk_latents: int
@@ -125,14 +128,14 @@ class TokenLayout:
     region_size: int | None
     num_queries: int | None = None
 
+    @property
+    def patches(self) -> Patches:
+        """The patches of latents, one token each."""
+        return Patches(1, self.patch_size)
+
     def grid(self, frames: int, height: int, width: int) -> Grid:
-        """Number of tokens along t, y, x. Raises ValueError for a size that patches don't divide."""
-        patch = self.patch_size
-        if height % patch or width % patch:
-            raise ValueError(
-                f"Latents of {height}x{width} must divide into patches of {patch}; change the size."
-            )
-        return frames, height // patch, width // patch
+        """Number of tokens along t, y, x of latents of this size."""
+        return self.patches.grid(frames, height, width)
 
     def token_types(self, grid: Grid, device: torch.device) -> Int64[Tensor, " n"]:
         """Type of each token of the grid: of a chunk's first latent frame (content), or of another one."""
@@ -155,19 +158,24 @@ class TokenLayout:
             side = max(1, isqrt(self.num_queries // n))
         return Tiling.non_overlapping(height, width, side)
 
-    def region_centres(self, grid: Grid, device: torch.device) -> Float[Tensor, "r 3"]:
-        """Centres of the regions of all chunks, chunk after chunk: the positions of their 1D latents."""
-        places = self.regions(grid[0], grid[1] * self.patch_size, grid[2] * self.patch_size).boxes
+    def region_centres(
+        self, frames: int, height: int, width: int, device: torch.device
+    ) -> Float[Tensor, "r 3"]:
+        """Centres of the regions of all chunks, chunk after chunk: the positions of their 1D latents.
+
+        The size is that of the latents, as in `regions`.
+        """
+        places = self.regions(frames, height, width).boxes
         middles = [[(top + bottom) / 2, (left + right) / 2] for (top, bottom), (left, right) in places]
         inside = (torch.tensor(middles, device=device) - self.patch_size / 2) / self.patch_size
-        chunks = -(-grid[0] // self.chunk_latents)
+        chunks = -(-frames // self.chunk_latents)
         times = torch.arange(chunks, device=device, dtype=torch.float32).repeat_interleave(len(inside))
         return torch.cat([times[:, None], inside.repeat(chunks, 1)], dim=1)
 
     def sequence(self, latents: Latents) -> SequenceTokens:
         """The 1D latents of a batch; `lengths` has the regions of all chunks, chunk after chunk."""
-        frames, height, width = latents.shape[2:]
-        centres = self.region_centres(self.grid(frames, height, width), latents.lengths.device)
+        frames = latents.shape[2]
+        centres = self.region_centres(*latents.shape[2:], device=latents.lengths.device)
         assert latents.lengths.shape[1] == len(centres), "one length for each region of each chunk"
         ends = latents.lengths.cumsum(1)
         steps = torch.arange(latents.sequence.shape[2], device=ends.device).expand(len(ends), -1)

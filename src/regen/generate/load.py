@@ -5,15 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from regen.generate.generator import LatentGenerator
 from regen.generate.pipeline import RegenTextToVideoPipeline
-from regen.generate.text import TextEncoder, find_text_encoder
+from regen.generate.text import TextEncoder, TextEncoderSpec, find_text_encoder
 from regen.generate.video_generator import VideoGenerator
-from regen.latents import Latents
-from regen.losses.one_dva import Predictor, denoised
 from regen.pretrained.models import (
     Autoencoder,
     available_generators,
@@ -98,16 +94,22 @@ def load_text_encoder(
     text_encoder: str | None = None,
 ) -> TextEncoder | None:
     """The text encoder, by default that of the config, if any. Raises ValueError when missing or another."""
+    encoder = text_encoder or (model.config.text_encoder or {}).get("name")
+    with _advice(f"The text encoder {encoder} of the generator {name}", "--text-encoder"):
+        spec = text_encoder_spec(model, text_encoder)
+        return None if spec is None else spec.load(device, dtype)
+
+
+def text_encoder_spec(model: LatentGenerator, text_encoder: str | None = None) -> TextEncoderSpec | None:
+    """The text encoder of a generator, not loaded; see `load_text_encoder`."""
     config = model.config.text_encoder
     if config is None:
         return None
-    encoder = config["name"] if text_encoder is None else text_encoder
-    with _advice(f"The text encoder {encoder} of the generator {name}", "--text-encoder"):
-        spec = find_text_encoder(encoder, config["max_tokens"])
-        if spec.fingerprint != config["fingerprint"]:
-            wanted = config["fingerprint"]
-            raise ValueError(f"It must have the fingerprint {wanted}, got {spec.fingerprint}.")
-        return spec.load(device, dtype)
+    spec = find_text_encoder(config["name"] if text_encoder is None else text_encoder, config["max_tokens"])
+    if spec.fingerprint != config["fingerprint"]:
+        wanted = config["fingerprint"]
+        raise ValueError(f"{spec.name} must have the fingerprint {wanted}, got {spec.fingerprint}.")
+    return spec
 
 
 @contextmanager
@@ -117,30 +119,6 @@ def _advice(part: str, option: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{part} can't be loaded; give the right one by {option}. {error}") from None
-
-
-def load_predictor(name: str, initial_model: str | None, device: torch.device) -> Predictor:
-    """An unconditional generator as the predictor of latents in post-training (One-DVA).
-
-    `initial_model` names the model to post-train. Raises ValueError unless the generator makes its latents.
-    """
-    model = load_generator(name, device, torch.float32)
-    if initial_model is None or not matches_embedder(model, initial_model):
-        spec = model.latent_spec
-        raise ValueError(
-            f"The generator {name} makes latents of {spec.embedder} (hash {spec.weights_hash}), not of the "
-            "model to post-train; give that one by --init.model."
-        )
-    return make_predictor(model)
-
-
-def make_predictor(model: LatentGenerator) -> Predictor:
-    """The predictor of a generator of latents with 1D latents."""
-
-    def velocity(noisy: Latents, t: Float[Tensor, " b"]) -> Latents:
-        return model.velocity(noisy, t, model.unconditional(len(t)))
-
-    return denoised(velocity)
 
 
 def matches_embedder(model: LatentGenerator, embedder: str) -> bool:

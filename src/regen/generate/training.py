@@ -96,7 +96,7 @@ def run_generator(
     dtype = pick_dtype(loop.mixed_precision, context.device)
     val_batches = validation_batches(dataset, val_indices, recipe, captions)
     for each in (batches, val_batches):
-        check_batches(model, each, context.size * loop.gradient_accumulation_steps)
+        check_batches(each, context.size * loop.gradient_accumulation_steps)
     evaluate = Validation(val_batches, context, dtype, recipe, out / "previews")
     resolved = asdict(replace(recipe, loop=replace(loop, mixed_precision=dtype_name(dtype)))) | {
         "class": "LatentGenerator",
@@ -114,11 +114,9 @@ def run_generator(
     return folder
 
 
-def check_batches(model: LatentGenerator, batches: LatentBatches, parts: int) -> None:
-    """Raise ValueError for a size that patches don't divide, or a batch smaller than its number of parts."""
-    scale = model.latent_spec.spatial_compression_ratio
+def check_batches(batches: LatentBatches, parts: int) -> None:
+    """Raise ValueError for a batch smaller than its number of parts."""
     for stage, bucket in ((stage, bucket) for (stage, _), row in batches.buckets.items() for bucket in row):
-        model.layout.grid(1, -(-bucket.height // scale), -(-bucket.width // scale))
         if (count := batches.batch_size(stage, bucket)) < parts:
             raise ValueError(
                 f"A batch must have at least {parts} samples (processes x accumulation steps), got {count}; "

@@ -7,8 +7,9 @@ from itertools import islice
 import torch
 from jaxtyping import UInt8
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
-from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip
+from regen.codec.chunks import ChunkLatents, Embedder, to_clip
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import FixedLength, check_lengths, truncate_to
 from regen.codec.sessions import DecodeOptions, decode_chunks
@@ -180,11 +181,12 @@ class VideoGenerator:
         self, frames: UInt8[Tensor, "t h w 3"], shape: VideoShape, num_latents: FixedLength | None
     ) -> Latents:
         """Frames, resized and padded to the generated size, as a batch of one."""
-        embedder = self.embedder
-        multiple = self.latent_spec.spatial_compression_ratio * self.model.config.patch_size
+        embedder, scale = self.embedder, self.latent_spec.spatial_compression_ratio
         size = Size(shape.height, shape.width)
         resized = torch.stack([resize_center_crop(frame, size) for frame in frames])
-        clip = pad(to_clip(resized, embedder.device, embedder.dtype), len(frames), multiple)
+        clip = to_clip(resized, embedder.device, embedder.dtype)
+        border = (0, shape.columns * scale - size.width, 0, shape.rows * scale - size.height, 0, 0)
+        clip = F.pad(clip, border, mode="replicate")
 
         def encode(tile: Tile | None) -> Latents:
             if num_latents is not None:

@@ -61,9 +61,11 @@ def video_shape(
         size = Size(*spec.sizes[0])
     is_image = frames == 1 and not continues
     chunks = 1 if is_image else -(-frames // whole)
-    multiple = spec.spatial_compression_ratio * patch_size
-    rows, columns = (-(-side // multiple) * patch_size for side in (size.height, size.width))
-    padded = Size(rows * spec.spatial_compression_ratio, columns * spec.spatial_compression_ratio)
+    scale = spec.spatial_compression_ratio
+    unit = 1 if (size.height, size.width) in spec.sizes else patch_size  # incomplete tokens as in training
+    multiple = scale * unit
+    rows, columns = (-(-side // multiple) * unit for side in (size.height, size.width))
+    padded = Size(rows * scale, columns * scale)
     total, longest = chunks + continues, max(1, spec.max_chunks)
     if total > longest and longest < 2:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Training of One-DVA: its objective, KL, self-alignment, predicted latents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,9 +12,10 @@ from regen import diffusion
 from regen.latents import LatentPosterior, Latents
 from regen.networks.length_rule import LengthMode
 
-# (clean latents, noise level of each clip, generators) -> predictions from the noised latents; normalised.
-Predictor = Callable[[Latents, Float[Tensor, " b"], list[Generator]], Latents]
-Velocity = Callable[[Latents, Float[Tensor, " b"]], Latents]  # (noisy, t) -> velocity
+Batch = Mapping[str, Tensor]  # of a training: with `label`, or `text` and `text_mask`, for a condition
+# (clean latents, noise level of each clip, generators, batch) -> predicted latents; all are normalised.
+Predictor = Callable[[Latents, Float[Tensor, " b"], list[Generator], Batch], Latents]
+Velocity = Callable[[Latents, Float[Tensor, " b"], Batch], Latents]  # (noisy, t, batch) -> velocity
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ class PredictionConfig:
     levels: tuple[float, float] = (0.05, 0.6)
     """Range of the uniformly distributed noise levels of the predictions."""
     generator: str | None = None
-    """Unconditional latent generator that predicts: a name, a folder or owner/name, trained on the latents of
-    the initial model. None: the posterior mean of normally distributed latents."""
+    """Latent generator that predicts: a name, a folder or owner/name, trained on the latents of the initial
+    model. It takes the class or caption of each sample (NAME.cls, NAME.txt beside the media, or in shards).
+    None: the posterior mean of normally distributed latents."""
 
     def __post_init__(self) -> None:
         low, high = self.levels
@@ -147,12 +149,12 @@ class PredictedLatents:
         self.config, self.predictor = config, predictor
 
     @torch.no_grad()
-    def __call__(self, clean: Latents, generators: list[Generator]) -> Latents:
-        """Normalised latents; each clip is drawn by its own generator."""
+    def __call__(self, clean: Latents, generators: list[Generator], batch: Batch) -> Latents:
+        """Normalised latents; each clip is drawn by its own generator. `batch`: that of the clips."""
         draws = torch.stack([torch.rand(2, generator=each, device=each.device) for each in generators])
         chance, level = draws.to(clean.grid.device).unbind(1)
         low, high = self.config.levels
-        predicted = self.predictor(clean, low + (high - low) * level, generators)
+        predicted = self.predictor(clean, low + (high - low) * level, generators, batch)
         unchanged = chance >= self.config.share
         mixed = clean.map(
             lambda a, b: torch.where(unchanged.reshape(-1, *[1] * (a.ndim - 1)), a, b.to(a)), predicted
@@ -163,17 +165,17 @@ class PredictedLatents:
 
 
 def denoised(velocity: Velocity) -> Predictor:
-    """The predictor of a latent diffusion model: noise the latents, return ẑ_0 = z_t - t v(z_t, t)."""
+    """The predictor of a latent diffusion model: noise the latents, return ẑ_0 = z_t - t v(z_t, t, batch)."""
 
-    def predict(clean: Latents, t: Float[Tensor, " b"], generators: list[Generator]) -> Latents:
+    def predict(clean: Latents, t: Float[Tensor, " b"], generators: list[Generator], batch: Batch) -> Latents:
         noise = clean.noise(generators)
         noisy = clean.map(lambda part, e: diffusion.add_noise(part.float(), e, t), noise)
-        return noisy.map(lambda x, v: diffusion.clean_from_velocity(x, v, t), velocity(noisy, t))
+        return noisy.map(lambda x, v: diffusion.clean_from_velocity(x, v, t), velocity(noisy, t, batch))
 
     return predict
 
 
-def unit_gaussian_velocity(noisy: Latents, t: Float[Tensor, " b"]) -> Latents:
+def unit_gaussian_velocity(noisy: Latents, t: Float[Tensor, " b"], batch: Batch) -> Latents:
     """E[ε - z_0 | z_t] for z_0 from N(0, I), which uses nothing but the normalisation of the latents.
 
     With it, `denoised` returns (1 - t) z_t / ((1 - t)² + t²): noise and a smaller scale.

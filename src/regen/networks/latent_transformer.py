@@ -1,4 +1,4 @@
-"""LatentTransformer: a diffusion transformer on tokens of latents and text."""
+"""Diffusion transformers on tokens of latents: LatentTransformer (with text), FactorisedTransformer."""
 
 from typing import Literal
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regen.layers import CheckpointedModule
-from regen.layers.attention import RMSNorm
-from regen.layers.positions import Rope, compute_rope
+from regen.layers.attention import Grid, RMSNorm
+from regen.layers.positions import Rope, compute_rope, grid_positions, sinusoidal_embedding
 from regen.networks.dit import (
     AdaLN,
     Block,
@@ -134,3 +134,62 @@ class LatentTransformer(CheckpointedModule):
         last = [block.kv for block in self.joint_blocks if isinstance(block, LastJointBlock)]
         keys = [parameter for layer in last for parameter in layer.parameters() if parameter.ndim == 2]
         return [*matrix_parameters(self.joint_blocks), *keys, *matrix_parameters(self.blocks)]
+
+
+class FactorisedBlock(Block):
+    """A block whose attention is inside each latent frame (spatial) or each position (temporal)."""
+
+    def __init__(self, width: int, heads: int, timestep: AdaLNType, temporal: bool):
+        super().__init__(width, heads, timestep)
+        self.sequences = "(b s) f d" if temporal else "(b f) s d"
+
+    def forward(  # type: ignore[override]  # without windows, rotary positions and masks
+        self,
+        x: Float[Tensor, "b n d"],
+        cond: Float[Tensor, "b d"],
+        shared: Float[Tensor, "b 6 d"] | None,
+        frames: int,
+    ) -> Float[Tensor, "b n d"]:
+        """`frames`: latent frames of the n tokens, t slowest."""
+        shift, scale, *rest = self.adaln(cond, shared)
+        tokens = rearrange(modulate(x, shift, scale), f"b (f s) d -> {self.sequences}", f=frames)
+        attended = self.attention(tokens)
+        return self.update(
+            x, rearrange(attended, f"{self.sequences} -> b (f s) d", b=len(x), f=frames), *rest
+        )
+
+
+class FactorisedTransformer(CheckpointedModule):
+    """Tokens of a grid of noisy latents to as many predictions: Latte's variant 1 (arXiv 2401.03048).
+
+    Spatial and temporal blocks alternate, `depth` in all, an even number. Sinusoidal positions are added: of
+    rows and columns to all tokens, of the latent frame before the first temporal block. The output is zero at
+    initialisation if the caller's last layer is.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, timestep: AdaLNType):
+        super().__init__()
+        self.shared = zero_linear(width, 6 * width) if timestep == "adaln_single" else None
+        self.blocks = nn.ModuleList(
+            FactorisedBlock(width, heads, timestep, temporal=number % 2 == 1) for number in range(depth)
+        )
+        self.final = AdaLN(width, 2, own_projection=True)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], grid: Grid, cond: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n d"]:
+        """`grid`: number of tokens along t, y, x. `cond`: see `LatentTransformer`."""
+        width, shared = x.shape[2], shared_modulation(self.shared, cond)
+        frame, *place = grid_positions(grid, x.device).unbind(1)
+        spatial = torch.cat([sinusoidal_embedding(axis, width // 2) for axis in place], dim=1)
+        x = x + spatial.to(x.dtype)
+        for number, block in enumerate(self.blocks):
+            if number == 1:
+                x = x + sinusoidal_embedding(frame, width).to(x.dtype)
+            x = self.call_block(block, x, cond, shared, grid[0])
+        shift, scale = self.final(cond, None)
+        return modulate(x, shift, scale)
+
+    def muon_parameters(self) -> list[nn.Parameter]:
+        """The weight matrices of the blocks."""
+        return matrix_parameters(self.blocks)

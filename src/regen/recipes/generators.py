@@ -10,6 +10,16 @@ from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 
 ON_LATENTS = "regen train {name} --data LATENTS --out RUN"
+ON_8_GPUS = "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN"
+T5 = "google/flan-t5-xxl"  # T5 v1.1 XXL as safetensors; states of width 4096
+UCF101 = (
+    "regen shards build UCF101/ --out SHARDS --classes-from-folders --min-frames {frames} --min-motion 0 "
+    "--max-bars 0 --cuts keep --duplicates keep\n\n"
+    "regen latents export --data SHARDS --out LATENTS --model EMBEDDER --size 256 --frames {frames}\n\n"
+    "{train}\n\n"
+    "regen evaluate-generator --model RUN --data UCF101/ --out RESULT --num-videos 2048 --size 256 "
+    "--frames {frames} --steps 250 --fvd i3d --fvd-weights i3d_torchscript.pt --fvd-frames {clip}"
+)
 
 
 def t2v_world_cpu() -> GeneratorRecipe:
@@ -126,20 +136,55 @@ def t2v_paper(width: int, depth: int, batch: int) -> GeneratorRecipe:
     )
     return GeneratorRecipe(
         model=GeneratorConfig(width=width, depth=depth, heads=16, num_joint_layers=depth, timestep_shift=3.0),
-        data=LatentDataConfig(stages, max_text_tokens=128),
+        data=LatentDataConfig(stages, text_encoder=T5, max_text_tokens=128),
         loop=LoopConfig(steps=340_000, activation_checkpointing=True, num_workers=8, fsdp=True),
         optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
     )
 
 
 def latte_l2() -> GeneratorRecipe:
-    """Class to video with the size of Latte-L/2, on latents of UCF-101. Not run here."""
+    """Class to video by Latte-L/2 (arXiv 2401.03048), 33 frames of UCF-101 at 32×. Not run here.
+
+    Attention is factorised and no frame is given. The last command gives FVD_33 (REGEN, Sec. 4).
+    """
     stages = (LatentStage(tokens_per_batch=64 * 2 * 32 * 32, image_share=0.0),)
     return GeneratorRecipe(
-        model=GeneratorConfig(),
+        model=GeneratorConfig(attention="factorised", given_frames_prob=0.0),
         data=LatentDataConfig(stages, condition="class"),
         loop=LoopConfig(steps=300_000, ema_decay=0.9999, activation_checkpointing=True, num_workers=8),
         optimizer=OptimizerConfig(1e-4, warmup_steps=2000),
+    )
+
+
+def c2v_onedva() -> GeneratorRecipe:
+    """Class to video on the hybrid latents of onedva-base, 17 frames of UCF-101. Not run here.
+
+    The embedder's patches are the tokens. The last command gives the distance of clips of 16 frames.
+    """
+    stages = (LatentStage(tokens_per_batch=256 * 5 * 16 * 16, image_share=0.0, sizes=((256, 256),)),)
+    recipe = latte_l2()
+    return replace(
+        recipe,
+        model=GeneratorConfig(patch_size=1, given_frames_prob=0.0),
+        data=replace(recipe.data, stages=stages),
+        loop=replace(recipe.loop, fsdp=True),
+    )
+
+
+def t2v_onedva() -> GeneratorRecipe:
+    """Text to video on the hybrid latents of onedva-base, at the sizes of its training. Not run here.
+
+    The latents of images are those of images in the data.
+    """
+    recipe, sizes = t2v_paper(1024, 24, batch=64), ((256, 256), (256, 456))
+    stages = (
+        LatentStage(tokens_per_batch=1024 * 16 * 16, image_share=1.0, until=260 / 340, sizes=sizes),
+        LatentStage(tokens_per_batch=256 * 5 * 16 * 16, image_share=0.3, sizes=sizes),
+    )
+    return replace(
+        recipe,
+        model=replace(recipe.model, patch_size=1, given_frames_prob=0.0),
+        data=replace(recipe.data, stages=stages),
     )
 
 
@@ -155,17 +200,14 @@ PRESETS: dict[str, Preset[GeneratorRecipe]] = {
     "t2v-base": Preset(
         t2v_paper(1024, 24, batch=64),
         "Text to video, 0.9 B parameters, for 8 GPUs. Not run here.",
-        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN "
-        "--data.text-encoder TEXT_ENCODER",
+        ON_8_GPUS,
     ),
     "t2v-5b": Preset(
         t2v_paper(2048, 33, batch=256),
         "The paper's size of text-to-video model on 32× latents, for 64 GPUs. Not run here.",
         "torchrun --nnodes 8 --nproc-per-node 8 ... -m regen train {name} --data LATENTS --out RUN",
     ),
-    "latte-l2": documented(
-        latte_l2,
-        "regen latents export --data UCF101_SHARDS --out LATENTS --model EMBEDDER --size 256 --frames 33\n\n"
-        "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN",
-    ),
+    "latte-l2": documented(latte_l2, UCF101.format(frames=33, clip=33, train=ON_8_GPUS)),
+    "c2v-onedva": documented(c2v_onedva, UCF101.format(frames=17, clip=16, train=ON_8_GPUS)),
+    "t2v-onedva": documented(t2v_onedva, ON_8_GPUS),
 }

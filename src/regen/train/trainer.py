@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from regen.console import warn
 from regen.data.clips import ClipDataset
-from regen.data.tasks import Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import MediaConditions, Stage, TaskConfig, TrainingBatches
 from regen.embedders.base import VideoAutoencoder
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
@@ -107,13 +107,15 @@ def run_recipe(
     resume: bool = True,
     cache: Path | None = None,
     predictor: Predictor | None = None,
+    media_conditions: MediaConditions | None = None,
 ) -> Path:
     """Train `recipe` on the videos and images of the folders and shards `data`; return the model's folder.
 
     `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each evaluation
     (originals above reconstructions), and model/ for `from_pretrained`. The same call resumes a stopped run.
     `cache`: folder for decoded frames, faster for up to some hours of video. `predictor` predicts the latents
-    of post-training; by default from the prior that latents are normalised. Collective.
+    of post-training, by default from the prior that latents are normalised, and takes `media_conditions`.
+    Collective.
 
     Raises ValueError when there is no data or no model to start from, and whatever `train` raises.
     """
@@ -134,6 +136,8 @@ def run_recipe(
     if recipe.data.num_val_videos:
         training, validation = clips.split(recipe.data.num_val_videos, model.chunk_frames)
     batches = make_batches(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
+    if media_conditions is not None:
+        batches.conditions = media_conditions(clips.collection, out / "captions")
     if recipe.init.pca_clips and not list_checkpoints(out / "checkpoints"):
         assert isinstance(model, AutoencoderOneDVA)
         with load_chunks(training, recipe, span, recipe.init.pca_clips, torch.device("cpu")) as loader:
