@@ -235,15 +235,19 @@ def test_reset_and_flush_make_a_session_new(model: Autoencoder, seams: Seams) ->
 def test_frames_at_any_times_are_those_of_the_model(
     model: Autoencoder, at: list[float], index: int, steps: int, solver: SolverName
 ) -> None:
-    """The encoded frames are decoded by themselves, then the others, as many at a time, in order of time."""
+    """The encoded frames are decoded by themselves, then the others, as many at a time, in order of time.
+
+    With several steps the encoded frames are beside these, too.
+    """
     length = model.chunk_frames
     chunk = ChunkLatents(index, chunks_of(model, length)[0].latents, 3)
     found = session_of(model, DecodeOptions(steps=steps, seed=4, solver=solver)).feed(chunk, at)
     encoded = [float(i) for i in range(length)]
     others = sorted({*at} - {*encoded})
     expected: dict[float, Tensor] = {}
-    for offsets in (encoded, others[:length], others[length:]):
-        if not offsets:
+    for piece in (encoded, others[:length], others[length:]):
+        offsets = piece if piece is encoded or steps == 1 else [*encoded, *piece]
+        if not piece:
             continue
         with torch.no_grad():
             clip = model.decode(
@@ -254,7 +258,7 @@ def test_frames_at_any_times_are_those_of_the_model(
                 solver=SOLVERS[solver],
             ).sample[0]
         bytes_ = ((clip.clamp(-1, 1) + 1) * 127.5).round().byte()
-        expected |= zip(offsets, bytes_.permute(1, 2, 3, 0), strict=True)
+        expected = dict(zip(offsets, bytes_.permute(1, 2, 3, 0), strict=True)) | expected
     assert torch.equal(found, torch.stack([expected[offset] for offset in at]))
 
 
@@ -270,7 +274,7 @@ TIMELINES = [
 @PER_EMBEDDER
 @PER_SEAMS
 @pytest.mark.parametrize("timeline", TIMELINES)
-@pytest.mark.parametrize(("steps", "batch", "noise"), [(1, 3, None), (1, 1, "normal"), (2, 2, None)])
+@pytest.mark.parametrize(("steps", "batch", "noise"), [(1, 3, "normal"), (2, 2, None)])
 def test_encoded_frames_are_the_same_to_the_bit_whatever_else_is_asked_for(
     model: Autoencoder, seams: Seams, timeline: Timeline, steps: int, batch: int, noise: Noise | None
 ) -> None:

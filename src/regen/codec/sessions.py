@@ -40,8 +40,8 @@ class DecodeOptions:
     solver: SolverName = "euler"
     """Heun's method is of second order and evaluates the network about twice a step."""
     seams: Seams = "extend"
-    """How a chunk is joined to the one before it. "extend": latent extension (REGEN, Sec. 3.4), which needs 2
-    steps or more and is skipped with 1. "match": offset correction. "none": chunks are independent."""
+    """How a chunk is joined to the one before. "extend": latent extension (REGEN, Sec. 3.4), which acts from
+    2 steps on. "match": offset correction. "none": chunks are independent."""
     batch: int = 1
     """Chunks decoded together where they are independent; faster on a GPU for small frames."""
     tile: Tile | None = None
@@ -78,8 +78,7 @@ class EncodeSession:
 
     def __init__(self, model: Embedder, tile: Tile | None = None, lengths: Lengths | None = None) -> None:
         check_lengths(model, lengths)
-        self.model, self.oom_retry, self.lengths = model, OomRetry(tile), lengths
-        self.stopwatch = Stopwatch()
+        self.model, self.lengths, self.oom_retry, self.stopwatch = model, lengths, OomRetry(tile), Stopwatch()
         self.reset()
 
     def reset(self) -> None:
@@ -162,6 +161,7 @@ class DecodeSession:
         self.model, self.height, self.width = model, height, width
         self.options = options if model.extrapolates else replace(options, seams="none")
         self.oom_retry, self.stopwatch = OomRetry(options.tile), Stopwatch()
+        self._others_oom_retry = OomRetry(options.tile)  # of its own: encoded frames keep their tile
         self.reset()
 
     def reset(self) -> None:
@@ -173,9 +173,8 @@ class DecodeSession:
         """Take the latents of the next chunk and return the frames that are ready, 8-bit RGB on the CPU.
 
         `offsets` are the frames to return, counted from the chunk's first: real numbers in any order, so 0.5
-        lies between the first two frames and -1 before the chunk. The default is the encoded frames. They are
-        the same to the bit whatever `offsets` are: all of them are decoded, by themselves. Raises ValueError
-        when the latents do not fit the size of the frames.
+        lies between the first two frames and -1 before the chunk. The default is the encoded frames, which
+        are the same to the bit whatever `offsets` are. Raises ValueError for latents of another size.
         """
         self._check_size(chunk)
         wanted = range(min(chunk.frames, self._last(chunk) + 1)) if offsets is None else offsets
@@ -205,8 +204,7 @@ class DecodeSession:
         return torch.empty(0, self.height, self.width, 3, dtype=torch.uint8)
 
     def _check_size(self, chunk: ChunkLatents) -> None:
-        ratio = self.model.spatial_compression_ratio
-        expected = (-(-self.height // ratio), -(-self.width // ratio))
+        expected = tuple(-(-n // self.model.spatial_compression_ratio) for n in (self.height, self.width))
         if chunk.latents.shape[-2:] != expected:
             raise ValueError(
                 f"Frames of {self.width}x{self.height} pixels need {expected[1]}x{expected[0]} latents, got "
@@ -225,19 +223,19 @@ class DecodeSession:
             return torch.stack(images).cpu() if images else self._empty()
 
     @torch.inference_mode()
-    def _decode(
-        self, pending: list[tuple[ChunkLatents, list[float]]]
-    ) -> list[dict[float, UInt8[Tensor, "h w 3"]]]:
+    def _decode(self, pending: list[tuple[ChunkLatents, list[float]]]) -> list[dict[float, Tensor]]:
         """Frames of each chunk by offset: its own (encoded, overlap), decoded by themselves, and others."""
         chunks = [chunk for chunk, _ in pending]
         index, last, solver = chunks[0].index, self._last(chunks[0]), SOLVERS[self.options.solver]
         previous = self._previous if self._previous and self._previous.index + 1 == index else None
         own = [float(i) for i in range(-1 if previous else 0, last + 1)]
         extension = LatentExtension(solver, own.index(last), stored=previous.trajectory if previous else None)
-        clip = self._sample(chunks, own, extension if self.options.extends else solver)
+        solver = extension if self.options.extends else solver
+        clip = self._sample(chunks, own, solver, self.oom_retry)
         jump = previous.frame - clip[:, :, 0] if previous and self.options.seams == "match" else None
         if self.options.overlaps:
             self._previous = _PreviousChunk(index, extension.trajectory, clip[:, :, -1].clone())
+        context = own if self.options.steps > 1 else []  # samples agree only when they are decoded together
         images: list[dict[float, Tensor]] = [{} for _ in chunks]
         for (chunk, offsets), found, frames in zip(pending, images, clip.split(1), strict=True):
             others, size = sorted({*offsets} - {*own}), len(own)
@@ -245,7 +243,8 @@ class DecodeSession:
                 if piece is own:
                     part = frames
                 elif self.model.extrapolates:
-                    part = self._sample([chunk], piece, solver)
+                    part = self._sample([chunk], [*context, *piece], solver, self._others_oom_retry)
+                    part = part[:, :, len(context) :]
                 else:
                     part = blend_frames(frames, torch.tensor(piece))
                 part = part if jump is None else offset_correction(part, piece, jump)
@@ -254,10 +253,10 @@ class DecodeSession:
         return images
 
     def _sample(
-        self, chunks: Sequence[ChunkLatents], offsets: list[float], solver: Solver
+        self, chunks: Sequence[ChunkLatents], offsets: list[float], solver: Solver, oom_retry: OomRetry
     ) -> Float[Tensor, "b 3 t h w"]:
         """Decode frames of several chunks together. Raises ValueError when they are not finite."""
-        model, options, index = self.model, self.options, chunks[0].index
+        model, options = self.model, self.options
         latents = collate([chunk.latents for chunk in chunks]).to(model.device, model.dtype)
         times = torch.tensor(offsets) / max(1, self._last(chunks[0]))
 
@@ -269,9 +268,11 @@ class DecodeSession:
             ).sample  # fmt: skip
 
         height, width = (side * model.spatial_compression_ratio for side in latents.shape[-2:])
-        clip = self.oom_retry.run(decode, height, width)
+        clip = oom_retry.run(decode, height, width)
         if not bool(torch.isfinite(clip).all()):
-            raise ValueError(f"The decoded chunk {index} is not finite (such as NaN); try --dtype fp32.")
+            raise ValueError(
+                f"Chunk {chunks[0].index} decoded to values that are not finite; try --dtype fp32."
+            )
         return clip
 
 

@@ -253,7 +253,8 @@ def _with_tile(
     """The options with the largest tile that fits the memory, unless they have a tile."""
     if options.tile is not None:
         return options
-    frames = (model.chunk_frames + 1) * options.batch  # with the last frame of the chunk before
+    # An overlapping frame; with several steps, frames in between are decoded beside those of their chunk.
+    frames = (model.chunk_frames + 1) * max(options.batch, 2 if options.steps > 1 else 1)
     return replace(options, tile=largest_tile(model, frames, height, width, memory))
 
 
