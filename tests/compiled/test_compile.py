@@ -80,7 +80,9 @@ PATCHES, GRIDS = Patches(2, 4), ((3, 2, 2), (1, 3, 4))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("positions", "linear_skip"), [("none", False), ("anchored", True)])
+@pytest.mark.parametrize(
+    ("positions", "linear_skip"), [("none", False), ("rotary", False), ("anchored", True)]
+)
 def test_query_encoder_compiles_and_takes_any_size(positions: QueryPositions, linear_skip: bool):
     encoder = awake(QueryEncoder(4, 8, PATCHES, 24, 1, 2, 12, positions, linear_skip))
     check(encoder, [(torch.randn(2, 3, 2 * n, 4 * y, 4 * x),) for n, y, x in GRIDS])

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
-from regen.latents import Latents
+from regen.latents import Latents, collate
+from regen.losses.alignment import AlignmentConfig
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.one_dva import OneDVAObjective, PredictionConfig, denoised, unit_gaussian_velocity
 from regen.networks.length_rule import MotionLengthRule
@@ -25,7 +26,8 @@ VARIANTS: dict[str, dict] = {
     "plain": {},
     "regions": {"region_size": 2, "num_queries": 20},
     "few queries": {"num_queries": 20},
-    "anchored": {"query_positions": "anchored"},
+    "rotary": {"query_positions": "rotary"},
+    "queries without positions": {"query_positions": "none"},
     "no skip": {"long_skip": False},
     "shortcut": {"linear_skip": True},
     "no posterior": {"kl_weight": 0.0},
@@ -131,7 +133,7 @@ def test_gradient_reaches_every_parameter(variant, frames):
     loss, logs = model.loss({"clip": video, "target": video}, each(4))
     loss.backward()
     assert torch.isfinite(loss)
-    assert {"psnr", "length", "rank", "alignment", "loss"} <= logs.keys()
+    assert {"psnr", "length", "rank", "loss"} <= logs.keys()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
@@ -139,23 +141,97 @@ def test_gradient_reaches_every_parameter(variant, frames):
 @pytest.mark.parametrize("variant", ["plain", "regions"])
 def test_the_loss_is_the_mean_of_its_samples(variant):
     """Whatever each of them keeps, and with all terms; so a batch may be divided in any way."""
-    options = {"latent_noise_std": 0.1, "alignment_weight": 1.0, "alignment_margin": 0.0}
-    objective = OneDVAObjective(keep_all_prob=0.3, **options)
+    objective = OneDVAObjective(keep_all_prob=0.3, latent_noise_std=0.1)
     model = tiny(objective=objective, kl_weight=1.0, **VARIANTS[variant])
-    video = clip(17, 40, 20, count=4)
+    auxiliary = AuxiliaryLosses(LossConfig(alignment=AlignmentConfig(1.0)), CPU, channels=4)
+    video = clip(17, 40, 20, count=6)
     video[0] = video[0, :, :1]
-    whole, logs = model.loss({"clip": video, "target": video}, each(4))
+    model.loss({"clip": video, "target": video}, each(6), auxiliary)
+    auxiliary.update(lambda tensors: None)  # has running means from here on
+    whole, logs = model.loss({"clip": video, "target": video}, each(6), auxiliary)
     parts = [
-        model.loss({"clip": v[None], "target": v[None]}, [generator])[0]
-        for v, generator in zip(video, each(4), strict=True)
+        model.loss({"clip": v[None], "target": v[None]}, [generator], auxiliary)[0]
+        for v, generator in zip(video, each(6), strict=True)
     ]
     assert logs["kl"] > 0 and logs["alignment"] > 0
     torch.testing.assert_close(whole, torch.stack(parts).mean(), atol=1e-4, rtol=1e-4)
 
 
+def decoder_calls(model: AutoencoderOneDVA) -> list[tuple[int, int, torch.Tensor | None]]:
+    """Samples, 1D latents and mask of each call of the decoder from now on."""
+    calls: list[tuple[int, int, torch.Tensor | None]] = []
+    model.decoder.register_forward_pre_hook(
+        lambda _, arguments: calls.append((len(arguments[0]), arguments[2].shape[2], arguments[3]))
+    )
+    return calls
+
+
+@pytest.mark.parametrize("variant", ["plain", "regions"])
+def test_nothing_is_masked_where_all_lengths_are_equal(variant):
+    """A mask rules out flash attention, so there is none where all would be True."""
+    for lengths in ("full", "none"):
+        model = tiny(objective=OneDVAObjective(lengths), **VARIANTS[variant])
+        calls, video = decoder_calls(model), clip(17, 32, 64, count=3)
+        model.loss({"clip": video, "target": video}, each(3))
+        latents = model.encode(video, length=budget(model, video) // 2).latent_dist.mode()
+        model.decode(latents, generator=generator_for(0))
+        model.decode(collate([latents[1]]), generator=generator_for(0))
+        assert len(calls) == 3
+        assert all(mask is None for _, _, mask in calls)
+        assert calls[0][1] == (20 if variant == "regions" else 40) * (lengths == "full")
+
+
+def test_training_decodes_no_more_1d_latents_than_clips_of_similar_length_need():
+    """In four groups by length, each padded to its longest, whatever the lengths: FSDP needs equal calls."""
+    video = clip(17, 32, 64, count=8)
+    for keep_all_prob in (0.0, 1.0):
+        objective = OneDVAObjective(keep_all_prob=keep_all_prob, pure_noise_prob=1.0)
+        model = tiny(objective=objective, length_rule=MotionLengthRule(4, motion_range=(1e-5, 1e-4)))
+        calls, drawn = decoder_calls(model), []
+        sample = MotionLengthRule.sample
+
+        def recorded(*arguments, sample=sample, drawn=drawn):
+            drawn.append(sample(*arguments))
+            return drawn[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MotionLengthRule, "sample", recorded)
+            model.loss({"clip": video, "target": video}, each(8))
+        lengths = sorted(drawn[0].tolist())
+        assert [(count, longest) for count, longest, _ in calls] == [(2, lengths[i]) for i in (1, 3, 5, 7)]
+        for first, (_, longest, mask) in zip((0, 2, 4, 6), calls, strict=True):
+            own = lengths[first : first + 2]
+            assert (mask is None) == (own == [longest, longest])
+            assert mask is None or mask.sum(1).tolist() == own
+        assert (lengths == [40] * 8) == (keep_all_prob == 1.0)
+
+
+def test_a_first_stage_may_do_without_1d_latents():
+    """The other reading of stage 1: no queries in the encoder, no 1D latents, at any length."""
+    model = tiny(objective=OneDVAObjective("none", latent_noise_std=0.1), kl_weight=1.0).train()
+    auxiliary = AuxiliaryLosses(LossConfig(alignment=AlignmentConfig(1.0)), CPU, channels=4)
+    video = clip(count=2)
+    loss, logs = model.loss({"clip": video, "target": video}, each(2), auxiliary)
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(value) for value in logs.values())
+    assert logs["length"] == logs["rank"] == logs["alignment"] == 0 and logs["kl"] > 0
+    unused = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    expected = ("encoder.queries", "encoder.sequence.", "decoder.index_embedding", "decoder.sequence.")
+    assert unused == {name for name, _ in model.named_parameters() if name.startswith(expected)}
+    model.eval()
+    before = model.encode(video).latent_dist.mode()
+    assert before.length == sum(model.budgets(*video.shape[2:])) == 0
+    torch.nn.init.normal_(model.encoder.queries)
+    assert torch.equal(model.encode(video).latent_dist.mode().grid, before.grid)
+    assert model.decode(before).sample.shape == (2, 3, 17, 32, 48)
+    second = tiny()
+    second.load_state_dict(model.state_dict())
+    assert second.encode(video).latent_dist.mode().length > 0
+
+
 def test_the_loss_does_not_see_padding():
     video = clip(17, 40, 20, count=3)
-    perfect = tiny(objective=OneDVAObjective(alignment_weight=0.0, pure_noise_prob=1.0), kl_weight=0.0)
+    perfect = tiny(objective=OneDVAObjective(pure_noise_prob=1.0), kl_weight=0.0)
     padding = perfect.patches.pad(torch.zeros_like(video)) + 1
     perfect.patches.crop(padding, *video.shape[2:])[...] = 0
     perfect._decode_regions = lambda noisy, *_, **__: (perfect.patches.pad(video) + 7 * padding, noisy)
@@ -171,18 +247,6 @@ def test_the_loss_is_finite_at_full_noise_and_without_1d_latents(prediction):
         assert torch.isfinite(loss)
         assert all(torch.isfinite(value).all() for value in logs.values())
         assert logs["length"] == 0
-
-
-def test_alignment_is_ramped_in():
-    objective = OneDVAObjective(alignment_weight=1.0, alignment_margin=0.0, alignment_ramp=0.5)
-    model, losses = tiny(objective=objective, kl_weight=0.0), []
-    for part in (0.0, 0.25, 0.5, 1.0):
-        batch = {"clip": clip(count=2), "target": clip(count=2), "progress": torch.tensor(part)}
-        loss, logs = model.loss(batch, each(2))
-        losses.append(loss)
-    steps, alignment = [(loss - losses[0]).item() for loss in losses], logs["alignment"].item()
-    assert alignment > 0
-    assert steps == pytest.approx([0, alignment / 2, alignment, alignment], rel=1e-4)
 
 
 def test_post_training_changes_the_decoder_alone():
@@ -246,10 +310,10 @@ def test_wrong_calls_are_rejected():
 def test_a_toy_learns_to_use_what_is_kept():
     """PSNR rises with the length: moving squares, whose structural latents have a single channel."""
     torch.manual_seed(0)
-    objective = OneDVAObjective(keep_all_prob=0.3, pure_noise_prob=0.5, t_min=0.5, alignment_weight=0.0)
+    objective = OneDVAObjective(keep_all_prob=0.3, pure_noise_prob=0.5, t_min=0.5)
     options = replace(
         CONFIG, latent_channels=1, width=48, depth=2, encoder_width=48, chunk_frames=5, num_queries=48,
-        temporal_compression_ratio=2, spatial_compression_ratio=4, query_positions="anchored",
+        temporal_compression_ratio=2, spatial_compression_ratio=4,
         linear_skip=True, length_rule=MotionLengthRule(multiple=1), kl_weight=0.0, objective=objective,
     )  # fmt: skip
     model = AutoencoderOneDVA(**asdict(options))

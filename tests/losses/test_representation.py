@@ -161,7 +161,7 @@ def test_it_reaches_the_first_third_of_a_decoder_and_the_encoder(folder):
     torch.manual_seed(0)
     model = AutoencoderOneDVA(
         latent_channels=4, encoder_width=24, encoder_depth=1, encoder_heads=2, width=24, depth=3, heads=2,
-        pixel_channels=2, num_queries=20, kl_weight=0.0, objective={"alignment_weight": 0.0}, region_size=2,
+        pixel_channels=2, num_queries=20, kl_weight=0.0, region_size=2,
     ).train()  # fmt: skip
     config = LossConfig(representation=RepresentationConfig(0.5, folder, 24))
     further = AuxiliaryLosses(config, CPU, features=(24, model.patches))

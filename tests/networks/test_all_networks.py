@@ -69,6 +69,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "decoder": partial(decoder, False),
     "decoder late upsampling": partial(decoder, True),
     "query encoder": partial(query_encoder, "none", 3, False),
+    "query encoder rotary": partial(query_encoder, "rotary", 3, False),
     "query encoder anchored": partial(query_encoder, "anchored", 6, True),
     "hybrid add": partial(hybrid_decoder, "add", "none", False, False),
     "hybrid adaln_single": partial(hybrid_decoder, "adaln_single", "anchored", True, False),

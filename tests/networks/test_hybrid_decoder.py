@@ -11,7 +11,7 @@ from regen.networks.hybrid_decoder import HybridDecoder
 
 PATCHES = Patches(2, 4)
 TIMESTEPS = ["add", "adaln_single", "adaln_zero"]
-POSITIONS = ["none", "anchored"]
+POSITIONS = ["none", "rotary", "anchored"]
 
 
 def tiny(

@@ -7,14 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_networks import shaken
+from torch.nn import functional as F
 
-from regen.layers.positions import compute_rope, grid_positions
+from regen.layers.positions import compute_rope, grid_positions, grid_sinusoidal_embedding
 from regen.networks.dit import Patches
 from regen.networks.query_encoder import QueryEncoder, ResolutionTokens, anchors, token_rope
+from regen.recipes import RECIPES
 
 CPU = torch.device("cpu")
 PATCHES = Patches(2, 4)
-POSITIONS = ["none", "anchored"]
+POSITIONS = ["none", "rotary", "anchored"]
 GRIDS = st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12))
 SMALL = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 
@@ -88,16 +90,64 @@ def test_the_linear_skip_acts_on_means_of_structural_latents_only(moments):
     torch.testing.assert_close(added, linear, atol=1e-5, rtol=1e-4)
 
 
-def test_anchored_queries_start_as_their_patches():
-    """If the blocks add nothing, a query is its own vector plus the embedded patch of its anchor."""
-    encoder, clips = woken("anchored"), padded(2, 2, 3)
+@pytest.mark.parametrize("positions", ["rotary", "anchored"])
+def test_anchored_queries_start_as_their_patches(positions):
+    """If the blocks add nothing, a query is its own vector plus the embedded patch of its anchor.
+
+    "anchored" adds the sinusoidal position of that patch.
+    """
+    encoder, clips = woken(positions), padded(2, 2, 3)
     for block in encoder.blocks:
         for layer in (block.attention.out, block.feedforward.project):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
     patches = encoder.embed(PATCHES.patchify(clips)) + encoder.type_embedding
-    expected = encoder.sequence(encoder.queries[:12] + patches[:, anchors((2, 2, 3), CPU)])
+    start = encoder.queries[:12] + patches[:, anchors((2, 2, 3), CPU)]
+    if positions == "anchored":
+        axes = (torch.arange(n, dtype=torch.float32) for n in (2, 2, 3))
+        every = grid_sinusoidal_embedding(*axes, 24).reshape(12, 24)
+        start = start + 0.25 * every[anchors((2, 2, 3), CPU)]
+    expected = encoder.sequence(start)
     torch.testing.assert_close(encoder(clips)[1].transpose(1, 2), expected, atol=1e-5, rtol=1e-4)
+
+
+def content_variance(latents: torch.Tensor, channels: int) -> float:
+    """Variance of latents "b m ..." over the clips of a batch, at equal places."""
+    return latents[:, :channels].var(0).mean().item()
+
+
+@pytest.mark.parametrize(("size", "alive"), [("onedva-base", True), ("onedva-large", True), ("none", False)])
+def test_1d_latents_carry_content_at_initialisation(size, alive):
+    """As much as structural ones, within a factor of 3: the presets at a small width, at their own depth.
+
+    Queries without positions begin almost dead.
+    """
+    model = RECIPES["onedva-base" if size == "none" else size].model
+    positions = "none" if size == "none" else model.query_positions
+    torch.manual_seed(0)
+    encoder = QueryEncoder(8, 16, Patches(), 96, model.encoder_depth, 4, 80, positions, model.linear_skip)
+    with torch.no_grad():
+        structural, sequence = encoder(smooth_clips())
+    ratio = content_variance(sequence, 8) / content_variance(structural, 8)
+    assert (1 / 3 < ratio < 3) == alive, ratio
+
+
+def smooth_clips() -> torch.Tensor:
+    """16 clips of 20 frames of 64 x 64 of large structures and less of small ones, as in pictures."""
+    parts = []
+    for level in range(1, 6):
+        coarse = torch.randn(16, 3, 2 + level, 2**level, 2**level)
+        parts.append(2.0**-level * F.interpolate(coarse, (20, 64, 64), mode="trilinear"))
+    return sum(parts).clamp(-1, 1)
+
+
+def test_without_queries_structural_latents_see_patches_only():
+    encoder, clips = woken("anchored"), padded()
+    before, none = encoder(clips, use_queries=False)
+    assert none.shape == (2, 6, 0)
+    torch.nn.init.normal_(encoder.queries)
+    assert torch.equal(encoder(clips, use_queries=False)[0], before)
+    assert not torch.allclose(encoder(clips)[0], before, atol=1e-3)
 
 
 @given(GRIDS, st.sampled_from([1 / 2, 1 / 3, 3 / 4]))

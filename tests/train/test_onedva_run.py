@@ -18,6 +18,7 @@ from regen.data.tasks import BatchKey, Stage, TrainingBatches
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.generator import LatentGenerator
 from regen.generate.predictor import GeneratorPredictor
+from regen.losses.alignment import AlignmentConfig
 from regen.losses.auxiliary import LossConfig
 from regen.losses.one_dva import PredictionConfig
 from regen.networks.length_rule import MotionLengthRule
@@ -41,11 +42,12 @@ def tiny(steps: int = 2, **changes) -> Recipe:
 
 
 @pytest.mark.integration
-def test_two_stages_and_post_training(videos, tmp_path, capsys):
+@pytest.mark.parametrize("lengths", ["full", "none"])
+def test_two_stages_and_post_training(lengths, videos, tmp_path, capsys):
+    """Stage 1 with all 1D latents, or with structural latents only."""
     stage1 = tiny(init=InitConfig(freeze=("linear",), pca_clips=4))
-    stage1 = replace(
-        stage1, model=replace(stage1.model, objective=RECIPES["onedva-small-stage1-cpu"].model.objective)
-    )
+    objective = replace(RECIPES["onedva-small-stage1-cpu"].model.objective, lengths=lengths)
+    stage1 = replace(stage1, model=replace(stage1.model, objective=objective))
     run_recipe(stage1, [videos], tmp_path / "stage1", CPU)
     stage2 = tiny(init=InitConfig(str(tmp_path / "stage1"), freeze=("linear",)))
     before = AutoencoderOneDVA.from_pretrained(run_recipe(stage2, [videos], tmp_path / "stage2", CPU))
@@ -53,7 +55,7 @@ def test_two_stages_and_post_training(videos, tmp_path, capsys):
     for half in ("encoder", "decoder"):  # which were fitted, not learned
         ours, theirs = (getattr(model, half).linear_skip.weight for model in (before, first))
         assert torch.equal(ours, theirs)
-    assert first.objective.lengths == "full" and before.objective.lengths == "motion"
+    assert first.objective.lengths == lengths and before.objective.lengths == "motion"
     post = tiny(
         init=InitConfig(str(tmp_path / "stage2"), freeze=("encoder",)),
         losses=LossConfig(prediction=PredictionConfig(share=0.5)),
@@ -83,17 +85,33 @@ def test_four_updates_are_two_and_two_more(videos, tmp_path, monkeypatch):
     assert_same(saved_tensors(tmp_path / "straight"), saved_tensors(tmp_path / "halves"))
 
 
-def _train(videos: Path, out: Path) -> None:
+def aligned(fsdp: bool = False) -> Recipe:
+    """Self-alignment from the first update on, with its projection."""
+    recipe = tiny(3, losses=LossConfig(alignment=AlignmentConfig(1.0, ramp=0.0, projection=True)))
+    return replace(recipe, loop=replace(recipe.loop, fsdp=fsdp))
+
+
+def _train(videos: Path, fsdp: bool, out: Path) -> None:
     with init_distributed("cpu") as context:
-        run_recipe(tiny(3), [videos], out, context)
+        run_recipe(aligned(fsdp), [videos], out, context)
 
 
 @pytest.mark.integration
-def test_two_processes_train_the_same_model(videos, tmp_path):
-    run_recipe(tiny(3), [videos], tmp_path / "one", CPU)
-    run_ranks(2, partial(_train, videos), tmp_path / "two", errors=tmp_path / "errors")
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
+def test_two_processes_train_the_same_model(fsdp, videos, tmp_path):
+    """And hold the same running means of the latents."""
+    run_recipe(aligned(), [videos], tmp_path / "one", CPU)
+    run_ranks(2, partial(_train, videos, fsdp), tmp_path / "two", errors=tmp_path / "errors")
     one, two = (AutoencoderOneDVA.from_pretrained(tmp_path / name / "model") for name in ("one", "two"))
     torch.testing.assert_close(two.state_dict(), one.state_dict(), atol=2e-4, rtol=1e-3)
+    one, two = (saved_tensors(tmp_path / run) for run in ("one", "two"))
+    means = [x["auxiliary.alignment.totals"] for x in (one, two)]
+    assert means[0].any()
+    means = [total[:, :-1] / total[:, -1:] for total in means]  # sums are averaged over the processes
+    torch.testing.assert_close(means[1], means[0], atol=2e-4, rtol=1e-3)
+    name = "auxiliary.alignment.projection.weight"
+    assert not torch.equal(one[name], torch.eye(4))
+    torch.testing.assert_close(two[name], one[name], atol=2e-4, rtol=1e-3)
 
 
 def test_post_training_predicts_with_the_class_of_each_sample(tmp_path):
@@ -135,5 +153,8 @@ def test_post_training_without_a_finished_model_and_options_of_other_methods_are
         run_recipe(recipe, [videos], tmp_path / "run", CPU)
     with pytest.raises(ValueError, match="tasks.warmup_fraction"):
         tiny(tasks=replace(tiny().tasks, warmup_fraction=0.5))
-    with pytest.raises(ValueError, match="Only One-DVA"):
-        replace(RECIPES["toy"], init=InitConfig(pca_clips=3))
+    for options in (
+        {"init": InitConfig(pca_clips=3)}, {"losses": LossConfig(alignment=AlignmentConfig(0.1))}
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="Only One-DVA"):
+            replace(RECIPES["toy-magvit2"], **options)

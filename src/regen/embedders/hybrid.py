@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from regen.embedders.base import VideoAutoencoder
 from regen.latents import LatentPosterior, Latents
+from regen.losses.one_dva import OneDVAObjective
 from regen.networks.dit import Patches
 from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import MotionLengthRule
@@ -19,8 +20,8 @@ from regen.networks.query_encoder import QueryEncoder
 from regen.tiling import Tile, Tiling, crop
 
 LengthsOf = Callable[[Tensor, int], Tensor]  # clips of a region and its budget -> lengths
-# The 1D latents of a region, padded, and the mask of those that exist.
-RegionTokens = tuple[Float[Tensor, "b c _"], Bool[Tensor, "b _"]]
+# The 1D latents of a region, padded, and how many of them each clip has.
+RegionTokens = tuple[Float[Tensor, "b c _"], list[int]]
 
 
 class HybridAutoencoder(VideoAutoencoder):
@@ -33,6 +34,12 @@ class HybridAutoencoder(VideoAutoencoder):
     decoder: HybridDecoder
     patches: Patches
     length_rule: MotionLengthRule
+    objective: OneDVAObjective
+
+    @property
+    def structural_only(self) -> bool:
+        """Whether this is the first stage of a training that adds 1D latents later."""
+        return self.objective.lengths == "none"
 
     @property
     def chunk_frames(self) -> int:
@@ -49,7 +56,7 @@ class HybridAutoencoder(VideoAutoencoder):
 
     def budgets(self, frames: int, height: int, width: int) -> list[int]:
         """The maximal number of 1D latents of each region of such a clip: one for each patch."""
-        n = self.patches.grid(frames, height, width)[0]
+        n = 0 if self.structural_only else self.patches.grid(frames, height, width)[0]
         boxes = self.regions(frames, height, width).boxes
         return [n * (bottom - top) * (right - left) for (top, bottom), (left, right) in boxes]
 
@@ -74,7 +81,7 @@ class HybridAutoencoder(VideoAutoencoder):
             raise ValueError(
                 f"The length of a clip of this size must be 0 to {total} 1D latents, got {length}."
             )
-        return (torch.tensor([0, *budgets]).cumsum(0) * length // total).diff()
+        return (torch.tensor([0, *budgets]).cumsum(0) * length // max(total, 1)).diff()
 
     @apply_forward_hook
     def encode(
@@ -114,7 +121,8 @@ class HybridAutoencoder(VideoAutoencoder):
         tiling, padded = self.regions(*video.shape[2:]), self.patches.pad(video)
 
         def encode(group: list[int]) -> tuple[Tensor, Tensor]:
-            return self.encoder(_stack_regions(padded, tiling, group, self.patches.side))
+            regions = _stack_regions(padded, tiling, group, self.patches.side)
+            return self.encoder(regions, use_queries=not self.structural_only)
 
         grids, parts = _by_region(encode, tiling, self._max_batch(tile, tiling))
         grid = tiling.blend(grids, 1)
@@ -130,22 +138,53 @@ class HybridAutoencoder(VideoAutoencoder):
         parts: list[RegionTokens],
         tiling: Tiling,
         max_batch: int,
+        length_groups: int = 1,
     ) -> tuple[Float[Tensor, "b 3 T H W"], Float[Tensor, "b d n y x"]]:
-        """Prediction and features of the decoder for the whole picture, `max_batch` regions at a time."""
+        """Prediction and features of the decoder for the whole picture, `max_batch` regions at a time.
+
+        These are decoded in `length_groups` groups of similar length, see `_decode_groups`.
+        """
         side = self.patches.side
 
         def decode(group: list[int]) -> tuple[Tensor, Tensor]:
             noise = _stack_regions(noisy, tiling, group, side)
             grid = _stack_regions(structural, tiling, group, 1)
+            lengths = [length for number in group for length in parts[number][1]]
             longest = max(parts[number][0].shape[2] for number in group)
-            padded = [[F.pad(one, (0, longest - one.shape[-1])) for one in parts[number]] for number in group]
-            sequence, mask = (torch.cat(list(one)) for one in zip(*padded, strict=True))
+            padded = [F.pad(parts[number][0], (0, longest - parts[number][0].shape[2])) for number in group]
             level = t if len(t) == 1 else t.repeat(len(group))
-            return self.decoder(noise, grid, sequence, mask, level)
+            return self._decode_groups(noise, grid, torch.cat(padded), lengths, level, length_groups)
 
         features, repa_features = _by_region(decode, tiling, max_batch)
         pixels = self.decoder.to_pixels(tiling.blend(features, side), structural)
         return pixels, tiling.blend(repa_features, 1)
+
+    def _decode_groups(
+        self,
+        noisy: Float[Tensor, "b 3 T H W"],
+        grid: Float[Tensor, "b c n y x"],
+        sequence: Float[Tensor, "b c s"],
+        lengths: list[int],
+        t: Float[Tensor, " #b"],
+        groups: int,
+    ) -> tuple[Float[Tensor, "b f T H W"], Float[Tensor, "b d n y x"]]:
+        """The decoder on groups of samples of similar length, each padded to its longest sequence only.
+
+        How many groups there are depends on the size of the batch alone: with FSDP all processes must call
+        the decoder equally often.
+        """
+        if groups == 1:
+            return self.decoder(noisy, grid, sequence[:, :, : max(lengths)], _mask(lengths, grid.device), t)
+        order, size = sorted(range(len(lengths)), key=lengths.__getitem__), -(-len(lengths) // groups)
+        results = []
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
+            own, rows = [lengths[i] for i in chosen], torch.tensor(chosen, device=grid.device)
+            level = t if len(t) == 1 else t[rows]
+            results.append(self._decode_groups(noisy[rows], grid[rows], sequence[rows], own, level, groups=1))
+        back = torch.tensor(order, device=grid.device).argsort()
+        features, repa_features = (torch.cat(part)[back] for part in zip(*results, strict=True))
+        return features, repa_features
 
     def _check_latents(self, latents: Latents) -> None:
         n, y, x = latents.shape[2:]
@@ -163,7 +202,11 @@ class HybridAutoencoder(VideoAutoencoder):
 
     def _raw_parts(self, latents: Latents) -> tuple[Float[Tensor, "b c n y x"], list[RegionTokens]]:
         """Raw structural latents, and the raw 1D latents of each region."""
-        parts = [(self._raw(sequence, 1), mask) for sequence, mask in latents.regions()]
+        lengths = latents.lengths.T.tolist()
+        parts = [
+            (self._raw(sequence, 1), own)
+            for (sequence, _), own in zip(latents.regions(), lengths, strict=True)
+        ]
         return self._raw(latents.grid, 0), parts
 
     def _max_batch(self, tile: Tile | None, tiling: Tiling) -> int:
@@ -172,6 +215,14 @@ class HybridAutoencoder(VideoAutoencoder):
             return len(tiling.boxes)
         largest = max((bottom - top) * (right - left) for (top, bottom), (left, right) in tiling.boxes)
         return max(1, tile.height * tile.width // (largest * self.patches.side**2))
+
+
+def _mask(lengths: list[int], device: torch.device) -> Bool[Tensor, "b s"] | None:
+    """The mask of sequences of these lengths; None where nothing is masked, which allows flash attention."""
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return None
+    return torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def _stack_regions(whole: Float[Tensor, "b ..."], tiling: Tiling, group: list[int], unit: int) -> Tensor:

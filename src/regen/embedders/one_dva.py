@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from regen import diffusion
 from regen.embedders.base import (
@@ -21,7 +23,6 @@ from regen.embedders.base import (
     psnr_at_most_noise,
 )
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
-from regen.embedders.noise import initial_noise
 from regen.latents import Latents
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.losses.one_dva import OneDVAObjective, latent_losses
@@ -30,6 +31,8 @@ from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import MotionLengthRule
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
 from regen.tiling import Tile
+
+LENGTH_GROUPS = 4  # of clips of similar length in a training batch, which the decoder gets one after another
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ class OneDVAConfig:
     """Longest side, in patches, of regions of the picture with 1D latents of their own; None: the whole
     picture is one, as far as the queries suffice. With regions as large as the crops of the training, small
     models work at any size."""
-    query_positions: QueryPositions = "none"
-    """Positions of the queries: none, or each that of a patch (anchored)."""
+    query_positions: QueryPositions = "anchored"
+    """Queries start as patches and have their positions, rotary and added (anchored) or rotary alone
+    (rotary), or start without (none)."""
     timestep_conditioning: TimestepConditioning = "adaln_zero"
     long_skip: bool = True
     """Whether the embedding of the noisy patch enters the last layer besides the output of the blocks."""
@@ -114,24 +118,21 @@ class AutoencoderOneDVA(HybridAutoencoder):
         return_dict: bool = True,
         solver: diffusion.Solver = diffusion.euler,
         tile: Tile | None = None,
-        noise: diffusion.Noise | None = None,
     ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
         """Decode normalised latents to the frames of their clip, from noise in `steps` steps.
 
         The picture has all pixels of the patches, including the padding, which `forward` crops. At `times`
         between two encoded frames (0 the first, 1 the last) the result is their linear blend; before and
-        after them it is constant. `generator` draws the `noise`, one for the batch or each entry; that of
-        the frames of a patch depends on it and their position in the clip alone. By default a single step
-        starts from zero noise and needs no generator (see `initial_noise`). `tile` bounds how many regions
-        are processed at once. Values are about [-1, 1], not clamped. Raises ValueError when steps < 1 or the
-        latents have another shape.
+        after them it is constant. `generator` draws the noise, one for the batch or one for each entry.
+        `tile` bounds how many regions are processed at once. Values are about [-1, 1], not clamped.
+        Raises ValueError when steps < 1 or the latents have another shape.
         """
         schedule, (n, y, x) = diffusion.get_schedule(steps), latents.shape[2:]
         self._check_latents(latents)
         side, frames = self.patches.side, 1 + (n - 1) * self.patches.frames
         tiling = self.regions(frames, y * side, x * side)
         shape = (len(latents), 3, n * self.patches.frames, y * side, x * side)
-        start = initial_noise(noise, steps, shape, range(n), generator, latents.grid.device)
+        noise = randn_tensor(shape, generator=generator, device=latents.grid.device, dtype=torch.float32)
         structural, parts = self._raw_parts(latents)
         max_batch = self._max_batch(tile or self.tile, tiling)
 
@@ -139,7 +140,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
             noisy = noisy.to(self.dtype)
             return self._decode_regions(noisy, t, structural, parts, tiling, max_batch)[0].float()
 
-        sample = solver(diffusion.as_velocity(network, self.config.prediction), start, schedule)
+        sample = solver(diffusion.as_velocity(network, self.config.prediction), noise, schedule)
         sample = self.patches.crop(sample, frames, y * side, x * side)
         if times is not None:
             sample = blend_frames(sample, times * (frames - 1))
@@ -151,7 +152,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         generators: list[torch.Generator],
         auxiliary: AuxiliaryLosses | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The velocity loss of encoder and decoder, KL, self-alignment, and auxiliary losses.
+        """The velocity loss of encoder and decoder, KL, and auxiliary losses (self-alignment is one).
 
         `batch["clip"]` (b 3 t h w in [-1, 1]) is encoded and `target` decoded; where `auxiliary` predicts
         latents the decoder learns from those, without the losses of the latents. `progress` is the completed
@@ -164,12 +165,15 @@ class AutoencoderOneDVA(HybridAutoencoder):
         size = target.shape[2:]
         t = diffusion.sample_noise_levels(objective.pure_noise_prob, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
-        noise = diffusion.sample_training_noise(clean.shape, t, generators)
+        noise = randn_tensor(clean.shape, generators, target.device, torch.float32)
         structural, parts, latent_loss, logs = self._decoder_inputs(batch, generators, auxiliary)
         tiling, repa_features = self.regions(*size), []
+        groups = LENGTH_GROUPS if objective.lengths == "motion" else 1
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
-            pred, features = self._decode_regions(noisy, t, structural, parts, tiling, len(tiling.boxes))
+            pred, features = self._decode_regions(
+                noisy, t, structural, parts, tiling, len(tiling.boxes), groups
+            )
             repa_features.append(features)
             return pred
 
@@ -218,8 +222,14 @@ class AutoencoderOneDVA(HybridAutoencoder):
         posterior, progress = self._posterior(clip, lengths, False), batch.get("progress", torch.ones(()))
         drawn, std = posterior.draw(generators), objective.latent_noise_std
         structural, *parts = [add_latent_noise(part, std, generators) for part in drawn]
-        losses = latent_losses(posterior, objective, self.config.kl_weight, progress)
-        return structural, list(zip(parts, posterior.masks(), strict=True)), *losses
+        loss, logs = latent_losses(posterior, self.config.kl_weight)
+        if auxiliary is not None:
+            alignment, alignment_logs = auxiliary.align(posterior, progress)
+            loss, logs = loss + alignment, logs | alignment_logs
+        counts = [[budget] * len(clip) for budget in self.budgets(*clip.shape[2:])]
+        if objective.lengths == "motion" and not isinstance(lengths, FakeTensor):  # which has no values
+            counts = lengths.T.tolist()  # waits for the encoder; each update waits for the device once anyway
+        return structural, list(zip(parts, counts, strict=True)), loss, logs
 
 
 def _check(config: OneDVAConfig) -> None:

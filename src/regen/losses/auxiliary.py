@@ -1,4 +1,4 @@
-"""Losses besides a model's own: LPIPS, adversarial, REPA; predicted latents."""
+"""Losses besides a model's own: LPIPS, adversarial, self-alignment, REPA; predicted latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,9 +9,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from regen.latents import LatentPosterior
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
+from regen.losses.alignment import AlignmentConfig, SelfAlignment
 from regen.losses.one_dva import PredictedLatents, PredictionConfig, Predictor
-from regen.losses.optimizer_state import TensorSpec, strip_prefix
+from regen.losses.optimizer_state import SelfTrained, TensorSpec, strip_prefix
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
 from regen.metrics.lpips import Lpips, Net
 from regen.networks.dit import Patches
@@ -27,6 +29,8 @@ class LossConfig:
     perceptual_net: Net = "vgg"
     perceptual_file: str | None = None
     """Downloaded weights of the network; required with `perceptual_weight`."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """Alignment of 1D latents with structural ones (One-DVA)."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """Alignment of decoder features with a frozen image encoder (REPA, One-DVA)."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
@@ -34,7 +38,11 @@ class LossConfig:
 
 
 class AuxiliaryLosses:
-    """The enabled losses; `features`: width and patches for REPA, `predictor`: for post-training."""
+    """The enabled losses and their trainable state.
+
+    `features`: width and patches of the decoder features that REPA aligns. `predictor`: predicts latents for
+    post-training. `channels`: those of the latents that self-alignment aligns.
+    """
 
     def __init__(
         self,
@@ -42,10 +50,12 @@ class AuxiliaryLosses:
         device: torch.device,
         features: tuple[int, Patches] | None = None,
         predictor: Predictor | None = None,
+        channels: int | None = None,
     ) -> None:
         self.config = config
         self.lpips: Lpips | None = None
         self.adversarial: AdversarialLoss | None = None
+        self.alignment: SelfAlignment | None = None
         self.representation: RepresentationLoss | None = None
         self.prediction: PredictedLatents | None = None
         if config.perceptual_weight > 0:
@@ -56,6 +66,9 @@ class AuxiliaryLosses:
             self.lpips = Lpips.from_file(Path(config.perceptual_file), config.perceptual_net).to(device)
         if config.adversarial.weight > 0:
             self.adversarial = AdversarialLoss(config.adversarial, device)
+        if config.alignment.weight > 0:
+            assert channels is not None
+            self.alignment = SelfAlignment(config.alignment, channels, device)
         if config.representation.weight > 0:
             assert features is not None
             self.representation = RepresentationLoss(config.representation, *features, device)
@@ -76,6 +89,14 @@ class AuxiliaryLosses:
             term, values = self.adversarial(target, reconstruction)
             total, logs = total + term, logs | values
         return total, logs
+
+    def align(
+        self, posterior: LatentPosterior, progress: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The weighted self-alignment of 1D latents at this fraction of the training, and what to log."""
+        if self.alignment is None:
+            return posterior.grid.new_zeros((), dtype=torch.float32), {}
+        return self.alignment(posterior, progress)
 
     def represent(
         self, features: Float[Tensor, "b d n y x"], target: Float[Tensor, "b 3 t h w"]
@@ -105,6 +126,10 @@ class AuxiliaryLosses:
         for name, part in self._trained().items():
             part.prepare(strip_prefix(name, specs))
 
-    def _trained(self) -> dict[str, AdversarialLoss | RepresentationLoss]:
-        parts = {"adversarial": self.adversarial, "representation": self.representation}
+    def _trained(self) -> dict[str, SelfTrained]:
+        parts = {
+            "adversarial": self.adversarial,
+            "alignment": self.alignment,
+            "representation": self.representation,
+        }
         return {name: part for name, part in parts.items() if part is not None}

@@ -1,4 +1,4 @@
-"""Training of One-DVA: its objective, KL, self-alignment, predicted latents."""
+"""Training of One-DVA: its objective, KL, predicted latents."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from regen import diffusion
 from regen.latents import LatentPosterior, Latents
@@ -23,8 +22,8 @@ class OneDVAObjective:
     """Training options of `AutoencoderOneDVA` (docs/method.md, 18); the defaults are those of stage 2."""
 
     lengths: LengthMode = "motion"
-    """Number of 1D latents in training: all (full, stage 1), or by the motion of the clip with tail dropout
-    (motion)."""
+    """Number of 1D latents in training: all (full, stage 1), none (the other reading of stage 1: structural
+    latents only, without queries), or by the motion of the clip with tail dropout (motion)."""
     keep_all_prob: float = 0.5
     """Probability that a clip keeps its full length; else its tail is dropped."""
     density: diffusion.Density = "logit_normal"
@@ -37,18 +36,12 @@ class OneDVAObjective:
     """Weight of the absolute error of the predicted clean clip (stage 1)."""
     latent_noise_std: float = 0.0
     """Standard deviation of the noise added to the latents."""
-    alignment_weight: float = 0.1
-    """Weight λ of self-alignment."""
-    alignment_margin: float = 0.5
-    """Margin δ: cosines above 1 - δ have no loss."""
-    alignment_ramp: float = 0.05
-    """Fraction of the training over which λ rises from 0."""
 
     def __post_init__(self) -> None:
-        for name in ("keep_all_prob", "pure_noise_prob", "alignment_ramp"):
+        for name in ("keep_all_prob", "pure_noise_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}.")
-        for name in ("l1_weight", "latent_noise_std", "alignment_weight", "alignment_margin"):
+        for name in ("l1_weight", "latent_noise_std"):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} must be >= 0, got {getattr(self, name)}.")
         if not 0 < self.t_min <= 1:
@@ -56,49 +49,20 @@ class OneDVAObjective:
 
 
 def latent_losses(
-    posterior: LatentPosterior,
-    objective: OneDVAObjective,
-    kl_weight: float,
-    progress: Float[Tensor, ""],
+    posterior: LatentPosterior, kl_weight: float
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """Weighted KL of all latents plus self-alignment of their means, and the logs (docs/method.md, 18).
+    """Weighted KL of all latents (docs/method.md, 18), and the logs.
 
-    `progress` is the completed fraction of the training, on the CPU. Logs the fraction of 1D latents in use
-    (`length`) and their effective rank (`rank`).
+    Logs the fraction of 1D latents in use (`length`) and their effective rank (`rank`), 0 without any.
     """
-    channels, mask = posterior.channels, torch.cat(posterior.masks(), dim=1)
+    mask = torch.cat(posterior.masks(), dim=1)
     loss = posterior.grid.new_zeros((), dtype=torch.float32)
-    means = torch.cat([part[:, :channels] for part in posterior.parts], dim=2)
-    logs = {"length": mask.float().mean(), "rank": effective_rank(means, mask)}
+    means = torch.cat([part[:, : posterior.channels] for part in posterior.parts], dim=2)
+    logs = {"length": mask.sum() / max(mask.numel(), 1), "rank": effective_rank(means, mask)}
     if kl_weight > 0:
         kl = posterior.kl()
         loss, logs["kl"] = loss + kl_weight * kl, kl.detach()
-    if objective.alignment_weight > 0:
-        structural = posterior.grid[:, :channels].flatten(2)
-        alignment = self_alignment(means, structural, mask, objective.alignment_margin)
-        ramp = (progress / max(objective.alignment_ramp, 1e-9)).clamp(max=1)
-        loss, logs["alignment"] = loss + ramp * objective.alignment_weight * alignment, alignment.detach()
     return loss, logs
-
-
-def self_alignment(
-    sequence: Float[Tensor, "b c s"],
-    structural: Float[Tensor, "b c n"],
-    mask: Bool[Tensor, "b s"],
-    margin: float = 0.5,
-) -> Float[Tensor, ""]:
-    """L_m + L_c: align 1D latents with structural latents and their neighbours (docs/method.md, 18).
-
-    L_m = mean relu(1 - δ - cos(u_i, s_j*)) with j* the structural latent of the largest cosine, which gets no
-    gradient. L_c = mean relu(1 - δ - cos(u_i, u_i+1)). Means are over the 1D latents of a clip inside `mask`
-    (0 if there are none), then over clips. The regions of a clip are concatenated, in both inputs.
-    """
-    u = F.normalize(sequence.float(), dim=1, eps=1e-6)
-    anchor = F.normalize(structural.detach().float(), dim=1, eps=1e-6)
-    nearest = torch.einsum("bcs,bcn->bsn", u, anchor).amax(2)
-    matching = _masked_mean(F.relu(1 - margin - nearest), mask)
-    neighbours = (u[:, :, 1:] * u[:, :, :-1]).sum(1)
-    return matching + _masked_mean(F.relu(1 - margin - neighbours), mask[:, 1:] & mask[:, :-1])
 
 
 @torch.no_grad()
@@ -110,15 +74,11 @@ def effective_rank(sequence: Float[Tensor, "b c s"], mask: Bool[Tensor, "b s"]) 
     weight = mask[:, None].float()
     count = weight.sum().clamp(min=1)
     centred = (sequence.float() - (sequence.float() * weight).sum((0, 2), keepdim=True) / count) * weight
-    covariance = torch.einsum("bcs,bds->cd", centred, centred) / count
+    with torch.autocast(sequence.device.type, enabled=False):
+        covariance = torch.einsum("bcs,bds->cd", centred, centred) / count
     total = covariance.diagonal().sum()
     shares = covariance / total.clamp(min=1e-30)
     return torch.where(total > 0, 1 / shares.square().sum().clamp(min=1e-12), 0.0)
-
-
-def _masked_mean(values: Float[Tensor, "b s"], mask: Bool[Tensor, "b s"]) -> Float[Tensor, ""]:
-    """Mean over each clip's values inside the mask (0 if there are none), then over clips."""
-    return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
 @dataclass(frozen=True)

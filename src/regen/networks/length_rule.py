@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-LengthMode = Literal["full", "motion"]
+LengthMode = Literal["full", "motion", "none"]
 EPS = 1e-4  # added to motions before the logarithm, because a still clip has 0
 
 
@@ -79,12 +79,12 @@ class MotionLengthRule:
         mode: LengthMode,
         keep_all_prob: float,
     ) -> Int64[Tensor, " b"]:
-        """Lengths for training: the budget ("full"), or tail dropout ("motion").
+        """Lengths for training: the budget ("full"; "none": it is 0), or tail dropout ("motion").
 
         With tail dropout a clip keeps L_max with probability `keep_all_prob`, else a length that is uniform
         from 0 to L_max, drawn by the clip's own generator.
         """
-        if mode == "full":
+        if mode != "motion":
             return torch.full((len(clip),), budget, device=clip.device)
         draws = torch.stack([torch.rand(2, generator=each, device=each.device) for each in generators])
         chance, part = draws.to(clip.device).unbind(1)

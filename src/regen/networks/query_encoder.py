@@ -11,10 +11,17 @@ from torch.nn import functional as F
 
 from regen.layers import CheckpointedModule
 from regen.layers.attention import Attention, Grid, init_local_attention
-from regen.layers.positions import Rope, compute_rope, grid_positions, sinusoidal_embedding
+from regen.layers.positions import (
+    Rope,
+    compute_rope,
+    grid_positions,
+    grid_sinusoidal_embedding,
+    sinusoidal_embedding,
+)
 from regen.networks.dit import Feedforward, Patches
 
-QueryPositions = Literal["none", "anchored"]
+QueryPositions = Literal["none", "rotary", "anchored"]
+ENCODING_SCALE = 0.25  # of the positions added to queries; larger ones would hide the content of the patches
 # Steps of a low-discrepancy sequence: powers of 1 / g with g⁴ = g + 1, whose multiples fill a cube evenly for
 # any number of points; in units of 2⁻³², so that the resulting order is the same on every device.
 LOW_DISCREPANCY = tuple(round(2**32 * 1.2207440846057596**-power) for power in (1, 2, 3))
@@ -57,7 +64,7 @@ def token_rope(
 ) -> Rope:
     """Rotary positions of the grid's tokens, then of `queries`, then of `others`, which have none."""
     positions = [grid_positions(grid, device), torch.zeros(queries + others, 3, device=device)]
-    if query_positions == "anchored":
+    if query_positions != "none":
         positions[1][:queries] = positions[0][anchors(grid, device)[:queries]]
     return compute_rope(torch.cat(positions), head_width)
 
@@ -84,8 +91,9 @@ class QueryEncoder(CheckpointedModule):
     uses as many queries as it has patches, the first ones of `num_queries`. All 1D latents are computed and
     truncated afterwards, so a shorter sequence is a prefix of a longer one.
 
-    `query_positions`: "anchored" queries start as a patch and share its position; "none" is the plain
-    variant. `linear_skip`: a linear map from the pixels of a patch to its structural latent.
+    `query_positions`: "anchored" queries start as a patch, have its rotary position, and its sinusoidal
+    position added; "rotary" is the same without the addition, "none" queries have no position and no patch
+    (ablation). `linear_skip`: a linear map from the pixels of a patch to its structural latent.
     """
 
     def __init__(
@@ -105,8 +113,10 @@ class QueryEncoder(CheckpointedModule):
         self.head_width = width // heads
         self.embed = nn.Linear(3 * patches.pixels, width)
         self.type_embedding = nn.Parameter(torch.zeros(width))
-        # Queries differ by this table only, so its scale must not vanish beside what the blocks add.
-        self.queries = nn.Parameter(0.5 * torch.randn(num_queries, width))
+        # Where queries differ by this table only, its scale must not vanish beside what the blocks add; where
+        # they start as patches, it must not hide those.
+        scale = 0.1 if query_positions == "anchored" else 0.5
+        self.queries = nn.Parameter(scale * torch.randn(num_queries, width))
         self.resolution = ResolutionTokens(width)
         self.blocks = nn.ModuleList(EncoderBlock(width, heads) for _ in range(depth))
         if query_positions != "none":
@@ -116,9 +126,12 @@ class QueryEncoder(CheckpointedModule):
         self.linear_skip = nn.Linear(3 * patches.pixels, channels) if linear_skip else None
 
     def forward(
-        self, padded: Float[Tensor, "b 3 T H W"]
+        self, padded: Float[Tensor, "b 3 T H W"], use_queries: bool = True
     ) -> tuple[Float[Tensor, "b m n y x"], Float[Tensor, "b m s"]]:
-        """Raises ValueError when the clip has more patches than there are queries."""
+        """Moments of the structural latents, and of the 1D latents: none without `use_queries`.
+
+        Raises ValueError when the clip has more patches than there are queries.
+        """
         units = self.patches.frames, self.patches.side, self.patches.side
         t, y, x = grid = tuple(side // unit for side, unit in zip(padded.shape[2:], units, strict=True))
         count = prod(grid)
@@ -129,20 +142,33 @@ class QueryEncoder(CheckpointedModule):
             )
         pixels = self.patches.patchify(padded)
         tokens = self.embed(pixels) + self.type_embedding
-        queries = self.queries[:count].to(tokens.dtype).expand(len(tokens), -1, -1)
-        if self.query_positions == "anchored":
-            queries = queries + tokens[:, anchors((t, y, x), tokens.device)]
+        parts, length = [tokens], count if use_queries else 0
+        if use_queries:
+            parts.append(self._queries((t, y, x), tokens))
         resolution = self.resolution((t, y, x), self.patches).to(tokens.dtype).expand(len(tokens), -1, -1)
-        tokens = torch.cat([tokens, queries, resolution], dim=1)
-        rope = token_rope((t, y, x), count, 3, self.query_positions, self.head_width, tokens.device)
+        tokens = torch.cat([*parts, resolution], dim=1)
+        rope = token_rope((t, y, x), length, 3, self.query_positions, self.head_width, tokens.device)
         for block in self.blocks:
             tokens = self.call_block(block, tokens, rope)
         structural = self.structural(tokens[:, :count])
         if self.linear_skip is not None:
             skip = self.linear_skip(pixels)
             structural = structural + F.pad(skip, (0, structural.shape[2] - self.channels))
-        sequence = rearrange(self.sequence(tokens[:, count : 2 * count]), "b s m -> b m s")
+        sequence = rearrange(self.sequence(tokens[:, count : count + length]), "b s m -> b m s")
         return rearrange(structural, "b (n y x) m -> b m n y x", n=t, y=y, x=x), sequence
+
+    def _queries(self, grid: Grid, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """As many queries as patches, with what their positions add."""
+        queries = self.queries[: tokens.shape[1]].to(tokens.dtype).expand(len(tokens), -1, -1)
+        if self.query_positions == "none":
+            return queries
+        order = anchors(grid, tokens.device)
+        queries = queries + tokens[:, order]
+        if self.query_positions == "rotary":
+            return queries
+        t, y, x = (torch.arange(length, device=tokens.device, dtype=torch.float32) for length in grid)
+        encoding = grid_sinusoidal_embedding(t, y, x, tokens.shape[2]).flatten(0, 2)[order]
+        return queries + (ENCODING_SCALE * encoding).to(tokens.dtype)
 
 
 class MomentsHead(nn.Module):

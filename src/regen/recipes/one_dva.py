@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.one_dva import OneDVAConfig
+from regen.losses.alignment import AlignmentConfig
 from regen.losses.auxiliary import LossConfig
 from regen.losses.one_dva import OneDVAObjective, PredictionConfig
 from regen.losses.representation import RepresentationConfig
-from regen.networks.length_rule import MotionLengthRule
+from regen.networks.length_rule import LengthMode, MotionLengthRule
 from regen.recipes.preset import CACHED, PLAIN, Preset, documented
 from regen.train.finetune import InitConfig
 from regen.train.loop import LoopConfig
@@ -20,11 +21,11 @@ STAGE2 = CACHED + " --init.model STAGE1"
 
 def small_cpu() -> Recipe[OneDVAConfig]:
     """One-DVA, stage 2, 45 minutes on one core; 29.94 dB at 256², 46.5× compression."""
-    objective = OneDVAObjective(pure_noise_prob=0.3, t_min=0.5, latent_noise_std=0.05, alignment_weight=0.01)
+    objective = OneDVAObjective(pure_noise_prob=0.3, t_min=0.5, latent_noise_std=0.05)
     model = OneDVAConfig(
         encoder_width=176, encoder_depth=3, encoder_heads=4, linear_skip=True,
         width=176, depth=5, heads=4, pixel_channels=3, num_queries=80, region_size=4,
-        query_positions="anchored", timestep_conditioning="adaln_single", kl_weight=0.0,
+        query_positions="rotary", timestep_conditioning="adaln_single", kl_weight=0.0,
         length_rule=MotionLengthRule(multiple=4, motion_range=(0.00004, 0.037)), objective=objective,
     )  # fmt: skip
     return Recipe(
@@ -36,6 +37,7 @@ def small_cpu() -> Recipe[OneDVAConfig]:
         ),
         loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         tasks=TaskConfig(image_share=0.1, warmup_fraction=1.0),
+        losses=LossConfig(alignment=AlignmentConfig(weight=0.01)),
         optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.4),
         init=InitConfig(freeze=("linear",)),
     )
@@ -44,14 +46,7 @@ def small_cpu() -> Recipe[OneDVAConfig]:
 def small_stage1_cpu() -> Recipe[OneDVAConfig]:
     """Stage 1 of onedva-small-cpu, 24 minutes on one core: all 1D latents, half of the clips at t = 1."""
     recipe = small_cpu()
-    objective = OneDVAObjective(
-        lengths="full",
-        pure_noise_prob=0.5,
-        t_min=0.5,
-        l1_weight=0.5,
-        latent_noise_std=0.05,
-        alignment_weight=0.0,
-    )
+    objective = OneDVAObjective("full", pure_noise_prob=0.5, t_min=0.5, l1_weight=0.5, latent_noise_std=0.05)
     stages = (
         Stage(48, 64, video_batch_size=16, image_batch_size=64, until=0.15),
         Stage(64, 48, video_batch_size=16, image_batch_size=64, until=0.3),
@@ -62,6 +57,7 @@ def small_stage1_cpu() -> Recipe[OneDVAConfig]:
         model=replace(recipe.model, objective=objective),
         data=replace(recipe.data, stages=stages, statistics_clips=64),
         loop=replace(recipe.loop, steps=1400),
+        losses=LossConfig(),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=100),
         init=InitConfig(freeze=("linear",), pca_clips=700),
     )
@@ -84,7 +80,7 @@ def toy() -> Recipe[OneDVAConfig]:
     recipe = small_cpu()
     model = replace(
         recipe.model, encoder_width=96, encoder_depth=2, encoder_heads=3, width=96, depth=3, heads=3,
-        latent_channels=16, num_queries=20, region_size=2,
+        latent_channels=16, num_queries=20, region_size=2, query_positions="anchored",
     )  # fmt: skip
     return replace(
         recipe,
@@ -126,13 +122,18 @@ def base(width: int = 768, depth: int = 12, heads: int = 12) -> Recipe[OneDVACon
         loop=LoopConfig(steps=200_000, activation_checkpointing=True, num_workers=8, fsdp=True),
         tasks=TaskConfig(warmup_fraction=1.0),
         optimizer=OptimizerConfig(5e-5),
-        losses=LossConfig(representation=RepresentationConfig(weight=0.5)),
+        losses=LossConfig(
+            alignment=AlignmentConfig(weight=0.1), representation=RepresentationConfig(weight=0.5)
+        ),
     )
 
 
-def stage1(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
-    """The paper's stage 1: all 1D latents, half of the clips at noise level 1, with L1 and LPIPS."""
-    objective = OneDVAObjective(lengths="full", pure_noise_prob=0.5, l1_weight=1.0, alignment_weight=0.0)
+def stage1(recipe: Recipe[OneDVAConfig], lengths: LengthMode = "full") -> Recipe[OneDVAConfig]:
+    """The paper's stage 1: half of the clips at noise level 1, with L1 and LPIPS.
+
+    With all 1D latents, or ("none") with structural latents only.
+    """
+    objective = OneDVAObjective(lengths, pure_noise_prob=0.5, l1_weight=1.0)
     return replace(
         recipe,
         model=replace(recipe.model, objective=objective),
@@ -153,12 +154,17 @@ def post(recipe: Recipe[OneDVAConfig]) -> Recipe[OneDVAConfig]:
 
 
 def paper(name: str, recipe: Recipe[OneDVAConfig], summary: str) -> dict[str, Preset[Recipe]]:
-    """The three trainings of a size of the paper."""
+    """The three trainings of a size of the paper, with both readings of the first."""
     train = "regen train {name} --data SHARDS --out"
     return {
         f"{name}-stage1": Preset(
             stage1(recipe),
             f"Stage 1 of {name}: all 1D latents, half of the clips at t = 1, L1 and LPIPS. Not run here.",
+            f"{train} STAGE1 --losses.perceptual-file FILE",
+        ),
+        f"{name}-stage1-structural": Preset(
+            stage1(recipe, "none"),
+            f"Stage 1 of {name} in the other reading: structural latents only, no queries. Not run here.",
             f"{train} STAGE1 --losses.perceptual-file FILE",
         ),
         name: Preset(

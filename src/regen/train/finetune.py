@@ -240,7 +240,8 @@ def _encoder_key(config: Mapping[str, Any]) -> list[object]:
         *("temporal_compression_ratio", "latent_channels", "encoder_patch_size", "chunk_frames"),
         *("spatial_compression_ratio", "query_positions", "region_size"),
     )
-    return [*(config.get(name) for name in fields), config.get("kl_weight", 0.0) > 0]
+    structural_only = config.get("objective", {}).get("lengths") == "none"
+    return [*(config.get(name) for name in fields), config.get("kl_weight", 0.0) > 0, structural_only]
 
 
 def _millions(loaded: int, parameters: int) -> str:

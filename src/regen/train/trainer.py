@@ -90,9 +90,11 @@ class Recipe(Generic[M]):
             raise ValueError("REGEN has the diffusion loss only; the weights of all other losses must be 0.")
         if not is_regen and self.tasks.warmup_fraction < 1:
             raise ValueError("Only REGEN decodes frames it does not encode; set tasks.warmup_fraction to 1.")
-        one_dva_only = max(losses.representation.weight, losses.prediction.share, self.init.pca_clips) > 0
-        if not isinstance(self.model, OneDVAConfig) and one_dva_only:
-            raise ValueError("Only One-DVA takes losses.representation, losses.prediction, init.pca_clips.")
+        weights = losses.alignment.weight, losses.representation.weight, losses.prediction.share
+        if not isinstance(self.model, OneDVAConfig) and max(*weights, self.init.pca_clips) > 0:
+            raise ValueError(
+                "Only One-DVA takes losses.alignment, .representation and .prediction, and init.pca_clips."
+            )
 
 
 def build_model(config: ModelConfig) -> Autoencoder:
@@ -171,7 +173,8 @@ def build_auxiliary_losses(
     if isinstance(model, AutoencoderRegen):
         return None
     features = (model.config.width, model.patches) if isinstance(model, AutoencoderOneDVA) else None
-    return AuxiliaryLosses(recipe.losses, device, features, predictor or denoised(unit_gaussian_velocity))
+    predictor = predictor or denoised(unit_gaussian_velocity)
+    return AuxiliaryLosses(recipe.losses, device, features, predictor, model.latent_channels)
 
 
 def resolve_config(recipe: Recipe, clips: ClipDataset, device: torch.device) -> dict[str, Any]:
