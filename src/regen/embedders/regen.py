@@ -55,7 +55,7 @@ class RegenConfig(PyramidConfig):
     attention_window: int | None = None
     """Side of the decoder's attention windows in units of 8 pixels, shifted in every second block; a span
     like that of the training keeps quality and speed at larger sizes. None (the paper): full attention."""
-    t_min: float = 0.05
+    t_min: float = 0.5
     """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
     pure_noise_prob: float = 0.1
     """Probability of noise level 1 in training, where one-step decoding starts."""

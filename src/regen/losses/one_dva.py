@@ -30,7 +30,7 @@ class OneDVAObjective:
     """Distribution of the noise levels."""
     pure_noise_prob: float = 0.1
     """Probability of noise level 1, where decoding starts."""
-    t_min: float = 0.05
+    t_min: float = 0.5
     """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
     l1_weight: float = 0.0
     """Weight of the absolute error of the predicted clean clip (stage 1)."""

@@ -40,7 +40,7 @@ def small(ratio: int, clips: int, side: int, model: RegenConfig) -> Recipe[Regen
         model = replace(model, timestep_conditioning="adaln_single")
     model = replace(
         model, temporal_compression_ratio=ratio, encoder_blocks=1, encoder_patch_size=4, linear_skip=True,
-        attention_window=8, t_min=0.5, pure_noise_prob=0.3, latent_noise_std=0.05,
+        attention_window=8, pure_noise_prob=0.3, latent_noise_std=0.05,
     )  # fmt: skip
     stage = Stage(side, side, video_batch_size=clips, image_batch_size=4 * clips)
     return Recipe(
