@@ -153,13 +153,17 @@ def _train(recipe: GeneratorRecipe, latents: Path, out: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("fsdp", [False, True])
-def test_two_processes_train_the_same_model(fsdp, hybrid, tmp_path):
+@pytest.mark.parametrize(
+    ("fsdp", "attention", "kind"),
+    [(False, "joint", "hybrid"), (True, "joint", "hybrid"), (True, "factorised", "latents")],
+)
+def test_two_processes_train_the_same_model(fsdp, attention, kind, request, tmp_path):
     """Also with pictures, which take both where they share the weights; and in two passes."""
-    recipe = tiny(steps=3, preview_samples=1, preview_steps=1)
-    run_generator(recipe, hybrid, tmp_path / "one", ALONE)
+    data = request.getfixturevalue(kind)
+    recipe = tiny(steps=3, preview_samples=1, preview_steps=1, attention=attention)
+    run_generator(recipe, data, tmp_path / "one", ALONE)
     two = replace(recipe, loop=replace(recipe.loop, gradient_accumulation_steps=1 if fsdp else 2, fsdp=fsdp))
-    run_ranks(2, partial(_train, two, hybrid), tmp_path / "two", errors=tmp_path / "errors")
+    run_ranks(2, partial(_train, two, data), tmp_path / "two", errors=tmp_path / "errors")
     one, two = (load(tmp_path / name / "model").state_dict() for name in ("one", "two"))
     torch.testing.assert_close(two, one, atol=2e-4, rtol=1e-3)
     one, two = (logged(tmp_path / name, "evaluation/validation_loss") for name in ("one", "two"))
