@@ -144,7 +144,7 @@ def test_conditions_are_those_of_the_samples_of_each_part(clips):
     for step in range(5):
         whole = batch[step, 0, 1]
         count, stride = int(whole["batch_size"]), batch.stride
-        task = draw_task(4, step / batch.steps, batch.tasks, generator_for(0, -2, step))
+        task = draw_task(4, step / batch.steps, batch.tasks, generator_for(0, -2, step), batch.spacings)
         for row, label in enumerate(whole["label"].tolist()):
             cut = ClipSpec(task.frames, whole["clip"].shape[-2:], batch.scale)
             assert label == 100 + clips.draw(step * stride + row, cut, 0).number
