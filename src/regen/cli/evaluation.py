@@ -84,10 +84,9 @@ def evaluate(
     Example: regen evaluate --model regen-small-4x --model linear-4x --data clips/ --size 256 --report out/
 
     Open out/index.html for table, plots and all models side by side, the worst clips first. The means are in
-    out/summary.json, the clips in out/clips.jsonl. The first run freezes the list of clips, with their
-    hashes, and the settings. The same command resumes after an interruption; with other models, sizes or
-    steps it adds them. It may run several times at once, on several GPUs or machines that share the folder:
-    each result is computed once, and no result depends on the number of processes.
+    out/summary.json, the clips in out/clips.jsonl. The first run freezes the list of clips, with hashes, and
+    the settings. The same command resumes, and adds other models, sizes or steps. It may run several times
+    at once, on GPUs or machines that share the folder: results don't depend on the number of processes.
 
     Args:
         data: Folder of videos and images; davis:, mcl-jcv:, ucf101: or frames:FOLDER, as it was unpacked; or
