@@ -3,8 +3,9 @@
 This is Table 4 of the paper as far as it can be had without its GPU. Operations are those of matrix products,
 convolutions and attention (regen.metrics.cost); they are counted on tensors without content, so that no
 memory and no time is needed. Beside them stand the published milliseconds (one A100, 256x256, one step), and
-the rate at which the operations would have to go for that. With --time the decoders really run, with random
-weights, each in a process of its own that nothing else has filled before.
+the rate at which the operations would have to go for that. The memory is that of the weights and of all
+tensors that are alive at once. With --time the decoders really run, with random weights, each in a process of
+its own that nothing else has filled before.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import tyro
 from report import finish, free_bytes, one_sentence_errors, show_table, use_threads
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from training_memory import Alive, of_type
 
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
@@ -126,9 +128,13 @@ def decode_with(model: Model, setting: Setting) -> Callable[[], Tensor]:
 
 
 def counted(name: str, setting: Setting) -> Figures:
-    """Parameters, operations and the estimate of memory; nothing is computed."""
+    """Parameters, operations, the peak of memory and the model's estimate of it; nothing is computed."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         products = count_matmuls(decode_with(decoder_of(name), setting))
+        with of_type(setting.dtype):
+            model = decoder_of(name)
+        with Alive(model.parameters()) as alive:
+            decode_with(model, setting)()
     parts = {kind: MatMuls({p: n for p, n in products.items() if p.kind == kind}) for kind in KINDS}
     model = empty_decoder(name, setting.dtype)
     frames, height, width = model.chunk_frames, setting.size.height, setting.size.width
@@ -138,6 +144,7 @@ def counted(name: str, setting: Setting) -> Figures:
         "tflop": total_flops(products) / 1e12,
         "tflop_by_kind": {kind: total_flops(part) / 1e12 for kind, part in parts.items()},
         "activation_gb": model.activation_bytes(frames, height, width) / 1e9,
+        "memory_gb": (alive.peak + model.num_parameters() * setting.dtype.itemsize) / 1e9,
     }
 
 
@@ -223,7 +230,7 @@ def report(results: dict[str, Figures], setting: Setting) -> None:
     """Table and JSON line of what was counted."""
     finish(
         f"One decode at {setting.size}, {setting.steps} step{'s' * (setting.steps > 1)}: operations in TFLOP",
-        ["decoder", "frames", "million parameters", *KINDS, "all", "per frame", "activations (GB)"],
+        ["decoder", "frames", "million parameters", *KINDS, "all", "per frame", "memory (GB)"],
         [
             [
                 name,
@@ -232,7 +239,7 @@ def report(results: dict[str, Figures], setting: Setting) -> None:
                 *(f"{figures['tflop_by_kind'][kind]:.3f}" for kind in KINDS),
                 f"{figures['tflop']:.3f}",
                 f"{figures['tflop'] / figures['frames']:.3f}",
-                f"{figures['activation_gb']:.2f}",
+                f"{figures['memory_gb']:.2f}",
             ]
             for name, figures in results.items()
         ],

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
+from regen.diffusion import Noise
 from regen.evaluate.quality import ClipResult
 from regen.media.pixels import parse_size
 from regen.pretrained.models import DEFAULT_MODEL, load
@@ -31,6 +32,7 @@ def main(
     steps: int = 1,
     solver: SolverName = "euler",
     seams: Seams = "extend",
+    noise: Noise | None = None,
     seed: int = 0,
     max_frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
@@ -48,6 +50,7 @@ def main(
         steps: Denoising steps of the decoder.
         solver: How it steps: euler, or heun, which evaluates the network about twice a step.
         seams: How it joins chunks: extend (from 2 steps on), match or none.
+        noise: Where it starts: normal or zero noise, by default zero with one step.
         seed: Seed of the decoder's noise.
         max_frames: Measure only the first frames of each clip, for a quick look.
         device: cpu, cuda or mps; by default the best one here.
@@ -57,7 +60,7 @@ def main(
     use_threads(threads)
     tune_malloc()
     area, target, files = parse_size(size), pick_device(device), find_clips(data, max_frames)
-    options = DecodeOptions(steps=steps, seed=seed, solver=solver, seams=seams)
+    options = DecodeOptions(steps=steps, seed=seed, solver=solver, seams=seams, noise=noise)
     precision = pick_dtype(dtype, target)
     names = model or (DEFAULT_MODEL,)
     results: dict[str, list[ClipResult]] = {}
@@ -69,7 +72,14 @@ def main(
             for result in evaluate_files(embedder, files, area, options, max_frames):
                 results[name].append(result)
                 progress.advance(task)
-    settings = {"size": str(area), "steps": steps, "solver": solver, "seams": seams, "seed": seed}
+    settings = {
+        "size": str(area),
+        "steps": steps,
+        "solver": solver,
+        "seams": seams,
+        "seed": seed,
+        "noise": noise,
+    }
     settings |= {"max_frames": max_frames, "dtype": dtype_name(precision)}
     finish(
         f"PSNR (dB) / SSIM at {area}, {steps} step{'s' if steps > 1 else ''}, {dtype_name(precision)}",

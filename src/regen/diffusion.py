@@ -14,14 +14,19 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
 Prediction = Literal["sample", "velocity", "epsilon"]
 UNKNOWN_PREDICTION = "prediction must be 'sample', 'velocity' or 'epsilon', got {!r}."
 Density = Literal["uniform", "logit_normal"]
+Noise = Literal["normal", "zero"]  # where decoding starts, at t = 1
 Network = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> prediction
 Solver = Callable[[Network, Tensor, list[float]], Tensor]  # (velocity, noise, schedule) -> clean sample
+
+# Of the training samples at t = 1: one step starts from zero noise, several steps from normal noise.
+ZERO_NOISE_PROB = 0.5
 
 
 def append_dims(t: Float[Tensor, " #b"], x: Tensor) -> Tensor:
@@ -85,6 +90,19 @@ def sample_noise_levels(
         normals = [torch.randn((), generator=each, device=each.device) for each in generators]
         level = torch.sigmoid(torch.stack(normals))
     return torch.where(chance < pure_noise_prob, 1.0, level)
+
+
+def sample_training_noise(
+    shape: torch.Size, t: Float[Tensor, " b"], generators: list[torch.Generator]
+) -> Float[Tensor, "b ..."]:
+    """Noise for training, that of each sample from its own generator: normal, at t = 1 in part zero.
+
+    At t = 1 the optimum E[x_0] does not depend on the noise, and one-step decoding starts from zero.
+    """
+    noise = randn_tensor(shape, generators, t.device, torch.float32)
+    chance = torch.stack([torch.rand((), generator=each, device=each.device) for each in generators])
+    is_zero = (t == 1) & (chance.to(t.device) < ZERO_NOISE_PROB)
+    return noise * append_dims(1 - is_zero.float(), noise)
 
 
 def velocity_loss(

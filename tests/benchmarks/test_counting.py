@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 
 import comparisons
+import decoder_cost
 import generation_cost
 import loader
 import pytest
@@ -99,3 +100,13 @@ def test_the_loader_and_plain_pyav_read_the_same_clips(tmp_path):
     plain = torch.stack([loader.read_with_pyav(excerpt, exact=True) for excerpt in excerpts])
     for source in sources:
         assert torch.equal(torch.cat([source[key]["clip"] for key in keys]), plain)
+
+
+@pytest.mark.integration
+def test_the_baseline_at_32x_decodes_512_pixels_in_a_tenth_of_the_papers_memory():
+    """The paper's table has "out of memory" there, on 80 GB."""
+    setting = decoder_cost.Setting(Size(512, 512), 1, 1, 1, torch.device("cpu"), torch.bfloat16)
+    figures = decoder_cost.counted("magvit2-32x", setting)
+    weights = 2 * figures["parameters"] / 1e9
+    assert figures["memory_gb"] == pytest.approx(7.85, rel=0.02)
+    assert figures["memory_gb"] - weights == pytest.approx(6.9, rel=0.02)

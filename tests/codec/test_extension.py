@@ -52,11 +52,12 @@ class CorrelatedFrames:
         generator: list[Generator],
         solver: Solver,
         tile: Tile | None = None,
+        noise: diffusion.Noise | None = None,
     ) -> SimpleNamespace:
         places = latents.shape[-2:]
-        noise = torch.randn(1, 3, len(times), 8 * places[0], 8 * places[1], generator=generator[0])
+        start = torch.randn(1, 3, len(times), 8 * places[0], 8 * places[1], generator=generator[0])
         frames = times * self.temporal_compression_ratio
-        sample = solver(lambda x, t: self.velocity(x, t, frames), noise, get_schedule(steps))
+        sample = solver(lambda x, t: self.velocity(x, t, frames), start, get_schedule(steps))
         return SimpleNamespace(sample=sample)
 
     def encode(self, video: Tensor, *, tile: Tile | None = None) -> None:
@@ -224,8 +225,8 @@ def test_a_chunk_that_does_not_follow_the_last_one_begins_anew(model: Autoencode
 def test_matching_moves_the_first_frames_only(at: list[float], batch: int) -> None:
     order = sorted({-1.0, 0.0, 1.0, 4.0, *at})
     clip, before = torch.randn(batch, 3, len(order), 2, 2), torch.randn(batch, 3, 2, 2)
-    moved = offset_correction(clip, order, before)
     difference = before - clip[:, :, order.index(-1.0)]
+    moved = offset_correction(clip, order, difference)
     for i, value in enumerate(order):
         share = 1.0 if value <= -1 else 0.0 if value >= 1 else (1 - value) / 2
         torch.testing.assert_close(moved[:, :, i], clip[:, :, i] + share * difference)

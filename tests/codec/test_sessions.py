@@ -2,6 +2,8 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from itertools import chain, islice
 
 import pytest
@@ -22,6 +24,8 @@ from regen.codec.sessions import (
     decode_chunks,
     encode_frames,
 )
+from regen.codec.timeline import Timeline, offsets_per_chunk, output_frames
+from regen.diffusion import Noise
 from regen.embedders.linear import AutoencoderLinear
 from regen.latents import Latents, collate
 from regen.pretrained.models import Autoencoder
@@ -153,7 +157,7 @@ def test_batches_give_the_same_frames_in_their_order(model: Autoencoder, length:
 
 @PER_EMBEDDER
 def test_chunks_that_cannot_share_a_batch_do_not(model: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images among chunks and chunks asked for other frames go alone; those alike go through together."""
+    """Images go apart from chunks; encoded frames of chunks share batches whatever else is asked for."""
     decode, sizes, length = type(model).decode, [], model.chunk_frames
     plain, (image,) = chunks_of(model, 7 * length), chunks_of(model, 1)
     session = session_of(model, DecodeOptions(batch=3))
@@ -165,8 +169,9 @@ def test_chunks_that_cannot_share_a_batch_do_not(model: Autoencoder, monkeypatch
     monkeypatch.setattr(type(model), "decode", counted)
     wanted = [None] * 6 + [[0.5], [2.0, 0.5], None]
     out = list(session.decode(zip([*plain[:4], image, image, *plain[4:]], wanted, strict=True)))
-    assert sizes == [(3, length), (1, length), (2, 1), (2, length + 1), (1, length)]
-    assert [len(part) for part in out] == [0, 0, 3 * length, 0, length, 0, 2, 0, 3, length]
+    further = [(1, 1), (1, 1)] if model.extrapolates else []  # others blend what there is
+    assert sizes == [(3, length), (1, length), (2, 1), (3, length), *further]
+    assert [len(part) for part in out] == [0, 0, 3 * length, 0, length, 0, 2, 0, 3 + length, 0]
 
 
 @EXTRAPOLATING
@@ -230,22 +235,68 @@ def test_reset_and_flush_make_a_session_new(model: Autoencoder, seams: Seams) ->
 def test_frames_at_any_times_are_those_of_the_model(
     model: Autoencoder, at: list[float], index: int, steps: int, solver: SolverName
 ) -> None:
-    """The model decodes the chunk's own frames and those that are wanted, each once, in the order of time."""
-    last = model.chunk_frames - 1
-    chunk = ChunkLatents(index, chunks_of(model, last + 1)[0].latents, 3)
+    """The encoded frames are decoded by themselves, then the others, as many at a time, in order of time.
+
+    With several steps the encoded frames are beside these, too.
+    """
+    length = model.chunk_frames
+    chunk = ChunkLatents(index, chunks_of(model, length)[0].latents, 3)
     found = session_of(model, DecodeOptions(steps=steps, seed=4, solver=solver)).feed(chunk, at)
-    order = sorted({*map(float, range(last + 1)), *at})
-    with torch.no_grad():
-        clip = model.decode(
-            collate([chunk.latents]).for_decoder(),
-            torch.tensor(order) / last,
-            steps,
-            generator_for(4, index),
-            solver=SOLVERS[solver],
-        ).sample[0]
-    bytes_ = ((clip.clamp(-1, 1) + 1) * 127.5).round().byte()
-    expected = torch.stack([bytes_[:, order.index(value)].permute(1, 2, 0) for value in at])
-    assert torch.equal(found, expected)
+    encoded = [float(i) for i in range(length)]
+    others = sorted({*at} - {*encoded})
+    expected: dict[float, Tensor] = {}
+    for piece in (encoded, others[:length], others[length:]):
+        offsets = piece if piece is encoded or steps == 1 else [*encoded, *piece]
+        if not piece:
+            continue
+        with torch.no_grad():
+            clip = model.decode(
+                collate([chunk.latents]).for_decoder(),
+                torch.tensor(offsets) / (length - 1),
+                steps,
+                generator_for(4, index),
+                solver=SOLVERS[solver],
+            ).sample[0]
+        bytes_ = ((clip.clamp(-1, 1) + 1) * 127.5).round().byte()
+        expected = dict(zip(offsets, bytes_.permute(1, 2, 3, 0), strict=True)) | expected
+    assert torch.equal(found, torch.stack([expected[offset] for offset in at]))
+
+
+TIMELINES = [
+    Timeline(interpolate=2),
+    Timeline(interpolate=5),
+    Timeline(fps=Fraction(3)),
+    Timeline(extrapolate_before=1, extrapolate_after=7),
+    Timeline(interpolate=3, extrapolate_before=2, extrapolate_after=1, every_chunk=True),
+]
+
+
+@PER_EMBEDDER
+@PER_SEAMS
+@pytest.mark.parametrize("timeline", TIMELINES)
+@pytest.mark.parametrize(("steps", "batch", "noise"), [(1, 3, "normal"), (2, 2, None)])
+def test_encoded_frames_are_the_same_to_the_bit_whatever_else_is_asked_for(
+    model: Autoencoder, seams: Seams, timeline: Timeline, steps: int, batch: int, noise: Noise | None
+) -> None:
+    """Also in the last chunk, which is short; at 3 frames a second of 2, every third one is encoded."""
+    count = 3 * model.chunk_frames + 2
+    chunks, options = chunks_of(model, count), DecodeOptions(steps, 3, seams=seams, batch=batch, noise=noise)
+    plain = decoded(model, chunks, options)
+    shown, _ = output_frames([i / 2 for i in range(count)], Fraction(2), model.chunk_frames, timeline)
+    wanted = offsets_per_chunk(shown, len(chunks))
+    images = torch.cat(list(session_of(model, options).decode(zip(chunks, wanted, strict=True))))
+    times = [(chunk.index, at) for chunk, at_each in zip(chunks, wanted, strict=True) for at in at_each]
+    starts = [chunk.index * model.chunk_frames for chunk in chunks]
+    kept = [
+        (i, starts[chunk] + int(at)) for i, (chunk, at) in enumerate(times) if _is_encoded(chunks[chunk], at)
+    ]
+    assert len(kept) >= count // 3
+    for image, frame in kept:
+        assert torch.equal(images[image], plain[frame]), frame
+
+
+def _is_encoded(chunk: ChunkLatents, at: float) -> bool:
+    return at.is_integer() and 0 <= at < chunk.frames
 
 
 @PER_EMBEDDER
@@ -299,12 +350,25 @@ def test_padding_repeats_the_last_frame_and_the_border(model: Autoencoder) -> No
 @DENOISING
 def test_frames_depend_on_the_options_and_the_number_of_the_chunk(model: Autoencoder) -> None:
     (chunk,) = chunks_of(model, 5)
-    frames = decoded(model, [chunk])
-    assert not torch.equal(decoded(model, [ChunkLatents(1, chunk.latents, 5)]), frames)
-    for options in (DecodeOptions(seed=1), DecodeOptions(steps=3), DecodeOptions(steps=3, solver="heun")):
-        assert not torch.equal(decoded(model, [chunk], options), frames)
+    normal = DecodeOptions(noise="normal")
+    frames, other = decoded(model, [chunk], normal), ChunkLatents(1, chunk.latents, 5)
+    assert not torch.equal(decoded(model, [other], normal), frames)
+    for change in ({"seed": 1}, {"steps": 3}, {"steps": 3, "solver": "heun"}, {"noise": None}):
+        assert not torch.equal(decoded(model, [chunk], replace(normal, **change)), frames)
     torch.manual_seed(5)
-    assert torch.equal(decoded(model, [chunk]), frames), "the global random state does not matter"
+    assert torch.equal(decoded(model, [chunk], normal), frames), "the global random state does not matter"
+
+
+@DENOISING
+def test_one_step_starts_from_zero_and_needs_no_seed(model: Autoencoder) -> None:
+    (chunk,) = chunks_of(model, 5)
+    frames, other = decoded(model, [chunk]), ChunkLatents(1, chunk.latents, 5)
+    assert torch.equal(decoded(model, [other], DecodeOptions(seed=1)), frames)
+    assert torch.equal(decoded(model, [chunk], DecodeOptions(noise="zero")), frames)
+    several, normal, zero = (DecodeOptions(steps=3, noise=noise) for noise in (None, "normal", "zero"))
+    assert torch.equal(decoded(model, [chunk], several), decoded(model, [chunk], normal))
+    assert not torch.equal(decoded(model, [chunk], several), decoded(model, [chunk], zero))
+    assert torch.equal(decoded(model, [other], zero), decoded(model, [chunk], zero))
 
 
 @EXTRAPOLATING
@@ -379,6 +443,7 @@ def test_latents_of_another_size_are_an_error(model: Autoencoder) -> None:
         ("batch", 0, "batch .* and 0"),
         ("solver", "midpoint", "one of euler, heun, got 'midpoint'"),
         ("seams", "blend", "one of extend, match, none, got 'blend'"),
+        ("noise", "grey", "one of None, normal, zero, got 'grey'"),
     ],
 )
 def test_options_out_of_range(name: str, value: object, sentence: str) -> None:

@@ -1,7 +1,7 @@
 """AutoencoderRegen: shapes, losses, tiles, and the ablation with latents as tokens in the context."""
 
 from dataclasses import asdict
-from itertools import islice, pairwise
+from itertools import combinations, islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,36 @@ def test_shapes_and_the_content_latent_of_an_image(ratio):
     assert model.decode(latents, generator=seeded()).sample.shape == video.shape
     assert model.decode(image, generator=seeded()).sample.shape == (1, 3, 1, 16, 24)
     assert model.chunk_frames == ratio + 1 == model.temporal_compression_ratio + 1
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_step_needs_no_random_number(steps):
+    """And the caller's generator gives one number for each clip, whatever its size."""
+    model, states = tiny(), []
+    for places in ((2, 2), (3, 4)):
+        generator = seeded()
+        model.decode(torch.randn(2, 4, 2, *places), steps=steps, generator=generator)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+    assert torch.equal(states[0], seeded().get_state()) == (steps == 1)
+
+
+def test_the_noise_of_a_frame_depends_on_its_time_alone():
+    """In the first call of the decoder, frames at the same time hold the same noise, bit for bit."""
+    model, calls, latents = tiny(), [], torch.randn(1, 4, 2, 2, 3)
+    hook = model.decoder.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0]))
+    for times in ([0.0, 0.25, 0.5, 0.75, 1.0], [0.5], [1.0, -0.25, 0.5, 0.125], [0.5 + 1e-8, 0.5]):
+        model.decode(latents, torch.tensor(times), 2, seeded(3))
+    hook.remove()
+    every, alone, some, twice = calls[::2]
+    assert torch.equal(every[:, :, 2:3], alone)
+    assert torch.equal(every[:, :, [4, 2]], some[:, :, [0, 2]])
+    assert torch.equal(twice[:, :, 0], twice[:, :, 1])
+    frames = torch.cat([every, some[:, :, [1, 3]]], dim=2)[0].unbind(1)
+    assert all(
+        abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.2
+        for a, b in combinations(frames, 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,13 +155,15 @@ def test_predictions_of_the_noise_decode_in_two_steps_and_more():
     assert few.isfinite().all() and many.isfinite().all() and not torch.allclose(few, many)
 
 
-def test_the_loss_is_the_velocity_error():
+@pytest.mark.parametrize("zero_noise_prob", [0.0, 1.0])
+def test_the_loss_is_the_velocity_error(monkeypatch, zero_noise_prob):
     """With a network that predicts zero, the loss at t = 1 is E[x_0²] for `sample`, E[v²] for `velocity`."""
+    monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", zero_noise_prob)
     data = batch()
     for prediction in ("sample", "velocity"):
         model = AutoencoderRegen(**asdict(TINY) | {"prediction": prediction, "pure_noise_prob": 1.0})
         loss, logs = model.loss(data, seeded_each(2))
-        expected = data["target"].square().mean() + (0 if prediction == "sample" else 1)
+        expected = data["target"].square().mean() + (prediction == "velocity" and zero_noise_prob == 0)
         assert abs(loss - expected) < 0.02
         if prediction == "sample":
             psnr = -10 * torch.log10(data["target"].square().mean() / 4)
@@ -211,7 +243,7 @@ def test_the_noise_of_a_pixel_does_not_depend_on_the_tiles(
     model, latents = pointwise[prediction], torch.randn(1, 4, 2, *places)
     tile = Tile(8 * tile[0], 8 * tile[1], 8 * overlap)
     whole, tiled = (
-        model.decode(latents, None, steps, seeded(), solver=solver, tile=choice).sample
+        model.decode(latents, None, steps, seeded(), solver=solver, tile=choice, noise="normal").sample
         for choice in (None, tile)
     )
     torch.testing.assert_close(tiled, whole, atol=1e-4, rtol=1e-4)

@@ -55,6 +55,8 @@ class BenchmarkOptions:
     """The noise of a clip follows from this and the clip's hash."""
     seams: Literal["extend", "match", "none"] = "extend"
     """How chunks are joined: extend (acts from 2 steps on), match or none."""
+    noise: Annotated[Literal["normal", "zero"] | None, Optional] = None
+    """Where decoders start; by default zero with 1 step, and normal with more."""
     max_frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Measure only the first frames of each clip."""
     processes: int = 1
@@ -122,6 +124,7 @@ def evaluate(
         steps=tuple(dict.fromkeys(options.steps)) or (1,),
         seed=options.seed,
         seams=options.seams,
+        noise=options.noise,
         batch=options.batch,
         max_frames=options.max_frames,
         metrics=MetricConfig(metrics.lpips_net, metrics.lpips_weights, metrics.lpips_sha256, *extractors),

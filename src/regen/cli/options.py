@@ -64,7 +64,7 @@ class DecoderOptions:
     steps: int = 1
     """Denoising steps: 1 is closest to the original; more draw samples instead of means."""
     seed: int = 0
-    """The noise of each chunk depends on this and the number of the chunk."""
+    """The noise of a frame depends on this, the number of its chunk and its time in the chunk."""
     solver: Literal["euler", "heun"] = "euler"
     """heun is of second order and takes about twice as long a step."""
     seams: Literal["extend", "match", "none"] = "extend"
@@ -72,6 +72,8 @@ class DecoderOptions:
     match: the first frame is moved half way to the last one; smoother, less exact, at any number of steps."""
     batch: int = 1
     """Chunks to decode together where they are independent; faster on a GPU for small frames."""
+    noise: Annotated[Literal["normal", "zero"] | None, arg(help_behavior_hint="")] = None
+    """Where decoding starts; by default zero with 1 step, which needs no seed, and normal with more."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class RateOptions:
     values_per_second: Annotated[float | None, arg(metavar="N", help_behavior_hint="")] = None
     """Values in all latents for each second of video, more for busy chunks. Reads the video twice."""
     target_psnr: Annotated[float | None, arg(metavar="DB", help_behavior_hint="")] = None
-    """The fewest with this PSNR in each region. Slow; `encode` assumes decoding in 1 step with seed 0."""
+    """The fewest with this PSNR in each region. Slow; `encode` assumes decoding in 1 step."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ def rate_target(rate: RateOptions, decoding: "DecodeOptions") -> "Lengths | Budg
         return Budget(rate.values_per_second)
     if rate.target_psnr is None:
         return None
-    return TargetPsnr(rate.target_psnr, decoding.steps, decoding.seed, SOLVERS[decoding.solver])
+    solver = SOLVERS[decoding.solver]
+    return TargetPsnr(rate.target_psnr, decoding.steps, decoding.seed, solver, decoding.noise)
 
 
 def timeline(frames: FrameOptions) -> "Timeline":

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from regen.diffusion import Solver
+from regen.diffusion import Noise, Solver
 from regen.latents import Latents
 from regen.media.pixels import uint8_to_signed
 from regen.tiling import Tile
@@ -56,6 +56,7 @@ class Embedder(Protocol):
         generator: list[Generator],
         solver: Solver,
         tile: Tile | None = None,
+        noise: Noise | None = None,
     ) -> Any: ...
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int: ...

@@ -45,13 +45,12 @@ class LatentExtension:
 
 
 def offset_correction(
-    clip: Float[Tensor, "b 3 t h w"], offsets: Sequence[float], previous: Float[Tensor, "b 3 h w"]
+    clip: Float[Tensor, "b 3 t h w"], offsets: Sequence[float], jump: Float[Tensor, "b 3 h w"]
 ) -> Float[Tensor, "b 3 t h w"]:
-    """Shift the beginning of a chunk towards the last frame of the `previous` chunk (not in the paper).
+    """Shift the beginning of a chunk towards the last frame of the previous chunk (not in the paper).
 
-    `offsets` are the frames of `clip` counted from the chunk's first, -1 among them. The difference between
-    `previous` and the clip at -1 is added with weight 1 at -1, 1/2 at 0, and 0 from 1 on.
+    `offsets` are the frames of `clip` counted from the chunk's first. `jump` is the last frame of the chunk
+    before minus the same frame as this chunk decodes it; its weight is 1 at -1, 1/2 at 0, and 0 from 1 on.
     """
-    difference = previous - clip[:, :, offsets.index(-1.0)]
     weights = torch.tensor([min(1.0, max(0.0, (1 - at) / 2)) for at in offsets], device=clip.device)
-    return clip + difference[:, :, None] * weights.to(clip.dtype)[:, None, None]
+    return clip + jump[:, :, None] * weights.to(clip.dtype)[:, None, None]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from regen.codec.chunks import Embedder, pad, to_clip
-from regen.diffusion import Solver, euler
+from regen.diffusion import Noise, Solver, euler
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.latents import Latents
 from regen.networks.length_rule import motion
@@ -77,14 +77,16 @@ class PlannedLengths:
 class TargetPsnr:
     """The shortest length at which each region reaches a PSNR of `decibels`, found by bisection.
 
-    Decodes the chunk about eight times with `steps`, `seed` and `solver`. A region that can't reach the
-    target keeps all its latents. Bisection assumes that PSNR rises with the length, which holds on average.
+    Decodes the chunk about eight times with `steps`, `seed`, `solver` and `noise`. A region that can't reach
+    the target keeps all its latents. Bisection assumes that PSNR rises with the length, as it does on
+    average.
     """
 
     decibels: float
     steps: int = 1
     seed: int = 0
     solver: Solver = euler
+    noise: Noise | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.decibels < 100:
@@ -104,10 +106,10 @@ class TargetPsnr:
     def _is_reached(
         self, model: HybridAutoencoder, clip: Clip, latents: Latents, index: int, tile: Tile | None
     ) -> Tensor:
-        noise = [generator_for(self.seed, index)]
         decoded = model.decode(
-            latents, steps=self.steps, generator=noise, solver=self.solver, tile=tile
-        ).sample
+            latents, steps=self.steps, generator=generator_for(self.seed, index), solver=self.solver,
+            tile=tile, noise=self.noise,
+        ).sample  # fmt: skip
         decoded = decoded[..., : clip.shape[3], : clip.shape[4]].clamp(-1, 1).float()
         regions = zip(model.region_clips(decoded), model.region_clips(clip.float()), strict=True)
         errors = torch.stack([(output - target).square().mean() for output, target in regions])

@@ -2,7 +2,7 @@
 
 The state of a video lies in the session, never in the model, so several sessions can share one model. The
 result depends on the frames and the options, not on how they were split into calls: chunks, and batches of
-them, begin at fixed frames, and the noise of chunk i depends on (seed, i).
+them, begin at fixed frames. Encoded frames are decoded by themselves, whichever others are asked for.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,8 @@ from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip, to_image
 from regen.codec.extension import LatentExtension, Trajectory, offset_correction
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import Lengths, check_lengths, truncate_to
-from regen.diffusion import Solver, euler, heun
+from regen.diffusion import Noise, Solver, euler, heun
+from regen.embedders.base import blend_frames
 from regen.latents import Latents, collate
 from regen.metrics.cost import Stopwatch
 from regen.runtime import generator_for
@@ -35,24 +36,26 @@ class DecodeOptions:
     steps: int = 1
     """Denoising steps: 1 is closest to the original; more draw samples instead of means."""
     seed: int = 0
-    """The noise of chunk i depends on (seed, i)."""
+    """The noise of a frame depends on (seed, number of the chunk, time in the chunk)."""
     solver: SolverName = "euler"
     """Heun's method is of second order and evaluates the network about twice a step."""
     seams: Seams = "extend"
-    """How a chunk is joined to the one before it. "extend": latent extension (REGEN, Sec. 3.4), which needs 2
-    steps or more and is skipped with 1. "match": offset correction. "none": chunks are independent."""
+    """How a chunk is joined to the one before. "extend": latent extension (REGEN, Sec. 3.4), which acts from
+    2 steps on. "match": offset correction. "none": chunks are independent."""
     batch: int = 1
     """Chunks decoded together where they are independent; faster on a GPU for small frames."""
     tile: Tile | None = None
     """Largest part of the picture to work on at once; by default what the model's `enable_tiling` set."""
+    noise: Noise | None = None
+    """Where decoding starts; by default from zero with 1 step, which is then the same for any seed."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1:
             raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}.")
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}.")
-        if self.seams not in get_args(Seams):
-            raise ValueError(f"seams must be one of {', '.join(get_args(Seams))}, got {self.seams!r}.")
+        choices = {"solver": SOLVERS, "seams": get_args(Seams), "noise": (None, *get_args(Noise))}
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
 
     @property
     def extends(self) -> bool:
@@ -75,8 +78,7 @@ class EncodeSession:
 
     def __init__(self, model: Embedder, tile: Tile | None = None, lengths: Lengths | None = None) -> None:
         check_lengths(model, lengths)
-        self.model, self.oom_retry, self.lengths = model, OomRetry(tile), lengths
-        self.stopwatch = Stopwatch()
+        self.model, self.lengths, self.oom_retry, self.stopwatch = model, lengths, OomRetry(tile), Stopwatch()
         self.reset()
 
     def reset(self) -> None:
@@ -138,15 +140,6 @@ class EncodeSession:
 
 
 @dataclass(frozen=True)
-class _Request:
-    """A chunk, the frame offsets to return, and those to decode (which include the encoded frames)."""
-
-    chunk: ChunkLatents
-    offsets: list[float]
-    decoded: list[float]
-
-
-@dataclass(frozen=True)
 class _PreviousChunk:
     """Number of the last decoded chunk, with the trajectory and the pixels of its last frame."""
 
@@ -168,11 +161,12 @@ class DecodeSession:
         self.model, self.height, self.width = model, height, width
         self.options = options if model.extrapolates else replace(options, seams="none")
         self.oom_retry, self.stopwatch = OomRetry(options.tile), Stopwatch()
+        self._others_oom_retry = OomRetry(options.tile)  # of its own: encoded frames keep their tile
         self.reset()
 
     def reset(self) -> None:
         """Forget all chunks; the next one is not joined to them."""
-        self._pending: list[_Request] = []
+        self._pending: list[tuple[ChunkLatents, list[float]]] = []
         self._previous: _PreviousChunk | None = None
 
     def feed(self, chunk: ChunkLatents, offsets: Sequence[float] | None = None) -> UInt8[Tensor, "t h w 3"]:
@@ -180,14 +174,14 @@ class DecodeSession:
 
         `offsets` are the frames to return, counted from the chunk's first: real numbers in any order, so 0.5
         lies between the first two frames and -1 before the chunk. The default is the encoded frames, which
-        are always decoded too, because the model knows them best. Raises ValueError when the latents do not
-        fit the size of the frames.
+        are the same to the bit whatever `offsets` are. Raises ValueError for latents of another size.
         """
-        request = self._request(chunk, offsets)
-        ready, first = [self._empty()], (self._pending or [request])[0]
-        if (first.decoded, first.chunk.latents.shape) != (request.decoded, chunk.latents.shape):
+        self._check_size(chunk)
+        wanted = range(min(chunk.frames, self._last(chunk) + 1)) if offsets is None else offsets
+        ready = [self._empty()]
+        if self._pending and self._pending[0][0].latents.shape != chunk.latents.shape:
             ready.append(self._decode_pending())
-        self._pending.append(request)
+        self._pending.append((chunk, [float(offset) for offset in wanted]))
         if len(self._pending) == (1 if self.options.overlaps else self.options.batch):
             ready.append(self._decode_pending())
         return torch.cat(ready)
@@ -209,64 +203,76 @@ class DecodeSession:
     def _empty(self) -> UInt8[Tensor, "0 h w 3"]:
         return torch.empty(0, self.height, self.width, 3, dtype=torch.uint8)
 
-    def _request(self, chunk: ChunkLatents, offsets: Sequence[float] | None) -> _Request:
-        ratio = self.model.spatial_compression_ratio
-        expected = (-(-self.height // ratio), -(-self.width // ratio))
+    def _check_size(self, chunk: ChunkLatents) -> None:
+        expected = tuple(-(-n // self.model.spatial_compression_ratio) for n in (self.height, self.width))
         if chunk.latents.shape[-2:] != expected:
             raise ValueError(
                 f"Frames of {self.width}x{self.height} pixels need {expected[1]}x{expected[0]} latents, got "
                 f"{chunk.latents.shape[-1]}x{chunk.latents.shape[-2]}; give the size that was encoded."
             )
-        encoded = [float(i) for i in range(self._last(chunk) + 1)]
-        wanted = encoded[: chunk.frames] if offsets is None else [float(value) for value in offsets]
-        overlap = [-1.0] if self.options.overlaps and self._follows(chunk) else []
-        return _Request(chunk, wanted, sorted({*encoded, *wanted, *overlap}))
 
     def _last(self, chunk: ChunkLatents) -> int:
         """Offset of the last frame of a chunk; 0 for an image."""
         return self.model.chunk_frames - 1 if chunk.latents.shape[1] > 1 else 0
 
-    def _follows(self, chunk: ChunkLatents) -> bool:
-        return self._previous is not None and self._previous.index + 1 == chunk.index
-
     def _decode_pending(self) -> UInt8[Tensor, "t h w 3"]:
-        requests, self._pending = self._pending, []
+        pending, self._pending = self._pending, []
         with self.stopwatch:
-            images = [
-                to_image(clip[:, request.decoded.index(offset), : self.height, : self.width])
-                for clip, request in zip(self._decode(requests), requests, strict=True)
-                for offset in request.offsets
-            ]
+            decoded = zip(pending, self._decode(pending), strict=True)
+            images = [frames[offset] for (_, offsets), frames in decoded for offset in offsets]
             return torch.stack(images).cpu() if images else self._empty()
 
     @torch.inference_mode()
-    def _decode(self, requests: list[_Request]) -> Float[Tensor, "b 3 t h w"]:
-        model, options, offsets = self.model, self.options, requests[0].decoded
-        chunk, last = requests[0].chunk, self._last(requests[0].chunk)
-        latents = collate([request.chunk.latents for request in requests]).to(model.device, model.dtype)
-        solver, previous = SOLVERS[options.solver], self._previous if self._follows(chunk) else None
-        if options.extends:
-            overlap, stored = (offsets.index(-1.0), previous.trajectory) if previous else (0, None)
-            solver = LatentExtension(solver, offsets.index(last), overlap, stored)
+    def _decode(self, pending: list[tuple[ChunkLatents, list[float]]]) -> list[dict[float, Tensor]]:
+        """Frames of each chunk by offset: its own (encoded, overlap), decoded by themselves, and others."""
+        chunks = [chunk for chunk, _ in pending]
+        index, last, solver = chunks[0].index, self._last(chunks[0]), SOLVERS[self.options.solver]
+        previous = self._previous if self._previous and self._previous.index + 1 == index else None
+        own = [float(i) for i in range(-1 if previous else 0, last + 1)]
+        extension = LatentExtension(solver, own.index(last), stored=previous.trajectory if previous else None)
+        solver = extension if self.options.extends else solver
+        clip = self._sample(chunks, own, solver, self.oom_retry)
+        jump = previous.frame - clip[:, :, 0] if previous and self.options.seams == "match" else None
+        if self.options.overlaps:
+            self._previous = _PreviousChunk(index, extension.trajectory, clip[:, :, -1].clone())
+        context = own if self.options.steps > 1 else []  # samples agree only when they are decoded together
+        images: list[dict[float, Tensor]] = [{} for _ in chunks]
+        for (chunk, offsets), found, frames in zip(pending, images, clip.split(1), strict=True):
+            others, size = sorted({*offsets} - {*own}), len(own)
+            for piece in (own, *(others[i : i + size] for i in range(0, len(others), size))):
+                if piece is own:
+                    part = frames
+                elif self.model.extrapolates:
+                    part = self._sample([chunk], [*context, *piece], solver, self._others_oom_retry)
+                    part = part[:, :, len(context) :]
+                else:
+                    part = blend_frames(frames, torch.tensor(piece))
+                part = part if jump is None else offset_correction(part, piece, jump)
+                cropped = part[0, :, :, : self.height, : self.width].unbind(1)
+                found |= zip(piece, map(to_image, cropped), strict=True)
+        return images
+
+    def _sample(
+        self, chunks: Sequence[ChunkLatents], offsets: list[float], solver: Solver, oom_retry: OomRetry
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Decode frames of several chunks together. Raises ValueError when they are not finite."""
+        model, options = self.model, self.options
+        latents = collate([chunk.latents for chunk in chunks]).to(model.device, model.dtype)
+        times = torch.tensor(offsets) / max(1, self._last(chunks[0]))
 
         def decode(tile: Tile | None) -> Float[Tensor, "b 3 t h w"]:
-            noise = [generator_for(options.seed, request.chunk.index) for request in requests]
-            times = torch.tensor(offsets) / max(1, last)
+            generators = [generator_for(options.seed, chunk.index) for chunk in chunks]
             return model.decode(
-                latents.for_decoder(), times, steps=options.steps, generator=noise, solver=solver, tile=tile
-            ).sample
+                latents.for_decoder(), times, steps=options.steps, generator=generators, solver=solver,
+                tile=tile, noise=options.noise,
+            ).sample  # fmt: skip
 
         height, width = (side * model.spatial_compression_ratio for side in latents.shape[-2:])
-        clip = self.oom_retry.run(decode, height, width)
+        clip = oom_retry.run(decode, height, width)
         if not bool(torch.isfinite(clip).all()):
             raise ValueError(
-                f"The decoded chunk {chunk.index} is not finite (such as NaN); try --dtype fp32."
+                f"Chunk {chunks[0].index} decoded to values that are not finite; try --dtype fp32."
             )
-        if options.seams == "match" and previous is not None:
-            clip = offset_correction(clip, offsets, previous.frame)
-        if options.overlaps:
-            trajectory = solver.trajectory if isinstance(solver, LatentExtension) else []
-            self._previous = _PreviousChunk(chunk.index, trajectory, clip[:, :, offsets.index(last)].clone())
         return clip
 
 

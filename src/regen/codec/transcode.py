@@ -165,9 +165,7 @@ def decode_video(
     peak, chunk_frames = PeakMemory(model.device), model.chunk_frames
     frames, rate = output_frames(video.times, video.frame_rate, chunk_frames, timeline)
     offsets = offsets_per_chunk(frames, len(video.latents))
-    # The encoded frames are decoded too, and the last frame of the chunk before.
-    longest = max(len({*range(chunk_frames), *chunk_offsets}) for chunk_offsets in offsets) + 1
-    options = _with_tile(options, model, video.height, video.width, memory, frames=longest)
+    options = _with_tile(options, model, video.height, video.width, memory)
     session = DecodeSession(model, height=video.height, width=video.width, options=options)
     pending, done = iter(frames), 0
     with ExitStack() as files:
@@ -250,12 +248,13 @@ def _images(frames: Iterable[TimedFrame], on_frame: Callable[[TimedFrame], None]
 
 
 def _with_tile(
-    options: DecodeOptions, model: Embedder, height: int, width: int, memory: int | None, frames: int = 0
+    options: DecodeOptions, model: Embedder, height: int, width: int, memory: int | None
 ) -> DecodeOptions:
     """The options with the largest tile that fits the memory, unless they have a tile."""
     if options.tile is not None:
         return options
-    frames = max(frames, model.chunk_frames + 1) * options.batch
+    # An overlapping frame; with several steps, frames in between are decoded beside those of their chunk.
+    frames = (model.chunk_frames + 1) * max(options.batch, 2 if options.steps > 1 else 1)
     return replace(options, tile=largest_tile(model, frames, height, width, memory))
 
 

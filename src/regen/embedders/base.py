@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from regen.diffusion import Solver, euler
+from regen.diffusion import Noise, Solver, euler
 from regen.tiling import LATENT_STRIDE, Tile
 
 C = TypeVar("C")
@@ -236,12 +236,13 @@ class DirectAutoencoder(VideoAutoencoder):
         return_dict: bool = True,
         solver: Solver = euler,
         tile: Tile | None = None,
+        noise: Noise | None = None,
     ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
         """Decode normalised latents to the frames of their chunk, or to those at `times` (0 first, 1 last).
 
         Between two encoded frames the result is their linear blend; before the first and after the last it
-        is constant. `steps` (at least 1), `generator` and `solver` have no effect. Values are about [-1, 1],
-        not clamped. Raises ValueError for latents of another shape or `steps` < 1.
+        is constant. `steps` (at least 1), `generator`, `solver` and `noise` have no effect. Values are about
+        [-1, 1], not clamped. Raises ValueError for latents of another shape or `steps` < 1.
         """
         channels, frames = latents.shape[1:3]
         if channels != self.config.latent_channels or frames not in (1, self.latent_frames) or steps < 1:

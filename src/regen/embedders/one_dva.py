@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -23,6 +22,7 @@ from regen.embedders.base import (
     psnr_at_most_noise,
 )
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
+from regen.embedders.noise import initial_noise
 from regen.latents import Latents
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.losses.one_dva import OneDVAObjective, latent_losses
@@ -118,21 +118,24 @@ class AutoencoderOneDVA(HybridAutoencoder):
         return_dict: bool = True,
         solver: diffusion.Solver = diffusion.euler,
         tile: Tile | None = None,
+        noise: diffusion.Noise | None = None,
     ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
         """Decode normalised latents to the frames of their clip, from noise in `steps` steps.
 
         The picture has all pixels of the patches, including the padding, which `forward` crops. At `times`
         between two encoded frames (0 the first, 1 the last) the result is their linear blend; before and
-        after them it is constant. `generator` draws the noise, one for the batch or one for each entry.
-        `tile` bounds how many regions are processed at once. Values are about [-1, 1], not clamped.
-        Raises ValueError when steps < 1 or the latents have another shape.
+        after them it is constant. `generator` draws the `noise`, one for the batch or each entry; that of
+        the frames of a patch depends on it and their position in the clip alone. By default a single step
+        starts from zero noise and needs no generator (see `initial_noise`). `tile` bounds how many regions
+        are processed at once. Values are about [-1, 1], not clamped. Raises ValueError when steps < 1 or the
+        latents have another shape.
         """
         schedule, (n, y, x) = diffusion.get_schedule(steps), latents.shape[2:]
         self._check_latents(latents)
         side, frames = self.patches.side, 1 + (n - 1) * self.patches.frames
         tiling = self.regions(frames, y * side, x * side)
         shape = (len(latents), 3, n * self.patches.frames, y * side, x * side)
-        noise = randn_tensor(shape, generator=generator, device=latents.grid.device, dtype=torch.float32)
+        start = initial_noise(noise, steps, shape, range(n), generator, latents.grid.device)
         structural, parts = self._raw_parts(latents)
         max_batch = self._max_batch(tile or self.tile, tiling)
 
@@ -140,7 +143,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
             noisy = noisy.to(self.dtype)
             return self._decode_regions(noisy, t, structural, parts, tiling, max_batch)[0].float()
 
-        sample = solver(diffusion.as_velocity(network, self.config.prediction), noise, schedule)
+        sample = solver(diffusion.as_velocity(network, self.config.prediction), start, schedule)
         sample = self.patches.crop(sample, frames, y * side, x * side)
         if times is not None:
             sample = blend_frames(sample, times * (frames - 1))
@@ -165,7 +168,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         size = target.shape[2:]
         t = diffusion.sample_noise_levels(objective.pure_noise_prob, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
-        noise = randn_tensor(clean.shape, generators, target.device, torch.float32)
+        noise = diffusion.sample_training_noise(clean.shape, t, generators)
         structural, parts, latent_loss, logs = self._decoder_inputs(batch, generators, auxiliary)
         tiling, repa_features = self.regions(*size), []
         groups = LENGTH_GROUPS if objective.lengths == "motion" else 1

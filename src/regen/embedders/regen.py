@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
 from regen.embedders.base import add_latent_noise, check_requirements, configured_by, psnr_at_most_noise
+from regen.embedders.noise import initial_noise, time_keys
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.networks.conditioning import (
     Condition,
@@ -120,11 +120,15 @@ class AutoencoderRegen(PyramidAutoencoder):
         return_dict: bool = True,
         solver: diffusion.Solver = diffusion.euler,
         tile: Tile | None = None,
+        noise: diffusion.Noise | None = None,
     ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
         """Decode normalised latents to frames at any times, from noise in `steps` steps (REGEN, Sec. 3.2).
 
         `times` are in chunk units: 0 the first frame, 1 the last, any real number between and beyond; by
-        default the encoded frames. `generator` draws the noise, one for the batch or one for each entry.
+        default the encoded frames. All frames of a call attend to each other, so each depends on the set of
+        `times`; `regen.codec` decodes the encoded frames apart from others. `generator` draws the `noise`,
+        one for the batch or one for each entry; noise of a frame depends on it and the frame's time alone.
+        By default a single step starts from zero noise and needs no generator (see `initial_noise`).
         `tile` bounds what is processed at once, by default as set by `enable_tiling`; tiles share the noise
         of the frame and are blended in every step. Values are about [-1, 1], not clamped.
         Raises ValueError when steps < `min_steps`, or for an image (n = 1) at a time other than 0.
@@ -136,7 +140,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         schedule = diffusion.get_schedule(steps)
         times = self._times(latents, times)
         shape = (len(latents), 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
-        noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=torch.float32)
+        start = initial_noise(noise, steps, shape, time_keys(times), generator, latents.device)
         tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
         raw = self._raw(latents)
         conditions: Iterable[Condition] = (
@@ -150,7 +154,7 @@ class AutoencoderRegen(PyramidAutoencoder):
             inputs = ((crop(noisy, box, PATCH).to(self.dtype), *condition) for box, condition in pairs)
             return tiling.blend((self.decoder(x, at, t, more).float() for x, at, more in inputs), PATCH)
 
-        sample = solver(diffusion.as_velocity(network, self.config.prediction), noise, schedule)
+        sample = solver(diffusion.as_velocity(network, self.config.prediction), start, schedule)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def loss(
@@ -170,7 +174,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         latents = add_latent_noise(latents, self.config.latent_noise_std, generators)
         positions, context = self._condition(latents, times)
         t = diffusion.sample_noise_levels(self.config.pure_noise_prob, generators).to(target.device)
-        noise = randn_tensor(target.shape, generators, target.device, torch.float32)
+        noise = diffusion.sample_training_noise(target.shape, t, generators)
         losses, x0_pred = diffusion.velocity_loss(
             lambda noisy, t: self.decoder(noisy, positions, t, context),
             target, noise, t, self.config.prediction, self.config.t_min,

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from regen.diffusion import Solver, euler
+from regen.diffusion import Noise, Solver, euler
 from regen.tiling import Tile, Tiling, crop
 
 DEFAULT_WINDOW = 33  # frames; 4n + 1 and 8n + 1, as most classes require
@@ -97,12 +97,15 @@ class DiffusersAdapter:
         generator: list[Generator],
         solver: Solver = euler,
         tile: Tile | None = None,
+        noise: Noise | None = None,
     ) -> DecoderOutput:
         """Frames at `times` (0 first, 1 last), by default all. Raises ValueError for what it can't decode."""
         frames = 1 + (latents.shape[2] - 1) * self.temporal_compression_ratio
         chosen = list(range(frames)) if times is None else self._frame_indices(times, frames)
         if solver is not euler:
             raise ValueError(f"{self.name} needs --solver euler and --seams none.")
+        if self.denoises and noise == "zero":
+            raise ValueError(f"{self.name} starts from normal noise, got --noise zero.")
         shift, scale = (moment[:, : latents.shape[2]] for moment in self._shift_and_scale())
         raw = (latents.float() * scale + shift).to(self.dtype)
         return DecoderOutput(sample=self._frames(raw, steps, generator, tile)[:, :, chosen])

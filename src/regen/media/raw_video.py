@@ -80,6 +80,6 @@ def _described(source: Source) -> RawVideo:
     else:
         raise ValueError(f"no size in {source}")
     raw = RawVideo(int(size[0]), int(size[1]), Fraction(rate), pixel_format)
-    if min(raw.width, raw.height, raw.frame_rate) <= 0:
+    if raw.width <= 0 or raw.height <= 0 or raw.frame_rate <= 0:
         raise ValueError(f"{raw} has no frame")
     return raw

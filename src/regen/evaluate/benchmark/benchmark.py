@@ -20,6 +20,7 @@ import torch
 from regen import __version__
 from regen.codec.sessions import DecodeOptions, Seams
 from regen.data.video_sets import VideoSet
+from regen.diffusion import Noise
 from regen.evaluate.benchmark.clip_list import Clip, ClipList, OnWarning, check_unchanged, read_clips
 from regen.evaluate.benchmark.measure import (
     FittedClip,
@@ -74,6 +75,7 @@ class Benchmark:
     steps: tuple[int, ...] = (1,)
     seed: int = 0
     seams: Seams = "extend"
+    noise: Noise | None = None
     batch: int = 1
     max_frames: int | None = None
     metrics: MetricConfig = field(default_factory=MetricConfig)
@@ -87,7 +89,7 @@ class Benchmark:
         if self.max_frames is not None and self.max_frames < 1:
             raise ValueError(f"--max-frames must be at least 1, got {self.max_frames}.")
         for steps in self.steps:
-            DecodeOptions(steps=steps, seams=self.seams, batch=self.batch)
+            DecodeOptions(steps=steps, seams=self.seams, batch=self.batch, noise=self.noise)
 
     def settings(self, metrics: LoadedMetrics, device: torch.device) -> dict[str, Any]:
         """Settings that all results of a report must share."""
@@ -98,6 +100,7 @@ class Benchmark:
             "device": device.type,
             "seed": self.seed,
             "seams": self.seams,
+            "noise": self.noise,
             "max_frames": self.max_frames,
             "dtype": self.dtype,
             **metrics.settings,
@@ -106,7 +109,7 @@ class Benchmark:
     def decode_options(self, job: Job) -> DecodeOptions:
         """Decoding options of a job, with a seed that depends on the content of its clip alone."""
         seed = fold_seed(self.seed, job.clip.seed) >> 32  # 31 bits: a browser reads them exactly
-        return DecodeOptions(steps=job.steps, seed=seed, seams=self.seams, batch=self.batch)
+        return DecodeOptions(job.steps, seed, seams=self.seams, batch=self.batch, noise=self.noise)
 
 
 def run_benchmark(

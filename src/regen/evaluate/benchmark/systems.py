@@ -96,7 +96,8 @@ class ModelSystem:
         """The `frames` of a clip with their reconstructions, in order, any number at a time."""
         lengths: Lengths | None = self.lengths
         if isinstance(lengths, TargetPsnr):
-            lengths = replace(lengths, steps=options.steps, seed=options.seed, solver=SOLVERS[options.solver])
+            solver, noise = SOLVERS[options.solver], options.noise
+            lengths = replace(lengths, steps=options.steps, seed=options.seed, solver=solver, noise=noise)
         return reconstruct_pairs(self.model, frames, options, stats, lengths)
 
     def check(self, clip: Clip, height: int, width: int) -> None:
