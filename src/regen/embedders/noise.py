@@ -21,7 +21,7 @@ def initial_noise(
     noise: Noise | None,
     steps: int,
     shape: tuple[int, int, int, int, int],
-    keys: Sequence[int],
+    keys: Sequence[int] | Float[Tensor, " t"],
     generator: torch.Generator | list[torch.Generator] | None,
     device: torch.device,
 ) -> Float[Tensor, "b 3 t h w"]:
@@ -29,15 +29,18 @@ def initial_noise(
 
     At t = 1 the optimum does not depend on the noise, and what of it leaks into the frames is grain; several
     steps draw samples. Zero draws no random number. With normal noise each clip draws one number from its
-    generator; `keys` are equal parts of t, and the noise of a part depends on this number and its key alone,
-    not on other parts or clips. It is drawn on `device`; other kinds of device draw other values. Raises
-    ValueError for another `noise`, and for a list with another number of generators than clips.
+    generator; `keys` are equal parts of t (or the times of frames, see `time_keys`), and the noise of a part
+    depends on this number and its key alone, not on other parts or clips. It is drawn on `device`; other
+    kinds of device draw other values. Raises ValueError for another `noise`, and for a list with another
+    number of generators than clips.
     """
     kind = noise or ("zero" if steps == 1 else "normal")
     if kind == "zero":
         return torch.zeros(shape, device=device)
     if kind != "normal":
         raise ValueError(f"noise must be 'normal', 'zero' or None, got {noise!r}.")
+    if isinstance(keys, Tensor):  # not above: zero noise needs no values, of fake tensors either
+        keys = time_keys(keys)
     batch, channels, frames, height, width = shape
     generators = generator if isinstance(generator, list) else [generator] * batch
     if len(generators) != batch:

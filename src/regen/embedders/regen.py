@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from regen import diffusion
 from regen.embedders.base import add_latent_noise, check_requirements, configured_by, psnr_at_most_noise
-from regen.embedders.noise import initial_noise, time_keys
+from regen.embedders.noise import initial_noise
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.networks.conditioning import (
     Condition,
@@ -140,7 +140,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         schedule = diffusion.get_schedule(steps)
         times = self._times(latents, times)
         shape = (len(latents), 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
-        start = initial_noise(noise, steps, shape, time_keys(times), generator, latents.device)
+        start = initial_noise(noise, steps, shape, times, generator, latents.device)
         tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
         raw = self._raw(latents)
         conditions: Iterable[Condition] = (
