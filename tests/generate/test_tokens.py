@@ -69,7 +69,7 @@ def test_regions_are_those_of_the_embedder(region, queries, places, frames):
     n, chunks = model.patches.grid(frames, side, side)[0], 1 if frames == 1 else 3
     layout = TokenLayout(5, 2, region, queries)
     assert layout.regions(n * chunks, height, width).boxes == wanted
-    centres = layout.region_centres(n * chunks, height, width, CPU).reshape(chunks, len(wanted), 3)
+    centres = layout.region_centres(n * chunks, height, width, device=CPU).reshape(chunks, len(wanted), 3)
     assert torch.equal(centres[:, 0, 0], torch.arange(float(chunks)))
     for ((top, bottom), (left, right)), (_, y, x) in zip(wanted, centres[-1].tolist(), strict=True):
         assert (y, x) == pytest.approx(((top + bottom - 2) / 4, (left + right - 2) / 4))

@@ -159,7 +159,7 @@ class TokenLayout:
         return Tiling.non_overlapping(height, width, side)
 
     def region_centres(
-        self, frames: int, height: int, width: int, device: torch.device
+        self, frames: int, height: int, width: int, *, device: torch.device
     ) -> Float[Tensor, "r 3"]:
         """Centres of the regions of all chunks, chunk after chunk: the positions of their 1D latents.
 
