@@ -14,6 +14,7 @@ from regen.losses.alignment import AlignmentConfig
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.one_dva import OneDVAObjective, PredictionConfig, denoised, unit_gaussian_velocity
 from regen.networks.length_rule import MotionLengthRule
+from regen.recipes import RECIPES
 from regen.runtime import generator_for
 from regen.tiling import Tile
 
@@ -307,14 +308,21 @@ def test_wrong_calls_are_rejected():
 
 
 @pytest.mark.integration
-def test_a_toy_learns_to_use_what_is_kept():
-    """PSNR rises with the length: moving squares, whose structural latents have a single channel."""
+@pytest.mark.parametrize("is_preset", [False, True], ids=["linear skip", "base preset"])
+def test_a_toy_learns_to_use_what_is_kept(is_preset):
+    """PSNR rises with the length: moving squares, whose structural latents have a single channel.
+
+    Also of the base preset at a small width, with its queries.
+    """
     torch.manual_seed(0)
-    objective = OneDVAObjective(keep_all_prob=0.3, pure_noise_prob=0.5, t_min=0.5)
+    small = replace(CONFIG, query_positions="rotary", linear_skip=True, kl_weight=0.0)
+    preset = RECIPES["onedva-base"].model if is_preset else small
+    keep = preset.objective.keep_all_prob if is_preset else 0.3
     options = replace(
-        CONFIG, latent_channels=1, width=48, depth=2, encoder_width=48, chunk_frames=5, num_queries=48,
-        temporal_compression_ratio=2, spatial_compression_ratio=4,
-        linear_skip=True, length_rule=MotionLengthRule(multiple=1), kl_weight=0.0, objective=objective,
+        preset, latent_channels=1, width=48, depth=2, heads=2, encoder_width=48, encoder_depth=2,
+        encoder_heads=2, chunk_frames=5, num_queries=48, temporal_compression_ratio=2,
+        spatial_compression_ratio=4, length_rule=MotionLengthRule(multiple=1),
+        objective=OneDVAObjective(keep_all_prob=keep, pure_noise_prob=0.5, t_min=0.5),
     )  # fmt: skip
     model = AutoencoderOneDVA(**asdict(options))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
