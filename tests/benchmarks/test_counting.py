@@ -1,67 +1,17 @@
 """What benchmarks count: the paper's batches and tokens, memory as it is really taken."""
 
-from dataclasses import asdict, replace
-
 import comparisons
 import decoder_cost
 import generation_cost
 import loader
 import pytest
-import scale
 import torch
-import training_memory
-from torch.profiler import ProfilerActivity, profile
 
 from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TrainingBatches
-from regen.embedders.regen import AutoencoderRegen
 from regen.media.pixels import Size
 from regen.pretrained.models import available
 from regen.recipes import GENERATORS, RECIPES
-from regen.runtime import one_thread
-
-TOY = RECIPES["toy"]
-
-
-@pytest.mark.parametrize(("ratio", "clips"), [(4, 6), (8, 4), (16, 3), (32, 1)])
-def test_a_gpus_part_of_a_batch_is_the_papers(ratio, clips, monkeypatch):
-    monkeypatch.setattr(scale, "DRAWS", 100)
-    shares = scale.drawn(RECIPES[f"regen-{ratio}x"], ratio)
-    parts = [work.part(32) for work in shares]
-    assert {part.samples for part in parts if part.inputs > 1} == {clips}
-    assert {part.samples for part in parts if part.inputs == 1} == {28}
-    assert sum(shares.values()) == pytest.approx(1)
-    assert sum(share for work, share in shares.items() if work.inputs == 1) == pytest.approx(0.2, abs=0.08)
-
-
-@pytest.mark.skipif(
-    torch.cpu._is_avx512_supported() and "AVX512" not in torch.backends.cpu.get_cpu_capability(),
-    reason="torch's attention refuses bf16 where its kernels use less than the processor has",
-)
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
-def test_a_pass_takes_the_memory_that_is_counted(checkpointing):
-    """Besides what kernels take for themselves, which on some processors grows with the threads."""
-    config = replace(TOY.model, depth=2, attention_window=None)
-    work = training_memory.Work(2, 5, 5, 64, 64)
-    with training_memory.norms_in_fp32():
-        model = AutoencoderRegen(**asdict(config)).train()
-        if checkpointing:
-            model.enable_gradient_checkpointing()
-        for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(training_memory.drop_gradient)
-        generators = [torch.Generator() for _ in range(work.samples)]
-        with one_thread(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-            batch = {name: torch.zeros(shape) for name, shape in work.shapes().items()}
-            with torch.autocast("cpu", torch.bfloat16):
-                loss, _ = model.loss(batch, generators)
-            loss.backward()
-    changes = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(changes, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    counted = training_memory.pass_bytes(config, work, checkpointing, torch.float32)
-    assert counted == pytest.approx(peak, rel=0.15)
 
 
 def test_operations_of_a_generator_are_those_of_its_network():

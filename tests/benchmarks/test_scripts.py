@@ -66,7 +66,6 @@ OF_RECIPES: dict[str, dict[str, Any]] = {
     "loader": {"size": (32, 32), "batch": 2, "batches": 8, "workers": 1, "repeats": 1},
     "memory": {"model": "regen", "lengths": (5, 10), "size": (32, 32)},
     "peers": {"preset": ("toy",), "size": "32", "count": True, "threads": 1},
-    "scale": {"recipe": ("toy-magvit2",), "gpus": (1, 4), "parts": 2, "mfu": 0.5},
     "shard_scale": {"samples": 1200, "batches": 130, "workers": (0, 1)},
     "speed": {"models": "regen", "size": "32", "repeats": 1, "threads": 1},
     "toy_motion": {"steps": 1, "clips": 1, "eval_clips": 1, "decode_steps": (1,), "threads": 1},
@@ -75,8 +74,7 @@ OF_RECIPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", [*OF_MODELS, *OF_RECIPES])
-def test_measures(name, places, capsys, monkeypatch):
-    monkeypatch.setattr("scale.DRAWS", 5)
+def test_measures(name, places, capsys):
     options = (
         dict(OF_RECIPES[name])
         if name in OF_RECIPES

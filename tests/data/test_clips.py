@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from movies import damage, make_movie, noisy, number_of, numbered, smooth, truncate
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from regen.data.clips import ClipDataset
+from regen.data.clips import ClipDataset, ClipDraw, ClipSpec, crop_window
 
 SIZE = (16, 24)
 SCALE = (0.4, 1.0)
@@ -109,6 +111,22 @@ def test_small_media_are_enlarged_and_crops_differ(folder):
 def test_short_side_is_what_scale_refers_to(folder):
     whole = ClipDataset([folder / "image.png"], short_side=15).read(0, 1, (15, 20), ALL, seed=0)
     assert whole[0].max() - whole[0].min() > 1.8, "the whole gradient is in the clip"
+
+
+@given(st.integers(8, 300), st.integers(8, 300), st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.999))
+def test_without_a_scale_the_crop_is_the_largest_of_its_aspect_ratio(height, width, y, x, position):
+    spec, draw = ClipSpec(1, (8 * y, 8 * x), scale=None), ClipDraw(0, 0.0, 0.0, 0.7, position, position)
+    rows, columns = crop_window(height, width, spec, draw)
+    kept = rows.stop - rows.start, columns.stop - columns.start
+    assert kept[0] == height or kept[1] == width
+    assert rows.start >= 0 and rows.stop <= height and columns.start >= 0 and columns.stop <= width
+    factor = max(8 * y / height, 8 * x / width)
+    assert abs(kept[0] - 8 * y / factor) <= 1 and abs(kept[1] - 8 * x / factor) <= 1
+
+
+def test_a_full_hd_source_is_seen_whole_at_the_paper_size():
+    rows, columns = crop_window(1080, 1920, ClipSpec(5, (192, 320), scale=None), ClipDraw(0, *[0.5] * 5))
+    assert rows == slice(0, 1080) and columns.stop - columns.start == 1800
 
 
 def test_images_and_single_frames_of_videos_serve_one_frame(folder):

@@ -19,7 +19,15 @@ from torch import nn
 from regen.embedders.regen import AutoencoderRegen
 from regen.runtime import generator_for, one_thread
 from regen.train.checkpoint import list_checkpoints
-from regen.train.distributed import LossFunction, full_tensor, init_distributed, parallelize
+from regen.train.distributed import (
+    LossFunction,
+    full_state_dict,
+    full_tensor,
+    init_distributed,
+    parallelize,
+    shard,
+)
+from regen.train.latent_statistics import measure_latent_statistics
 from regen.train.lifecycle import ShouldStop
 
 pytestmark = pytest.mark.integration
@@ -222,3 +230,34 @@ def test_modules_that_stay_in_fp32_do_so_when_sharded(rule: str, tmp_path: Path)
     torch.testing.assert_close(sharded, loss.detach(), rtol=2e-2, atol=0)
     own = model.conditioner.siren.out.weight.grad
     assert (gradient - own).norm() < 0.05 * own.norm()
+
+
+def write_statistics(path: Path, fsdp: bool) -> None:
+    """Statistics of 9 clips, of which the first process has 4 and the second 5, and of an image."""
+    torch.manual_seed(0)
+    model = AutoencoderRegen(
+        encoder_widths=(32, 32, 32, 32), encoder_blocks=1, encoder_patch_size=4, width=32, depth=1, heads=1,
+        siren_width=8,
+    )  # fmt: skip
+    with init_distributed("cpu") as context:
+        if fsdp:
+            shard(model, context, torch.float32)
+        batches = []
+        for count, frames in ((9, 5), (2, 1)):
+            clip = torch.rand(count, 3, frames, 16, 16, generator=generator_for(1, count)) * 2 - 1
+            rows = slice(count * context.rank // context.size, count * (context.rank + 1) // context.size)
+            batches.append({"clip": clip[rows], "batch_size": torch.tensor(count)})
+        found = measure_latent_statistics(model, batches, 100, context, torch.float32)
+        weights = full_state_dict(model, context)
+        assert bool(weights) == context.is_main
+        if context.is_main:
+            torch.save({"statistics": found, "weights": weights}, path)
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
+def test_statistics_and_weights_of_two_processes_are_those_of_one(fsdp: bool, tmp_path: Path) -> None:
+    write_statistics(tmp_path / "one.pt", fsdp=False)
+    run_ranks(2, write_statistics, tmp_path / "two.pt", fsdp, errors=tmp_path / "errors")
+    one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
+    torch.testing.assert_close(two["statistics"], one["statistics"], rtol=1e-5, atol=1e-6)  # order of sums
+    assert_same(two["weights"], one["weights"])

@@ -29,9 +29,10 @@ from regen.train import trainer
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext
 from regen.train.finetune import InitConfig
+from regen.train.latent_statistics import measure_latent_statistics
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.trainer import DataConfig, Recipe, measure_latent_statistics, run_recipe, save_preview
+from regen.train.trainer import DataConfig, Recipe, run_recipe, save_preview
 
 CPU = DistributedContext(torch.device("cpu"))
 
@@ -177,7 +178,8 @@ def test_statistics_are_those_of_the_first_clips_and_images_between(count, seen)
     """Every second batch holds images, which count for the first latent frame only."""
     batches = [torch.rand(4, 3, 1 if index % 2 else 3, 8, 8) for index in range(9)]
     model = FirstAndLastFrame()
-    mean, std = measure_latent_statistics(model, ({"clip": clip} for clip in batches), count)
+    items = ({"clip": clip, "batch_size": torch.tensor(len(clip))} for clip in batches)
+    mean, std = measure_latent_statistics(model, items, count, CPU, torch.float32)
     assert model.clips_seen == 4 * seen
     content = torch.cat([clip[:, :, 0] for clip in batches[:seen]])
     motion = torch.cat([5 * clip[:, :, -1] for clip in batches[:seen:2]])

@@ -18,7 +18,7 @@ from regen.cli.generation import generate
 from regen.cli.latents import LATENTS, latents_commands
 from regen.cli.runs import RUNS, runs_commands
 from regen.cli.shards import SHARDS, shards_commands
-from regen.cli.training import TRAIN, recipe_commands, unexpanded
+from regen.cli.training import PLAN, TRAIN, plan_commands, recipe_commands, unexpanded
 from regen.cli.video import decode, encode, models, reconstruct
 
 DESCRIPTION = """Video embedders with a generative decoder, and video generation on their latents.
@@ -48,6 +48,7 @@ def build_app(argv: Sequence[str]) -> SubcommandApp:
     add(decode, "decode")
     add(generate, "generate")
     add(recipe_commands([*argv, "--help"][1]) if argv[0] == "train" else unexpanded(), "train", TRAIN)
+    add(plan_commands([*argv, "--help"][1]) if argv[0] == "plan" else unexpanded(), "plan", PLAN)
     add(evaluate, "evaluate")
     add(evaluate_generator, "evaluate-generator")
     add(shards_commands(), "shards", SHARDS)
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     # Options of recipes keep their prefixes, as in --optimizer.learning-rate.
-    config = (OmitSubcommandPrefixes,) if argv[0] == "train" else (OmitSubcommandPrefixes, OmitArgPrefixes)
+    keeps_prefixes = argv[0] in ("train", "plan")
+    config = (OmitSubcommandPrefixes,) if keeps_prefixes else (OmitSubcommandPrefixes, OmitArgPrefixes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

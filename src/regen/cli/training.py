@@ -22,25 +22,80 @@ Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rat
 A generator on the latents: regen train toy-t2v --data latents/ --out runs/t2v
 On 8 GPUs: torchrun --nproc-per-node 8 -m regen train regen-4x --data shards/ --out runs/first"""
 
+PLAN = """Plan a training: operations, days, and the memory of each phase on each GPU; nothing is run.
+
+Example: regen plan regen-32x --gpus 8 --memory 80GB --loop.gradient-accumulation-steps 4
+
+Exits with 1 when a phase does not fit, and says what to change."""
+
 
 def recipe_commands(name: str) -> SubcommandApp:
-    """One command for each recipe; made only when `train` is asked for, because recipes import torch.
+    """One command of `train` for each recipe; made only when it is asked for, because recipes import torch.
 
     Raises ValueError when `name`, the argument after `train`, is no recipe and no option.
     """
-    from regen.recipes import GENERATORS, HELP, RECIPES
+    from regen.recipes import HELP, RECIPES
 
-    every: dict[str, Any] = {**RECIPES, **GENERATORS}
-    if name not in every and not name.startswith("-"):
-        near = get_close_matches(name, every, n=4, cutoff=0.5) or ["toy"]
-        raise ValueError(
-            f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen train --help."
-        )
+    _check_name(name)
     app = SubcommandApp()
     for name, recipe in every.items():
         training = _embedder_training if name in RECIPES else _generator_training
         app.command(name=name, help=HELP[name])(training(recipe))
     return app
+
+
+def plan_commands(name: str) -> SubcommandApp:
+    """One command of `plan` for each recipe. Raises ValueError as `recipe_commands` does."""
+    from regen.recipes import GENERATORS, GPUS, HELP, RECIPES
+
+    _check_name(name)
+    app = SubcommandApp()
+    for name, recipe in {**RECIPES, **GENERATORS}.items():
+        app.command(name=name, help=HELP[name].partition("\n")[0])(_planning(name, recipe, GPUS[name]))
+    return app
+
+
+def _check_name(name: str) -> None:
+    """Raises ValueError when `name` is no recipe and no option."""
+    from regen.recipes import HELP
+
+    if name not in HELP and not name.startswith("-"):
+        near = get_close_matches(name, HELP, n=4, cutoff=0.5) or ["toy"]
+        raise ValueError(
+            f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen train --help."
+        )
+
+
+def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int) -> Callable[..., None]:
+    from regen.recipes.plan import Hardware, plan, print_plan
+    from regen.train.trainer import Recipe
+
+    kind: Any = Recipe[type(default.model)] if isinstance(default, Recipe) else type(default)  # type: ignore[misc]
+
+    def show(
+        recipe: Annotated[kind, arg(name="")] = default,
+        gpus: int = default_gpus,
+        memory: Annotated[str, arg(metavar="SIZE")] = "80GB",
+        gpu: str = "H100",
+        utilisation: float = 0.4,
+    ) -> None:
+        """Plan.
+
+        Args:
+            gpus: GPUs that train together; the batch is divided among them and the accumulation steps.
+            memory: Memory of each GPU, such as 80GB.
+            gpu: Kind of GPU, such as A100 or H200, for its peak of bf16 operations.
+            utilisation: Share of that peak which the model's operations reach (MFU).
+        """
+        from regen.codec.memory import parse_memory
+
+        hardware = Hardware(gpus, parse_memory(memory), gpu, utilisation)
+        found = plan(recipe, hardware)
+        print_plan(name, found, hardware)
+        if not found.fits(hardware):
+            raise ValueError(f"{name} does not fit {gpus} GPUs of {memory}; see the phases marked above.")
+
+    return show
 
 
 def _embedder_training(default: "Recipe") -> Callable[..., None]:

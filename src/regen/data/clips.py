@@ -32,20 +32,21 @@ class ClipSpec:
     """A clip of `frames` frames of `size` (height, width), 1 / `frame_rate` seconds apart.
 
     Without a rate the frames are consecutive. The picture is scaled by a factor drawn between the two of
-    `scale` (0.5: twice the height and width are shrunk to `size`). With `aspect_ratios` (width / height) only
+    `scale` (0.5: twice the height and width are shrunk to `size`); None: the largest crop of its aspect
+    ratio, so that the whole picture is seen. With `aspect_ratios` (width / height) only
     media qualify whose own is nearest, by its logarithm, to number `bucket` of them.
     """
 
     frames: int
     size: tuple[int, int]
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: tuple[float, float] | None = (1.0, 1.0)
     frame_rate: float | None = None
     aspect_ratios: tuple[float, ...] = ()
     bucket: int = 0
 
     def __post_init__(self) -> None:
         assert self.frames >= 1 and min(self.size) >= 1, (self.frames, self.size)
-        if not 0 < self.scale[0] <= self.scale[1]:
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"The scale of clips must be two rising positive numbers, got {self.scale}.")
 
 
@@ -281,8 +282,8 @@ def pick_frame_times(
 
 def crop_window(height: int, width: int, spec: ClipSpec, draw: ClipDraw) -> tuple[slice, slice]:
     """The rows and columns that are kept of a frame of `height` x `width`."""
-    factor = spec.scale[0] + draw.scale * (spec.scale[1] - spec.scale[0])
-    factor = max(factor, spec.size[0] / height, spec.size[1] / width)
+    low, high = spec.scale or (0.0, 0.0)
+    factor = max(low + draw.scale * (high - low), spec.size[0] / height, spec.size[1] / width)
     rows = min(height, max(1, round(spec.size[0] / factor)))
     columns = min(width, max(1, round(spec.size[1] / factor)))
     top, left = int(draw.top * (height - rows + 1)), int(draw.left * (width - columns + 1))

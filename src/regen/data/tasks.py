@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,7 +17,6 @@ from regen.runtime import generator_for
 # Samples have no negative index, so tasks and samples never share random numbers.
 TASK_STREAM = -2
 SIDE_MULTIPLE = 8  # pixels on a side of one token of a frame
-MAX_ASPECT_RATIO = 8.0
 SPACINGS = 2, 4  # frames of the video from one encoded frame to the next in interpolation
 
 # A part of a batch: (step, part, number of parts).
@@ -70,27 +70,25 @@ class Stage:
     video_batch_size: int
     image_batch_size: int | None = None
     """Images in a batch; None: as many as have the tokens of the videos."""
-    image_size: tuple[int, int] | None = None
-    """Height and width of the crops of images; None: those of the videos."""
     until: float = 1.0
     """End of the stage as a fraction of all steps."""
-    aspect_ratios: tuple[float, ...] = ()
-    """Aspect-ratio buckets (width / height), one for each batch, with crops of about the area of `height` x
-    `width` from the media with the nearest ratio; without any, all crops have that one size."""
+    buckets: tuple[tuple[int, int], ...] = ()
+    """Sizes (height, width) of the crops in place of the one: a batch has one of them and only media whose
+    aspect ratio is nearest to its own, drawn by the weight of those media."""
+    image_buckets: tuple[tuple[int, int], ...] = ()
+    """Sizes of the crops of images; none: those of the videos."""
 
     def __post_init__(self) -> None:
-        for side in (self.height, self.width, *(self.image_size or ())):
+        for side in (self.height, self.width, *chain(*self.buckets, *self.image_buckets)):
             if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
                 raise ValueError(f"Sides of training crops must be multiples of {SIDE_MULTIPLE}, got {side}.")
         if min(self.video_batch_size, 1 if self.image_batch_size is None else self.image_batch_size) < 1:
             raise ValueError("A training stage needs batches of at least 1 video and 1 image.")
-        if not all(1 / MAX_ASPECT_RATIO <= ratio <= MAX_ASPECT_RATIO for ratio in self.aspect_ratios):
-            bounds = f"between {1 / MAX_ASPECT_RATIO} and {MAX_ASPECT_RATIO:g}"
-            raise ValueError(f"Width / height of training crops must lie {bounds}, got {self.aspect_ratios}.")
 
-    def crop_size(self, task: "Task") -> tuple[int, int]:
-        """Height and width of the crops without aspect-ratio buckets."""
-        return self.image_size if task.name == "image" and self.image_size else (self.height, self.width)
+    def sizes(self, task: "Task") -> tuple[tuple[int, int], ...]:
+        """The sizes (height, width) of the crops; a batch has one of them."""
+        videos = self.buckets or ((self.height, self.width),)
+        return (self.image_buckets or videos) if task.name == "image" else videos
 
     def batch_size(self, task: "Task", ratio: int) -> int:
         """Samples in a batch of `task`, for chunks of 1 + `ratio` frames."""
@@ -99,14 +97,7 @@ class Stage:
         if self.image_batch_size is not None:
             return self.image_batch_size
         tokens = self.video_batch_size * reconstruction(ratio).frames * self.height * self.width
-        return max(1, round(tokens / math.prod(self.crop_size(task))))
-
-
-def bucket_size(size: tuple[int, int], aspect_ratio: float) -> tuple[int, int]:
-    """Height and width, multiples of 8, with about the area of `size` and this width / height."""
-    area = math.prod(size)
-    height = max(1, round(math.sqrt(area / aspect_ratio) / SIDE_MULTIPLE)) * SIDE_MULTIPLE
-    return height, max(1, round(area / height / SIDE_MULTIPLE)) * SIDE_MULTIPLE
+        return max(1, round(tokens / math.prod(self.sizes(task)[0])))
 
 
 def image() -> Task:
@@ -202,7 +193,7 @@ class TrainingBatches(Dataset):
         ratio: int,
         tasks: TaskConfig,
         stages: tuple[Stage, ...],
-        scale: tuple[float, float],
+        scale: tuple[float, float] | None,
         steps: int,
         seed: int,
         frame_rate: float | None = None,
@@ -258,13 +249,14 @@ class TrainingBatches(Dataset):
         }
 
     def _clip_spec(self, task: Task, stage: Stage, draw: float) -> ClipSpec:
-        """Size for a whole batch; aspect ratios are drawn by the weight of their media."""
-        size, shapes = stage.crop_size(task), stage.aspect_ratios
-        if not shapes:
-            return ClipSpec(task.frames, size, self.scale, self.frame_rate)
-        cuts = [
-            ClipSpec(task.frames, bucket_size(size, shape), self.scale, self.frame_rate, shapes, bucket)
-            for bucket, shape in enumerate(shapes)
+        """Size for a whole batch; buckets are drawn by the weight of their media."""
+        sizes = stage.sizes(task)
+        ratios = tuple(width / height for height, width in sizes) if len(sizes) > 1 else ()
+        specs = [
+            ClipSpec(task.frames, size, self.scale, self.frame_rate, ratios, bucket)
+            for bucket, size in enumerate(sizes)
         ]
-        total = torch.tensor([self.clips.weight(cut) for cut in cuts], dtype=torch.float64).cumsum(0)
-        return cuts[int(torch.searchsorted(total, draw * total[-1], right=True))]
+        if len(specs) == 1:
+            return specs[0]
+        total = torch.tensor([self.clips.weight(spec) for spec in specs], dtype=torch.float64).cumsum(0)
+        return specs[int(torch.searchsorted(total, draw * total[-1], right=True))]

@@ -106,7 +106,7 @@ def run_generator(
     state = train(model, batches, loop, recipe.optimizer, out, context, evaluate, resolved, resume)
     folder = out / "model"
     if not folder.exists():
-        weights = full_state_dict(state.ema.model)
+        weights = full_state_dict(state.ema.model, context)
         if context.is_main:
             finished = build_generator(recipe, dataset, text, captions)
             finished.load_state_dict(weights)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from regen.latents import LatentPosterior
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
@@ -125,6 +125,15 @@ class AuxiliaryLosses:
         """Allocate the tensors of a checkpoint that do not exist before the first update."""
         for name, part in self._trained().items():
             part.prepare(strip_prefix(name, specs))
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that these losses hold, trained and frozen."""
+        found: list[nn.Module | None] = [self.lpips]
+        if self.adversarial is not None:
+            found.append(self.adversarial.discriminator)
+        if self.representation is not None:
+            found += [self.representation.projector, self.representation.image_model]
+        return [network for network in found if network is not None]
 
     def _trained(self) -> dict[str, SelfTrained]:
         parts = {

@@ -6,13 +6,14 @@ from it. Every field is open to a dotted override.
 
 from regen.generate.training import GeneratorRecipe
 from regen.recipes import generators, magvit2, one_dva, regen
+from regen.recipes.preset import Preset
 from regen.train.trainer import Recipe
 
 _EMBEDDERS = {**regen.PRESETS, **magvit2.PRESETS, **one_dva.PRESETS}
 
 RECIPES: dict[str, Recipe] = {name: preset.recipe for name, preset in _EMBEDDERS.items()}
 GENERATORS: dict[str, GeneratorRecipe] = {name: p.recipe for name, p in generators.PRESETS.items()}
-HELP: dict[str, str] = {
-    **{name: preset.help(name) for name, preset in _EMBEDDERS.items()},
-    **{name: preset.help(name) for name, preset in generators.PRESETS.items()},
-}
+_PRESETS: dict[str, Preset] = {**_EMBEDDERS, **generators.PRESETS}
+HELP: dict[str, str] = {name: preset.help(name) for name, preset in _PRESETS.items()}
+GPUS: dict[str, int] = {name: preset.gpus for name, preset in _PRESETS.items()}
+"""How many GPUs the batches of a recipe are for."""

@@ -147,7 +147,7 @@ def latte_l2() -> GeneratorRecipe:
 
     Attention is factorised and no frame is given. The last command gives FVD_33 (REGEN, Sec. 4).
     """
-    stages = (LatentStage(tokens_per_batch=64 * 2 * 32 * 32, image_share=0.0),)
+    stages = (LatentStage(tokens_per_batch=64 * 2 * 32 * 32, image_share=0.0, sizes=((256, 256),)),)
     return GeneratorRecipe(
         model=GeneratorConfig(attention="factorised", given_frames_prob=0.0),
         data=LatentDataConfig(stages, condition="class"),
@@ -201,13 +201,15 @@ PRESETS: dict[str, Preset[GeneratorRecipe]] = {
         t2v_paper(1024, 24, batch=64),
         "Text to video, 0.9 B parameters, for 8 GPUs. Not run here.",
         ON_8_GPUS,
+        gpus=8,
     ),
     "t2v-5b": Preset(
         t2v_paper(2048, 33, batch=256),
         "The paper's size of text-to-video model on 32× latents, for 64 GPUs. Not run here.",
         "torchrun --nnodes 8 --nproc-per-node 8 ... -m regen train {name} --data LATENTS --out RUN",
+        gpus=64,
     ),
-    "latte-l2": documented(latte_l2, UCF101.format(frames=33, clip=33, train=ON_8_GPUS)),
-    "c2v-onedva": documented(c2v_onedva, UCF101.format(frames=17, clip=16, train=ON_8_GPUS)),
-    "t2v-onedva": documented(t2v_onedva, ON_8_GPUS),
+    "latte-l2": documented(latte_l2, UCF101.format(frames=33, clip=33, train=ON_8_GPUS), gpus=8),
+    "c2v-onedva": documented(c2v_onedva, UCF101.format(frames=17, clip=16, train=ON_8_GPUS), gpus=8),
+    "t2v-onedva": documented(t2v_onedva, ON_8_GPUS, gpus=8),
 }

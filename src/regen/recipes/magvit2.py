@@ -81,11 +81,15 @@ def small_gpu(ratio: int) -> Recipe[Magvit2Config]:
 
 def paper(ratio: int) -> Recipe[Magvit2Config]:
     """Batches for the paper's 32 GPUs, each with 2 clips or 6 images of 128², with perceptual and adversarial
-    losses."""
+    losses. Crops are taken from pictures of 192 lines, REGEN's."""
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
     return Recipe(
         model=Magvit2Config(ratio, encoder_widths=widths),
-        data=DataConfig(stages=(Stage(128, 128, video_batch_size=32 * 2, image_batch_size=32 * 6),)),
+        data=DataConfig(
+            stages=(Stage(128, 128, video_batch_size=32 * 2, image_batch_size=32 * 6),),
+            scale=(1.0, 1.0),
+            short_side=192,
+        ),
         loop=LoopConfig(steps=200_000, ema_decay=0.999, activation_checkpointing=ratio == 32, num_workers=8),
         tasks=TaskConfig(warmup_fraction=1.0),
         optimizer=OptimizerConfig(1e-4, decay_fraction=0.5),
@@ -119,6 +123,12 @@ def wide(recipe: Recipe[Magvit2Config], widths: tuple[int, ...]) -> Recipe[Magvi
     return replace(recipe, model=replace(recipe.model, decoder_widths=widths))
 
 
+def wide_paper(ratio: int, widths: tuple[int, ...]) -> Recipe[Magvit2Config]:
+    """The width-scaled baseline at the paper's size, sharded: its state alone has 58 GB."""
+    recipe = wide(paper(ratio), widths)
+    return replace(recipe, loop=replace(recipe.loop, fsdp=True, activation_checkpointing=True))
+
+
 PRESETS: dict[str, Preset[Recipe]] = {
     "toy-magvit2": documented(toy, PLAIN),
     "toy-magvit2-wide": Preset(
@@ -137,13 +147,13 @@ PRESETS["magvit2-small-16x-wide"] = Preset(
 )
 for ratio in (4, 8, 16, 32):
     summary = f"The baseline at the paper's size and ratio {ratio}, for 32 GPUs. Not run here."
-    PRESETS[f"magvit2-{ratio}x"] = Preset(paper(ratio), summary, PLAIN)
+    PRESETS[f"magvit2-{ratio}x"] = Preset(paper(ratio), summary, PLAIN, gpus=32)
 for ratio, widths in WIDE.items():
     summary = (
         f"The width-scaled baseline of the paper's Table 5 at ratio {ratio}: as many parameters as REGEN's "
         "decoder. Not run here."
     )
-    PRESETS[f"magvit2-{ratio}x-wide"] = Preset(wide(paper(ratio), widths), summary, PLAIN)
+    PRESETS[f"magvit2-{ratio}x-wide"] = Preset(wide_paper(ratio, widths), summary, PLAIN, gpus=32)
 PRESETS["world-32x-magvit2-cpu"] = documented(
     world_cpu, "regen train {name} --data WORLD --out RUN --init.model magvit2-small-8x"
 )

@@ -115,10 +115,11 @@ def small_stage1() -> Recipe[OneDVAConfig]:
 
 def base(width: int = 768, depth: int = 12, heads: int = 12) -> Recipe[OneDVAConfig]:
     """The paper's stage 2, 17 frames at 24 per second, with an encoder of this size."""
-    stage = Stage(256, 456, video_batch_size=256, image_batch_size=1024, aspect_ratios=(1.0, 16 / 9))
+    sizes = (256, 256), (256, 456)
+    stage = Stage(256, 456, video_batch_size=256, image_batch_size=1024, buckets=sizes)
     return Recipe(
         model=OneDVAConfig(encoder_width=width, encoder_depth=depth, encoder_heads=heads),
-        data=DataConfig(stages=(stage,), frame_rate=24.0),
+        data=DataConfig(stages=(stage,), scale=None, frame_rate=24.0),
         loop=LoopConfig(steps=200_000, activation_checkpointing=True, num_workers=8, fsdp=True),
         tasks=TaskConfig(warmup_fraction=1.0),
         optimizer=OptimizerConfig(5e-5),
@@ -161,6 +162,7 @@ def paper(name: str, recipe: Recipe[OneDVAConfig], summary: str) -> dict[str, Pr
             stage1(recipe),
             f"Stage 1 of {name}: all 1D latents, half of the clips at t = 1, L1 and LPIPS. Not run here.",
             f"{train} STAGE1 --losses.perceptual-file FILE",
+            gpus=32,
         ),
         f"{name}-stage1-structural": Preset(
             stage1(recipe, "none"),
@@ -171,11 +173,13 @@ def paper(name: str, recipe: Recipe[OneDVAConfig], summary: str) -> dict[str, Pr
             recipe,
             f"{summary}, stage 2. Not run here.",
             f"{train} RUN --init.model STAGE1 --losses.representation.model SIGLIP",
+            gpus=32,
         ),
         f"{name}-post": Preset(
             post(recipe),
             f"Post-training of {name} on predicted latents (--losses.prediction.generator). Not run here.",
             f"{train} RUN --init.model STAGE2",
+            gpus=32,
         ),
     }
 

@@ -18,12 +18,14 @@ class Preset(Generic[R]):
     recipe: R
     summary: str
     command: str = CACHED
+    gpus: int = 1
+    """The number of GPUs that its batches are for."""
 
     def help(self, name: str) -> str:
         """Help text of `regen train NAME`."""
         return f"{self.summary}\n\n{self.command.format(name=name)}"
 
 
-def documented(make: Callable[[], R], command: str = CACHED) -> Preset[R]:
+def documented(make: Callable[[], R], command: str = CACHED, gpus: int = 1) -> Preset[R]:
     """The recipe that a function makes, with the function's docstring as summary."""
-    return Preset(make(), cleandoc(make.__doc__ or ""), command)
+    return Preset(make(), cleandoc(make.__doc__ or ""), command, gpus)

@@ -25,6 +25,7 @@ SMALL_GPU = {4: 128, 8: 72, 16: 36, 32: 18}
 
 # The paper's models on 32 GPUs. Ratio: clips of 192 x 320 on each GPU.
 PAPER = {4: 6, 8: 4, 16: 3, 32: 1}
+IMAGE_BUCKETS = ((256, 256), (256, 320), (320, 256), (256, 384), (384, 256))
 
 # What the paper varies in the model, by the end of the name.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -72,15 +73,18 @@ def small_gpu(ratio: int, clips: int) -> Recipe[RegenConfig]:
 
 
 def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
-    """Batches for the paper's 32 GPUs, each with `clips` clips of 192 x 320 or 28 images of about 256².
+    """Batches for the paper's 32 GPUs, each with `clips` clips of 192 x 320 or 28 images with 256 lines.
 
-    With fewer GPUs: more gradient accumulation, --loop.gradient-accumulation-steps.
+    Both are whole pictures, images of several aspect ratios. With fewer GPUs: more gradient accumulation,
+    --loop.gradient-accumulation-steps.
     """
     widths = (128, 256, 512, 768) if ratio == 4 else (128, 256, 512, 768, 768)
-    stage = Stage(192, 320, video_batch_size=32 * clips, image_batch_size=32 * 28, image_size=(256, 256))
+    stage = Stage(
+        192, 320, video_batch_size=32 * clips, image_batch_size=32 * 28, image_buckets=IMAGE_BUCKETS
+    )
     return Recipe(
         model=RegenConfig(ratio, encoder_widths=widths),
-        data=DataConfig(stages=(stage,)),
+        data=DataConfig(stages=(stage,), scale=None),
         loop=LoopConfig(steps=100_000, activation_checkpointing=True, num_workers=8, fsdp=True),
     )
 
@@ -150,11 +154,11 @@ def world_gpu() -> Recipe[RegenConfig]:
     )
 
 
-def variants(name: str, recipe: Recipe, command: str = CACHED) -> dict[str, Preset[Recipe]]:
+def variants(name: str, recipe: Recipe, command: str = CACHED, gpus: int = 1) -> dict[str, Preset[Recipe]]:
     """The recipe with each change of VARIANTS."""
     return {
         f"{name}-{end}": Preset(
-            replace(recipe, model=replace(recipe.model, **change)), f"{name} with {what}.", command
+            replace(recipe, model=replace(recipe.model, **change)), f"{name} with {what}.", command, gpus
         )
         for end, (what, change) in VARIANTS.items()
     }
@@ -177,8 +181,8 @@ for ratio, clips in SMALL_GPU.items():
 PRESETS |= variants("regen-small-4x", small_gpu(4, SMALL_GPU[4]))
 for ratio, clips in PAPER.items():
     summary = f"The paper's model and training at ratio {ratio}, for 32 GPUs. Not run here."
-    PRESETS[f"regen-{ratio}x"] = Preset(paper(ratio, clips), summary, ON_NODES)
-PRESETS |= variants("regen-4x", paper(4, PAPER[4]), PLAIN)
+    PRESETS[f"regen-{ratio}x"] = Preset(paper(ratio, clips), summary, ON_NODES, gpus=32)
+PRESETS |= variants("regen-4x", paper(4, PAPER[4]), PLAIN, gpus=32)
 PRESETS |= {
     "world-32x-cpu": documented(
         world_cpu,

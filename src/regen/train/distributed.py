@@ -178,11 +178,29 @@ def shard(model: nn.Module, context: DistributedContext, dtype: torch.dtype) -> 
         register_fsdp_forward_method(model, method)
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the forward of each block, in place; call it before the model is sharded."""
+    # Batches of images and of each task have numbers of tokens of their own.
+    torch._dynamo.config.recompile_limit = 64
+    names = cast(Trainable, model)._no_split_modules
+    for module in model.modules():
+        if type(module).__name__ in names:
+            module.compile()
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor; any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state dict with all tensors whole. Collective."""
-    return {name: full_tensor(tensor) for name, tensor in model.state_dict().items()}
+def full_state_dict(model: nn.Module, context: DistributedContext) -> dict[str, Tensor]:
+    """A model's state dict with whole tensors, on the CPU of the main process; empty elsewhere.
+
+    One tensor at a time is whole on the devices. Collective.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        whole = full_tensor(tensor)
+        if context.is_main:
+            weights[name] = whole.cpu()
+    return weights

@@ -109,17 +109,9 @@ def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     statistics come with a whole encoder that is frozen. Raises ValueError when there is no such model, it is
     damaged, none of its tensors fits, or linear maps are to be frozen that do not exist or are random.
     """
-    for name, part in model.named_children():
-        if ("encoder" if name == "encoder" else "decoder") in config.freeze:
-            part.requires_grad_(False)
-    if "linear" in config.freeze:
-        weights = [weight for name, weight in model.named_parameters() if name.startswith(LINEAR_MAPS)]
-        if not weights:
-            raise ValueError("This model has no linear maps to freeze; drop linear from --init.freeze.")
-        if config.model is None and not config.pca_clips:
-            raise ValueError("Frozen linear maps must be initialised: give --init.model or --init.pca-clips.")
-        for weight in weights:
-            weight.requires_grad_(False)
+    if "linear" in config.freeze and config.model is None and not config.pca_clips:
+        raise ValueError("Frozen linear maps must be initialised: give --init.model or --init.pca-clips.")
+    freeze_parts(model, config.freeze)
     if config.model is None:
         return InitReport(config)
     source, tensors = _read_source(config.model)
@@ -137,6 +129,19 @@ def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     if keeps_latents:
         model.set_latent_statistics(torch.tensor(mean), torch.tensor(std))
     return InitReport(config, parts, whole, keeps_latents)
+
+
+def freeze_parts(model: VideoAutoencoder, parts: tuple[Part, ...]) -> None:
+    """Freeze parts of a model. Raises ValueError for linear maps that it does not have."""
+    for name, part in model.named_children():
+        if ("encoder" if name == "encoder" else "decoder") in parts:
+            part.requires_grad_(False)
+    if "linear" in parts:
+        weights = [weight for name, weight in model.named_parameters() if name.startswith(LINEAR_MAPS)]
+        if not weights:
+            raise ValueError("This model has no linear maps to freeze; drop linear from --init.freeze.")
+        for weight in weights:
+            weight.requires_grad_(False)
 
 
 @torch.no_grad()

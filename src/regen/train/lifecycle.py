@@ -34,7 +34,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # from users, batch s
 # processes and micro-batches, and the reactions to failures.
 NEUTRAL_FIELDS = frozenset(
     {"log_every", "eval_every", "save_every_minutes", "keep_last", "num_workers", "num_val_clips"}
-    | {"gradient_accumulation_steps", "fsdp", "on_nonfinite", "decode_timeout", "loader_timeout"}
+    | {"gradient_accumulation_steps", "fsdp", "compile", "on_nonfinite", "decode_timeout", "loader_timeout"}
     | {"perceptual_file"}
 )
 

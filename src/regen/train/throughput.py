@@ -93,7 +93,7 @@ class ThroughputMeter:
         memory_gb (peak so far), data_wait_fraction (share of the time spent waiting for data).
         """
         seconds = time.perf_counter() - self.started
-        flops = sum(self._flops(shapes) * count for shapes, count in self.samples.items()) / seconds
+        flops = sum(self._count(shapes) * count for shapes, count in self.samples.items()) / seconds
         values = {
             "tokens_per_second": self.processes * self.tokens / seconds,
             "clips_per_second": self.processes * self.clips / seconds,
@@ -105,8 +105,11 @@ class ThroughputMeter:
         self.restart_clock()
         return values
 
-    def _flops(self, shapes: Shapes) -> int:
-        """FLOPs of one sample, forward and backward, counted on tensors without data."""
+    def flops(self, batch: dict[str, Tensor]) -> int:
+        """FLOPs of one sample of a batch, forward and backward, counted on tensors without data."""
+        return self._count(_sample_shapes(batch))
+
+    def _count(self, shapes: Shapes) -> int:
         if shapes not in self.flops_per_sample:
 
             @torch.enable_grad()

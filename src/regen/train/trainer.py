@@ -2,10 +2,10 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import torch
 from diffusers import ModelMixin
@@ -21,7 +21,6 @@ from regen.embedders.base import VideoAutoencoder
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
-from regen.latents import Latents
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.one_dva import Predictor, denoised, unit_gaussian_velocity
 from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
@@ -29,6 +28,7 @@ from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.finetune import InitConfig, InitReport, init_from_pca, init_weights
+from regen.train.latent_statistics import measure_latent_statistics
 from regen.train.lifecycle import ShouldStop
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
@@ -41,8 +41,9 @@ class DataConfig:
     """Clips for training and validation."""
 
     stages: tuple[Stage, ...]
-    scale: tuple[float, float] = (0.5, 1.0)
-    """Range of random scales at which crops are taken; 1 is the original size."""
+    scale: tuple[float, float] | None = (0.5, 1.0)
+    """Range of random scales at which crops are taken; 1 is the original size. None: the largest crop of the
+    aspect ratio, so that the whole picture is seen."""
     short_side: int | None = None
     """Size to which larger pictures are reduced first; a frame cache keeps them in this size."""
     frame_rate: float | None = None
@@ -142,27 +143,31 @@ def run_recipe(
         batches.conditions = media_conditions(clips.collection, out / "captions")
     if recipe.init.pca_clips and not list_checkpoints(out / "checkpoints"):
         assert isinstance(model, AutoencoderOneDVA)
-        with load_chunks(training, recipe, span, recipe.init.pca_clips, torch.device("cpu")) as loader:
+        alone = DistributedContext(torch.device("cpu"))  # every process computes the same
+        with load_chunks(training, recipe, span, recipe.init.pca_clips, alone) as loader:
             init_from_pca(model, loader, recipe.init.pca_clips)
     evaluate = Preview(validation, recipe, model.chunk_frames, out / "previews", context)
     statistics = (model.latents_mean, model.latents_std) if init.keeps_latents else None
     config = resolve_config(recipe, clips, context.device)
-    state = train(
+    average = train(
         model, batches, recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary
-    )
+    ).ema.model
+    del model, auxiliary  # of the state only the average stays in memory
     folder = out / "model"
     if not folder.exists():
-        weights = full_state_dict(state.ema.model)
-        if context.is_main:  # the other processes are done
+        if statistics is None:
+            count, dtype = (
+                recipe.data.statistics_clips,
+                pick_dtype(recipe.loop.mixed_precision, context.device),
+            )
+            with load_chunks(training, recipe, span, count, context) as loader:
+                statistics = measure_latent_statistics(average, loader, count, context, dtype)
+        weights = full_state_dict(average, context)
+        if context.is_main:
             finished = build_model(recipe.model)
             finished.load_state_dict(weights)
-            finished.to(context.device).eval()
-            if statistics is None:
-                count = recipe.data.statistics_clips
-                with load_chunks(training, recipe, span, count, context.device) as loader:
-                    statistics = measure_latent_statistics(finished, loader, count)
             finished.set_latent_statistics(*statistics)
-            save_model(finished, folder)
+            save_model(finished.eval(), folder)
     return folder
 
 
@@ -207,45 +212,14 @@ def make_batches(
 
 
 def load_chunks(
-    clips: ClipDataset, recipe: Recipe, span: int, count: int, device: torch.device
+    clips: ClipDataset, recipe: Recipe, span: int, count: int, context: DistributedContext
 ) -> BatchLoader:
-    """Batches of at least `count` whole chunks in all, at the size of the last stage."""
+    """This process's parts of batches of at least `count` whole chunks, at the size of the last stage."""
     stage = replace(recipe.data.stages[-1], until=1.0)
     tasks = TaskConfig(image_share=0.0, warmup_fraction=1.0)
     batches = make_batches(clips, recipe, span, tasks, (stage,), -(-count // stage.video_batch_size))
-    keys = [(step, 0, 1) for step in range(len(batches))]
-    return BatchLoader(batches, keys, recipe.loop.num_workers, device)
-
-
-@torch.no_grad()
-def measure_latent_statistics(
-    model: nn.Module, batches: Iterable[dict[str, Tensor]], count: int
-) -> tuple[Float[Tensor, "2 c"], Float[Tensor, "2 c"]]:
-    """Mean and standard deviation per channel of both kinds of latents: content and motion, or grid and 1D.
-
-    Over the `clip`s (b 3 t h w in [-1, 1]) of the batches, at least `count`; images contribute to the first
-    kind only, and not to `count`. The model must not have statistics yet: encode() then gives raw latents.
-    """
-    device, clips = next(model.parameters()).device, 0
-    totals = torch.zeros(0)  # count, sum and sum of squares of each kind and channel
-    for batch in batches:
-        latents = Latents.of(cast(Any, model).encode(batch["clip"].to(device)).latent_dist.mode())
-        if not len(totals):
-            totals = torch.zeros(3, 2, latents.shape[1], dtype=torch.float64)
-        kinds = latents.grid.unbind(2)  # the frames of a chunk
-        if latents.has_sequence:
-            sequences = [part.mT[mask].T[None] for part, mask in latents.regions()]
-            kinds = latents.grid, torch.cat(sequences, dim=2)
-        for i, latent in enumerate(kinds):
-            values = latent.cpu().double().flatten(2)  # in this order: not every device has float64
-            sizes = torch.full((values.shape[1],), values.numel() // values.shape[1])
-            totals[:, min(i, 1)] += torch.stack([sizes, values.sum((0, 2)), values.square().sum((0, 2))])
-        clips += len(batch["clip"]) if latents.shape[2] > 1 else 0
-        if clips >= count:
-            break
-    mean, square = totals[1:] / totals[0].clamp(min=1)
-    std = (square - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()  # a constant channel has no scale
+    keys = [(step, context.rank, context.size) for step in range(len(batches))]
+    return BatchLoader(batches, keys, recipe.loop.num_workers, context.device)
 
 
 class Preview:

@@ -1,0 +1,264 @@
+"""Plan of a training: operations, days, and memory of every phase."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from regen.console import print_table
+from regen.recipes.workload import (
+    AnyRecipe,
+    Update,
+    auxiliary_of,
+    build_without_content,
+    codec_bytes,
+    count,
+    list_updates,
+    pass_bytes,
+)
+from regen.train.distributed import Trainable
+from regen.train.latent_statistics import STATISTICS_BATCH
+from regen.train.throughput import PEAK_TFLOPS, ThroughputMeter
+from regen.train.trainer import Recipe
+
+FP32, BF16 = 4, 2  # bytes of a number
+MOMENTS = 2  # that AdamW keeps of each parameter
+DECODED_SIDES = (256, 512)
+EXPORT_BATCH = 8  # chunks, the default of `regen latents export`
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The GPUs that a training is planned for."""
+
+    gpus: int = 8
+    memory: int = 80_000_000_000
+    """Bytes of each GPU."""
+    gpu: str = "H100"
+    utilisation: float = 0.4
+    """Model FLOPs utilisation (MFU): share of the GPU's bf16 peak that the model's operations reach."""
+    reserve: float = 0.1
+    """Share of the memory for CUDA, NCCL, workspace of kernels and fragmentation."""
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1 or self.memory <= 0:
+            raise ValueError(f"gpus and memory must be positive, got {self.gpus} and {self.memory}.")
+        if not 0 < self.utilisation <= 1 or not 0 <= self.reserve < 1:
+            raise ValueError(
+                f"utilisation must lie in (0, 1] and reserve in [0, 1), got {self.utilisation} and "
+                f"{self.reserve}."
+            )
+        if self.gpu not in PEAK_TFLOPS:
+            raise ValueError(f"gpu must be one of {', '.join(PEAK_TFLOPS)}, got {self.gpu}.")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Bytes on each GPU in one phase of a training, and what to change where they are too many."""
+
+    name: str
+    work: str
+    state: int
+    """Weights, gradients, moments and averages that this phase holds."""
+    activations: int
+    advice: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return self.state + self.activations
+
+    def fits(self, hardware: Hardware) -> bool:
+        return self.bytes <= (1 - hardware.reserve) * hardware.memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training costs: means over its updates, and the memory of its phases."""
+
+    parameters: dict[str, int]
+    steps: int
+    samples: float
+    tokens: float
+    tflop: float
+    """Operations of an update, forward and backward, without what activation checkpointing recomputes."""
+    phases: tuple[Phase, ...]
+    updates: tuple[Update, ...]
+
+    def days(self, hardware: Hardware) -> float:
+        rate = PEAK_TFLOPS[hardware.gpu] * hardware.utilisation * hardware.gpus
+        return self.tflop * self.steps / rate / 86_400
+
+    def fits(self, hardware: Hardware) -> bool:
+        return all(phase.fits(hardware) for phase in self.phases)
+
+
+def plan(recipe: AnyRecipe, hardware: Hardware) -> Plan:
+    """The plan of a recipe; nothing is computed and nothing is read.
+
+    Memory is that of tensors without content (`regen.metrics.memory`), with the types of bf16 autocast on a
+    GPU. Raises ValueError when the batch can't be divided among the GPUs.
+    """
+    updates = list_updates(recipe)
+    parts = parts_of(recipe, hardware)
+    if (smallest := min(updates, key=lambda update: update.samples)).samples < parts:
+        raise ValueError(
+            f"The smallest batch ({smallest.work}) must have at least {parts} samples (GPUs x accumulation "
+            f"steps), got {smallest.samples}; use fewer of either."
+        )
+    model = build_without_content(recipe)
+    meter = ThroughputMeter(model, torch.device("meta"), processes=1)
+    flops = {id(update): meter.flops(update.example) for update in updates}
+    return Plan(
+        parameters={name: count(part) for name, part in model.named_children() if count(part)},
+        steps=recipe.loop.steps,
+        samples=sum(update.share * update.samples for update in updates),
+        tokens=sum(update.share * update.samples * update.tokens for update in updates),
+        tflop=sum(update.share * update.samples * flops[id(update)] for update in updates) / 1e12,
+        phases=tuple(phases(recipe, model, updates, hardware)),
+        updates=tuple(updates),
+    )
+
+
+def print_plan(name: str, found: Plan, hardware: Hardware) -> None:
+    """Print a plan for people."""
+    parts = " + ".join(f"{number / 1e6:.1f} M ({part})" for part, number in found.parameters.items())
+    print(f"{name} on {hardware.gpus} {hardware.gpu} of {hardware.memory / 1e9:.0f} GB; nothing is run.\n")
+    print(f"Parameters: {parts}")
+    print(
+        f"An update, mean over the run: {found.samples:,.0f} samples, {found.tokens:,.0f} tokens, "
+        f"{found.tflop:,.1f} TFLOP"
+    )
+    print(
+        f"{found.steps:,} updates: {found.days(hardware):.1f} days at a utilisation of "
+        f"{100 * hardware.utilisation:.0f} %\n"
+    )
+    table = Table("phase", "largest work on a GPU", "state (GB)", "activations (GB)", "all (GB)", "")
+    for column in table.columns[2:5]:
+        column.justify = "right"
+    rows = [
+        (
+            phase.name,
+            phase.work,
+            *(f"{size / 1e9:.1f}" for size in (phase.state, phase.activations, phase.bytes)),
+            "fits" if phase.fits(hardware) else f"TOO LARGE: {phase.advice}",
+        )
+        for phase in found.phases
+    ]
+    print_table(table, rows)
+
+
+def phases(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware: Hardware) -> Iterator[Phase]:
+    """Training, evaluation, statistics of the latents, saving, and use of the finished model."""
+    training = training_phase(recipe, model, updates, hardware)
+    if not training.fits(hardware):
+        training = replace(training, advice=find_remedy(recipe, model, updates, hardware))
+    yield training
+    resting = state_bytes(recipe, model, hardware.gpus, moments=MOMENTS)
+    average = state_bytes(recipe, model, hardware.gpus, copies=1)
+    if isinstance(recipe, Recipe):
+        yield from embedder_phases(recipe, model, resting, average, is_sharded(recipe, hardware.gpus))
+    else:
+        update = max(updates, key=lambda update: update.samples * update.tokens)
+        samples = math.ceil(update.samples / (hardware.gpus * recipe.loop.gradient_accumulation_steps))
+        needed = pass_bytes(recipe, update, samples, is_sharded(recipe, hardware.gpus), backward=False)
+        yield Phase("evaluation", f"{samples} samples", resting, needed, "--loop.gradient-accumulation-steps")
+        used = pass_bytes(recipe, update, 2, sharded=True, backward=False)
+        yield Phase("generating", "a video with guidance, in bf16", BF16 * count(model), used)
+    largest = max(parameter.numel() for parameter in model.parameters())
+    yield Phase("saving", "a whole tensor; the CPU holds all of them", average, FP32 * largest)
+
+
+def embedder_phases(
+    recipe: Recipe, model: nn.Module, resting: int, average: int, sharded: bool
+) -> Iterator[Phase]:
+    """Evaluation and statistics during training; export of latents and decoding with the finished model."""
+    stage, frames, half = recipe.data.stages[-1], cast(Any, model).chunk_frames, BF16 * count(model)
+    size = stage.height, stage.width
+    finished = replace(recipe, loop=replace(recipe.loop, mixed_precision="bf16"))  # as it is used
+    text = f"{frames} frames of {stage.height} x {stage.width}"
+    yield Phase(
+        "evaluation", text, resting, codec_bytes(recipe, 1, frames, size, sharded, decode=True),
+        "smaller crops in the last stage, or --loop.fsdp",
+    )  # fmt: skip
+    yield Phase(
+        "statistics", f"{STATISTICS_BATCH} clips of {text}", average,
+        codec_bytes(recipe, STATISTICS_BATCH, frames, size, sharded, decode=False),
+        "smaller crops in the last stage",
+    )  # fmt: skip
+    yield Phase(
+        "export", f"{EXPORT_BATCH} chunks of {text}", half,
+        codec_bytes(finished, EXPORT_BATCH, frames, size, sharded=True, decode=False),
+        "regen latents export --batch 1",
+    )  # fmt: skip
+    for side in DECODED_SIDES:
+        needed = codec_bytes(finished, 1, frames, (side, side), sharded=True, decode=True)
+        yield Phase(
+            "decoding", f"{frames} frames of {side} x {side}", half, needed, "tiles, which decoding then uses"
+        )
+
+
+def training_phase(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware: Hardware) -> Phase:
+    """Forward and backward of the update that needs most."""
+    parts, sharded = parts_of(recipe, hardware), is_sharded(recipe, hardware.gpus)
+    passes = [
+        (pass_bytes(recipe, update, math.ceil(update.samples / parts), sharded), update.work)
+        for update in updates
+    ]
+    needed, work = max(passes)
+    return Phase(
+        "training", work, state_bytes(recipe, model, hardware.gpus, moments=MOMENTS, gradients=True), needed
+    )
+
+
+def find_remedy(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware: Hardware) -> str:
+    """The options with which training fits: checkpointing, sharding, and as few parts as possible."""
+    loop = replace(recipe.loop, activation_checkpointing=True, fsdp=hardware.gpus > 1)
+    names = {"activation_checkpointing": "--loop.activation-checkpointing", "fsdp": "--loop.fsdp"}
+    options = [name for field, name in names.items() if getattr(loop, field) > getattr(recipe.loop, field)]
+    smallest = min(update.samples for update in updates)
+    while True:
+        changed = replace(recipe, loop=loop)
+        if training_phase(changed, model, updates, hardware).fits(hardware):
+            more = loop.gradient_accumulation_steps > recipe.loop.gradient_accumulation_steps
+            options += [f"--loop.gradient-accumulation-steps {loop.gradient_accumulation_steps}"] * more
+            return "use " + " ".join(options)
+        loop = replace(loop, gradient_accumulation_steps=2 * loop.gradient_accumulation_steps)
+        if hardware.gpus * loop.gradient_accumulation_steps > smallest:
+            return "use more GPUs, or smaller crops"
+
+
+def parts_of(recipe: AnyRecipe, hardware: Hardware) -> int:
+    """Into how many parts a batch is divided."""
+    return hardware.gpus * recipe.loop.gradient_accumulation_steps
+
+
+def is_sharded(recipe: AnyRecipe, gpus: int) -> bool:
+    return recipe.loop.fsdp and gpus > 1
+
+
+def state_bytes(
+    recipe: AnyRecipe, model: nn.Module, gpus: int, copies: int = 2, moments: int = 0, gradients: bool = False
+) -> int:
+    """Bytes of the state on each GPU: `copies` of all parameters (model, average), `moments` of the trained
+    ones and their `gradients`, in fp32, and what DDP or FSDP2 add.
+
+    DDP: the gradients once more, in buckets. FSDP2: a share of all; two blocks gathered in bf16; the gradient
+    of one in bf16 and, to be summed, in fp32. Networks of auxiliary losses are whole in every process.
+    """
+    own, trained, buckets = count(model), count(model, trained=True), gradients and gpus > 1
+    numbers = own * copies + trained * (moments + gradients)
+    other = 0
+    if isinstance(recipe, Recipe) and (auxiliary := auxiliary_of(recipe)) is not None and copies > 1:
+        for network in auxiliary.networks():
+            other += FP32 * (count(network) + count(network, trained=True) * (moments + gradients))
+    if not is_sharded(recipe, gpus):
+        return FP32 * (numbers + trained * buckets) + other
+    names = cast(Trainable, model)._no_split_modules
+    blocks = [count(module) for module in model.modules() if type(module).__name__ in names]
+    rest, largest = own - sum(blocks), max(blocks)
+    gathered = BF16 * (rest + 2 * largest) + gradients * (BF16 + FP32) * max(rest, largest)
+    return FP32 * numbers // gpus + gathered + other

@@ -1,0 +1,269 @@
+"""The work of a recipe without its content: batches, and the memory that they need."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from regen.data.tasks import TASK_STREAM, draw_task
+from regen.embedders.pyramid import PyramidAutoencoder
+from regen.generate.generator import LatentGenerator, LatentSpec
+from regen.generate.training import GeneratorRecipe
+from regen.losses.auxiliary import AuxiliaryLosses
+from regen.metrics.lpips import Lpips
+from regen.metrics.memory import gpu_norms, peak_bytes
+from regen.runtime import generator_for
+from regen.tiling import LATENT_STRIDE
+from regen.train.distributed import Trainable
+from regen.train.finetune import freeze_parts
+from regen.train.throughput import SAMPLE_KEYS
+from regen.train.trainer import Recipe, build_auxiliary_losses, build_model
+
+AnyRecipe = Recipe | GeneratorRecipe
+
+DRAWS = 2000  # updates of a run whose tasks are drawn, at equal distances
+# What a generator's recipe leaves open: latents, those of REGEN at 32× or, without patches, of One-DVA with
+# all its 1D latents; captions; classes of UCF-101.
+REGEN_LATENTS = LatentSpec(channels=8, chunk_frames=33, chunk_latents=2, spatial_compression_ratio=8)
+ONE_DVA_LATENTS = LatentSpec(
+    channels=32, chunk_frames=17, chunk_latents=5, spatial_compression_ratio=16, has_sequence=True,
+    num_queries=5 * 16 * 29,
+)  # fmt: skip
+VIDEO_SIZE = (192, 320)
+TEXT_TOKENS, TEXT_WIDTH, NUM_CLASSES = 128, 4096, 101
+
+
+@dataclass(frozen=True)
+class Update:
+    """A kind of update: the tensors of one sample, the samples of all processes, its share of the run."""
+
+    work: str
+    samples: int
+    share: float
+    tokens: int
+    example: dict[str, Tensor]
+
+    def batch(self, samples: int) -> dict[str, Tensor]:
+        """A batch without content, inside of fake mode."""
+        return {
+            name: torch.zeros((samples, *x.shape[1:]) if name in SAMPLE_KEYS else x.shape, dtype=x.dtype)
+            for name, x in self.example.items()
+        }
+
+
+def build(recipe: AnyRecipe) -> nn.Module:
+    """The model of a recipe; a generator for the latents of `latents_of`."""
+    if isinstance(recipe, Recipe):
+        model = build_model(recipe.model)
+        freeze_parts(model, recipe.init.freeze)
+        return model
+    condition = recipe.data.condition
+    return LatentGenerator(
+        **asdict(recipe.model),
+        latent_spec=asdict(latents_of(recipe)),
+        classes=[str(i) for i in range(NUM_CLASSES)] if condition == "class" else None,
+        text_width=TEXT_WIDTH if condition == "text" else None,
+    )
+
+
+def latents_of(recipe: GeneratorRecipe) -> LatentSpec:
+    """The latents that a generator's training is planned for."""
+    return ONE_DVA_LATENTS if recipe.model.patch_size == 1 else REGEN_LATENTS
+
+
+def build_without_content(recipe: AnyRecipe) -> nn.Module:
+    """The model of a recipe without content."""
+    with torch.device("meta"):
+        return build(recipe)
+
+
+def list_updates(recipe: AnyRecipe) -> list[Update]:
+    """The kinds of updates of a training."""
+    return embedder_updates(recipe) if isinstance(recipe, Recipe) else generator_updates(recipe)
+
+
+def embedder_updates(recipe: Recipe) -> list[Update]:
+    """The kinds of updates of an embedder's training, from tasks drawn as the run draws them."""
+    span, steps = cast(Any, build_without_content(recipe)).chunk_frames - 1, recipe.loop.steps
+    shares: defaultdict[tuple[int, int, int, int, int], float] = defaultdict(float)
+    draws = range(0, steps, max(1, steps // DRAWS))
+    for step in draws:
+        generator = generator_for(recipe.loop.seed, TASK_STREAM, step)
+        task = draw_task(span, step / steps, recipe.tasks, generator)
+        decoded = min(len(task.targets), recipe.tasks.decoded_frames or len(task.targets))
+        stage = next(stage for stage in recipe.data.stages if step / steps < stage.until)
+        for size in stage.sizes(task):  # as if media of all aspect ratios were equally frequent
+            key = stage.batch_size(task, span), len(task.inputs), decoded, *size
+            shares[key] += 1 / len(draws) / len(stage.sizes(task))
+    return [
+        Update(
+            f"{samples} clips of {inputs} frames, {decoded} decoded, {height} x {width}" if inputs > 1
+            else f"{samples} images of {height} x {width}",
+            samples,
+            share,
+            decoded * (height // LATENT_STRIDE) * (width // LATENT_STRIDE),
+            {
+                "clip": torch.empty(1, 3, inputs, height, width, device="meta"),
+                "target": torch.empty(1, 3, decoded, height, width, device="meta"),
+                "times": torch.empty(decoded, device="meta"),
+            },
+        )
+        for (samples, inputs, decoded, height, width), share in shares.items()
+    ]  # fmt: skip
+
+
+def generator_updates(recipe: GeneratorRecipe) -> list[Update]:
+    """The kinds of updates of a generator's training, on the latents of `latents_of`."""
+    spec = latents_of(recipe)
+    condition: dict[str, Tensor] = {}
+    if recipe.data.condition == "class":
+        condition = {"label": torch.empty(1, dtype=torch.long, device="meta")}
+    elif recipe.data.condition == "text":
+        length = recipe.data.max_text_tokens or TEXT_TOKENS
+        condition = {
+            "text": torch.empty(1, length, TEXT_WIDTH, device="meta"),
+            "text_mask": torch.empty(1, length, dtype=torch.bool, device="meta"),
+        }
+    updates, begin = [], 0.0
+    for stage in recipe.data.stages:
+        sizes, videos = stage.sizes or (VIDEO_SIZE,), spec.chunk_latents
+        kinds = [(1, stage.image_share)]
+        kinds += [(videos * number, (1 - stage.image_share) / len(stage.chunks)) for number in stage.chunks]
+        for frames, share in kinds:
+            for height, width in sizes:
+                grid = [-(-side // spec.spatial_compression_ratio) for side in (height, width)]
+                positions = frames * math.prod(grid)
+                samples = max(1, round(stage.tokens_per_batch / positions))
+                what = "images" if frames == 1 else f"videos of {frames} latent frames"
+                example = {
+                    "latents": torch.empty(1, spec.channels, frames, *grid, device="meta"),
+                    **condition,
+                }
+                if spec.has_sequence:
+                    example["sequence"] = torch.empty(1, spec.channels, positions, device="meta")
+                    example["lengths"] = torch.full((1, -(-frames // videos)), positions, device="meta")
+                tokens = positions * (1 + spec.has_sequence)
+                work = f"{samples} {what}, {height} x {width}"
+                share_of_size = share * (stage.until - begin) / len(sizes)
+                updates.append(Update(work, samples, share_of_size, tokens, example))
+        begin = stage.until
+    return [update for update in updates if update.share > 0]
+
+
+def pass_bytes(recipe: AnyRecipe, update: Update, samples: int, sharded: bool, backward: bool = True) -> int:
+    """Peak of one pass of the loss over `samples` samples, besides the model's state.
+
+    Weights are in fp32, of which autocast makes copies in bf16 that count; or, sharded, in bf16 as FSDP2
+    gathers them, which count as state.
+    """
+    auxiliary = auxiliary_of(recipe) if isinstance(recipe, Recipe) else None
+    with fake_model(recipe, sharded) as model:
+        if auxiliary is not None:
+            _drop_content(auxiliary)
+        if recipe.loop.activation_checkpointing:
+            cast(Trainable, model).enable_gradient_checkpointing()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        batch, generators = update.batch(samples), [torch.Generator() for _ in range(samples)]
+        arguments = (batch, generators) if auxiliary is None else (batch, generators, auxiliary)
+
+        def run() -> None:
+            with autocast(recipe), torch.set_grad_enabled(backward):
+                loss, _ = cast(Any, model).loss(*arguments)
+            if backward:
+                loss.backward()
+
+        return peak_bytes(run)
+
+
+def codec_bytes(
+    recipe: Recipe, clips: int, frames: int, size: tuple[int, int], sharded: bool, decode: bool
+) -> int:
+    """Peak of encoding clips, or of decoding them in one step, besides the weights."""
+    with fake_model(recipe, sharded) as model, torch.no_grad():
+        embedder, clip = cast(Any, model.eval()), torch.zeros(clips, 3, frames, *size)
+        batch = {"clip": clip, "target": clip, "times": torch.zeros(frames)}
+
+        def run() -> object:
+            with autocast(recipe):
+                if not decode:
+                    return embedder.encode(clip).latent_dist
+                if isinstance(embedder, PyramidAutoencoder):
+                    return embedder.decode(latents)
+                # Decoding reads lengths on the CPU; the loss decodes as much without that.
+                return embedder.loss(batch, [torch.Generator() for _ in range(clips)])
+
+        if decode and isinstance(embedder, PyramidAutoencoder):
+            with autocast(recipe):
+                latents = embedder.encode(clip).latent_dist.mode()
+        return peak_bytes(run)
+
+
+@contextmanager
+def fake_model(recipe: AnyRecipe, gathered: bool) -> Iterator[nn.Module]:
+    """The model without content, for computations that only have shapes.
+
+    Its weights are in fp32, or `gathered` in the precision of the computation.
+    """
+    before = torch.get_default_dtype()
+    is_bf16 = gathered and recipe.loop.mixed_precision != "fp32"
+    with FakeTensorMode(allow_non_fake_inputs=True), gpu_norms():
+        torch.set_default_dtype(torch.bfloat16 if is_bf16 else before)
+        try:
+            model = build(recipe).train()
+        finally:
+            torch.set_default_dtype(before)
+        yield model
+
+
+def auxiliary_of(recipe: Recipe) -> AuxiliaryLosses | None:
+    """Auxiliary losses as they are once the discriminator acts; LPIPS with random weights.
+
+    The image encoder of REPA is left out where the recipe names none.
+    """
+    losses, representation = recipe.losses, recipe.losses.representation
+    losses = replace(
+        losses,
+        perceptual_weight=0.0,
+        adversarial=replace(losses.adversarial, start=0),
+        prediction=replace(losses.prediction, share=0.0),  # as large as without; another model predicts
+        representation=representation if representation.model else replace(representation, weight=0.0),
+    )
+    model = cast(Any, build_without_content(recipe))
+    auxiliary = build_auxiliary_losses(replace(recipe, losses=losses), model, torch.device("cpu"), None)
+    if auxiliary is not None and recipe.losses.perceptual_weight > 0:
+        auxiliary.config = recipe.losses
+        auxiliary.lpips = Lpips.random_for_tests(recipe.losses.perceptual_net)
+    return auxiliary
+
+
+def _drop_content(auxiliary: AuxiliaryLosses) -> None:
+    """Replace the weights of the losses' networks by some without content, inside of fake mode."""
+    for network in auxiliary.networks():
+        for module in network.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    empty = torch.empty(weight.shape, dtype=weight.dtype)
+                    module._parameters[name] = nn.Parameter(empty, weight.requires_grad)
+    if auxiliary.adversarial is not None:
+        auxiliary.adversarial.updates = torch.tensor(0)  # readable, as constants are in fake mode
+
+
+def autocast(recipe: AnyRecipe) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.loop.mixed_precision != "fp32")
+
+
+def count(module: nn.Module, trained: bool = False) -> int:
+    """Number of parameters, or of those that are trained."""
+    return sum(x.numel() for x in module.parameters() if x.requires_grad or not trained)
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None  # counted as state
