@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, expm1, log, pi
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -141,9 +142,9 @@ def chance_cosine(channels: int, candidates: int, quantile: float) -> float:
     cos θ with the probability (1 - P(angle < θ))^n. Solved on 2¹⁶ angles, to 5e-5.
     """
     steps = 2**16
-    angles = (torch.arange(steps, dtype=torch.float64) + 0.5) * (pi / steps)
-    below = (angles.sin() ** (channels - 2)).cumsum(0)
-    index = int(torch.searchsorted(below, -expm1(log(quantile) / candidates) * below[-1]))
+    angles = (np.arange(steps) + 0.5) * (pi / steps)
+    below = (np.sin(angles) ** (channels - 2)).cumsum()
+    index = int(np.searchsorted(below, -expm1(log(quantile) / candidates) * below[-1]))
     return cos((index + 1) * pi / steps)
 
 
