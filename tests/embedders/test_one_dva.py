@@ -337,7 +337,7 @@ def test_a_toy_learns_to_use_what_is_kept(is_preset):
         latents = model.encode(video, length=length).latent_dist.mode()
         decoded = model.decode(latents, generator=each(8)).sample
         psnr.append(-10 * math.log10((decoded - video).square().mean().item() / 4))
-    assert psnr[0] + 0.1 < psnr[1] < psnr[2] + 0.05
+    assert psnr[0] + 0.05 < psnr[1] < psnr[2] + 0.05, psnr
 
 
 def _square(number: int) -> torch.Tensor:
