@@ -22,12 +22,12 @@ import tyro
 from report import finish, free_bytes, one_sentence_errors, show_table, use_threads
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from training_memory import Alive, of_type
 
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.pixels import Size, parse_size
 from regen.metrics.cost import MatMuls, PeakMemory, count_matmuls, total_flops
+from regen.metrics.memory import peak_bytes
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, pick_device, pick_dtype
 from regen.train.trainer import build_model
@@ -131,10 +131,13 @@ def counted(name: str, setting: Setting) -> Figures:
     """Parameters, operations, the peak of memory and the model's estimate of it; nothing is computed."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         products = count_matmuls(decode_with(decoder_of(name), setting))
-        with of_type(setting.dtype):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(setting.dtype)
+        try:
             model = decoder_of(name)
-        with Alive(model.parameters()) as alive:
-            decode_with(model, setting)()
+        finally:
+            torch.set_default_dtype(before)
+        peak = peak_bytes(decode_with(model, setting))
     parts = {kind: MatMuls({p: n for p, n in products.items() if p.kind == kind}) for kind in KINDS}
     model = empty_decoder(name, setting.dtype)
     frames, height, width = model.chunk_frames, setting.size.height, setting.size.width
@@ -144,7 +147,7 @@ def counted(name: str, setting: Setting) -> Figures:
         "tflop": total_flops(products) / 1e12,
         "tflop_by_kind": {kind: total_flops(part) / 1e12 for kind, part in parts.items()},
         "activation_gb": model.activation_bytes(frames, height, width) / 1e9,
-        "memory_gb": (alive.peak + model.num_parameters() * setting.dtype.itemsize) / 1e9,
+        "memory_gb": (peak + model.num_parameters() * setting.dtype.itemsize) / 1e9,
     }
 
 

@@ -67,7 +67,17 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
             arguments[arguments.index("--size") + 1] = "24x32"
         assert cli.main(arguments) == 0, (arguments, capsys.readouterr().err)
         kinds.add(arguments[0])
-    assert kinds == {"reconstruct", "encode", "decode", "train", "models", "evaluate", "generate", "shards"}
+    assert kinds == {
+        "reconstruct",
+        "encode",
+        "decode",
+        "train",
+        "models",
+        "plan",
+        "evaluate",
+        "generate",
+        "shards",
+    }
     assert (tmp_path / "out.mp4").exists()
     assert (tmp_path / "OUT" / "index.html").exists()
     assert trained[0][0] == RECIPES["regen-small-4x-cpu"]

@@ -240,9 +240,9 @@ def test_the_tile_of_the_model_says_how_many_regions_to_work_on_at_once(
     encode, decode = both_ways(model, 64, 64)
     for network in (model.encoder, model.decoder):
 
-        def counted(first: Tensor, *rest: Tensor, forward: Callable = network.forward) -> object:
+        def counted(first: Tensor, *rest: Tensor, forward: Callable = network.forward, **options) -> object:
             counts.append(len(first))
-            return forward(first, *rest)
+            return forward(first, *rest, **options)
 
         monkeypatch.setattr(network, "forward", counted)
     for act in (encode, decode):

@@ -74,7 +74,7 @@ def test_frames_that_are_not_finite_are_an_error():
     model = tiny(4)
     chunks = list(encode_frames(model, torch.zeros(17, 16, 16, 3, dtype=torch.uint8)))
     torch.nn.init.constant_(model.decoder.out.conv.conv.bias, float("nan"))
-    with pytest.raises(ValueError, match="chunk 0 is not finite .* --dtype fp32"):
+    with pytest.raises(ValueError, match="Chunk 0 .* not finite; try --dtype fp32"):
         list(decode_chunks(model, chunks, height=16, width=16))
 
 

@@ -34,13 +34,14 @@ def recipe_commands(name: str) -> SubcommandApp:
 
     Raises ValueError when `name`, the argument after `train`, is no recipe and no option.
     """
-    from regen.recipes import HELP, RECIPES
+    from regen.recipes import GENERATORS, HELP, RECIPES
 
     _check_name(name)
     app = SubcommandApp()
-    for name, recipe in every.items():
-        training = _embedder_training if name in RECIPES else _generator_training
-        app.command(name=name, help=HELP[name])(training(recipe))
+    for name, recipe in RECIPES.items():
+        app.command(name=name, help=HELP[name])(_embedder_training(recipe))
+    for name, generator in GENERATORS.items():
+        app.command(name=name, help=HELP[name])(_generator_training(generator))
     return app
 
 
@@ -50,7 +51,8 @@ def plan_commands(name: str) -> SubcommandApp:
 
     _check_name(name)
     app = SubcommandApp()
-    for name, recipe in {**RECIPES, **GENERATORS}.items():
+    recipes: dict[str, Any] = {**RECIPES, **GENERATORS}
+    for name, recipe in recipes.items():
         app.command(name=name, help=HELP[name].partition("\n")[0])(_planning(name, recipe, GPUS[name]))
     return app
 

@@ -116,9 +116,8 @@ def run_recipe(
 
     `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each evaluation
     (originals above reconstructions), and model/ for `from_pretrained`. The same call resumes a stopped run.
-    `cache`: folder for decoded frames, faster for up to some hours of video. `predictor` predicts the latents
-    of post-training, by default from the prior that latents are normalised, and takes `media_conditions`.
-    Collective.
+    `cache`: folder for decoded frames, faster for some hours of video. `predictor` predicts the latents of
+    post-training, by default from the prior of normalised latents, and takes `media_conditions`. Collective.
 
     Raises ValueError when there is no data or no model to start from, and whatever `train` raises.
     """
@@ -153,22 +152,25 @@ def run_recipe(
         model, batches, recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary
     ).ema.model
     del model, auxiliary  # of the state only the average stays in memory
-    folder = out / "model"
-    if not folder.exists():
+    if not (out / "model").exists():
         if statistics is None:
-            count, dtype = (
-                recipe.data.statistics_clips,
-                pick_dtype(recipe.loop.mixed_precision, context.device),
-            )
-            with load_chunks(training, recipe, span, count, context) as loader:
-                statistics = measure_latent_statistics(average, loader, count, context, dtype)
+            statistics = measure_statistics(average, training, recipe, span, context)
         weights = full_state_dict(average, context)
         if context.is_main:
             finished = build_model(recipe.model)
             finished.load_state_dict(weights)
             finished.set_latent_statistics(*statistics)
-            save_model(finished.eval(), folder)
-    return folder
+            save_model(finished.eval(), out / "model")
+    return out / "model"
+
+
+def measure_statistics(
+    model: nn.Module, clips: ClipDataset, recipe: Recipe, span: int, context: DistributedContext
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents over the recipe's number of clips. Collective."""
+    count, dtype = recipe.data.statistics_clips, pick_dtype(recipe.loop.mixed_precision, context.device)
+    with load_chunks(clips, recipe, span, count, context) as loader:
+        return measure_latent_statistics(model, loader, count, context, dtype)
 
 
 def build_auxiliary_losses(
