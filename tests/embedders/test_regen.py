@@ -95,6 +95,17 @@ def test_gradient_reaches_every_parameter(options):
     assert not silent
 
 
+def test_the_generator_of_an_entry_decides_its_frames_whatever_the_batch():
+    model, latents = tiny(), torch.randn(3, 4, 2, 2, 2)
+    whole = model.decode(latents, steps=2, generator=[seeded(7), seeded(8), seeded(9)]).sample
+    alone = model.decode(latents[1:2], steps=2, generator=seeded(8)).sample
+    torch.testing.assert_close(whole[1:2], alone, atol=1e-5, rtol=1e-4)
+    assert torch.equal(alone, model.decode(latents[1:2], steps=2, generator=seeded(8)).sample)
+    by_heun = model.decode(latents[1:2], steps=2, generator=seeded(8), solver=diffusion.heun).sample
+    assert not torch.allclose(alone, by_heun)
+    assert not torch.allclose(alone, model.decode(latents[1:2], steps=2, generator=seeded(1)).sample)
+
+
 def test_images_train_all_but_the_motion_part():
     model = tiny().train()
     model.loss(batch(frames=1, targets=1) | {"times": torch.zeros(1)}, seeded_each(2))[0].backward()
