@@ -129,6 +129,17 @@ def test_gradient_reaches_every_parameter(options):
     assert not silent
 
 
+def test_the_generator_of_an_entry_decides_its_frames_whatever_the_batch():
+    model, latents = tiny(), torch.randn(3, 4, 2, 2, 2)
+    whole = model.decode(latents, steps=2, generator=[seeded(7), seeded(8), seeded(9)]).sample
+    alone = model.decode(latents[1:2], steps=2, generator=seeded(8)).sample
+    torch.testing.assert_close(whole[1:2], alone, atol=1e-5, rtol=1e-4)
+    assert torch.equal(alone, model.decode(latents[1:2], steps=2, generator=seeded(8)).sample)
+    by_heun = model.decode(latents[1:2], steps=2, generator=seeded(8), solver=diffusion.heun).sample
+    assert not torch.allclose(alone, by_heun)
+    assert not torch.allclose(alone, model.decode(latents[1:2], steps=2, generator=seeded(1)).sample)
+
+
 @pytest.mark.parametrize("rule", ["content", "siren"])
 def test_images_train_all_but_the_motion_part(rule):
     """The SIREN makes the positions of images only in the literal rule, with a time of 0 as its input."""

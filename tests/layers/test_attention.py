@@ -84,6 +84,16 @@ def rope_of(positions: torch.Tensor, layer: Attention) -> Rope:
     return compute_rope(positions, layer.out.in_features // layer.heads)
 
 
+@given(st.tuples(*[st.floats(-20, 20)] * 3))
+def test_with_rope_attention_depends_on_distances_only(shift):
+    layer, x, positions = Attention(24, heads=2), torch.randn(2, 9, 24), 3 * torch.randn(9, 3)
+    out = layer(x, rope=rope_of(positions, layer))
+    moved = layer(x, rope=rope_of(positions + torch.tensor(shift), layer))
+    torch.testing.assert_close(moved, out, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(layer(x, rope=rope_of(2 * positions, layer)), out, atol=1e-4)
+    assert not torch.allclose(layer(x), out, atol=1e-4)
+
+
 @pytest.mark.parametrize("rotated", [False, True])
 def test_permuted_tokens_give_permuted_outputs(rotated):
     layer, x, order = Attention(24, heads=2), torch.randn(2, 9, 24), torch.randperm(9)

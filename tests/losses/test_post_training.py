@@ -66,6 +66,16 @@ def test_the_velocity_of_the_standard_normal_is_the_closed_form(level):
         torch.testing.assert_close(diffusion.clean_from_velocity(z, v, t), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.8, 1.0])
+def test_no_other_gain_predicts_the_velocity_of_gaussian_latents_better(level):
+    clean, noise = torch.randn(2, 1, 1, 20000, 1, 1).double()
+    t = torch.tensor([level], dtype=torch.float64)
+    z, target = diffusion.add_noise(clean, noise, t), noise - clean
+    velocity = unit_gaussian_velocity(Latents(z, z[..., 0, 0], torch.tensor([[20000]])), t).grid
+    best = (z * target).sum() / z.square().sum() * z
+    torch.testing.assert_close((velocity / z).mean(), (best / z).mean(), atol=0.04, rtol=0)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_clips_gets_predicted_latents(share):
     clean = latents(1000)
