@@ -71,7 +71,7 @@ def test_no_other_gain_predicts_the_velocity_of_gaussian_latents_better(level):
     clean, noise = torch.randn(2, 1, 1, 20000, 1, 1).double()
     t = torch.tensor([level], dtype=torch.float64)
     z, target = diffusion.add_noise(clean, noise, t), noise - clean
-    velocity = unit_gaussian_velocity(Latents(z, z[..., 0, 0], torch.tensor([[20000]])), t).grid
+    velocity = unit_gaussian_velocity(Latents(z, z[..., 0, 0], torch.tensor([[20000]])), t, {}).grid
     best = (z * target).sum() / z.square().sum() * z
     torch.testing.assert_close((velocity / z).mean(), (best / z).mean(), atol=0.04, rtol=0)
 

@@ -69,6 +69,7 @@ def _check_name(name: str) -> None:
 
 
 def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int) -> Callable[..., None]:
+    from regen.console import progress_bar
     from regen.recipes.plan import Hardware, plan, print_plan
     from regen.train.trainer import Recipe
 
@@ -92,7 +93,8 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
         from regen.codec.memory import parse_memory
 
         hardware = Hardware(gpus, parse_memory(memory), gpu, utilisation)
-        found = plan(recipe, hardware)
+        with progress_bar("counting") as progress:
+            found = plan(recipe, hardware, progress)
         print_plan(name, found, hardware)
         if not found.fits(hardware):
             raise ValueError(f"{name} does not fit {gpus} GPUs of {memory}; see the phases marked above.")

@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from regen.console import print_table
+from regen.console import OnProgress, print_table
 from regen.recipes.workload import (
     AnyRecipe,
     Update,
@@ -29,6 +29,7 @@ FP32, BF16 = 4, 2  # bytes of a number
 MOMENTS = 2  # that AdamW keeps of each parameter
 DECODED_SIDES = (256, 512)
 EXPORT_BATCH = 8  # chunks, the default of `regen latents export`
+EMBEDDER_PHASES, GENERATOR_PHASES = 7, 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Plan:
         return all(phase.fits(hardware) for phase in self.phases)
 
 
-def plan(recipe: AnyRecipe, hardware: Hardware) -> Plan:
+def plan(recipe: AnyRecipe, hardware: Hardware, on_progress: OnProgress = lambda done, total: None) -> Plan:
     """The plan of a recipe; nothing is computed and nothing is read.
 
     Memory is that of tensors without content (`regen.metrics.memory`), with the types of bf16 autocast on a
@@ -111,14 +112,23 @@ def plan(recipe: AnyRecipe, hardware: Hardware) -> Plan:
         )
     model = build_without_content(recipe)
     meter = ThroughputMeter(model, torch.device("meta"), processes=1)
-    flops = {id(update): meter.flops(update.example) for update in updates}
+    count_of_phases = EMBEDDER_PHASES if isinstance(recipe, Recipe) else GENERATOR_PHASES
+    total = len(updates) + count_of_phases
+    flops: dict[int, float] = {}
+    for done, update in enumerate(updates, 1):
+        flops[id(update)] = meter.flops(update.example)
+        on_progress(done, total)
+    found = []
+    for done, phase in enumerate(phases(recipe, model, updates, hardware), len(updates) + 1):
+        found.append(phase)
+        on_progress(done, total)
     return Plan(
         parameters={name: count(part) for name, part in model.named_children() if count(part)},
         steps=recipe.loop.steps,
         samples=sum(update.share * update.samples for update in updates),
         tokens=sum(update.share * update.samples * update.tokens for update in updates),
         tflop=sum(update.share * update.samples * flops[id(update)] for update in updates) / 1e12,
-        phases=tuple(phases(recipe, model, updates, hardware)),
+        phases=tuple(found),
         updates=tuple(updates),
     )
 
@@ -202,11 +212,13 @@ def embedder_phases(
 
 
 def training_phase(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware: Hardware) -> Phase:
-    """Forward and backward of the update that needs most."""
+    """Forward and backward of the update that needs most: one of the largest for each number of frames."""
     parts, sharded = parts_of(recipe, hardware), is_sharded(recipe, hardware.gpus)
+    by_size = sorted(updates, key=lambda update: update.samples * update.tokens)
+    largest = {update.frames: update for update in by_size}
     passes = [
         (pass_bytes(recipe, update, math.ceil(update.samples / parts), sharded), update.work)
-        for update in updates
+        for update in largest.values()
     ]
     needed, work = max(passes)
     return Phase(

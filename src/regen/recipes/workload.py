@@ -49,6 +49,12 @@ class Update:
     tokens: int
     example: dict[str, Tensor]
 
+    @property
+    def frames(self) -> int:
+        """Frames, or latent frames, of one sample that the model reads."""
+        clip_or_latents = next(iter(self.example.values()))
+        return clip_or_latents.shape[2]
+
     def batch(self, samples: int) -> dict[str, Tensor]:
         """A batch without content, inside of fake mode."""
         return {
