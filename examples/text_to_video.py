@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from regen.generate.load import DEFAULT_GENERATOR, load_pipeline
+from regen import RegenTextToVideoPipeline
 from regen.media.reader import VideoWriter
 from regen.runtime import pick_device, pick_dtype
 
 device = pick_device()
-pipeline = load_pipeline(DEFAULT_GENERATOR, device, pick_dtype(None, device))
+dtype = pick_dtype(None, device)
+pipeline = RegenTextToVideoPipeline.from_pretrained("t2v-world", torch_dtype=dtype).to(device)
 seeded = torch.Generator().manual_seed(0)
 frames = pipeline(sys.argv[1], num_inference_steps=30, guidance_scale=4.0, generator=seeded).frames[0]
 

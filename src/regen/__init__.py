@@ -21,6 +21,7 @@ Letters of the shapes
 The public classes load on first use, so that `import regen` takes no time.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,16 +29,34 @@ if TYPE_CHECKING:
     from regen.embedders.magvit2 import AutoencoderMagvit2
     from regen.embedders.one_dva import AutoencoderOneDVA
     from regen.embedders.regen import AutoencoderRegen
+    from regen.generate.generator import LatentGenerator
+    from regen.generate.pipeline import RegenTextToVideoPipeline
 
 __version__ = "0.1.0"
-__all__ = ["AutoencoderLinear", "AutoencoderMagvit2", "AutoencoderOneDVA", "AutoencoderRegen", "__version__"]
+__all__ = [
+    "AutoencoderLinear",
+    "AutoencoderMagvit2",
+    "AutoencoderOneDVA",
+    "AutoencoderRegen",
+    "LatentGenerator",
+    "RegenTextToVideoPipeline",
+    "__version__",
+]
+MODULES = {
+    "AutoencoderLinear": "regen.embedders.linear",
+    "AutoencoderMagvit2": "regen.embedders.magvit2",
+    "AutoencoderOneDVA": "regen.embedders.one_dva",
+    "AutoencoderRegen": "regen.embedders.regen",
+    "LatentGenerator": "regen.generate.generator",
+    "RegenTextToVideoPipeline": "regen.generate.pipeline",
+    "ModelMixin": "diffusers",  # a pipeline of diffusers loads models only from packages that have this name
+}
+"""The module of each public class."""
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        from regen.pretrained.models import CLASSES
-
-        return CLASSES[name]
+    if name in MODULES:
+        return getattr(import_module(MODULES[name]), name)
     raise AttributeError(f"module 'regen' has no attribute {name!r}")
 
 

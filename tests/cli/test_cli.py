@@ -19,8 +19,9 @@ from movies import make_sound
 from PIL import Image
 from tiny_media import make_image, make_video, record_frames, tiny_magvit2, tiny_onedva, tiny_regen
 
+from regen import names
+from regen.io import write_json
 from regen.media.reader import VideoReader
-from regen.pretrained import models as pretrained_models
 
 KEYS = [
     *("model", "frames", "width", "height", "fps", "latent_shape", "compression"),
@@ -42,8 +43,8 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture
 def regen(run_regen, tmp_path, models, monkeypatch) -> Regen:
     """Runs commands in a folder that has a model called `tiny`."""
-    monkeypatch.setattr(pretrained_models, "BUNDLED", models)
-    monkeypatch.setattr(pretrained_models, "CHECKPOINTS", tmp_path / "none")
+    monkeypatch.setattr(names, "BUNDLED", models)
+    monkeypatch.setattr(names, "CHECKPOINTS", tmp_path / "none")
     return run_regen
 
 
@@ -438,3 +439,29 @@ def test_without_arguments_there_is_the_help(regen):
     ran = regen()
     assert ran.status == 0
     assert any("reconstruct" in line for line in ran.out)
+
+
+def test_decode_takes_the_model_that_the_file_names(regen):
+    make_video(Path("in.mp4"), 6)
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using("other"))
+    assert regen("decode", "z.safetensors", "-o", "out.mp4", "--device", "cpu", "--dtype", "fp32").status == 0
+    regen("decode", "z.safetensors", "-o", "same.mp4", *using("other"))
+    assert Path("out.mp4").read_bytes() == Path("same.mp4").read_bytes()
+
+
+def test_decode_without_the_model_says_how_to_give_it(regen, models):
+    make_video(Path("in.mp4"), 6)
+    shutil.copytree(models / "tiny", "moved")
+    regen("encode", "in.mp4", "-o", "z.safetensors", *using("moved"))
+    Path("moved").rename("elsewhere")
+    ran = regen("decode", "z.safetensors", "-o", "out.mp4")
+    fails_in_one_sentence(ran, "z.safetensors was encoded with moved", "--model", "There is no model moved")
+
+
+def test_models_lists_published_ones_that_are_not_here(regen, tmp_path, monkeypatch):
+    entry = {"repository": "owner/far", "revision": "main", "sha256": "0" * 64, "size": 2_500_000}
+    monkeypatch.setattr(names, "MANIFEST", tmp_path / "manifest.json")
+    write_json(names.MANIFEST, {"far": entry, "tiny": entry})
+    assert any("far" in line and "2.5 MB" in line and "owner/far" in line for line in regen("models").out)
+    published = json.loads(regen("models", "--json").out[-1])["published"]
+    assert published == [{"name": "far", **entry}]

@@ -11,11 +11,9 @@ from tiny_evaluation import HEIGHT, WIDTH, make_generator
 from tiny_media import make_image
 
 from regen.generate import pipeline as pipeline_module
-from regen.generate.load import load_pipeline
 from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput
 from regen.latents import Latents
 
-CPU, FP32 = torch.device("cpu"), torch.float32
 KINDS = ("text", "class", "nothing", "hybrid class")
 TOLD: dict[str, dict[str, Any]] = {
     "text": {"prompt": "a red ball"},
@@ -28,7 +26,7 @@ TOLD: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory) -> dict[str, RegenTextToVideoPipeline]:
     names = {kind: make_generator(tmp_path_factory.mktemp("models"), kind) for kind in KINDS}
-    made = {kind: load_pipeline(name, CPU, FP32) for kind, name in names.items()}
+    made = {kind: RegenTextToVideoPipeline.from_pretrained(name) for kind, name in names.items()}
     for pipeline in made.values():
         pipeline.set_progress_bar_config(disable=True)
     return made

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny_text import LIMIT, make_clip, make_gemma, make_t5
 from transformers.utils import logging
 
+from regen import names
 from regen.generate import text as module
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoder, find_text_encoder
-from regen.pretrained import models
 from regen.recipes import GENERATORS
 
 CPU = torch.device("cpu")
@@ -139,12 +139,12 @@ def test_unknown_names(tmp_path, monkeypatch):
     def unreachable(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("no network")
 
-    monkeypatch.setattr(models, "snapshot_download", unreachable)
+    monkeypatch.setattr(names, "snapshot_download", unreachable)
     with pytest.raises(ValueError, match="no text encoder minilmm"):
         find_text_encoder("minilmm")
     with pytest.raises(ValueError, match="no text encoder no/such"):
         find_text_encoder("no/such")
-    with pytest.raises(ValueError, match="no text encoder in"):
+    with pytest.raises(ValueError, match="holds no text encoder"):
         find_text_encoder(str(tmp_path))
 
 
@@ -153,7 +153,7 @@ def test_a_training_at_paper_size_without_its_encoder_ends_with_one_line(name, m
     def unreachable(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("no network")
 
-    monkeypatch.setattr(models, "snapshot_download", unreachable)
+    monkeypatch.setattr(names, "snapshot_download", unreachable)
     with pytest.raises(ValueError, match="no text encoder google/flan-t5-xxl") as error:
         find_text_encoder(GENERATORS[name].data.text_encoder, GENERATORS[name].data.max_text_tokens)
     assert "\n" not in str(error.value)

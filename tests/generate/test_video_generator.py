@@ -11,6 +11,7 @@ from tiny_generator import generators as seeds
 from tiny_media import same_latents, tiny_magvit2, tiny_onedva
 from tiny_text import make_t5
 
+from regen import names
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import encode_frames
 from regen.embedders.regen import AutoencoderRegen
@@ -20,7 +21,6 @@ from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape, video_shape
 from regen.media.pixels import Size, resize_center_crop
-from regen.pretrained import models
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 SOURCE = LatentSpec(sizes=((48, 64), (64, 48)), max_chunks=3)  # chunks of 5 frames, places of 8 pixels
@@ -216,7 +216,7 @@ def test_unknown_generators_raise(tmp_path, monkeypatch):
         load_generator(str(tmp_path / "mine" / "embedder"), CPU, FP32)
     with pytest.raises(ValueError, match="holds no model"):
         load_generator(str(tmp_path), CPU, FP32)
-    monkeypatch.setattr(models, "CHECKPOINTS", tmp_path / "mine")
+    monkeypatch.setattr(names, "CHECKPOINTS", tmp_path / "mine")
     with pytest.raises(ValueError, match=r"no generator nothing; .*\(generator\)"):
         load_generator("nothing", CPU, FP32)
     assert isinstance(load_generator(name, CPU, FP32), LatentGenerator)

@@ -7,10 +7,19 @@ import pytest
 import torch
 
 from regen.codec.sessions import decode_chunks, encode_frames
+from regen.io import file_sha256
 from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.psnr_ssim import Psnr
-from regen.pretrained.models import CLASSES, DEFAULT_MODEL, available, find_model, load
+from regen.names import WEIGHTS, published_models
+from regen.pretrained.models import (
+    CLASSES,
+    DEFAULT_MODEL,
+    available,
+    available_generators,
+    find_model,
+    load,
+)
 
 ROOT = Path(__file__).parents[2]
 NAMES = [model.name for model in available()]
@@ -29,6 +38,17 @@ def test_sizes_and_cards(name: str) -> None:
 def test_the_default_is_in_the_package() -> None:
     assert DEFAULT_MODEL in NAMES
     assert find_model(DEFAULT_MODEL).parent.name == "pretrained"
+
+
+def test_the_manifest_has_the_checksums_of_all_models() -> None:
+    """After a model was added or changed: python tools/manifest.py."""
+    published = published_models()
+    stored = [*NAMES, *(model.name for model in available_generators())]
+    assert sorted(published) == sorted(stored)
+    for name in stored:
+        weights = find_model(name) / WEIGHTS
+        assert published[name].size == weights.stat().st_size
+        assert published[name].sha256 == file_sha256(weights), name
 
 
 def psnr(name: str) -> float:

@@ -10,10 +10,10 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from movies import truncate
 
+from regen import names
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
 from regen.generate.generator import LatentGenerator
-from regen.pretrained import models
 from regen.pretrained.models import available, available_generators, find_model, load, weights_hash
 
 CPU = torch.device("cpu")
@@ -23,8 +23,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One model in each place: linear-2x bundled, linear-4x in checkpoints/, tiny in a folder."""
-    monkeypatch.setattr(models, "BUNDLED", tmp_path / "bundled")
-    monkeypatch.setattr(models, "CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr(names, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(names, "CHECKPOINTS", tmp_path / "checkpoints")
     AutoencoderLinear(2, 4).save_pretrained(tmp_path / "bundled" / "linear-2x")
     AutoencoderLinear(4, 4).save_pretrained(tmp_path / "checkpoints" / "linear-4x")
     monkeypatch.chdir(tmp_path)
@@ -90,7 +90,7 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
 
 
 def test_hub_models_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "snapshot_download", lambda name, **patterns: str(tmp_path / "tiny"))
+    monkeypatch.setattr(names, "snapshot_download", lambda name, **patterns: str(tmp_path / "tiny"))
     assert isinstance(load("owner/name", CPU, torch.float32), AutoencoderRegen)
 
 
@@ -107,7 +107,7 @@ def test_failed_download_is_one_sentence(
     def fail(name: str, **patterns: list[str]) -> str:
         raise error
 
-    monkeypatch.setattr(models, "snapshot_download", fail)
+    monkeypatch.setattr(names, "snapshot_download", fail)
     with pytest.raises(ValueError, match=message):
         find_model("owner/name")
 

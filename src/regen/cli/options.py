@@ -58,6 +58,14 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class DecodeModelOptions(ModelOptions):
+    """The model that made the latents, and how it runs."""
+
+    model: Annotated[str, arg(metavar="NAME", help_behavior_hint="")] = ""
+    """A name, a folder, or owner/name on the Hub; by default the one that the latent file names."""
+
+
+@dataclass(frozen=True)
 class DecoderOptions:
     """How the decoder samples."""
 

@@ -1,13 +1,14 @@
 """The commands reconstruct, encode, decode and models."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regen.cli.options import (
     DEFAULT_PATH,
     Compare,
+    DecodeModelOptions,
     DecoderOptions,
     FrameOptions,
     Input,
@@ -120,7 +121,7 @@ def encode(
 def decode(
     input: Input,
     output: Output,
-    model: ModelOptions = ModelOptions(),
+    model: DecodeModelOptions = DecodeModelOptions(),
     decoder: DecoderOptions = DecoderOptions(),
     frame: FrameOptions = FrameOptions(),
     json: Json = False,
@@ -130,17 +131,17 @@ def decode(
     Example: regen decode latents.safetensors -o out.mp4 --fps 60
 
     Args:
-        input: The latent file, made by `regen encode` with the same model.
+        input: The latent file, made by `regen encode`.
         output: The video, with the sound and (by default) the frame times of the original.
         json: Print one JSON object as the last line of the output.
     """
     from regen.codec import latent_file
     from regen.codec.transcode import decode_video
-    from regen.pretrained.models import weights_hash
 
     output_frames, options, memory = timeline(frame), decode_options(decoder), memory_limit(model)
     video = latent_file.read(input)
-    latent_file.check_model(input, video, model.model, weights_hash(model.model))
+    model = replace(model, model=model.model or video.model)
+    latent_file.check_model(input, video, model.model, _weights(input, model.model, video.model))
     with progress_bar("decode") as on_progress:
         report = decode_video(
             load_model(model),
@@ -154,8 +155,19 @@ def decode(
     _show_report(report, [output], json)
 
 
+def _weights(file: Path, name: str, encoded_with: str) -> str:
+    """The hash of the model to decode `file`. Raises ValueError, with advice, when it is missing."""
+    from regen.pretrained.models import weights_hash
+
+    try:
+        return weights_hash(name)
+    except ValueError as error:
+        advice = "pass its folder or owner/name by --model"
+        raise ValueError(f"{file} was encoded with {encoded_with}; {advice}. {error}") from None
+
+
 def models(json: Json = False) -> None:
-    """List the local models: video embedders, and generators on their latents.
+    """List the models: video embedders, generators on their latents, and published ones to download.
 
     Example: regen models
 
@@ -164,11 +176,16 @@ def models(json: Json = False) -> None:
     """
     from rich.table import Table
 
+    from regen.names import published_models
     from regen.pretrained.models import available, available_generators
 
     embedders, generators = available(), available_generators()
+    local = {info.name for info in (*embedders, *generators)}
+    others = {name: model for name, model in published_models().items() if name not in local}
     if json:
-        print_json({"models": [*map(asdict, embedders)], "generators": [*map(asdict, generators)]})
+        published = [{"name": name, **asdict(model)} for name, model in others.items()]
+        lists = {"models": embedders, "generators": generators}
+        print_json({key: [*map(asdict, infos)] for key, infos in lists.items()} | {"published": published})
         return
     table = Table("embedder", "ratio", "latent channels", "parameters", "size", "where", box=None)
     for info in embedders:
@@ -181,6 +198,10 @@ def models(json: Json = False) -> None:
             size = f"{generator.parameters:,}", f"{generator.megabytes:.1f} MB", generator.where
             table.add_row(generator.name, generator.embedder, generator.condition, *size)
         print_table(table)
+    if others:
+        table = Table("published", "size", "where", box=None)
+        rows = [(name, f"{model.size / 1e6:.1f} MB", model.repository) for name, model in others.items()]
+        print_table(table, rows)
 
 
 def _show_report(report: "Report", files: Sequence[Path], as_json: bool) -> None:

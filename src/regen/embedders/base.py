@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regen.diffusion import Noise, Solver, euler
+from regen.names import NamedModel
 from regen.tiling import LATENT_STRIDE, Tile
 
 C = TypeVar("C")
@@ -76,7 +77,7 @@ def check_requirements(requirements: Mapping[str, bool]) -> None:
             raise ValueError(f"The model's configuration is invalid: {requirement}.")
 
 
-class VideoAutoencoder(ModelMixin, ConfigMixin):
+class VideoAutoencoder(NamedModel, ModelMixin, ConfigMixin):
     """Ratios, latent statistics and tiling by the names of diffusers.
 
     The latents that a caller sees are normalised: `encode` and `decode` apply `latents_mean` and

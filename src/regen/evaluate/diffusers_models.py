@@ -8,6 +8,7 @@ the pipeline of its class in diffusers 0.42.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Generator, Tensor, nn
 from regen.codec.chunks import Embedder
 from regen.console import first_line
 from regen.evaluate.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter, Moments, Video
+from regen.names import MIRROR, local_folders
 from regen.pretrained import models
 from regen.tiling import Tile
 
@@ -221,10 +223,12 @@ def load_embedder(
 def _find(name: str) -> ModelLocation | None:
     """First location that matches `name`; None when it is neither a folder nor a name on the Hub."""
     local = Path(name).expanduser()
-    for folder in (*models.candidate_folders(name), local / VAE):
+    for folder in (*local_folders(name), local / VAE):
         if (folder / CONFIG).is_file():
             absolute = folder.resolve()
             return _at(str(absolute.parent), absolute.name)
+    if MIRROR in os.environ:  # it has models of this package alone
+        return None
     if local.is_dir() or name.count("/") not in (1, 2) or name.startswith(("/", ".", "~")):
         return None
     owner, repository, *inside = name.split("/")

@@ -20,6 +20,7 @@ from regen.embedders.base import check_requirements, configured_by
 from regen.generate.inputs import LENGTH, SEQUENCE, Condition, ConditionEmbedding, TokenLayout
 from regen.latents import Latents
 from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
+from regen.names import NamedModel
 from regen.networks.dit import zero_linear
 from regen.networks.latent_transformer import AdaLNType, FactorisedTransformer, LatentTransformer
 
@@ -89,7 +90,7 @@ class LatentSpec:
         return cls(**values)
 
 
-class LatentGenerator(ModelMixin, ConfigMixin):
+class LatentGenerator(NamedModel, ModelMixin, ConfigMixin):
     """A latent diffusion transformer with the conventions of a diffusers model.
 
     `latent_spec` has the fields of `LatentSpec`. The condition is a class (`classes`: their names), a text

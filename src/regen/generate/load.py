@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from regen.generate.generator import LatentGenerator
-from regen.generate.pipeline import RegenTextToVideoPipeline
 from regen.generate.text import TextEncoder, TextEncoderSpec, find_text_encoder
 from regen.generate.video_generator import VideoGenerator
+from regen.names import is_pipeline
 from regen.pretrained.models import (
     Autoencoder,
     available_generators,
@@ -22,8 +22,6 @@ from regen.pretrained.models import (
     weights_hash,
 )
 
-DEFAULT_GENERATOR = "t2v-world"
-
 
 def load_video_generator(
     name: str,
@@ -34,30 +32,35 @@ def load_video_generator(
 ) -> VideoGenerator:
     """A generator with its embedder and text encoder, in evaluation mode.
 
-    `embedder` and `text_encoder` replace the names in its config, for models that moved. Raises ValueError
-    when one of the three is missing or is not the one of the training.
+    `embedder` and `text_encoder` replace the names in its config, for models that moved; a saved pipeline has
+    its own. Raises ValueError when one of the three is missing or is not the one of the training.
     """
-    model = load_generator(name, device, dtype)
-    return VideoGenerator(
-        model,
-        load_embedder(model, name, device, dtype, embedder),
-        load_text_encoder(model, name, device, dtype, text_encoder),
-    )
-
-
-def load_pipeline(
-    name: str, device: torch.device, dtype: torch.dtype, **names: str | None
-) -> RegenTextToVideoPipeline:
-    """The diffusers pipeline of a generator; `names`: see `load_video_generator`."""
-    videos = load_video_generator(name, device, dtype, **names)
-    text = () if videos.text_encoder is None else (videos.text_encoder.model, videos.text_encoder.tokenizer)
-    return RegenTextToVideoPipeline(videos.model, videos.embedder, *text)
+    folder = find_generator(name)
+    model = load_as(LatentGenerator, folder, device, dtype)
+    parts = folder.parent
+    if not is_pipeline(parts):
+        return VideoGenerator(
+            model,
+            load_embedder(model, name, device, dtype, embedder),
+            load_text_encoder(model, name, device, dtype, text_encoder),
+        )
+    vae = load(embedder or str(parts / "vae"), device, dtype)
+    config, text = model.config.text_encoder, None
+    if config is not None:
+        spec = find_text_encoder(text_encoder or str(parts / "text_encoder"), config["max_tokens"])
+        text = spec.load(device, dtype)
+    return VideoGenerator(model, vae, text)
 
 
 def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> LatentGenerator:
     """The generator `name` in evaluation mode. Raises ValueError when missing, damaged or an embedder."""
+    return load_as(LatentGenerator, find_generator(name), device, dtype)
+
+
+def find_generator(name: str) -> Path:
+    """The folder of a generator, or of that of a pipeline. Raises ValueError when missing or an embedder."""
     try:
-        folder = find_model(name)
+        folder = find_model(name, "generator")
     except ValueError:
         if name.count("/") == 1 or Path(name).expanduser().is_dir():
             raise
@@ -71,7 +74,7 @@ def load_generator(name: str, device: torch.device, dtype: torch.dtype) -> Laten
         raise ValueError(
             f"{name} is an embedder, for regen reconstruct; give a generator (see regen models)."
         )
-    return load_as(LatentGenerator, folder, device, dtype)
+    return folder
 
 
 def load_embedder(

@@ -1,6 +1,5 @@
 """RegenTextToVideoPipeline: a diffusers pipeline of generator, embedder and text encoder."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput, logging
 from einops import rearrange
@@ -20,6 +18,7 @@ from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
 from regen.generate.generator import LatentGenerator
 from regen.generate.inputs import Condition, concat_chunks
+from regen.generate.pipeline_loading import NamedPipeline
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sampling_schedule
 from regen.generate.text import TextEncoder
 from regen.generate.video_generator import GeneratedLatents, VideoGenerator
@@ -27,17 +26,13 @@ from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, collate
 from regen.media.files import read_image
 from regen.media.pixels import Size
-from regen.pretrained.models import CLASSES, Autoencoder
+from regen.pretrained.models import Autoencoder
 
 logger = logging.get_logger(__name__)
 
 Image = PIL.Image.Image | Tensor | np.ndarray | Path | str
 Callback = Callable[..., dict[str, Any] | None]  # or a PipelineCallback of diffusers
 MAX_TIMESTEP = 1000  # of pure noise, in diffusers' units
-
-# A diffusers pipeline loads a class of another package only where its module has this name as well.
-for embedder_class in CLASSES.values():
-    vars(sys.modules[embedder_class.__module__])["ModelMixin"] = ModelMixin
 
 
 @dataclass
@@ -48,9 +43,8 @@ class VideoPipelineOutput(BaseOutput):
     frames: Any
 
 
-class RegenTextToVideoPipeline(DiffusionPipeline):
-    """Videos from prompts or classes, with diffusers' conventions; `regen.generate.load.load_pipeline` makes
-    one.
+class RegenTextToVideoPipeline(NamedPipeline):
+    """Videos from prompts or classes, with diffusers' conventions.
 
     `generator` generates latents of the embedder `vae`. `text_encoder` and `tokenizer` of transformers are
     those of its training; a generator without texts needs none.

