@@ -91,6 +91,7 @@ def main(
     perceptual_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     fvd_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     lpips_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    perceptual: bool = False,
 ) -> None:
     """Train the models of a comparison and measure them.
 
@@ -107,6 +108,7 @@ def main(
         perceptual_file: Weights for the perceptual loss of the paper-size baseline.
         fvd_weights: I3D's weights for the Fréchet video distance.
         lpips_weights: AlexNet's weights for LPIPS.
+        perceptual: Measure the figures by EfficientNet-Lite0, too (the extra `perceptual`).
     """
     chosen = COMPARISONS[comparison]
     recipes = chosen.recipes[hardware]
@@ -127,6 +129,7 @@ def main(
     options += [part for steps in chosen.steps for part in ("--steps", str(steps))]
     options += [] if max_frames is None else ["--max-frames", str(max_frames)]
     options += [] if fvd_weights is None else ["--fvd", "i3d", "--fvd-weights", str(fvd_weights)]
+    options += ["--perceptual"] * perceptual
     options += [] if lpips_weights is None else ["--lpips-net", "alex", "--lpips-weights", str(lpips_weights)]
     regen("evaluate", *options, "--data", str(eval), "--report", str(out / f"report-{comparison}"))
 

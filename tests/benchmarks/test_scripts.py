@@ -13,6 +13,7 @@ from tiny_latents import make_hybrid_model
 from tiny_media import make_video, tiny_regen
 
 from regen import cli
+from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.pretrained.models import encoder_hash, weights_hash
 
 pytestmark = pytest.mark.integration
@@ -90,6 +91,13 @@ def test_measures(name, places, capsys):
 def test_fits_a_linear_embedder(places, tmp_path, capsys):
     run("fit_linear", capsys, data=places["data"], out=tmp_path, channels=2, short_side=32)
     assert (tmp_path / "config.json").is_file() and "2 clips" in (tmp_path / "README.md").read_text()
+
+
+def test_degraded_copies(places, capsys):
+    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
+        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    result = run("degradations", capsys, data=places["data"], size="32", max_frames=5, threads=1)
+    assert {row["kind"] for row in result["results"]} == result["ordered"].keys()
 
 
 def test_decodes_predicted_latents(places, capsys):

@@ -2,6 +2,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from tiny_benchmark import make_clips, make_models, results, timeless
 from tiny_media import make_video
 from tiny_sets import make_davis, make_frames
 
+from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.metrics.lpips import Lpips
 
 COMMON = ("--data", "clips", "--device", "cpu", "--dtype", "fp32", "--size", "24x32")
@@ -93,6 +95,19 @@ def test_lpips_with_a_file_of_ones_own(folder, evaluate):
     (row,) = json.loads(Path("out/summary.json").read_text())
     assert row["lpips"] > 0 and row["absent"].keys() >= {"fvd"} and "lpips" not in row["absent"]
     assert json.loads(Path("out/settings.json").read_text())["lpips"] == {"net": "vgg", "sha256": known[:64]}
+
+
+def test_perceptual_figures_need_the_extra(folder, evaluate, monkeypatch):
+    arguments = ("--model", "linear", "--max-frames", "2", "--perceptual")
+    monkeypatch.setitem(sys.modules, CLASS_PACKAGE, None)
+    assert_error(evaluate(*arguments), "regen[perceptual]")
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
+        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    out = "\n".join(evaluate(*arguments).out)
+    for heading in ("features", "FD frames", "FD differences"):
+        assert heading in out
 
 
 @pytest.mark.parametrize(

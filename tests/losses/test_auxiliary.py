@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import run_ranks
+from tiny_media import tiny_regen
 from tiny_run import TinyBatches, assert_same, saved_tensors
 
 from regen.console import Interrupted
@@ -14,6 +15,7 @@ from regen.data.tasks import BatchKey
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
+from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.metrics.lpips import Lpips
 from regen.runtime import generator_for
 from regen.train.checkpoint import TrainState
@@ -26,6 +28,13 @@ MODEL = Magvit2Config(
     latent_channels=2, encoder_widths=(4, 4, 4, 4), encoder_blocks=1, encoder_patch_size=4, kl_weight=0.01
 )
 LOSSES = LossConfig(AdversarialConfig(start=1, width=4, multipliers=(2,), r1_every=2, learning_rate=1e-2))
+
+
+@pytest.fixture(scope="module")
+def efficientnet() -> LossConfig:
+    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
+        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    return LossConfig(perceptual_weight=0.5, perceptual_net="efficientnet")
 
 
 class Clips(TinyBatches):
@@ -83,6 +92,46 @@ def test_the_perceptual_loss_is_the_mean_over_frames(monkeypatch):
     torch.testing.assert_close(logs["lpips"], each.mean())
     torch.testing.assert_close(total, 0.5 * each.mean())
     assert losses.tensors() == {}
+
+
+def test_the_feature_distance_needs_no_file(efficientnet):
+    losses = AuxiliaryLosses(efficientnet, CPU)
+    target, reconstruction = torch.rand(2, 2, 3, 3, 32, 32) * 2 - 1
+    total, logs = losses(target, reconstruction.requires_grad_(True))
+    total.backward()
+    assert total.item() == pytest.approx(0.5 * logs["feature_distance"].item()) and total > 0
+    assert all(grad.abs().sum() > 0 for grad in reconstruction.grad.flatten(1))
+    assert losses.tensors() == {} and len(losses.networks()) == 1
+
+
+def test_a_perceptual_loss_of_clips_at_noise_level_1_alone(efficientnet):
+    losses, (target, reconstruction) = AuxiliaryLosses(efficientnet, CPU), torch.rand(2, 3, 3, 2, 32, 32)
+    reconstruction.requires_grad_(True)
+    total, logs = losses.perceive(target, reconstruction, torch.tensor([1.0, 0.5, 1.0]))
+    total.backward()
+    alone = [losses.perceive(target[i, None], reconstruction[i, None])[0] for i in (0, 2)]
+    assert total.item() == pytest.approx(sum(each.item() for each in alone) / 3)
+    assert logs["feature_distance"].item() == pytest.approx(total.item() * 3 / 2 / 0.5)
+    assert [bool(grad.any()) for grad in reconstruction.grad] == [True, False, True]
+    total, logs = losses.perceive(target, reconstruction, torch.tensor([0.2, 0.5, 0.3]))
+    assert total == 0 and logs["feature_distance"] > 0
+
+
+@pytest.mark.parametrize("pure_noise_prob", [0.0, 1.0])
+def test_regen_is_sharpened_where_one_step_decodes(efficientnet, pure_noise_prob):
+    """The loss changes by the weighted distance, and only if there are clips at noise level 1."""
+    torch.manual_seed(0)
+    model = tiny_regen()
+    model.register_to_config(pure_noise_prob=pure_noise_prob)
+    clip = torch.rand(2, 3, 5, 32, 32) * 2 - 1
+    batch = {"clip": clip, "target": clip, "times": torch.linspace(0, 1, 5)}
+    (plain, _), (more, logs) = (
+        model.loss(batch, [generator_for(0, i) for i in range(2)], *extra)
+        for extra in ((), (AuxiliaryLosses(efficientnet, CPU),))
+    )
+    added = (more - plain).item()
+    expected = 0.5 * logs["feature_distance"].item() if pure_noise_prob else 0.0
+    assert added == pytest.approx(expected, abs=1e-5)
 
 
 def test_without_weights_nothing_is_added():

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
+from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.networks.dit import Patches
 from regen.runtime import generator_for
 
@@ -41,6 +42,13 @@ def dino(tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def efficientnet() -> str:
+    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
+        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    return "efficientnet"
+
+
 def loss_of(folder: str | None, side: int = 16) -> RepresentationLoss:
     torch.manual_seed(1)
     config = RepresentationConfig(weight=0.5, model=folder, width=24, learning_rate=1e-2)
@@ -52,7 +60,7 @@ def sample(frames: int = 9, groups: int = 3) -> tuple[torch.Tensor, torch.Tensor
     return torch.randn(2, 12, groups, 2, 3, requires_grad=True), torch.rand(2, 3, frames, 32, 48) * 2 - 1
 
 
-@pytest.mark.parametrize("kind", ["folder", "dino"])
+@pytest.mark.parametrize("kind", ["folder", "dino", "efficientnet"])
 def test_the_two_grids_are_one(kind, request):
     """What changes in one patch of the decoder changes its own target features most."""
     loss, (_, target) = loss_of(request.getfixturevalue(kind)), sample()

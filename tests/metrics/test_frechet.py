@@ -88,3 +88,13 @@ def test_too_few_and_infinite_features_are_errors() -> None:
         with pytest.raises(ValueError, match="finite"):
             many.update(torch.tensor([[0.0, wrong, 0.0]]))
     assert many.count == 5
+
+
+def test_merged_and_stored_statistics_are_those_of_all_samples() -> None:
+    samples = random(40, 5, seed=3)
+    merged = GaussianStatistics(5)
+    for part in samples.split([1, 0, 25, 14]):
+        merged.merge(GaussianStatistics.from_tensor(statistics(part).to_tensor()))
+    assert merged.count == 40
+    torch.testing.assert_close(merged.mean, samples.mean(0))
+    torch.testing.assert_close(merged.covariance(), torch.cov(samples.T))

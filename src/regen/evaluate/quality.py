@@ -14,6 +14,7 @@ from regen.codec.rate_control import Lengths
 from regen.codec.report import LatentCounter
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.metrics.cost import Stopwatch
+from regen.metrics.efficientnet import EfficientNetLite0, FeatureComparison
 from regen.metrics.ghosting import GhostingRate, TemporalMae
 from regen.metrics.lpips import Lpips, LpipsMean
 from regen.metrics.psnr_ssim import Psnr, Sharpness, Ssim
@@ -30,7 +31,8 @@ class ClipResult:
     PSNR (dB), SSIM and `lpips` are means over frames; `psnr_pooled` is the PSNR of the mean squared error.
     `sharpness` and `seam_ratio` are relative to the original: 1 is as sharp, and seamless. `temporal_mae` is
     in 8-bit levels, `ghosting_rate` between 0 and 1. None: one chunk (`seam_ratio`), one frame
-    (`temporal_mae`), no motion (`ghosting_rate`), no network (`lpips`). See `regen.metrics`.
+    (`temporal_mae`), no motion (`ghosting_rate`), no network (`lpips`, `feature_distance`). See
+    `regen.metrics`.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ClipResult:
     temporal_mae: float | None
     ghosting_rate: float | None
     lpips: float | None
+    feature_distance: float | None
     encode_seconds: float
     decode_seconds: float
 
@@ -61,8 +64,14 @@ class CodingStats:
 class ClipMetrics:
     """All metrics of one clip; without `chunk_frames`, when they are unknown, there is no seam ratio."""
 
-    def __init__(self, chunk_frames: int | None, lpips: Lpips | None = None) -> None:
+    def __init__(
+        self,
+        chunk_frames: int | None,
+        lpips: Lpips | None = None,
+        efficientnet: EfficientNetLite0 | None = None,
+    ) -> None:
         self.psnr = Psnr()
+        self.features = None if efficientnet is None else FeatureComparison(efficientnet)
         self.metrics: dict[str, Any] = {
             "psnr": self.psnr,
             "ssim": Ssim(),
@@ -71,6 +80,7 @@ class ClipMetrics:
             "temporal_mae": TemporalMae(),
             "ghosting_rate": GhostingRate(),
             "lpips": None if lpips is None else LpipsMean(lpips),
+            "feature_distance": self.features,
         }
 
     def update(self, originals: UInt8[Tensor, "t h w 3"], frames: UInt8[Tensor, "t h w 3"]) -> None:

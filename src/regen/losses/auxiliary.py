@@ -1,8 +1,9 @@
-"""Losses besides a model's own: LPIPS, adversarial, self-alignment, REPA; predicted latents."""
+"""Losses besides a model's own: perceptual, adversarial, self-alignment, REPA; predicted latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -15,6 +16,7 @@ from regen.losses.alignment import AlignmentConfig, SelfAlignment
 from regen.losses.one_dva import PredictedLatents, PredictionConfig, Predictor
 from regen.losses.optimizer_state import SelfTrained, TensorSpec, strip_prefix
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
+from regen.metrics.efficientnet import EfficientNetLite0, FeatureDistance
 from regen.metrics.lpips import Lpips, Net
 from regen.networks.dit import Patches
 
@@ -25,16 +27,31 @@ class LossConfig:
 
     adversarial: AdversarialConfig = field(default_factory=lambda: AdversarialConfig(weight=0.0))
     perceptual_weight: float = 0.0
-    """Weight of LPIPS, averaged over frames."""
-    perceptual_net: Net = "vgg"
+    """Weight of LPIPS or the feature distance, averaged over frames; of REGEN, of clips at noise level 1."""
+    perceptual_net: Net | Literal["efficientnet"] = "vgg"
+    """Network of LPIPS (alex, vgg), or efficientnet for the feature distance of the extra `perceptual`."""
     perceptual_file: str | None = None
-    """Downloaded weights of the network; required with `perceptual_weight`."""
+    """Downloaded weights of alex or vgg, which need them."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """Alignment of 1D latents with structural ones (One-DVA)."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """Alignment of decoder features with a frozen image encoder (REPA, One-DVA)."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     """Post-training of the decoder on predicted latents (One-DVA)."""
+
+
+def load_perceptual(config: LossConfig, device: torch.device) -> Lpips | FeatureDistance | None:
+    """The network of the perceptual loss, None without. Raises ValueError for missing or other weights."""
+    if config.perceptual_weight == 0:
+        return None
+    if config.perceptual_net == "efficientnet":
+        return FeatureDistance(EfficientNetLite0.load()).to(device)
+    if config.perceptual_file is None:
+        raise ValueError(
+            f"--losses.perceptual-net {config.perceptual_net} needs --losses.perceptual-file, a weights "
+            "file; efficientnet needs none."
+        )
+    return Lpips.from_file(Path(config.perceptual_file), config.perceptual_net).to(device)
 
 
 class AuxiliaryLosses:
@@ -53,17 +70,11 @@ class AuxiliaryLosses:
         channels: int | None = None,
     ) -> None:
         self.config = config
-        self.lpips: Lpips | None = None
+        self.perceptual = load_perceptual(config, device)
         self.adversarial: AdversarialLoss | None = None
         self.alignment: SelfAlignment | None = None
         self.representation: RepresentationLoss | None = None
         self.prediction: PredictedLatents | None = None
-        if config.perceptual_weight > 0:
-            if config.perceptual_file is None:
-                raise ValueError(
-                    "--losses.perceptual-weight > 0 needs --losses.perceptual-file, a weights file."
-                )
-            self.lpips = Lpips.from_file(Path(config.perceptual_file), config.perceptual_net).to(device)
         if config.adversarial.weight > 0:
             self.adversarial = AdversarialLoss(config.adversarial, device)
         if config.alignment.weight > 0:
@@ -79,16 +90,33 @@ class AuxiliaryLosses:
     def __call__(
         self, target: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The weighted sum of LPIPS and adversarial loss, and each of them for the log."""
-        total, logs = reconstruction.new_zeros(()), {}
-        if self.lpips is not None:
-            images = (rearrange(clip, "b c t h w -> (b t) c h w") for clip in (reconstruction, target))
-            distance = self.lpips(*images).mean()
-            total, logs["lpips"] = total + self.config.perceptual_weight * distance, distance.detach()
+        """The weighted sum of perceptual and adversarial loss, and each of them for the log."""
+        total, logs = self.perceive(target, reconstruction)
         if self.adversarial is not None:
             term, values = self.adversarial(target, reconstruction)
             total, logs = total + term, logs | values
         return total, logs
+
+    def perceive(
+        self,
+        target: Float[Tensor, "b 3 t h w"],
+        reconstruction: Float[Tensor, "b 3 t h w"],
+        t: Float[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The weighted perceptual loss, and its distance for the log.
+
+        With noise levels `t` only clips at t = 1 have a loss, where one step decodes; the log has those at
+        the highest level of the batch.
+        """
+        if self.perceptual is None:
+            return reconstruction.new_zeros(()), {}
+        images = (rearrange(clip, "b c t h w -> (b t) c h w") for clip in (reconstruction, target))
+        distances = self.perceptual(*images).reshape(len(target), -1).mean(1)
+        t = torch.ones_like(distances) if t is None else t
+        noisiest = (t == t.max()).float()
+        name = "feature_distance" if self.config.perceptual_net == "efficientnet" else "lpips"
+        logs = {name: (distances.detach() * noisiest).sum() / noisiest.sum()}
+        return self.config.perceptual_weight * (distances * (t == 1)).mean(), logs
 
     def align(
         self, posterior: LatentPosterior, progress: Float[Tensor, ""]
@@ -128,7 +156,7 @@ class AuxiliaryLosses:
 
     def networks(self) -> list[nn.Module]:
         """The networks that these losses hold, trained and frozen."""
-        found: list[nn.Module | None] = [self.lpips]
+        found: list[nn.Module | None] = [self.perceptual]
         if self.adversarial is not None:
             found.append(self.adversarial.discriminator)
         if self.representation is not None:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from regen.io import read_json
 from regen.losses.optimizer_state import SelfTrained
+from regen.metrics.efficientnet import STRIDE, WIDTH, EfficientNetLite0
 from regen.networks.dit import Patches
 
 ADVICE = (
-    "set --losses.representation.model to the folder of a SigLIP or DINOv2 model, or "
+    "set --losses.representation.model to the folder of a SigLIP or DINOv2 model or to efficientnet, or "
     "--losses.representation.weight to 0"
 )
 SIGLIP = ("siglip", "siglip_vision_model")  # includes SigLIP 2 of a fixed size
@@ -29,7 +30,7 @@ class RepresentationConfig:
     weight: float = 0.0
     """Weight of the negative cosine similarity; 0.5 is usual."""
     model: str | None = None
-    """Folder of a SigLIP or DINOv2 image encoder (transformers)."""
+    """Folder of a SigLIP or DINOv2 image encoder (transformers), or efficientnet (the extra `perceptual`)."""
     width: int = 2048
     """Width of the two hidden layers of the projector."""
     learning_rate: float = 1e-4
@@ -55,13 +56,12 @@ class RepresentationLoss(SelfTrained):
         self, config: RepresentationConfig, channels: int, patches: Patches, device: torch.device
     ) -> None:
         self.config, self.patches = config, patches
-        self.image_model = load_image_model(config.model).to(device)
-        assert config.model is not None
-        self.mean, self.std = (value.to(device) for value in pixel_statistics(config.model))
-        self.patch, width = self.image_model.config.patch_size, self.image_model.config.hidden_size
+        self.image_model = (
+            EfficientNetPatches() if config.model == "efficientnet" else TransformerPatches(config.model)
+        ).to(device)
         self.projector = nn.Sequential(
             nn.Linear(channels, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU(),
-            nn.Linear(config.width, width),
+            nn.Linear(config.width, self.image_model.width),
         ).to(device)  # fmt: skip
         super().__init__("projector", self.projector, config.learning_rate)
 
@@ -85,16 +85,53 @@ class RepresentationLoss(SelfTrained):
         n, y, x = self.patches.grid(t, h, w)
         images = F.pad(target, (0, x * side - w, 0, y * side - h, 0, 0), mode="replicate")
         images = rearrange(images, "b c t h w -> (b t) c h w").float()
-        size = (y * self.patch, x * self.patch)
+        size = (y * self.image_model.patch, x * self.image_model.patch)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bicubic", antialias=True)
-        images = (images - self.mean) / self.std
         with torch.autocast(target.device.type, enabled=False):
-            tokens = self.image_model(pixel_values=images, interpolate_pos_encoding=True).last_hidden_state
-        patches = tokens[:, -y * x :].float()  # class token and registers come first
-        frames = rearrange(patches, "(b t) (y x) e -> b t y x e", t=t, y=y)
+            features = self.image_model(images)
+        frames = rearrange(features, "(b t) y x e -> b t y x e", t=t)
         groups = [frames[:, :1], *frames[:, 1:].split(self.patches.frames, dim=1)]
         return torch.stack([group.mean(1) for group in groups[:n]], dim=1)
+
+
+class TransformerPatches(nn.Module):
+    """Patch features of the SigLIP or DINOv2 model in a folder."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, folder: str | None) -> None:
+        super().__init__()
+        self.model = load_image_model(folder)
+        assert folder is not None
+        for name, value in zip(("mean", "std"), pixel_statistics(folder), strict=True):
+            self.register_buffer(name, value, persistent=False)
+        self.patch, self.width = self.model.config.patch_size, self.model.config.hidden_size
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n y x e"]:
+        """Features in fp32 of each patch, `patch` pixels wide, of RGB images in [-1, 1]."""
+        pixels = (images - self.mean) / self.std
+        tokens = self.model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+        y, x = (side // self.patch for side in images.shape[2:])
+        patches = tokens[:, -y * x :].float()  # class token and registers come first
+        return rearrange(patches, "n (y x) e -> n y x e", y=y)
+
+
+class EfficientNetPatches(nn.Module):
+    """Features of EfficientNet-Lite0 at resolution 1/16, a small target that needs no download."""
+
+    patch, width = STRIDE, WIDTH
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = EfficientNetLite0.load()
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n y x e"]:
+        """Features in fp32 of each patch, `patch` pixels wide, of RGB images in [-1, 1]."""
+        half = self.patch // 2  # features are centred at the last pixel of a patch
+        shifted = F.pad(images, (half, 0, half, 0), mode="replicate")[..., :-half, :-half]
+        return rearrange(self.model(shifted, resolutions=4)[-1], "n e y x -> n y x e")
 
 
 def load_image_model(name: str | None) -> Any:

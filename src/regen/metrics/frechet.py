@@ -39,13 +39,33 @@ class GaussianStatistics:
             raise ValueError("Features must be finite, got inf or NaN; check the videos.")
         if len(features) == 0:
             return
-        values = features.detach().to("cpu", torch.float64)
-        total, centred = self.count + len(values), values - values.mean(0)
-        step = values.mean(0) - self.mean
-        between = torch.outer(step, step) * (self.count * len(values) / total)
-        self._scatter = self._scatter + centred.T @ centred + between
-        self.mean = self.mean + step * (len(values) / total)
+        values, part = features.detach().to("cpu", torch.float64), GaussianStatistics(features.shape[1])
+        part.count, part.mean = len(values), values.mean(0)
+        centred = values - part.mean
+        part._scatter = centred.T @ centred
+        self.merge(part)
+
+    def merge(self, other: "GaussianStatistics") -> None:
+        """Add the samples that `other` has seen."""
+        if other.count == 0:
+            return
+        total, step = self.count + other.count, other.mean - self.mean
+        between = torch.outer(step, step) * (self.count * other.count / total)
+        self._scatter = self._scatter + other._scatter + between
+        self.mean = self.mean + step * (other.count / total)
         self.count = total
+
+    def to_tensor(self) -> Float64[Tensor, "d_plus_2 d"]:
+        """The state in one tensor, for a file: rows of the count, of the mean, and of the scatter matrix."""
+        count = torch.full_like(self.mean, self.count)
+        return torch.cat([torch.stack([count, self.mean]), self._scatter])
+
+    @classmethod
+    def from_tensor(cls, state: Float64[Tensor, "d_plus_2 d"]) -> "GaussianStatistics":
+        """The statistics with the state that `to_tensor` gave."""
+        statistics = cls(state.shape[1])
+        statistics.count, statistics.mean, statistics._scatter = int(state[0, 0]), state[1], state[2:]
+        return statistics
 
     def covariance(self) -> Float64[Tensor, "d d"]:
         """Unbiased covariance (divided by count - 1). Raises ValueError for fewer than two samples."""

@@ -100,7 +100,7 @@ def _blocks(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "n v"]:
 def _blurred_blocks(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "k n v"]:
     """The blocks of a frame, and how each blur changes them."""
     image = rearrange(frame, "h w c -> c 1 h w").to(torch.float32)
-    return torch.stack([_to_blocks(image), *(_to_blocks(_blur(image, sigma) - image) for sigma in BLURS)])
+    return torch.stack([_to_blocks(image), *(_to_blocks(blur(image, sigma) - image) for sigma in BLURS)])
 
 
 def _to_blocks(image: Float[Tensor, "c 1 h w"]) -> Float[Tensor, "n v"]:
@@ -109,7 +109,7 @@ def _to_blocks(image: Float[Tensor, "c 1 h w"]) -> Float[Tensor, "n v"]:
     return rearrange(whole, "c 1 (y p) (x q) -> (y x) (c p q)", p=BLOCK, q=BLOCK)
 
 
-def _blur(image: Float[Tensor, "c 1 h w"], sigma: float) -> Float[Tensor, "c 1 h w"]:
+def blur(image: Float[Tensor, "c 1 h w"], sigma: float) -> Float[Tensor, "c 1 h w"]:
     """Gaussian blur up to three standard deviations, with replicated borders."""
     radius = round(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)

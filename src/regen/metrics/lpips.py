@@ -10,7 +10,7 @@ heads (version 0.1) come with torchmetrics; the user downloads the weights of th
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +59,11 @@ def _vgg() -> nn.Sequential:
             layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers[:-1])
+
+
+def unit_length(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Features scaled to length 1 at each position; zero stays zero."""
+    return features / (features.square().sum(1, keepdim=True) + EPS).sqrt()
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ class Lpips(nn.Module):
         for index, layer in enumerate(self.layers):
             x = layer(x)
             if index in self.taps:
-                features.append(x / (x.square().sum(1, keepdim=True) + EPS).sqrt())
+                features.append(unit_length(x))
         return features
 
 
@@ -162,10 +167,19 @@ class LpipsMean(FrameMean):
         assert reference.shape == other.shape, "compare frames of equal size"
         if len(reference) == 0:
             return
-        count = max(1, MAX_PIXELS_PER_BATCH // reference[0, ..., 0].numel())
-        for first, second in zip(reference.split(count), other.split(count), strict=True):
-            self.add_values(self.lpips(self._images(second), self._images(first)))
+        for pair in frame_batches(reference, other):
+            first, second = (to_images(frames, self.lpips.mean) for frames in pair)
+            self.add_values(self.lpips(second, first))
 
-    def _images(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "t 3 h w"]:
-        images = rearrange(frames.to(self.lpips.mean.device), "t h w c -> t c h w")
-        return images.to(self.lpips.mean.dtype) / 127.5 - 1
+
+def frame_batches(
+    reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
+) -> Iterator[tuple[UInt8[Tensor, "n h w 3"], UInt8[Tensor, "n h w 3"]]]:
+    """Frames of both videos, as many at a time as bound the memory of a network."""
+    count = max(1, MAX_PIXELS_PER_BATCH // reference[0, ..., 0].numel())
+    return zip(reference.split(count), other.split(count), strict=True)
+
+
+def to_images(frames: UInt8[Tensor, "t h w 3"], like: Tensor) -> Float[Tensor, "t 3 h w"]:
+    """8-bit frames as RGB in [-1, 1], with the device and the precision of `like`."""
+    return rearrange(frames.to(like.device), "t h w c -> t c h w").to(like.dtype) / 127.5 - 1

@@ -16,6 +16,7 @@ from regen.embedders.pyramid import PyramidAutoencoder
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.training import GeneratorRecipe
 from regen.losses.auxiliary import AuxiliaryLosses
+from regen.metrics.efficientnet import EfficientNetLite0, FeatureDistance
 from regen.metrics.lpips import Lpips
 from regen.metrics.memory import gpu_norms, peak_bytes
 from regen.runtime import generator_for
@@ -230,7 +231,7 @@ def fake_model(recipe: AnyRecipe, gathered: bool) -> Iterator[nn.Module]:
 
 
 def auxiliary_of(recipe: Recipe) -> AuxiliaryLosses | None:
-    """Auxiliary losses as they are once the discriminator acts; LPIPS with random weights.
+    """Auxiliary losses as they are once the discriminator acts; LPIPS with random weights, without its file.
 
     The image encoder of REPA is left out where the recipe names none.
     """
@@ -244,9 +245,15 @@ def auxiliary_of(recipe: Recipe) -> AuxiliaryLosses | None:
     )
     model = cast(Any, build_without_content(recipe))
     auxiliary = build_auxiliary_losses(replace(recipe, losses=losses), model, torch.device("cpu"), None)
-    if auxiliary is not None and recipe.losses.perceptual_weight > 0:
+    net = recipe.losses.perceptual_net
+    if recipe.losses.perceptual_weight > 0:
+        auxiliary = auxiliary or AuxiliaryLosses(losses, torch.device("cpu"))
         auxiliary.config = recipe.losses
-        auxiliary.lpips = Lpips.random_for_tests(recipe.losses.perceptual_net)
+        auxiliary.perceptual = (
+            FeatureDistance(EfficientNetLite0.load())
+            if net == "efficientnet"
+            else Lpips.random_for_tests(net)
+        )
     return auxiliary
 
 

@@ -87,8 +87,8 @@ class Recipe(Generic[M]):
 
     def __post_init__(self) -> None:
         losses, is_regen = self.losses, isinstance(self.model, RegenConfig)
-        if is_regen and max(losses.adversarial.weight, losses.perceptual_weight) > 0:
-            raise ValueError("REGEN has the diffusion loss only; the weights of all other losses must be 0.")
+        if is_regen and losses.adversarial.weight > 0:
+            raise ValueError("REGEN has no discriminator: losses.adversarial.weight must be 0.")
         if not is_regen and self.tasks.warmup_fraction < 1:
             raise ValueError("Only REGEN decodes frames it does not encode; set tasks.warmup_fraction to 1.")
         weights = losses.alignment.weight, losses.representation.weight, losses.prediction.share
@@ -176,8 +176,8 @@ def measure_statistics(
 def build_auxiliary_losses(
     recipe: Recipe, model: Autoencoder, device: torch.device, predictor: Predictor | None
 ) -> AuxiliaryLosses | None:
-    """Losses besides the model's own; None for REGEN, which takes none."""
-    if isinstance(model, AutoencoderRegen):
+    """Losses besides the model's own; None for REGEN without a perceptual loss."""
+    if isinstance(model, AutoencoderRegen) and recipe.losses.perceptual_weight == 0:
         return None
     features = (model.config.width, model.patches) if isinstance(model, AutoencoderOneDVA) else None
     predictor = predictor or denoised(unit_gaussian_velocity)

@@ -18,10 +18,12 @@ from regen.evaluate.benchmark.systems import SystemSpec
 from regen.evaluate.quality import evaluate_clip
 from regen.media.pixels import Size
 from regen.media.reader import VideoReader, VideoWriter
+from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.pretrained.models import load
 from regen.runtime import one_thread
 
 CLIPS = ("a.mp4", "b.mkv", "more/a.mp4")
+PERCEPTUAL = ("feature_distance", "frechet_frames", "frechet_differences")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,8 @@ def test_one_row_for_each_clip_and_setting(finished, models):
         assert row["values_per_second"] == pytest.approx(
             sum(-(-each["frames"] // 5) * 96 * 30000 / 1001 / each["frames"] for each in own) / 3
         )
-        assert row["fvd"] > 0 and row["lpips"] is None and [*row["absent"]] == ["lpips"]
+        assert row["fvd"] > 0 and {*row["absent"]} == {"lpips", *PERCEPTUAL}
+        assert all(row[name] is None for name in row["absent"])
 
 
 def test_metrics_equal_those_of_a_single_clip(finished, data, models):
@@ -114,6 +117,26 @@ def test_results_do_not_depend_on_order_or_other_clips(finished, data, models, t
     run(make_benchmark(models, tmp_path / "alone", tmp_path / "report"))
     known = [row | {"clip": "renamed.mkv"} for row in timeless(finished)[1] if row["clip"] == "b.mkv"]
     assert timeless(tmp_path / "report")[1] == known
+
+
+def test_perceptual_figures(data, models, tmp_path):
+    """Of each clip the distance, of all clips the Fréchet distances; all are absent for single frames."""
+    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
+        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    metrics = MetricConfig(perceptual=True)
+    benchmark = make_benchmark(models, data, tmp_path / "whole", steps=(1,), metrics=metrics)
+    for row in run(benchmark):
+        assert {*row["absent"]} == {"fvd", "lpips"} and all(row[name] > 0 for name in PERCEPTUAL)
+    summary, rows = timeless(tmp_path / "whole")
+    assert run(benchmark) and timeless(tmp_path / "whole")[0] == summary
+    own = [row["feature_distance"] for row in rows if row["model"] == models[1]]
+    assert summary[0]["feature_distance"] == pytest.approx(sum(own) / 3) and len({*own}) == 3
+    with pytest.raises(ValueError, match="perceptual was .*EfficientNet.* and is now None"):
+        run(make_benchmark(models, data, tmp_path / "whole", steps=(1,), metrics=MetricConfig()))
+    options = {"steps": (1,), "max_frames": 1, "metrics": metrics}
+    (row,) = run(make_benchmark(models[1:], data, tmp_path / "frame", **options))
+    assert row["frechet_frames"] > 0 and row["frechet_differences"] is None
+    assert row["absent"]["frechet_differences"] == "no clip has a second frame"
 
 
 @pytest.mark.integration

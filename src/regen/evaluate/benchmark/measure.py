@@ -1,7 +1,8 @@
 """One clip through one system: reconstruct, measure, and record it in the report folder.
 
     clips.json  settings.json           frozen by the first run
-    results/MODEL/SIZE-STEPS/CLIP.json  one result; `videos/` and `features/` have the same names below them
+    results/MODEL/SIZE-STEPS/CLIP.json  one result; `videos/`, `features/` (of clips, for FVD) and
+                                        `statistics/` (of frames, for --perceptual) have the same names
     clips.jsonl  summary.json           all results, and their means
 
 The JSON file of a result is written last, so where it exists the rest of the result does too. Until then its
@@ -32,6 +33,7 @@ from regen.locks import Claims
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
+from regen.metrics.efficientnet import NAME, SHA256, EfficientNetLite0
 from regen.metrics.features import ClipFeatures, Extractor, ExtractorSpec
 from regen.metrics.lpips import Lpips, Net
 
@@ -70,9 +72,16 @@ class ReportFolder:
     def features(self, key: str) -> Path:
         return self.path / "features" / f"{key}.npy"
 
+    def statistics(self, key: str) -> Path:
+        return self.path / "statistics" / f"{key}.npy"
+
     def publish(self, key: str, place: Path, row: dict[str, Any]) -> None:
-        """Move video.mp4 and features.npy, if any, out of the folder `place`; then write `row`."""
-        parts = {"video.mp4": self.path / "videos" / f"{key}.mp4", "features.npy": self.features(key)}
+        """Move the files of a result out of the folder `place`, those that exist; then write `row`."""
+        parts = {
+            "video.mp4": self.path / "videos" / f"{key}.mp4",
+            "features.npy": self.features(key),
+            "statistics.npy": self.statistics(key),
+        }
         for name, target in parts.items():
             if (place / name).is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +108,7 @@ class MetricConfig:
     lpips_weights: Path | None = None
     lpips_sha256: str | None = None
     fvd: ExtractorSpec | None = None
+    perceptual: bool = False  # feature distance and Fréchet distances by EfficientNet-Lite0
 
     def __post_init__(self) -> None:
         has_net, has_weights = self.lpips is not None, self.lpips_weights is not None
@@ -107,7 +117,8 @@ class MetricConfig:
 
     def load(self, device: torch.device) -> "LoadedMetrics":
         """Raises ValueError when weights are missing or different."""
-        lpips, extractor, settings = None, None, dict[str, Any](lpips=None, fvd=None)
+        lpips, extractor, network = None, None, None
+        settings = dict[str, Any](lpips=None, fvd=None, perceptual=None)
         if self.lpips is not None and self.lpips_weights is not None:
             lpips = Lpips.from_file(self.lpips_weights, self.lpips, self.lpips_sha256).to(device)
             settings["lpips"] = {"net": self.lpips, "sha256": file_sha256(self.lpips_weights)}
@@ -115,7 +126,10 @@ class MetricConfig:
             extractor = self.fvd.load(device)
             names = ("name", "sha256", "frames", "size", "resize")
             settings["fvd"] = {name: getattr(extractor, name) for name in names}
-        return LoadedMetrics(lpips, extractor, settings)
+        if self.perceptual:
+            network = EfficientNetLite0.load().to(device)
+            settings["perceptual"] = {"name": NAME, "sha256": SHA256}
+        return LoadedMetrics(lpips, extractor, network, settings)
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,7 @@ class LoadedMetrics:
 
     lpips: Lpips | None
     extractor: Extractor | None
+    efficientnet: EfficientNetLite0 | None
     settings: dict[str, Any]
 
 
@@ -171,7 +186,7 @@ def measure(
     Returns its quality and its compression (see `System.compression`). Reading, computing and measuring
     overlap. Raises ValueError when the reconstruction can't be measured.
     """
-    stats, metrics = CodingStats(), ClipMetrics(system.chunk_frames, loaded.lpips)
+    stats, metrics = CodingStats(), ClipMetrics(system.chunk_frames, loaded.lpips, loaded.efficientnet)
     with ExitStack() as files:
         reader = files.enter_context(VideoReader(fitted.path))
         frames = files.enter_context(prefetch(fitted.frames(reader), PREFETCH_FRAMES))
@@ -185,6 +200,8 @@ def measure(
         for originals, decoded in system.reconstruct(fitted.clip, frames, options, stats):
             compare_in_background(originals, decoded)
     result = metrics.result(fitted.clip.name, stats)
+    if metrics.features is not None:
+        np.save(place / "statistics.npy", metrics.features.statistics().numpy())
     return result, system.compression(fitted.clip, *fitted.clip.sides(fitted.size), stats.latents)
 
 

@@ -33,6 +33,7 @@ from regen.console import print_table
 from regen.evaluate.benchmark.clip_list import clip_label
 from regen.evaluate.benchmark.measure import ReportFolder, result_key, write_finite_json
 from regen.io import read_json, write_text
+from regen.metrics.efficientnet import frechet_distances
 from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
 Row = dict[str, Any]  # one clip through one system, or the means of a system
@@ -43,6 +44,7 @@ COMPRESSION = (
 )
 MEANS = (
     *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "temporal_mae", "ghosting_rate", "lpips"),
+    "feature_distance",
     *COMPRESSION,
 )
 PRECOMPUTED = "unknown for precomputed reconstructions"
@@ -51,6 +53,7 @@ REASONS = {
     "temporal_mae": "no clip has a second frame",
     "ghosting_rate": "nothing moves in any clip",
     "lpips": "needs --lpips-net and --lpips-weights",
+    **dict.fromkeys(("feature_distance", "frechet_frames", "frechet_differences"), "needs --perceptual"),
 }
 
 
@@ -63,13 +66,20 @@ def write_summary(folder: ReportFolder) -> list[Row]:
     complete = [group for group in groups.values() if len(group) == len(clips)]
     lines = [json.dumps(row, allow_nan=False) for group in complete for row in group]
     write_text(folder.path / "clips.jsonl", "".join(f"{line}\n" for line in lines))
-    summary = [summarize(group, *_fvd(folder, settings["fvd"], group)) for group in complete]
+    summary = [
+        summarize(group, *_fvd(folder, settings["fvd"], group), _frechet(folder, group)) for group in complete
+    ]
     write_finite_json(folder.path / "summary.json", summary)
     return summary
 
 
-def summarize(rows: Sequence[Row], fvd: float | None, no_fvd: str) -> Row:
-    """Means of one model at one size and number of steps; `no_fvd` is the reason if `fvd` is None."""
+def summarize(
+    rows: Sequence[Row], fvd: float | None, no_fvd: str, frechet: tuple[float | None, float | None]
+) -> Row:
+    """Means of one model at one size and number of steps; `no_fvd` is the reason if `fvd` is None.
+
+    `frechet`: distances of frames and of frame differences.
+    """
     first = rows[0]
     summary = {
         "model": first["model"],
@@ -81,11 +91,15 @@ def summarize(rows: Sequence[Row], fvd: float | None, no_fvd: str) -> Row:
         **{name: _mean([row.get(name) for row in rows]) for name in MEANS},
         "seam_clips": sum(row.get("seam_ratio") is not None for row in rows),
         "fvd": fvd,
+        "frechet_frames": frechet[0],
+        "frechet_differences": frechet[1],
         "encode_seconds": sum(row["encode_seconds"] for row in rows),
         "decode_seconds": sum(row["decode_seconds"] for row in rows),
     }
     seams = PRECOMPUTED if summary["ratio"] is None else "no clip has two chunks"
     reasons = REASONS | {"seam_ratio": seams, "fvd": no_fvd}
+    if frechet[0] is not None:
+        reasons["frechet_differences"] = REASONS["temporal_mae"]
     return summary | {"absent": {name: why for name, why in reasons.items() if summary[name] is None}}
 
 
@@ -104,9 +118,18 @@ def _fvd(
     return frechet_distance(originals, others), ""
 
 
+def _frechet(folder: ReportFolder, rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """Fréchet distances of frames and of frame differences; None without --perceptual."""
+    keys = [_key(row) for row in rows if row.get("feature_distance") is not None]
+    return frechet_distances([torch.from_numpy(np.load(folder.statistics(key))) for key in keys])
+
+
 def _features(folder: ReportFolder, row: Row) -> Tensor:
-    key = result_key(row["model"], row["size"], row["steps"], clip_label(row["clip"]))
-    return torch.from_numpy(np.load(folder.features(key)))
+    return torch.from_numpy(np.load(folder.features(_key(row))))
+
+
+def _key(row: Row) -> str:
+    return result_key(row["model"], row["size"], row["steps"], clip_label(row["clip"]))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -144,6 +167,9 @@ COLUMNS = (
     Column("SSIM", "ssim", 4, "high"),
     Column("LPIPS", "lpips", 4, "low"),
     Column("FVD", "fvd", 2, "low"),
+    Column("features", "feature_distance", 4, "low"),
+    Column("FD frames", "frechet_frames", 2, "low"),
+    Column("FD differences", "frechet_differences", 2, "low"),
     Column("sharpness", "sharpness", 3, "one"),
     Column("seams", "seam_ratio", 3, "one"),
     Column("temporal MAE", "temporal_mae", 3, "low"),
