@@ -10,6 +10,7 @@ all are done.
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
@@ -76,7 +77,12 @@ def _words(line: str) -> list[str]:
 def _call(words: list[str], threads: int, log: int) -> int:
     """The exit code of a command; SIGTERM and SIGINT are forwarded, and end the queue after it."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(["nice", "-n", str(NICENESS), *words], stdout=log, stderr=log, env=environment)
+    process = subprocess.Popen(
+        ["nice", "-n", str(NICENESS), *words], stdout=log, stderr=log, env=environment, start_new_session=True
+    )
+    # Linux shares the time among sessions first; in one of its own, a nice command still gets a full share.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process.pid}/autogroup").write_text(str(NICENESS))
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
