@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extras import require_perceptual
 from shapes import write_dataset
 from tiny_generator import CHANNELS, awake
 from tiny_latents import make_hybrid_model
 from tiny_media import make_video, tiny_regen
 
 from regen import cli
-from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.pretrained.models import encoder_hash, weights_hash
 
 pytestmark = pytest.mark.integration
@@ -94,8 +94,7 @@ def test_fits_a_linear_embedder(places, tmp_path, capsys):
 
 
 def test_degraded_copies(places, capsys):
-    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
-        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    require_perceptual()
     result = run("degradations", capsys, data=places["data"], size="32", max_frames=5, threads=1)
     assert {row["kind"] for row in result["results"]} == result["ordered"].keys()
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from commands import PATIENCE, Process, Ran, Regen, StartCommand, assert_error, wait_until
+from extras import require_perceptual
 from tiny_benchmark import make_clips, make_models, results, timeless
 from tiny_media import make_video
 from tiny_sets import make_davis, make_frames
 
-from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
+from regen.metrics.efficientnet import CLASS_PACKAGE
 from regen.metrics.lpips import Lpips
 
 COMMON = ("--data", "clips", "--device", "cpu", "--dtype", "fp32", "--size", "24x32")
@@ -103,8 +104,7 @@ def test_perceptual_figures_need_the_extra(folder, evaluate, monkeypatch):
     assert_error(evaluate(*arguments), "regen[perceptual]")
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
-        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    require_perceptual()
     out = "\n".join(evaluate(*arguments).out)
     for heading in ("features", "FD frames", "FD differences"):
         assert heading in out

@@ -148,25 +148,31 @@ def test_plots_have_their_points(opened):
 
 
 def test_distances_are_plotted_against_the_nominal_factor(browser, tmp_path):
-    """REGEN's Figure 12: PSNR and FVD of every system over the same axis, each at its best steps."""
+    """PSNR and Fréchet distances of every system against compression and steps (REGEN's Figures 12 and 7)."""
     folder = make_report_folder(tmp_path, frames=0)
     summary = json.loads((folder / "summary.json").read_text())
     for row in summary:
         row["fvd"] = 10.0 * row["steps"] if row["model"] == "tiny-4x" else 50.0
+        row |= {"frechet_frames": 300.0, "frechet_differences": 20.0 + row["steps"]}
     (folder / "summary.json").write_text(json.dumps(summary))
     with visit(browser, write_report(folder)) as opened:
-        wait_for(lambda: len(every(opened, "#plots svg", "0")) == 3)
+        wait_for(lambda: len(every(opened, "#plots svg", "0")) == 7)
         titles = every(opened, "#plots figcaption b", "e.textContent")
         assert titles == [
             "PSNR (dB) against compression",
             "FVD against compression",
+            "FD frames against compression",
             "PSNR (dB) against steps",
+            "FVD against steps",
+            "FD frames against steps",
+            "FD differences against steps",
         ]
         axes = every(opened, "#plots svg .name", "e.textContent")
-        assert axes == ["nominal compression factor r"] * 2 + ["steps"]
+        assert axes == ["nominal compression factor r"] * 3 + ["steps"] * 4
         texts = every(opened, "#plots svg", "[...e.querySelectorAll('.marker')].map((m) => m.textContent)")
         assert "tiny-4x, 48 × 64, 1 step: 10.00 FVD at 43.2" in texts[1] and len(texts[1]) == 3
         assert "tiny-4x, 48 × 64, 1 step: 31.00 dB at 43.2" in texts[0]
+        assert texts[6] == [f"tiny-4x, 48 × 64, {n}: 2{n[0]}.00 FD at {n[0]}" for n in ("1 step", "4 steps")]
 
 
 def test_lengths_of_a_model_are_one_line_and_the_adaptive_one_a_star(browser, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from extras import require_perceptual
 from ranks import run_ranks
 from tiny_media import tiny_regen
 from tiny_run import TinyBatches, assert_same, saved_tensors
@@ -15,7 +16,6 @@ from regen.data.tasks import BatchKey
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
-from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.metrics.lpips import Lpips
 from regen.runtime import generator_for
 from regen.train.checkpoint import TrainState
@@ -32,8 +32,7 @@ LOSSES = LossConfig(AdversarialConfig(start=1, width=4, multipliers=(2,), r1_eve
 
 @pytest.fixture(scope="module")
 def efficientnet() -> LossConfig:
-    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
-        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    require_perceptual()
     return LossConfig(perceptual_weight=0.5, perceptual_net="efficientnet")
 
 

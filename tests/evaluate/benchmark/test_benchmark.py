@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from extras import require_perceptual
 from tiny_benchmark import CPU, SIZE, make_benchmark, make_clips, make_models, results, run, timeless
 from tiny_media import make_video, tiny_regen
 
@@ -18,7 +19,6 @@ from regen.evaluate.benchmark.systems import SystemSpec
 from regen.evaluate.quality import evaluate_clip
 from regen.media.pixels import Size
 from regen.media.reader import VideoReader, VideoWriter
-from regen.metrics.efficientnet import CLASS_PACKAGE, INSTALL, WEIGHTS_PACKAGE
 from regen.pretrained.models import load
 from regen.runtime import one_thread
 
@@ -121,8 +121,7 @@ def test_results_do_not_depend_on_order_or_other_clips(finished, data, models, t
 
 def test_perceptual_figures(data, models, tmp_path):
     """Of each clip the distance, of all clips the Fréchet distances; all are absent for single frames."""
-    for package in (CLASS_PACKAGE, WEIGHTS_PACKAGE):
-        pytest.importorskip(package, reason=f"the extra is not installed: {INSTALL}")
+    require_perceptual()
     metrics = MetricConfig(perceptual=True)
     benchmark = make_benchmark(models, data, tmp_path / "whole", steps=(1,), metrics=metrics)
     for row in run(benchmark):

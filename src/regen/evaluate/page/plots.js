@@ -1,4 +1,4 @@
-// Plots: PSNR and FVD against compression (REGEN, Fig. 12), PSNR against denoising steps. Lines are labelled at their ends.
+// Plots: PSNR and Fréchet distances against compression (REGEN, Fig. 12) and denoising steps (Fig. 7). Lines are labelled at their ends.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 320;
@@ -171,9 +171,20 @@ function plot(series, words) {
   return el("figure", {}, el("figcaption", {}, el("b", { textContent: words.title }), " ", words.note), canvas);
 }
 
+const isKnown = (value) => value !== null && value !== undefined;
+
+/** A metric against denoising steps, of models with several numbers of steps; null without one. */
+function stepsPlot(key, words) {
+  const rows = DATA.summary.filter((row) => row.steps > 0 && isKnown(row[key]));
+  const series = seriesOf(rows, (row) => JSON.stringify([row.model, row.size]), (row) => row.model, "steps", key)
+    .filter((one) => one.points.length > 1);
+  const counts = [...new Set(series.flatMap((one) => one.points.map((point) => point.x)))].sort((a, b) => a - b);
+  return series.length ? plot(series, { ...words, note: "of denoising", xLabel: "steps", xTicks: counts }) : null;
+}
+
 /** A metric of all models against the nominal compression factor, each at its best number of steps; null without one. */
 function compressionPlot(key, merit, words) {
-  const rated = bestSteps(DATA.summary.filter((row) => row.nominal_compression_factor > 0 && row[key] !== null), merit);
+  const rated = bestSteps(DATA.summary.filter((row) => row.nominal_compression_factor > 0 && isKnown(row[key])), merit);
   const alone = (row) => rated.every((other) => other.model === row.model || lineOf(other.model) !== lineOf(row.model));
   const byFamily = seriesOf(rated, (row) => JSON.stringify([lineOf(row.model), row.size]),
     (row) => (alone(row) && !isAdaptive(row.model) ? row.model : lineOf(row.model)), "nominal_compression_factor", key);
@@ -185,18 +196,14 @@ function compressionPlot(key, merit, words) {
 
 function showPlots() {
   const place = document.querySelector("#plots .plots");
-  const measured = DATA.summary.filter((row) => row.psnr !== null);
   place.append(...[
     compressionPlot("psnr", (row) => row.psnr, { title: "PSNR (dB) against compression" }),
     compressionPlot("fvd", (row) => -row.fvd, { title: "FVD against compression", unit: "FVD" }),
+    compressionPlot("frechet_frames", (row) => -row.frechet_frames, { title: "FD frames against compression", unit: "FD" }),
+    stepsPlot("psnr", { title: "PSNR (dB) against steps" }),
+    stepsPlot("fvd", { title: "FVD against steps", unit: "FVD" }),
+    stepsPlot("frechet_frames", { title: "FD frames against steps", unit: "FD" }),
+    stepsPlot("frechet_differences", { title: "FD differences against steps", unit: "FD" }),
   ].filter((figure) => figure !== null));
-  const bySteps = seriesOf(measured.filter((row) => row.steps > 0), (row) => JSON.stringify([row.model, row.size]),
-    (row) => row.model, "steps").filter((one) => one.points.length > 1);
-  if (bySteps.length) {
-    const counts = [...new Set(bySteps.flatMap((one) => one.points.map((point) => point.x)))].sort((a, b) => a - b);
-    place.append(plot(bySteps, {
-      title: "PSNR (dB) against steps", note: "of denoising", xLabel: "steps", xTicks: counts,
-    }));
-  }
   byId("plots").hidden = !place.hasChildNodes();
 }
