@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,7 @@ from regen.data.video_sets import find_media
 from regen.evaluate.quality import ClipResult, evaluate_clip
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
-
-CPU_NAME_KEYS = ("model name", "Hardware", "Model")
+from regen.runtime import cpu_name
 
 
 @contextmanager
@@ -76,15 +74,6 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{len(os.sched_getaffinity(0))} cores of {cpu_name()}"
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    entries = (line.partition(":") for line in lines)
-    names = [value.strip() for key, _, value in entries if key.strip() in CPU_NAME_KEYS]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -24,6 +24,8 @@ The public classes load on first use, so that `import regen` takes no time.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from regen.public import MODULES
+
 if TYPE_CHECKING:
     from regen.embedders.linear import AutoencoderLinear
     from regen.embedders.magvit2 import AutoencoderMagvit2
@@ -42,21 +44,13 @@ __all__ = [
     "RegenTextToVideoPipeline",
     "__version__",
 ]
-MODULES = {
-    "AutoencoderLinear": "regen.embedders.linear",
-    "AutoencoderMagvit2": "regen.embedders.magvit2",
-    "AutoencoderOneDVA": "regen.embedders.one_dva",
-    "AutoencoderRegen": "regen.embedders.regen",
-    "LatentGenerator": "regen.generate.generator",
-    "RegenTextToVideoPipeline": "regen.generate.pipeline",
-    "ModelMixin": "diffusers",  # a pipeline of diffusers loads models only from packages that have this name
-}
-"""The module of each public class."""
+# A pipeline of diffusers loads models only from packages that have their base class as well.
+LAZY = MODULES | {"ModelMixin": "diffusers"}
 
 
 def __getattr__(name: str) -> object:
-    if name in MODULES:
-        return getattr(import_module(MODULES[name]), name)
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
     raise AttributeError(f"module 'regen' has no attribute {name!r}")
 
 

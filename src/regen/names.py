@@ -197,3 +197,9 @@ class NamedModel:
         `variant`, `torch_dtype` and so on. Raises ValueError when there is no such model."""
         found = resolve(pretrained_model_name_or_path, options)
         return super().from_pretrained(found, **options)  # type: ignore[misc]
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> Any:
+        """As diffusers, without `auto_map`, which is for its `AutoModel` alone (see `regen.hub`)."""
+        own = {name: value for name, value in config_dict.items() if name != "auto_map"}
+        return super().extract_init_dict(own, **options)  # type: ignore[misc]

@@ -7,10 +7,13 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from torch.backends import mkldnn
 from torch.backends.cpu import get_cpu_capability
+
+CPU_NAME_KEYS = ("model name", "Hardware", "Model")
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -27,6 +30,15 @@ def pick_device(name: str | None = None) -> torch.device:
     if (device.index or 0) >= counts.get(device.type, 0):
         raise ValueError(f"Device {name!r} is not available on this machine; omit --device or use cpu.")
     return device
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    entries = (line.partition(":") for line in lines)
+    names = [value.strip() for key, _, value in entries if key.strip() in CPU_NAME_KEYS]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

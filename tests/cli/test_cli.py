@@ -465,3 +465,28 @@ def test_models_lists_published_ones_that_are_not_here(regen, tmp_path, monkeypa
     assert any("far" in line and "2.5 MB" in line and "owner/far" in line for line in regen("models").out)
     published = json.loads(regen("models", "--json").out[-1])["published"]
     assert published == [{"name": "far", **entry}]
+
+
+def test_push_writes_the_folder_of_a_dry_run(regen, models):
+    shutil.copytree(models / "tiny", "mine")
+    ran = regen("push", "mine", "me/video", "--license", "mit", "--dry-run", "--out", "folder")
+    assert ran.status == 0 and any("README.md" in line for line in ran.out)
+    card = Path("folder", "README.md").read_text()
+    assert "license: mit" in card and 'from_pretrained("me/video")' in card
+    make_video(Path("in.mp4"), 6)
+    assert regen("reconstruct", "in.mp4", "-o", "out.mp4", *using("folder")).status == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("push tiny me/video --dry-run", "--out DIR"),
+        ("push tiny me/video --out folder", "--dry-run"),
+        ("push tiny video --license mit --dry-run --out folder", "must be owner/name"),
+        ("push tiny me/video --dry-run --out folder", "has no licence"),
+        ("push tiny me/video --license mit", "needs a token"),
+    ],
+)
+def test_mistakes_in_publishing_are_one_sentence(regen, monkeypatch, line, words):
+    monkeypatch.setattr("regen.hub.get_token", lambda: None)
+    fails_in_one_sentence(regen(*line.split()), words)

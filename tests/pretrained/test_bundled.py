@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from regen.codec.sessions import decode_chunks, encode_frames
 from regen.io import file_sha256
@@ -20,6 +21,7 @@ from regen.pretrained.models import (
     find_model,
     load,
 )
+from regen.train.card import USAGE
 
 ROOT = Path(__file__).parents[2]
 NAMES = [model.name for model in available()]
@@ -33,6 +35,9 @@ def test_sizes_and_cards(name: str) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     for part in ("license: apache-2.0", "## Data", "## Results", "--data", "minutes"):
         assert part in card, part
+    metadata = ModelCard(card).data
+    assert (metadata.library_name, metadata.pipeline_tag) == ("regen", "video-to-video")
+    assert f'from_pretrained("{name}")' in card and USAGE.search(card)
 
 
 def test_the_default_is_in_the_package() -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from shapes import write_dataset
 from tiny_shards import make_shards
@@ -51,6 +52,12 @@ def finished(videos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     assert run_recipe(tiny_recipe(), [videos], out, CPU) == out / "model"
     return out
+
+
+def test_a_recipe_ends_with_a_card(finished):
+    card = ModelCard.load(finished / "model" / "README.md")
+    assert card.data.library_name == "regen" and card.data.eval_results[0].metric_type == "psnr"
+    assert "2 updates" in card.text
 
 
 def test_a_recipe_ends_with_a_normalised_model(finished):

@@ -16,6 +16,7 @@ from tyro.extras import SubcommandApp
 from regen.cli.evaluation import evaluate, evaluate_generator
 from regen.cli.generation import generate
 from regen.cli.latents import LATENTS, latents_commands
+from regen.cli.publishing import push
 from regen.cli.runs import RUNS, runs_commands
 from regen.cli.shards import SHARDS, shards_commands
 from regen.cli.training import PLAN, TRAIN, plan_commands, recipe_commands, unexpanded
@@ -55,6 +56,7 @@ def build_app(argv: Sequence[str]) -> SubcommandApp:
     add(runs_commands(), "runs", RUNS)
     add(latents_commands(), "latents", LATENTS)
     add(models, "models")
+    add(push, "push")
     return app
 
 

@@ -1,5 +1,6 @@
 """The command train: one command below it for each recipe."""
 
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
@@ -13,9 +14,11 @@ from regen.cli.options import Device, Threads
 
 if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
+    from regen.train.card import CardOptions
     from regen.train.distributed import DistributedContext
     from regen.train.trainer import Recipe
 
+License = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 TRAIN = """Train a model by a recipe.
 
 Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rate 1e-3
@@ -116,6 +119,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
         threads: Threads = None,
         resume: bool = True,
         cache: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+        license: License = None,
     ) -> None:
         """Train.
 
@@ -128,6 +132,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
             threads: CPU threads; by default one for each core.
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
             cache: Folder for decoded frames; faster for up to some hours of video.
+            license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
         """
 
         def run(context: "DistributedContext") -> Path:
@@ -143,6 +148,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
                 cache=cache,
                 predictor=predictor,
                 media_conditions=None if predictor is None else predictor.conditions,
+                card=_card_options(license),
             )
 
         _run(device, threads, run, "use it with --model")
@@ -160,6 +166,7 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
         device: Device = None,
         threads: Threads = None,
         resume: bool = True,
+        license: License = None,
     ) -> None:
         """Train.
 
@@ -169,11 +176,18 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
             device: cpu, cuda, cuda:1 or mps; by default the best available.
             threads: CPU threads; by default one for each core.
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
+            license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
         """
-        run = partial(run_generator, recipe, data, out, resume=resume)
+        run = partial(run_generator, recipe, data, out, resume=resume, card=_card_options(license))
         _run(device, threads, run, "use it with regen generate --model")
 
     return train
+
+
+def _card_options(license: str | None) -> "CardOptions":
+    from regen.train.card import CardOptions
+
+    return CardOptions(license, ("regen", *sys.argv[1:]))
 
 
 def _run(device: str | None, threads: int | None, train: Callable[..., Path], use: str) -> None:

@@ -24,8 +24,7 @@ from regen.embedders.base import (
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
 from regen.embedders.noise import initial_noise
 from regen.latents import Latents
-from regen.losses.auxiliary import AuxiliaryLosses
-from regen.losses.one_dva import OneDVAObjective, latent_losses
+from regen.losses.one_dva import AuxiliaryTerms, OneDVAObjective, latent_losses
 from regen.networks.dit import Patches, TimestepConditioning, matrix_parameters
 from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import MotionLengthRule
@@ -153,7 +152,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         self,
         batch: dict[str, Tensor],
         generators: list[torch.Generator],
-        auxiliary: AuxiliaryLosses | None = None,
+        auxiliary: AuxiliaryTerms | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The velocity loss of encoder and decoder, KL, and auxiliary losses (self-alignment is one).
 
@@ -208,7 +207,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         return matrix_parameters(self.encoder.blocks) + matrix_parameters(self.decoder.blocks)
 
     def _decoder_inputs(
-        self, batch: dict[str, Tensor], generators: list[torch.Generator], auxiliary: AuxiliaryLosses | None
+        self, batch: dict[str, Tensor], generators: list[torch.Generator], auxiliary: AuxiliaryTerms | None
     ) -> tuple[Tensor, list[RegionTokens], Float[Tensor, ""], dict[str, Tensor]]:
         """The raw structural and 1D latents on which the decoder is trained, their loss, and its logs."""
         clip, objective = batch["clip"], self.objective

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from regen import MODULES
 from regen.generate.load import load_video_generator
 from regen.names import CONFIG, resolve
+from regen.public import MODULES
 
 
 class NamedPipeline(DiffusionPipeline):

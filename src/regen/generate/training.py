@@ -25,6 +25,7 @@ from regen.generate.video_generator import GeneratedLatents
 from regen.latents import Latents
 from regen.pretrained.models import load, silence_logging, weights_hash
 from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
+from regen.train.card import CardOptions, model_card
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.lifecycle import ShouldStop
 from regen.train.loop import LoopConfig, to_device, train
@@ -72,14 +73,19 @@ class GeneratorRecipe:
 
 
 def run_generator(
-    recipe: GeneratorRecipe, latents: Path, out: Path, context: DistributedContext, resume: bool = True
+    recipe: GeneratorRecipe,
+    latents: Path,
+    out: Path,
+    context: DistributedContext,
+    resume: bool = True,
+    card: CardOptions = CardOptions(),
 ) -> Path:
     """Train a generator on the folder `latents` of `regen latents export`; return the model's folder.
 
     All processes of `context` must call it. `out` receives the run (see `regen.train.loop.train`), previews/
-    with a picture per evaluation (if the embedder is found), and model/ at the end. The same call resumes a
-    stopped run. Raises ValueError for latents that are missing or don't fit the recipe, a missing text
-    encoder, and whatever `train` raises.
+    with a picture per evaluation (if the embedder is found), and model/ with its card at the end. The same
+    call resumes a stopped run. Raises ValueError for latents that are missing or don't fit the recipe, a
+    missing text encoder, and whatever `train` raises.
     """
     tune_malloc()
     silence_logging()
@@ -110,7 +116,8 @@ def run_generator(
         if context.is_main:
             finished = build_generator(recipe, dataset, text, captions)
             finished.load_state_dict(weights)
-            save_model(finished.eval(), folder)
+            text = model_card(finished, out, [latents], context, card, finished.latent_spec.embedder)
+            save_model(finished.eval(), folder, text)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -122,6 +123,25 @@ class PredictedLatents:
         index = torch.arange(mixed.sequence.shape[2], device=unchanged.device)
         mask = index < clean.lengths.sum(1, keepdim=True)  # the padding stays zero
         return replace(mixed, sequence=torch.where(mask[:, None], mixed.sequence, 0.0))
+
+
+@runtime_checkable
+class AuxiliaryTerms(Protocol):
+    """Losses beside One-DVA's own: what it calls of `regen.losses.auxiliary.AuxiliaryLosses`."""
+
+    prediction: PredictedLatents | None
+
+    def __call__(
+        self, target: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]: ...
+
+    def align(
+        self, posterior: LatentPosterior, progress: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]: ...
+
+    def represent(
+        self, features: Float[Tensor, "b d n y x"], target: Float[Tensor, "b 3 t h w"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]: ...
 
 
 def denoised(velocity: Velocity) -> Predictor:

@@ -176,6 +176,7 @@ class RunLog:
         path = Path(os.devnull) if silent else out / "log.jsonl"
         rows = [] if silent else drop_rows_after(path, step)
         self.has_evaluation = any(row["step"] == step and "evaluation/psnr" in row for row in rows)
+        self.seconds_before = max((row.get("seconds", 0.0) for row in rows), default=0.0)
         self.file = self.stack.enter_context(path.open("a"))
         self.tensorboard = None if silent else open_tensorboard(out, step)
         if self.tensorboard is not None:
@@ -219,6 +220,8 @@ class RunLog:
             print(text, file=sys.stderr)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Log `values` and the seconds of the whole run up to now, without the updates that a stop undid."""
+        values = values | {"seconds": round(self.seconds_before + time.perf_counter() - self.started, 3)}
         print(json.dumps({"step": step, **values}), file=self.file, flush=True)
         if self.tensorboard is not None:
             for name, value in values.items():

@@ -21,9 +21,11 @@ from regen.embedders.base import VideoAutoencoder
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.io import write_text
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
 from regen.losses.one_dva import Predictor, denoised, unit_gaussian_velocity
 from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
+from regen.train.card import CardOptions, model_card
 from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext, full_state_dict
@@ -111,11 +113,13 @@ def run_recipe(
     cache: Path | None = None,
     predictor: Predictor | None = None,
     media_conditions: MediaConditions | None = None,
+    card: CardOptions = CardOptions(),
 ) -> Path:
     """Train `recipe` on the videos and images of the folders and shards `data`; return the model's folder.
 
     `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each evaluation
-    (originals above reconstructions), and model/ for `from_pretrained`. The same call resumes a stopped run.
+    (originals above reconstructions), and model/ for `from_pretrained` with its card, of which `card` has
+    licence and command. The same call resumes a stopped run.
     `cache`: folder for decoded frames, faster for some hours of video. `predictor` predicts the latents of
     post-training, by default from the prior of normalised latents, and takes `media_conditions`. Collective.
 
@@ -148,20 +152,26 @@ def run_recipe(
     evaluate = Preview(validation, recipe, model.chunk_frames, out / "previews", context)
     statistics = (model.latents_mean, model.latents_std) if init.keeps_latents else None
     config = resolve_config(recipe, clips, context.device)
-    average = train(
-        model, batches, recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary
-    ).ema.model
+    options = (recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary)
+    average = train(model, batches, *options).ema.model
     del model, auxiliary  # of the state only the average stays in memory
     if not (out / "model").exists():
         if statistics is None:
             statistics = measure_statistics(average, training, recipe, span, context)
         weights = full_state_dict(average, context)
         if context.is_main:
-            finished = build_model(recipe.model)
-            finished.load_state_dict(weights)
-            finished.set_latent_statistics(*statistics)
-            save_model(finished.eval(), out / "model")
+            finished = finish_model(recipe.model, weights, *statistics)
+            text = model_card(finished, out, data, context, card, recipe.init.model)
+            save_model(finished, out / "model", text)
     return out / "model"
+
+
+def finish_model(config: ModelConfig, weights: dict[str, Tensor], mean: Tensor, std: Tensor) -> Autoencoder:
+    """A model with trained weights and latent statistics, in evaluation mode."""
+    model = build_model(config)
+    model.load_state_dict(weights)
+    model.set_latent_statistics(mean, std)
+    return model.eval()
 
 
 def measure_statistics(
@@ -269,9 +279,10 @@ def save_preview(
     Image.fromarray(pixels.numpy()).save(path, format="PNG")
 
 
-def save_model(model: ModelMixin, folder: Path) -> None:
-    """Save a model atomically."""
+def save_model(model: ModelMixin, folder: Path, card: str) -> None:
+    """Save a model with its card atomically."""
     temporary = folder.with_name(".model-incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
+    write_text(temporary / "README.md", card)
     temporary.replace(folder)

@@ -1,0 +1,10 @@
+"""The public classes of the package, and the module of each."""
+
+MODULES = {
+    "AutoencoderLinear": "regen.embedders.linear",
+    "AutoencoderMagvit2": "regen.embedders.magvit2",
+    "AutoencoderOneDVA": "regen.embedders.one_dva",
+    "AutoencoderRegen": "regen.embedders.regen",
+    "LatentGenerator": "regen.generate.generator",
+    "RegenTextToVideoPipeline": "regen.generate.pipeline",
+}
