@@ -1,53 +1,57 @@
 """Fit the linear embedder to the videos of a folder, and save it with its card.
 
-Every video is brought to the given short side, cropped to multiples of 8 and cut into chunks that do not
-overlap; the rest of fewer than k+1 frames is left out. The fit is the closed-form optimum.
+It starts at principal components of blocks that do not overlap and is trained from there by Adam on random
+crops, whose margin does not count; at the end the decoder is solved for. The same command resumes.
 """
 
 import csv
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import count, islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from report import finish, hardware, one_sentence_errors, use_threads
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
-from regen.codec.chunks import to_clip
-from regen.data.video_sets import find_media
+from regen.data.clips import ClipDataset
+from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.embedders.linear import AutoencoderLinear
-from regen.media.pixels import Size, resize_center_crop
-from regen.media.reader import VideoError, VideoReader
-from regen.tiling import LATENT_STRIDE
+from regen.media.pixels import uint8_to_signed
+from regen.train.checkpoint import list_checkpoints
+from regen.train.dataloader import BatchLoader
+from regen.train.distributed import DistributedContext
+from regen.train.latent_statistics import measure_latent_statistics
+from regen.train.loop import LoopConfig, train
+from regen.train.optimizer import OptimizerConfig
+
+CROP, MARGIN = 80, 8  # pixels
+SEED = 0
+TASKS = TaskConfig(image_share=0.1, warmup_fraction=1.0)
+CHUNKS = TaskConfig(image_share=0.0, warmup_fraction=1.0)
 
 CARD = """---
 library_name: diffusers
 license: apache-2.0
-tags: [video, autoencoder, pca]
+tags: [video, autoencoder, linear]
 ---
 # linear-{ratio}x
 
-The linear floor of `regen`: principal components of cubes of 8 x 8 pixels and {length} frames.
-A cube, {values} numbers, becomes {numbers}: two latent frames of {channels} channels.
-An 8 x 8 square of an image becomes {channels} numbers.
-It is the best that a linear embedder can do on its training clips with latents of this size, so a learned one
-must beat it. Load it with `AutoencoderLinear.from_pretrained`, or name it in any `regen` command:
-`--model linear-{ratio}x`.
+The linear embedder of `regen`: windows of 16 x 16 pixels, 8 pixels apart. The content latent is a linear map of
+the first frame, the motion latent one of all {length} frames, each of {channels} channels; each pixel is the sum of four
+windows. It is the floor for trained models of its rate. Load it with `AutoencoderLinear.from_pretrained`, or
+name it in any `regen` command: `--model linear-{ratio}x`.
 
 ## Fit
 
     python benchmarks/fit_linear.py --data DIR --ratio {ratio}{options} --out checkpoints/linear-{ratio}x
 
-{chunks} chunks of {length} frames ({subset}) at short side {short_side}.
-It took {minutes:.1f} minutes with {threads} on {machine}.
+{updates} updates of {batch} crops of {side} x {side} pixels, after principal components. {minutes:.0f} minutes with
+{threads} on {machine}.
 
 ## Data
 
@@ -57,54 +61,17 @@ It took {minutes:.1f} minutes with {threads} on {machine}.
 """
 
 
-@dataclass
-class Footage:
-    """Reads whole chunks from videos, and keeps count of what it read and of what it could not read."""
-
-    files: list[Path]
-    length: int
-    short_side: int
-    every: int
-    chunks: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Float[Tensor, "1 3 t h w"]]:
-        for file in track(self.files, "fit", console=Console(stderr=True)):
-            try:
-                yield from self.chunks_of(file)
-            except VideoError as error:
-                self.unreadable.append(str(error))
-
-    def chunks_of(self, file: Path) -> Iterator[Float[Tensor, "1 3 t h w"]]:
-        """Every `every`-th whole chunk of a video, in [-1, 1]."""
-        with VideoReader(file, threads=torch.get_num_threads()) as reader:
-            frames = (crop(frame.image, self.short_side) for frame in reader)
-            for index in count():
-                chunk = list(islice(frames, self.length))
-                if len(chunk) < self.length:
-                    break
-                if index % self.every == 0:
-                    self.chunks += 1
-                    yield to_clip(torch.stack(chunk), torch.device("cpu"), torch.float32)
-            self.seconds[file.name] = reader.info.duration or 0.0
-
-
-def crop(frame: UInt8[Tensor, "h w 3"], short_side: int) -> UInt8[Tensor, "h2 w2 3"]:
-    """The frame at this short side, whole but for what is cropped to make both sides multiples of 8."""
-    scale = short_side / min(frame.shape[:2])
-    height, width = (round(side * scale) // LATENT_STRIDE * LATENT_STRIDE for side in frame.shape[:2])
-    return resize_center_crop(frame, Size(height, width))
-
-
 def main(
     data: tuple[Path, ...],
     out: Path,
     ratio: int = 4,
     channels: int = 8,
-    short_side: int = 256,
-    every: int = 1,
+    updates: int = 2000,
+    batch: int = 8,
+    learning_rate: float = 2e-3,
+    short_side: int = 160,
     threads: int = 1,
+    run: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
     manifest: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
 ) -> None:
     """Fit a linear embedder and save it with a card that names the data.
@@ -116,31 +83,78 @@ def main(
         out: The folder for the model.
         ratio: Frames per chunk less one: 4, 8, 16, 32.
         channels: Numbers per latent frame and 8 x 8 square.
-        short_side: Pixels of the short side of every video.
-        every: Take only every n-th chunk, to save time.
+        updates: Updates of the training.
+        batch: Crops in an update.
+        learning_rate: Of Adam; it falls linearly to 0.
+        short_side: Pixels of the short side, to which larger videos are reduced.
         threads: Threads of PyTorch; 0 is one per core.
+        run: Folder for checkpoints and decoded frames; by default OUT-run.
         manifest: CSV with columns file, source_repo, licence; by default MANIFEST.csv of the first folder.
     """
     use_threads(threads)
-    if every < 1 or short_side < LATENT_STRIDE:
-        raise ValueError(f"Give --every 1 or more and --short-side {LATENT_STRIDE} or more.")
-    sources = read_manifest(manifest or data[0] / "MANIFEST.csv")
-    footage = Footage(find_media(data), ratio + 1, short_side, every)
-    start = time.perf_counter()
-    model = AutoencoderLinear.fit(footage, temporal_compression_ratio=ratio, latent_channels=channels)
-    model.save_pretrained(out)
-    (out / "README.md").write_text(card(footage, channels, (time.perf_counter() - start) / 60, sources))
+    sources, start = read_manifest(manifest or data[0] / "MANIFEST.csv"), time.perf_counter()
+    run = run or out.with_name(f"{out.name}-run")
+    clips = ClipDataset(data, run / "frames", short_side)
+    clips.fill_cache()
+    model = AutoencoderLinear(ratio, channels)
+    options = (ratio, batch, updates)
+    chunks = Chunks(batches(clips, *options, CHUNKS), 32)
+    if not list_checkpoints(run / "checkpoints"):
+        model.init_from_components(chunks)
+    loop = LoopConfig(
+        updates, SEED, ema_decay=0.99, save_every_minutes=2, mixed_precision="fp32", num_workers=0
+    )
+    # Decoupled decay and clipping have nothing to do here; Adam's own betas.
+    optimizer = OptimizerConfig(
+        learning_rate, betas=(0.9, 0.999), weight_decay=0.0, warmup_steps=20, decay_fraction=1.0
+    )
+    context = DistributedContext(torch.device("cpu"))
+    config = {
+        "class": "AutoencoderLinear",
+        "model": {"temporal_compression_ratio": ratio, "latent_channels": channels},
+        "loop": asdict(loop),
+        "optimizer": asdict(optimizer),
+    }
+    training = batches(clips, *options, TASKS)
+    model = train(model, training, loop, optimizer, run, context, None, config).ema.model.eval()
+    model.solve_decoder(replace(chunks, number=200))
+    keys = [(step, 0, 1) for step in range(min(updates, 64))]
+    with BatchLoader(chunks.batches, keys, 0, context.device) as loader:
+        statistics = measure_latent_statistics(model, loader, 64 * batch, context, torch.float32)
+    model.standardise(*statistics)
+    model.to(torch.bfloat16).save_pretrained(out)
+    minutes = (time.perf_counter() - start) / 60
+    text = card(clips, sources, ratio, channels, updates, batch, minutes)
+    (out / "README.md").write_text(text)
     result = {
         "benchmark": "fit_linear",
         "ratio": ratio,
         "channels": channels,
-        "videos": len(footage.seconds),
-        "chunks": footage.chunks,
-        "minutes": (time.perf_counter() - start) / 60,
-        "unreadable": footage.unreadable,
+        "videos": len(clips),
+        "updates": updates,
+        "minutes": minutes,
+        "unreadable": list(clips.skipped.values()),
     }
-    row = [out.name, str(result["videos"]), str(footage.chunks), f"{result['minutes']:.1f}"]
-    finish("Linear embedder", ["model", "videos", "chunks", "minutes"], [row], result, torch.device("cpu"))
+    row = [out.name, str(len(clips)), str(updates), f"{minutes:.1f}"]
+    finish("Linear embedder", ["model", "videos", "updates", "minutes"], [row], result, torch.device("cpu"))
+
+
+def batches(clips: ClipDataset, ratio: int, batch: int, updates: int, tasks: TaskConfig) -> TrainingBatches:
+    """Random crops at the size in which the clips are stored."""
+    stage = Stage(CROP, CROP, batch, image_batch_size=4 * batch, margin=MARGIN)
+    return TrainingBatches(clips, ratio, tasks, (stage,), (1.0, 1.0), updates, SEED)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Chunks for principal components and least squares."""
+
+    batches: TrainingBatches
+    number: int
+
+    def __iter__(self) -> Iterator[Float[Tensor, "b 3 t h w"]]:
+        for step in range(min(self.number, len(self.batches))):
+            yield uint8_to_signed(self.batches[step, 0, 1]["clip"])
 
 
 def read_manifest(path: Path) -> dict[str, str]:
@@ -155,31 +169,36 @@ def read_manifest(path: Path) -> dict[str, str]:
         raise ValueError(f"{path} has no column {error}; it needs file, source_repo and licence.") from None
 
 
-def card(footage: Footage, channels: int, minutes: float, sources: dict[str, str]) -> str:
+def card(
+    clips: ClipDataset,
+    sources: dict[str, str],
+    ratio: int,
+    channels: int,
+    updates: int,
+    batch: int,
+    minutes: float,
+) -> str:
     """The model card, which names every source of the footage, its licence and how much comes from it."""
-    ratio = footage.length - 1
-    clips: dict[str, list[float]] = defaultdict(list)
-    for name, seconds in footage.seconds.items():
-        clips[sources.get(name, "source not stated")].append(seconds)
-    lines = [f"- {source}: {plural(len(clip), 'clip')}, {sum(clip):.0f} s" for source, clip in clips.items()]
-    options = (f" --channels {channels}" if channels != 8 else "") + (
-        f" --every {footage.every}" if footage.every > 1 else ""
-    )
+    footage: dict[str, list[float]] = defaultdict(list)
+    names = clips.collection.file_names(clips._numbers)
+    seconds = (clips.columns.frames / clips.columns.frame_rate).tolist()
+    for name, length in zip(names, seconds, strict=True):
+        footage[sources.get(name.decode(), "source not stated")].append(length)
+    lines = [f"- {source}: {plural(len(clip), 'clip')}, {sum(clip):.0f} s" for source, clip in footage.items()]
+    options = (f" --channels {channels}" if channels != 8 else "") + f" --updates {updates} --batch {batch}"
     return CARD.format(
         ratio=ratio,
-        length=footage.length,
-        values=3 * LATENT_STRIDE**2 * footage.length,
-        numbers=2 * channels,
+        length=ratio + 1,
         channels=channels,
         options=options,
-        chunks=footage.chunks,
-        subset=f"one in {footage.every}" if footage.every > 1 else "all that are whole and do not overlap",
-        short_side=footage.short_side,
+        updates=updates,
+        batch=batch,
+        side=CROP + 2 * MARGIN,
         minutes=minutes,
         threads=plural(torch.get_num_threads(), "thread"),
         machine=hardware(torch.device("cpu")),
-        clips=plural(len(footage.seconds), "clip"),
-        footage=sum(footage.seconds.values()) / 60,
+        clips=plural(len(clips), "clip"),
+        footage=sum(seconds) / 60,
         sources="\n".join(sorted(lines)),
     )
 

@@ -394,9 +394,23 @@ def test_frames_are_read_as_needed_and_a_chunk_of_them_kept_at_most(model: Autoe
     assert len(alive) == 0
 
 
-def test_values_survive_eight_bits_and_are_clamped_to_them() -> None:
+def lossless_linear() -> AutoencoderLinear:
+    """Both latents hold all the pixels of an 8 x 8 block, one of the first frame, one of the second."""
     model = AutoencoderLinear(temporal_compression_ratio=1, latent_channels=192)
-    model.chunk.basis.data = torch.eye(384)  # nothing is lost, so only the rounding can change a value
+    pixels = torch.eye(192).view(192, 3, 1, 8, 8)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        for part in (model.encoder.content, model.decoder.image):
+            part.weight[..., 4:12, 4:12] = pixels
+        model.encoder.motion.weight[:, :, 1:, 4:12, 4:12] = pixels
+        model.decoder.chunk.weight[:192, :, :1, 4:12, 4:12] = pixels
+        model.decoder.chunk.weight[192:, :, 1:, 4:12, 4:12] = pixels
+    return model
+
+
+def test_values_survive_eight_bits_and_are_clamped_to_them() -> None:
+    model = lossless_linear()
     frames = list(torch.arange(256, dtype=torch.uint8).repeat(2, 3, 1).view(2, 16, 16, 3))
     back = torch.stack(list(decode_chunks(model, encode_frames(model, frames), height=16, width=16)))
     assert torch.equal(back, torch.stack(frames))

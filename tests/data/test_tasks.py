@@ -162,6 +162,24 @@ def test_stages_change_size_and_count(clips):
     assert stills[9, 0, 1]["times"].tolist() == [0.0]
 
 
+def test_a_margin_is_read_around_each_crop(clips):
+    """For videos and images, in any bucket; the batch says how wide it is."""
+    for share, frames in ((0.0, 5), (1.0, 1)):
+        tasks = TaskConfig(image_share=share, warmup_fraction=1.0)
+        stages = (
+            Stage(8, 16, 2, image_batch_size=2, until=0.5, margin=8),
+            Stage(8, 16, 2, buckets=((16, 16),), image_buckets=((16, 24),), image_batch_size=2, margin=8),
+        )
+        data = TrainingBatches(clips, 4, tasks, stages, (0.5, 1.0), steps=2, seed=0)
+        assert data[0, 0, 1]["clip"].shape == data[0, 0, 1]["target"].shape == (2, 3, frames, 24, 32)
+        assert data[1, 0, 1]["clip"].shape == (2, 3, frames, 32, 40 if share else 32)
+        assert [int(data[step, 0, 1]["margin"]) for step in range(2)] == [8, 8]
+    assert int(batches(clips)[0, 0, 1]["margin"]) == 0
+    for margin in (-8, 4):
+        with pytest.raises(ValueError, match=f"multiple of 8, got {margin}"):
+            Stage(16, 16, 1, margin=margin)
+
+
 def test_neighbouring_steps_share_no_sample(clips):
     data = batches(clips, tasks=TaskConfig(image_share=1.0))
     seen = torch.cat([data[step, 0, 1]["clip"] for step in range(5)]).flatten(1).float()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,11 @@ from tiny_media import EMBEDDERS, tiny_onedva
 from tiny_networks import awake, seeded, seeded_each
 from torch import Tensor
 
+from regen import diffusion
 from regen.embedders.base import VideoAutoencoder, configured_by
 from regen.embedders.linear import AutoencoderLinear
+from regen.embedders.magvit2 import AutoencoderMagvit2
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.latents import Latents
 from regen.pretrained.models import Autoencoder
@@ -53,6 +56,30 @@ TRAINED = pytest.mark.parametrize(
 def batch(model: Autoencoder) -> dict[str, Tensor]:
     clip = torch.rand(2, 3, model.chunk_frames, 16, 32) * 2 - 1
     return {"clip": clip, "target": clip.flip(2), "times": torch.linspace(0, 1, model.chunk_frames)}
+
+
+@PER_MODEL
+def test_the_margin_of_a_crop_does_not_count(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From zero noise, targets reach the loss as what is compared with, and there inside of the margin alone."""
+    monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", 1.0)
+    model = build().train()
+    if isinstance(model, AutoencoderRegen):
+        model.register_to_config(pure_noise_prob=1.0)
+    if isinstance(model, AutoencoderOneDVA):
+        model.objective = replace(model.objective, pure_noise_prob=1.0)
+    clip = torch.rand(2, 3, model.chunk_frames, 64, 64) * 2 - 1
+    data = {"clip": clip, "times": torch.linspace(0, 1, model.chunk_frames)}
+    if isinstance(model, AutoencoderMagvit2):
+        data["latents"] = model.encode(data.pop("clip")).latent_dist.mode().detach()
+    others = [clip.clone(), clip.clone()]
+    others[0][..., :16, :] += 1  # in the margin
+    others[1][..., 16, 16] += 1  # inside
+    for margin, same in ((16, (True, False)), (0, (False, False))):
+        losses = [
+            model.loss(data | {"target": target, "margin": torch.tensor(margin)}, seeded_each(2))[0]
+            for target in (clip, *others)
+        ]
+        assert tuple(torch.equal(losses[0], loss) for loss in losses[1:]) == same
 
 
 @TRAINED

@@ -7,8 +7,10 @@ import torch
 from tiny_networks import awake, seeded, seeded_each
 
 from regen.codec.sessions import decode_chunks, encode_frames
+from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig, AdversarialLoss
+from regen.tiling import Tile
 
 LATENT_FRAMES = {4: 5, 8: 3, 16: 2, 32: 2}
 VARIANTS: dict[str, dict] = {
@@ -44,6 +46,41 @@ def test_shapes_and_the_latent_of_an_image(ratio, variant):
     decoded = model.decode(latents).sample
     assert decoded.shape == video.shape
     torch.testing.assert_close(model.decode(image).sample, decoded[:, :, :1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", LATENT_FRAMES)
+def test_a_linear_path_starts_as_the_linear_embedder_of_pairs_of_latents(ratio):
+    """Each later pair begins with the last frame before it, as it was decoded."""
+    model = tiny(ratio, kl_weight=0.0, linear_skip="overlapping", detail_channels=3)
+    linear = AutoencoderLinear(ratio, 4)
+    linear.encoder, linear.decoder = model.linear_encoder, model.linear_decoder
+    video = clip(model)
+    latents = model.encode(video).latent_dist.mode()
+    assert latents.shape[2] == LATENT_FRAMES[ratio]
+    _, *rest = latents.split(1, dim=2)
+    for start, motion in zip(range(0, video.shape[2] - 1, ratio), rest, strict=True):
+        first = linear.encode(video[:, :, start : start + ratio + 1]).latent_dist.mode()
+        torch.testing.assert_close(motion, first[:, :, 1:], atol=1e-5, rtol=1e-4)
+    for options in ({}, {"tile": Tile(16, 16, 8)}):
+        frames = model.decode(latents, **options).sample
+        for start, motion in zip(range(0, video.shape[2] - 1, ratio), rest, strict=True):
+            before = linear.encode(frames[:, :, start : start + 1]).latent_dist.mode()
+            content = before if start else latents[:, :, :1]
+            expected = linear.decode(torch.cat([content, motion], 2)).sample[:, :, start > 0 :]
+            own = frames[:, :, start + (start > 0) : start + ratio + 1]
+            torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-3)
+    image = model.encode(video[:, :, :1]).latent_dist.mode()
+    torch.testing.assert_close(image, latents[:, :, :1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.decode(image).sample, linear.decode(image).sample, atol=1e-5, rtol=1e-4)
+
+
+def test_gradient_reaches_every_parameter_of_a_linear_path():
+    model = awake(tiny(8, kl_weight=0.0, linear_skip="overlapping", detail_channels=3)).train()
+    video = clip(model, 2)
+    for frames in (video, video[:, :, :1]):
+        model.loss({"clip": frames}, seeded_each(2))[0].backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_networks import awake, seeded, seeded_each
 
 from regen import diffusion
+from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.layers.positions import grid_sinusoidal_embedding, sinusoidal_embedding
 from regen.media.pixels import parse_size, resize_center_crop
@@ -100,6 +101,9 @@ def test_the_noise_of_a_frame_depends_on_its_time_alone():
         (lambda m: tiny(siren_frequency=0.0), "siren_frequency must be > 0"),
         (lambda m: tiny(prediction="epsilon").decode(torch.zeros(1, 4, 2, 2, 2)), "at least 2 .*epsilon"),
         (lambda m: tiny(conditioning="in_context", attention_window=4), "None with in_context"),
+        (lambda m: tiny(linear_skip="overlapping", prediction="velocity"), "needs prediction sample"),
+        (lambda m: tiny(linear_skip="overlapping", kl_weight=0.1), "needs kl_weight 0"),
+        (lambda m: tiny(detail_channels=-1), "detail_channels"),
     ],
 )
 def test_wrong_calls_are_rejected(call, sentence):
@@ -115,6 +119,7 @@ OPTIONS = [
     {"kl_weight": 0.1},
     {"timestep_conditioning": "adaln_single"},
     {"linear_skip": True},
+    {"detail_channels": 3},
     {"attention_window": 2},
     {"conditioning": "in_context"},
 ]
@@ -127,6 +132,63 @@ def test_gradient_reaches_every_parameter(options):
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
+
+
+def linear_path(**options) -> AutoencoderRegen:
+    torch.manual_seed(0)
+    return AutoencoderRegen(**asdict(TINY) | {"linear_skip": "overlapping"} | options).eval()
+
+
+def test_a_linear_path_starts_as_the_linear_embedder(monkeypatch):
+    """In one step and in many, at any times, and as tiles, which see the linear parts of the whole picture."""
+    model, video = linear_path(detail_channels=3), batch()["clip"]
+    linear = AutoencoderLinear(4, 4)
+    linear.encoder, linear.decoder = model.linear_encoder, model.linear_decoder
+    latents = model.encode(video).latent_dist.mode()
+    torch.testing.assert_close(latents, linear.encode(video).latent_dist.mode())
+    times = torch.tensor([0.0, 0.3, 1.0, 1.25, -0.5])
+    expected = linear.decode(latents, times).sample
+    for options in ({}, {"steps": 3, "generator": seeded()}, {"tile": Tile(16, 16, 8)}):
+        frames = model.decode(latents, times, **options).sample
+        torch.testing.assert_close(frames, expected, atol=1e-5, rtol=1e-4)
+    tiled = model.encode(video, tile=Tile(16, 16, 8)).latent_dist.mode()
+    torch.testing.assert_close(tiled, latents, atol=1e-5, rtol=1e-4)
+    image = model.encode(video[:, :, :1]).latent_dist.mode()
+    torch.testing.assert_close(
+        model.decode(image).sample, linear.decode(image).sample, atol=1e-5, rtol=1e-4
+    )
+    monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", 0.0)
+    data = batch(targets=3) | {"times": torch.tensor([0.5, 0.6, 1.0])}
+    error = linear.decode(linear.encode(data["clip"]).latent_dist.mode(), data["times"]).sample - data["target"]
+    psnr = -10 * torch.log10(error.square().mean() / 4)
+    loss, logs = linear_path(detail_channels=3, pure_noise_prob=1.0).loss(data, seeded_each(2))
+    torch.testing.assert_close(loss, error.square().mean())
+    torch.testing.assert_close(logs["psnr"], psnr)
+
+
+def test_the_transformer_sees_the_linear_reconstruction():
+    model = awake(linear_path())
+    inputs = torch.randn(1, 3, 1, 16, 24), torch.randn(1, 1, 2, 3, 24), torch.ones(1), None
+    with_it, without = (model.decoder(*inputs, scale * torch.ones(1, 3, 1, 16, 24)) for scale in (1, 0))
+    assert not torch.allclose(with_it, without)
+
+
+def test_gradient_reaches_every_parameter_of_a_linear_path():
+    model = awake(linear_path(detail_channels=3)).train()
+    for data in (batch(), batch(frames=1, targets=1) | {"times": torch.zeros(1)}):
+        model.loss(data, seeded_each(2))[0].backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+def test_detail_crosses_the_borders_of_patches():
+    """A change of one token reaches pixels of the next patch, but only by the convolution's reach."""
+    decoder = awake(AutoencoderRegen(**asdict(TINY) | {"detail_channels": 3})).decoder
+    features = torch.zeros(1, 3, 1, 16, 24)
+    changed = features.clone()
+    changed[..., :8, :8] = 1
+    rows, columns = (decoder.detail(changed) - decoder.detail(features))[0, 0, 0].nonzero().T
+    assert rows.max() == 9 and columns.max() == 9
 
 
 def test_the_generator_of_an_entry_decides_its_frames_whatever_the_batch():

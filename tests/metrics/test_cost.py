@@ -55,6 +55,21 @@ def test_convolution_by_hand(groups: int) -> None:
     assert count == 2 * layer(x).numel() * (6 // groups) * 3 * 2
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_transposed_convolution_by_hand(groups: int) -> None:
+    """Each input value goes to kernel size times output channels of its group; gradients cost as much twice."""
+    layer = nn.ConvTranspose3d(6, 12, kernel_size=(3, 2, 1), groups=groups, stride=(1, 2, 2))
+    x = torch.rand(2, 6, 5, 8, 9, requires_grad=True)
+
+    @torch.enable_grad()
+    def work() -> None:
+        layer(x).sum().backward()
+
+    expected = 2 * x.numel() * (12 // groups) * 3 * 2
+    assert total_flops(count_matmuls(lambda: layer(x))) == expected
+    assert total_flops(count_matmuls(work)) == 3 * expected
+
+
 def test_windows_save_attention_and_nothing_else() -> None:
     def by_kind(window: int | None) -> dict[str, int]:
         model, latents = tiny_model(window), torch.rand(1, 2, 2, 8, 8)

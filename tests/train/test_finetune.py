@@ -14,6 +14,7 @@ from regen.data.clips import ClipDataset
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
+from regen.embedders.pyramid import LINEAR_PATH
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.runtime import generator_for
 from regen.train.finetune import InitConfig, inflate_kernel, init_from_pca, init_weights
@@ -230,6 +231,76 @@ def test_a_still_clip_has_the_same_latents_at_another_ratio(tmp_path):
     short, long = still.expand(-1, -1, 5, -1, -1), still.expand(-1, -1, 9, -1, -1)
     latents = four.encoder.linear_skip(short)
     torch.testing.assert_close(eight.encoder.linear_skip(long), latents, atol=1e-4, rtol=1e-4)
+
+
+def linear_embedder(folder: Path, ratio: int = 4, channels: int = 4) -> AutoencoderLinear:
+    torch.manual_seed(ratio)
+    model = AutoencoderLinear(ratio, channels)
+    model.standardise(torch.randn(2, channels), torch.rand(2, channels) + 0.5)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize("build", [AutoencoderRegen, AutoencoderMagvit2])
+def test_a_linear_path_starts_from_a_linear_embedder(build, tmp_path):
+    """Of the other ratio's model come the networks, of the linear embedder the linear path."""
+    config = asdict(TINY if build is AutoencoderRegen else BASELINE) | {"linear_skip": "overlapping"}
+    torch.manual_seed(1)
+    awake(build(**config)).save_pretrained(tmp_path / "four")
+    ratio = 32  # two latent frames in all models
+    linear = linear_embedder(tmp_path / "linear", ratio)
+    model = build(**config | {"temporal_compression_ratio": ratio, "encoder_widths": (8,) * 5})
+    report = init_weights(model, InitConfig(linear=str(tmp_path / "linear")))
+    assert f"Starting from {tmp_path / 'linear'}" in str(report)
+    video = torch.rand(1, 3, 33, 16, 24) * 2 - 1
+    frames = model.eval().decode(model.encode(video).latent_dist.mode()).sample
+    expected = linear.decode(linear.encode(video).latent_dist.mode()).sample
+    torch.testing.assert_close(frames, expected, atol=1e-5, rtol=1e-4)
+    report = init_weights(model, InitConfig(str(tmp_path / "four"), linear=str(tmp_path / "linear")))
+    for half in ("encoder", "decoder"):
+        path = getattr(model, f"linear_{half}").state_dict()
+        assert all(torch.equal(path[name], value) for name, value in getattr(linear, half).state_dict().items())
+    assert not report.whole_encoder and model.encoder.conv_out.conv.weight.any()
+
+
+def test_a_linear_path_of_another_ratio_is_stretched_along_time(tmp_path):
+    """A still clip has the same latents, and its frames are as bright."""
+    four = fresh(seed=0, linear_skip="overlapping")
+    four.save_pretrained(tmp_path / "four")
+    eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, linear_skip="overlapping")
+    init_weights(eight, InitConfig(str(tmp_path / "four")))
+    still = torch.randn(1, 3, 1, 16, 16)
+    short, long = (model.linear_encoder(still.expand(-1, -1, n, -1, -1)) for model, n in ((four, 5), (eight, 9)))
+    torch.testing.assert_close(long, short, atol=1e-4, rtol=1e-4)
+    means = [model.linear_decoder(short).mean(2) for model in (four, eight)]
+    torch.testing.assert_close(*means, atol=1e-4, rtol=1e-4)
+
+
+def test_the_linear_path_can_be_frozen_and_have_a_rate_of_its_own(tmp_path):
+    linear_embedder(tmp_path / "linear")
+    for freeze, still in ((("linear",), {"encoder", "decoder"}), (("encoder",), {"encoder"})):
+        model = fresh(linear_skip="overlapping")
+        init_weights(model, InitConfig(freeze=freeze, linear=str(tmp_path / "linear")))
+        changed = train(model, OptimizerConfig(1e-2, warmup_steps=0))
+        moved = {name.partition(".")[0].removeprefix("linear_") for name in changed if name.startswith("linear")}
+        assert moved == {"encoder", "decoder"} - still
+    model = fresh(linear_skip="overlapping")
+    (adamw,) = build_optimizers(model, OptimizerConfig(1e-2, linear_learning_rate=1e-3))
+    linear = {id(p) for name, p in model.named_parameters() if name.startswith(LINEAR_PATH)}
+    rates = {id(p): group["initial_lr"] for group in adamw.param_groups for p in group["params"]}
+    assert len(rates) == len([*model.parameters()])
+    assert all(rate == (1e-3 if number in linear else 1e-2) for number, rate in rates.items())
+
+
+def test_a_linear_path_needs_a_linear_embedder_of_its_kind(start, tmp_path):
+    linear_embedder(tmp_path / "other", ratio=8)
+    for model, name, words in (
+        (fresh(), "other", "--model.linear-skip overlapping"),
+        (fresh(linear_skip="overlapping"), "other", "of ratio 4 with 4 channels.*of ratio 8 with 4"),
+        (fresh(linear_skip="overlapping"), "start", "is an AutoencoderRegen"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            init_weights(model, InitConfig(linear=str(tmp_path / name)))
 
 
 ONE_DVA = OneDVAConfig(

@@ -18,9 +18,9 @@ from regen.codec.extension import LatentExtension, Trajectory, offset_correction
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import Lengths, check_lengths, truncate_to
 from regen.diffusion import Noise, Solver, euler, heun
-from regen.embedders.base import blend_frames
 from regen.latents import Latents, collate
 from regen.metrics.cost import Stopwatch
+from regen.networks.linear import blend_frames
 from regen.runtime import generator_for
 from regen.tiling import Tile
 

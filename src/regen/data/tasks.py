@@ -77,8 +77,15 @@ class Stage:
     aspect ratio is nearest to its own, drawn by the weight of those media."""
     image_buckets: tuple[tuple[int, int], ...] = ()
     """Sizes of the crops of images; none: those of the videos."""
+    margin: int = 0
+    """Pixels around each crop that are read, encoded and decoded with it, but do not count in the loss:
+    a model that looks beyond its patches then learns nothing about the borders of crops."""
 
     def __post_init__(self) -> None:
+        if self.margin < 0 or self.margin % SIDE_MULTIPLE:
+            raise ValueError(
+                f"The margin of training crops must be 0 or a multiple of {SIDE_MULTIPLE}, got {self.margin}."
+            )
         for side in (self.height, self.width, *chain(*self.buckets, *self.image_buckets)):
             if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
                 raise ValueError(f"Sides of training crops must be multiples of {SIDE_MULTIPLE}, got {side}.")
@@ -86,9 +93,11 @@ class Stage:
             raise ValueError("A training stage needs batches of at least 1 video and 1 image.")
 
     def sizes(self, task: "Task") -> tuple[tuple[int, int], ...]:
-        """The sizes (height, width) of the crops; a batch has one of them."""
-        videos = self.buckets or ((self.height, self.width),)
-        return (self.image_buckets or videos) if task.name == "image" else videos
+        """The sizes (height, width) of the crops with their margin; a batch has one of them."""
+        sizes = self.buckets or ((self.height, self.width),)
+        if task.name == "image" and self.image_buckets:
+            sizes = self.image_buckets
+        return tuple((height + 2 * self.margin, width + 2 * self.margin) for height, width in sizes)
 
     def batch_size(self, task: "Task", ratio: int) -> int:
         """Samples in a batch of `task`, for chunks of 1 + `ratio` frames."""
@@ -96,7 +105,8 @@ class Stage:
             return self.video_batch_size
         if self.image_batch_size is not None:
             return self.image_batch_size
-        tokens = self.video_batch_size * reconstruction(ratio).frames * self.height * self.width
+        video = (self.height + 2 * self.margin) * (self.width + 2 * self.margin)
+        tokens = self.video_batch_size * reconstruction(ratio).frames * video
         return max(1, round(tokens / math.prod(self.sizes(task)[0])))
 
 
@@ -183,6 +193,7 @@ class TrainingBatches(Dataset):
         rows        (b) numbers of its samples in the whole batch
         batch_size  samples of the whole batch
         progress    fraction of the training that is over
+        margin      pixels on each side of the clip that do not count in the loss
         replaced    (3) samples that were damaged, too slow or gone, and drawn anew
     and what `conditions`, by default None, gives for its samples.
     """
@@ -245,6 +256,7 @@ class TrainingBatches(Dataset):
             "rows": torch.tensor(rows),
             "batch_size": torch.tensor(count),
             "progress": torch.tensor(progress),
+            "margin": torch.tensor(stage.margin),
             "replaced": torch.tensor([sample.replaced for sample in samples]).sum(0),
         }
 

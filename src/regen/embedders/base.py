@@ -12,12 +12,12 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from regen.diffusion import Noise, Solver, euler
 from regen.names import NamedModel
+from regen.networks.linear import blend_frames
 from regen.tiling import LATENT_STRIDE, Tile
 
 C = TypeVar("C")
@@ -274,13 +274,6 @@ def psnr_at_most_noise(
     return -10 * torch.log10((squared * noisiest).sum() / noisiest.sum() / 4)  # values span 2, from -1 to 1
 
 
-def blend_frames(
-    video: Float[Tensor, "b 3 t h w"], positions: Float[Tensor, " n"]
-) -> Float[Tensor, "b 3 n h w"]:
-    """Frames at real-valued `positions` (0 is the first frame): linear in between, clamped at the ends."""
-    last = video.shape[2] - 1
-    positions = positions.to(video.device, torch.float32).clamp(0, last)
-    before = positions.floor().long()
-    after = (before + 1).clamp(max=last)
-    weight = rearrange((positions - before).to(video.dtype), "n -> n 1 1")
-    return torch.lerp(video[:, :, before], video[:, :, after], weight)
+def without_margin(x: Float[Tensor, "... h w"], margin: int) -> Float[Tensor, "... y x"]:
+    """The part of training crops that counts in the loss: all but `margin` pixels on each side."""
+    return x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]

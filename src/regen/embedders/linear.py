@@ -1,9 +1,8 @@
-"""AutoencoderLinear: the linear baseline, principal components.
+"""AutoencoderLinear: the linear baseline, windows that overlap.
 
-A chunk of k+1 frames is split into cubes of 8 x 8 pixels and k+1 frames. Each cube, 3 * 64 * (k+1) values, is
-replaced by its first 2c principal components, as two latent frames of c channels. An image has components of
-its own: 8 x 8 squares, c values each. No linear embedder with the same latents has a smaller mean squared
-error on the clips that this one is fitted to, so a learned embedder must surpass it.
+Each latent is a linear function of a window of 16 x 16 pixels, 8 pixels from the next; each pixel is the sum of
+four windows. Content and motion latents are those of REGEN: the former sees the first frame alone, the latter
+the k+1 frames of a chunk. What a learned embedder gains over this one it owes to being nonlinear.
 """
 
 from collections.abc import Iterable
@@ -11,25 +10,29 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.models.autoencoders.vae import IdentityDistribution
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+from torch.nn import functional as F
 
-from regen.embedders.base import DirectAutoencoder, check_requirements, configured_by
+from regen.embedders.base import (
+    DirectAutoencoder,
+    check_requirements,
+    configured_by,
+    without_margin,
+)
+from regen.networks.linear import REACH, LinearDecoder, LinearEncoder
 from regen.tiling import LATENT_STRIDE, Tile
 
 VALUES = 3 * LATENT_STRIDE**2  # of a frame of a cube
 MIN_STD = 1e-6  # for components without any variance, as in synthetic clips
+CUBE = {"c": 3, "p": LATENT_STRIDE, "q": LATENT_STRIDE}  # sizes of axes
+MIDDLE = slice(REACH, REACH + LATENT_STRIDE)  # of a window: the block of its latent
 
 
 def to_cubes(video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b h2 w2 d"]:
     """Split a clip into cubes of 8 x 8 pixels and all its frames, d = 192 t values each."""
     return rearrange(video, "b c t (h p) (w q) -> b h w (t c p q)", p=LATENT_STRIDE, q=LATENT_STRIDE)
-
-
-def from_cubes(cubes: Float[Tensor, "b h2 w2 d"]) -> Float[Tensor, "b 3 t h w"]:
-    """The inverse of `to_cubes`."""
-    return rearrange(cubes, "b h w (t c p q) -> b c t (h p) (w q)", c=3, p=LATENT_STRIDE, q=LATENT_STRIDE)
 
 
 class Covariance:
@@ -47,37 +50,31 @@ class Covariance:
         self.total += flat.sum(dim=0, dtype=torch.float64)
         self.products += flat.T @ flat
 
+    @property
+    def mean(self) -> Float[Tensor, " d"]:
+        return self.total / self.count
+
+    @property
+    def matrix(self) -> Float[Tensor, "d d"]:
+        return self.products / self.count - torch.outer(self.mean, self.mean)
+
     def components(self, number: int) -> dict[str, Tensor]:
-        """The state of `PrincipalComponents`: the `number` components of largest variance.
+        """`mean`, and the `number` components of largest variance: `basis` and their deviations `std`.
 
-        `basis` has orthonormal columns, the largest entry of each positive; `std` are their deviations.
+        The basis has orthonormal columns, the largest entry of each positive.
         """
-        mean = self.total / self.count
-        variances, basis = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
-        variances, basis = variances.flip(0)[:number], basis.flip(1)[:, :number]
-        largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
-        std = variances.clamp(min=MIN_STD**2).sqrt()
-        return {"mean": mean.float(), "basis": (basis * largest.sign()).float(), "std": std.float()}
+        basis, std = principal_components(self.matrix, number)
+        return {"mean": self.mean.float(), "basis": basis.float(), "std": std.float()}
 
 
-class PrincipalComponents(nn.Module):
-    """The linear map between vectors of length d and n normalised values, and back."""
-
-    std: Float[Tensor, " n"]
-
-    def __init__(self, dimension: int, number: int) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(dimension))
-        self.basis = nn.Parameter(torch.eye(dimension, number))
-        self.register_buffer("std", torch.ones(number))
-
-    def encode(self, vectors: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w n"]:
-        """Coordinates along the components, divided by their standard deviation."""
-        return (vectors - self.mean) @ self.basis / self.std
-
-    def decode(self, values: Float[Tensor, "b h w n"]) -> Float[Tensor, "b h w d"]:
-        """The vector with these coordinates, the nearest such one to what was encoded."""
-        return (values * self.std) @ self.basis.T + self.mean
+def principal_components(
+    covariance: Float[Tensor, "d d"], number: int
+) -> tuple[Float[Tensor, "d n"], Float[Tensor, " n"]]:
+    """Orthonormal directions of largest variance, the largest entry of each positive, and deviations."""
+    variances, basis = torch.linalg.eigh(covariance)
+    variances, basis = variances.flip(0)[:number], basis.flip(1)[:, :number]
+    largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
+    return basis * largest.sign(), variances.clamp(min=MIN_STD**2).sqrt()
 
 
 @dataclass(frozen=True)
@@ -91,13 +88,10 @@ class LinearConfig:
 
 
 class AutoencoderLinear(DirectAutoencoder):
-    """Principal components of 8 x 8 x (k+1) cubes, with the interface of all embedders.
+    """Linear maps of windows of 16 x 16 x (k+1) values, with the interface of all embedders.
 
-    Latents are "b c n h/8 w/8" with n = 2 for a chunk of k+1 frames and n = 1 for an image, divided by
-    their standard deviation over the clips of the fit. Channel i of latent frame j is component j c + i:
-    unlike in REGEN, the first latent frame of a chunk is not the latent of an image. The statistics of
-    chunks are in the weights; `latents_std` repeats them, and `latents_mean` is 0, as the mean cube is
-    subtracted first.
+    Latents are "b c n h/8 w/8" with n = 2 for a chunk of k+1 frames (content, motion) and n = 1 for an image,
+    whose latent is the content latent of every chunk that begins with it.
     """
 
     @configured_by(LinearConfig, scaling_factor=1.0, spatial_compression_ratio=LATENT_STRIDE)
@@ -109,51 +103,91 @@ class AutoencoderLinear(DirectAutoencoder):
             f"latent_channels must be 1 to {VALUES}": 1 <= channels <= VALUES,
         }
         check_requirements(requirements)
-        self.chunk = PrincipalComponents(VALUES * (1 + ratio), 2 * channels)
-        self.image = PrincipalComponents(VALUES, channels)
+        self.encoder = LinearEncoder(channels, ratio)
+        self.decoder = LinearDecoder(channels, ratio)
 
-    @classmethod
-    def fit(
-        cls,
-        chunks: Iterable[Float[Tensor, "_ 3 t _ _"]],
-        temporal_compression_ratio: int,
-        images: Iterable[Float[Tensor, "_ 3 1 _ _"]] | None = None,
-        latent_channels: int = 8,
-    ) -> "AutoencoderLinear":
-        """The embedder with the smallest squared error on `chunks` of k+1 frames in [-1, 1], and on `images`.
+    @torch.no_grad()
+    def init_from_components(self, chunks: Iterable[Float[Tensor, "_ 3 t _ _"]]) -> None:
+        """Start at principal components of cubes of 8 x 8 pixels, and the best decoder for these latents.
 
-        Both are iterated once; sides are multiples of 8, sizes may differ. Without `images`, every frame of
-        every chunk is one. Raises ValueError when there is nothing to fit to, or for other numbers of frames.
+        The content latent holds the principal components of the blocks of first frames, the motion latent
+        those of what they leave of the cubes of `chunks` (k+1 frames in [-1, 1]; iterated twice). Latents have
+        a standard deviation of 1. Raises ValueError without chunks, or for other numbers of frames.
         """
-        model = cls(temporal_compression_ratio, latent_channels)
-        of_chunks, of_images = Covariance(len(model.chunk.mean)), Covariance(len(model.image.mean))
+        channels = self.latent_channels
+        covariance = Covariance(VALUES * self.chunk_frames)
         for chunk in chunks:
-            model._check_video(chunk)
-            of_chunks.add(to_cubes(chunk))
-            if images is None:
-                of_images.add(to_cubes(rearrange(chunk, "b c t h w -> (b t) c 1 h w")))
-        for image in images if images is not None else ():
-            of_images.add(to_cubes(image))
-        if of_chunks.count == 0 or of_images.count == 0:
-            raise ValueError("There is nothing to fit to; give at least one chunk and one image.")
-        model.chunk.load_state_dict(of_chunks.components(2 * latent_channels))
-        model.image.load_state_dict(of_images.components(latent_channels))
-        std = rearrange(model.chunk.std, "(n c) -> n c", n=2)
-        model.set_latent_statistics(torch.zeros_like(std), std)
-        return model
+            self._check_video(chunk)
+            covariance.add(to_cubes(chunk))
+        if covariance.count == 0:
+            raise ValueError("There is nothing to fit to; give at least one chunk.")
+        matrix, means = covariance.matrix, reduce(covariance.mean, "(t c p) -> c", "mean", c=3, p=VALUES // 3)
+        mean = means.repeat_interleave(VALUES // 3).repeat(self.chunk_frames)
+        content, content_std = principal_components(matrix[:VALUES, :VALUES], channels)
+        predict = matrix[:, :VALUES] @ content / content_std.square()  # of a cube, from its content latent
+        rest = matrix - predict @ (content.T @ matrix[:VALUES])
+        motion, motion_std = principal_components((rest + rest.T) / 2, channels)
+        from_cube = motion.clone()
+        from_cube[:VALUES] -= content @ (predict.T @ motion)
+        parts = (
+            (self.encoder.content, content / content_std, mean[:VALUES]),
+            (self.encoder.motion, from_cube / motion_std, mean),
+        )
+        for part, maps, centre in parts:
+            part.weight.zero_()
+            part.weight[..., MIDDLE, MIDDLE] = rearrange(maps, "(t c p q) n -> n c t p q", **CUBE).to(part.weight)
+            part.bias.copy_(-(centre @ maps))
+        for decoder in (self.decoder.image, self.decoder.chunk):
+            decoder.bias.copy_(means)
+        self.solve_decoder(chunks)
+
+    @torch.no_grad()
+    def solve_decoder(self, chunks: Iterable[Float[Tensor, "_ 3 t _ _"]]) -> None:
+        """Make the decoder the one with the smallest squared error for this encoder: least squares.
+
+        The 8 x 8 pixels between four latents are linear in those alone, by the same map everywhere; what lies
+        outside of the outermost latents does not count.
+        """
+        for part, frames in ((self.decoder.image, 1), (self.decoder.chunk, self.chunk_frames)):
+            inputs, outputs = 4 * part.in_channels, VALUES * frames
+            gram = torch.zeros(inputs, inputs, dtype=torch.float64)
+            products = torch.zeros(inputs, outputs, dtype=torch.float64)
+            for chunk in chunks:
+                video = chunk[:, :, :frames]
+                latents = rearrange(self.encoder(video), "b c n y x -> b (n c) y x")
+                around = rearrange(F.unfold(latents, 2), "b d p -> (b p) d")
+                centred = video - part.bias.view(-1, 1, 1, 1)
+                cubes = to_cubes(centred[..., REACH:-REACH, REACH:-REACH]).flatten(0, 2)
+                gram += around.T @ around
+                products += around.T @ cubes
+            maps = torch.linalg.lstsq(gram, products, driver="gelsd").solution  # also of constant clips
+            # The upper of two latents reaches these pixels by the lower half of its window, and so on.
+            kernel = rearrange(maps, "(n i j) (t c p q) -> n c t i p j q", i=2, j=2, **CUBE).flip(3, 5)
+            part.weight.copy_(rearrange(kernel, "n c t i p j q -> n c t (i p) (j q)"))
+
+    @torch.no_grad()
+    def standardise(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
+        """Divide the raw latents, whose statistics these are (rows: content, motion), by `std`, in the weights.
+
+        A model with this linear path then has raw latents of about unit size.
+        """
+        both, decoder = std.flatten().to(self.device), self.decoder
+        for part, scale in ((self.encoder.content, std[0]), (self.encoder.motion, std[1])):
+            part.weight /= scale.to(self.device).view(-1, 1, 1, 1, 1)
+            part.bias /= scale.to(self.device)
+        decoder.chunk.weight *= both.view(-1, 1, 1, 1, 1)
+        decoder.image.weight *= both[: self.latent_channels].view(-1, 1, 1, 1, 1)
+        self.set_latent_statistics(mean / std, torch.ones_like(std))
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None
     ) -> IdentityDistribution:
-        part = self.image if video.shape[2] == 1 else self.chunk
-        values = part.encode(to_cubes(video))
-        return IdentityDistribution(rearrange(values, "b h w (n c) -> b c n h w", c=self.latent_channels))
+        return IdentityDistribution(self._normalise(self.encoder(video)))
 
     def _decode_frames(
         self, latents: Float[Tensor, "b c n y x"], tile: Tile | None
     ) -> Float[Tensor, "b 3 t h w"]:
-        part = self.image if latents.shape[2] == 1 else self.chunk
-        return from_cubes(part.decode(rearrange(latents.to(self.dtype), "b c n h w -> b h w (n c)")))
+        return self.decoder(self._raw(latents))
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
         """Estimated memory for encoding or decoding `frames` frames of `height` x `width` pixels."""
@@ -164,11 +198,10 @@ class AutoencoderLinear(DirectAutoencoder):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean squared error of `batch["target"]` at `batch["times"]`, decoded from `batch["clip"]`.
 
-        `fit` finds its minimum for reconstruction directly; the loss serves comparison and fine-tuning.
-        `generators` have no effect: there is no randomness.
+        The `margin` of the batch does not count. `generators` have no effect: there is no randomness.
         """
-        latents = self.encode(batch["clip"]).latent_dist.mode()
-        decoded = self.decode(latents, batch["times"]).sample
-        error = (decoded - batch["target"].to(decoded)).float().square().mean()
+        decoded = self.decoder(self.encoder(batch["clip"].to(self.dtype)), batch["times"])
+        margin = int(batch.get("margin", 0))
+        error = without_margin(decoded - batch["target"].to(decoded), margin).float().square().mean()
         psnr = 10 * torch.log10(4 / error.detach())  # values span 2, from -1 to 1
         return error, {"loss": error.detach(), "psnr": psnr}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from regen.embedders.base import DirectAutoencoder, check_requirements, configured_by
+from regen.embedders.base import DirectAutoencoder, check_requirements, configured_by, without_margin
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.networks.conv_decoder import CausalDecoder
 from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
@@ -62,8 +62,12 @@ class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
             blocks,
             config.encoder_patch_size,
             late,
-            config.linear_skip,
+            config.linear_skip is True,
+            config.detail_channels,
         )
+        if self.linear_decoder is not None:
+            for parameter in self.decoder.out.parameters():  # the frames start as the linear ones
+                nn.init.zeros_(parameter)
 
     @property
     def chunk_frames(self) -> int:
@@ -74,7 +78,24 @@ class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
         self, latents: Float[Tensor, "b c n y x"], tile: Tile | None
     ) -> Float[Tensor, "b 3 t h w"]:
         tiling, raw = Tiling.of(latents.shape[3], latents.shape[4], tile), self._raw(latents)
-        return tiling.blend((self.decoder(crop(raw, box, 1)).float() for box in tiling.boxes), LATENT_STRIDE)
+        frames = tiling.blend(
+            (self.decoder(crop(raw, box, 1)).float() for box in tiling.boxes), LATENT_STRIDE
+        )
+        return frames if self.linear_decoder is None else frames + self._linear_frames(raw)
+
+    def _linear_frames(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t h w"]:
+        """The linear reconstruction, k frames for each latent after the first.
+
+        The linear decoder is that of a pair of latents, content and motion. The content latent of a later pair
+        is that of the last frame before it, as it was decoded.
+        """
+        assert self.linear_encoder is not None and self.linear_decoder is not None
+        content, *rest = raw.split(1, dim=2)
+        frames = [self.linear_decoder(torch.cat([content, *rest[:1]], dim=2))]
+        for motion in rest[1:]:
+            content = self.linear_encoder(frames[-1][:, :, -1:])
+            frames.append(self.linear_decoder(torch.cat([content, motion], dim=2))[:, :, 1:])
+        return torch.cat(frames, dim=2).float()
 
     def loss(
         self,
@@ -86,13 +107,17 @@ class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
 
         `batch["clip"]` is b 3 t h w in [-1, 1]. With `latents` (b c n h/8 w/8, as `encode` returns them) and
         `target` (b 3 t h w, their frames) in its place only the decoder is trained; the encoder does not run.
-        All random numbers of a sample come from its own one of the `generators`, so the loss without
-        `auxiliary` is the mean over the samples. Logs `psnr` of the reconstruction.
+        The `margin` of the batch is decoded and does not count. All random numbers of a sample come from its
+        own one of the `generators`, so the loss without `auxiliary` is the mean over the samples. Logs `psnr` of the reconstruction.
         """
         clip = batch["target"] if "latents" in batch else batch["clip"]
         assert len(generators) == len(clip), "one generator for each sample"
         latents, kl = self._training_latents(batch, generators)
         reconstruction = self.decoder(latents).float()
+        if self.linear_decoder is not None:
+            reconstruction = reconstruction + self._linear_frames(latents)
+        margin = int(batch.get("margin", 0))
+        clip, reconstruction = without_margin(clip, margin), without_margin(reconstruction, margin)
         error = (reconstruction - clip).square().mean()
         loss = self.config.reconstruction_weight * error
         logs = {"psnr": -10 * torch.log10(error.detach() / 4)}  # values span 2, from -1 to 1

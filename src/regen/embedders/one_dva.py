@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from regen import diffusion
 from regen.embedders.base import (
     add_latent_noise,
-    blend_frames,
     check_requirements,
     configured_by,
     psnr_at_most_noise,
+    without_margin,
 )
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
 from regen.embedders.noise import initial_noise
@@ -28,6 +28,7 @@ from regen.losses.one_dva import AuxiliaryTerms, OneDVAObjective, latent_losses
 from regen.networks.dit import Patches, TimestepConditioning, matrix_parameters
 from regen.networks.hybrid_decoder import HybridDecoder
 from regen.networks.length_rule import MotionLengthRule
+from regen.networks.linear import blend_frames
 from regen.networks.query_encoder import QueryEncoder, QueryPositions
 from regen.tiling import Tile
 
@@ -159,12 +160,13 @@ class AutoencoderOneDVA(HybridAutoencoder):
         `batch["clip"]` (b 3 t h w in [-1, 1]) is encoded and `target` decoded; where `auxiliary` predicts
         latents the decoder learns from those, without the losses of the latents. `progress` is the completed
         fraction of the training. All random numbers of a sample come from its own one of the `generators`, so
-        the loss without `auxiliary` is the mean over the samples. Padding is not counted. Logs `psnr` of the
+        the loss without `auxiliary` is the mean over the samples. Padding and the
+        `margin` of the batch do not count. Logs `psnr` of the
         predicted clean clips at the highest noise level of the batch, and the logs of `latent_losses`.
         """
         objective, target = self.objective, batch["target"]
         assert len(generators) == len(target), "one generator for each sample"
-        size = target.shape[2:]
+        size, margin = target.shape[2:], int(batch.get("margin", 0))
         t = diffusion.sample_noise_levels(objective.pure_noise_prob, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
         noise = diffusion.sample_training_noise(clean.shape, t, generators)
@@ -181,9 +183,12 @@ class AutoencoderOneDVA(HybridAutoencoder):
 
         losses, x0_pred = diffusion.velocity_loss(
             network, clean, noise, t, self.config.prediction, objective.t_min,
-            lambda error: self.patches.crop(error, *size),
+            lambda error: without_margin(self.patches.crop(error, *size), margin),
         )  # fmt: skip
-        loss, x0_pred = losses.mean() + latent_loss, self.patches.crop(x0_pred, *size)
+        loss = losses.mean() + latent_loss
+        x0_pred, target = (
+            without_margin(clip, margin) for clip in (self.patches.crop(x0_pred, *size), target)
+        )
         logs = logs | {"psnr": psnr_at_most_noise(x0_pred, target, t)}
         if objective.l1_weight > 0:
             loss = loss + objective.l1_weight * (x0_pred - target).abs().mean()

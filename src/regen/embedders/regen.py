@@ -14,7 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.embedders.base import add_latent_noise, check_requirements, configured_by, psnr_at_most_noise
+from regen.embedders.base import (
+    add_latent_noise,
+    check_requirements,
+    configured_by,
+    psnr_at_most_noise,
+    without_margin,
+)
 from regen.embedders.noise import initial_noise
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.losses.auxiliary import AuxiliaryLosses
@@ -94,6 +100,9 @@ class AutoencoderRegen(PyramidAutoencoder):
                 "siren_frequency must be > 0 or None": frequency > 0,
                 "pure_noise_prob must lie in [0, 1]": 0 <= config.pure_noise_prob <= 1,
                 "t_min must lie in (0, 1]": 0 < config.t_min <= 1,
+                "linear_skip overlapping needs prediction sample": (
+                    config.linear_skip != "overlapping" or config.prediction == "sample"
+                ),
             }
         )
         channels, width = config.latent_channels, config.width
@@ -104,7 +113,10 @@ class AutoencoderRegen(PyramidAutoencoder):
             else LatentConditioner(channels, width, config.siren_width, frequency, config.first_frame)
         )
         self.register_to_config(siren_frequency=frequency)  # a stored model keeps it if the default changes
-        self.decoder = DiT(width, config.depth, config.heads, PATCH, config.timestep_conditioning, window)
+        self.decoder = DiT(
+            width, config.depth, config.heads, PATCH, config.timestep_conditioning, window,
+            config.detail_channels, self.linear_decoder is not None,
+        )  # fmt: skip
 
     @property
     def min_steps(self) -> int:
@@ -144,6 +156,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         start = initial_noise(noise, steps, shape, times, generator, latents.device)
         tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
         raw = self._raw(latents)
+        linear = None if self.linear_decoder is None else self.linear_decoder(raw, times)
         conditions: Iterable[Condition] = (
             self._condition(crop(raw, box, 1), times, corner=(box[0][0], box[1][0])) for box in tiling.boxes
         )
@@ -152,8 +165,15 @@ class AutoencoderRegen(PyramidAutoencoder):
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
             pairs = zip(tiling.boxes, conditions, strict=True)
-            inputs = ((crop(noisy, box, PATCH).to(self.dtype), *condition) for box, condition in pairs)
-            return tiling.blend((self.decoder(x, at, t, more).float() for x, at, more in inputs), PATCH)
+            inputs = (
+                (
+                    crop(noisy, box, PATCH).to(self.dtype), at, t, more,
+                    None if linear is None else crop(linear, box, PATCH),
+                )
+                for box, (at, more) in pairs
+            )  # fmt: skip
+            pred = tiling.blend((self.decoder(*each).float() for each in inputs), PATCH)
+            return pred if linear is None else pred + linear.float()
 
         sample = solver(diffusion.as_velocity(network, self.config.prediction), start, schedule)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
@@ -168,21 +188,29 @@ class AutoencoderRegen(PyramidAutoencoder):
 
         `batch`: `clip` (b 3 t h w, the encoder's input), `target` (b 3 T h w, the frames to decode) and its
         `times` (T). With `latents` (b c n h/8 w/8, as `encode` returns them) in place of `clip` only the
-        decoder is trained; the encoder does not run. All random numbers of a sample come from its own one of
-        the `generators`, so the loss is the mean over the samples. `auxiliary` adds a perceptual loss of the
-        predicted clean clips at t = 1. Logs `psnr` of these at the highest noise level of the batch.
+        decoder is trained; the encoder does not run. The `margin` of the batch is decoded and does not count.
+        All random numbers of a sample come from its own one of the `generators`, so the loss is the mean over
+        the samples. `auxiliary` adds a perceptual loss of the predicted clean clips at t = 1. Logs `psnr` of
+        these at the highest noise level of the batch.
         """
-        target, times = batch["target"], batch["times"]
+        target, times, margin = batch["target"], batch["times"], int(batch.get("margin", 0))
         assert len(generators) == len(target), "one generator for each sample"
         latents, kl = self._training_latents(batch, generators)
         latents = add_latent_noise(latents, self.config.latent_noise_std, generators)
         positions, context = self._condition(latents, times)
         t = diffusion.sample_noise_levels(self.config.pure_noise_prob, generators).to(target.device)
         noise = diffusion.sample_training_noise(target.shape, t, generators)
+        linear = None if self.linear_decoder is None else self.linear_decoder(latents, times)
+
+        def network(noisy: Tensor, t: Tensor) -> Tensor:
+            pred = self.decoder(noisy, positions, t, context, linear).float()
+            return pred if linear is None else pred + linear.float()
+
         losses, x0_pred = diffusion.velocity_loss(
-            lambda noisy, t: self.decoder(noisy, positions, t, context),
-            target, noise, t, self.config.prediction, self.config.t_min,
+            network, target, noise, t, self.config.prediction, self.config.t_min,
+            lambda error: without_margin(error, margin),
         )  # fmt: skip
+        x0_pred, target = without_margin(x0_pred, margin), without_margin(target, margin)
         loss, logs = losses.mean(), {"psnr": psnr_at_most_noise(x0_pred, target, t)}
         if kl is not None:
             loss = loss + self.config.kl_weight * kl

@@ -65,3 +65,21 @@ class CausalResBlock(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return self.shortcut(x) + h
+
+
+class DetailHead(nn.Module):
+    """Features of pixels to a correction of them: two 3 x 3 convolutions of each frame apart.
+
+    It sees across the borders of patches, whose pixels come from one token each. It starts at zero, so that
+    the patches are learned first.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1))
+        self.conv2 = nn.Conv3d(channels, 3, (1, 3, 3), padding=(0, 1, 1))
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 3 t h w"]:
+        return self.conv2(F.silu(self.conv1(features)))

@@ -115,7 +115,9 @@ def _matmul(out: Tensor, a: Tensor, b: Tensor) -> list[MatMul]:
 
 def _convolution(out: Tensor, x: Tensor, weight: Tensor, *args: Any) -> list[MatMul]:
     transposed, groups = args[4], args[6]
-    assert not transposed, "transposed convolutions are not counted"
+    if transposed:  # every input value is multiplied by its part of the kernel
+        rows, inner = x.numel() // x.shape[1], x.shape[1] // groups
+        return [MatMul("convolution", x.dtype, groups, rows, inner, weight[0].numel())]
     rows = out.numel() // out.shape[1]
     inner, columns = weight[0].numel(), out.shape[1] // groups
     return [MatMul("convolution", x.dtype, groups, rows, inner, columns)]

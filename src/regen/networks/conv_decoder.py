@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regen.layers import CheckpointedModule
-from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
+from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, DetailHead, Triple
 
 
 def pixel_shuffle_3d(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c T H W"]:
@@ -42,7 +42,8 @@ class CausalDecoder(CheckpointedModule):
     latent frame 0 only. `late_upsampling` moves all up-samplers behind the last stage, which bounds the
     memory of the residual blocks (paper: at 32×). `patch_size` > 1 leaves the last spatial doublings to the
     output layer. `linear_skip` adds a linear map from two neighbouring latents to the cube of pixels of the
-    later one, while the pyramid starts at zero.
+    later one, while the pyramid starts at zero. `detail_channels`: channels of a `DetailHead` over the pixels;
+    0: none.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class CausalDecoder(CheckpointedModule):
         patch_size: int,
         late_upsampling: bool,
         linear_skip: bool,
+        detail_channels: int = 0,
     ):
         super().__init__()
         assert len(widths) == len(strides), (widths, strides)
@@ -73,6 +75,10 @@ class CausalDecoder(CheckpointedModule):
         self.stages = nn.ModuleList(stages)
         self.norm_out = ChannelNorm(widths[-1])
         self.out = Upsampler(widths[-1], 3, (1, patch_size, patch_size))
+        self.detail: DetailHead | None = None
+        if detail_channels:
+            self.detail_features = Upsampler(widths[-1], detail_channels, (1, patch_size, patch_size))
+            self.detail = DetailHead(detail_channels)
         self.linear_skip: Upsampler | None = None
         if linear_skip:
             nn.init.zeros_(self.out.conv.conv.weight)
@@ -84,5 +90,8 @@ class CausalDecoder(CheckpointedModule):
         x = self.mid(self.conv_in(latents))
         for stage in self.stages:
             x = self.call_block(stage, x)
-        x = self.out(F.silu(self.norm_out(x)))
-        return x if self.linear_skip is None else x + self.linear_skip(latents)
+        x = F.silu(self.norm_out(x))
+        pixels = self.out(x)
+        if self.detail is not None:
+            pixels = pixels + self.detail(self.detail_features(x))
+        return pixels if self.linear_skip is None else pixels + self.linear_skip(latents)

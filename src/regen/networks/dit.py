@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from regen.layers import CheckpointedModule
 from regen.layers.attention import Attention, Grid, Window
+from regen.layers.causal import DetailHead
 from regen.layers.positions import Rope, TimestepEmbedding
 
 TimestepConditioning = Literal["add", "adaln_single", "adaln_zero"]
@@ -154,7 +155,8 @@ class DiT(CheckpointedModule):
 
     The output has the shape of the noisy clip and is zero at initialisation, because the output layer is.
     `window`: side of the attention windows in tokens, shifted by half in every second block; None (the
-    paper): full attention.
+    paper): full attention. `detail_channels`: channels of a `DetailHead` over the whole picture; 0: none.
+    `linear_input`: a second clip enters by its patches, the linear reconstruction.
     """
 
     def __init__(
@@ -165,16 +167,23 @@ class DiT(CheckpointedModule):
         patch_size: int,
         timestep: TimestepConditioning,
         window: int | None = None,
+        detail_channels: int = 0,
+        linear_input: bool = False,
     ):
         super().__init__()
         self.patches = Patches(1, patch_size)
         self.windows = [window and Window(window, offset) for offset in (0, (window or 0) // 2)]
         self.embed = nn.Linear(3 * patch_size**2, width)
+        self.embed_linear = nn.Linear(3 * patch_size**2, width) if linear_input else None
         self.timestep_embedding = TimestepEmbedding(width)
         self.shared = zero_linear(width, 6 * width) if timestep == "adaln_single" else None
         self.blocks = nn.ModuleList(Block(width, heads, timestep) for _ in range(depth))
         self.final = AdaLN(width, 2, own_projection=timestep != "add")
         self.out = zero_linear(width, 3 * patch_size**2)
+        self.detail: DetailHead | None = None
+        if detail_channels:
+            self.detail_features = nn.Linear(width, detail_channels * patch_size**2)
+            self.detail = DetailHead(detail_channels)
 
     def forward(
         self,
@@ -182,12 +191,16 @@ class DiT(CheckpointedModule):
         positions: Float[Tensor, "#b t y x d"],
         t: Float[Tensor, " #b"],
         context: Float[Tensor, "b n y x d"] | None = None,
+        linear: Float[Tensor, "b 3 t h w"] | None = None,
     ) -> Float[Tensor, "b 3 t h w"]:
-        """`context`: tokens that take part in attention and are dropped at the output (the ablation)."""
+        """`context`: tokens that take part in attention and are dropped at the output (the ablation).
+        `linear`: the linear reconstruction, where the network takes one."""
         assert context is None or self.windows[0] is None, "context tokens require full attention"
         grid = positions.shape[1], positions.shape[2], positions.shape[3]
         cond = self.timestep_embedding(t)
         x = self.embed(self.patches.patchify(noisy))
+        if self.embed_linear is not None and linear is not None:
+            x = x + self.embed_linear(self.patches.patchify(linear))
         x = x + rearrange(positions, "b t y x d -> b (t y x) d")
         if context is not None:
             x = torch.cat([x, rearrange(context, "b n y x d -> b (n y x) d")], dim=1)
@@ -196,8 +209,11 @@ class DiT(CheckpointedModule):
         for index, block in enumerate(self.blocks):
             x = self.call_block(block, x, cond, shared, grid, self.windows[index % 2])
         shift, scale = self.final(cond, None)
-        x = self.out(modulate(x[:, : prod(grid)], shift, scale))
-        return self.patches.unpatchify(x, grid)
+        x = modulate(x[:, : prod(grid)], shift, scale)
+        pixels = self.patches.unpatchify(self.out(x), grid)
+        if self.detail is None:
+            return pixels
+        return pixels + self.detail(self.patches.unpatchify(self.detail_features(x), grid))
 
 
 def matrix_parameters(blocks: nn.ModuleList) -> list[nn.Parameter]:

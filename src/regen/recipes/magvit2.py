@@ -21,7 +21,7 @@ SMALL_WIDTHS = {
     32: (136, 56, 32, 32, 32),
 }
 
-# 64² crops on the CPU. Ratio: clips in a batch, updates, outcome (PSNR at 256²).
+# 64² crops on the CPU. Ratio: clips in a batch, updates, outcome without the linear path (PSNR at 256²).
 SMALL_CPU = {
     4: (3, 3400, "equally costly decoder; 25.47 dB at 256² after 600 updates"),
     8: (3, 1000, "1000 updates, 21 minutes on a busy core; 25.05 dB at 256²"),
@@ -136,13 +136,13 @@ PRESETS: dict[str, Preset[Recipe]] = {
     ),
 }
 for ratio, (_, _, outcome) in SMALL_CPU.items():
-    summary = f"The baseline with the encoder of regen-small-{ratio}x-cpu: {outcome}."
-    PRESETS[f"magvit2-small-{ratio}x-cpu"] = Preset(small_cpu(ratio), summary)
+    summary = f"The baseline with the encoder of regen-small-{ratio}x-cpu. Without linear-{ratio}x, {outcome}."
+    PRESETS[f"magvit2-small-{ratio}x-cpu"] = Preset(regen.on_linear_path(small_cpu(ratio), ratio), summary)
 for ratio in SMALL_GPU:
     summary = f"The baseline at {ratio}×, 128² crops, on one H200. Not run yet."
-    PRESETS[f"magvit2-small-{ratio}x"] = Preset(small_gpu(ratio), summary)
+    PRESETS[f"magvit2-small-{ratio}x"] = Preset(regen.on_linear_path(small_gpu(ratio), ratio), summary)
 PRESETS["magvit2-small-16x-wide"] = Preset(
-    wide(small_gpu(16), (168, 120, 84, 84, 84)),
+    wide(regen.on_linear_path(small_gpu(16), 16), (168, 120, 84, 84, 84)),
     "magvit2-small-16x with a decoder one and a half times as wide. Not run yet.",
 )
 for ratio in (4, 8, 16, 32):

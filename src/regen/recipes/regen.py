@@ -6,19 +6,23 @@ from typing import Any
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import RegenConfig
 from regen.recipes.preset import CACHED, PLAIN, Preset, documented
+from regen.train.finetune import InitConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import DataConfig, Recipe
 
 ON_NODES = "torchrun --nnodes 4 --nproc-per-node 8 ... -m regen train {name} --data SHARDS --out RUN"
 
-# 64² crops on the CPU. Ratio: clips in a batch, updates, outcome (PSNR at 256²).
+# 64² crops on the CPU. Ratio: clips in a batch, updates, outcome without the linear path (PSNR at 256²).
 SMALL_CPU = {
-    4: (8, 3400, "The bundled 4× model: 11 M parameters, 57 minutes on two CPU cores; 29.00 dB at 256²."),
-    8: (5, 1000, "REGEN at 8×, 5 M parameters, 24 minutes on one core; 25.34 dB at 256²."),
-    16: (3, 1000, "REGEN at 16×, 5 M parameters, 38 minutes on one busy core; 22.60 dB at 256²."),
-    32: (2, 400, "REGEN at 32×, 5 M parameters, 34 minutes on a busy core, far too few; 15.69 dB at 256²."),
+    4: (8, 3400, "11 M parameters; the bundled model, 57 minutes on two CPU cores: 29.00 dB at 256²"),
+    8: (5, 1000, "5 M parameters; 24 minutes on one core: 25.34 dB at 256²"),
+    16: (3, 1000, "5 M parameters; 38 minutes on one busy core: 22.60 dB at 256²"),
+    32: (2, 400, "5 M parameters; 34 minutes on a busy core, far too few: 15.69 dB at 256²"),
 }
+MARGIN = 8  # pixels around the crops of small models
+DETAIL_CHANNELS = 12
+DECODED_FRAMES = 5  # of a chunk, above ratio 4
 
 # 128² crops on one H200, about 25 minutes. Ratio: clips in a batch.
 SMALL_GPU = {4: 128, 8: 72, 16: 36, 32: 18}
@@ -89,6 +93,29 @@ def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
     )
 
 
+def on_linear_path(recipe: Recipe, ratio: int) -> Recipe:
+    """The recipe in parallel to the linear embedder of its ratio, on crops with a margin (docs/method.md, 4).
+
+    The linear path starts at its optimum, where the learning rates of the networks would shake it.
+    """
+    changes = {"linear_skip": "overlapping", "detail_channels": DETAIL_CHANNELS}
+    stages = tuple(replace(stage, margin=MARGIN) for stage in recipe.data.stages)
+    return replace(
+        recipe,
+        model=replace(recipe.model, **changes),
+        data=replace(recipe.data, stages=stages),
+        optimizer=replace(recipe.optimizer, linear_learning_rate=1e-4),
+        init=InitConfig(linear=f"linear-{ratio}x"),
+    )
+
+
+def small_on_linear_path(recipe: Recipe[RegenConfig]) -> Recipe[RegenConfig]:
+    """The recipe of a small model with its linear path; above ratio 4 a few frames of a chunk are decoded."""
+    ratio = recipe.model.temporal_compression_ratio
+    tasks = replace(recipe.tasks, decoded_frames=None if ratio == 4 else DECODED_FRAMES)
+    return on_linear_path(replace(recipe, tasks=tasks), ratio)
+
+
 def toy() -> Recipe[RegenConfig]:
     """The whole method in a minute or two on a CPU, to see it run; its pictures are blurred."""
     recipe = small_cpu(4, clips=8, steps=200)
@@ -155,13 +182,15 @@ def world_gpu() -> Recipe[RegenConfig]:
 
 
 def variants(name: str, recipe: Recipe, command: str = CACHED, gpus: int = 1) -> dict[str, Preset[Recipe]]:
-    """The recipe with each change of VARIANTS."""
-    return {
-        f"{name}-{end}": Preset(
-            replace(recipe, model=replace(recipe.model, **change)), f"{name} with {what}.", command, gpus
-        )
-        for end, (what, change) in VARIANTS.items()
-    }
+    """The recipe with each change of VARIANTS; other channels need a linear embedder of their own."""
+    presets = {}
+    for end, (what, change) in VARIANTS.items():
+        init = recipe.init
+        if init.linear is not None and "latent_channels" in change:
+            init = replace(init, linear=f"{init.linear}-{end}")
+        changed = replace(recipe, model=replace(recipe.model, **change), init=init)
+        presets[f"{name}-{end}"] = Preset(changed, f"{name} with {what}.", command, gpus)
+    return presets
 
 
 PRESETS: dict[str, Preset[Recipe]] = {
@@ -172,13 +201,15 @@ PRESETS: dict[str, Preset[Recipe]] = {
         "python benchmarks/shapes.py --out SHAPES\n\nregen train {name} --data SHAPES --out RUN",
     ),
 }
-for ratio, (clips, steps, summary) in SMALL_CPU.items():
-    PRESETS[f"regen-small-{ratio}x-cpu"] = Preset(small_cpu(ratio, clips, steps), summary)
+for ratio, (clips, steps, outcome) in SMALL_CPU.items():
+    summary = f"REGEN at {ratio}× beside linear-{ratio}x. Without it, {outcome}."
+    recipe = small_on_linear_path(small_cpu(ratio, clips, steps))
+    PRESETS[f"regen-small-{ratio}x-cpu"] = Preset(recipe, summary)
 for ratio, clips in SMALL_GPU.items():
     size = f"{15 if ratio == 4 else 5} M parameters, 128² crops, about 25 minutes of one H200"
     summary = f"REGEN at {ratio}×, {size}. Not run yet."
-    PRESETS[f"regen-small-{ratio}x"] = Preset(small_gpu(ratio, clips), summary)
-PRESETS |= variants("regen-small-4x", small_gpu(4, SMALL_GPU[4]))
+    PRESETS[f"regen-small-{ratio}x"] = Preset(small_on_linear_path(small_gpu(ratio, clips)), summary)
+PRESETS |= variants("regen-small-4x", small_on_linear_path(small_gpu(4, SMALL_GPU[4])))
 for ratio, clips in PAPER.items():
     summary = f"The paper's model and training at ratio {ratio}, for 32 GPUs. Not run here."
     PRESETS[f"regen-{ratio}x"] = Preset(paper(ratio, clips), summary, ON_NODES, gpus=32)

@@ -12,13 +12,15 @@ from torch.nn import functional as F
 from regen.embedders.base import VideoAutoencoder
 from regen.embedders.linear import Covariance
 from regen.embedders.one_dva import AutoencoderOneDVA
+from regen.embedders.pyramid import LINEAR_PATH
 from regen.networks.conditioning import default_frequency
 from regen.pretrained.models import find_model, stored_config, stored_weights
 from regen.train.checkpoint import list_checkpoints, load_ema, read_info
 
 Part = Literal["encoder", "decoder", "linear"]
 
-LINEAR_MAPS = ("encoder.linear_skip.", "decoder.linear_skip.")
+LINEAR_MAPS = ("encoder.linear_skip.", "decoder.linear_skip.", *LINEAR_PATH)
+ENCODERS = ("encoder", "linear_encoder")  # attributes on which latents depend
 SIREN_INPUT = "conditioner.siren.layers.0.linear."  # its output is multiplied by the frequency
 MAX_NAMES = 3  # tensors of each part that a report names
 
@@ -37,6 +39,9 @@ class InitConfig:
     """One-DVA: initialise the linear skip maps with the principal components of the patches of this many
     clips; 0: at random. Not together with a model, which brings its own. Freeze them too: the learning rates
     of a training from scratch would destroy them."""
+    linear: str | None = None
+    """Load the linear path of a model with linear_skip overlapping from this linear embedder of the same ratio and
+    channels: a name from `regen models` such as linear-4x, or a folder. It replaces that of `model`."""
 
     def __post_init__(self) -> None:
         if self.pca_clips < 0 or (self.pca_clips and self.model is not None):
@@ -95,7 +100,8 @@ class InitReport:
             tensors, new = sum(p.tensors for p in self.parts), sum(len(p.new) for p in self.parts)
             sizes = sum(p.loaded_parameters for p in self.parts), sum(p.parameters for p in self.parts)
             count = f"{tensors - new} of {tensors} tensors loaded, {_millions(*sizes)}"
-            lines = [f"Starting from {self.config.model}: {count}", *map(str, self.parts)]
+            names = " and ".join(filter(None, (self.config.model, self.config.linear)))
+            lines = [f"Starting from {names}: {count}", *map(str, self.parts)]
         for part in set(self.config.freeze):
             latents = ", so the latents do not change" if self.keeps_latents and part != "linear" else ""
             lines.append(f"  frozen: the {part}{' maps' if part == 'linear' else ''}{latents}")
@@ -105,26 +111,36 @@ class InitReport:
 def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     """Load the weights of `config.model` into `model` where names and shapes fit, and freeze parts.
 
-    Call it before optimizers and averages are made. The source model may be of another class. The latent
-    statistics come with a whole encoder that is frozen. Raises ValueError when there is no such model, it is
-    damaged, none of its tensors fits, or linear maps are to be frozen that do not exist or are random.
+    The linear path is that of `config.linear`, if given. Call it before optimizers and averages are made. The
+    source model may be of another class. The latent statistics come with a whole encoder that is frozen. Raises
+    ValueError when there is no such model, it is damaged, none of its tensors fits, the linear embedder has
+    another ratio, or linear maps are to be frozen that do not exist or are random.
     """
-    if "linear" in config.freeze and config.model is None and not config.pca_clips:
-        raise ValueError("Frozen linear maps must be initialised: give --init.model or --init.pca-clips.")
+    starts = config.model, config.linear, config.pca_clips or None
+    if "linear" in config.freeze and not any(starts):
+        raise ValueError(
+            "Frozen linear maps must be initialised: give --init.model, --init.linear or --init.pca-clips."
+        )
     freeze_parts(model, config.freeze)
-    if config.model is None:
+    if config.model is None and config.linear is None:
         return InitReport(config)
-    source, tensors = _read_source(config.model)
-    parts = _load_matching(model, _with_frequency(tensors, source, model.config))
+    source: Mapping[str, Any] = {}
+    tensors: Iterable[tuple[str, Tensor]] = ()
+    if config.model is not None:
+        source, tensors = _read_source(config.model)
+        tensors = _with_frequency(tensors, source, model.config)
+    if config.linear is not None:
+        tensors = _with_linear_path(tensors, config.linear, model.config)
+    parts = _load_matching(model, tensors)
     if not any(part.loaded_parameters for part in parts):
         raise ValueError(
             f"No weights of {config.model} ({source['_class_name']}) fit; use another --init.model."
         )
-    encoder = next(part for part in parts if part.part == "encoder")
-    whole = not encoder.new and not encoder.unused and _encoder_key(source) == _encoder_key(model.config)
+    loaded = all(not part.new and not part.unused for part in parts if part.part in ENCODERS)
+    whole = loaded and config.linear is None and _encoder_key(source) == _encoder_key(model.config)
     mean, std = source.get("latents_mean"), source.get("latents_std")
     # Another class cuts videos into other chunks, whose latents have other statistics.
-    has_statistics = None not in (mean, std) and source["_class_name"] == type(model).__name__
+    has_statistics = None not in (mean, std) and source.get("_class_name") == type(model).__name__
     keeps_latents = whole and has_statistics and "encoder" in config.freeze
     if keeps_latents:
         model.set_latent_statistics(torch.tensor(mean), torch.tensor(std))
@@ -134,7 +150,7 @@ def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
 def freeze_parts(model: VideoAutoencoder, parts: tuple[Part, ...]) -> None:
     """Freeze parts of a model. Raises ValueError for linear maps that it does not have."""
     for name, part in model.named_children():
-        if ("encoder" if name == "encoder" else "decoder") in parts:
+        if ("encoder" if name in ENCODERS else "decoder") in parts:
             part.requires_grad_(False)
     if "linear" in parts:
         weights = [weight for name, weight in model.named_parameters() if name.startswith(LINEAR_MAPS)]
@@ -209,13 +225,33 @@ def _with_frequency(
         yield name, values * scale if name.startswith(SIREN_INPUT) else values
 
 
+def _with_linear_path(
+    tensors: Iterable[tuple[str, Tensor]], name: str, target: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights with the linear path of the linear embedder `name` in place of their own."""
+    if target.get("linear_skip") != "overlapping":
+        raise ValueError("init.linear needs --model.linear-skip overlapping.")
+    folder = find_model(name)
+    source, keys = stored_config(folder), ("temporal_compression_ratio", "latent_channels")
+    wanted, found = ([config.get(key) for key in keys] for config in (target, source))
+    if source["_class_name"] != "AutoencoderLinear" or wanted != found:
+        raise ValueError(
+            f"init.linear must be a linear embedder of ratio {wanted[0]} with {wanted[1]} channels, {name} is an "
+            f"{source['_class_name']} of ratio {found[0]} with {found[1]}; fit one by benchmarks/fit_linear.py."
+        )
+    yield from ((own, values) for own, values in tensors if not own.startswith(LINEAR_MAPS))
+    yield from ((f"linear_{own}", values) for own, values in stored_weights(folder))
+
+
 @torch.no_grad()
 def _load_matching(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> tuple[LoadedPart, ...]:
     """Copy the tensors whose name and shape fit; what each part of `model` took."""
     target, source_shapes = model.state_dict(), dict[str, str]()
     for name, values in weights:
         if name in target:
-            values = inflate_kernel(values, target[name].shape)
+            size, values = values.shape, inflate_kernel(values, target[name].shape)
+            if name.startswith("linear_decoder."):  # a kernel of frames, each as bright as before
+                values = values * (values.numel() / size.numel())
         source_shapes[name] = _shape(values)
         if name in target and target[name].shape == values.shape:
             target[name].copy_(values)

@@ -6,6 +6,7 @@ from typing import cast
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from regen.embedders.pyramid import LINEAR_PATH
 from regen.train.distributed import Trainable
 
 
@@ -16,6 +17,9 @@ class OptimizerConfig:
     learning_rate: float = 1e-4
     muon_learning_rate: float | None = None
     """Learning rate of Muon for the transformer's 2-D matrices; None leaves them to AdamW."""
+    linear_learning_rate: float | None = None
+    """Learning rate of the linear path of a model with linear_skip overlapping, which starts near its optimum;
+    None: that of the others."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     """Decoupled weight decay; not applied to norms, biases and other one-dimensional parameters."""
@@ -48,17 +52,19 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
             Muon([group], config.muon_learning_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw")
         ]
     excluded = {id(matrix) for matrix in matrices}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    linear_rate = config.linear_learning_rate
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}  # by learning rate and weight decay
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in excluded:
+            rate = config.learning_rate
+            if linear_rate is not None and name.startswith(LINEAR_PATH):
+                rate = linear_rate
             is_plain = parameter.ndim <= 1 or name.endswith("bias")
-            (plain if is_plain else decayed).append(parameter)
+            grouped.setdefault((rate, 0.0 if is_plain else config.weight_decay), []).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay, "initial_lr": config.learning_rate},
-        {"params": plain, "weight_decay": 0.0, "initial_lr": config.learning_rate},
+        {"params": parameters, "weight_decay": decay, "initial_lr": rate}
+        for (rate, decay), parameters in grouped.items()
     ]
-    groups = [group for group in groups if group["params"]]
     return [AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True), *optimizers]
 
 

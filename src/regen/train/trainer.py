@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from regen.console import warn
 from regen.data.clips import ClipDataset
 from regen.data.tasks import MediaConditions, Stage, TaskConfig, TrainingBatches
-from regen.embedders.base import VideoAutoencoder
+from regen.embedders.base import VideoAutoencoder, without_margin
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
@@ -243,7 +243,8 @@ class Preview:
         clips.require_length(frames)
         self.clips, self.frames, self.folder, self.context = clips, frames, folder, context
         stage, self.count, self.seed = recipe.data.stages[-1], recipe.data.num_val_clips, recipe.loop.seed
-        self.size = stage.height, stage.width
+        self.margin = stage.margin
+        self.size = stage.height + 2 * stage.margin, stage.width + 2 * stage.margin
         self.dtype = pick_dtype(recipe.loop.mixed_precision, context.device)
 
     def __call__(self, model: nn.Module, step: int, should_stop: ShouldStop) -> dict[str, float] | None:
@@ -259,6 +260,7 @@ class Preview:
                 generator = generator_for(self.seed)
                 video = model.decode(latents, steps=model.min_steps, generator=generator).sample
             video = video[..., : self.size[0], : self.size[1]].clamp(-1, 1).float().cpu()
+            video, clip = without_margin(video, self.margin), without_margin(clip, self.margin)
             psnr.append(-10 * torch.log10((video - clip).square().mean() / 4).item())
             originals.append(clip)
             videos.append(video)

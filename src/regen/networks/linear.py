@@ -1,0 +1,75 @@
+"""LinearEncoder and LinearDecoder: linear maps between frames and latents, by windows that overlap."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regen.tiling import LATENT_STRIDE
+
+WINDOW = 2 * LATENT_STRIDE  # pixels along the side of a window: each pixel lies in four of them
+REACH = (WINDOW - LATENT_STRIDE) // 2  # pixels by which a window extends beyond the block of its latent
+
+
+def blend_frames(
+    video: Float[Tensor, "b c t h w"], positions: Float[Tensor, " n"]
+) -> Float[Tensor, "b c n h w"]:
+    """Frames at real-valued `positions` (0 is the first frame): linear in between, clamped at the ends."""
+    last = video.shape[2] - 1
+    positions = positions.to(video.device, torch.float32).clamp(0, last)
+    before = positions.floor().long()
+    after = (before + 1).clamp(max=last)
+    weight = rearrange((positions - before).to(video.dtype), "n -> n 1 1")
+    return torch.lerp(video[:, :, before], video[:, :, after], weight)
+
+
+class LinearEncoder(nn.Module):
+    """Windows of 16 x 16 pixels, 8 apart, to latents: a strided convolution (docs/method.md, 4).
+
+    The content latent sees frame 0 alone, each further latent the k frames that it stands for and the one
+    before them. The picture is continued by its outermost pixels.
+    """
+
+    def __init__(self, channels: int, ratio: int):
+        super().__init__()
+        side = (WINDOW, WINDOW)
+        self.content = nn.Conv3d(3, channels, (1, *side), (1, LATENT_STRIDE, LATENT_STRIDE))
+        self.motion = nn.Conv3d(3, channels, (1 + ratio, *side), (ratio, LATENT_STRIDE, LATENT_STRIDE))
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c n y x"]:
+        video = F.pad(video, (REACH,) * 4 + (0, 0), mode="replicate")
+        content = self.content(video[:, :, :1])
+        return content if video.shape[2] == 1 else torch.cat([content, self.motion(video)], dim=2)
+
+
+class LinearDecoder(nn.Module):
+    """Latents to frames: the sum of overlapping windows, a transposed convolution (docs/method.md, 4).
+
+    All frames of a chunk come from both of its latents, an image from the content latent, by weights of its
+    own. Between two frames weights are interpolated linearly; before the first and after the last they are
+    constant. The grid of latents is continued by its outermost ones.
+    """
+
+    def __init__(self, channels: int, ratio: int):
+        super().__init__()
+        side = (WINDOW, WINDOW)
+        self.image = nn.ConvTranspose3d(channels, 3, (1, *side))
+        self.chunk = nn.ConvTranspose3d(2 * channels, 3, (1 + ratio, *side))
+
+    def forward(
+        self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"] | None = None
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """`latents`: content alone (n = 1, an image), or content and motion (n = 2). `times` are in chunk
+        units; None: those of the encoded frames."""
+        part = self.image if latents.shape[2] == 1 else self.chunk
+        weight = part.weight if times is None else blend_frames(part.weight, times * (part.kernel_size[0] - 1))
+        stacked = F.pad(rearrange(latents, "b c n y x -> b (n c) y x"), (1, 1, 1, 1), mode="replicate")
+        outside = LATENT_STRIDE + REACH  # pixels of the added latents, and of windows beyond the picture
+        return F.conv_transpose3d(
+            stacked[:, :, None],
+            weight.to(stacked.dtype),
+            part.bias,
+            stride=(1, LATENT_STRIDE, LATENT_STRIDE),
+            padding=(0, outside, outside),
+        )
