@@ -41,17 +41,17 @@ tags: [video, autoencoder, linear]
 ---
 # linear-{ratio}x
 
-The linear embedder of `regen`: windows of 16 x 16 pixels, 8 pixels apart. The content latent is a linear map of
-the first frame, the motion latent one of all {length} frames, each of {channels} channels; each pixel is the sum of four
-windows. It is the floor for trained models of its rate. Load it with `AutoencoderLinear.from_pretrained`, or
-name it in any `regen` command: `--model linear-{ratio}x`.
+The linear embedder of `regen`: windows of 16 x 16 pixels, 8 pixels apart. The content latent is a linear map
+of the first frame, the motion latent one of all {length} frames, each of {channels} channels; each pixel
+is the sum of four windows. It is the floor for trained models of its rate. Load it with
+`AutoencoderLinear.from_pretrained`, or name it in any `regen` command: `--model linear-{ratio}x`.
 
 ## Fit
 
     python benchmarks/fit_linear.py --data DIR --ratio {ratio}{options} --out checkpoints/linear-{ratio}x
 
-{updates} updates of {batch} crops of {side} x {side} pixels, after principal components. {minutes:.0f} minutes with
-{threads} on {machine}.
+{updates} updates of {batch} crops of {side} x {side} pixels, from principal components on.
+It took {minutes:.0f} minutes with {threads} on {machine}.
 
 ## Data
 
@@ -184,7 +184,9 @@ def card(
     seconds = (clips.columns.frames / clips.columns.frame_rate).tolist()
     for name, length in zip(names, seconds, strict=True):
         footage[sources.get(name.decode(), "source not stated")].append(length)
-    lines = [f"- {source}: {plural(len(clip), 'clip')}, {sum(clip):.0f} s" for source, clip in footage.items()]
+    lines = [
+        f"- {source}: {plural(len(clip), 'clip')}, {sum(clip):.0f} s" for source, clip in footage.items()
+    ]
     options = (f" --channels {channels}" if channels != 8 else "") + f" --updates {updates} --batch {batch}"
     return CARD.format(
         ratio=ratio,

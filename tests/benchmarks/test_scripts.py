@@ -89,7 +89,9 @@ def test_measures(name, places, capsys):
 
 
 def test_fits_a_linear_embedder(places, tmp_path, capsys):
-    run("fit_linear", capsys, data=places["data"], out=tmp_path, channels=2, short_side=32, updates=3, batch=2)
+    run(
+        "fit_linear", capsys, data=places["data"], out=tmp_path, channels=2, short_side=32, updates=3, batch=2
+    )
     assert (tmp_path / "config.json").is_file() and "2 clips" in (tmp_path / "README.md").read_text()
 
 

@@ -60,7 +60,7 @@ def batch(model: Autoencoder) -> dict[str, Tensor]:
 
 @PER_MODEL
 def test_the_margin_of_a_crop_does_not_count(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From zero noise, targets reach the loss as what is compared with, and there inside of the margin alone."""
+    """From zero noise, targets reach the loss as what is compared with, and there inside the margin alone."""
     monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", 1.0)
     model = build().train()
     if isinstance(model, AutoencoderRegen):

@@ -55,7 +55,9 @@ def test_the_order_of_cubes() -> None:
 
 def test_it_starts_at_principal_components(model, clips) -> None:
     """Those of the first frames, and those of what they leave of the chunks, without correlations."""
-    numbers = rearrange(model.encode(clips).latent_dist.mode(), "b c n h w -> (b h w) (n c)").detach().double()
+    numbers = (
+        rearrange(model.encode(clips).latent_dist.mode(), "b c n h w -> (b h w) (n c)").detach().double()
+    )
     numbers = numbers - numbers.mean(0)
     torch.testing.assert_close(numbers.T @ numbers / len(numbers), torch.eye(6).double(), atol=3e-2, rtol=0)
     vectors = to_cubes(clips).flatten(0, 2).double()
@@ -130,7 +132,7 @@ def test_the_content_latent_is_that_of_the_image() -> None:
 
 
 def test_each_pixel_lies_in_four_windows() -> None:
-    """A latent is seen by 16 x 16 pixels around its block, and a pixel changes the latents of four windows."""
+    """A latent reaches 16 x 16 pixels around its block, and a pixel changes the latents of four windows."""
     model, latents = random_model(), torch.zeros(1, 4, 2, 5, 6)
     changed = latents.clone()
     changed[0, 0, 1, 2, 3] = 1
@@ -181,7 +183,12 @@ def test_names_of_the_weights() -> None:
 def test_loss_is_the_squared_error_inside_of_the_margin_and_reaches_the_parameters(model, clips) -> None:
     for frames in (RATIO + 1, 1):
         clip = clips[:, :, :frames].repeat(1, 1, 1, 2, 2)
-        batch = {"clip": clip, "target": clip, "times": torch.arange(frames) / RATIO, "margin": torch.tensor(8)}
+        batch = {
+            "clip": clip,
+            "target": clip,
+            "times": torch.arange(frames) / RATIO,
+            "margin": torch.tensor(8),
+        }
         loss, logs = model.loss(batch, [torch.Generator()] * len(clip))
         expected = (reconstruct(model, clip) - clip)[..., 8:-8, 8:-8].square().mean()
         torch.testing.assert_close(loss, expected)

@@ -140,7 +140,7 @@ def linear_path(**options) -> AutoencoderRegen:
 
 
 def test_a_linear_path_starts_as_the_linear_embedder(monkeypatch):
-    """In one step and in many, at any times, and as tiles, which see the linear parts of the whole picture."""
+    """In one step and in many, at any times, and in tiles, which see linear parts of the whole picture."""
     model, video = linear_path(detail_channels=3), batch()["clip"]
     linear = AutoencoderLinear(4, 4)
     linear.encoder, linear.decoder = model.linear_encoder, model.linear_decoder
@@ -154,12 +154,12 @@ def test_a_linear_path_starts_as_the_linear_embedder(monkeypatch):
     tiled = model.encode(video, tile=Tile(16, 16, 8)).latent_dist.mode()
     torch.testing.assert_close(tiled, latents, atol=1e-5, rtol=1e-4)
     image = model.encode(video[:, :, :1]).latent_dist.mode()
-    torch.testing.assert_close(
-        model.decode(image).sample, linear.decode(image).sample, atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(model.decode(image).sample, linear.decode(image).sample, atol=1e-5, rtol=1e-4)
     monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", 0.0)
     data = batch(targets=3) | {"times": torch.tensor([0.5, 0.6, 1.0])}
-    error = linear.decode(linear.encode(data["clip"]).latent_dist.mode(), data["times"]).sample - data["target"]
+    error = (
+        linear.decode(linear.encode(data["clip"]).latent_dist.mode(), data["times"]).sample - data["target"]
+    )
     psnr = -10 * torch.log10(error.square().mean() / 4)
     loss, logs = linear_path(detail_channels=3, pure_noise_prob=1.0).loss(data, seeded_each(2))
     torch.testing.assert_close(loss, error.square().mean())

@@ -57,7 +57,7 @@ def test_convolution_by_hand(groups: int) -> None:
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_transposed_convolution_by_hand(groups: int) -> None:
-    """Each input value goes to kernel size times output channels of its group; gradients cost as much twice."""
+    """Each input value goes to kernel size times output channels of its group; gradients cost it twice."""
     layer = nn.ConvTranspose3d(6, 12, kernel_size=(3, 2, 1), groups=groups, stride=(1, 2, 2))
     x = torch.rand(2, 6, 5, 8, 9, requires_grad=True)
 

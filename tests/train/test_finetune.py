@@ -259,7 +259,9 @@ def test_a_linear_path_starts_from_a_linear_embedder(build, tmp_path):
     report = init_weights(model, InitConfig(str(tmp_path / "four"), linear=str(tmp_path / "linear")))
     for half in ("encoder", "decoder"):
         path = getattr(model, f"linear_{half}").state_dict()
-        assert all(torch.equal(path[name], value) for name, value in getattr(linear, half).state_dict().items())
+        assert all(
+            torch.equal(path[name], value) for name, value in getattr(linear, half).state_dict().items()
+        )
     assert not report.whole_encoder and model.encoder.conv_out.conv.weight.any()
 
 
@@ -270,7 +272,9 @@ def test_a_linear_path_of_another_ratio_is_stretched_along_time(tmp_path):
     eight = fresh(temporal_compression_ratio=8, encoder_widths=(8,) * 5, linear_skip="overlapping")
     init_weights(eight, InitConfig(str(tmp_path / "four")))
     still = torch.randn(1, 3, 1, 16, 16)
-    short, long = (model.linear_encoder(still.expand(-1, -1, n, -1, -1)) for model, n in ((four, 5), (eight, 9)))
+    short, long = (
+        model.linear_encoder(still.expand(-1, -1, n, -1, -1)) for model, n in ((four, 5), (eight, 9))
+    )
     torch.testing.assert_close(long, short, atol=1e-4, rtol=1e-4)
     means = [model.linear_decoder(short).mean(2) for model in (four, eight)]
     torch.testing.assert_close(*means, atol=1e-4, rtol=1e-4)
@@ -282,7 +286,9 @@ def test_the_linear_path_can_be_frozen_and_have_a_rate_of_its_own(tmp_path):
         model = fresh(linear_skip="overlapping")
         init_weights(model, InitConfig(freeze=freeze, linear=str(tmp_path / "linear")))
         changed = train(model, OptimizerConfig(1e-2, warmup_steps=0))
-        moved = {name.partition(".")[0].removeprefix("linear_") for name in changed if name.startswith("linear")}
+        moved = {
+            name.partition(".")[0].removeprefix("linear_") for name in changed if name.startswith("linear")
+        }
         assert moved == {"encoder", "decoder"} - still
     model = fresh(linear_skip="overlapping")
     (adamw,) = build_optimizers(model, OptimizerConfig(1e-2, linear_learning_rate=1e-3))

@@ -1,8 +1,8 @@
 """AutoencoderLinear: the linear baseline, windows that overlap.
 
-Each latent is a linear function of a window of 16 x 16 pixels, 8 pixels from the next; each pixel is the sum of
-four windows. Content and motion latents are those of REGEN: the former sees the first frame alone, the latter
-the k+1 frames of a chunk. What a learned embedder gains over this one it owes to being nonlinear.
+Each latent is a linear function of a window of 16 x 16 pixels, 8 pixels from the next; each pixel is the sum
+of four windows. Content and motion latents are those of REGEN: the former sees the first frame alone, the
+latter the k+1 frames of a chunk. What a learned embedder gains over this one it owes to being nonlinear.
 """
 
 from collections.abc import Iterable
@@ -111,8 +111,9 @@ class AutoencoderLinear(DirectAutoencoder):
         """Start at principal components of cubes of 8 x 8 pixels, and the best decoder for these latents.
 
         The content latent holds the principal components of the blocks of first frames, the motion latent
-        those of what they leave of the cubes of `chunks` (k+1 frames in [-1, 1]; iterated twice). Latents have
-        a standard deviation of 1. Raises ValueError without chunks, or for other numbers of frames.
+        those of what they leave of the cubes of `chunks` (k+1 frames in [-1, 1]; iterated several times).
+        Latents have a standard deviation of 1. Raises ValueError without chunks, or for other numbers of
+        frames.
         """
         channels = self.latent_channels
         covariance = Covariance(VALUES * self.chunk_frames)
@@ -135,7 +136,9 @@ class AutoencoderLinear(DirectAutoencoder):
         )
         for part, maps, centre in parts:
             part.weight.zero_()
-            part.weight[..., MIDDLE, MIDDLE] = rearrange(maps, "(t c p q) n -> n c t p q", **CUBE).to(part.weight)
+            part.weight[..., MIDDLE, MIDDLE] = rearrange(maps, "(t c p q) n -> n c t p q", **CUBE).to(
+                part.weight
+            )
             part.bias.copy_(-(centre @ maps))
         for decoder in (self.decoder.image, self.decoder.chunk):
             decoder.bias.copy_(means)
@@ -167,7 +170,7 @@ class AutoencoderLinear(DirectAutoencoder):
 
     @torch.no_grad()
     def standardise(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
-        """Divide the raw latents, whose statistics these are (rows: content, motion), by `std`, in the weights.
+        """Divide the raw latents by their `std` (rows: content, motion), in the weights.
 
         A model with this linear path then has raw latents of about unit size.
         """

@@ -86,8 +86,8 @@ class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
     def _linear_frames(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t h w"]:
         """The linear reconstruction, k frames for each latent after the first.
 
-        The linear decoder is that of a pair of latents, content and motion. The content latent of a later pair
-        is that of the last frame before it, as it was decoded.
+        The linear decoder is that of a pair of latents, content and motion. The content latent of a later
+        pair is that of the last frame before it, as it was decoded.
         """
         assert self.linear_encoder is not None and self.linear_decoder is not None
         content, *rest = raw.split(1, dim=2)
@@ -108,7 +108,8 @@ class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
         `batch["clip"]` is b 3 t h w in [-1, 1]. With `latents` (b c n h/8 w/8, as `encode` returns them) and
         `target` (b 3 t h w, their frames) in its place only the decoder is trained; the encoder does not run.
         The `margin` of the batch is decoded and does not count. All random numbers of a sample come from its
-        own one of the `generators`, so the loss without `auxiliary` is the mean over the samples. Logs `psnr` of the reconstruction.
+        own one of the `generators`, so the loss without `auxiliary` is the mean over the samples. Logs
+        `psnr` of the reconstruction.
         """
         clip = batch["target"] if "latents" in batch else batch["clip"]
         assert len(generators) == len(clip), "one generator for each sample"

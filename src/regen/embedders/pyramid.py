@@ -33,11 +33,11 @@ class PyramidConfig:
     """Space-to-depth before the first convolution (and the inverse after the last one of MAGVIT-v2); values
     above 1 make small models much faster."""
     linear_skip: bool | Literal["overlapping"] = False
-    """Linear maps in parallel to the networks; small models train faster. True: from cubes of pixels to latents
-    (with MAGVIT-v2 also back). overlapping: the encoder and the decoder of an `AutoencoderLinear`, to which the
-    networks add what is not linear, from zero on; start it with --init.linear."""
+    """Linear maps in parallel to the networks; small models train faster. True: from cubes of pixels to
+    latents (with MAGVIT-v2 also back). overlapping: encoder and decoder of an `AutoencoderLinear`, to which
+    the networks add what is not linear, from zero on; start it with --init.linear."""
     detail_channels: int = 0
-    """Channels of a convolution over the decoder's pixels, which mends the borders of its patches; 0: none."""
+    """Channels of a convolution over the decoder's pixels, which mends borders of patches; 0: none."""
 
 
 class PyramidAutoencoder(VideoAutoencoder):

@@ -42,8 +42,8 @@ class CausalDecoder(CheckpointedModule):
     latent frame 0 only. `late_upsampling` moves all up-samplers behind the last stage, which bounds the
     memory of the residual blocks (paper: at 32×). `patch_size` > 1 leaves the last spatial doublings to the
     output layer. `linear_skip` adds a linear map from two neighbouring latents to the cube of pixels of the
-    later one, while the pyramid starts at zero. `detail_channels`: channels of a `DetailHead` over the pixels;
-    0: none.
+    later one, while the pyramid starts at zero. `detail_channels`: channels of a `DetailHead` over the
+    pixels; 0: none.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class CausalDecoder(CheckpointedModule):
         self.out = Upsampler(widths[-1], 3, (1, patch_size, patch_size))
         self.detail: DetailHead | None = None
         if detail_channels:
-            self.detail_features = Upsampler(widths[-1], detail_channels, (1, patch_size, patch_size))
+            factor = (1, patch_size, patch_size)
+            self.detail_features = Upsampler(widths[-1], detail_channels, factor, kernel=(1, 1, 1))
             self.detail = DetailHead(detail_channels)
         self.linear_skip: Upsampler | None = None
         if linear_skip:

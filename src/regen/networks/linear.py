@@ -25,7 +25,7 @@ def blend_frames(
 
 
 class LinearEncoder(nn.Module):
-    """Windows of 16 x 16 pixels, 8 apart, to latents: a strided convolution (docs/method.md, 4).
+    """Windows of 16 x 16 pixels, 8 apart, to latents: a strided convolution (docs/method.md, 28).
 
     The content latent sees frame 0 alone, each further latent the k frames that it stands for and the one
     before them. The picture is continued by its outermost pixels.
@@ -44,7 +44,7 @@ class LinearEncoder(nn.Module):
 
 
 class LinearDecoder(nn.Module):
-    """Latents to frames: the sum of overlapping windows, a transposed convolution (docs/method.md, 4).
+    """Latents to frames: the sum of overlapping windows, a transposed convolution (docs/method.md, 28).
 
     All frames of a chunk come from both of its latents, an image from the content latent, by weights of its
     own. Between two frames weights are interpolated linearly; before the first and after the last they are
@@ -63,7 +63,9 @@ class LinearDecoder(nn.Module):
         """`latents`: content alone (n = 1, an image), or content and motion (n = 2). `times` are in chunk
         units; None: those of the encoded frames."""
         part = self.image if latents.shape[2] == 1 else self.chunk
-        weight = part.weight if times is None else blend_frames(part.weight, times * (part.kernel_size[0] - 1))
+        weight = (
+            part.weight if times is None else blend_frames(part.weight, times * (part.kernel_size[0] - 1))
+        )
         stacked = F.pad(rearrange(latents, "b c n y x -> b (n c) y x"), (1, 1, 1, 1), mode="replicate")
         outside = LATENT_STRIDE + REACH  # pixels of the added latents, and of windows beyond the picture
         return F.conv_transpose3d(

@@ -136,7 +136,9 @@ PRESETS: dict[str, Preset[Recipe]] = {
     ),
 }
 for ratio, (_, _, outcome) in SMALL_CPU.items():
-    summary = f"The baseline with the encoder of regen-small-{ratio}x-cpu. Without linear-{ratio}x, {outcome}."
+    summary = (
+        f"The baseline with the encoder of regen-small-{ratio}x-cpu. Without linear-{ratio}x, {outcome}."
+    )
     PRESETS[f"magvit2-small-{ratio}x-cpu"] = Preset(regen.on_linear_path(small_cpu(ratio), ratio), summary)
 for ratio in SMALL_GPU:
     summary = f"The baseline at {ratio}×, 128² crops, on one H200. Not run yet."

@@ -40,8 +40,9 @@ class InitConfig:
     clips; 0: at random. Not together with a model, which brings its own. Freeze them too: the learning rates
     of a training from scratch would destroy them."""
     linear: str | None = None
-    """Load the linear path of a model with linear_skip overlapping from this linear embedder of the same ratio and
-    channels: a name from `regen models` such as linear-4x, or a folder. It replaces that of `model`."""
+    """Load the linear path of a model with linear_skip overlapping from this linear embedder of the same
+    ratio and channels: a name from `regen models` such as linear-4x, or a folder. It replaces that of
+    `model`."""
 
     def __post_init__(self) -> None:
         if self.pca_clips < 0 or (self.pca_clips and self.model is not None):
@@ -111,10 +112,10 @@ class InitReport:
 def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     """Load the weights of `config.model` into `model` where names and shapes fit, and freeze parts.
 
-    The linear path is that of `config.linear`, if given. Call it before optimizers and averages are made. The
-    source model may be of another class. The latent statistics come with a whole encoder that is frozen. Raises
-    ValueError when there is no such model, it is damaged, none of its tensors fits, the linear embedder has
-    another ratio, or linear maps are to be frozen that do not exist or are random.
+    The linear path is that of `config.linear`, if given. Call it before optimizers and averages are made.
+    The source model may be of another class. The latent statistics come with a whole encoder that is frozen.
+    Raises ValueError when there is no such model, it is damaged, none of its tensors fits, the linear
+    embedder has another ratio, or linear maps are to be frozen that do not exist or are random.
     """
     starts = config.model, config.linear, config.pca_clips or None
     if "linear" in config.freeze and not any(starts):
@@ -236,8 +237,9 @@ def _with_linear_path(
     wanted, found = ([config.get(key) for key in keys] for config in (target, source))
     if source["_class_name"] != "AutoencoderLinear" or wanted != found:
         raise ValueError(
-            f"init.linear must be a linear embedder of ratio {wanted[0]} with {wanted[1]} channels, {name} is an "
-            f"{source['_class_name']} of ratio {found[0]} with {found[1]}; fit one by benchmarks/fit_linear.py."
+            f"init.linear must be a linear embedder of ratio {wanted[0]} with {wanted[1]} channels, {name} is"
+            f" an {source['_class_name']} of ratio {found[0]} with {found[1]}; fit one by "
+            "benchmarks/fit_linear.py."
         )
     yield from ((own, values) for own, values in tensors if not own.startswith(LINEAR_MAPS))
     yield from ((f"linear_{own}", values) for own, values in stored_weights(folder))

@@ -18,8 +18,8 @@ class OptimizerConfig:
     muon_learning_rate: float | None = None
     """Learning rate of Muon for the transformer's 2-D matrices; None leaves them to AdamW."""
     linear_learning_rate: float | None = None
-    """Learning rate of the linear path of a model with linear_skip overlapping, which starts near its optimum;
-    None: that of the others."""
+    """Learning rate of the linear path of a model with linear_skip overlapping, which starts near its
+    optimum; None: that of the others."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     """Decoupled weight decay; not applied to norms, biases and other one-dimensional parameters."""
