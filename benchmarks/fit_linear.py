@@ -22,6 +22,7 @@ from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.embedders.linear import AutoencoderLinear
 from regen.media.pixels import uint8_to_signed
+from regen.train.card import card_metadata, usage
 from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext
@@ -35,20 +36,18 @@ TASKS = TaskConfig(image_share=0.1, warmup_fraction=1.0)
 CHUNKS = TaskConfig(image_share=0.0, warmup_fraction=1.0)
 
 CARD = """---
-library_name: diffusers
-license: apache-2.0
-tags: [video, autoencoder, linear]
+{metadata}
 ---
-# linear-{ratio}x
+# {name}
 
 The linear embedder of `regen`: windows of 16 x 16 pixels, 8 pixels apart. The content latent is a linear map
 of the first frame, the motion latent one of all {length} frames, each of {channels} channels; each pixel
-is the sum of four windows. It is the floor for trained models of its rate. Load it with
-`AutoencoderLinear.from_pretrained`, or name it in any `regen` command: `--model linear-{ratio}x`.
+is the sum of four windows. It is the floor for trained models of its rate, and small ones start from it.
 
+{usage}
 ## Fit
 
-    python benchmarks/fit_linear.py --data DIR --ratio {ratio}{options} --out checkpoints/linear-{ratio}x
+    python benchmarks/fit_linear.py --data DIR --ratio {ratio}{options} --out checkpoints/{name}
 
 {updates} updates of {batch} crops of {side} x {side} pixels, from principal components on.
 It took {minutes:.0f} minutes with {threads} on {machine}.
@@ -58,7 +57,12 @@ It took {minutes:.0f} minutes with {threads} on {machine}.
 {clips}, {footage:.1f} minutes (source repository, licence, amount):
 
 {sources}
+
+## Results
+
+{results}
 """
+NO_RESULTS = "Not measured yet; `regen evaluate` measures it."
 
 
 def main(
@@ -102,7 +106,7 @@ def main(
     if not list_checkpoints(run / "checkpoints"):
         model.init_from_components(chunks)
     loop = LoopConfig(
-        updates, SEED, ema_decay=0.99, save_every_minutes=2, mixed_precision="fp32", num_workers=0
+        updates, SEED, ema_decay=0.99, save_every_minutes=2.0, mixed_precision="fp32", num_workers=0
     )
     # Decoupled decay and clipping have nothing to do here; Adam's own betas.
     optimizer = OptimizerConfig(
@@ -124,7 +128,7 @@ def main(
     model.standardise(*statistics)
     model.to(torch.bfloat16).save_pretrained(out)
     minutes = (time.perf_counter() - start) / 60
-    text = card(clips, sources, ratio, channels, updates, batch, minutes)
+    text = card(clips, sources, ratio, channels, updates, batch, minutes, out.name)
     (out / "README.md").write_text(text)
     result = {
         "benchmark": "fit_linear",
@@ -177,18 +181,25 @@ def card(
     updates: int,
     batch: int,
     minutes: float,
+    name: str,
+    results: str = NO_RESULTS,
 ) -> str:
     """The model card, which names every source of the footage, its licence and how much comes from it."""
     footage: dict[str, list[float]] = defaultdict(list)
     names = clips.collection.file_names(clips._numbers)
     seconds = (clips.columns.frames / clips.columns.frame_rate).tolist()
-    for name, length in zip(names, seconds, strict=True):
-        footage[sources.get(name.decode(), "source not stated")].append(length)
+    for file, length in zip(names, seconds, strict=True):
+        footage[sources.get(file.decode(), "source not stated")].append(length)
     lines = [
         f"- {source}: {plural(len(clip), 'clip')}, {sum(clip):.0f} s" for source, clip in footage.items()
     ]
     options = (f" --channels {channels}" if channels != 8 else "") + f" --updates {updates} --batch {batch}"
+    metadata = card_metadata(AutoencoderLinear.__name__, name, "apache-2.0")
     return CARD.format(
+        metadata=metadata.to_yaml(),
+        usage=usage(AutoencoderLinear.__name__, name),
+        name=name,
+        results=results,
         ratio=ratio,
         length=ratio + 1,
         channels=channels,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regen.embedders.linear import AutoencoderLinear, to_cubes
+from regen.embedders import linear
+from regen.embedders.linear import AutoencoderLinear, principal_components, to_cubes
 
 RATIO, CHANNELS = 2, 3
 
@@ -69,6 +70,17 @@ def test_it_starts_at_principal_components(model, clips) -> None:
     expected = torch.cat([content, motion.U[:, :CHANNELS] * motion.S[:CHANNELS]], dim=1)
     fitted = numbers @ torch.linalg.lstsq(numbers, expected).solution
     torch.testing.assert_close(fitted, expected, atol=0.05 * expected.std().item(), rtol=0.02)
+
+
+def test_a_few_components_of_many_dimensions_are_those_of_all(monkeypatch) -> None:
+    vectors = torch.randn(300, 200, dtype=torch.float64) * 0.9 ** torch.arange(200)
+    covariance = vectors.T @ vectors / 300
+    basis, std = principal_components(covariance, 5)
+    monkeypatch.setattr(linear, "MAX_FULL", 100)
+    few = principal_components(covariance, 5)
+    torch.testing.assert_close(few, (basis, std), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(5, dtype=torch.float64))
+    assert (basis.gather(0, basis.abs().argmax(dim=0, keepdim=True)) > 0).all()
 
 
 @pytest.mark.parametrize("frames", [RATIO + 1, 1])

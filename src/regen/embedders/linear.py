@@ -25,6 +25,7 @@ from regen.networks.linear import REACH, LinearDecoder, LinearEncoder
 from regen.tiling import LATENT_STRIDE, Tile
 
 VALUES = 3 * LATENT_STRIDE**2  # of a frame of a cube
+MAX_FULL = 1024  # dimensions; all components of more would take minutes
 MIN_STD = 1e-6  # for components without any variance, as in synthetic clips
 CUBE = {"c": 3, "p": LATENT_STRIDE, "q": LATENT_STRIDE}  # sizes of axes
 MIDDLE = slice(REACH, REACH + LATENT_STRIDE)  # of a window: the block of its latent
@@ -71,8 +72,12 @@ def principal_components(
     covariance: Float[Tensor, "d d"], number: int
 ) -> tuple[Float[Tensor, "d n"], Float[Tensor, " n"]]:
     """Orthonormal directions of largest variance, the largest entry of each positive, and deviations."""
-    variances, basis = torch.linalg.eigh(covariance)
-    variances, basis = variances.flip(0)[:number], basis.flip(1)[:, :number]
+    if len(covariance) <= MAX_FULL:
+        variances, basis = torch.linalg.eigh(covariance)
+        variances, basis = variances.flip(0)[:number], basis.flip(1)[:, :number]
+    else:
+        start = torch.eye(len(covariance), number, dtype=covariance.dtype)
+        variances, basis = torch.lobpcg(covariance, X=start)
     largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
     return basis * largest.sign(), variances.clamp(min=MIN_STD**2).sqrt()
 

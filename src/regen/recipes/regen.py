@@ -94,7 +94,7 @@ def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
 
 
 def on_linear_path(recipe: Recipe, ratio: int) -> Recipe:
-    """The recipe in parallel to the linear embedder of its ratio, on crops with a margin (docs/method.md, 28).
+    """The recipe beside the linear embedder of its ratio, on crops with a margin (docs/method.md, 28).
 
     The linear path starts at its optimum, where the learning rates of the networks would shake it.
     """

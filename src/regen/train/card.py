@@ -40,7 +40,7 @@ PAPERS = {
     "AutoencoderRegen": Paper("REGEN", "2503.08665", ("video", "autoencoder", "diffusion")),
     "AutoencoderOneDVA": Paper("One-DVA", "2602.04220", ("video", "autoencoder", "diffusion")),
     "AutoencoderMagvit2": Paper("MAGVIT-v2", "2310.05737", ("video", "autoencoder")),
-    "AutoencoderLinear": Paper("principal components", None, ("video", "autoencoder")),
+    "AutoencoderLinear": Paper("Linear embedder with overlapping windows", None, ("video", "autoencoder")),
     "LatentGenerator": Paper("REGEN, Sec. 4", "2503.08665", ("text-to-video", "diffusion")),
 }
 
