@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError
 
 from regen.console import first_line
 from regen.generate.load import find_generator
@@ -34,6 +33,7 @@ __all__ = ["{name}"]
 '''
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "README.md")
 TEXT_ENCODER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", flags=re.ASCII)
 LOG_IN = "log in by `hf auth login`, or set $HF_TOKEN to a token that may write"
 
 
@@ -126,7 +126,8 @@ def _copy(source: Path, target: Path, patterns: Any) -> None:
 
 def _card(folder: Path, class_name: str, repository: str, license: str | None) -> str:
     """The card of a model with metadata for the Hub and instructions for this repository."""
-    card, own = read_card(folder), repository.partition("/")[2]
+    card: Any = read_card(folder)
+    own = repository.partition("/")[2]
     if card is None:
         card = ModelCard(f"---\n{card_metadata(class_name, own, license).to_yaml()}\n---\n\n# {own}\n")
     wanted = card_metadata(class_name, own, license or card.data.license)
@@ -168,9 +169,5 @@ def push(
 
 def check_repository(repository: str) -> None:
     """Raise ValueError unless it is the name of a repository, "owner/name"."""
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        repository = ""
-    if repository.count("/") != 1:
+    if not REPOSITORY.fullmatch(repository):
         raise ValueError("The repository must be owner/name, of letters, digits, dots and dashes.")

@@ -167,7 +167,7 @@ def is_pipeline(folder: Path) -> bool:
     return "generator" in read_json(folder / PIPELINE) and "vae" in read_json(folder / PIPELINE)
 
 
-def resolve(name: str | os.PathLike[str], options: Mapping[str, Any]) -> str | Path:
+def resolve(name: str | os.PathLike[str], options: Mapping[str, Any]) -> str | os.PathLike[str]:
     """The folder that `from_pretrained` loads for a name, or `name` itself where diffusers has to find it.
 
     `options` are those of `from_pretrained`; with one of `HUB_OPTIONS`, repositories are left to diffusers.

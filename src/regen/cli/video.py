@@ -180,12 +180,12 @@ def models(json: Json = False) -> None:
     from regen.pretrained.models import available, available_generators
 
     embedders, generators = available(), available_generators()
-    local = {info.name for info in (*embedders, *generators)}
+    local = {info.name for info in embedders} | {info.name for info in generators}
     others = {name: model for name, model in published_models().items() if name not in local}
     if json:
         published = [{"name": name, **asdict(model)} for name, model in others.items()]
-        lists = {"models": embedders, "generators": generators}
-        print_json({key: [*map(asdict, infos)] for key, infos in lists.items()} | {"published": published})
+        lists = {"models": [*map(asdict, embedders)], "generators": [*map(asdict, generators)]}
+        print_json(lists | {"published": published})
         return
     table = Table("embedder", "ratio", "latent channels", "parameters", "size", "where", box=None)
     for info in embedders:

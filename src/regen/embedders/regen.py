@@ -5,7 +5,7 @@ REGEN: Learning Compact Video Embedding with (Re-)Generative Decoder, arXiv 2503
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
@@ -23,7 +23,6 @@ from regen.embedders.base import (
 )
 from regen.embedders.noise import initial_noise
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
-from regen.losses.auxiliary import AuxiliaryLosses
 from regen.networks.conditioning import (
     Condition,
     Conditioning,
@@ -35,6 +34,18 @@ from regen.networks.conditioning import (
 from regen.networks.dit import DiT, TimestepConditioning, matrix_parameters
 from regen.tiling import LATENT_STRIDE as PATCH
 from regen.tiling import Tile, Tiling, crop
+
+
+@runtime_checkable
+class PerceptualTerms(Protocol):
+    """What REGEN calls of `regen.losses.auxiliary.AuxiliaryLosses`."""
+
+    def perceive(
+        self,
+        target: Float[Tensor, "b 3 t h w"],
+        reconstruction: Float[Tensor, "b 3 t h w"],
+        t: Float[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]: ...
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         self,
         batch: dict[str, Tensor],
         generators: list[torch.Generator],
-        auxiliary: AuxiliaryLosses | None = None,
+        auxiliary: PerceptualTerms | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The diffusion loss of encoder and decoder together (REGEN, Eq. 4, the paper's only loss).
 

@@ -29,7 +29,7 @@ class NamedPipeline(DiffusionPipeline):
             return super().from_pretrained(found, **options)
         dtype = options.pop("torch_dtype", None) or options.pop("dtype", None) or torch.float32
         videos = load_video_generator(str(found), torch.device("cpu"), dtype)
-        parts = {"generator": videos.model, "vae": videos.embedder}
+        parts: dict[str, Any] = {"generator": videos.model, "vae": videos.embedder}
         if videos.text_encoder is not None:
             parts |= {"text_encoder": videos.text_encoder.model, "tokenizer": videos.text_encoder.tokenizer}
         return cls(**parts | {name: options[name] for name in options if name in parts})

@@ -116,8 +116,8 @@ def run_generator(
         if context.is_main:
             finished = build_generator(recipe, dataset, text, captions)
             finished.load_state_dict(weights)
-            text = model_card(finished, out, [latents], context, card, finished.latent_spec.embedder)
-            save_model(finished.eval(), folder, text)
+            written = model_card(finished, out, [latents], context, card, finished.latent_spec.embedder)
+            save_model(finished.eval(), folder, written)
     return folder
 
 
