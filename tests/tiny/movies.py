@@ -43,10 +43,19 @@ def make_movie(
     colours: tuple[int, int] | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
+    layout: str = "stereo",
+    transfer: tuple[int, int] | None = None,
 ) -> Path:
-    """A video of these RGB(A) images. `times` in seconds; `colours` are FFmpeg's matrix and range."""
+    """A video of these RGB(A) images. `times` in seconds; `colours` are FFmpeg's matrix and range.
+
+    `transfer` are its transfer curve and primaries, `metadata` is of the stream, `layout` of the sound.
+    """
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.metadata.update(metadata or {})
+        if transfer is not None:
+            stream.codec_context.color_trc, stream.codec_context.color_primaries = transfer
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pixel_format
         if times is not None:
@@ -56,7 +65,7 @@ def make_movie(
         if colours is not None:
             stream.codec_context.colorspace, stream.codec_context.color_range = colours
         if audio is not None:
-            _add_tone(container, audio, float(len(images) / rate))
+            _add_tone(container, audio, float(len(images) / rate), layout)
         for index, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24" if image.shape[-1] == 3 else "rgba")
             matrix, full = colours or (None, None)
@@ -75,11 +84,15 @@ def make_sound(path: Path, codec: str = "aac", seconds: float = 0.5) -> Path:
     return path
 
 
-def _add_tone(container: av.container.OutputContainer, codec: str, seconds: float) -> None:
+def _add_tone(
+    container: av.container.OutputContainer, codec: str, seconds: float, layout: str = "stereo"
+) -> None:
     rate = 44100
-    stream = container.add_stream(codec, rate=rate, layout="stereo")
+    stream = container.add_stream(codec, rate=rate, layout=layout)
     wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)
-    frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]).astype(np.float32), "fltp", "stereo")
+    frame = av.AudioFrame.from_ndarray(
+        np.stack([wave] * stream.layout.nb_channels).astype(np.float32), "fltp", layout
+    )
     frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
     container.mux(stream.encode(frame))
     container.mux(stream.encode())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from regen.codec.sessions import DecodeOptions
     from regen.codec.timeline import Timeline
     from regen.generate.sampling import SampleOptions
+    from regen.media.files import Colour
     from regen.pretrained.models import Autoencoder
 
 DEFAULT_PATH = Path()  # stands for `--compare` without a path
@@ -31,6 +32,7 @@ def _optional_path() -> PrimitiveConstructorSpec[Path | None]:
 Input = Annotated[Positional[Path], arg(metavar="INPUT")]
 Output = Annotated[Path, arg(name="output", aliases=("-o",), metavar="PATH")]
 Compare = Annotated[Path | None, _optional_path(), arg(help_behavior_hint="")]
+Background = Annotated[str, arg(metavar="COLOUR")]
 SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
 Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Device = Name
@@ -167,6 +169,17 @@ def load_model(options: ModelOptions) -> "Autoencoder":
         for network in model.children():
             network.compile(fullgraph=True)
     return model
+
+
+def parse_colour(text: str) -> "Colour":
+    """Parse a colour: a name of CSS such as white, or #rrggbb. Raises ValueError."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise ValueError(f"--background must be a colour such as white or #20a0ff, got {text!r}.") from None
+    return red, green, blue
 
 
 def memory_limit(options: ModelOptions) -> int | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from regen.cli.options import (
     DEFAULT_PATH,
+    Background,
     Compare,
     DecodeModelOptions,
     DecoderOptions,
@@ -20,6 +21,7 @@ from regen.cli.options import (
     decode_options,
     load_model,
     memory_limit,
+    parse_colour,
     rate_target,
     timeline,
 )
@@ -37,6 +39,7 @@ def reconstruct(
     rate: RateOptions = RateOptions(),
     size: SizeText = None,
     compare: Compare = None,
+    background: Background = "black",
     json: Json = False,
 ) -> None:
     """Encode and decode a video or image, and measure the result.
@@ -48,6 +51,7 @@ def reconstruct(
         output: The reconstruction, with the input's frame times and sound.
         size: Resize and crop to N x N, or height x width; by default the input's own size.
         compare: Also write the original above the reconstruction, to PATH or OUTPUT_compare. After INPUT.
+        background: What transparent parts lie over: a colour such as white or #20a0ff.
         json: Print one JSON object as the last line of the output.
     """
     from regen.codec.transcode import reconstruct_video
@@ -69,6 +73,7 @@ def reconstruct(
             memory=memory,
             lengths=lengths,
             compare=compare,
+            background=parse_colour(background),
             on_progress=on_progress,
             on_warning=warn,
         )
@@ -81,6 +86,7 @@ def encode(
     model: ModelOptions = ModelOptions(),
     rate: RateOptions = RateOptions(),
     size: SizeText = None,
+    background: Background = "black",
     json: Json = False,
 ) -> None:
     """Encode a video or image into a latent file, which has all that decoding needs.
@@ -91,6 +97,7 @@ def encode(
         input: The video or image.
         output: The latent file, ending in .safetensors.
         size: Resize and crop to N x N, or height x width; by default the input's own size.
+        background: What transparent parts lie over: a colour such as white or #20a0ff.
         json: Print one JSON object as the last line of the output.
     """
     from regen.codec import latent_file
@@ -111,6 +118,7 @@ def encode(
             size=target_size,
             memory=memory,
             lengths=lengths,
+            background=parse_colour(background),
             on_progress=on_progress,
             on_warning=warn,
         )

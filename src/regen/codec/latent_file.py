@@ -36,7 +36,8 @@ class LatentVideo:
 
     The decoded frames have `height` x `width` pixels, which the latents cover padded to whole patches; before
     resizing they had `source_height` x `source_width`. `frame_rate` is the mean per second. `weights` is the
-    hash of those that can decode the latents, `model` a name for them. `audio` is an audio-only MP4 file.
+    hash of those that can decode the latents, `model` a name for them. `audio` is an audio-only MP4 file. A
+    pixel is shown `pixel_aspect` times as wide as high.
     """
 
     latents: Latents
@@ -49,6 +50,7 @@ class LatentVideo:
     model: str
     weights: str
     audio: bytes | None = None
+    pixel_aspect: Fraction = Fraction(1)
 
     def chunks(self, length: int) -> Iterator[ChunkLatents]:
         """The latents chunk by chunk; a chunk holds `length` frames, the last one the rest."""
@@ -70,6 +72,7 @@ def write(path: Path, video: LatentVideo) -> None:
         "size": [video.height, video.width],
         "source_size": [video.source_height, video.source_width],
         "frame_rate": str(video.frame_rate),
+        "pixel_aspect": str(video.pixel_aspect),
     }
     tensors = {**video.latents.tensors(), "times": video.times}
     if video.latents.has_sequence:
@@ -145,6 +148,7 @@ def _parse(facts: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
         model=str(facts["model"]),
         weights=str(facts["weights"]),
         audio=tensors["audio"].numpy().tobytes() if "audio" in tensors else None,
+        pixel_aspect=Fraction(str(facts.get("pixel_aspect", 1))),
     )
 
 

@@ -26,7 +26,7 @@ from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_
 from regen.console import OnProgress
 from regen.latents import collate
 from regen.media.audio import extract_audio
-from regen.media.files import Blob
+from regen.media.files import BLACK, Blob, Colour
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.prefetch import background_writer, prefetch
 from regen.media.reader import VideoReader, VideoWriter
@@ -55,6 +55,7 @@ def reconstruct_video(
     memory: int | None = None,
     lengths: Lengths | Budget | None = None,
     compare: Path | None = None,
+    background: Colour = BLACK,
     on_progress: OnProgress = lambda done, total: None,
     on_warning: OnWarning = lambda text: None,
 ) -> Report:
@@ -62,7 +63,8 @@ def reconstruct_video(
 
     Frames are resized and cropped to `size` first. `memory` is a budget in bytes (see `codec.memory`), `name`
     that of the model in the report, `compare` a second output, with the original above the reconstruction.
-    For a `Budget` of 1D latents (`lengths`, see `codec.rate_control`) the video is read twice. Raises
+    For a `Budget` of 1D latents (`lengths`, see `codec.rate_control`) the video is read twice. Transparent
+    parts lie over `background`. Raises
     ValueError or OSError, and then leaves no partial file.
     """
     given = [path.resolve() for path in (output, source, compare) if path is not None]
@@ -70,10 +72,11 @@ def reconstruct_video(
         raise ValueError("Input, output and comparison must be different files; choose another name for one.")
     peak, latents, done = PeakMemory(model.device), LatentCounter(), 0
     originals: deque[TimedFrame] = deque()
-    with VideoReader(source) as reader, ExitStack() as files:
+    with _open(source, size, background) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
         options = _with_tile(options, model, stream.height, stream.width, memory)
-        encoder = EncodeSession(model, options.tile, _resolve_lengths(lengths, model, source, size))
+        chosen = _resolve_lengths(lengths, model, source, size, background)
+        encoder = EncodeSession(model, options.tile, chosen)
         decoder = DecodeSession(model, height=stream.height, width=stream.width, options=options)
         writer, pairs = files.enter_context(stream.writer(output)), None
         if compare is not None:
@@ -92,8 +95,7 @@ def reconstruct_video(
                 done += len(images)
                 hand_out([originals.popleft() for _ in images], images)
                 on_progress(done, reader.info.frames)
-        if reader.damage is not None:
-            on_warning(f"{source}: {reader.damage}.")
+    _warn_of(source, on_warning, *reader.notes, reader.damage, *writer.notes)
     return make_report(
         *(name, (done, stream.height, stream.width), stream.frame_rate, latents),
         psnr=sink.psnr.compute(),
@@ -115,6 +117,7 @@ def encode_video(
     size: Size | None = None,
     memory: int | None = None,
     lengths: Lengths | Budget | None = None,
+    background: Colour = BLACK,
     on_progress: OnProgress = lambda done, total: None,
     on_warning: OnWarning = lambda text: None,
 ) -> tuple[LatentVideo, Report]:
@@ -122,16 +125,16 @@ def encode_video(
     peak = PeakMemory(model.device)
     chunks: list[ChunkLatents] = []
     times: list[float] = []
-    with VideoReader(source) as reader, ExitStack() as files:
+    with _open(source, size, background) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
         tile = _with_tile(DEFAULTS, model, stream.height, stream.width, memory).tile
-        session = EncodeSession(model, tile, _resolve_lengths(lengths, model, source, size))
+        session = EncodeSession(model, tile, _resolve_lengths(lengths, model, source, size, background))
         frames = files.enter_context(prefetch(stream, depth=2 * model.chunk_frames))
         for chunk in session.encode(_images(frames, lambda frame: times.append(frame[1]))):
             chunks.append(chunk)
             on_progress(len(times), reader.info.frames)
-        if reader.damage is not None:
-            on_warning(f"{source}: {reader.damage}.")
+        audio, sound_note = extract_audio(source) if reader.info.has_audio else (None, None)
+        _warn_of(source, on_warning, *reader.notes, reader.damage, sound_note)
     video = LatentVideo(
         latents=collate([chunk.latents for chunk in chunks]),
         times=torch.tensor(times, dtype=torch.float64),
@@ -142,7 +145,8 @@ def encode_video(
         frame_rate=stream.frame_rate,
         model=name,
         weights=weights,
-        audio=extract_audio(source) if reader.info.has_audio else None,
+        audio=audio,
+        pixel_aspect=reader.info.pixel_aspect,
     )
     return video, _latent_report(video, session, peak, encode_seconds=session.stopwatch.seconds)
 
@@ -171,7 +175,11 @@ def decode_video(
     with ExitStack() as files:
         audio = None if timeline.every_chunk or not video.audio else Blob("audio.m4a", video.audio)
         delay = timeline.extrapolate_before / video.frame_rate if audio else Fraction(0)
-        writer = files.enter_context(VideoWriter(output, video.width, video.height, rate, audio, delay))
+        writer = files.enter_context(
+            VideoWriter(
+                *(output, video.width, video.height, rate, audio, delay), pixel_aspect=video.pixel_aspect
+            )
+        )
         hand_out = files.enter_context(background_writer(writer.write))
         requests = zip(video.chunks(chunk_frames), offsets, strict=True)
         for images in blend_frames(frames, offsets, session.decode(requests)):
@@ -199,7 +207,9 @@ class FrameStream:
     def writer(self, path: Path, height: int | None = None) -> VideoWriter:
         """A writer for a video with the stream's width, frame rate, sound and (unless given) height."""
         audio = self.reader.path if self.reader.info.has_audio else None
-        return VideoWriter(path, self.width, height or self.height, self.frame_rate, audio)
+        aspect = self.reader.info.pixel_aspect
+        height = height or self.height
+        return VideoWriter(path, self.width, height, self.frame_rate, audio, pixel_aspect=aspect)
 
 
 def label(text: str, width: int) -> UInt8[Tensor, "h width 3"]:
@@ -228,14 +238,24 @@ class ReconstructionSink:
                 self.pairs.write(torch.cat([above, original, below, image]), time)
 
 
+def _warn_of(source: Path, on_warning: OnWarning, *texts: str | None) -> None:
+    for text in filter(None, texts):
+        on_warning(f"{source}: {text}.")
+
+
+def _open(source: Path, size: Size | None, background: Colour) -> VideoReader:
+    """In the pixels of the file; for a `size` in square ones, which keeps the proportions."""
+    return VideoReader(source, square_pixels=size is not None, background=background)
+
+
 def _resolve_lengths(
-    lengths: Lengths | Budget | None, model: Embedder, source: Path, size: Size | None
+    lengths: Lengths | Budget | None, model: Embedder, source: Path, size: Size | None, background: Colour
 ) -> Lengths | None:
     """Turn a budget into the lengths of each chunk, which reads the whole video."""
     if not isinstance(lengths, Budget):
         return lengths
     check_lengths(model, lengths)
-    with VideoReader(source) as reader:
+    with _open(source, size, background) as reader:
         stream = FrameStream(reader, size)
         return two_pass(model, (image for image, _ in stream), stream.frame_rate, lengths)
 

@@ -17,7 +17,7 @@ from regen.curate.build_folder import BuildFolder, shard_name
 from regen.curate.options import PoolOptions, check_minimums
 from regen.curate.selection import Candidate, Dropped, Rejection
 from regen.data.shards import SampleInfo, ShardWriter, read_sample_info
-from regen.media.files import Frame, VideoError
+from regen.media.files import WRITABLE_IMAGE_SUFFIXES, Frame, VideoError
 from regen.media.reader import VideoReader
 from regen.media.writer import VideoWriter
 from regen.workers import ExtendDeadline, Failure, JobError, run_jobs
@@ -233,7 +233,8 @@ class EncodeJob:
 def _encode_job(folder: BuildFolder, group: Sequence[ShardSample], packing: Packing) -> EncodeJob:
     source, segments = group[0].candidate.source, []
     for sample in group:
-        suffix = source.suffix if sample.info.is_image else ".mp4"
+        still = source.suffix if source.suffix in WRITABLE_IMAGE_SUFFIXES else ".png"
+        suffix = still if sample.info.is_image else ".mp4"
         shot, target = sample.candidate.shot, folder.encoded / f"{sample.id}{suffix}"
         segments.append(Segment(shot.first, shot.end, target, f"{sample.candidate.key}{suffix}"))
     return EncodeJob(source.path, tuple(segments), packing.short_side, packing.keyframe_interval)

@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import av
+from av.codec import CodecContext
 from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from regen.console import first_line
@@ -15,8 +18,20 @@ from regen.media.raw_video import SUFFIX as RAW_SUFFIX
 from regen.media.raw_video import describe_raw_video
 
 READ_ERRORS = (av.FFmpegError, OSError)
+# libvpx decodes the transparency of WebM, FFmpeg's own decoders of these codecs drop it.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Codecs that mark frames which no other frame references. HEVC's marks hold within a temporal layer only.
 NON_REFERENCE_CODECS = ("h264",)
+
+
+def _unknown_side_data(cls: type[SideDataType], number: object) -> SideDataType:
+    """A type for side data that this release of PyAV does not know; without one it can't list any."""
+    kind = object.__new__(cls)
+    kind._name_, kind._value_ = f"UNKNOWN_{number}", number
+    return kind
+
+
+SideDataType._missing_ = classmethod(_unknown_side_data)  # type: ignore[method-assign, assignment]
 
 
 def open_input(path: Source) -> InputContainer:
@@ -42,6 +57,24 @@ def time_base(stream: Stream) -> Fraction:
     return stream.time_base or Fraction(1, av.time_base)
 
 
+def average_rate(stream: VideoStream) -> Fraction:
+    """Frames per second: of the container where it has times, else of the codec; 25 when neither says so."""
+    declared = getattr(stream.codec_context, "framerate", None)
+    if stream.start_time is None and stream.duration is None and declared:
+        return declared
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+
+def _codec(stream: VideoStream) -> VideoCodecContext:
+    """The stream's decoder, or one that decodes its transparency too."""
+    name = ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    codec = CodecContext.create(name, "r")
+    assert isinstance(codec, VideoCodecContext)
+    return codec
+
+
 class Decoder:
     """The video stream of a file, decoded with `threads` threads (0: one per core).
 
@@ -56,9 +89,11 @@ class Decoder:
             found = "only sound" if self.container.streams.audio else "no video"
             self.container.close()
             raise VideoError(f"{path} holds {found}; give a file with a video stream.")
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
-        self.stream = stream
+        if stream.disposition & Disposition.dependent:
+            self.container.close()
+            raise VideoError(f"{path} is an image in tiles; save it as AVIF (.avif), PNG or JPEG.")
+        self.stream, self.codec = stream, _codec(stream)
+        self.codec.thread_type, self.codec.thread_count = "AUTO", threads
         self.packets = self.dropped = self.frames = self.corrupt = self.errors = 0
         self.end = 0  # of the last packet, in ticks
         self._errors_before_key: int | None = None
@@ -72,7 +107,7 @@ class Decoder:
     def seek(self, ticks: int) -> bool:
         """Seek to the key frame at or before `ticks` (of the stream's time base); False when that fails."""
         self._errors_before_key = None
-        self.stream.codec_context.skip_frame = "DEFAULT"
+        self.codec.skip_frame = "DEFAULT"
         try:
             self.container.seek(ticks, stream=self.stream)
         except READ_ERRORS:
@@ -104,7 +139,7 @@ class Decoder:
 
         Stops after the last one. Call it after a seek, and seek again before anything else.
         """
-        codec, last = self.stream.codec_context, ticks[-1] + tolerance
+        codec, last = self.codec, ticks[-1] + tolerance
         for packet in self.demux():
             if packet.dts is not None and packet.dts > last:  # no later packet is shown before that
                 yield from self._decode_packet(None)
@@ -118,7 +153,7 @@ class Decoder:
     def _decode_packet(self, packet: av.Packet | None) -> Iterator[av.VideoFrame]:
         """The frames that the decoder returns for `packet`; None flushes it."""
         try:
-            frames = self.stream.codec_context.decode(packet)
+            frames = self.codec.decode(packet)
         except READ_ERRORS:
             self.errors += 1
             return

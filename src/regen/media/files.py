@@ -13,7 +13,10 @@ from torch import Tensor
 
 from regen.console import first_line
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+WRITABLE_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (*WRITABLE_IMAGE_SUFFIXES, ".tif", ".tiff", ".avif")
+Colour = tuple[int, int, int]
+BLACK: Colour = (0, 0, 0)
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
     *(".wmv", ".flv", ".3gp", ".ogv", ".gif", ".y4m", ".yuv", ".mxf"),
@@ -51,7 +54,8 @@ class VideoInfo:
     """Description of a video or an image.
 
     `width` and `height` are in pixels after rotation, `frame_rate` is the average in frames per second,
-    `frames` is the declared count (None without one), `duration` is in seconds.
+    `frames` is the declared count (None without one), `duration` is in seconds. A pixel is shown
+    `pixel_aspect` times as wide as high.
     """
 
     width: int
@@ -61,6 +65,7 @@ class VideoInfo:
     duration: float | None
     has_audio: bool
     is_image: bool
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,17 @@ def shrunk_size(width: int, height: int, short_side: int | None) -> tuple[int, i
     return max(1, round(width * short_side / short)), max(1, round(height * short_side / short))
 
 
-def over_black(rgba: np.ndarray) -> np.ndarray:
-    """8-bit RGBA `h w 4` blended over black, as 8-bit RGB `h w 3`."""
+def blend_over(rgba: np.ndarray, background: Colour) -> np.ndarray:
+    """8-bit RGBA `h w 4` blended over a colour, as 8-bit RGB `h w 3`."""
     colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
-    return ((colour * alpha + 127) // 255).astype(np.uint8)
+    below = np.array(background, np.uint16)
+    return ((colour * alpha + below * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def read_image(path: Source, short_side: int | None = None) -> tuple[UInt8[Tensor, "h w 3"], VideoInfo]:
-    """A still image, upright (EXIF), transparent parts over black, and its description.
+def read_image(
+    path: Source, short_side: int | None = None, background: Colour = BLACK
+) -> tuple[UInt8[Tensor, "h w 3"], VideoInfo]:
+    """A still image, upright (EXIF), transparent parts over `background`, and its description.
 
     The image is shrunk to a short side of at most `short_side`; the description has the size in the file.
     Raises VideoError when the image is damaged or of unknown format, MissingFileError when there is none.
@@ -121,25 +129,34 @@ def read_image(path: Source, short_side: int | None = None) -> tuple[UInt8[Tenso
         with Image.open(BytesIO(path.content) if isinstance(path, Blob) else path) as file:
             image = ImageOps.exif_transpose(file)
             width, height = image.size
-            pixels = _rgb(image)
+            pixels = to_rgb(image, background)
     except FileNotFoundError:
         raise MissingFileError(f"There is no image {path}; check the path.") from None
     except UnidentifiedImageError:
-        raise VideoError(f"{path} can't be read as an image; expected PNG, JPEG, WebP or BMP.") from None
+        raise VideoError(
+            f"{path} can't be read as an image; expected PNG, JPEG, WebP, AVIF, TIFF or BMP."
+        ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoError(f"The image {path} can't be read ({first_line(error)}); save it again.") from None
+    return shrink(pixels, short_side), VideoInfo(width, height, Fraction(1), 1, None, False, True)
+
+
+def shrink(pixels: UInt8[np.ndarray, "h w 3"], short_side: int | None) -> UInt8[Tensor, "h2 w2 3"]:
+    """An image shrunk to a short side of at most `short_side`."""
+    height, width = pixels.shape[:2]
     size = shrunk_size(width, height, short_side)
     if size != (width, height):
         pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels), VideoInfo(width, height, Fraction(1), 1, None, False, True)
+    return torch.from_numpy(pixels)
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image, background: Colour) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a Pillow image in RGB, transparent parts over `background`."""
     if image.mode.startswith("I"):  # 16-bit grey: keep the high byte
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.has_transparency_data:
-        return over_black(np.asarray(image.convert("RGBA")))
+        return blend_over(np.asarray(image.convert("RGBA")), background)
     return np.array(image.convert("RGB"))
 
 

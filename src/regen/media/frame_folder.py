@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from regen.media.files import MissingFileError, Source, VideoError, is_image, read_image
+from regen.media.animation import Animation, is_animated
+from regen.media.files import BLACK, Colour, MissingFileError, Source, VideoError, is_image, read_image
 
 FOLDER_RATE = Fraction(24)  # frames per second, which a folder does not tell: DAVIS's
 
@@ -35,19 +36,24 @@ def _natural_order(path: Path) -> list[str | int]:
 
 
 class ImageFrames:
-    """The frames of one image, or of a folder of images of one size, 24 per second.
+    """The frames of one image, moving or not, or of a folder of images of one size, 24 per second.
 
     They are shrunk to a short side of at most `short_side`; `info` has the size in the files. Raises
     VideoError for a folder without images, and when a frame is damaged or of another size than the first.
     """
 
-    def __init__(self, source: Source, short_side: int | None = None) -> None:
-        self._short_side, self._paths = short_side, [source]
+    def __init__(self, source: Source, short_side: int | None = None, background: Colour = BLACK) -> None:
+        self._short_side, self._paths, self._background = short_side, [source], background
+        self._animation: Animation | None = None
+        if is_image(source) and is_animated(source):
+            self._animation = Animation(source, short_side, background)
+            self._first, self.info = self._animation[0], self._animation.info
+            return
         if not is_image(source) and isinstance(source, Path):
             self._paths = list(list_frames(source))
             if not self._paths:
                 raise VideoError(f"{source} is a folder without images; give a video, or a folder of frames.")
-        self._first, self.info = read_image(self._paths[0], short_side)
+        self._first, self.info = read_image(self._paths[0], short_side, background)
         if not is_image(source):
             frames = len(self._paths)
             self.info = replace(
@@ -59,12 +65,14 @@ class ImageFrames:
             )
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._paths) if self._animation is None else len(self._animation)
 
     def __getitem__(self, number: int) -> UInt8[Tensor, "h w 3"]:
         if number == 0:
             return self._first
-        image, info = read_image(self._paths[number], self._short_side)
+        if self._animation is not None:
+            return self._animation[number]
+        image, info = read_image(self._paths[number], self._short_side, self._background)
         if (info.width, info.height) != (self.info.width, self.info.height):
             sizes = [f"{one.width}x{one.height}" for one in (self.info, info)]
             raise VideoError(f"{self._paths[number]} must be {sizes[0]} as the first frame, got {sizes[1]}.")
@@ -72,6 +80,8 @@ class ImageFrames:
 
     def times(self) -> Float64[np.ndarray, " t"]:
         """The time of each frame in seconds."""
+        if self._animation is not None:
+            return self._animation.times
         return np.arange(len(self)) / float(self.info.frame_rate)
 
     def shown_at(self, times: Sequence[float], tolerance: float) -> list[int]:

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
-from regen.media.files import over_black
+from regen.media.files import BLACK, Colour, blend_over
 
 # Exact rounding and full chroma: 3 dB closer over a write and a read than FFmpeg's defaults.
 SCALING = (
@@ -23,6 +23,8 @@ SCALING = (
 )
 KNOWN_MATRICES = {0, 1, 4, 5, 6, 7, 9}  # RGB, BT.709, FCC, BT.601 (two names), SMPTE 240M, BT.2020
 HD_LINES = 720
+BT709, PQ, HLG = 1, 16, 18  # FFmpeg's numbers of primaries and transfer curves
+WIDE_PRIMARIES = {9, 12}  # BT.2020 and Display P3
 LIMITED_TO_FULL = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
 IDENTITY_MATRIX = np.array([[1 << 16, 0, 0], [0, 1 << 16, 0], [0, 0, 1 << 30]], dtype=np.int32)
 MIN_SIDE, MAX_SIDE = 8, 16384  # pixels: one patch of the embedders; far above any video in use
@@ -30,7 +32,7 @@ MIN_SIDE, MAX_SIDE = 8, 16384  # pixels: one patch of the embedders; far above a
 
 def display_matrix(frame: av.VideoFrame) -> Int32[np.ndarray, "3 3"]:
     """The rotation of a frame, as containers store it."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = frame.side_data.get("DISPLAYMATRIX")  # see `decoding` for side data that PyAV does not know
     return IDENTITY_MATRIX if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3).copy()
 
 
@@ -51,11 +53,28 @@ def uint8_to_signed(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return pixels.div(127.5).sub_(1)
 
 
-class RgbConverter:
-    """Converts the frames of one video to RGB, scaled to `width` x `height` before the rotation."""
+def is_high_dynamic_range(frame: av.VideoFrame) -> bool:
+    """Whether the values of a frame follow PQ or HLG."""
+    return frame.color_trc in (PQ, HLG)
 
-    def __init__(self, width: int, height: int, matrix: Int32[np.ndarray, "3 3"], threads: int) -> None:
+
+class RgbConverter:
+    """Converts the frames of one video to RGB of BT.709, scaled to `width` x `height` before the rotation.
+
+    Transparent parts lie over `background`. Of high dynamic range, what is brighter than diffuse white (PQ:
+    203 cd/m2, BT.2408) is clipped.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        matrix: Int32[np.ndarray, "3 3"],
+        threads: int,
+        background: Colour = BLACK,
+    ) -> None:
         self.width, self.height, self.matrix, self.threads = width, height, matrix, threads
+        self.background = background
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[Tensor, "h w 3"]:
@@ -76,11 +95,12 @@ class RgbConverter:
             src_colorspace=colours,
             dst_colorspace=colours,
             dst_color_range=ColorRange.JPEG,
+            **_to_bt709(frame),
             interpolation=SCALING,
             threads=self.threads,
         )
         if packed:
-            pixels = over_black(rgb.to_ndarray()) if alpha else rgb.to_ndarray()
+            pixels = blend_over(rgb.to_ndarray(), self.background) if alpha else rgb.to_ndarray()
             channels = [pixels[..., channel] for channel in range(3)]
         else:
             green, blue, red = (_plane(plane) for plane in rgb.planes)
@@ -89,6 +109,13 @@ class RgbConverter:
             # swscale takes every grey for full range
             channels = [LIMITED_TO_FULL[channel] for channel in channels]
         return [apply_display_matrix(channel[..., None], self.matrix)[..., 0] for channel in channels]
+
+
+def _to_bt709(frame: av.VideoFrame) -> dict[str, int]:
+    """Arguments that convert primaries and transfer curve, where a frame has others than BT.709."""
+    if is_high_dynamic_range(frame) or frame.color_primaries in WIDE_PRIMARIES:
+        return {"dst_color_trc": BT709, "dst_color_primaries": BT709}
+    return {}
 
 
 def _plane(plane: av.video.plane.VideoPlane) -> UInt8[np.ndarray, "h w"]:

@@ -1,5 +1,6 @@
 """Writer of video and image files, atomic."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
@@ -15,13 +16,19 @@ from regen.console import first_line
 from regen.io import atomic_path
 from regen.media.audio import TICKS, AudioCopier
 from regen.media.decoding import READ_ERRORS
-from regen.media.files import IMAGE_SUFFIXES, Source, VideoError, is_image, write_image
+from regen.media.files import WRITABLE_IMAGE_SUFFIXES, Source, VideoError, is_image, write_image
 from regen.media.frame_folder import is_frames
 from regen.media.pixels import YuvConverter
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "14"  # x264's constant rate factor: hardly visible losses
+SLOW_RATE, SLOW_TICKS = Fraction(1, 100), 100  # frames and ticks per second: 32 bits hold a duration
 BT709, LIMITED = 1, 1  # FFmpeg's numbers for the colour tags
+# Of errors of the disk or the folder; all others are of a stream.
+DISK_ERRORS = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ESTALE),
+}
 
 
 class VideoWriter:
@@ -32,7 +39,7 @@ class VideoWriter:
     audio of `audio_from`, if it has any, is copied; the first frame of that file is at `audio_delay`
     (seconds), which is 0 unless frames are written that come before it. With `keyframe_interval` the file is
     made for random access, with a key frame at least that often, and its bytes do not depend on the number of
-    cores.
+    cores. A pixel is shown `pixel_aspect` times as wide as high. `notes` says what was wrong with the sound.
 
     Raises VideoError: at the start for an unknown suffix, a size or rate that is not positive, a negative
     delay or an unwritable path; later when the disk is full.
@@ -47,9 +54,10 @@ class VideoWriter:
         audio_from: Source | None = None,
         audio_delay: Fraction = Fraction(0),
         keyframe_interval: int | None = None,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
-        if path.suffix.lower() not in (*CONTAINERS, *IMAGE_SUFFIXES):
-            known = ", ".join((*CONTAINERS, *IMAGE_SUFFIXES))
+        if path.suffix.lower() not in (*CONTAINERS, *WRITABLE_IMAGE_SUFFIXES):
+            known = ", ".join((*CONTAINERS, *WRITABLE_IMAGE_SUFFIXES))
             raise VideoError(f"The output must end in one of {known}, got {path}.")
         if min(width, height) < 1 or frame_rate <= 0:
             raise VideoError(f"{path} needs a positive size and rate, got {width}x{height}, {frame_rate}.")
@@ -57,7 +65,8 @@ class VideoWriter:
             raise VideoError(f"The audio delay of {path} must be at least 0, got {audio_delay} s.")
         self.path, self.width, self.height = path, width, height
         self.frame_rate, self.audio_from, self.audio_delay = frame_rate, audio_from, audio_delay
-        self.keyframe_interval = keyframe_interval
+        self.keyframe_interval, self.pixel_aspect = keyframe_interval, pixel_aspect
+        self.notes: list[str] = []
         self._block = self._writing()
         self._file: _MovieFile | _ImageFile
 
@@ -85,7 +94,7 @@ class VideoWriter:
                         raise
                     if self._file.frames == 0:
                         raise VideoError(f"{self.path} was not written, because there was no frame to write.")
-                    self._file.finish()
+                    self.notes += self._file.finish()
         except READ_ERRORS as error:
             if error is callers_error:
                 raise
@@ -100,10 +109,11 @@ class VideoWriter:
             raise self._failure(error) from None
 
     def _failure(self, error: BaseException) -> VideoError:
-        return VideoError(
-            f"{self.path} can't be written ({first_line(error)}); its folder must exist, be writable and "
-            "have space left."
-        )
+        if getattr(error, "errno", None) in DISK_ERRORS:
+            advice = "its folder must exist, be writable and have space left"
+        else:
+            advice = "this kind of file does not take the picture or the sound; try an output in .mkv"
+        return VideoError(f"{self.path} can't be written ({first_line(error)}); {advice}.")
 
 
 class _ImageFile:
@@ -117,8 +127,9 @@ class _ImageFile:
             raise VideoError("An image file holds one frame; choose a name that ends in .mp4 for a video.")
         self._image, self.frames = image, 1
 
-    def finish(self) -> None:
+    def finish(self) -> list[str]:
         write_image(self._image, self.path, self.suffix)
+        return []
 
     def close(self) -> None:
         pass
@@ -129,14 +140,16 @@ class _MovieFile:
 
     def __init__(self, path: Path, writer: VideoWriter) -> None:
         self.frames = 0
-        self.frame_rate = writer.frame_rate.limit_denominator(10_000)
+        self.frame_rate = _limited(writer.frame_rate)
         # A multiple of the rate's numerator, so that a constant frame rate is exact.
-        self._ticks = self.frame_rate.numerator * -(-TICKS // self.frame_rate.numerator)
+        ticks = TICKS if self.frame_rate > SLOW_RATE else SLOW_TICKS
+        self._ticks = self.frame_rate.numerator * -(-ticks // self.frame_rate.numerator)
         container_format = CONTAINERS[writer.path.suffix.lower()]
         self._container = av.open(str(path.absolute()), "w", format=container_format)
         self._audio: AudioCopier | None = None
         try:
             self._stream = self._video_stream(writer.width, writer.height, writer.keyframe_interval)
+            self._stream.codec_context.sample_aspect_ratio = writer.pixel_aspect
             if writer.audio_from is not None and not is_frames(writer.audio_from):
                 self._audio = AudioCopier(writer.audio_from, self._container, writer.audio_delay)
         except BaseException:
@@ -158,8 +171,11 @@ class _MovieFile:
         self._pending = frame
         self.frames += 1
 
-    def finish(self) -> None:
-        """Write the rest. The duration of the last frame makes the average rate exact."""
+    def finish(self) -> list[str]:
+        """Write the rest; returns what was wrong with the sound.
+
+        The duration of the last frame makes the average rate exact.
+        """
         last = self._pending
         assert last is not None
         end = self._begin + round(self.frames / self.frame_rate * self._ticks)
@@ -174,6 +190,8 @@ class _MovieFile:
         if self._audio is not None:
             self._audio.write_until(None)
         self._container.close()
+        text = None if self._audio is None else self._audio.report.text()
+        return [] if text is None else [text]
 
     def close(self) -> None:
         """Close the files, after `finish` or instead of it."""
@@ -209,3 +227,8 @@ class _MovieFile:
         if self._first is None and packets:
             self._first = packets[0]
         self._container.mux(packets)
+
+
+def _limited(rate: Fraction) -> Fraction:
+    """The nearest rate with small numbers, also of less than a frame per second."""
+    return rate.limit_denominator(10_000) if rate >= 1 else 1 / (1 / rate).limit_denominator(10_000)

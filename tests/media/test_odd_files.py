@@ -1,0 +1,229 @@
+"""Files as they come from phones, recorders and the web: each kind is read whole, upright and in time."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from movies import make_movie, number_of, numbered
+from PIL import Image
+
+from regen.codec.latent_file import LatentVideo, read, write
+from regen.latents import Latents
+from regen.media.audio import extract_audio
+from regen.media.reader import VideoError, VideoReader, VideoWriter, read_frames
+
+TS = 188  # bytes of a packet of a transport stream
+
+
+def copy(source: Path, path: Path) -> list[str]:
+    """Read and write all frames with the sound; returns what was noted."""
+    with VideoReader(source, square_pixels=False) as reader:
+        info = reader.info
+        size, audio = (info.width, info.height, info.frame_rate), source if info.has_audio else None
+        with VideoWriter(path, *size, audio, pixel_aspect=info.pixel_aspect) as writer:
+            for frame in reader:
+                writer.write(frame.image, frame.time)
+        return reader.notes + writer.notes
+
+
+def sound_times(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.array([packet.pts * packet.time_base for packet in container.demux(audio=0) if packet.size])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_frames_of_motion_jpeg(tmp_path: Path, orientation: int) -> None:
+    image = numbered(1)[0]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj444p"
+        for number in range(3):
+            packet = av.Packet((tmp_path / "a.jpg").read_bytes())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 10), stream, True
+            container.mux(packet)
+    with VideoReader(tmp_path / "a.avi") as moving, VideoReader(tmp_path / "a.jpg") as still:
+        found, expected = next(iter(moving)).image, next(iter(still)).image
+        assert (moving.info.width, moving.info.height) == (still.info.width, still.info.height)
+    assert (found.float() - expected.float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".avif"])
+def test_stills_of_other_formats(tmp_path: Path, suffix: str) -> None:
+    image = np.kron(numbered(1)[0], np.ones((4, 4, 1), np.uint8))
+    Image.fromarray(image).save(tmp_path / f"a{suffix}")
+    with VideoReader(tmp_path / f"a{suffix}") as reader:
+        assert (reader.info.width, reader.info.height, reader.info.is_image) == (256, 192, True)
+        assert np.abs(next(iter(reader)).image.numpy().astype(int) - image).mean() < 4
+    with pytest.raises(VideoError, match="must end in"):
+        VideoWriter(tmp_path / f"b{suffix}", 64, 48, Fraction(1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif"])
+def test_moving_images_are_videos(tmp_path: Path, suffix: str) -> None:
+    path, images = tmp_path / f"a{suffix}", [Image.fromarray(image) for image in numbered(10)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[100] * 5 + [200] * 5)
+    with VideoReader(path) as reader:
+        frames, info = list(reader), reader.info
+        assert [number_of(frame.image) for frame in frames] == list(range(10))
+        assert (info.is_image, info.width, info.height) == (False, 64, 48)
+        times = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.1, 1.3]
+        assert [frame.time for frame in frames] == pytest.approx(times, abs=2e-3)
+        assert reader.frame_times() == pytest.approx(times, abs=2e-3)
+        assert [number_of(image) for image in reader.read_at([1.15, 0.05])] == [8, 0]
+    assert [number_of(image) for image in read_frames(path, [0.7, 0.2])] == [6, 2]
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(25), pixel_aspect=Fraction(16, 11)) as writer:
+        for image in numbered(3):
+            writer.write(torch.from_numpy(image))
+    copy(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    with VideoReader(tmp_path / "b.mp4", square_pixels=False) as reader:
+        assert (reader.info.width, reader.info.pixel_aspect) == (64, Fraction(16, 11))
+    with VideoReader(tmp_path / "b.mp4") as reader:
+        assert (reader.info.width, reader.info.height, reader.info.pixel_aspect) == (93, 48, 1)
+        assert next(iter(reader)).image.shape == (48, 93, 3)
+    assert read_frames(tmp_path / "b.mp4", [0.0]).shape == (1, 48, 93, 3)
+
+
+def test_a_latent_file_keeps_the_aspect_of_its_pixels(tmp_path: Path) -> None:
+    times, sides = torch.zeros(1, dtype=torch.float64), (8, 8, 8, 8)
+    latents = Latents.of(torch.zeros(1, 4, 1, 1, 1))
+    aspect = Fraction(16, 11)
+    write(
+        tmp_path / "a.safetensors", LatentVideo(latents, times, *sides, Fraction(25), "m", "w", None, aspect)
+    )
+    assert read(tmp_path / "a.safetensors").pixel_aspect == aspect
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9", "qtrle", "prores_ks"])
+@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 0)])
+def test_transparent_parts_lie_over_the_background(
+    tmp_path: Path, codec: str, background: tuple[int, int, int]
+) -> None:
+    image = np.full((64, 64, 4), (250, 10, 10, 255), np.uint8)
+    image[:, 32:, 3] = 0
+    is_web = codec.startswith("libvpx")
+    pixel_format = {"qtrle": "argb", "prores_ks": "yuva444p10le"}.get(codec, "yuva420p")
+    path = tmp_path / f"a.{'webm' if is_web else 'mov'}"
+    make_movie(
+        path,
+        [image] * 3,
+        codec=codec,
+        pixel_format=pixel_format,
+        options={"auto-alt-ref": "0"} if is_web else None,
+    )
+    with VideoReader(path, background=background) as reader:
+        frames = list(reader)
+    assert len(frames) == 3
+    for frame in frames:
+        found = frame.image.numpy().astype(int)
+        assert np.abs(found[:, :28] - (250, 10, 10)).max() < 12
+        assert np.abs(found[:, 36:] - background).max() < 12
+
+
+def test_times_go_on_where_the_clock_restarts(tmp_path: Path) -> None:
+    part = make_movie(tmp_path / "part.ts", numbered(20), rate=Fraction(10), audio="aac").read_bytes()
+    (tmp_path / "a.ts").write_bytes(part + part)
+    with VideoReader(tmp_path / "a.ts") as reader:
+        frames = list(reader)
+        assert len(reader.notes) == 1
+        assert reader.frame_times() == pytest.approx([frame.time for frame in frames], abs=2e-3)
+    assert [number_of(frame.image) for frame in frames] == [*range(20), *range(20)]
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(40) / 10, abs=2e-3)
+    assert number_of(read_frames(tmp_path / "a.ts", [2.5])[0]) == 5
+    assert len(copy(tmp_path / "a.ts", tmp_path / "b.mp4")) == 2
+    times = sound_times(tmp_path / "b.mp4")
+    assert np.diff(times).min() > 0
+    assert times[-1] == pytest.approx(4, abs=0.15)
+
+
+@pytest.mark.parametrize("back", [0, 5])
+def test_equal_and_backward_times_of_sound_are_moved(tmp_path: Path, back: int) -> None:
+    source = make_movie(tmp_path / "a.mkv", numbered(25), audio="aac")
+    with av.open(str(source)) as old, av.open(str(tmp_path / "b.nut"), "w") as new:
+        video, audio = (new.add_stream_from_template(stream) for stream in old.streams)
+        last = None
+        for packet in old.demux():
+            if packet.size:
+                is_audio = packet.stream.type == "audio"
+                packet.stream = audio if is_audio else video
+                if is_audio and last is not None and 0.4 < packet.pts * packet.time_base < 0.43:
+                    packet.pts = packet.dts = last - back
+                last = packet.pts if is_audio else last
+                try:
+                    new.mux(packet)
+                except av.ArgumentError:
+                    pytest.skip("the container refuses such times")
+    notes = copy(tmp_path / "b.nut", tmp_path / "c.mp4")
+    assert any("moved" in note for note in notes)
+    assert np.diff(sound_times(tmp_path / "c.mp4")).min() > 0
+    with VideoReader(tmp_path / "c.mp4") as reader:
+        assert len(list(reader)) == 25
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp2"])
+def test_sound_goes_on_after_lost_packets(tmp_path: Path, codec: str) -> None:
+    path = make_movie(tmp_path / "a.ts", numbered(75), audio=codec)
+    content = path.read_bytes()
+    packets = [content[start : start + TS] for start in range(0, len(content), TS)]
+    middle = len(packets) // 3
+    path.write_bytes(b"".join(packets[:middle] + packets[middle + 3 :]))
+    copy(path, tmp_path / "b.mp4")
+    assert sound_times(tmp_path / "b.mp4")[-1] == pytest.approx(3, abs=0.15)
+
+
+def test_surround_stays_surround(tmp_path: Path) -> None:
+    source = make_movie(tmp_path / "a.mov", numbered(25), audio="pcm_s16le", layout="5.1")
+    assert copy(source, tmp_path / "b.mp4") == []
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        stream = container.streams.audio[0]
+        assert (stream.codec_context.name, stream.codec_context.layout.name) == ("aac", "5.1")
+        assert sum(frame.samples for frame in container.decode(audio=0)) / stream.rate > 0.95
+
+
+def test_sound_that_cannot_be_decoded_is_left_out_with_a_note(tmp_path: Path) -> None:
+    source = make_movie(tmp_path / "a.mkv", numbered(25), audio="pcm_s16le")
+    content = source.read_bytes()
+    assert content.count(b"A_PCM/INT/LIT") == 1
+    source.write_bytes(content.replace(b"A_PCM/INT/LIT", b"A_TRUEHD\0\0\0\0\0"))
+    (note,) = copy(source, tmp_path / "b.mp4")
+    assert "can't be decoded" in note
+    assert extract_audio(source)[0] is None
+
+
+def test_high_dynamic_range_becomes_bt709(tmp_path: Path) -> None:
+    white = np.full((64, 64, 3), 148, np.uint8)  # 58 % of PQ: 203 cd/m2
+    path = make_movie(tmp_path / "a.mkv", [white], codec="ffv1", pixel_format="yuv444p", transfer=(16, 9))
+    with VideoReader(path) as reader:
+        found = next(iter(reader)).image
+        assert len(reader.notes) == 1
+    assert found.min() > 245
+
+
+def test_raw_h264_has_the_rate_of_its_codec(tmp_path: Path) -> None:
+    make_movie(tmp_path / "a.h264", numbered(12), rate=Fraction(12))
+    with VideoReader(tmp_path / "a.h264") as reader:
+        assert reader.info.frame_rate == 12
+        assert [frame.time for frame in reader] == pytest.approx(np.arange(12) / 12)
+
+
+def test_very_slow_rates(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(1, 20_000)) as writer:
+        for image in numbered(7):
+            writer.write(torch.from_numpy(image))
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert [frame.time for frame in reader] == pytest.approx(np.arange(7) * 20_000.0)
+
+
+def test_errors_do_not_blame_the_folder_for_a_stream(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(25))
+    assert "folder" not in str(writer._failure(av.ArgumentError(22, "Invalid argument")))
+    assert "folder" in str(writer._failure(PermissionError(13, "Permission denied")))
