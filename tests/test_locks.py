@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from regen.locks import Claims
+from regen.locks import Claims, lock_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from regen.locks import Claims
+from regen.locks import Claims, lock_folder
 claims = Claims(Path(sys.argv[1]))
 with {block} as place:
     place and (place / "half").write_text("a part")
@@ -84,3 +84,18 @@ def test_alone(claims: Claims) -> None:
     with another_process(claims, "claims.alone()", 0.5) as process, claims.alone():
         assert process.stdout is not None
         assert process.stdout.readline() == b"leaving\n", "the other process was still inside"
+
+
+def test_a_folder_is_for_one_activity_at_a_time(tmp_path):
+    with lock_folder(tmp_path / "run", "training"):
+        with (
+            pytest.raises(ValueError, match="Another training runs"),
+            lock_folder(tmp_path / "run", "training"),
+        ):
+            pass
+        (tmp_path / "run" / "log").touch()
+    with lock_folder(tmp_path / "run", "training"):
+        pass
+    with lock_folder(tmp_path / "empty", "training"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -7,12 +7,13 @@ process ends, however it ends.
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 ALL = "all.lock"
+RUNNING = ".running.lock"
 
 
 class Claims:
@@ -56,6 +57,30 @@ class Claims:
             with _try_lock(path) as is_mine:
                 if is_mine:
                     shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+
+
+@contextmanager
+def lock_folder(folder: Path, activity: str) -> Iterator[None]:
+    """Keep other processes from the same `activity` in a folder, which is made if need be.
+
+    A folder that stays empty is removed. Raises ValueError when another process has it, or it is not
+    writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RUNNING).touch()
+    except OSError as error:
+        raise ValueError(f"{folder} must be writable ({error.strerror}); choose another folder.") from None
+    try:
+        with _try_lock(folder / RUNNING) as is_mine:
+            if not is_mine:
+                raise ValueError(
+                    f"Another {activity} runs in {folder}; wait for it, or choose another folder."
+                )
+            yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager

@@ -120,3 +120,11 @@ def test_without_shards_or_samples(tmp_path):
     with pytest.raises(ValueError, match="hold no video and no image"):
         make_index(str(tmp_path), PoolOptions(1))
     assert not (tmp_path / "index.safetensors").exists()
+
+
+def test_an_index_apart_from_shards_that_cannot_be_written_to(tmp_path, video):
+    (tmp_path / "shards").mkdir()
+    pack(tmp_path / "shards" / "a.tar", {"one.mp4": video})
+    make_index(str(tmp_path / "shards"), PoolOptions(1), index_dir=tmp_path / "index")
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["a.tar"]
+    assert ShardSet(str(tmp_path / "index")).read(0).content == video

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
@@ -67,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # characters that the terminal lacks
     argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     # Options of recipes keep their prefixes, as in --optimizer.learning-rate.
     keeps_prefixes = argv[0] in ("train", "plan")

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
-from regen.cli.options import Device, GeneratorOptions, Json, Name, SamplingOptions, SizeText, samplers
+from regen.cli.options import (
+    Device,
+    GeneratorOptions,
+    Json,
+    Name,
+    SamplingOptions,
+    SizeText,
+    Strict,
+    check_strict,
+    samplers,
+)
 from regen.console import clean_exit, progress_bar, warn
 
 if TYPE_CHECKING:
@@ -83,6 +93,7 @@ def evaluate(
     reconstructions: Annotated[Texts, arg(metavar="NAME=FOLDER", help_behavior_hint="")] = (),
     options: Annotated[BenchmarkOptions, arg(name="")] = DEFAULT_BENCHMARK,
     metrics: Annotated[MetricOptions, arg(name="")] = DEFAULT_METRICS,
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Compare models on a folder of clips: metrics of each clip, their means, and a page to look at.
@@ -104,12 +115,14 @@ def evaluate(
             per chunk, NAME@30dB the fewest that reach this PSNR.
         reconstructions: Reconstructions by another program: a name, and a folder (or frames:FOLDER) with one
             video for each clip, of the same name, frames and measured size. Repeat it for several.
+        strict: Exit with 1 when a file was skipped because it can't be read.
         json: Print the summary as one JSON list on the last line.
     """
     from regen.data.video_sets import VideoSet
     from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
     from regen.evaluate.benchmark.report import show_summary
     from regen.evaluate.benchmark.systems import SystemSpec
+    from regen.io import read_json
     from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
@@ -132,6 +145,7 @@ def evaluate(
     with clean_exit(report), progress_bar("evaluate") as on_job:
         summary = run_benchmark(benchmark, device, options.processes, on_job, warn)
     show_summary(summary, report, json)
+    check_strict(strict, len(read_json(report / "clips.json")["skipped"]))
 
 
 def _named_folder(text: str) -> tuple[str, Path]:

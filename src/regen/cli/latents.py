@@ -8,7 +8,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from regen.cli.options import Device, Json, SizeText, parse_fps
+from regen.cli.options import Device, Json, SizeText, Strict, check_strict, parse_fps
 from regen.console import clean_exit, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def export(
     device: Device = None,
     processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None,
     engine: Literal["local", "ray"] = "local",
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Embed all videos and images of a corpus, for training generators.
@@ -84,9 +85,11 @@ def export(
         device: cpu, cuda, cuda:1 or mps; by default the best one here, and with several processes all GPUs.
         processes: Processes to start, by default 1. With ray: how many embed, by default one for each GPU of
             the cluster, or each second core.
+        strict: Exit with 1 when a sample was skipped.
         engine: local, or ray: on the Ray cluster of this machine, or one that is started here.
         json: Print one JSON object as the last line of the output.
     """
+    from regen.corpus.dataset import summarize
     from regen.corpus.export import ExportRequest, export_latents
     from regen.corpus.ray_engine import connected, default_dtype, export_latents_with_ray
     from regen.runtime import dtype_name, pick_device, pick_dtype
@@ -104,6 +107,7 @@ def export(
             request = ExportRequest(model, data, out, settings)
             export_latents(request, target, 1 if processes is None else processes, on_progress)
     show(out, json)
+    check_strict(strict, len(summarize(out).skipped))
 
 
 def show(folder: Annotated[Positional[Path], arg(metavar="FOLDER")], json: Json = False) -> None:

@@ -32,6 +32,7 @@ def _optional_path() -> PrimitiveConstructorSpec[Path | None]:
 Input = Annotated[Positional[Path], arg(metavar="INPUT")]
 Output = Annotated[Path, arg(name="output", aliases=("-o",), metavar="PATH")]
 Compare = Annotated[Path | None, _optional_path(), arg(help_behavior_hint="")]
+Strict = Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")]
 Background = Annotated[str, arg(metavar="COLOUR")]
 SizeText = Annotated[str | None, arg(metavar="N|HxW", help_behavior_hint="")]
 Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
@@ -169,6 +170,13 @@ def load_model(options: ModelOptions) -> "Autoencoder":
         for network in model.children():
             network.compile(fullgraph=True)
     return model
+
+
+def check_strict(strict: bool, skipped: int) -> None:
+    """Raise ValueError when files were skipped, if `strict`."""
+    if strict and skipped:
+        files = "1 file was" if skipped == 1 else f"{skipped} files were"
+        raise ValueError(f"{files} skipped, and --strict allows none; see above.")
 
 
 def parse_colour(text: str) -> "Colour":

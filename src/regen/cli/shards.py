@@ -9,11 +9,12 @@ from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
-from regen.cli.options import Json
+from regen.cli.options import Json, Strict, check_strict
 from regen.console import clean_exit, print_json, print_table, progress_bar
 from regen.curate.options import Filters, PoolOptions
 
 MAX_NAMED = 5  # skipped samples that are listed
+UNREADABLE = ("damaged", "slow", "killed", "sidecar", "unwritten")  # reasons that are of the file
 MAX_SIZES = 12  # picture sizes that are listed
 SHARDS = """Many videos and images in few tar files, for training: build, index, show.
 
@@ -56,6 +57,7 @@ def build(
     classes_from_folders: FlagCreatePairsOff[bool] = False,
     filters: Annotated[Filters, arg(name="")] = DEFAULT_FILTERS,
     pool: Pool = DEFAULT_POOL,
+    strict: Strict = False,
     json: Json = False,
 ) -> None:
     """Make shards from folders of videos and images, and a report of what was left out and why.
@@ -72,12 +74,12 @@ def build(
         out: The folder of the shards.
         classes_from_folders: The class is the folder that a file lies in; the names are numbered in
             SHARDS/classes.json.
+        strict: Exit with 1 when a file could not be read.
         json: Print one JSON object as the last line of the output.
     """
     from regen.codec.memory import parse_memory
     from regen.curate.build import Build
     from regen.curate.build import build as build_shards
-    from regen.curate.selection import REASONS
     from regen.curate.writing import Packing
 
     max_bytes = parse_memory(options.max_shard_size)
@@ -87,7 +89,14 @@ def build(
     figures = result.as_json()
     if json:
         print_json(figures | {"report": str(result.page)})
-        return
+    else:
+        _print_build(figures, result.page)
+    check_strict(strict, sum(figures["reasons"].get(reason, 0) for reason in UNREADABLE))
+
+
+def _print_build(figures: dict[str, Any], page: Path) -> None:
+    from regen.curate.selection import REASONS
+
     size, count = _megabytes(figures["bytes"]), _count(figures["shards"], "shard")
     rows = [("files", f"{figures['files']:,}")]
     rows += [(f"dropped: {REASONS[reason]}", f"{number:,}") for reason, number in figures["reasons"].items()]
@@ -95,10 +104,16 @@ def build(
     _print_rows(rows)
     if "cuts" in figures["reasons"]:
         print("To keep the shots of videos with cuts, build with --cuts split and another --out.")
-    print(f"Pictures of what was dropped and why are in {result.page}.")
+    print(f"Pictures of what was dropped and why are in {page}.")
 
 
-def index(shards: Shards, pool: Pool = DEFAULT_POOL, json: Json = False) -> None:
+def index(
+    shards: Shards,
+    pool: Pool = DEFAULT_POOL,
+    index_dir: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
     """Make the index of shards from elsewhere, in WebDataset's format.
 
     Example: regen shards index shards/
@@ -108,21 +123,24 @@ def index(shards: Shards, pool: Pool = DEFAULT_POOL, json: Json = False) -> None
 
     Args:
         shards: A folder of .tar files, or an address such as s3://bucket/shards.
+        index_dir: Folder for the index of shards that can't be written to; then give it as --data.
+        strict: Exit with 1 when something was left out.
         json: Print one JSON object as the last line of the output.
     """
     from regen.curate.indexing import make_index
 
     with progress_bar("") as on_progress:
-        result = make_index(shards, pool, on_progress)
+        result = make_index(shards, pool, on_progress, index_dir)
     if json:
         print_json({"shards": result.shards, "samples": result.samples, "left_out": result.skipped})
-        return
-    for name, reason in result.skipped[:MAX_NAMED]:
-        print(f"left out: {name}: {reason}")
-    if len(result.skipped) > MAX_NAMED:
-        print(f"and {len(result.skipped) - MAX_NAMED:,} more")
-    count = _count(result.shards, "shard")
-    print(f"The index of {shards} has {_count(result.samples, 'sample')} in {count}.")
+    else:
+        for name, reason in result.skipped[:MAX_NAMED]:
+            print(f"left out: {name}: {reason}")
+        if len(result.skipped) > MAX_NAMED:
+            print(f"and {len(result.skipped) - MAX_NAMED:,} more")
+        samples, count = _count(result.samples, "sample"), _count(result.shards, "shard")
+        print(f"The index of {shards} has {samples} in {count}.")
+    check_strict(strict, len(result.skipped))
 
 
 def show(

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
-from regen.cli.options import Device, Threads
+from regen.cli.options import Device, Strict, Threads
 
 if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
@@ -106,6 +107,7 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
 
 
 def _embedder_training(default: "Recipe") -> Callable[..., None]:
+    from regen.data.video_sets import check_outside
     from regen.generate.predictor import load_predictor
     from regen.train.trainer import Recipe, run_recipe
 
@@ -120,6 +122,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
         resume: bool = True,
         cache: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
         license: License = None,
+        strict: Strict = False,
     ) -> None:
         """Train.
 
@@ -133,7 +136,10 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
             cache: Folder for decoded frames; faster for up to some hours of video.
             license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
+            strict: Stop at once when a file can't be read; by default it is named and skipped.
         """
+
+        check_outside(out, data, "--out")
 
         def run(context: "DistributedContext") -> Path:
             generator, predictor = recipe.losses.prediction.generator, None
@@ -149,9 +155,10 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
                 predictor=predictor,
                 media_conditions=None if predictor is None else predictor.conditions,
                 card=_card_options(license),
+                strict=strict,
             )
 
-        _run(device, threads, run, "use it with --model")
+        _run(device, threads, out, run, "use it with --model")
 
     return train
 
@@ -179,7 +186,7 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
             license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
         """
         run = partial(run_generator, recipe, data, out, resume=resume, card=_card_options(license))
-        _run(device, threads, run, "use it with regen generate --model")
+        _run(device, threads, out, run, "use it with regen generate --model")
 
     return train
 
@@ -190,13 +197,17 @@ def _card_options(license: str | None) -> "CardOptions":
     return CardOptions(license, ("regen", *sys.argv[1:]))
 
 
-def _run(device: str | None, threads: int | None, train: Callable[..., Path], use: str) -> None:
-    """Train, and print where the model is."""
+def _run(device: str | None, threads: int | None, out: Path, train: Callable[..., Path], use: str) -> None:
+    """Train in `out`, of which no other training may make use, and print where the model is."""
+    from regen.locks import lock_folder
     from regen.runtime import set_threads
     from regen.train.distributed import init_distributed
 
     set_threads(threads)
-    with init_distributed(device) as context:
+    with (
+        init_distributed(device) as context,
+        lock_folder(out, "training") if context.is_main else nullcontext(),
+    ):
         folder = train(context)
     if context.is_main:
         print(f"The model is in {folder}; {use} {folder}.")

@@ -47,7 +47,7 @@ def reconstruct(
     Example: regen reconstruct in.mp4 -o out.mp4 --compare
 
     Args:
-        input: The video or image.
+        input: The video or image: a file, a pipe (- is standard input), or an address such as https://host/a.mp4.
         output: The reconstruction, with the input's frame times and sound.
         size: Resize and crop to N x N, or height x width; by default the input's own size.
         compare: Also write the original above the reconstruction, to PATH or OUTPUT_compare. After INPUT.
@@ -56,16 +56,17 @@ def reconstruct(
     """
     from regen.codec.transcode import reconstruct_video
     from regen.media.pixels import parse_size
+    from regen.media.spool import spooled
 
     target_size = None if size is None else parse_size(size)
     options, memory = decode_options(decoder), memory_limit(model)
     lengths = rate_target(rate, options)
     if compare == DEFAULT_PATH:
         compare = output.with_stem(output.stem + "_compare")
-    with progress_bar("reconstruct") as on_progress:
+    with spooled(input) as source, progress_bar("reconstruct") as on_progress:
         report = reconstruct_video(
             load_model(model),
-            input,
+            source,
             output,
             name=model.model,
             size=target_size,
@@ -94,7 +95,7 @@ def encode(
     Example: regen encode in.mp4 -o latents.safetensors
 
     Args:
-        input: The video or image.
+        input: The video or image: a file, a pipe (- is standard input), or an address such as https://host/a.mp4.
         output: The latent file, ending in .safetensors.
         size: Resize and crop to N x N, or height x width; by default the input's own size.
         background: What transparent parts lie over: a colour such as white or #20a0ff.
@@ -103,16 +104,17 @@ def encode(
     from regen.codec import latent_file
     from regen.codec.transcode import encode_video
     from regen.media.pixels import parse_size
+    from regen.media.spool import spooled
     from regen.pretrained.models import weights_hash
 
     target_size = None if size is None else parse_size(size)
     memory, lengths = memory_limit(model), rate_target(rate, decode_options(DecoderOptions()))
     latent_file.check_target(output)
     autoencoder = load_model(model)
-    with progress_bar("encode") as on_progress:
+    with spooled(input) as source, progress_bar("encode") as on_progress:
         video, report = encode_video(
             autoencoder,
-            input,
+            source,
             name=model.model,
             weights=weights_hash(model.model),
             size=target_size,

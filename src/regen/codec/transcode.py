@@ -62,10 +62,8 @@ def reconstruct_video(
     """Encode and decode `source`; write the result, with its sound and frame times, to `output`.
 
     Frames are resized and cropped to `size` first. `memory` is a budget in bytes (see `codec.memory`), `name`
-    that of the model in the report, `compare` a second output, with the original above the reconstruction.
-    For a `Budget` of 1D latents (`lengths`, see `codec.rate_control`) the video is read twice. Transparent
-    parts lie over `background`. Raises
-    ValueError or OSError, and then leaves no partial file.
+    that of the model in the report, `compare` a second output, with the original above. Transparent parts lie
+    over `background`. For a `Budget` of 1D latents the video is read twice. Raises ValueError or OSError.
     """
     given = [path.resolve() for path in (output, source, compare) if path is not None]
     if len(set(given)) < len(given):
@@ -75,8 +73,8 @@ def reconstruct_video(
     with _open(source, size, background) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
         options = _with_tile(options, model, stream.height, stream.width, memory)
-        chosen = _resolve_lengths(lengths, model, source, size, background)
-        encoder = EncodeSession(model, options.tile, chosen)
+        lengths = _resolve_lengths(lengths, model, source, size, background)
+        encoder = EncodeSession(model, options.tile, lengths)
         decoder = DecodeSession(model, height=stream.height, width=stream.width, options=options)
         writer, pairs = files.enter_context(stream.writer(output)), None
         if compare is not None:

@@ -110,7 +110,7 @@ class _FolderSource:
     def shards(self) -> Iterator[tuple[InputShard, range]]:
         for index, start in enumerate(range(0, len(self._files), self._files_per_shard)):
             files = self._files[start : start + self._files_per_shard]
-            rows = "".join(f"{file.key} {os.path.getsize(file.path)}\n" for file in files)
+            rows = "".join(f"{file.key} {_size(file.path)}\n" for file in files)
             source = str(files[0].path) + (f" to {files[-1].path.name}" if len(files) > 1 else "")
             shard = InputShard(f"{index:05}", source, len(files), _digest(rows.encode()))
             yield shard, range(start, start + len(files))
@@ -144,6 +144,14 @@ def _read_classes(address: str) -> dict[str, int]:
         return {}
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f'{path} must hold class indices by name, such as {{"cat": 0}}.') from None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of a link to nowhere."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def _digest(content: bytes) -> str:
@@ -189,7 +197,8 @@ Decoded = Chunk | Skipped
 
 
 def decode_sample(corpus: Corpus, sample: CorpusSample, spec: FrameSpec) -> Iterator[Decoded]:
-    """The chunks of a sample. Raises MissingFileError when its file can't be opened."""
+    """The chunks of a sample. Raises MissingFileError when its shard or its folder can't be opened."""
+    source: Source | None = None
     try:
         source, caption, label = corpus.open(sample)
         with VideoReader(source, threads=1) as reader:
@@ -204,8 +213,10 @@ def decode_sample(corpus: Corpus, sample: CorpusSample, spec: FrameSpec) -> Iter
                 yield Chunk(frames, *known)
             if reader.damage is not None:
                 yield Skipped(f"{reader.path}: {reader.damage}.")
-    except MissingFileError:
-        raise
+    except MissingFileError as error:
+        if not isinstance(source, Path) or not source.parent.is_dir():
+            raise  # the shard or the whole folder is at fault, not the sample
+        yield Skipped(str(error))
     except VideoError as error:
         yield Skipped(str(error))
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from regen.console import first_line
 from regen.curate.options import Filters
 from regen.curate.sources import SourceFile, read_sidecars
 from regen.data.shards import SampleInfo, sample_info
@@ -86,7 +87,10 @@ class Analysis:
 
 def analyse(source: SourceFile, extend: ExtendDeadline, *, filters: Filters) -> Analysis:
     """Decode and measure a file. Raises VideoError, or JobError if only a part or a sidecar is damaged."""
-    size = source.path.stat().st_size
+    try:
+        size = source.path.stat().st_size
+    except OSError as error:
+        raise JobError("damaged", f"it can't be opened ({first_line(error)})") from None
     extend(size / MIN_BYTES_PER_SECOND)
     caption, label = read_sidecars(source.path)
     cut_finder = None if filters.cuts == "keep" else CutFinder(filters.cut_threshold)

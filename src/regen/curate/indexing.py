@@ -16,7 +16,7 @@ from regen.console import ProgressBar
 from regen.curate.analysis import MIN_BYTES_PER_SECOND
 from regen.curate.options import PoolOptions
 from regen.curate.report import evenly_spaced, scale_to_height
-from regen.curate.sources import parse_caption, parse_class, parse_json
+from regen.curate.sources import decode_text, parse_caption, parse_class, parse_json
 from regen.data.shards import INDEX, ShardSet, sample_info, serialize_index
 from regen.io import write_bytes
 from regen.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Blob, VideoError
@@ -50,9 +50,14 @@ class IndexResult:
 
 
 def make_index(
-    address: str, pool: PoolOptions, on_progress: ProgressBar = lambda done, total, description=None: None
+    address: str,
+    pool: PoolOptions,
+    on_progress: ProgressBar = lambda done, total, description=None: None,
+    index_dir: Path | None = None,
 ) -> IndexResult:
     """Write the index of the tar files in a folder, or at an address that fsspec knows.
+
+    It lies beside them, or in `index_dir` where they can't be written to.
 
     A sample is a video or an image and what has the same name but for its suffix: a caption (.txt), a class
     (.cls), or both in JSON. Raises ValueError when there is no shard or not a single sample.
@@ -85,7 +90,11 @@ def make_index(
         raise ValueError(f"The shards in {address} hold no video and no image that can be read{first}.")
     parts = [sorted(rows[shard], key=lambda row: row["offset"]) for shard in addresses]
     content = serialize_index(names, parts)
-    if "://" in address:
+    if index_dir is not None:
+        index_dir.mkdir(parents=True, exist_ok=True)
+        place = address if "://" in address else str(Path(address).resolve())
+        write_bytes(index_dir / INDEX, serialize_index(names, parts, place))
+    elif "://" in address:
         files.pipe_file(f"{root}/{INDEX}", content)
     else:
         write_bytes(Path(address) / INDEX, content)
@@ -132,7 +141,7 @@ def _member(shard: str, infos: Sequence[tarfile.TarInfo], file: BinaryIO) -> Mem
     for info in infos:
         if _suffix(info) in TEXTS:
             file.seek(info.offset_data)
-            texts.append((_suffix(info), file.read(info.size).decode("utf-8", errors="replace")))
+            texts.append((_suffix(info), decode_text(file.read(info.size), info.name)))
     name = media[0].name.encode(errors="replace").decode()
     return Member(shard, name, media[0].offset_data, media[0].size, tuple(texts))
 

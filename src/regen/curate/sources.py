@@ -1,5 +1,6 @@
 """Source files of shards: keys, captions, classes."""
 
+import codecs
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regen.console import first_line
+from regen.console import first_line, warn
 from regen.data.video_sets import find_media
 from regen.media.files import VideoError
 from regen.workers import JobError
@@ -66,7 +67,7 @@ def key_of(path: Path, folders: Sequence[Path]) -> str:
 def _stamp(path: Path) -> str:
     """Size and time of the file, and of its sidecars."""
     parts = []
-    for file in (path, *(path.with_suffix(suffix) for suffix in SIDECARS)):
+    for file in (path, *(_sidecar(path, suffix) for suffix in SIDECARS)):
         with suppress(OSError):
             status = file.stat()
             parts.append(f"{file.suffix}:{status.st_size}:{status.st_mtime_ns}")
@@ -75,18 +76,40 @@ def _stamp(path: Path) -> str:
 
 def read_sidecars(path: Path) -> tuple[str, int]:
     """Caption and class of KEY.mp4 from .txt, .cls and .json, or "" and -1. Raises JobError if invalid."""
-    caption, label, content = (_read_text(path.with_suffix(suffix)) for suffix in SIDECARS)
+    caption, label, content = (_read_text(_sidecar(path, suffix)) for suffix in SIDECARS)
     fields = {} if content is None else parse_json(content, str(path.with_suffix(".json")))
     return parse_caption(caption, fields, str(path)), parse_class(label, fields, str(path))
 
 
+def _sidecar(path: Path, suffix: str) -> Path:
+    """The sidecar of a file, whose suffix may be in capitals; for a link also that of its target."""
+    for media in (path, Path(os.path.realpath(path))):  # also of a link in a circle
+        for file in (media.with_suffix(suffix), media.with_suffix(suffix.upper())):
+            if file.is_file():
+                return file
+    return path.with_suffix(suffix)
+
+
 def _read_text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return decode_text(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise JobError("sidecar", f"{path.name} can't be read ({first_line(error)})") from None
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Text in UTF-8 or UTF-16 with its mark, else in Latin-1 with a warning; lines end in a line feed."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            warn(f"{name} is not in UTF-8; it is read as Latin-1.")
+            text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_caption(text: str | None, fields: dict[str, Any], name: str) -> str:

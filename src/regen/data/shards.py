@@ -126,8 +126,13 @@ class ShardWriter(ExitStack):
         return start + len(info.tobuf(tarfile.USTAR_FORMAT))
 
 
-def serialize_index(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any]]]) -> bytes:
-    """The content of an index file, from the names of the shards and the rows of each."""
+def serialize_index(
+    shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any]]], root: str | None = None
+) -> bytes:
+    """The content of an index file, from the names of the shards and the rows of each.
+
+    `root` is the address of the shards, where the index does not lie beside them.
+    """
     flat = [row | {"shard": number} for number, part in enumerate(rows) for row in part]
     columns: dict[str, np.ndarray] = {
         name: np.array([row[name] for row in flat], dtype=kind) for name, kind in COLUMNS.items()
@@ -137,14 +142,15 @@ def serialize_index(shards: Sequence[str], rows: Iterable[Sequence[dict[str, Any
         columns[name] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         columns[f"{name}_end"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     # One entry of metadata: the order of several is random.
-    return save(columns, {METADATA: json.dumps({"format": FORMAT, "shards": list(shards)})})
+    metadata = {"format": FORMAT, "shards": list(shards)} | ({} if root is None else {"root": root})
+    return save(columns, {METADATA: json.dumps(metadata)})
 
 
 class ShardSet:
     """The samples of a folder of shards, by number, in any process. Raises ValueError without valid index."""
 
     def __init__(self, address: str) -> None:
-        self.address = address.rstrip("/")
+        self.address = self._root = address.rstrip("/")
         try:
             content = self._fetch(INDEX)
         except OSError as error:
@@ -158,6 +164,7 @@ class ShardSet:
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
             metadata = json.loads(header[METADATA])
             self.shards: list[str] = metadata["shards"]
+            self._root = str(metadata.get("root", self.address))
             self._columns = {name: columns[name] for name in (*COLUMNS, *TEXTS, *(f"{t}_end" for t in TEXTS))}
         except (SafetensorError, KeyError, ValueError):
             raise ValueError(f"{self.address}/{INDEX} is damaged; make it again by {COMMAND}.") from None
@@ -205,7 +212,7 @@ class ShardSet:
 
     def _fetch(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         # Get the file system each time (fsspec caches it): some can't be used after a fork.
-        files, root = fsspec.core.url_to_fs(self.address)
+        files, root = fsspec.core.url_to_fs(self._root)
         return bytes(files.cat_file(f"{str(root).rstrip('/')}/{name}", start=start, end=end))
 
     def _text(self, column: str, number: int) -> str:

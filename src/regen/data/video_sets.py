@@ -22,6 +22,7 @@ from regen.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
 from regen.media.frame_folder import list_frames
 
 SETS = {"davis": ("256", "512"), "mcl-jcv": ("256", "512"), "ucf101": ("256",), "frames": ()}  # with sizes
+NO_SHA256 = 64 * "0"  # of a file that can't be opened
 MCL_JCV = re.compile(r"videoSRC(\d\d)(?!.*_qp)", re.IGNORECASE)  # not its compressed versions
 
 
@@ -122,10 +123,24 @@ def find_media(addresses: Sequence[Path]) -> list[Path]:
     return sorted(found.values())
 
 
+def check_outside(output: Path, data: Sequence[str | Path], flag: str) -> None:
+    """Raise ValueError when a folder of `data` has `output` in it, so that outputs would become data."""
+    place = output.resolve()
+    for address in data:
+        if "://" in str(address):
+            continue
+        folder = VideoSet.parse(Path(address)).folder.resolve()
+        if place == folder or folder in place.parents:
+            raise ValueError(f"{flag} must lie outside of the data, got {output} in {address}.")
+
+
 def media_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the names and sums of the frames in a folder."""
+    """SHA-256 of a file, or of the names and sums of the frames in a folder; 0 when it can't be opened."""
     if not path.is_dir():
-        return file_sha256(path)
+        try:
+            return file_sha256(path)
+        except OSError:
+            return NO_SHA256
     lines = [f"{file_sha256(frame)} {frame.name}\n" for frame in list_frames(path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -108,6 +108,7 @@ def generate_files(
     files = [output.with_stem(f"{output.stem}-{number}") for number in range(1, len(captions) + 1)]
     files = files if len(files) > 1 else [output]
     _check_targets(files, grid, shape)
+    _check_inputs(request, [*files, *filter(None, [grid])])
     video_generator.condition(request.prompts, request.classes)  # raises before any work
     rate = Fraction(video_generator.latent_spec.frame_rate).limit_denominator(10_000)
     given = _given_frames(video_generator, request, shape, rate, on_warning)
@@ -191,6 +192,14 @@ def _sample(
             request.num_latents,
             on_step,
         )
+
+
+def _check_inputs(request: VideoRequest, outputs: Sequence[Path]) -> None:
+    """Raise ValueError when an output would replace an input."""
+    inputs = [path.resolve() for path in (request.image, request.continue_from) if path is not None]
+    overwritten = next((path for path in outputs if path.resolve() in inputs), None)
+    if overwritten is not None:
+        raise ValueError(f"{overwritten} is an input; choose another name for the output.")
 
 
 def _given_frames(

@@ -114,14 +114,14 @@ def run_recipe(
     predictor: Predictor | None = None,
     media_conditions: MediaConditions | None = None,
     card: CardOptions = CardOptions(),
+    strict: bool = False,
 ) -> Path:
     """Train `recipe` on the videos and images of the folders and shards `data`; return the model's folder.
 
-    `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each evaluation
-    (originals above reconstructions), and model/ for `from_pretrained` with its card, of which `card` has
-    licence and command. The same call resumes a stopped run.
-    `cache`: folder for decoded frames, faster for some hours of video. `predictor` predicts the latents of
-    post-training, by default from the prior of normalised latents, and takes `media_conditions`. Collective.
+    `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each evaluation, and
+    model/ for `from_pretrained` with its card (licence and command by `card`). The same call resumes a
+    stopped run. `cache`: folder for decoded frames. `predictor` predicts the latents of post-training, by
+    default from the prior, and takes `media_conditions`. With `strict` unreadable files are an error.
 
     Raises ValueError when there is no data or no model to start from, and whatever `train` raises.
     """
@@ -134,7 +134,7 @@ def run_recipe(
         raise ValueError("Post-training needs a finished model: give --init.model and --init.freeze encoder.")
     clips = ClipDataset(data, cache, recipe.data.short_side, recipe.data.decode_timeout)
     if context.is_main:
-        report(init, clips)
+        report(init, clips, strict)
         if cache is not None:
             clips.fill_cache()
     context.barrier()
@@ -204,8 +204,8 @@ def resolve_config(recipe: Recipe, clips: ClipDataset, device: torch.device) -> 
     }
 
 
-def report(init: InitReport, clips: ClipDataset) -> None:
-    """Print what was loaded and frozen, and the first unusable files with their reasons."""
+def report(init: InitReport, clips: ClipDataset, strict: bool) -> None:
+    """Print what was loaded and frozen, and the first unusable files; with `strict` these are an error."""
     if text := str(init):
         print(text, file=sys.stderr)
     if init.warning:
@@ -213,6 +213,8 @@ def report(init: InitReport, clips: ClipDataset) -> None:
     if reasons := list(clips.skipped.values()):
         count = f"{len(reasons)} file{'s' if len(reasons) > 1 else ''} skipped"
         warn(f"{count}, {len(clips)} remain:" + "".join(f"\n  {reason}" for reason in reasons[:5]))
+        if strict:
+            raise ValueError(f"{count}, and --strict allows none; they are named above.")
 
 
 def make_batches(

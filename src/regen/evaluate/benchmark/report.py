@@ -192,7 +192,9 @@ def show_summary(summary: Sequence[Row], report: Path, as_json: bool) -> None:
         speed = f"{row['frames'] / seconds:.1f}" if seconds else "-"
         rows.append([row["model"], row["size"], str(row["steps"]), *cells, speed])
     print_table(table, rows)
-    print(f"{summary[0]['clips']} clips; the page is {report / 'index.html'}.")
+    skipped = len(read_json(report / "clips.json")["skipped"])
+    note = f", {skipped} file{'s' * (skipped > 1)} skipped (unreadable)" if skipped else ""
+    print(f"{summary[0]['clips']} clips{note}; the page is {report / 'index.html'}.")
 
 
 def _cell(row: Row, column: Column, rows: Sequence[Row]) -> str | Text:

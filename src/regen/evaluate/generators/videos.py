@@ -26,16 +26,18 @@ from torch import Tensor
 
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
-from regen.console import OnProgress
+from regen.console import OnProgress, warn
 from regen.curate.sources import read_sidecars
 from regen.data.video_sets import find_media
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.io import atomic_path, check_settings, read_json, write_json
+from regen.media.files import VideoError
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.features import ExtractorSpec
 from regen.runtime import fold_seed, generator_for
+from regen.workers import JobError
 
 OPTIONS = "options.json"
 DEFAULT_SAMPLING, DEFAULT_DECODING = SampleOptions(), DecodeOptions()
@@ -147,12 +149,18 @@ class RealVideo:
 
 
 def find_real_videos(folder: Path, max_videos: int) -> list[RealVideo]:
-    """Up to `max_videos` videos below `folder`, evenly spaced. Raises ValueError for none or damaged ones."""
+    """Up to `max_videos` videos below `folder`, evenly spaced; unreadable ones are skipped with a warning.
+
+    Raises ValueError when there is none.
+    """
     videos = []
     for path in find_media([folder]):
-        with VideoReader(path) as reader:
-            if not reader.info.is_image:
-                videos.append(RealVideo(path, *read_sidecars(path), reader.info.frame_rate))
+        try:
+            with VideoReader(path) as reader:
+                if not reader.info.is_image:
+                    videos.append(RealVideo(path, *read_sidecars(path), reader.info.frame_rate))
+        except (VideoError, JobError) as error:
+            warn(f"skipped: {error}")
     if not videos:
         raise ValueError(f"{folder} must have real videos to compare with, found none.")
     count = min(max_videos, len(videos))

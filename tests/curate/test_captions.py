@@ -1,0 +1,40 @@
+"""Captions and classes beside files, as people write them."""
+
+from pathlib import Path
+
+import pytest
+
+from regen.curate.sources import read_sidecars
+
+
+@pytest.mark.parametrize(
+    ("content", "caption"),
+    [
+        (b"\xef\xbb\xbfa red ball", "a red ball"),
+        ("a red ball".encode("utf-16"), "a red ball"),
+        (b"one\r\ntwo\r\n", "one\ntwo"),
+        ("une pi\u00e8ce".encode("latin-1"), "une pi\u00e8ce"),
+        ("une pi\u00e8ce".encode(), "une pi\u00e8ce"),
+    ],
+)
+def test_captions_of_any_encoding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, caption: str
+) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read_sidecars(tmp_path / "a.mp4") == (caption, -1)
+    assert ("Latin-1" in capsys.readouterr().err) == (content == "une pi\u00e8ce".encode("latin-1"))
+
+
+def test_suffixes_in_capitals_and_linked_videos(tmp_path: Path) -> None:
+    (tmp_path / "a.TXT").write_text("a red ball")
+    (tmp_path / "a.CLS").write_text("3")
+    assert read_sidecars(tmp_path / "a.mp4") == ("a red ball", 3)
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "b.mp4").symlink_to(tmp_path / "a.mp4")
+    assert read_sidecars(tmp_path / "links" / "b.mp4") == ("a red ball", 3)
+
+
+def test_json_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"caption": "a red ball", "class": 2}')
+    assert read_sidecars(tmp_path / "a.mp4") == ("a red ball", 2)

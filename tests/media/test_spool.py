@@ -1,0 +1,51 @@
+"""Inputs that are no files: pipes, standard input, addresses."""
+
+import io
+import os
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+
+from regen.media.files import MissingFileError
+from regen.media.spool import spooled
+
+CONTENT = bytes(range(256)) * 1000  # more than a pipe holds
+
+
+def test_a_file_is_used_as_it_is(tmp_path: Path) -> None:
+    for path in (tmp_path / "a.mp4", tmp_path):
+        with spooled(path) as found:
+            assert found == path
+
+
+def test_a_named_pipe_is_copied(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    writer = threading.Thread(target=(tmp_path / "a.mp4").write_bytes, args=(CONTENT,))
+    writer.start()
+    with spooled(tmp_path / "a.mp4") as found:
+        assert (found.read_bytes(), found.suffix) == (CONTENT, ".mp4")
+    writer.join()
+    assert not found.exists()
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_standard_input_is_copied(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(CONTENT)))
+    with spooled(Path(name)) as found:
+        assert found.read_bytes() == CONTENT
+
+
+def test_an_address_is_copied_or_named_in_full() -> None:
+    with fsspec.open("memory://folder/a.mp4", "wb") as file:
+        file.write(CONTENT)
+    with spooled(Path("memory://folder/a.mp4")) as found:
+        assert (found.read_bytes(), found.suffix) == (CONTENT, ".mp4")
+    with (
+        pytest.raises(MissingFileError, match="memory://folder/b.mp4"),
+        spooled(Path("memory://folder/b.mp4")),
+    ):
+        pass
