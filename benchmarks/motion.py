@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw
 from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 
-from regen.codec.chunks import pad, to_clip
+from regen.codec.chunks import to_clip
 from regen.data.clips import ClipDataset
 from regen.data.video_sets import find_media
+from regen.embedders.clips import pad
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader

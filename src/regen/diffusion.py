@@ -149,6 +149,13 @@ def _at(level: float, x: Tensor) -> Tensor:
     return torch.full((1,), level, device=x.device)
 
 
+def step(
+    velocity: Network, x: Float[Tensor, "b ..."], t: Float[Tensor, " #b"], t_next: Float[Tensor, " #b"]
+) -> Float[Tensor, "b ..."]:
+    """One step of Euler's method between noise levels that are tensors: x - (t - t') v(x, t)."""
+    return x - append_dims(t - t_next, x) * velocity(x, t)
+
+
 def euler(velocity: Network, x: Float[Tensor, "b ..."], schedule: list[float]) -> Float[Tensor, "b ..."]:
     """Euler's method: x ← x - (t - t') v(x, t). One evaluation per step."""
     for now, after in pairwise(schedule):

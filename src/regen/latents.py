@@ -191,6 +191,11 @@ class LatentPosterior:
         """The most likely latents."""
         return pack(self.grid[:, : self.channels], [p[:, : self.channels] for p in self.parts], self.lengths)
 
+    @property
+    def mean(self) -> Latents:
+        """The mean latents, which are also the most likely ones."""
+        return self.mode()
+
     def sample(self, generator: Generator | list[Generator] | None = None) -> Latents:
         """Latents drawn at random; the most likely ones where there are no variances."""
         grid, *parts = self.draw(generator)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.backends import mkldnn
 from torch.backends.cpu import get_cpu_capability
 
@@ -39,6 +40,18 @@ def cpu_name() -> str:
     entries = (line.partition(":") for line in lines)
     names = [value.strip() for key, _, value in entries if key.strip() in CPU_NAME_KEYS]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes: that of its weights, or where accelerate's or diffusers' hooks bring them."""
+    from diffusers.models.modeling_utils import get_parameter_device  # slow to import
+
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            if (device := getattr(one, "execution_device", None)) is not None:
+                return torch.device(device)
+    return get_parameter_device(module)
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -12,9 +12,10 @@ from tiny_networks import awake, seeded, seeded_each
 from torch import Tensor
 
 from regen import diffusion
-from regen.embedders.base import VideoAutoencoder, configured_by
+from regen.embedders.base import VideoAutoencoder
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
+from regen.embedders.model import configured_by
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.latents import Latents

@@ -217,13 +217,12 @@ def test_constant_clips_do_not_divide_by_zero() -> None:
 
 
 ERRORS = {
-    "multiples of 8": lambda model: model.encode(torch.zeros(1, 3, 5, 8, 12)),
-    "1 or 5 frames": lambda model: model.encode(torch.zeros(1, 3, 4, 8, 8)),
-    "at least 1 step": lambda model: model.decode(torch.zeros(1, 8, 2, 1, 1), steps=0),
-    "got 1 and 3 of 8": lambda model: model.decode(torch.zeros(1, 8, 3, 1, 1)),
-    "got 1 and 2 of 4": lambda model: model.decode(torch.zeros(1, 4, 2, 1, 1)),
+    "multiples of 8": lambda model: model.init_from_components([torch.zeros(1, 3, 5, 8, 12)]),
+    "steps must be at least 1": lambda model: model.decode(torch.zeros(1, 8, 2, 1, 1), steps=0),
+    "got 8 and 3": lambda model: model.decode(torch.zeros(1, 8, 3, 1, 1)),
+    "got 4 and 2": lambda model: model.decode(torch.zeros(1, 4, 2, 1, 1)),
     "nothing to fit": lambda model: model.init_from_components([]),
-    "have 1 or 5 frames": lambda model: model.init_from_components([torch.zeros(1, 3, 3, 8, 8)]),
+    "must have 5 frames": lambda model: model.init_from_components([torch.zeros(1, 3, 3, 8, 8)]),
     "latent_channels must be 1 to 192": lambda model: AutoencoderLinear(4, 193),
 }
 

@@ -149,8 +149,6 @@ MISTAKES = {
     "encoder widths": lambda: tiny(8, encoder_widths=(8, 8)),
     "decoder widths": lambda: tiny(4, decoder_widths=(8,) * 5),
     "channels": lambda: tiny(4, latent_channels=0),
-    "frames": lambda: tiny(4).encode(torch.zeros(1, 3, 5, 16, 16)),
-    "sides": lambda: tiny(4).encode(torch.zeros(1, 3, 17, 16, 17)),
     "latent frames": lambda: tiny(4).decode(torch.zeros(1, 4, 2, 2, 2)),
     "latent channels": lambda: tiny(4).decode(torch.zeros(1, 3, 5, 2, 2)),
     "steps": lambda: tiny(4).decode(torch.zeros(1, 4, 5, 2, 2), steps=0),

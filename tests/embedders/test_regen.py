@@ -86,10 +86,8 @@ def test_the_noise_of_a_frame_depends_on_its_time_alone():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda m: m.encode(torch.zeros(1, 3, 4, 16, 16)), "5 frames.*got 4"),
-        (lambda m: m.encode(torch.zeros(1, 3, 5, 16, 20)), "multiples of 8"),
         (lambda m: m.decode(torch.zeros(1, 4, 2, 2, 2), steps=0), "steps must be at least 1"),
-        (lambda m: m.decode(torch.zeros(1, 4, 3, 2, 2)), "2 .content, motion."),
+        (lambda m: m.decode(torch.zeros(1, 4, 3, 2, 2)), "or 2 for each chunk, got 4 and 3"),
         (lambda m: m.decode(torch.zeros(1, 5, 2, 2, 2)), "4 channels.*got 5"),
         (lambda m: m.decode(torch.zeros(1, 4, 1, 2, 2), torch.tensor([0.5])), "times .* must be 0"),
         (lambda m: AutoencoderRegen(temporal_compression_ratio=5), "4, 8, 16 or 32"),
@@ -99,7 +97,7 @@ def test_the_noise_of_a_frame_depends_on_its_time_alone():
         (lambda m: tiny(t_min=0.0), "t_min must lie"),
         (lambda m: tiny(pure_noise_prob=1.5), "pure_noise_prob"),
         (lambda m: tiny(siren_frequency=0.0), "siren_frequency must be > 0"),
-        (lambda m: tiny(prediction="epsilon").decode(torch.zeros(1, 4, 2, 2, 2)), "at least 2 .*epsilon"),
+        (lambda m: tiny(prediction="epsilon").decode(torch.zeros(1, 4, 2, 2, 2)), "steps must be at least 2"),
         (lambda m: tiny(conditioning="in_context", attention_window=4), "None with in_context"),
         (lambda m: tiny(linear_skip="overlapping", prediction="velocity"), "needs prediction sample"),
         (lambda m: tiny(linear_skip="overlapping", kl_weight=0.1), "needs kl_weight 0"),

@@ -26,7 +26,7 @@ def test_sinusoids_differ_between_values_and_start_at_one():
     table = sinusoidal_embedding(torch.tensor([0.0, 0.5, 1.0]), 16)
     torch.testing.assert_close(table[0], torch.tensor([1.0] * 8 + [0.0] * 8))
     assert torch.cdist(table, table).fill_diagonal_(1.0).min() > 0.1
-    out = TimestepEmbedding(32)(torch.tensor([0.0, 0.5, 1.0]))
+    out = TimestepEmbedding(32)(torch.tensor([0.0, 0.5, 1.0]), torch.float32)
     assert torch.cdist(out, out).fill_diagonal_(1.0).min() > 1e-4
 
 

@@ -65,7 +65,7 @@ def test_the_posterior_is_narrow_at_initialisation():
 @given(GRIDS, GRIDS)
 def test_resolution_tokens_differ_between_sizes(one, other):
     tokens = ResolutionTokens(24)
-    a, b = tokens(one, PATCHES)[0], tokens(other, PATCHES)[0]
+    a, b = (tokens(size, PATCHES, torch.float32)[0] for size in (one, other))
     assert a.shape == (3, 24)
     equal = torch.isclose(a, b, atol=1e-6).all(1).tolist()
     assert equal == [x == y for x, y in zip(one, other, strict=True)]

@@ -1,4 +1,4 @@
-"""The chunks of a video: the model's interface, latents, padding, 8-bit frames.
+"""The chunks of a video: the model's interface, latents, 8-bit frames.
 
 A short last chunk repeats its last frame, and sides that are not a multiple of the spatial ratio (8 or 16
 pixels) repeat their border; both are cropped after decoding. A single frame is an image and has one latent
@@ -12,7 +12,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from regen.diffusion import Noise, Solver
 from regen.latents import Latents
@@ -78,14 +77,12 @@ def to_clip(
     return uint8_to_signed(rearrange(frames.to(device), "t h w c -> 1 c t h w")).to(dtype)
 
 
+def to_float(frame: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w 3"]:
+    """Convert a decoded frame to values in [0, 1] in fp32; values outside are clamped."""
+    return rearrange((frame.float().clamp(-1, 1) + 1) / 2, "c h w -> h w c")
+
+
 def to_image(frame: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
     """Convert a decoded frame to 8 bits; values outside [-1, 1] are clamped."""
     values = (frame.float().clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
     return rearrange(values, "c h w -> h w c")
-
-
-def pad(clip: Float[Tensor, "1 3 t h w"], length: int, multiple: int) -> Float[Tensor, "1 3 T H W"]:
-    """Repeat the last frame up to `length` frames, and the right and lower border up to `multiple` pixels."""
-    height, width = clip.shape[-2:]
-    sides = (0, -width % multiple, 0, -height % multiple, 0, length - clip.shape[2])
-    return functional.pad(clip, sides, mode="replicate")

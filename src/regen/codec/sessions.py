@@ -5,19 +5,20 @@ result depends on the frames and the options, not on how they were split into ca
 them, begin at fixed frames. Encoded frames are decoded by themselves, whichever others are asked for.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from regen.codec.chunks import ChunkLatents, Embedder, pad, to_clip, to_image
+from regen.codec.chunks import ChunkLatents, Embedder, to_clip, to_image
 from regen.codec.extension import LatentExtension, Trajectory, offset_correction
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import Lengths, check_lengths, truncate_to
 from regen.diffusion import Noise, Solver, euler, heun
+from regen.embedders.clips import pad
 from regen.latents import Latents, collate
 from regen.metrics.cost import Stopwatch
 from regen.networks.linear import blend_frames
@@ -26,6 +27,7 @@ from regen.tiling import Tile
 
 SolverName = Literal["euler", "heun"]
 Seams = Literal["extend", "match", "none"]
+Convert = Callable[[Tensor], Tensor]  # a decoded frame "3 h w" -> "h w 3"
 SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun}
 
 
@@ -151,14 +153,15 @@ class _PreviousChunk:
 class DecodeSession:
     """Decoder of a stream of latents into frames of `height` x `width` pixels.
 
-    For models that can't extrapolate, chunks are independent whatever `options.seams` is. `stopwatch` has the
-    seconds inside the decoder.
+    For models that can't extrapolate, chunks are independent whatever `options.seams` is. `convert` makes the
+    frames of a decoder's, 8-bit RGB by default. `stopwatch` has the seconds inside the decoder.
     """
 
     def __init__(
-        self, model: Embedder, *, height: int, width: int, options: DecodeOptions = DecodeOptions()
-    ) -> None:
-        self.model, self.height, self.width = model, height, width
+        self, model: Embedder, *, height: int, width: int, options: DecodeOptions = DecodeOptions(),
+        convert: Convert = to_image,
+    ) -> None:  # fmt: skip
+        self.model, self.height, self.width, self.convert = model, height, width, convert
         self.options = options if model.extrapolates else replace(options, seams="none")
         self.oom_retry, self.stopwatch = OomRetry(options.tile), Stopwatch()
         self._others_oom_retry = OomRetry(options.tile)  # of its own: encoded frames keep their tile
@@ -169,8 +172,8 @@ class DecodeSession:
         self._pending: list[tuple[ChunkLatents, list[float]]] = []
         self._previous: _PreviousChunk | None = None
 
-    def feed(self, chunk: ChunkLatents, offsets: Sequence[float] | None = None) -> UInt8[Tensor, "t h w 3"]:
-        """Take the latents of the next chunk and return the frames that are ready, 8-bit RGB on the CPU.
+    def feed(self, chunk: ChunkLatents, offsets: Sequence[float] | None = None) -> Shaped[Tensor, "t h w 3"]:
+        """Take the latents of the next chunk and return the frames that are ready, on the CPU.
 
         `offsets` are the frames to return, counted from the chunk's first: real numbers in any order, so 0.5
         lies between the first two frames and -1 before the chunk. The default is the encoded frames, which
@@ -186,7 +189,7 @@ class DecodeSession:
             ready.append(self._decode_pending())
         return torch.cat(ready)
 
-    def flush(self) -> UInt8[Tensor, "t h w 3"]:
+    def flush(self) -> Shaped[Tensor, "t h w 3"]:
         """End the video: return the remaining frames and reset the session."""
         ready = self._decode_pending() if self._pending else self._empty()
         self.reset()
@@ -194,14 +197,14 @@ class DecodeSession:
 
     def decode(
         self, chunks: Iterable[tuple[ChunkLatents, Sequence[float] | None]]
-    ) -> Iterator[UInt8[Tensor, "t h w 3"]]:
+    ) -> Iterator[Shaped[Tensor, "t h w 3"]]:
         """Decode a whole video, given chunks with their `offsets`, as many frames at a time as are ready."""
         for chunk, offsets in chunks:
             yield self.feed(chunk, offsets)
         yield self.flush()
 
-    def _empty(self) -> UInt8[Tensor, "0 h w 3"]:
-        return torch.empty(0, self.height, self.width, 3, dtype=torch.uint8)
+    def _empty(self) -> Shaped[Tensor, "0 h w 3"]:
+        return self.convert(torch.zeros(3, self.height, self.width))[None][:0]
 
     def _check_size(self, chunk: ChunkLatents) -> None:
         expected = tuple(-(-n // self.model.spatial_compression_ratio) for n in (self.height, self.width))
@@ -215,7 +218,7 @@ class DecodeSession:
         """Offset of the last frame of a chunk; 0 for an image."""
         return self.model.chunk_frames - 1 if chunk.latents.shape[1] > 1 else 0
 
-    def _decode_pending(self) -> UInt8[Tensor, "t h w 3"]:
+    def _decode_pending(self) -> Shaped[Tensor, "t h w 3"]:
         pending, self._pending = self._pending, []
         with self.stopwatch:
             decoded = zip(pending, self._decode(pending), strict=True)
@@ -249,7 +252,7 @@ class DecodeSession:
                     part = blend_frames(frames, torch.tensor(piece))
                 part = part if jump is None else offset_correction(part, piece, jump)
                 cropped = part[0, :, :, : self.height, : self.width].unbind(1)
-                found |= zip(piece, map(to_image, cropped), strict=True)
+                found |= zip(piece, map(self.convert, cropped), strict=True)
         return images
 
     def _sample(
@@ -287,14 +290,10 @@ def encode_frames(
 
 
 def decode_chunks(
-    model: Embedder,
-    chunks: Iterable[ChunkLatents],
-    *,
-    height: int,
-    width: int,
-    options: DecodeOptions = DecodeOptions(),
-) -> Iterator[UInt8[Tensor, "h w 3"]]:
-    """Decode a whole video, frame by frame, cropped to `height` x `width` pixels."""
-    session = DecodeSession(model, height=height, width=width, options=options)
+    model: Embedder, chunks: Iterable[ChunkLatents], *, height: int, width: int,
+    options: DecodeOptions = DecodeOptions(), convert: Convert = to_image,
+) -> Iterator[Shaped[Tensor, "h w 3"]]:  # fmt: skip
+    """Decode a whole video, frame by frame, cropped to `height` x `width` pixels (see `DecodeSession`)."""
+    session = DecodeSession(model, height=height, width=width, options=options, convert=convert)
     for images in session.decode((chunk, None) for chunk in chunks):
         yield from images

@@ -1,84 +1,25 @@
 """VideoAutoencoder: what all embedders share."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from regen.diffusion import Noise, Solver, euler
-from regen.names import NamedModel
-from regen.networks.linear import blend_frames
-from regen.tiling import LATENT_STRIDE, Tile
-
-C = TypeVar("C")
-STATISTICS = {"latents_mean": None, "latents_std": None}  # of embedders, and their defaults
+from regen.embedders.clips import join_posteriors, pad, split_chunks, split_rows
+from regen.embedders.model import Model
+from regen.latents import Latents
+from regen.tiling import Tile
 
 
-def configured_by(
-    config_class: type[C], others: Mapping[str, Any] = STATISTICS, **constants: Any
-) -> Callable[[Callable[[Any, C], None]], Callable[..., None]]:
-    """Construct a model from a dataclass, the only place where its options are written.
-
-    The fields of `config_class`, `others` with their defaults, and `constants` become the arguments of
-    `__init__` and the entries of config.json, as diffusers expects. Dataclasses in fields are objects in
-    config.json. The decorated `__init__` takes the dataclass. Raises ValueError when a constant has another
-    value.
-    """
-    shared = {**others, **constants}
-    own = vars(config_class())
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    arguments = [inspect.Parameter(name, kind, default=value) for name, value in (own | shared).items()]
-    signature = inspect.Signature([inspect.Parameter("self", kind), *arguments])
-
-    def decorate(init: Callable[[Any, C], None]) -> Callable[..., None]:
-        @wraps(init)
-        def construct(self: ConfigMixin, *args: Any, **options: Any) -> None:
-            bound = signature.bind(self, *args, **options)
-            bound.apply_defaults()
-            values = bound.arguments
-            for name, value in constants.items():
-                if values[name] != value:
-                    raise ValueError(f"{name} must be {value}, got {values[name]}.")
-            config = _from_json(config_class, {name: values[name] for name in own})
-            self.register_to_config(**asdict(config), **{name: values[name] for name in shared})
-            init(self, config)
-
-        construct.__signature__ = signature  # type: ignore[attr-defined]
-        return construct
-
-    return decorate
-
-
-def _from_json(config_class: type[C], values: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON, which has lists for tuples and objects for dataclasses."""
-    types = {field.name: field.type for field in fields(config_class)}  # type: ignore[arg-type]
-    converted: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and is_dataclass(types[name]):
-            value = _from_json(types[name], value)  # type: ignore[arg-type]
-        converted[name] = tuple(value) if isinstance(value, list) else value
-    return config_class(**converted)
-
-
-def check_requirements(requirements: Mapping[str, bool]) -> None:
-    """Raises ValueError with the first requirement on a configuration that does not hold."""
-    for requirement, holds in requirements.items():
-        if not holds:
-            raise ValueError(f"The model's configuration is invalid: {requirement}.")
-
-
-class VideoAutoencoder(NamedModel, ModelMixin, ConfigMixin):
-    """Ratios, latent statistics and tiling by the names of diffusers.
+class VideoAutoencoder(Model, AutoencoderMixin):
+    """Ratios, latent statistics, tiling, slicing and videos of any length, by the names of diffusers.
 
     The latents that a caller sees are normalised: `encode` and `decode` apply `latents_mean` and
     `latents_std` (rows: the first latent frame of a chunk, the others; columns: channels), and
@@ -90,10 +31,13 @@ class VideoAutoencoder(NamedModel, ModelMixin, ConfigMixin):
     extrapolates: bool = False
     """Whether `decode` generates new frames before and after a chunk."""
     _forward_methods = ("loss", "encode", "decode")
-    decode: Callable[..., Any]
-    _posterior: Callable[..., Any]  # (video, normalised, tile) -> a distribution, for `encode`
+    _skip_layerwise_casting_patterns = ("linear_", "conv_out")
+    _posterior: Callable[..., Any]  # (clip, normalised, tile) -> a distribution, of one chunk
+    _decode: Callable[..., Tensor]  # (latents, times, steps, generator, solver, tile, noise) -> frames, same
     tile: Tile | None = None
     """The largest part of the picture to process at once; a `tile` argument takes precedence."""
+    use_slicing: bool = False
+    """Whether the clips of a batch are processed one by one (`enable_slicing`)."""
 
     @property
     def min_steps(self) -> int:
@@ -122,6 +66,11 @@ class VideoAutoencoder(NamedModel, ModelMixin, ConfigMixin):
         return 1 + self.config.temporal_compression_ratio
 
     @property
+    def latent_frames(self) -> int:
+        """Latent frames of a chunk: one for the first frame, one for each k others."""
+        return 1 + (self.chunk_frames - 1) // self.config.temporal_compression_ratio
+
+    @property
     def latents_mean(self) -> Float[Tensor, "2 c"]:
         """Mean of the raw latents (rows: first latent frame, others), which `encode` subtracts."""
         return self._rows(self.config.latents_mean, 0.0)
@@ -135,51 +84,134 @@ class VideoAutoencoder(NamedModel, ModelMixin, ConfigMixin):
         """Store mean and standard deviation of the raw latents (rows: first latent frame, others)."""
         self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
+    @property
+    def use_tiling(self) -> bool:
+        """Whether the picture is processed in tiles."""
+        return self.tile is not None
+
     def enable_tiling(
         self,
         tile_sample_min_height: int = 512,
         tile_sample_min_width: int = 512,
-        tile_sample_stride_height: int = 448,
-        tile_sample_stride_width: int = 448,
+        tile_sample_stride_height: int | None = None,
+        tile_sample_stride_width: int | None = None,
     ) -> None:
         """Process tiles of at most this many pixels from now on; they overlap by size minus stride.
 
-        The names are those of diffusers' video autoencoders; of two overlaps the larger one is used. The
-        noise of a pixel does not depend on the tiles, and they are blended in every step.
+        The names are those of diffusers' video autoencoders; strides are 7/8 of the tile by default, and of
+        two overlaps the larger one is used. The noise of a pixel does not depend on the tiles, and they are
+        blended in every step.
         """
-        overlap = max(
-            tile_sample_min_height - tile_sample_stride_height,
-            tile_sample_min_width - tile_sample_stride_width,
-        )
-        self.tile = Tile(tile_sample_min_height, tile_sample_min_width, overlap)
+        sides = tile_sample_min_height, tile_sample_min_width
+        strides = tile_sample_stride_height, tile_sample_stride_width
+        overlaps = [
+            side // 8 if stride is None else side - stride
+            for side, stride in zip(sides, strides, strict=True)
+        ]
+        self.tile = Tile(*sides, max(overlaps))
 
     def disable_tiling(self) -> None:
         """Process the whole picture at once again."""
         self.tile = None
 
     def forward(
-        self, video: Float[Tensor, "b 3 t h w"], steps: int = 1, generator: torch.Generator | None = None
-    ) -> DecoderOutput:
-        """Encode and decode a chunk or an image; the result has the size of the input."""
-        frames, height, width = video.shape[2:]
-        latents = self.encode(video).latent_dist.mode()
-        sample = self.decode(latents, steps=steps, generator=generator).sample
-        return DecoderOutput(sample=sample[:, :, :frames, :height, :width])
+        self,
+        sample: Float[Tensor, "b 3 t h w"],
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: Generator | list[Generator] | None = None,
+        steps: int = 1,
+    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
+        """Encode and decode a video; the result has the size of the input.
+
+        `sample` is RGB in [-1, 1]. `sample_posterior`: decode random latents instead of the most likely ones.
+        """
+        frames, height, width = sample.shape[2:]
+        posterior = self.encode(sample).latent_dist
+        latents = posterior.sample(generator) if sample_posterior else posterior.mode()
+        decoded = self.decode(latents, steps=steps, generator=generator).sample
+        decoded = decoded[:, :, :frames, :height, :width]
+        return DecoderOutput(sample=decoded) if return_dict else (decoded,)
 
     @apply_forward_hook
     def encode(
         self, video: Float[Tensor, "b 3 t h w"], return_dict: bool = True, tile: Tile | None = None
     ) -> AutoencoderKLOutput | tuple[Any]:
-        """Encode a chunk of `chunk_frames` frames, or an image, to normalised latents.
+        """Encode a video of any length and size, RGB in [-1, 1], to normalised latents.
 
-        `video` is RGB in [-1, 1] with sides that are multiples of 8. `.latent_dist.mode()` has shape
-        `b c n h/8 w/8`: n = 2 for REGEN (content, motion), `latent_frames` for others; n = 1 for an image
-        (t = 1). `regen.codec` takes videos of any length and size. `tile` bounds what is processed at
-        once, by default as set by `enable_tiling`. Raises ValueError for other shapes.
+        One frame is an image. Longer videos are encoded in chunks of `chunk_frames` frames, one after
+        another; a short last one repeats its last frame, and sides repeat their border up to a multiple of
+        `spatial_compression_ratio`. `.latent_dist.mode()` has shape `b c n y x`: n = 1 for an image, else
+        `latent_frames` for each chunk; `decode` takes it back. `tile` bounds what is processed at once, by
+        default as set by `enable_tiling`.
         """
-        self._check_video(video)
-        distribution = self._posterior(video.to(self.dtype), True, tile or self.tile)
-        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+        return self._encode(video, return_dict, lambda clip: self._posterior(clip, True, tile or self.tile))
+
+    @apply_forward_hook
+    def decode(
+        self,
+        latents: Float[Tensor, "b c n y x"] | Latents,
+        times: Float[Tensor, " t"] | None = None,
+        steps: int = 1,
+        generator: Generator | list[Generator] | None = None,
+        return_dict: bool = True,
+        solver: Solver = euler,
+        tile: Tile | None = None,
+        noise: Noise | None = None,
+    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
+        """Decode normalised latents to frames, those that were encoded or those at `times`.
+
+        `times` are in chunk units (0 the first frame, 1 the last) and hold for each chunk; how far they may
+        leave [0, 1] depends on the model. Chunks are decoded one after another and independently;
+        `regen.codec` joins them without seams. Where a model `denoises`, it takes `steps` steps of `solver`
+        from `noise`, which `generator` draws: one for the batch, or one for each entry. The noise of a frame
+        depends on it and the frame alone; by default a single step starts from zero and needs none (see
+        `initial_noise`). `tile` bounds what is processed at once, by default as set by `enable_tiling`.
+        Values are about [-1, 1], not clamped. Raises ValueError for latents of another shape or steps <
+        `min_steps`.
+        """
+        if steps < self.min_steps:
+            raise ValueError(f"steps must be at least {self.min_steps} for this model, got {steps}.")
+        chunks = []
+        for chunk in self._chunks(latents):
+            rows, drawn = [chunk], [generator]
+            if self.use_slicing:
+                rows = split_rows(chunk)
+                drawn = [[g] for g in generator] if isinstance(generator, list) else drawn * len(rows)
+            parts = zip(rows, drawn, strict=True)
+            decoded = [self._decode(x, times, steps, g, solver, tile or self.tile, noise) for x, g in parts]
+            chunks.append(decoded[0] if len(decoded) == 1 else torch.cat(decoded))
+        sample = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def _encode(
+        self, video: Float[Tensor, "b 3 t h w"], return_dict: bool, posterior_of: Callable[[Tensor], Any]
+    ) -> AutoencoderKLOutput | tuple[Any]:
+        """The posteriors of the chunks and, with slicing, of the rows of a video, as one."""
+        padded = self._pad(video.to(self.dtype))
+        rows = padded.split(1) if self.use_slicing else [padded]
+        chunks = [
+            join_posteriors([posterior_of(clip) for clip in row.split(self.chunk_frames, dim=2)], dim=2)
+            for row in rows
+        ]
+        posterior = join_posteriors(chunks, dim=0)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def _pad(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 T H W"]:
+        """A video of whole chunks, or an image, whose sides are multiples of the spatial ratio."""
+        frames = video.shape[2]
+        length = 1 if frames == 1 else -(-frames // self.chunk_frames) * self.chunk_frames
+        return pad(video, length, self.spatial_compression_ratio)
+
+    def _chunks(self, latents: Tensor | Latents) -> list[Any]:
+        """The latents of each chunk. Raises ValueError unless they are those of whole chunks, or an image."""
+        channels, frames = latents.shape[1:3]
+        if channels != self.latent_channels or (frames > 1 and frames % self.latent_frames):
+            raise ValueError(
+                f"Latents must have {self.latent_channels} channels and 1 latent frame (an image) or "
+                f"{self.latent_frames} for each chunk, got {channels} and {frames}."
+            )
+        return split_chunks(latents, self.latent_frames)
 
     def _normalise(
         self, moments: Float[Tensor, "b m ..."], row: int | None = None
@@ -199,62 +231,15 @@ class VideoAutoencoder(NamedModel, ModelMixin, ConfigMixin):
         """Mean and standard deviation of latents, by one `row` or by that of each latent frame."""
         rows = [min(i, 1) for i in range(latents.shape[2])] if row is None else [row]
         shape = (-1, len(rows), *[1] * (latents.ndim - 3))
-        return self.latents_mean[rows].T.reshape(shape), self.latents_std[rows].T.reshape(shape)
+        statistics = (self.latents_mean, self.latents_std)
+        mean, std = (values.to(latents.device)[rows].T.reshape(shape) for values in statistics)
+        return mean, std
 
     def _rows(self, rows: list[list[float]] | None, default: float) -> Float[Tensor, "2 c"]:
         """Statistics in fp32, whatever the precision of the weights."""
         if rows is None:
             return torch.full((2, self.config.latent_channels), default, device=self.device)
         return torch.tensor(rows, device=self.device)
-
-    def _check_video(self, video: Float[Tensor, "b 3 t h w"]) -> None:
-        """Raises ValueError unless it is a chunk or an image whose sides are multiples of 8."""
-        frames, height, width = video.shape[2:]
-        if frames not in (1, self.chunk_frames) or height % LATENT_STRIDE or width % LATENT_STRIDE:
-            raise ValueError(
-                f"A video must have 1 or {self.chunk_frames} frames and sides that are multiples of "
-                f"{LATENT_STRIDE}, got {frames} of {height}x{width}; regen.codec splits and pads any video."
-            )
-
-
-class DirectAutoencoder(VideoAutoencoder):
-    """An embedder whose decoder gives the encoded frames in one pass, without noise."""
-
-    _decode_frames: Callable[[Tensor, Tile | None], Tensor]  # (latents, tile) -> all frames
-
-    @property
-    def latent_frames(self) -> int:
-        """Latent frames of a chunk: one for the first frame, one for each k others."""
-        return 1 + (self.chunk_frames - 1) // self.config.temporal_compression_ratio
-
-    @apply_forward_hook
-    def decode(
-        self,
-        latents: Float[Tensor, "b c n y x"],
-        times: Float[Tensor, " t"] | None = None,
-        steps: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        return_dict: bool = True,
-        solver: Solver = euler,
-        tile: Tile | None = None,
-        noise: Noise | None = None,
-    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
-        """Decode normalised latents to the frames of their chunk, or to those at `times` (0 first, 1 last).
-
-        Between two encoded frames the result is their linear blend; before the first and after the last it
-        is constant. `steps` (at least 1), `generator`, `solver` and `noise` have no effect. Values are about
-        [-1, 1], not clamped. Raises ValueError for latents of another shape or `steps` < 1.
-        """
-        channels, frames = latents.shape[1:3]
-        if channels != self.config.latent_channels or frames not in (1, self.latent_frames) or steps < 1:
-            raise ValueError(
-                f"Decoding takes at least 1 step and 1 or {self.latent_frames} latent frames of "
-                f"{self.config.latent_channels} channels, got {steps} and {frames} of {channels}."
-            )
-        sample = self._decode_frames(latents, tile or self.tile)
-        if times is not None:
-            sample = blend_frames(sample, times * (sample.shape[2] - 1))
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
 
 
 def add_latent_noise(latents: Tensor, std: float, generators: list[torch.Generator]) -> Tensor:

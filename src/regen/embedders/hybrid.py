@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regen.embedders.base import VideoAutoencoder
+from regen.embedders.clips import pad
 from regen.latents import LatentPosterior, Latents
 from regen.losses.one_dva import OneDVAObjective
 from regen.networks.dit import Patches
@@ -91,25 +92,37 @@ class HybridAutoencoder(VideoAutoencoder):
         tile: Tile | None = None,
         length: int | None = None,
     ) -> AutoencoderKLOutput | tuple[LatentPosterior]:
-        """Encode a clip of up to `chunk_frames` frames, or an image, to normalised latents.
+        """Encode a video of any length and size, RGB in [-1, 1], to normalised latents.
 
-        `video` is RGB in [-1, 1], of any size; it is padded to whole patches. `.latent_dist.mode()` are
-        `Latents`. `length` is the number of 1D latents of each clip, split among the regions by their size;
-        None: by the motion of each region. A shorter sequence is the beginning of a longer one. `tile` bounds
-        how many regions are processed at once. Raises ValueError for more frames than a chunk has, or a
-        length beyond the budget.
+        It is padded to whole patches, and beyond `chunk_frames` frames to whole chunks, which have regions of
+        their own. `.latent_dist.mode()` are `Latents`. `length` is the number of 1D latents of each chunk,
+        split among its regions by their size; None: by the motion of each region. A shorter sequence is the
+        beginning of a longer one. `tile` bounds how many regions are processed at once. Raises ValueError for
+        a length beyond the budget.
         """
-        size = video.shape[2:]
-        if size[0] > self.chunk_frames:
-            raise ValueError(
-                f"A chunk must have at most {self.chunk_frames} frames, got {size[0]}; use regen.codec."
-            )
-        if length is None:
-            lengths = self.lengths(video)
-        else:
-            lengths = self.shared_length(length, *size).to(video.device).expand(len(video), -1)
-        posterior = self._posterior(video.to(self.dtype), lengths, True, tile or self.tile)
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+        def posterior_of(clip: Tensor) -> LatentPosterior:
+            if length is None:
+                lengths = self.lengths(clip)
+            else:
+                lengths = self.shared_length(length, *clip.shape[2:]).to(clip.device).expand(len(clip), -1)
+            return self._posterior(clip, lengths, True, tile or self.tile)
+
+        return self._encode(video, return_dict, posterior_of)
+
+    def _pad(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 T H W"]:
+        """A video of whole patches and chunks, or a shorter clip of its length."""
+        frames, chunk = video.shape[2], self.chunk_frames
+        length = frames if frames <= chunk else -(-frames // chunk) * chunk
+        return pad(video, length, self.spatial_compression_ratio)
+
+    def _chunks(self, latents: Tensor | Latents) -> list[Latents]:
+        """The latents of each chunk, which may be a short one. Raises ValueError for another shape."""
+        latents = Latents.of(latents)
+        parts = [latents] if latents.shape[2] < self.latent_frames else super()._chunks(latents)
+        for part in parts:
+            self._check_latents(part)
+        return parts
 
     def _posterior(
         self,

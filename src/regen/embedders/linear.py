@@ -9,18 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.autoencoders.vae import IdentityDistribution
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from regen.embedders.base import (
-    DirectAutoencoder,
-    check_requirements,
-    configured_by,
-    without_margin,
-)
+from regen.embedders.base import without_margin
+from regen.embedders.clips import PointPosterior
+from regen.embedders.direct import DirectAutoencoder
+from regen.embedders.model import check_requirements, configured_by
 from regen.networks.linear import REACH, LinearDecoder, LinearEncoder
 from regen.tiling import LATENT_STRIDE, Tile
 
@@ -123,7 +120,12 @@ class AutoencoderLinear(DirectAutoencoder):
         channels = self.latent_channels
         covariance = Covariance(VALUES * self.chunk_frames)
         for chunk in chunks:
-            self._check_video(chunk)
+            frames, *sides = chunk.shape[2:]
+            if frames != self.chunk_frames or any(side % LATENT_STRIDE for side in sides):
+                raise ValueError(
+                    f"A chunk must have {self.chunk_frames} frames and sides that are multiples of "
+                    f"{LATENT_STRIDE}, got {frames} of {sides[0]}x{sides[1]}."
+                )
             covariance.add(to_cubes(chunk))
         if covariance.count == 0:
             raise ValueError("There is nothing to fit to; give at least one chunk.")
@@ -189,8 +191,8 @@ class AutoencoderLinear(DirectAutoencoder):
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None
-    ) -> IdentityDistribution:
-        return IdentityDistribution(self._normalise(self.encoder(video)))
+    ) -> PointPosterior:
+        return PointPosterior(self._normalise(self.encoder(video)))
 
     def _decode_frames(
         self, latents: Float[Tensor, "b c n y x"], tile: Tile | None

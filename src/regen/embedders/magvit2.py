@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regen.embedders.base import DirectAutoencoder, check_requirements, configured_by, without_margin
+from regen.embedders.base import without_margin
+from regen.embedders.direct import DirectAutoencoder
+from regen.embedders.model import check_requirements, configured_by
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.networks.conv_decoder import CausalDecoder
 from regen.tiling import LATENT_STRIDE, Tile, Tiling, crop
@@ -45,6 +47,7 @@ class AutoencoderMagvit2(PyramidAutoencoder, DirectAutoencoder):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("CausalResBlock", "Upsampler")
+    _repeated_blocks = ("CausalResBlock",)
 
     @configured_by(Magvit2Config, scaling_factor=1.0, spatial_compression_ratio=LATENT_STRIDE)
     def __init__(self, config: Magvit2Config) -> None:

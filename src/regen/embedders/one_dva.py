@@ -7,21 +7,14 @@ docs/method.md lists the choices made here.
 from dataclasses import dataclass, field
 
 import torch
-from diffusers.models.autoencoders.vae import DecoderOutput
-from diffusers.utils.accelerate_utils import apply_forward_hook
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from regen import diffusion
-from regen.embedders.base import (
-    add_latent_noise,
-    check_requirements,
-    configured_by,
-    psnr_at_most_noise,
-    without_margin,
-)
+from regen.embedders.base import add_latent_noise, psnr_at_most_noise, without_margin
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
+from regen.embedders.model import check_requirements, configured_by
 from regen.embedders.noise import initial_noise
 from regen.latents import Latents
 from regen.losses.one_dva import AuxiliaryTerms, OneDVAObjective, latent_losses
@@ -89,6 +82,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
     denoises = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "EncoderBlock")
+    _repeated_blocks = ("Block", "EncoderBlock")
 
     @configured_by(OneDVAConfig, scaling_factor=1.0)
     def __init__(self, config: OneDVAConfig) -> None:
@@ -108,36 +102,30 @@ class AutoencoderOneDVA(HybridAutoencoder):
             config.linear_skip,
         )  # fmt: skip
 
-    @apply_forward_hook
-    def decode(
+    def _decode(
         self,
         latents: Latents,
-        times: Float[Tensor, " t"] | None = None,
-        steps: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        return_dict: bool = True,
-        solver: diffusion.Solver = diffusion.euler,
-        tile: Tile | None = None,
-        noise: diffusion.Noise | None = None,
-    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
-        """Decode normalised latents to the frames of their clip, from noise in `steps` steps.
+        times: Float[Tensor, " t"] | None,
+        steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        solver: diffusion.Solver,
+        tile: Tile | None,
+        noise: diffusion.Noise | None,
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """The frames of a clip, from noise in `steps` steps.
 
         The picture has all pixels of the patches, including the padding, which `forward` crops. At `times`
-        between two encoded frames (0 the first, 1 the last) the result is their linear blend; before and
-        after them it is constant. `generator` draws the `noise`, one for the batch or each entry; that of
-        the frames of a patch depends on it and their position in the clip alone. By default a single step
-        starts from zero noise and needs no generator (see `initial_noise`). `tile` bounds how many regions
-        are processed at once. Values are about [-1, 1], not clamped. Raises ValueError when steps < 1 or the
-        latents have another shape.
+        between two encoded frames the result is their linear blend; before and after them it is constant.
+        The noise of the frames of a patch depends on their position in the clip. `tile` bounds how many
+        regions are processed at once.
         """
         schedule, (n, y, x) = diffusion.get_schedule(steps), latents.shape[2:]
-        self._check_latents(latents)
         side, frames = self.patches.side, 1 + (n - 1) * self.patches.frames
         tiling = self.regions(frames, y * side, x * side)
         shape = (len(latents), 3, n * self.patches.frames, y * side, x * side)
         start = initial_noise(noise, steps, shape, range(n), generator, latents.grid.device)
         structural, parts = self._raw_parts(latents)
-        max_batch = self._max_batch(tile or self.tile, tiling)
+        max_batch = self._max_batch(tile, tiling)
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
             noisy = noisy.to(self.dtype)
@@ -145,9 +133,29 @@ class AutoencoderOneDVA(HybridAutoencoder):
 
         sample = solver(diffusion.as_velocity(network, self.config.prediction), start, schedule)
         sample = self.patches.crop(sample, frames, y * side, x * side)
-        if times is not None:
-            sample = blend_frames(sample, times * (frames - 1))
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
+        return sample if times is None else blend_frames(sample, times * (frames - 1))
+
+    def denoise_step(
+        self,
+        noisy: Float[Tensor, "b 3 T H W"],
+        t: Float[Tensor, " #b"],
+        t_next: Float[Tensor, " #b"],
+        structural: Float[Tensor, "b c n y x"],
+        sequence: Float[Tensor, "b c s"],
+        mask: Bool[Tensor, "b s"] | None = None,
+    ) -> Float[Tensor, "b 3 T H W"]:
+        """One Euler step of `decode` for a padded clip that is one region, from noise level `t` to `t_next`.
+
+        A pure function of tensors without random numbers and checks, for `torch.export` with sizes of any
+        kind. `structural` and `sequence` are normalised; `mask` is True for the 1D latents that exist.
+        """
+        structural, sequence = self._raw(structural, 0), self._raw(sequence, 1)
+
+        def network(noisy: Tensor, t: Tensor) -> Tensor:
+            features, _ = self.decoder(noisy.to(self.dtype), structural, sequence, mask, t)
+            return self.decoder.to_pixels(features, structural).float()
+
+        return diffusion.step(diffusion.as_velocity(network, self.config.prediction), noisy, t, t_next)
 
     def loss(
         self,

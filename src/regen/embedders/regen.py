@@ -8,19 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from diffusers.models.autoencoders.vae import DecoderOutput
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.embedders.base import (
-    add_latent_noise,
-    check_requirements,
-    configured_by,
-    psnr_at_most_noise,
-    without_margin,
-)
+from regen.embedders.base import add_latent_noise, psnr_at_most_noise, without_margin
+from regen.embedders.model import check_requirements, configured_by
 from regen.embedders.noise import initial_noise
 from regen.embedders.pyramid import PyramidAutoencoder, PyramidConfig
 from regen.networks.conditioning import (
@@ -93,6 +86,7 @@ class AutoencoderRegen(PyramidAutoencoder):
     denoises = extrapolates = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "Stage")
+    _repeated_blocks = ("Block", "CausalResBlock")
     _keep_in_fp32_modules: ClassVar[list[str]] = ["siren"]  # every Fp32Module, as a list
 
     @configured_by(RegenConfig, scaling_factor=1.0, spatial_compression_ratio=PATCH)
@@ -134,38 +128,27 @@ class AutoencoderRegen(PyramidAutoencoder):
         """Fewest steps of `decode`: 1, with prediction "epsilon" 2 (docs/method.md, 6)."""
         return 2 if self.config.prediction == "epsilon" else 1
 
-    @apply_forward_hook
-    def decode(
+    def _decode(
         self,
         latents: Float[Tensor, "b c n y x"],
-        times: Float[Tensor, " t"] | None = None,
-        steps: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        return_dict: bool = True,
-        solver: diffusion.Solver = diffusion.euler,
-        tile: Tile | None = None,
-        noise: diffusion.Noise | None = None,
-    ) -> DecoderOutput | tuple[Float[Tensor, "b 3 t h w"]]:
-        """Decode normalised latents to frames at any times, from noise in `steps` steps (REGEN, Sec. 3.2).
+        times: Float[Tensor, " t"] | None,
+        steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        solver: diffusion.Solver,
+        tile: Tile | None,
+        noise: diffusion.Noise | None,
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Frames at any times, from noise in `steps` steps (REGEN, Sec. 3.2).
 
-        `times` are in chunk units: 0 the first frame, 1 the last, any real number between and beyond; by
-        default the encoded frames. All frames of a call attend to each other, so each depends on the set of
-        `times`; `regen.codec` decodes the encoded frames apart from others. `generator` draws the `noise`,
-        one for the batch or one for each entry; noise of a frame depends on it and the frame's time alone.
-        By default a single step starts from zero noise and needs no generator (see `initial_noise`).
-        `tile` bounds what is processed at once, by default as set by `enable_tiling`; tiles share the noise
-        of the frame and are blended in every step. Values are about [-1, 1], not clamped.
-        Raises ValueError when steps < `min_steps`, or for an image (n = 1) at a time other than 0.
+        All frames of a call attend to each other, so each depends on the set of `times`; `regen.codec`
+        decodes the encoded frames apart from others. Tiles share the noise of the frame and are blended in
+        every step. Raises ValueError for an image (n = 1) at a time other than 0.
         """
-        if steps < self.min_steps:
-            raise ValueError(
-                f"steps must be at least {self.min_steps} with {self.config.prediction}, got {steps}."
-            )
         schedule = diffusion.get_schedule(steps)
         times = self._times(latents, times)
         shape = (len(latents), 3, len(times), latents.shape[3] * PATCH, latents.shape[4] * PATCH)
         start = initial_noise(noise, steps, shape, times, generator, latents.device)
-        tiling = Tiling.of(latents.shape[3], latents.shape[4], tile or self.tile)
+        tiling = Tiling.of(latents.shape[3], latents.shape[4], tile)
         raw = self._raw(latents)
         linear = None if self.linear_decoder is None else self.linear_decoder(raw, times)
         conditions: Iterable[Condition] = (
@@ -186,8 +169,30 @@ class AutoencoderRegen(PyramidAutoencoder):
             pred = tiling.blend((self.decoder(*each).float() for each in inputs), PATCH)
             return pred if linear is None else pred + linear.float()
 
-        sample = solver(diffusion.as_velocity(network, self.config.prediction), start, schedule)
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
+        return solver(diffusion.as_velocity(network, self.config.prediction), start, schedule)
+
+    def denoise_step(
+        self,
+        noisy: Float[Tensor, "b 3 t h w"],
+        t: Float[Tensor, " #b"],
+        t_next: Float[Tensor, " #b"],
+        latents: Float[Tensor, "b c n y x"],
+        times: Float[Tensor, " t"],
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """One Euler step of `decode` for a chunk, from noise level `t` to `t_next`.
+
+        A pure function of tensors without random numbers, tiles and checks, for `torch.export` with sizes of
+        any kind. From zeros at level 1 to level 0 it decodes in one step.
+        """
+        raw = self._raw(latents)
+        positions, context = self._condition(raw, times)
+        linear = None if self.linear_decoder is None else self.linear_decoder(raw, times)
+
+        def network(noisy: Tensor, t: Tensor) -> Tensor:
+            pred = self.decoder(noisy.to(self.dtype), positions, t, context, linear).float()
+            return pred if linear is None else pred + linear.float()
+
+        return diffusion.step(diffusion.as_velocity(network, self.config.prediction), noisy, t, t_next)
 
     def loss(
         self,
@@ -254,12 +259,7 @@ class AutoencoderRegen(PyramidAutoencoder):
     def _times(
         self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"] | None
     ) -> Float[Tensor, " t"]:
-        channels, frames = latents.shape[1:3]
-        if channels != self.config.latent_channels or frames not in (1, 2):
-            raise ValueError(
-                f"Latents must have {self.config.latent_channels} channels and 1 (content) or 2 (content, "
-                f"motion) frames, got {channels} and {frames}."
-            )
+        frames = latents.shape[2]
         if times is None:
             return torch.linspace(0, 1, 1 if frames == 1 else self.chunk_frames, device=latents.device)
         if frames == 1 and bool((times != 0).any()):

@@ -9,18 +9,16 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from regen import diffusion
-from regen.embedders.base import check_requirements, configured_by
+from regen.embedders.model import Model, check_requirements, configured_by
 from regen.generate.inputs import LENGTH, SEQUENCE, Condition, ConditionEmbedding, TokenLayout
 from regen.latents import Latents
 from regen.layers.positions import TimestepEmbedding, sinusoidal_embedding
-from regen.names import NamedModel
 from regen.networks.dit import zero_linear
 from regen.networks.latent_transformer import AdaLNType, FactorisedTransformer, LatentTransformer
 
@@ -90,7 +88,7 @@ class LatentSpec:
         return cls(**values)
 
 
-class LatentGenerator(NamedModel, ModelMixin, ConfigMixin):
+class LatentGenerator(Model):
     """A latent diffusion transformer with the conventions of a diffusers model.
 
     `latent_spec` has the fields of `LatentSpec`. The condition is a class (`classes`: their names), a text
@@ -100,6 +98,7 @@ class LatentGenerator(NamedModel, ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("Block", "JointBlock", "LastJointBlock", "FactorisedBlock")
+    _repeated_blocks = _no_split_modules
     _forward_methods = ("loss", "velocity")
 
     @configured_by(GeneratorConfig, dict.fromkeys(("latent_spec", "classes", "text_width", "text_encoder")))
@@ -168,15 +167,16 @@ class LatentGenerator(NamedModel, ModelMixin, ConfigMixin):
         """
         size, patches = noisy.shape[2:], self.layout.patches
         grid = self.layout.grid(*size)
-        x = self.embed(patches.patchify(patches.pad(noisy.grid.to(self.embed.weight.dtype))))
+        x = self.embed(patches.patchify(patches.pad(noisy.grid.to(self.dtype))))
         x = x + self.type_embedding(self.layout.token_types(grid, x.device))
         if given_mask is not None:
-            x = x + given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None] * self.given_embedding
+            given = given_mask.repeat_interleave(grid[1] * grid[2], dim=1)[..., None]
+            x = x + given * self.given_embedding.to(x.dtype)
         positions, mask, count = self.layout.positions(grid, x.device), None, x.shape[1]
         if noisy.has_sequence:
             x, positions, mask = self._append_sequence(x, positions, noisy)
-        pooled, text, text_mask = self.condition(condition)
-        cond = self.timestep_embedding(t.to(x.device).expand(len(x)))
+        pooled, text, text_mask = self.condition(condition, x.dtype)
+        cond = self.timestep_embedding(t.to(x.device).expand(len(x)), x.dtype)
         cond = cond if pooled is None else cond + pooled
         if isinstance(self.transformer, FactorisedTransformer):
             x = self.transformer(x, grid, cond)
@@ -226,10 +226,11 @@ class LatentGenerator(NamedModel, ModelMixin, ConfigMixin):
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m 3"], Bool[Tensor, "b m"]]:
         """Tokens of the grid, of the 1D latents, and of the number of 1D latents of each region."""
         tokens = self.layout.sequence(noisy)
-        sequence = self.embed_sequence(noisy.sequence.mT.to(x.dtype)) + self.type_embedding.weight[SEQUENCE]
+        types = self.type_embedding(torch.tensor([SEQUENCE, LENGTH], device=x.device))
+        sequence = self.embed_sequence(noisy.sequence.mT.to(x.dtype)) + types[0]
         sequence = sequence + self.index_embedding(_embed_integers(tokens.rank).to(x.dtype))
         lengths = self.length_embedding(_embed_integers(noisy.lengths).to(x.dtype))
-        lengths = lengths + self.type_embedding.weight[LENGTH]
+        lengths = lengths + types[1]
         centres = self.layout.region_centres(*noisy.shape[2:], device=x.device).expand(len(x), -1, -1)
         ones = [x.new_ones(part.shape[:2], dtype=torch.bool) for part in (x, lengths)]
         mask = torch.cat([ones[0], tokens.mask, ones[1]], dim=1)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from regen.latents import Latents
 from regen.layers.attention import Grid
 from regen.layers.positions import grid_positions
+from regen.layers.precision import LayerNorm
 from regen.networks.dit import Patches
 from regen.tiling import Tiling
 
@@ -36,6 +37,11 @@ class Condition:
     def from_batch(cls, batch: Mapping[str, Tensor]) -> "Condition":
         """The condition of a training batch."""
         return cls(batch.get("label"), batch.get("text"), batch.get("text_mask"))
+
+    @classmethod
+    def from_text(cls, embeds: Float[Tensor, "b m e"]) -> "Condition":
+        """Texts as hidden states, whose rows of zeros are padding."""
+        return cls(text=embeds, text_mask=(embeds != 0).any(2))
 
     def unconditional(self) -> "Condition":
         """As many empty conditions, for classifier-free guidance."""
@@ -81,16 +87,16 @@ class ConditionEmbedding(nn.Module):
         if self.label is not None:
             # Much below 1, the noise level drowns it and it is not learned.
             nn.init.normal_(self.label.weight)
-        self.text_norm = nn.LayerNorm(text_width) if text_width else None
+        self.text_norm = LayerNorm(text_width) if text_width else None
         if text_width:
             self.text_in = nn.Linear(text_width, width)
             self.text_pool = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
             self.null_text = nn.Parameter(torch.zeros(width))
 
     def forward(
-        self, condition: Condition
+        self, condition: Condition, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "b d"] | None, Float[Tensor, "b m d"] | None, Bool[Tensor, "b m"] | None]:
-        """The vector, the text tokens and their mask; None for what the generator doesn't have."""
+        """The vector, the text tokens (in `dtype`) and their mask; None for what there is not."""
         if self.label is not None:
             assert condition.label is not None, "the generator has classes"
             label = torch.where(condition.label < 0, self.num_classes, condition.label)
@@ -99,9 +105,9 @@ class ConditionEmbedding(nn.Module):
             return None, None, None
         assert condition.text is not None and condition.text_mask is not None, "the generator reads texts"
         mask = condition.text_mask
-        states = self.text_norm(condition.text.to(self.text_norm.weight.dtype))
+        states = self.text_norm(condition.text.to(dtype))
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
-        pooled = torch.where(mask.any(1, keepdim=True), self.text_pool(mean), self.null_text)
+        pooled = torch.where(mask.any(1, keepdim=True), self.text_pool(mean), self.null_text.to(dtype))
         return pooled, self.text_in(states), mask
 
 

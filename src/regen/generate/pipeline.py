@@ -2,36 +2,40 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import PIL.Image
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput, logging
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from regen.codec.chunks import to_float, to_image
 from regen.codec.rate_control import FixedLength
 from regen.codec.sessions import DecodeOptions
 from regen.generate.generator import LatentGenerator
 from regen.generate.inputs import Condition, concat_chunks
+from regen.generate.pipeline_inputs import (
+    Callback,
+    Image,
+    as_list,
+    check_noise,
+    check_options,
+    make_generators,
+    pixels,
+    text_condition,
+)
 from regen.generate.pipeline_loading import NamedPipeline
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sampling_schedule
-from regen.generate.text import TextEncoder
+from regen.generate.text import TextEncoder, embed_prompts
 from regen.generate.video_generator import GeneratedLatents, VideoGenerator
 from regen.generate.video_shape import VideoShape
 from regen.latents import Latents, collate
-from regen.media.files import read_image
-from regen.media.pixels import Size
 from regen.pretrained.models import Autoencoder
 
 logger = logging.get_logger(__name__)
 
-Image = PIL.Image.Image | Tensor | np.ndarray | Path | str
-Callback = Callable[..., dict[str, Any] | None]  # or a PipelineCallback of diffusers
 MAX_TIMESTEP = 1000  # of pure noise, in diffusers' units
 
 
@@ -47,7 +51,7 @@ class RegenTextToVideoPipeline(NamedPipeline):
     """Videos from prompts or classes, with diffusers' conventions.
 
     `generator` generates latents of the embedder `vae`. `text_encoder` and `tokenizer` of transformers are
-    those of its training; a generator without texts needs none.
+    those of its training; a generator without texts needs none. `encode_prompt` needs nothing else.
     """
 
     model_cpu_offload_seq = "text_encoder->generator->vae"
@@ -56,8 +60,8 @@ class RegenTextToVideoPipeline(NamedPipeline):
 
     def __init__(
         self,
-        generator: LatentGenerator,
-        vae: Autoencoder,
+        generator: LatentGenerator | None,
+        vae: Autoencoder | None,
         text_encoder: nn.Module | None = None,
         tokenizer: Any = None,
     ) -> None:
@@ -106,38 +110,38 @@ class RegenTextToVideoPipeline(NamedPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         decoder_steps: int = 1,
         num_latents: FixedLength | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
     ) -> VideoPipelineOutput | tuple[Any]:
         """Generate `num_videos_per_prompt` videos of each prompt, or of each class name in `class_labels`.
 
         Args:
             image: First frame of all videos, or one for each prompt: a PIL image, a path, a tensor "c h w" or
                 an array "h w c", in [0, 1].
-            height, width, num_frames: By default the most frequent size in training, and one chunk.
-            guidance_scale: Acts above 1.
-            generator: One for each video, or one for all; `latents` is the initial noise "b c f y x".
+            height, width, num_frames: By default the most frequent training size, and one chunk.
+            generator: One for each video, or for all; `latents` are initial noise "b c f y x".
             callback_on_step_end: Called with (pipeline, step, timestep from 1000 on, {"latents"}); may return
                 other latents. Each segment of a long video counts its steps from 0.
             decoder_steps, num_latents: Denoising steps of the decoder; 1D latents of a chunk, if it has any.
+            prompt_embeds, negative_prompt_embeds: As `encode_prompt` returns them, instead of prompts.
 
         Raises ValueError for what these models can't do.
         """
         inputs = callback_on_step_end_tensor_inputs
-        _check_options((height, width), output_type, callback_on_step_end, inputs)
+        size = check_options((height, width), output_type, callback_on_step_end, inputs)
         options = SampleOptions(num_inference_steps, max(1.0, guidance_scale), guidance_interval)
         videos, each = self._video_generator(), num_videos_per_prompt
-        size = None if height is None or width is None else Size(height, width)
         shape = videos.shape(num_frames, size)
-        self._guidance_scale, self._num_timesteps = guidance_scale, num_inference_steps * shape.num_segments
-        self._interrupt = False
-        prompts, negatives, classes = map(_as_list, (prompt, negative_prompt, class_labels))
-        condition, negative, count = self._conditions(videos, prompts, negatives, classes, each)
+        self._guidance_scale, self._interrupt = guidance_scale, False
+        self._num_timesteps = num_inference_steps * shape.num_segments
+        prompts, negatives, classes = map(as_list, (prompt, negative_prompt, class_labels))
+        texts, embeds = (prompts, negatives), (prompt_embeds, negative_prompt_embeds)
+        condition, negative, count = self._conditions(videos, texts, embeds, classes, each)
         given = None if image is None else self._given_frames(videos, image, shape, each, count)
-        generators = _generators(generator, count)
+        generators = make_generators(generator, count)
         seeds = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
-        noise = None if latents is None else _check_noise(latents, videos, shape, count)
-        for warning in [*shape.notes, *videos.truncation_warnings([*prompts, *negatives])]:
-            logger.warning(warning)
-        _onload(self.generator)
+        noise = check_noise(latents, videos, shape, count)
+        _warn([*shape.notes, *videos.truncation_warnings([*prompts, *negatives])])
         with self.progress_bar(total=self._num_timesteps) as bar:
             on_step = self._on_step(callback_on_step_end, inputs, num_inference_steps, bar.update)
             arguments = (shape, condition, generators, options, given, negative, num_latents, on_step, noise)
@@ -146,34 +150,80 @@ class RegenTextToVideoPipeline(NamedPipeline):
         self.maybe_free_model_hooks()
         return VideoPipelineOutput(frames=frames) if return_dict else (frames,)
 
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: Float[Tensor, "_ _ _"] | None = None,
+        negative_prompt_embeds: Float[Tensor, "_ _ _"] | None = None,
+        max_sequence_length: int | None = None,
+    ) -> tuple[Float[Tensor, "_ _ _"] | None, Float[Tensor, "_ _ _"] | None]:
+        """Hidden states "b m e" of prompts and of negative ones: `prompt_embeds`, `negative_prompt_embeds`.
+
+        Each is repeated `num_videos_per_prompt` times; None where there is none. Rows of zeros are padding.
+        Needs no generator; without one, `max_sequence_length` is the limit of the tokenizer instead of the
+        tokens that the generator read in training. Raises ValueError for both a prompt and its states.
+        """
+        each, limit = num_videos_per_prompt, max_sequence_length
+        prompt_embeds = self._embeds(prompt, prompt_embeds, each, limit)
+        negative_prompt_embeds = self._embeds(negative_prompt, negative_prompt_embeds, each, limit)
+        return prompt_embeds, negative_prompt_embeds
+
+    def _embeds(
+        self, prompt: str | list[str] | None, embeds: Tensor | None, each: int, limit: int | None
+    ) -> Float[Tensor, "_ m e"] | None:
+        if prompt is not None:
+            if embeds is not None:
+                raise ValueError("Give a prompt or its embeds, not both.")
+            text = self._text_encoder(limit)
+            if text is None:
+                raise ValueError("A prompt needs the text_encoder and tokenizer of the pipeline.")
+            embeds = embed_prompts(text, as_list(prompt))
+        return None if embeds is None else embeds.repeat_interleave(each, dim=0)
+
+    def _text_encoder(self, max_tokens: int | None = None) -> TextEncoder | None:
+        """The text encoder as the generator read it in training, if the pipeline has one."""
+        if self.text_encoder is None or self.tokenizer is None:
+            return None
+        trained = {} if self.generator is None else self.generator.config.text_encoder or {}
+        tokens = max_tokens or trained.get("max_tokens") or self.tokenizer.model_max_length
+        return TextEncoder(self.text_encoder, self.tokenizer, tokens, self.text_encoder.config.hidden_size)
+
     def _conditions(
         self,
         videos: VideoGenerator,
-        prompts: list[str],
-        negatives: list[str],
+        prompts: tuple[list[str], list[str]],
+        embeds: tuple[Tensor | None, Tensor | None],
         classes: list[str],
         each: int,
     ) -> tuple[Condition, Condition | None, int]:
-        """What the videos show, what guidance leads away from, and the number of videos."""
-        _onload(self.text_encoder)
-        prompts, classes, repeated = (
-            [text for text in texts for _ in range(each)] for texts in (prompts, classes, negatives)
-        )
-        count = len(prompts) + len(classes) or each
-        negative = videos.negative_condition(negatives if len(negatives) == 1 else repeated, count)
-        return videos.condition(prompts, classes), negative, count
+        """What the videos show, what guidance leads away from, and the number of videos.
+
+        `prompts` and `embeds`: those of the videos, and negative ones.
+        """
+        has_embeds = any(one is not None for one in embeds)
+        if not has_embeds:
+            videos.check_prompts(prompts[0], classes, prompts[1])
+        if not self.generator.config.text_width:
+            if has_embeds:
+                raise ValueError("This generator reads no texts; leave prompt_embeds out.")
+            classes = [name for name in classes for _ in range(each)]
+            return videos.condition([], classes), None, len(classes) or each
+        positive, negative = self.encode_prompt(prompts[0] or None, prompts[1] or None, each, *embeds)
+        if positive is None:
+            raise ValueError("This generator needs a prompt or prompt_embeds.")
+        condition, count = text_condition(positive, self.generator), len(positive)
+        if negative is not None and len(negative) not in (each, count):
+            given, count = len(negative) // each, count // each
+            raise ValueError(f"Give 1 negative prompt, or {count}, one for each prompt, not {given}.")
+        if negative is not None and len(negative) < count:
+            negative = negative[:1].expand(count, -1, -1)
+        return condition, None if negative is None else text_condition(negative, self.generator), count
 
     def _video_generator(self) -> VideoGenerator:
-        """The modules as they are now. Raises ValueError for a missing text encoder."""
-        model, text = self.generator, None
-        if model.config.text_width:
-            if self.text_encoder is None or self.tokenizer is None or model.config.text_encoder is None:
-                raise ValueError(
-                    "This generator reads texts; the pipeline needs its text_encoder and tokenizer."
-                )
-            tokens = model.config.text_encoder["max_tokens"]
-            text = TextEncoder(self.text_encoder, self.tokenizer, tokens, model.config.text_width)
-        return VideoGenerator(model, self.vae, text)
+        """The modules as they are now."""
+        return VideoGenerator(self.generator, self.vae, self._text_encoder())
 
     def _given_frames(
         self, videos: VideoGenerator, image: Image | list[Image], shape: VideoShape, each: int, count: int
@@ -181,8 +231,7 @@ class RegenTextToVideoPipeline(NamedPipeline):
         images = image if isinstance(image, list) else [image]
         if len(images) not in (1, count // each):
             raise ValueError(f"Give 1 image, or {count // each}, one for each prompt, not {len(images)}.")
-        _onload(self.vae)
-        given = videos.encode_images([_pixels(one) for one in images], shape)
+        given = videos.encode_images([pixels(one) for one in images], shape)
         grid = given.latents.grid.repeat_interleave(count // len(images), dim=0)
         return GivenFrames(Latents.of(grid), given.frames)
 
@@ -209,76 +258,17 @@ class RegenTextToVideoPipeline(NamedPipeline):
         if output_type == "latent":
             rows = [video.chunks() for video in generated]
             return collate([concat_chunks(collate(row)) for row in rows]).for_decoder()
-        _onload(self.vae)
+        convert = to_image if output_type == "pil" else to_float
         videos = [
-            torch.stack(list(video.decode(self.vae, DecodeOptions(steps=steps, seed=seed))))
+            list(video.decode(self.vae, DecodeOptions(steps=steps, seed=seed), convert))
             for video, seed in zip(generated, seeds, strict=True)
         ]
         if output_type == "pil":
             return [[PIL.Image.fromarray(frame.numpy()) for frame in video] for video in videos]
-        values = torch.stack(videos).float() / 255
+        values = torch.stack([torch.stack(video) for video in videos])
         return values.numpy() if output_type == "np" else rearrange(values, "b t h w c -> b t c h w")
 
 
-def _onload(module: nn.Module | None) -> None:
-    """Move a module to its device now (`enable_model_cpu_offload`), before its device is read."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None:
-        hook.pre_forward(module)
-
-
-def _as_list(value: str | list[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else value
-
-
-def _check_options(
-    size: tuple[int | None, int | None], output_type: str, callback: Callback | None, inputs: Sequence[str]
-) -> None:
-    if size.count(None) == 1:
-        raise ValueError("Give height and width, or neither.")
-    if output_type not in ("pil", "np", "pt", "latent"):
-        raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}.")
-    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-        inputs = callback.tensor_inputs
-    if callback is not None and not set(inputs) <= {"latents"}:
-        raise ValueError(f"callback_on_step_end_tensor_inputs must be latents, got {', '.join(inputs)}.")
-
-
-def _generators(given: Generator | list[Generator] | None, count: int) -> list[Generator]:
-    """One for each video; by default seeded from torch's global state."""
-    if given is None:
-        return [Generator().manual_seed(int(torch.randint(2**62, ()))) for _ in range(count)]
-    generators = [given] * count if isinstance(given, Generator) else given
-    if len(generators) != count:
-        raise ValueError(f"Give 1 generator, or {count}, one for each video, not {len(generators)}.")
-    return generators
-
-
-def _check_noise(latents: Tensor, videos: VideoGenerator, shape: VideoShape, count: int) -> Latents:
-    """Initial noise. Raises ValueError unless it has the shape of the first segment."""
-    spec = videos.latent_spec
-    if spec.has_sequence:
-        raise ValueError("latents can't be given for an embedder with 1D latents; leave them out.")
-    chunks = min(shape.num_chunks, max(1, spec.max_chunks))
-    expected = (count, spec.channels, chunks * shape.latent_frames, shape.rows, shape.columns)
-    if tuple(latents.shape) != expected:
-        raise ValueError(
-            f"latents must have the shape {expected} of the first segment, got {(*latents.shape,)}."
-        )
-    return Latents.of(latents)
-
-
-def _pixels(image: Image) -> UInt8[Tensor, "h w 3"]:
-    """An image in any form as 8-bit RGB."""
-    if isinstance(image, Path | str):
-        return read_image(Path(image))[0]
-    if isinstance(image, PIL.Image.Image):
-        image = np.array(image.convert("RGB"))
-    shape = (*image.shape,)
-    if isinstance(image, Tensor):
-        image = image.float().cpu().movedim(0, -1).numpy()
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"An image must be a tensor c h w or an array h w c with 3 channels, got {shape}.")
-    if image.dtype != np.uint8:
-        image = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-    return torch.from_numpy(image)
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        logger.warning(warning)

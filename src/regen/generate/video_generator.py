@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from regen.codec.chunks import ChunkLatents, Embedder, to_clip
+from regen.codec.chunks import ChunkLatents, Embedder, to_clip, to_image
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import FixedLength, check_lengths, truncate_to
-from regen.codec.sessions import DecodeOptions, decode_chunks
+from regen.codec.sessions import Convert, DecodeOptions, decode_chunks
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.embedders.pyramid import PyramidAutoencoder
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.inputs import Condition, split_chunks
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_video
-from regen.generate.text import TextEncoder
+from regen.generate.text import TextEncoder, embed_prompts
 from regen.generate.video_shape import LatentTemplates, VideoShape, video_shape
 from regen.latents import Latents, collate
 from regen.media.pixels import Size, resize_center_crop
@@ -47,13 +47,15 @@ class GeneratedLatents:
         """The latents of each chunk."""
         return [chunk for row in self.segments for chunk in split_chunks(row, self.spec.chunk_latents)]
 
-    def decode(self, embedder: Embedder, options: DecodeOptions = ONE_STEP) -> Iterator[Image]:
-        """The frames, one by one, cropped to the size of the video."""
+    def decode(
+        self, embedder: Embedder, options: DecodeOptions = ONE_STEP, convert: Convert = to_image
+    ) -> Iterator[Shaped[Tensor, "h w 3"]]:
+        """The frames, one by one, cropped to the size of the video; `convert`: see `DecodeSession`."""
         chunks = self.chunks()
         frames = self.spec.chunk_frames if chunks[0].shape[1] == self.spec.chunk_latents else 1
         stream = [ChunkLatents(index, chunk.cpu(), frames) for index, chunk in enumerate(chunks)]
         height, width = (side * self.spec.spatial_compression_ratio for side in chunks[0].shape[-2:])
-        images = decode_chunks(embedder, stream, height=height, width=width, options=options)
+        images = decode_chunks(embedder, stream, height=height, width=width, options=options, convert=convert)
         end = None if self.frames is None else self.skip_frames + self.frames
         for image in islice(images, self.skip_frames, end):
             yield image[: self.height, : self.width]
@@ -75,21 +77,29 @@ class VideoGenerator:
         """The shape of requested videos (see `video_shape`)."""
         return video_shape(self.latent_spec, self.model.config.patch_size, frames, size, continues)
 
-    def condition(self, prompts: Sequence[str], classes: Sequence[str]) -> Condition:
-        """A condition per prompt or class, or one for all. Raises ValueError for what the model rejects."""
+    def check_prompts(
+        self, prompts: Sequence[str], classes: Sequence[str], negative: Sequence[str] = ()
+    ) -> None:
+        """Raises ValueError for a prompt, class or negative prompt that the model needs or can't take."""
         if names := list(self.model.config.classes or ()):
             if prompts or not classes:
                 listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
                 no_prompt = ", not a prompt" if prompts else ""
                 raise ValueError(f"This generator needs a class{no_prompt}, one of: {listed}.")
-            return Condition(label=self.model.labels(classes))
-        if self.model.config.text_width:
+        elif self.model.config.text_width:
             if classes or not prompts:
                 raise ValueError(f"This generator needs a prompt{', not a class' if classes else ''}.")
-            return self._encode_prompts(prompts)
-        if prompts or classes:
+        elif prompts or classes:
             raise ValueError("This generator is unconditional; leave the prompt or class out.")
-        return Condition()
+        if negative and not self.model.config.text_width:
+            raise ValueError("This generator reads no texts; leave the negative prompt out.")
+
+    def condition(self, prompts: Sequence[str], classes: Sequence[str]) -> Condition:
+        """A condition per prompt or class, or one for all (see `check_prompts`)."""
+        self.check_prompts(prompts, classes)
+        if self.model.config.classes:
+            return Condition(label=self.model.labels(classes))
+        return self._encode_prompts(prompts) if self.model.config.text_width else Condition()
 
     def negative_condition(self, prompts: Sequence[str], count: int) -> Condition | None:
         """What guidance leads away from, for all or each. Raises ValueError if the model reads no texts."""
@@ -167,14 +177,8 @@ class VideoGenerator:
         return [GeneratedLatents([row[i] for row in segments], *rest) for i in range(len(generators))]
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """Hidden states of prompts; each distinct prompt is encoded once."""
         assert self.text_encoder is not None, "a generator that reads texts has a text encoder"
-        index = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        if not any(prompt.strip() for prompt in index):
-            return self.model.unconditional(len(prompts))
-        text = self.text_encoder(list(index))
-        rows = [index[prompt] for prompt in prompts]
-        return Condition(text=text.states[rows].float(), text_mask=text.mask[rows])
+        return Condition.from_text(embed_prompts(self.text_encoder, prompts))
 
     @torch.inference_mode()
     def _encode(

@@ -9,6 +9,19 @@ from torch.nn import functional as F
 Triple = tuple[int, int, int]
 
 
+class Conv3d(nn.Conv3d):
+    """Conv3d that casts fp16 weights to the dtype of its input.
+
+    The residual stream of convolutional networks exceeds the range of fp16, so they compute in fp32 in a
+    model of this precision (see `not_fp16`).
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if weight.dtype == torch.float16:
+            weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
+        return super()._conv_forward(input, weight, bias)
+
+
 class CausalConv3d(nn.Module):
     """3D convolution over `b c t h w` that is causal in time (REGEN, Sec. 3).
 
@@ -23,7 +36,7 @@ class CausalConv3d(nn.Module):
     ):
         super().__init__()
         sides = [side // 2 if side % 2 else 0 for side in kernel[1:]]
-        self.conv = nn.Conv3d(channels, out_channels, kernel, stride, padding=(0, sides[0], sides[1]))
+        self.conv = Conv3d(channels, out_channels, kernel, stride, padding=(0, sides[0], sides[1]))
         self.time_pad = kernel[0] - 1
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d s y x"]:
@@ -76,8 +89,8 @@ class DetailHead(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1))
-        self.conv2 = nn.Conv3d(channels, 3, (1, 3, 3), padding=(0, 1, 1))
+        self.conv1 = Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1))
+        self.conv2 = Conv3d(channels, 3, (1, 3, 3), padding=(0, 1, 1))
         for parameter in self.conv2.parameters():
             nn.init.zeros_(parameter)
 

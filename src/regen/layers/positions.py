@@ -82,6 +82,7 @@ class TimestepEmbedding(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        features = sinusoidal_embedding(1000 * t, 256).to(self.expand.weight.dtype)
+    def forward(self, t: Float[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b d"]:
+        """The embedding in `dtype`, that of the tokens."""
+        features = sinusoidal_embedding(1000 * t, 256).to(dtype)
         return self.project(F.silu(self.expand(features)))

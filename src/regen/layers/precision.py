@@ -1,9 +1,10 @@
-"""Fp32Module: a part of a network that stays in fp32 in a model of any precision."""
+"""Precision: parts of networks that stay in fp32, and LayerNorm with weights of another dtype."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Fp32Module(nn.Module):
@@ -21,3 +22,18 @@ class Fp32Module(nn.Module):
             return result if is_fp32 else tensor.to(result.device, torch.float32)
 
         return super()._apply(keep_fp32, recurse)
+
+
+def not_fp16(x: Tensor) -> Tensor:
+    """`x` in fp32 where it is fp16, for networks whose values exceed the range of fp16."""
+    return x.float() if x.dtype == torch.float16 else x
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm in the dtype of its input; layerwise casting (diffusers) leaves its weights alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)

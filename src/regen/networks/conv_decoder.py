@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from regen.layers import CheckpointedModule
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, DetailHead, Triple
+from regen.layers.precision import not_fp16
 
 
 def pixel_shuffle_3d(x: Float[Tensor, "b e t h w"], factor: Triple) -> Float[Tensor, "b c T H W"]:
@@ -88,6 +89,7 @@ class CausalDecoder(CheckpointedModule):
             self.linear_skip = Upsampler(channels, 3, (k, side, side), kernel=(2, 1, 1))
 
     def forward(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t h w"]:
+        dtype, latents = latents.dtype, not_fp16(latents)
         x = self.mid(self.conv_in(latents))
         for stage in self.stages:
             x = self.call_block(stage, x)
@@ -95,4 +97,5 @@ class CausalDecoder(CheckpointedModule):
         pixels = self.out(x)
         if self.detail is not None:
             pixels = pixels + self.detail(self.detail_features(x))
-        return pixels if self.linear_skip is None else pixels + self.linear_skip(latents)
+        pixels = pixels if self.linear_skip is None else pixels + self.linear_skip(latents)
+        return pixels.to(dtype)

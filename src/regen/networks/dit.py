@@ -197,8 +197,8 @@ class DiT(CheckpointedModule):
         `linear`: the linear reconstruction, where the network takes one."""
         assert context is None or self.windows[0] is None, "context tokens require full attention"
         grid = positions.shape[1], positions.shape[2], positions.shape[3]
-        cond = self.timestep_embedding(t)
         x = self.embed(self.patches.patchify(noisy))
+        cond = self.timestep_embedding(t, x.dtype)
         if self.embed_linear is not None and linear is not None:
             x = x + self.embed_linear(self.patches.patchify(linear))
         x = x + rearrange(positions, "b t y x d -> b (t y x) d")

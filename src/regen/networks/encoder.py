@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from regen.layers import CheckpointedModule
 from regen.layers.causal import CausalConv3d, CausalResBlock, ChannelNorm, Triple
+from regen.layers.precision import not_fp16
 
 # Stride (t, h, w) of the convolution that ends each stage: eight-fold in space at every ratio; each higher
 # ratio adds the temporal stride of one more stage.
@@ -83,11 +84,12 @@ class CausalEncoder(CheckpointedModule):
             self.linear_skip = CausalConv3d(3, out_channels, (k + 1, side, side), (k, side, side))
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c n y x"]:
-        p = self.patch_size
+        p, dtype, video = self.patch_size, video.dtype, not_fp16(video)
         x = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=p, q=p)
         x = self.conv_in(x)
         for stage in self.stages:
             x = self.call_block(stage, x)
         x = self.mid(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return x if self.linear_skip is None else x + self.linear_skip(video)
+        x = x if self.linear_skip is None else x + self.linear_skip(video)
+        return x.to(dtype)

@@ -85,11 +85,11 @@ class HybridDecoder(CheckpointedModule):
         """
         grid = structural.shape[2], structural.shape[3], structural.shape[4]
         count, length = prod(grid), sequence.shape[2]
-        cond = self.timestep_embedding(t)
         pixels = self.embed(self.patches.patchify(noisy))
+        cond = self.timestep_embedding(t, pixels.dtype)
         tokens = self.sequence(rearrange(sequence, "b c s -> b s c"))
         tokens = tokens + self.index_embedding[:length].to(tokens.dtype)
-        resolution = self.resolution(grid, self.patches).to(pixels.dtype).expand(len(pixels), -1, -1)
+        resolution = self.resolution(grid, self.patches, pixels.dtype).expand(len(pixels), -1, -1)
         x = pixels + self.structural(rearrange(structural, "b c n y x -> b (n y x) c"))
         x = torch.cat([x, tokens, resolution], dim=1) + cond[:, None]
         rope = token_rope(grid, length, 3, self.query_positions, self.head_width, x.device)

@@ -43,6 +43,25 @@ class LinearEncoder(nn.Module):
         return content if video.shape[2] == 1 else torch.cat([content, self.motion(video)], dim=2)
 
 
+class Windows(nn.ConvTranspose3d):
+    """The sum of windows of a decoder, with weights for all times."""
+
+    def forward(  # type: ignore[override]  # of other arguments
+        self, stacked: Float[Tensor, "b d y x"], times: Float[Tensor, " t"] | None
+    ) -> Float[Tensor, "b 3 t h w"]:
+        weight = self.weight
+        if times is not None:
+            weight = blend_frames(weight, times * (self.kernel_size[0] - 1))
+        outside = LATENT_STRIDE + REACH  # pixels of the added latents, and of windows beyond the picture
+        return F.conv_transpose3d(
+            stacked[:, :, None],
+            weight.to(stacked.dtype),
+            self.bias,
+            stride=(1, LATENT_STRIDE, LATENT_STRIDE),
+            padding=(0, outside, outside),
+        )
+
+
 class LinearDecoder(nn.Module):
     """Latents to frames: the sum of overlapping windows, a transposed convolution (docs/method.md, 28).
 
@@ -54,8 +73,8 @@ class LinearDecoder(nn.Module):
     def __init__(self, channels: int, ratio: int):
         super().__init__()
         side = (WINDOW, WINDOW)
-        self.image = nn.ConvTranspose3d(channels, 3, (1, *side))
-        self.chunk = nn.ConvTranspose3d(2 * channels, 3, (1 + ratio, *side))
+        self.image = Windows(channels, 3, (1, *side))
+        self.chunk = Windows(2 * channels, 3, (1 + ratio, *side))
 
     def forward(
         self, latents: Float[Tensor, "b c n y x"], times: Float[Tensor, " t"] | None = None
@@ -63,15 +82,5 @@ class LinearDecoder(nn.Module):
         """`latents`: content alone (n = 1, an image), or content and motion (n = 2). `times` are in chunk
         units; None: those of the encoded frames."""
         part = self.image if latents.shape[2] == 1 else self.chunk
-        weight = (
-            part.weight if times is None else blend_frames(part.weight, times * (part.kernel_size[0] - 1))
-        )
         stacked = F.pad(rearrange(latents, "b c n y x -> b (n c) y x"), (1, 1, 1, 1), mode="replicate")
-        outside = LATENT_STRIDE + REACH  # pixels of the added latents, and of windows beyond the picture
-        return F.conv_transpose3d(
-            stacked[:, :, None],
-            weight.to(stacked.dtype),
-            part.bias,
-            stride=(1, LATENT_STRIDE, LATENT_STRIDE),
-            padding=(0, outside, outside),
-        )
+        return part(stacked, times)

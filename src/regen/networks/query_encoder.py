@@ -18,6 +18,7 @@ from regen.layers.positions import (
     grid_sinusoidal_embedding,
     sinusoidal_embedding,
 )
+from regen.layers.precision import LayerNorm
 from regen.networks.dit import Feedforward, Patches
 
 QueryPositions = Literal["none", "rotary", "anchored"]
@@ -36,13 +37,15 @@ class ResolutionTokens(nn.Module):
         self.project = nn.Linear(width, width)
         self.type_embedding = nn.Parameter(0.5 * torch.randn(3, width))
 
-    def forward(self, grid: Grid, patches: Patches) -> Float[Tensor, "1 3 d"]:
+    def forward(self, grid: Grid, patches: Patches, dtype: torch.dtype) -> Float[Tensor, "1 3 d"]:
+        """The tokens in `dtype`."""
         t, y, x = grid
         sizes = [1 + (t - 1) * patches.frames, y * patches.side, x * patches.side]
         # Filled on the device: no copy, no synchronisation.
-        values = [torch.full((1,), float(size), device=self.type_embedding.device) for size in sizes]
-        features = sinusoidal_embedding(torch.cat(values), 64).to(self.type_embedding.dtype)
-        return (self.project(F.silu(self.expand(features))) + self.type_embedding)[None]
+        device = self.type_embedding.device
+        values = [torch.full((1,), size, dtype=torch.float32, device=device) for size in sizes]
+        features = sinusoidal_embedding(torch.cat(values), 64).to(dtype)
+        return (self.project(F.silu(self.expand(features))) + self.type_embedding).to(dtype)[None]
 
 
 def anchors(grid: Grid, device: torch.device) -> Int64[Tensor, " n"]:
@@ -74,9 +77,9 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = LayerNorm(width, eps=1e-6)
         self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = LayerNorm(width, eps=1e-6)
         self.feedforward = Feedforward(width)
 
     def forward(self, x: Float[Tensor, "b n d"], rope: Rope) -> Float[Tensor, "b n d"]:
@@ -141,11 +144,12 @@ class QueryEncoder(CheckpointedModule):
                 f"{len(self.queries)}; use a smaller region_size or more queries."
             )
         pixels = self.patches.patchify(padded)
-        tokens = self.embed(pixels) + self.type_embedding
+        tokens = self.embed(pixels)
+        tokens = tokens + self.type_embedding.to(tokens.dtype)
         parts, length = [tokens], count if use_queries else 0
         if use_queries:
             parts.append(self._queries((t, y, x), tokens))
-        resolution = self.resolution((t, y, x), self.patches).to(tokens.dtype).expand(len(tokens), -1, -1)
+        resolution = self.resolution((t, y, x), self.patches, tokens.dtype).expand(len(tokens), -1, -1)
         tokens = torch.cat([*parts, resolution], dim=1)
         rope = token_rope((t, y, x), length, 3, self.query_positions, self.head_width, tokens.device)
         for block in self.blocks:
@@ -176,7 +180,7 @@ class MomentsHead(nn.Module):
 
     def __init__(self, width: int, channels: int, moments: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = LayerNorm(width, eps=1e-6)
         self.project = nn.Linear(width, moments)
         # A standard deviation of 1, five times that of the means, would hide them for hundreds of steps.
         nn.init.constant_(self.project.bias[channels:], -6.0)

@@ -1,0 +1,63 @@
+"""Videos of any length and size as the clips of a model, and latents of many chunks as those of one each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.vae import IdentityDistribution
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from regen.latents import LatentPosterior, Latents, collate, pack
+
+
+class PointPosterior(IdentityDistribution):
+    """The posterior of an embedder without variances: the latents themselves."""
+
+    @property
+    def mean(self) -> Tensor:
+        return self.parameters
+
+
+def pad(clip: Float[Tensor, "b 3 t h w"], length: int, multiple: int) -> Float[Tensor, "b 3 T H W"]:
+    """Repeat the last frame up to `length` frames, and the right and lower border up to `multiple` pixels."""
+    height, width = clip.shape[-2:]
+    sides = (0, -width % multiple, 0, -height % multiple, 0, length - clip.shape[2])
+    return F.pad(clip, sides, mode="replicate")
+
+
+def join_posteriors(posteriors: Sequence[Any], dim: int) -> Any:
+    """The posterior of a batch from those of its clips (`dim` 0), or of a video from its chunks (2)."""
+    first = posteriors[0]
+    if len(posteriors) == 1:
+        return first
+    if not isinstance(first, LatentPosterior):
+        return type(first)(torch.cat([posterior.parameters for posterior in posteriors], dim=dim))
+    if dim == 2:  # each chunk has regions of its own
+        parts = [part for posterior in posteriors for part in posterior.parts]
+    else:
+        parts = [torch.cat(rows) for rows in zip(*(posterior.parts for posterior in posteriors), strict=True)]
+    grid = torch.cat([posterior.grid for posterior in posteriors], dim=dim)
+    lengths = torch.cat([posterior.lengths for posterior in posteriors], dim=dim // 2)
+    return LatentPosterior(grid, parts, lengths, first.channels)
+
+
+def split_chunks(latents: Tensor | Latents, latent_frames: int) -> list[Any]:
+    """The latents of each chunk of `latent_frames` latent frames, from those of a batch of videos."""
+    if isinstance(latents, Tensor):
+        return list(latents.split(latent_frames, dim=2))
+    grids = latents.grid.split(latent_frames, dim=2)
+    if len(grids) == 1:
+        return [latents]
+    parts, lengths = [part for part, _ in latents.regions()], latents.lengths.chunk(len(grids), dim=1)
+    regions = len(parts) // len(grids)
+    own = (parts[i * regions : (i + 1) * regions] for i in range(len(grids)))
+    return [pack(*chunk) for chunk in zip(grids, own, lengths, strict=True)]
+
+
+def split_rows(latents: Tensor | Latents) -> list[Any]:
+    """Each entry of a batch as a batch of one."""
+    if isinstance(latents, Tensor):
+        return list(latents.split(1))
+    return [collate([latents[i]]) for i in range(len(latents))]
