@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from extras import require_perceptual
 from shapes import write_dataset
 from tiny_generator import CHANNELS, awake
@@ -14,6 +15,7 @@ from tiny_latents import make_hybrid_model
 from tiny_media import make_video, tiny_regen
 
 from regen import cli
+from regen.embedders.linear import AutoencoderLinear
 from regen.pretrained.models import encoder_hash, weights_hash
 
 pytestmark = pytest.mark.integration
@@ -99,6 +101,22 @@ def test_degraded_copies(places, capsys):
     require_perceptual()
     result = run("degradations", capsys, data=places["data"], size="32", max_frames=5, threads=1)
     assert {row["kind"] for row in result["results"]} == result["ordered"].keys()
+
+
+def test_an_embedder_of_compressed_chunks_is_expanded_to_one_of_all_frames():
+    """With all cosines nothing is lost: latents of chunks and images are the same."""
+    fit = importlib.import_module("fit_linear")
+    torch.manual_seed(0)
+    clips, mean = torch.rand(2, 3, 5, 16, 24) * 2 - 1, torch.rand(3, 1, 1, 1) - 0.5
+    stored = {"clip": ((clips + 1) * 127.5).round().to(torch.uint8)}
+    basis = fit.cosines(5, 5)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(5), atol=1e-6, rtol=0)
+    compressed = AutoencoderLinear(5, 4)
+    model = fit.expand(compressed, basis, mean)
+    small = fit.Compressed({0: stored}, basis, mean)[0]["clip"]
+    clip = stored["clip"] / 127.5 - 1
+    for own, other in ((clip, small), (clip[:, :, :1], small[:, :, :1])):
+        torch.testing.assert_close(model.encoder(own), compressed.encoder(other), atol=1e-5, rtol=1e-4)
 
 
 def test_decodes_predicted_latents(places, capsys):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from regen.embedders.base import without_margin
@@ -146,9 +146,9 @@ class AutoencoderLinear(DirectAutoencoder):
             part.weight[..., MIDDLE, MIDDLE] = rearrange(maps, "(t c p q) n -> n c t p q", **CUBE).to(
                 part.weight
             )
-            part.bias.copy_(-(centre @ maps))
+            bias_of(part).copy_(-(centre @ maps))
         for decoder in (self.decoder.image, self.decoder.chunk):
-            decoder.bias.copy_(means)
+            bias_of(decoder).copy_(means)
         self.solve_decoder(chunks)
 
     @torch.no_grad()
@@ -166,7 +166,7 @@ class AutoencoderLinear(DirectAutoencoder):
                 video = chunk[:, :, :frames]
                 latents = rearrange(self.encoder(video), "b c n y x -> b (n c) y x")
                 around = rearrange(F.unfold(latents, 2), "b d p -> (b p) d")
-                centred = video - part.bias.view(-1, 1, 1, 1)
+                centred = video - bias_of(part).view(-1, 1, 1, 1)
                 cubes = to_cubes(centred[..., REACH:-REACH, REACH:-REACH]).flatten(0, 2)
                 gram += around.T @ around
                 products += around.T @ cubes
@@ -184,7 +184,7 @@ class AutoencoderLinear(DirectAutoencoder):
         both, decoder = std.flatten().to(self.device), self.decoder
         for part, scale in ((self.encoder.content, std[0]), (self.encoder.motion, std[1])):
             part.weight /= scale.to(self.device).view(-1, 1, 1, 1, 1)
-            part.bias /= scale.to(self.device)
+            bias_of(part).div_(scale.to(self.device))
         decoder.chunk.weight *= both.view(-1, 1, 1, 1, 1)
         decoder.image.weight *= both[: self.latent_channels].view(-1, 1, 1, 1, 1)
         self.set_latent_statistics(mean / std, torch.ones_like(std))
@@ -215,3 +215,8 @@ class AutoencoderLinear(DirectAutoencoder):
         error = without_margin(decoded - batch["target"].to(decoded), margin).float().square().mean()
         psnr = 10 * torch.log10(4 / error.detach())  # values span 2, from -1 to 1
         return error, {"loss": error.detach(), "psnr": psnr}
+
+
+def bias_of(part: nn.Conv3d | nn.ConvTranspose3d) -> Float[Tensor, " o"]:
+    assert part.bias is not None
+    return part.bias
