@@ -2,20 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+# Less than READY, which has all tools of a developer: what the demos need.
+DEMO := .venv/demo
+DEMO_TEXT := .venv/demo-text
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-all check smoke bench format clean
+.PHONY: help demo demo-generate test test-all check docs smoke bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## encode the example clip and generate it again with the bundled model
+demo: $(DEMO)  ## encode the example clip and generate it again with the bundled model
 	@mkdir -p demo
 	$(BIN)/regen reconstruct examples/butterfly.mp4 -o demo/reconstruction.mp4 --compare demo/comparison.mp4
 	@echo "The reconstruction: demo/reconstruction.mp4"
 	@echo "The original above the reconstruction: demo/comparison.mp4"
 
-demo-generate: $(READY)  ## make a video from a sentence with the bundled generator
+demo-generate: $(DEMO_TEXT)  ## make a video from a sentence with the bundled generator
 	@mkdir -p demo
 	$(BIN)/regen generate --prompt $(PROMPT) --frames 66 -o demo/generated.mp4 --grid demo/generated.png
 	@echo "The video: demo/generated.mp4, and some of its frames: demo/generated.png"
@@ -59,20 +62,33 @@ bench: $(READY)  ## measure quality, speed and memory of the bundled model on th
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/train_speed.py
 
+docs: $(READY)  ## build the documentation site in docs/_build/html
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
 format: $(READY)  ## put the sources into their one format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:  ## remove the environment, caches and what the other targets wrote
-	rm -rf .venv demo smoke build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv demo smoke build dist docs/_build docs/api .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml | .venv/pyvenv.cfg
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEMO) $(DEMO_TEXT): requirements.lock pyproject.toml | .venv/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock setuptools
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint requirements.lock \
+		--no-build-isolation -e $(if $(filter $(DEMO_TEXT),$@),".[text]",.)
+	@touch $@
+
+.venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@echo "Setting up .venv; the first time this fetches PyTorch and takes some minutes."
 	@$(PYTHON) -m venv .venv || \
 		{ echo "Python's venv module is incomplete here; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@

@@ -1,9 +1,9 @@
-"""A video from a sentence: `python examples/text_to_video.py "a red circle moves to the left" OUT.mp4`.
+"""A video from a sentence: `python examples/text_to_video.py PROMPT OUT.mp4`.
 
 The same as `regen generate`, through a pipeline in the conventions of diffusers.
 """
 
-import sys
+from argparse import ArgumentParser
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,13 +14,30 @@ from regen import RegenTextToVideoPipeline
 from regen.media.reader import VideoWriter
 from regen.runtime import pick_device, pick_dtype
 
+parser = ArgumentParser(description=__doc__)
+parser.add_argument(
+    "prompt",
+    help='such as "one large plain red circle moves left slowly on a dark background while the '
+    'camera stays still"',
+)
+parser.add_argument("output", type=Path, help="the video")
+parser.add_argument("--model", default="t2v-world", help="a generator from regen models, or a folder")
+parser.add_argument("--steps", type=int, default=30, help="denoising steps")
+parser.add_argument("--guidance-scale", type=float, default=4.0, help="how strongly the prompt counts")
+parser.add_argument("--seed", type=int, default=0)
+arguments = parser.parse_args()
+
 device = pick_device()
 dtype = pick_dtype(None, device)
-pipeline = RegenTextToVideoPipeline.from_pretrained("t2v-world", torch_dtype=dtype).to(device)
-seeded = torch.Generator().manual_seed(0)
-frames = pipeline(sys.argv[1], num_inference_steps=30, guidance_scale=4.0, generator=seeded).frames[0]
+pipeline = RegenTextToVideoPipeline.from_pretrained(arguments.model, torch_dtype=dtype).to(device)
+frames = pipeline(
+    arguments.prompt,
+    num_inference_steps=arguments.steps,
+    guidance_scale=arguments.guidance_scale,
+    generator=torch.Generator().manual_seed(arguments.seed),
+).frames[0]
 
 rate = Fraction(pipeline.generator.latent_spec.frame_rate)
-with VideoWriter(Path(sys.argv[2]), *frames[0].size, rate) as writer:
+with VideoWriter(arguments.output, *frames[0].size, rate) as writer:
     for image in frames:  # PIL images; output_type "np", "pt" and "latent" give arrays, tensors and latents
         writer.write(torch.from_numpy(np.array(image)))

@@ -1,9 +1,9 @@
 """Latents of a video, chunk by chunk, and a use of them: `python examples/use_latents.py IN.mp4`.
 
-Prints the latents' shapes, and writes slow.mp4: every chunk decoded at four times the frame rate.
+Prints the latents' shapes, and writes slow.mp4 (--output): every chunk decoded at four times the frame rate.
 """
 
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
@@ -11,11 +11,21 @@ from regen.media.reader import VideoReader, VideoWriter
 from regen.pretrained.models import DEFAULT_MODEL, load
 from regen.runtime import pick_device, pick_dtype
 
+parser = ArgumentParser(description=__doc__)
+parser.add_argument("input", type=Path, help="the video")
+parser.add_argument(
+    "--output", type=Path, default=Path("slow.mp4"), help="the video at a quarter of its speed"
+)
+parser.add_argument(
+    "--model", default=DEFAULT_MODEL, help="a REGEN model: a name from regen models, or a folder"
+)
+arguments = parser.parse_args()
+
 device = pick_device()
-model = load(DEFAULT_MODEL, device, pick_dtype(None, device))
+model = load(arguments.model, device, pick_dtype(None, device))
 
 encoder = EncodeSession(model)  # holds the frames that wait for their chunk; the model holds nothing
-with VideoReader(Path(sys.argv[1])) as video:
+with VideoReader(arguments.input) as video:
     info = video.info
     chunks = [chunk for frame in video for chunk in encoder.feed([frame.image])]
     chunks += encoder.flush()
@@ -23,7 +33,7 @@ shape = tuple(chunks[0].latents.shape)
 print(f"{len(chunks)} chunks, each {shape}: channels, (content, motion), height, width")
 
 decoder = DecodeSession(model, height=info.height, width=info.width, options=DecodeOptions(seed=0))
-with VideoWriter(Path("slow.mp4"), info.width, info.height, info.frame_rate) as writer:
+with VideoWriter(arguments.output, info.width, info.height, info.frame_rate) as writer:
     for chunk in chunks:
         times = [quarter / 4 for quarter in range(4 * chunk.frames)]  # in frames after the chunk's first
         for image in decoder.feed(chunk, times):

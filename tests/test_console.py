@@ -64,8 +64,8 @@ def test_the_message_of_a_run_that_saved_its_state_is_kept(
     def models() -> None:
         """List the models."""
         with clean_exit(Path("out")):
-            raise Interrupted("saved after step 3.", signal.SIGUSR1)
+            raise Interrupted("saved after step 3.", signal.SIGTERM)
 
     monkeypatch.setattr("regen.cli.models", models)
-    assert main(["models"]) == 128 + signal.SIGUSR1
+    assert main(["models"]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "regen: saved after step 3.\n"

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from regen.recipes import GENERATORS, RECIPES
 from regen.train import trainer as run
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY, EXTRAS = PROJECT["urls"]["Source"], PROJECT["optional-dependencies"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -76,6 +79,7 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
         "train",
         "models",
         "plan",
+        "recipes",
         "evaluate",
         "generate",
         "shards",
@@ -91,5 +95,15 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("file", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda f: f.name)
 def test_links_to_files_lead_somewhere(file):
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text(encoding="utf-8"))
-    assert [target for target in targets if not (file.parent / target).exists()] == []
+    text = file.read_text(encoding="utf-8")
+    targets = [file.parent / target for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)]
+    targets += [
+        ROOT / target for target in re.findall(rf"{REPOSITORY}/(?:blob|tree|raw)/main/([^)#\s]+)", text)
+    ]
+    assert [target for target in targets if not target.exists()] == []
+
+
+def test_links_of_the_readme_work_on_any_page():
+    """The page of the package shows it, too, and has no files beside it."""
+    assert re.findall(r"\]\((?!https://)[^)]*\)", README) == []
+    assert [extra for extra in EXTRAS if extra not in ("dev", "docs") and f"`{extra}`" not in README] == []

@@ -12,12 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from regen.cli.recipes import INDEX, recipe_index
 from regen.generate.generator import LatentGenerator
 from regen.generate.inputs import Condition
 from regen.generate.training import GeneratorRecipe
 from regen.latents import Latents
 from regen.metrics.cost import count_matmuls, total_flops
-from regen.recipes import GENERATORS, HELP, RECIPES
+from regen.recipes import GENERATORS, HELP, RECIPES, make_index
 from regen.train.trainer import build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
@@ -192,5 +193,12 @@ def test_docs_have_parameters_and_operations_of_generators(name):
     assert name != "t2v-world-cpu" or 2 * count < 12e6  # its place in checkpoints/
 
 
+def test_the_index_of_the_command_line_is_that_of_the_recipes():
+    """A wanted change: run this file as a program, it writes the index."""
+    assert recipe_index() == make_index()
+    assert [recipe["name"] for recipe in make_index()] == list(HELP)
+
+
 if __name__ == "__main__":
+    INDEX.write_text(json.dumps(make_index(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     GOLDEN.write_text(json.dumps({name: fingerprint(name) for name in RECIPES}, indent=1) + "\n")

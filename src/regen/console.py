@@ -14,6 +14,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if name in signal.__dict__
+)
+"""Signals from users, batch systems and clouds to save and stop; Windows has no SIGUSR1."""
 OnProgress = Callable[[int, int | None], None]
 """Called with the number of items done, and of all items (None while unknown)."""
 ProgressBar = Callable[..., None]

@@ -84,10 +84,12 @@ class _JobWorker(Generic[Job]):
     job: Job
 
     def __init__(self, function: Callable[[Job, ExtendDeadline], Any]) -> None:
-        # Forked from a server that has imported what jobs need and has no threads.
-        context = multiprocessing.get_context("forkserver")
-        module = function.func.__module__ if isinstance(function, partial) else function.__module__
-        context.set_forkserver_preload([__name__, module])
+        # Forked from a server that has imported what jobs need and has no threads; Windows has none.
+        has_server = "forkserver" in multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context("forkserver" if has_server else "spawn")
+        if has_server:
+            module = function.func.__module__ if isinstance(function, partial) else function.__module__
+            context.set_forkserver_preload([__name__, module])
         self.pipe, other_end = context.Pipe()
         self.process = context.Process(target=_serve_jobs, args=(function, other_end), daemon=True)
         self.process.start()

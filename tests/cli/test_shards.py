@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from commands import Ran, assert_error
 from PIL import Image
 from tiny_media import make_image, make_video
 
+from regen.curate.selection import REASONS
 from regen.data.shards import ShardSet
 
 SMALL = ("--min-side", "0", "--min-frames", "5", "--workers", "1")
@@ -79,7 +81,25 @@ def test_options_reach_the_shards(shards, clips):
     assert [(one.width, one.height, one.label) for one in facts] == [(26, 16, 0), (22, 16, 0)]
     assert json.loads(Path("out/classes.json").read_text()) == {"clips": 0}
     ran = shards(*build, "--max-shard-size", "1MB")
-    assert_error(ran, "(short-side was 16 and is now None); give the same again, or another --out.")
+    assert_error(ran, "(short-side was 16 and is now None); give the same again, another --out, or --fresh")
+    assert shards(*build, "--max-shard-size", "1MB", "--fresh").status == 0
+    collection = ShardSet("out")
+    facts = [collection.info(number) for number in range(len(collection))]
+    assert [(one.width, one.height) for one in facts] == [(40, 24), (28, 20)]
+
+
+def test_a_fresh_build_leaves_shards_from_elsewhere(shards, clips):
+    Path("out").mkdir()
+    Path("out", "00000.tar").write_bytes(b"of another program")
+    ran = shards("build", "clips", "--out", "out", *SMALL, "--fresh")
+    assert_error(ran, "holds shards from elsewhere")
+    assert Path("out", "00000.tar").read_bytes() == b"of another program"
+
+
+def test_reasons_name_options_that_exist(shards):
+    text = "\n".join(shards("build", "--help").out)
+    options = {option for reason in REASONS.values() for option in re.findall(r"--[a-z-]+", reason)}
+    assert len(options) >= 10 and [option for option in options if option not in text] == []
 
 
 @pytest.mark.parametrize(

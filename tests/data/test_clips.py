@@ -1,6 +1,5 @@
 """Training clips: what a draw may contain, and that it follows from the seed and the index alone."""
 
-import resource
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.reduction import ForkingPickler
@@ -202,6 +201,7 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path):
     with pytest.raises(ValueError, match="cache .* can't be written"):
         ClipDataset([folder], cache=tmp_path / "file" / "cache")
     clips = ClipDataset([folder], cache=tmp_path / "cache")
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:

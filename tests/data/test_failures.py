@@ -14,7 +14,7 @@ from tiny_shards import make_shards
 
 from regen.data import failures
 from regen.data.clips import ClipDataset, ClipSpec
-from regen.data.failures import Failures, ReadTimeoutError, time_limit
+from regen.data.failures import HAS_TIMER, Failures, ReadTimeoutError, time_limit
 from regen.data.tasks import Stage, TaskConfig, TrainingBatches
 from regen.media.files import MissingFileError, VideoError
 from regen.train.dataloader import BatchLoader
@@ -22,6 +22,7 @@ from regen.train.dataloader import BatchLoader
 CUT = ClipSpec(5, (16, 24))
 
 
+@pytest.mark.skipif(not HAS_TIMER, reason="this system has no SIGALRM")
 def test_time_limit_interrupts_a_slow_block():
     before = signal.getsignal(signal.SIGALRM)
     with time_limit(5.0, "a.mp4"):

@@ -251,6 +251,6 @@ def test_the_text_encoder_is_the_one_of_the_training(tmp_path):
         load_video_generator(name, CPU, FP32)
     videos = load_video_generator(name, CPU, FP32, text_encoder=str(moved))
     long = "the cat sits on the mat and then rolls over the ball and " * 3
-    assert videos.truncation_warnings(["a cat"]) == []
-    (warning,) = videos.truncation_warnings([long, long])
+    assert videos.prompt_warnings(["a cat"]) == []
+    (warning,) = videos.prompt_warnings([long, long])
     assert "are dropped" in warning

@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from regen.console import STOP_SIGNALS
 from regen.train.lifecycle import fingerprint, open_run, stop_signals
 
 
@@ -37,11 +38,12 @@ def test_the_fingerprint_knows_what_acts_on_the_result():
     assert fingerprint(config) != fingerprint({"width": 8, "loop": {"num_workers": 2, "seed": 1}})
 
 
-def test_ctrl_c_after_a_signal_leaves_at_once(capfd):
+@pytest.mark.parametrize("number", STOP_SIGNALS[1:])
+def test_ctrl_c_after_a_signal_leaves_at_once(number, capfd):
     with stop_signals() as received:
-        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(number)
         signal.raise_signal(signal.SIGTERM)
-        assert received == [signal.SIGUSR1]
+        assert received == [number]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err.count("Stopping after this step") == 1

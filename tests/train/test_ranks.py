@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -167,6 +166,8 @@ def test_a_nonfinite_loss_in_one_process_stops_all_before_the_update(tmp_path):
 
 def save_on_a_full_disk(out: Path) -> None:
     """The second process can't write more than 100 bytes to a file."""
+    import resource  # Unix
+
     if os.environ["RANK"] == "1":
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     run_tiny(out, steps=8, save_every_minutes=0.0, fsdp=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_media import make_image
 from torch import Tensor, nn
 
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
@@ -208,7 +209,7 @@ def test_rows_are_written_at_once_and_resumed_runs_log_each_step_once(tmp_path):
 
 
 def test_a_silent_log_shows_and_writes_nothing(tmp_path, capsys):
-    with RunLog(tmp_path, 0, 30, silent=True) as log:
+    with RunLog(tmp_path, 0, 30, is_main=False) as log:
         log.log_training(30, VALUES)
         log.print("nothing")
     assert list(tmp_path.iterdir()) == []
@@ -237,10 +238,13 @@ def test_on_a_terminal_there_is_a_bar(tmp_path, capsys, monkeypatch):
     assert all(text in error for text in ("10/40", "20.00 dB", "a line above the bar"))
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def test_tensorboard_gets_the_same_numbers_and_the_previews(tmp_path):
     pytest.importorskip("tensorboard")
+    (tmp_path / "previews").mkdir()
+    make_image(tmp_path / "previews" / "step-00000010.png")
     with RunLog(tmp_path, 0, 40) as log:
         log.log_training(10, VALUES)
+        log.log_evaluation(10, {"psnr": 20.0})
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
-    assert all(name.encode() in content for name in VALUES)
+    assert all(name.encode() in content for name in (*VALUES, "evaluation/psnr", "preview"))

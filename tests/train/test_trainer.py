@@ -60,6 +60,16 @@ def test_a_recipe_ends_with_a_card(finished):
     assert "2 updates" in card.text
 
 
+@pytest.mark.parametrize("files", [1, 2])
+def test_few_videos_are_all_trained_on_with_a_warning(files, tmp_path, capsys):
+    write_dataset(tmp_path / "clips", videos=files, frames=12, height=32, width=40, seed=0)
+    recipe = tiny_recipe()
+    recipe = replace(recipe, data=replace(recipe.data, num_val_videos=2))
+    run_recipe(recipe, [tmp_path / "clips"], tmp_path / "run", CPU)
+    assert "none is held out" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model").is_dir()
+
+
 def test_a_recipe_ends_with_a_normalised_model(finished):
     model = AutoencoderRegen.from_pretrained(finished / "model")
     assert model.config.latents_std != [[1.0] * 8] * 2

@@ -9,23 +9,29 @@ import sys
 import warnings
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 from tyro.extras import SubcommandApp
 
+from regen import __version__
 from regen.cli.evaluation import evaluate, evaluate_generator
 from regen.cli.generation import generate
 from regen.cli.latents import LATENTS, latents_commands
 from regen.cli.publishing import push
+from regen.cli.recipes import print_recipe_help, recipes
 from regen.cli.runs import RUNS, runs_commands
 from regen.cli.shards import SHARDS, shards_commands
-from regen.cli.training import PLAN, TRAIN, plan_commands, recipe_commands, unexpanded
+from regen.cli.training import PLAN, TRAIN, plan_commands, recipe_commands, unexpanded, with_config
 from regen.cli.video import decode, encode, models, reconstruct
 
 DESCRIPTION = """Video embedders with a generative decoder, and video generation on their latents.
 
-Help for a command: regen COMMAND --help."""
+Help for a command: regen COMMAND --help. The version: regen --version.
+Completion of commands, options and recipes: regen --tyro-print-completion bash (or zsh, tcsh)."""
+HELP = ([], ["-h"], ["--help"])
+TEXTS = {"train": TRAIN, "plan": PLAN}
 # Read by torch when it is loaded. Threads that wait sleep: spinning ones take the cores from all others.
 ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # hides warnings for developers of training loops
@@ -35,8 +41,11 @@ ENVIRONMENT = {
 }
 
 
-def build_app(argv: Sequence[str]) -> SubcommandApp:
-    """All commands in the order of the help, which shows a summary of all but the command in `argv`."""
+def build_app(argv: Sequence[str], config: Path | None = None) -> SubcommandApp:
+    """All commands in the order of the help, which shows a summary of all but the command in `argv`.
+
+    The recipe of `train` is changed by the file `config`.
+    """
     app = SubcommandApp()
 
     def add(command: Any, name: str, text: str | None = None) -> None:
@@ -49,8 +58,9 @@ def build_app(argv: Sequence[str]) -> SubcommandApp:
     add(encode, "encode")
     add(decode, "decode")
     add(generate, "generate")
-    add(recipe_commands([*argv, "--help"][1]) if argv[0] == "train" else unexpanded(), "train", TRAIN)
-    add(plan_commands([*argv, "--help"][1]) if argv[0] == "plan" else unexpanded(), "plan", PLAN)
+    add(recipe_commands(argv[1], config) if argv[0] == "train" else unexpanded(argv), "train", TRAIN)
+    add(plan_commands(argv[1]) if argv[0] == "plan" else unexpanded(argv), "plan", PLAN)
+    add(recipes, "recipes")
     add(evaluate, "evaluate")
     add(evaluate_generator, "evaluate-generator")
     add(shards_commands(), "shards", SHARDS)
@@ -72,13 +82,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # characters that the terminal lacks
     argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if argv in (["--version"], ["-V"]):
+        print(f"regen {__version__}")
+        return 0
+    if argv[0] in TEXTS and argv[1:] in HELP:
+        print_recipe_help(argv[0], TEXTS[argv[0]])
+        return 0
     # Options of recipes keep their prefixes, as in --optimizer.learning-rate.
     keeps_prefixes = argv[0] in ("train", "plan")
     config = (OmitSubcommandPrefixes,) if keeps_prefixes else (OmitSubcommandPrefixes, OmitArgPrefixes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            build_app(argv).cli(prog="regen", description=DESCRIPTION, args=argv, config=config)
+            argv, file = with_config(argv)
+            build_app(argv, file).cli(prog="regen", description=DESCRIPTION, args=argv, config=config)
     except KeyboardInterrupt as error:
         print(f"regen: {str(error) or 'interrupted.'}", file=sys.stderr)
         return getattr(error, "exit_code", 130)

@@ -44,7 +44,8 @@ class VideoOptions:
     """Videos of each prompt, in OUT-1.mp4, OUT-2.mp4 and so on."""
     frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Frames of a video, 1 for an image; by default one chunk of the embedder.
-    Longer videos than in training are made in segments, each continuing the one before."""
+    Whole chunks are generated, and what exceeds this is cut off: with t2v-world, whose chunks have 33 frames,
+    36 take as long as 66. Longer videos than in training are made in segments, each continuing the last."""
     size: SizeText = None
     """Height x width in pixels, such as 48x80; by default the most frequent size in training."""
     num_latents: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None

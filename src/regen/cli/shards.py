@@ -58,6 +58,7 @@ def build(
     filters: Annotated[Filters, arg(name="")] = DEFAULT_FILTERS,
     pool: Pool = DEFAULT_POOL,
     strict: Strict = False,
+    fresh: FlagCreatePairsOff[bool] = False,
     json: Json = False,
 ) -> None:
     """Make shards from folders of videos and images, and a report of what was left out and why.
@@ -75,6 +76,7 @@ def build(
         classes_from_folders: The class is the folder that a file lies in; the names are numbered in
             SHARDS/classes.json.
         strict: Exit with 1 when a file could not be read.
+        fresh: Begin anew, also with other options: first remove what an earlier build has left in SHARDS.
         json: Print one JSON object as the last line of the output.
     """
     from regen.codec.memory import parse_memory
@@ -85,7 +87,8 @@ def build(
     max_bytes = parse_memory(options.max_shard_size)
     packing = Packing(options.short_side, options.keyframe_interval, max_bytes, options.max_samples)
     with clean_exit(out), progress_bar("") as on_progress:
-        result = build_shards(Build(folders, out, filters, packing, classes_from_folders), pool, on_progress)
+        spec = Build(folders, out, filters, packing, classes_from_folders)
+        result = build_shards(spec, pool, on_progress, fresh)
     figures = result.as_json()
     if json:
         print_json(figures | {"report": str(result.page)})
@@ -103,7 +106,7 @@ def _print_build(figures: dict[str, Any], page: Path) -> None:
     rows.append(("samples", f"{figures['samples']:,}: {figures['hours']:.2f} hours, {size}, {count}"))
     _print_rows(rows)
     if "cuts" in figures["reasons"]:
-        print("To keep the shots of videos with cuts, build with --cuts split and another --out.")
+        print("To keep the shots of videos with cuts, build with --cuts split --fresh.")
     print(f"Pictures of what was dropped and why are in {page}.")
 
 

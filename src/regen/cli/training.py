@@ -1,7 +1,7 @@
 """The command train: one command below it for each recipe."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
@@ -12,6 +12,7 @@ from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Device, Strict, Threads
+from regen.cli.recipes import recipe_index
 
 if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
@@ -24,6 +25,7 @@ TRAIN = """Train a model by a recipe.
 
 Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rate 1e-3
 A generator on the latents: regen train toy-t2v --data latents/ --out runs/t2v
+Once more, or from a file: regen train --config runs/first/config.json --data clips/ --out runs/second
 On 8 GPUs: torchrun --nproc-per-node 8 -m regen train regen-4x --data shards/ --out runs/first"""
 
 PLAN = """Plan a training: operations, days, and the memory of each phase on each GPU; nothing is run.
@@ -33,42 +35,79 @@ Example: regen plan regen-32x --gpus 8 --memory 80GB --loop.gradient-accumulatio
 Exits with 1 when a phase does not fit, and says what to change."""
 
 
-def recipe_commands(name: str) -> SubcommandApp:
-    """One command of `train` for each recipe; made only when it is asked for, because recipes import torch.
+def with_config(argv: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments of `train` without --config, begun by its recipe's name; and the file of --config.
 
-    Raises ValueError when `name`, the argument after `train`, is no recipe and no option.
+    Raises ValueError when neither the arguments nor the file name a recipe.
     """
-    from regen.recipes import GENERATORS, HELP, RECIPES
+    joined = [part for argument in argv for part in _split_option(argument)]
+    if joined[0] != "train" or "--config" not in joined:
+        return list(argv), None
+    from regen.recipes.stored import read_config
 
+    place = joined.index("--config")
+    if place + 1 == len(joined):
+        raise ValueError("--config needs a file: the config.json of a run, or a .toml of your own.")
+    path, rest = Path(joined[place + 1]), [*joined[1:place], *joined[place + 2 :]]
+    if rest and not rest[0].startswith("-"):
+        return ["train", *rest], path
+    name = read_config(path).get("recipe")
+    if not isinstance(name, str):
+        raise ValueError(f'{path} must name its recipe, as in recipe = "toy"; or give regen train RECIPE.')
+    return ["train", name, *rest], path
+
+
+def _split_option(argument: str) -> list[str]:
+    """--config=FILE as two arguments."""
+    name, equals, file = argument.partition("=")
+    return [name, file] if equals and name == "--config" else [argument]
+
+
+def recipe_commands(name: str, config: Path | None = None) -> SubcommandApp:
+    """The command of `train` for the recipe `name`, changed by the file `config`.
+
+    Raises ValueError when there is no recipe `name`, and for a file that does not fit it.
+    """
     _check_name(name)
+    from regen.recipes import GENERATORS, HELP, RECIPES
+    from regen.recipes.stored import configured, read_config
+
     app = SubcommandApp()
-    for name, recipe in RECIPES.items():
-        app.command(name=name, help=HELP[name])(_embedder_training(recipe))
-    for name, generator in GENERATORS.items():
-        app.command(name=name, help=HELP[name])(_generator_training(generator))
+    recipe: Any = {**RECIPES, **GENERATORS}[name]
+    if config is not None:
+        recipe = configured(recipe, read_config(config), config)
+    make = _embedder_training if name in RECIPES else _generator_training
+    app.command(name=name, help=HELP[name])(make(name, recipe))
     return app
 
 
 def plan_commands(name: str) -> SubcommandApp:
-    """One command of `plan` for each recipe. Raises ValueError as `recipe_commands` does."""
+    """The command of `plan` for the recipe `name`. Raises ValueError as `recipe_commands` does."""
+    _check_name(name)
     from regen.recipes import GENERATORS, GPUS, HELP, RECIPES
 
-    _check_name(name)
     app = SubcommandApp()
-    recipes: dict[str, Any] = {**RECIPES, **GENERATORS}
-    for name, recipe in recipes.items():
-        app.command(name=name, help=HELP[name].partition("\n")[0])(_planning(name, recipe, GPUS[name]))
+    recipe: Any = {**RECIPES, **GENERATORS}[name]
+    app.command(name=name, help=HELP[name].partition("\n")[0])(_planning(name, recipe, GPUS[name]))
     return app
 
 
 def _check_name(name: str) -> None:
-    """Raises ValueError when `name` is no recipe and no option."""
+    """Raises ValueError when `name` is no recipe.
+
+    All recipes are loaded only for names that the index does not have.
+    """
+    names = [recipe["name"] for recipe in recipe_index()]
+    if name in names:
+        return
     from regen.recipes import HELP
 
-    if name not in HELP and not name.startswith("-"):
+    if name.startswith("-"):
+        raise ValueError(f"A recipe comes first, such as toy, then {name}; see all by regen recipes.")
+    if name not in HELP:
         near = get_close_matches(name, HELP, n=4, cutoff=0.5) or ["toy"]
         raise ValueError(
-            f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen train --help."
+            f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen recipes."
         )
 
 
@@ -106,7 +145,7 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
     return show
 
 
-def _embedder_training(default: "Recipe") -> Callable[..., None]:
+def _embedder_training(name: str, default: "Recipe") -> Callable[..., None]:
     from regen.data.video_sets import check_outside
     from regen.generate.predictor import load_predictor
     from regen.train.trainer import Recipe, run_recipe
@@ -152,6 +191,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
                 context=context,
                 resume=resume,
                 cache=cache,
+                name=name,
                 predictor=predictor,
                 media_conditions=None if predictor is None else predictor.conditions,
                 card=_card_options(license),
@@ -163,7 +203,7 @@ def _embedder_training(default: "Recipe") -> Callable[..., None]:
     return train
 
 
-def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
+def _generator_training(name: str, default: "GeneratorRecipe") -> Callable[..., None]:
     from regen.generate.training import GeneratorRecipe, run_generator
 
     def train(
@@ -185,7 +225,8 @@ def _generator_training(default: "GeneratorRecipe") -> Callable[..., None]:
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
             license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
         """
-        run = partial(run_generator, recipe, data, out, resume=resume, card=_card_options(license))
+        card = _card_options(license)
+        run = partial(run_generator, recipe, data, out, resume=resume, card=card, name=name)
         _run(device, threads, out, run, "use it with regen generate --model")
 
     return train
@@ -213,8 +254,10 @@ def _run(device: str | None, threads: int | None, out: Path, train: Callable[...
         print(f"The model is in {folder}; {use} {folder}.")
 
 
-def unexpanded() -> SubcommandApp:
-    """Placeholder for the recipes in the help of `regen`; its one command is never called."""
+def unexpanded(argv: Sequence[str]) -> SubcommandApp:
+    """Placeholder of the recipes in the help of `regen`, never called; their names in a completion script."""
     app = SubcommandApp()
-    app.command(name="recipe")(lambda: None)
+    names = [recipe["name"] for recipe in recipe_index()] if "completion" in argv[0] else ["recipe"]
+    for name in names:
+        app.command(name=name)(lambda: None)
     return app

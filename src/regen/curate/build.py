@@ -47,18 +47,23 @@ class Build:
 
 
 def build(
-    spec: Build, pool: PoolOptions, on_progress: ProgressBar = lambda done, total, description=None: None
+    spec: Build,
+    pool: PoolOptions,
+    on_progress: ProgressBar = lambda done, total, description=None: None,
+    fresh: bool = False,
 ) -> BuildResult:
     """Do what is missing of a build. The index is written last and marks the shards as complete.
 
     The same files and options give the same bytes, however often the build was interrupted. Files that were
-    added, removed or changed since are taken into account: their shards are written anew. Raises ValueError;
-    finished work is kept.
+    added, removed or changed since are taken into account: their shards are written anew. With `fresh` what
+    an earlier build has left is removed first. Raises ValueError; finished work is kept.
     """
     spec.validate()
     pool.validate()
     sources, folder = list_sources(spec.folders), BuildFolder(spec.out)
     with folder.lock():
+        if fresh:
+            folder.forget_all()
         folder.check_config(spec.as_json())
         analyses = _analyse(folder, sources, spec.filters, pool, on_progress)
         kept, dropped = select(sources, analyses, spec.filters)
@@ -76,7 +81,7 @@ def build(
         if not shards:
             raise ValueError(
                 f"None of the {len(sources)} files is kept; {result.page} shows why, so give other limits "
-                "and another --out."
+                "and --fresh."
             )
         folder.finish(serialize_index([shard_name(number) for number in range(len(shards))], shards))
     return result

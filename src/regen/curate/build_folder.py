@@ -1,12 +1,13 @@
 """State of a build, from which it continues after an interruption."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from regen.console import first_line
 from regen.curate.analysis import Analysis
@@ -38,19 +39,29 @@ class BuildFolder:
         try:
             self.encoded.mkdir(parents=True, exist_ok=True)
             self.shards.mkdir(exist_ok=True)
-            with (self._state / "lock").open("ab") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ValueError(f"Another process builds shards in {self.path}; wait for it.") from None
+            with FileLock(self._state / "lock", blocking=False, fallback_to_soft=False):
                 for leftover in (*self.path.glob("*.partial"), *self._state.rglob("*.partial")):
                     leftover.unlink()
                 yield
+        except Timeout:
+            raise ValueError(f"Another process builds shards in {self.path}; wait for it.") from None
         except OSError as error:
             raise ValueError(
                 f"The shards can't be written to {self.path} ({first_line(error)}); free some space or see "
                 "to its permissions, and the same command continues."
             ) from None
+
+    def forget_all(self) -> None:
+        """Remove the shards, index and state of an earlier build; shards from elsewhere stay."""
+        if not (self._state / "config.json").exists():
+            return
+        self.forget_shards(0)
+        self.forget_index()
+        for folder in (self.encoded, self.shards):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        for name in ("analysis.jsonl", "unwritten.jsonl", "config.json"):  # the mark of a build goes last
+            (self._state / name).unlink(missing_ok=True)
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raises ValueError when the folder belongs to a build with other options."""
@@ -63,7 +74,9 @@ class BuildFolder:
                 )
             write_json(file, config)
         before = json.loads(file.read_text())
-        check_settings(str(self.path), before, config, "give the same again, or another --out")
+        check_settings(
+            str(self.path), before, config, "give the same again, another --out, or --fresh to begin anew"
+        )
 
     def analyses(self) -> dict[str, Analysis]:
         """The latest analysis of each file, by key."""

@@ -16,17 +16,17 @@ from regen.data.shards import SampleInfo
 # Reasons to drop a file or shot, in the order in which they are checked.
 REASONS = {
     "damaged": "can't be read, or not in full",
-    "slow": "took longer than the time limit",
-    "killed": "ended the process that read it",
+    "slow": "took longer than the time limit (--time-limit, --retry)",
+    "killed": "ended the process that read it (--retry)",
     "sidecar": "has a caption or class that can't be read",
-    "short": "too short",
-    "long": "too long",
-    "small": "too few pixels",
-    "cuts": "has shot cuts inside",
-    "static": "hardly moves",
-    "bars": "has black bars",
-    "duplicate": "looks like another one",
-    "unwritten": "could not be re-encoded",
+    "short": "too short (--min-frames, --min-seconds)",
+    "long": "too long (--max-frames, --max-seconds)",
+    "small": "too few pixels (--min-side)",
+    "cuts": "has shot cuts inside (--cuts)",
+    "static": "hardly moves (--min-motion)",
+    "bars": "has black bars (--max-bars)",
+    "duplicate": "looks like another one (--duplicates, --duplicate-distance)",
+    "unwritten": "could not be re-encoded (--retry)",
 }
 
 

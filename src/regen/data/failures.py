@@ -12,6 +12,7 @@ from regen.media.files import MissingFileError, VideoError
 
 KINDS = ("damaged", "slow", "gone")
 MAX_NAMED = 1000  # samples that are listed; the others are only counted
+HAS_TIMER = "SIGALRM" in signal.__dict__
 
 
 class ReadTimeoutError(VideoError):
@@ -44,9 +45,9 @@ def time_limit(seconds: float | None, name: str) -> Iterator[None]:
     """Raise ReadTimeoutError, which names the sample `name`, when the block takes longer than `seconds`.
 
     Only the main thread of a process can be interrupted, between two instructions of Python; in other
-    threads, and while another timer runs, nothing is limited.
+    threads, while another timer runs, and on Windows, which has no such signal, nothing is limited.
     """
-    is_main = threading.current_thread() is threading.main_thread()
+    is_main = HAS_TIMER and threading.current_thread() is threading.main_thread()
     if seconds is None or not is_main or signal.getitimer(signal.ITIMER_REAL)[0]:
         yield
         return

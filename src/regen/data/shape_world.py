@@ -6,7 +6,7 @@ can check generated videos (`regen.evaluate.shape_world_reader`). The picture is
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
 
@@ -84,7 +84,18 @@ VALUES: dict[str, tuple[str, ...]] = {
     "camera": tuple(CAMERAS),
     "background": tuple(BACKGROUNDS),
 }
+EXAMPLE = ShapeScene(*(words[-1] for words in VALUES.values())).caption()
 CLASSES = tuple(f"{shape} moving {direction}" for shape, direction in product(SHAPES, DIRECTIONS))
+
+_SCENES = [
+    replace(ShapeScene(*(words[0] for words in VALUES.values())), **{name: word}, count=count)
+    for name, words in VALUES.items()
+    if name != "count"
+    for word in words
+    for count in COUNTS
+]
+VOCABULARY = frozenset(re.findall(r"\w+", " ".join(scene.caption(1) for scene in _SCENES))) | {"while"}
+"""The words of all captions."""
 
 
 def parse_caption(caption: str) -> ShapeScene | None:

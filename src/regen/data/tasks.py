@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regen.console import warn
 from regen.data.catalog import Collection
 from regen.data.clips import ClipDataset, ClipSpec
 from regen.runtime import generator_for
@@ -272,3 +273,13 @@ class TrainingBatches(Dataset):
             return specs[0]
         total = torch.tensor([self.clips.weight(spec) for spec in specs], dtype=torch.float64).cumsum(0)
         return specs[int(torch.searchsorted(total, draw * total[-1], right=True))]
+
+
+def hold_out(clips: ClipDataset, count: int, frames: int, warns: bool) -> tuple[ClipDataset, ClipDataset]:
+    """(training, validation); both are all clips where too few could be held out, with a warning."""
+    try:
+        return clips.split(count, frames) if count else (clips, clips)
+    except ValueError as error:
+        if warns:
+            warn(f"none is held out, so evaluations use the training videos: {error}")
+        return clips, clips

@@ -93,7 +93,7 @@ class LatentGenerator(Model):
 
     `latent_spec` has the fields of `LatentSpec`. The condition is a class (`classes`: their names), a text
     (`text_width`: width of the hidden states of the text encoder, whose name, fingerprint and max_tokens are
-    in `text_encoder`), or nothing.
+    in `text_encoder`, with the words of captions in a closed language), or nothing.
     """
 
     _supports_gradient_checkpointing = True

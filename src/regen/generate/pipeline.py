@@ -141,7 +141,7 @@ class RegenTextToVideoPipeline(NamedPipeline):
         generators = make_generators(generator, count)
         seeds = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
         noise = check_noise(latents, videos, shape, count)
-        _warn([*shape.notes, *videos.truncation_warnings([*prompts, *negatives])])
+        _warn([*shape.notes, *videos.prompt_warnings([*prompts, *negatives])])
         with self.progress_bar(total=self._num_timesteps) as bar:
             on_step = self._on_step(callback_on_step_end, inputs, num_inference_steps, bar.update)
             arguments = (shape, condition, generators, options, given, negative, num_latents, on_step, noise)

@@ -113,7 +113,7 @@ def generate_files(
     rate = Fraction(video_generator.latent_spec.frame_rate).limit_denominator(10_000)
     given = _given_frames(video_generator, request, shape, rate, on_warning)
     texts = (*request.prompts, *request.negative_prompts)
-    for warning in [*shape.notes, *video_generator.truncation_warnings(texts)]:
+    for warning in [*shape.notes, *video_generator.prompt_warnings(texts)]:
         on_warning(warning)
     done, total = 0, len(captions) * (request.options.steps * shape.num_segments + shape.frames)
 

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.inputs import Condition
 from regen.generate.latent_batches import LatentBatches, LatentStage, class_names, make_latent_spec
 from regen.generate.load import load_generator
+from regen.generate.prompts import caption_words
 from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions, sample
 from regen.generate.text import DEFAULT_TEXT_ENCODER, TextEncoderSpec, find_text_encoder
@@ -27,7 +28,7 @@ from regen.pretrained.models import load, silence_logging, weights_hash
 from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
 from regen.train.card import CardOptions, model_card
 from regen.train.distributed import DistributedContext, full_state_dict
-from regen.train.lifecycle import ShouldStop
+from regen.train.lifecycle import ShouldStop, run_identity
 from regen.train.loop import LoopConfig, to_device, train
 from regen.train.optimizer import OptimizerConfig
 from regen.train.trainer import save_model
@@ -79,13 +80,14 @@ def run_generator(
     context: DistributedContext,
     resume: bool = True,
     card: CardOptions = CardOptions(),
+    name: str | None = None,
 ) -> Path:
     """Train a generator on the folder `latents` of `regen latents export`; return the model's folder.
 
     All processes of `context` must call it. `out` receives the run (see `regen.train.loop.train`), previews/
     with a picture per evaluation (if the embedder is found), and model/ with its card at the end. The same
-    call resumes a stopped run. Raises ValueError for latents that are missing or don't fit the recipe, a
-    missing text encoder, and whatever `train` raises.
+    call resumes a stopped run; the recipe's `name` is stored with it. Raises ValueError for latents that are
+    missing or don't fit the recipe, a missing text encoder, and whatever `train` raises.
     """
     tune_malloc()
     silence_logging()
@@ -108,6 +110,7 @@ def run_generator(
         "class": "LatentGenerator",
         "latents": {"weights": dataset.manifest.weights, "samples": len(dataset)},
         "text_fingerprint": None if text is None else text.fingerprint,
+        **run_identity(name),
     }
     state = train(model, batches, loop, recipe.optimizer, out, context, evaluate, resolved, resume)
     folder = out / "model"
@@ -155,9 +158,12 @@ def build_generator(
     captions: CaptionStates | None,
 ) -> LatentGenerator:
     """A new generator of these latents. Raises ValueError for missing classes."""
-    by_class, text_encoder = recipe.data.condition == "class", None
+    by_class = recipe.data.condition == "class"
+    text_encoder: dict[str, Any] | None = None
     if text is not None:
         text_encoder = {"name": text.name, "fingerprint": text.fingerprint, "max_tokens": text.max_tokens}
+        shards = range(len(dataset.manifest.shards))
+        text_encoder["words"] = caption_words(text for shard in shards for text in dataset.captions(shard))
     return LatentGenerator(
         **asdict(recipe.model),
         latent_spec=asdict(make_latent_spec(dataset, recipe.data.stages, by_class)),

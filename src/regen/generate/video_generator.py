@@ -17,6 +17,7 @@ from regen.embedders.hybrid import HybridAutoencoder
 from regen.embedders.pyramid import PyramidAutoencoder
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.inputs import Condition, split_chunks
+from regen.generate.prompts import unusual_prompt
 from regen.generate.sampling import GivenFrames, OnStep, SampleOptions, sample_video
 from regen.generate.text import TextEncoder, embed_prompts
 from regen.generate.video_shape import LatentTemplates, VideoShape, video_shape
@@ -111,11 +112,14 @@ class VideoGenerator:
             raise ValueError(f"Give 1 negative prompt, or {count}, one for each video, not {len(prompts)}.")
         return self._encode_prompts(list(prompts) * (count if len(prompts) == 1 else 1))
 
-    def truncation_warnings(self, prompts: Sequence[str]) -> list[str]:
-        """Warnings about prompts that are longer than the text encoder reads."""
+    def prompt_warnings(self, prompts: Sequence[str]) -> list[str]:
+        """Warnings about prompts longer than the encoder reads, and unlike the captions of the training."""
         if self.text_encoder is None:
             return []
-        found = (self.text_encoder.truncation(prompt) for prompt in dict.fromkeys(prompts))
+        distinct = [*dict.fromkeys(prompts)]
+        found = [self.text_encoder.truncation(prompt) for prompt in distinct]
+        words = (self.model.config.text_encoder or {}).get("words") or []
+        found += [unusual_prompt(prompt, words) for prompt in distinct]
         return [warning for warning in found if warning is not None]
 
     def encode_images(self, images: Sequence[Image], shape: VideoShape) -> GivenFrames:

@@ -5,18 +5,22 @@ unfolded input and their weights, attention as its two products over all visible
 norms and other elementwise work are left out, as is usual for figures such as MFU.
 """
 
-import resource
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# None on Windows, where psutil knows the peak.
+resource: Any = import_module("resource") if find_spec("resource") else None
 Kind = Literal["linear", "convolution", "attention"]
 aten = torch.ops.aten
 
@@ -51,6 +55,8 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes in use so far: by tensors on a GPU, by this process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return int(psutil.Process().memory_info().peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -25,6 +25,12 @@ class Preset(Generic[R]):
         """Help text of `regen train NAME`."""
         return f"{self.summary}\n\n{self.command.format(name=name)}"
 
+    def hardware(self, name: str) -> str:
+        """What the recipe is made for: "CPU", "1 GPU" or "32 GPUs"."""
+        if self.gpus > 1:
+            return f"{self.gpus} GPUs"
+        return "CPU" if name.endswith("-cpu") or name.startswith("toy") else "1 GPU"
+
 
 def documented(make: Callable[[], R], command: str = CACHED, gpus: int = 1) -> Preset[R]:
     """The recipe that a function makes, with the function's docstring as summary."""

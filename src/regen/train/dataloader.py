@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.console import warn
+from regen.console import STOP_SIGNALS, warn
 from regen.data.failures import KINDS
 from regen.data.tasks import BatchKey
 from regen.media.pixels import uint8_to_signed
@@ -37,7 +37,6 @@ Item = tuple[dict[str, int], list[Tensor]]
 PREFETCH = 2  # batches per worker
 MAX_RESTARTS = 3  # for the same batch
 KILL_SECONDS = 10.0  # for a killed worker to end; one that waits for a dead disk does not
-IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # on which the main process saves and exits
 
 
 class BatchLoader(AbstractContextManager["BatchLoader"]):
@@ -205,7 +204,7 @@ def _load(batches: Dataset[Batch], key: BatchKey) -> Item:
 
 def _work(batches: Dataset[Batch], keys: Connection, items: Connection) -> None:
     """Serve batches until the main process ends or kills this one."""
-    for number in IGNORED_SIGNALS:
+    for number in STOP_SIGNALS:  # on which the main process saves and exits
         signal.signal(number, signal.SIG_IGN)
     exit_with_parent()
     torch.set_num_threads(1)

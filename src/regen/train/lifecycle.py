@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from regen.console import Interrupted
+from regen.console import STOP_SIGNALS, Interrupted
 from regen.io import check_settings, write_json
 from regen.train.checkpoint import Checkpoints, TrainState, read_info
 from regen.train.distributed import DistributedContext
@@ -28,14 +29,12 @@ ShouldStop = Callable[[], bool]
 Evaluate = Callable[[nn.Module, int, ShouldStop], dict[str, float] | None]
 """(EMA model, step, should_stop) -> metrics for the log; None when it stopped early."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # from users, batch systems and clouds
-
 # Fields that do not affect what is computed: logging and saving, file locations, how a batch is split over
 # processes and micro-batches, and the reactions to failures.
 NEUTRAL_FIELDS = frozenset(
     {"log_every", "eval_every", "save_every_minutes", "keep_last", "num_workers", "num_val_clips"}
     | {"gradient_accumulation_steps", "fsdp", "compile", "on_nonfinite", "decode_timeout", "loader_timeout"}
-    | {"perceptual_file"}
+    | {"perceptual_file", "track", "recipe", "version"}
 )
 
 
@@ -72,7 +71,8 @@ class RunLifecycle:
             self.checkpoints.load(path, self.state)
         step, steps = self.state.step, self.config.steps
         self.closing.enter_context(self.checkpoints)
-        self.log = self.closing.enter_context(RunLog(self.out, step, steps, silent=not self.context.is_main))
+        is_main, track = self.context.is_main, self.config.track
+        self.log = self.closing.enter_context(RunLog(self.out, step, steps, is_main, track))
         self.signals = self.closing.enter_context(stop_signals())  # at most one
         if self.is_resumed and step < steps:
             self.log.print(f"Resuming the run in {self.out} after step {step}.")
@@ -168,7 +168,7 @@ def stop_signals() -> Iterator[list[int]]:
             os.write(2, b"\nStopping after this step; press Ctrl-C again to quit at once, without saving.\n")
 
     is_main = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, handle) for number in SIGNALS} if is_main else {}
+    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS} if is_main else {}
     try:
         yield received
     finally:
@@ -198,6 +198,11 @@ def open_run(
         write_json(path, resolved_config | {"fingerprint": fingerprint(resolved_config)})
     except OSError as error:
         raise ValueError(f"{out} must be writable ({error.strerror}); choose another folder.") from None
+
+
+def run_identity(name: str | None) -> dict[str, Any]:
+    """Name of the recipe and version of this package, stored in config.json."""
+    return {"recipe": name, "version": version("regen")}
 
 
 def fingerprint(config: dict[str, Any]) -> str:

@@ -7,12 +7,13 @@ import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import Dataset
+from tyro.conf import arg
 
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.runtime import generator_for, pick_dtype
@@ -29,6 +30,7 @@ from regen.train.distributed import (
 from regen.train.lifecycle import Evaluate, RunLifecycle
 from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
 from regen.train.throughput import MetricAverager, ThroughputMeter
+from regen.train.tracking import TrackerName
 
 MAX_SKIPS_IN_A_ROW = 20  # after which a run stops
 # No sample has a negative index, so the noise of the loss never repeats the numbers that drew the data.
@@ -68,6 +70,9 @@ class LoopConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when the loss or the gradient is not finite: stop the run or skip the update. The batch is
     saved in either case."""
+    track: Annotated[TrackerName | None, arg(prefix_name=False)] = None
+    """Where metrics and previews go besides log.jsonl: tensorboard, wandb, trackio or none. By default
+    TensorBoard where it is installed."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "eval_every", "log_every", "keep_last", "gradient_accumulation_steps"):

@@ -27,6 +27,7 @@ from regen.console import progress_bar
 from regen.io import write_text
 from regen.metrics.cost import count_matmuls, peak_memory, total_flops
 from regen.tiling import LATENT_STRIDE
+from regen.train.tracking import TrackerName, open_tracker
 
 # Dense bf16 TFLOP/s with fp32 accumulation, from the data sheets; longer names first.
 PEAK_TFLOPS = {
@@ -164,23 +165,27 @@ class MetricAverager:
 
 
 class RunLog:
-    """Log of the run in folder `out`, from update `step` to `steps`: progress, log.jsonl, TensorBoard.
+    """Log of the run in folder `out`, from update `step` to `steps`: progress, log.jsonl, and a tracker.
 
-    A context manager. `silent`, for all processes but the main one: shows and writes nothing.
+    A context manager. Only the main process shows and writes anything. An evaluation is tracked with its
+    picture `out`/previews/step-STEP.png, if there is one.
     `has_evaluation`: whether update `step` has been evaluated.
     """
 
-    def __init__(self, out: Path, step: int, steps: int, silent: bool = False) -> None:
-        self.first_step, self.steps, self.silent, self.stack = step, steps, silent, ExitStack()
+    def __init__(
+        self, out: Path, step: int, steps: int, is_main: bool = True, track: TrackerName | None = None
+    ) -> None:
+        self.out, self.first_step, self.steps, self.silent = out, step, steps, not is_main
+        self.stack = ExitStack()
         self.started, self.last_plain = time.perf_counter(), float("-inf")
-        path = Path(os.devnull) if silent else out / "log.jsonl"
-        rows = [] if silent else drop_rows_after(path, step)
+        path = Path(os.devnull) if self.silent else out / "log.jsonl"
+        rows = [] if self.silent else drop_rows_after(path, step)
         self.has_evaluation = any(row["step"] == step and "evaluation/psnr" in row for row in rows)
         self.seconds_before = max((row.get("seconds", 0.0) for row in rows), default=0.0)
         self.file = self.stack.enter_context(path.open("a"))
-        self.tensorboard = None if silent else open_tensorboard(out, step)
-        if self.tensorboard is not None:
-            self.stack.callback(self.tensorboard.close)
+        self.tracker = None if self.silent else open_tracker(track, out, step)
+        if self.tracker is not None:
+            self.stack.callback(self.tracker.close)
 
     def __enter__(self) -> "RunLog":
         self.bar = None if self.silent else self.stack.enter_context(progress_bar("training"))
@@ -211,6 +216,9 @@ class RunLog:
     def log_evaluation(self, step: int, values: dict[str, float]) -> None:
         """Log an evaluation; its names get the prefix `evaluation/`."""
         self.write(step, {f"evaluation/{name}": value for name, value in values.items()})
+        picture = self.out / "previews" / f"step-{step:08d}.png"
+        if self.tracker is not None and picture.is_file():
+            self.tracker.log_picture(step, picture)
         metrics = " · ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.print(f"evaluation after step {step}: {metrics}")
 
@@ -223,9 +231,8 @@ class RunLog:
         """Log `values` and the seconds of the whole run up to now, without the updates that a stop undid."""
         values = values | {"seconds": round(self.seconds_before + time.perf_counter() - self.started, 3)}
         print(json.dumps({"step": step, **values}), file=self.file, flush=True)
-        if self.tensorboard is not None:
-            for name, value in values.items():
-                self.tensorboard.add_scalar(name, value, step)
+        if self.tracker is not None:
+            self.tracker.log(step, values)
 
 
 def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
@@ -244,12 +251,3 @@ def parse_row(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def open_tensorboard(out: Path, step: int) -> Any:
-    """TensorBoard writer for `out`/tensorboard; None when TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(out / "tensorboard", purge_step=step + 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from regen.console import warn
 from regen.data.clips import ClipDataset
-from regen.data.tasks import MediaConditions, Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import MediaConditions, Stage, TaskConfig, TrainingBatches, hold_out
 from regen.embedders.base import VideoAutoencoder, without_margin
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
@@ -31,7 +31,7 @@ from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.finetune import InitConfig, InitReport, init_from_pca, init_weights
 from regen.train.latent_statistics import measure_latent_statistics
-from regen.train.lifecycle import ShouldStop
+from regen.train.lifecycle import ShouldStop, run_identity
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
 
@@ -115,13 +115,14 @@ def run_recipe(
     media_conditions: MediaConditions | None = None,
     card: CardOptions = CardOptions(),
     strict: bool = False,
+    name: str | None = None,
 ) -> Path:
     """Train `recipe` on the videos and images of the folders and shards `data`; return the model's folder.
 
     `out` receives the run (see `regen.train.loop.train`), previews/ with a picture for each evaluation, and
-    model/ for `from_pretrained` with its card (licence and command by `card`). The same call resumes a
-    stopped run. `cache`: folder for decoded frames. `predictor` predicts the latents of post-training, by
-    default from the prior, and takes `media_conditions`. With `strict` unreadable files are an error.
+    model/ for `from_pretrained` with its card (licence and command by `card`). The same call resumes a run,
+    which stores the `name` of its recipe. `cache`: folder of decoded frames. `predictor` predicts the latents
+    of post-training, by default from the prior, and takes `media_conditions`. `strict` allows no bad files.
 
     Raises ValueError when there is no data or no model to start from, and whatever `train` raises.
     """
@@ -138,9 +139,8 @@ def run_recipe(
         if cache is not None:
             clips.fill_cache()
     context.barrier()
-    training, validation, span = clips, clips, model.chunk_frames - 1
-    if recipe.data.num_val_videos:
-        training, validation = clips.split(recipe.data.num_val_videos, model.chunk_frames)
+    span = model.chunk_frames - 1
+    training, validation = hold_out(clips, recipe.data.num_val_videos, model.chunk_frames, context.is_main)
     batches = make_batches(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
     if media_conditions is not None:
         batches.conditions = media_conditions(clips.collection, out / "captions")
@@ -151,7 +151,7 @@ def run_recipe(
             init_from_pca(model, loader, recipe.init.pca_clips)
     evaluate = Preview(validation, recipe, model.chunk_frames, out / "previews", context)
     statistics = (model.latents_mean, model.latents_std) if init.keeps_latents else None
-    config = resolve_config(recipe, clips, context.device)
+    config = resolve_config(recipe, clips, context.device) | run_identity(name)
     options = (recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary)
     average = train(model, batches, *options).ema.model
     del model, auxiliary  # of the state only the average stays in memory
