@@ -12,7 +12,16 @@ from regen.cli import main
 from regen.embedders.pyramid import PyramidAutoencoder
 from regen.metrics.memory import PeakBytes, gpu_norms, peak_bytes
 from regen.recipes import GENERATORS, RECIPES, workload
-from regen.recipes.workload import autocast, auxiliary_of, build, codec_bytes, list_updates, pass_bytes
+from regen.recipes.plan import outermost_blocks
+from regen.recipes.workload import (
+    autocast,
+    auxiliary_of,
+    build,
+    build_without_content,
+    codec_bytes,
+    list_updates,
+    pass_bytes,
+)
 from regen.runtime import one_thread
 
 EVERY = {**RECIPES, **GENERATORS}
@@ -120,6 +129,13 @@ def test_a_gpu_has_the_papers_part_of_a_batch(
     assert {update.samples // 32 for update in updates if update not in videos} == {28}
     assert sum(update.share for update in updates) == pytest.approx(1)
     assert sum(update.share for update in videos) == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_blocks_are_disjoint_parts_of_a_model(name: str) -> None:
+    model = build_without_content(EVERY[name])
+    weights = [weight for block in outermost_blocks(model) for weight in block.parameters()]
+    assert 0 < len(weights) == len(set(weights)) < len(list(model.parameters()))
 
 
 def test_what_does_not_fit_is_marked_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:

@@ -269,8 +269,16 @@ def state_bytes(
             other += FP32 * (count(network) + count(network, trained=True) * (moments + gradients))
     if not is_sharded(recipe, gpus):
         return FP32 * (numbers + trained * buckets) + other
-    names = cast(Trainable, model)._no_split_modules
-    blocks = [count(module) for module in model.modules() if type(module).__name__ in names]
+    blocks = [count(block) for block in outermost_blocks(model)]
     rest, largest = own - sum(blocks), max(blocks)
     gathered = BF16 * (rest + 2 * largest) + gradients * (BF16 + FP32) * max(rest, largest)
     return FP32 * numbers // gpus + gathered + other
+
+
+def outermost_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The blocks that FSDP shards one by one; of a block inside another, as in MMDiT, the outer one."""
+    names, inside = cast(Trainable, model)._no_split_modules, set[nn.Module]()
+    for module in model.modules():  # outer ones first
+        if type(module).__name__ in names and module not in inside:
+            inside.update(module.modules())
+            yield module
