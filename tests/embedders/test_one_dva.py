@@ -207,6 +207,16 @@ def test_training_decodes_no_more_1d_latents_than_clips_of_similar_length_need()
         assert (lengths == [40] * 8) == (keep_all_prob == 1.0)
 
 
+@pytest.mark.parametrize(("least", "count"), [(1, 1), (1, 2), (2, 2), (2, 3), (4, 4), (4, 5), (7, 8)])
+def test_processes_with_a_clip_more_or_less_call_the_decoder_equally_often(least, count):
+    """FSDP needs equal calls, and a batch is not always divisible by the number of processes."""
+    model = tiny(objective=OneDVAObjective())
+    calls, video = decoder_calls(model), clip(17, 32, 64, count=count)
+    model.loss({"clip": video, "target": video, "least": torch.tensor(least)}, each(count))
+    assert len(calls) == min(4, least)
+    assert sum(samples for samples, _, _ in calls) == count
+
+
 def test_a_first_stage_may_do_without_1d_latents():
     """The other reading of stage 1: no queries in the encoder, no 1D latents, at any length."""
     model = tiny(objective=OneDVAObjective("none", latent_noise_std=0.1), kl_weight=1.0).train()
