@@ -230,6 +230,7 @@ def test_parts_are_the_rows_of_the_whole_batch(clips, parts, tasks):
     for name in ("times", "batch_size"):
         assert all(torch.equal(item[name], whole[name]) for item in items)
     sizes = [len(item["rows"]) for item in items]
+    assert {int(item["least"]) for item in items} == {min(sizes)}
     assert max(sizes) - min(sizes) <= 1
     assert whole["clip"].dtype == torch.uint8
     assert whole["replaced"].tolist() == [0, 0, 0]

@@ -22,7 +22,7 @@ def names(address: str) -> list[str]:
 def test_davis_at_its_best_resolution_and_by_list(tmp_path: Path) -> None:
     both = make_davis(tmp_path / "both", "480p", "Full-Resolution")
     assert VideoSet.parse(Path(f"davis:{both}")).root == both / "JPEGImages" / "Full-Resolution"
-    assert names(f"davis:{both}") == ["bear", "blackswan", "camel"]
+    assert names(f"DAVIS:{both}") == names(f"davis:{both}") == ["bear", "blackswan", "camel"]
     small = make_davis(tmp_path / "small", "480p")
     assert VideoSet.parse(Path(f"davis:{small}")).root == small / "JPEGImages" / "480p"
     assert names(f"davis/2017/val:{small}") == ["blackswan", "camel"]
@@ -44,6 +44,11 @@ def test_ucf101_and_its_lists(tmp_path: Path) -> None:
 def test_mcl_jcv_takes_the_original_of_each_number(tmp_path: Path) -> None:
     for name in (
         *("videoSRC01_1920x1080_30.yuv", "videoSRC01.mp4", "videoSRC02.mp4", "videoSRC03_qp_20.mp4"),
+        *(
+            "videoSRC04_1920x1080_30_crf45.mp4",
+            "h264/videoSRC02_720p.mp4",
+            "videoSRC05_1920x1080_24-1f2e.yuv",
+        ),
         *("more/videoSRC30_1920x1080_25.yuv", "other.mp4"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -52,6 +57,7 @@ def test_mcl_jcv_takes_the_original_of_each_number(tmp_path: Path) -> None:
         "more/videoSRC30_1920x1080_25.yuv",
         "videoSRC01_1920x1080_30.yuv",
         "videoSRC02.mp4",
+        "videoSRC05_1920x1080_24-1f2e.yuv",
     ]
 
 
@@ -77,6 +83,8 @@ def test_folders_of_frames_are_clips(tmp_path: Path) -> None:
         ("frames:{0}/empty", "empty has no clip of frames"),
         ("mcl-jcv/val:{0}", "Only davis and ucf101 have lists, got mcl-jcv/val"),
         ("davis/2019/val:{0}/davis", "davis/2019/val needs the list .*ImageSets/2019/val.txt"),
+        ("davis/2017/none:{0}/davis", "none.txt lists no clip"),
+        ("davis:{0}", "no clip of davis; give the folder that holds JPEGImages"),
         ("davis/2017/all:{0}/davis", "all.txt lists dog, which .*480p lacks"),
         ("dvis:{0}/davis", "no file or folder dvis:"),
     ],
@@ -85,6 +93,7 @@ def test_other_layouts_are_errors(tmp_path: Path, address: str, words: str) -> N
     (tmp_path / "empty").mkdir()
     make_davis(tmp_path / "davis", "480p")
     (tmp_path / "davis" / "ImageSets" / "2017" / "all.txt").write_text("bear\ndog\n")
+    (tmp_path / "davis" / "ImageSets" / "2017" / "none.txt").write_text("\n")
     with pytest.raises(VideoError, match=words) as caught:
         find_media([Path(address.format(tmp_path))])
     assert "\n" not in str(caught.value)

@@ -207,6 +207,16 @@ def test_training_decodes_no_more_1d_latents_than_clips_of_similar_length_need()
         assert (lengths == [40] * 8) == (keep_all_prob == 1.0)
 
 
+@pytest.mark.parametrize(("least", "count"), [(1, 1), (1, 2), (2, 2), (2, 3), (4, 4), (4, 5), (7, 8)])
+def test_processes_with_a_clip_more_or_less_call_the_decoder_equally_often(least, count):
+    """FSDP needs equal calls, and a batch is not always divisible by the number of processes."""
+    model = tiny(objective=OneDVAObjective())
+    calls, video = decoder_calls(model), clip(17, 32, 64, count=count)
+    model.loss({"clip": video, "target": video, "least": torch.tensor(least)}, each(count))
+    assert len(calls) == min(4, least)
+    assert sum(samples for samples, _, _ in calls) == count
+
+
 def test_a_first_stage_may_do_without_1d_latents():
     """The other reading of stage 1: no queries in the encoder, no 1D latents, at any length."""
     model = tiny(objective=OneDVAObjective("none", latent_noise_std=0.1), kl_weight=1.0).train()
@@ -306,19 +316,13 @@ def test_wrong_calls_are_rejected():
             call()
 
 
-UNSTEADY = pytest.mark.xfail(
-    reason="300 updates from zero noise: the rise may stay below 0.05 dB", strict=False
-)
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    "is_preset", [pytest.param(False, marks=UNSTEADY), True], ids=["linear skip", "base preset"]
-)
+@pytest.mark.parametrize("is_preset", [False, True], ids=["linear skip", "base preset"])
 def test_a_toy_learns_to_use_what_is_kept(is_preset):
-    """PSNR rises with the length: moving squares, whose structural latents have a single channel.
+    """PSNR rises with the length: moving squares, with one structural value for 8 x 8 pixels of two frames.
 
-    Also of the base preset at a small width, with its queries.
+    Also of the base preset at a small width, with its queries. With a value for 4 x 4 pixels the rise after
+    300 updates depends on the seed: the structural latents nearly suffice.
     """
     torch.manual_seed(0)
     small = replace(CONFIG, query_positions="rotary", linear_skip=True, kl_weight=0.0)
@@ -326,8 +330,8 @@ def test_a_toy_learns_to_use_what_is_kept(is_preset):
     keep = preset.objective.keep_all_prob if is_preset else 0.3
     options = replace(
         preset, latent_channels=1, width=48, depth=2, heads=2, encoder_width=48, encoder_depth=2,
-        encoder_heads=2, chunk_frames=5, num_queries=48, temporal_compression_ratio=2,
-        spatial_compression_ratio=4, length_rule=MotionLengthRule(multiple=1),
+        encoder_heads=2, chunk_frames=5, num_queries=24, temporal_compression_ratio=2,
+        spatial_compression_ratio=8, length_rule=MotionLengthRule(multiple=1),
         objective=OneDVAObjective(keep_all_prob=keep, pure_noise_prob=0.5, t_min=0.5),
     )  # fmt: skip
     model = AutoencoderOneDVA(**asdict(options))
@@ -339,11 +343,11 @@ def test_a_toy_learns_to_use_what_is_kept(is_preset):
         optimizer.step()
     model.eval()
     psnr = []
-    for length in (0, 12, 48):
+    for length in (0, 6, 12):
         latents = model.encode(video, length=length).latent_dist.mode()
         decoded = model.decode(latents, generator=each(8)).sample
         psnr.append(-10 * math.log10((decoded - video).square().mean().item() / 4))
-    assert psnr[0] + 0.05 < psnr[1] < psnr[2] + 0.05, psnr
+    assert psnr[0] + 0.1 < psnr[1] < psnr[2] + 0.1, psnr
 
 
 def _square(number: int) -> torch.Tensor:

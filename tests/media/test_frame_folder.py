@@ -110,6 +110,7 @@ def test_raw_video_is_described_by_a_sidecar(tmp_path: Path) -> None:
         ("videoSRC01_1920x1080_30.yuv", (1920, 1080), "30", "yuv420p", 3110400),
         ("videoSRC17_1920x1080_24-1f2e.yuv", (1920, 1080), "24", "yuv420p", 3110400),
         ("Beauty_1920x1080_120fps_420_8bit_YUV.yuv", (1920, 1080), "120", "yuv420p", 3110400),
+        ("10bit_and_8bit/Beauty_64x32_120fps_420_8bit_YUV.yuv", (64, 32), "120", "yuv420p", 3072),
         ("Twilight_3840x2160_50fps_420_10bit_YUV.yuv", (3840, 2160), "50", "yuv420p10le", 24883200),
         ("odd_35x17_29.97.yuv", (35, 17), "29.97", "yuv420p", 35 * 17 + 2 * 18 * 9),
     ],

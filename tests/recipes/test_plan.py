@@ -6,13 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from regen.cli import main
 from regen.embedders.pyramid import PyramidAutoencoder
 from regen.metrics.memory import PeakBytes, gpu_norms, peak_bytes
 from regen.recipes import GENERATORS, RECIPES, workload
-from regen.recipes.workload import autocast, auxiliary_of, build, codec_bytes, list_updates, pass_bytes
+from regen.recipes.plan import outermost_blocks
+from regen.recipes.workload import (
+    autocast,
+    auxiliary_of,
+    build,
+    build_without_content,
+    codec_bytes,
+    list_updates,
+    pass_bytes,
+)
 from regen.runtime import one_thread
 
 EVERY = {**RECIPES, **GENERATORS}
@@ -91,6 +101,20 @@ def test_encoding_and_decoding_take_the_memory_that_is_planned(name: str, decode
     assert planned == pytest.approx(measured, rel=0.2 if decode else 0.3)
 
 
+@pytest.mark.parametrize("name", ["magvit2-32x", "regen-32x"])
+def test_a_finished_model_decodes_in_the_memory_that_its_own_count_has(name: str) -> None:
+    """In bf16 without autocast, as benchmarks/decoder_cost.py counts it, within the latents."""
+    recipe = with_options(name, mixed_precision="bf16")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model: Any = build(recipe).eval().bfloat16()
+        latents = torch.zeros(1, 8, 2, 16, 16, dtype=torch.bfloat16)
+        counted = peak_bytes(lambda: model.decode(latents))
+    planned = codec_bytes(
+        recipe, 1, model.chunk_frames, (128, 128), sharded=False, decode=True, is_finished=True
+    )
+    assert planned == pytest.approx(counted, rel=0.01)
+
+
 def test_peaks_count_what_lives_and_no_views() -> None:
     before = torch.zeros(1000)
 
@@ -122,6 +146,13 @@ def test_a_gpu_has_the_papers_part_of_a_batch(
     assert sum(update.share for update in videos) == pytest.approx(0.8, abs=0.06)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_blocks_are_disjoint_parts_of_a_model(name: str) -> None:
+    model = build_without_content(EVERY[name])
+    weights = [weight for block in outermost_blocks(model) for weight in block.parameters()]
+    assert 0 < len(weights) == len(set(weights)) < len(list(model.parameters()))
+
+
 def test_what_does_not_fit_is_marked_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["plan", "toy", "--gpus", "2", "--loop.mixed-precision", "fp32"]
     assert main([*options, "--memory", "1GB"]) == 0
@@ -133,6 +164,8 @@ def test_what_does_not_fit_is_marked_with_what_to_change(capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     row = next(line for line in out.splitlines() if "training" in line)
     assert "--loop.activation-checkpointing --loop.fsdp" in row
+    assert "fits in tiles" in next(line for line in out.splitlines() if "512 x 512" in line)
+    assert "(MB)" in out and "on 2 H100 of 0.045 GB" in out
     assert "toy does not fit" in err
 
 

@@ -113,7 +113,8 @@ def _check_name(name: str) -> None:
 
 def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int) -> Callable[..., None]:
     from regen.console import progress_bar
-    from regen.recipes.plan import Hardware, plan, print_plan
+    from regen.recipes.plan import Hardware, plan
+    from regen.recipes.plan_table import print_plan
     from regen.train.trainer import Recipe
 
     kind: Any = Recipe[type(default.model)] if isinstance(default, Recipe) else type(default)  # type: ignore[misc]

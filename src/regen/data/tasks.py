@@ -193,6 +193,7 @@ class TrainingBatches(Dataset):
         times       (T) of the target
         rows        (b) numbers of its samples in the whole batch
         batch_size  samples of the whole batch
+        least       samples of its smallest part
         progress    fraction of the training that is over
         margin      pixels on each side of the clip that do not count in the loss
         replaced    (3) samples that were damaged, too slow or gone, and drawn anew
@@ -256,6 +257,7 @@ class TrainingBatches(Dataset):
             "times": torch.tensor(task.times),
             "rows": torch.tensor(rows),
             "batch_size": torch.tensor(count),
+            "least": torch.tensor(count // parts),
             "progress": torch.tensor(progress),
             "margin": torch.tensor(stage.margin),
             "replaced": torch.tensor([sample.replaced for sample in samples]).sum(0),

@@ -23,7 +23,15 @@ from regen.media.frame_folder import list_frames
 
 SETS = {"davis": ("256", "512"), "mcl-jcv": ("256", "512"), "ucf101": ("256",), "frames": ()}  # with sizes
 NO_SHA256 = 64 * "0"  # of a file that can't be opened
-MCL_JCV = re.compile(r"videoSRC(\d\d)(?!.*_qp)", re.IGNORECASE)  # not its compressed versions
+LAYOUTS = {
+    "davis": "JPEGImages",
+    "mcl-jcv": "videoSRC01_1920x1080_30.yuv or videoSRC01.mp4",
+    "ucf101": "UCF-101, or its folders of classes",
+    "frames": "the images, or their folders",
+}
+MCL_JCV = re.compile(
+    r"videoSRC(\d\d)(_\d+x\d+(_[\d.]+(-\w+)?)?)?", re.IGNORECASE
+)  # not its compressed versions
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class VideoSet:
         """Read "SET:FOLDER", "SET/LIST:FOLDER" or "FOLDER". What exists by that name is a plain path."""
         prefix, colon, folder = str(address).partition(":")
         kind, _, clip_list = prefix.partition("/")
+        kind = kind.lower()
         if not colon or kind not in SETS or address.exists():
             return cls("", "", address)
         return cls(kind, clip_list, Path(folder or "."))
@@ -74,7 +83,9 @@ class VideoSet:
             raise VideoError(f"Only davis and ucf101 have lists, got {self.name}; give {self.kind}:FOLDER.")
         found = self._find()
         if self.kind and not found:
-            raise VideoError(f"{self.folder} has no clip of {self.kind}; give the folder as it was unpacked.")
+            raise VideoError(
+                f"{self.folder} has no clip of {self.kind}; give the folder that holds {LAYOUTS[self.kind]}."
+            )
         return self._listed(found) if self.clip_list else sorted(found)
 
     def _find(self) -> list[Path]:
@@ -86,9 +97,9 @@ class VideoSet:
             return [path for path in self.root.iterdir() if path.is_dir() and list_frames(path)]
         if self.kind == "ucf101":
             return list(self.root.glob("*/v_*.avi"))
-        files = [path for path in _walk(self.folder, VIDEO_SUFFIXES) if MCL_JCV.match(path.stem)]
+        files = [path for path in _walk(self.folder, VIDEO_SUFFIXES) if MCL_JCV.fullmatch(path.stem)]
         by_number: dict[str, Path] = {}  # the original, not a compressed version of it
-        for path in sorted(files, key=lambda path: path.suffix.lower() not in (".yuv", ".y4m")):
+        for path in sorted(files, key=lambda path: (path.suffix.lower() not in (".yuv", ".y4m"), path)):
             by_number.setdefault(path.stem[: len("videoSRC00")].lower(), path)
         return list(by_number.values())
 
@@ -104,6 +115,8 @@ class VideoSet:
             raise VideoError(f"{self.name} needs the list {files[0]}; unpack it there, or omit its name.")
         by_name = {path.relative_to(self.root).as_posix(): path for path in found}
         names = [line.split()[0] for line in file.read_text("utf-8").splitlines() if line.strip()]
+        if not names:
+            raise VideoError(f"{file} lists no clip; unpack it again, or omit its name.")
         missing = next((name for name in names if name not in by_name), None)
         if missing is not None:
             raise VideoError(f"{file} lists {missing}, which {self.root} lacks; unpack the whole set.")

@@ -1,6 +1,7 @@
 """HybridAutoencoder: a grid of structural latents, and 1D latents of adaptive length."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import isqrt
 
 import torch
@@ -183,15 +184,14 @@ class HybridAutoencoder(VideoAutoencoder):
     ) -> tuple[Float[Tensor, "b f T H W"], Float[Tensor, "b d n y x"]]:
         """The decoder on groups of samples of similar length, each padded to its longest sequence only.
 
-        How many groups there are depends on the size of the batch alone: with FSDP all processes must call
-        the decoder equally often.
+        There are `groups` of them whatever the lengths: with FSDP all processes must call the decoder equally
+        often.
         """
         if groups == 1:
             return self.decoder(noisy, grid, sequence[:, :, : max(lengths)], _mask(lengths, grid.device), t)
-        order, size = sorted(range(len(lengths)), key=lengths.__getitem__), -(-len(lengths) // groups)
-        results = []
-        for first in range(0, len(order), size):
-            chosen = order[first : first + size]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        ends, results = [len(order) * i // groups for i in range(groups + 1)], []
+        for chosen in (order[first:last] for first, last in pairwise(ends)):
             own, rows = [lengths[i] for i in chosen], torch.tensor(chosen, device=grid.device)
             level = t if len(t) == 1 else t[rows]
             results.append(self._decode_groups(noisy[rows], grid[rows], sequence[rows], own, level, groups=1))

@@ -180,7 +180,8 @@ class AutoencoderOneDVA(HybridAutoencoder):
         noise = diffusion.sample_training_noise(clean.shape, t, generators)
         structural, parts, latent_loss, logs = self._decoder_inputs(batch, generators, auxiliary)
         tiling, repa_features = self.regions(*size), []
-        groups = LENGTH_GROUPS if objective.lengths == "motion" else 1
+        least = int(batch.get("least", len(target)))  # the same in all processes, and so are the groups
+        groups = min(LENGTH_GROUPS, least) if objective.lengths == "motion" else 1
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:
             pred, features = self._decode_regions(

@@ -76,7 +76,7 @@ def _described(source: Source) -> RawVideo:
         pixel_format = str(fields.get("pixel_format", "yuv420p"))
     elif match is not None:
         size, rate = (match[1], match[2]), match[3]
-        pixel_format = "yuv420p10le" if "10bit" in str(source).lower() else "yuv420p"
+        pixel_format = "yuv420p10le" if "10bit" in Path(str(source)).stem.lower() else "yuv420p"
     else:
         raise ValueError(f"no size in {source}")
     raw = RawVideo(int(size[0]), int(size[1]), Fraction(rate), pixel_format)

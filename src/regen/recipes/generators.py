@@ -17,8 +17,8 @@ UCF101 = (
     "--max-bars 0 --cuts keep --duplicates keep\n\n"
     "regen latents export --data SHARDS --out LATENTS --model EMBEDDER --size 256 --frames {frames}\n\n"
     "{train}\n\n"
-    "regen evaluate-generator --model RUN --data UCF101/ --out RESULT --num-videos 2048 --size 256 "
-    "--frames {frames} --steps 250 --fvd i3d --fvd-weights i3d_torchscript.pt --fvd-frames {clip}"
+    "regen evaluate-generator --model RUN --data ucf101/trainlist01:UCF101/ --out RESULT --num-videos 2048 "
+    "--size 256 --frames {frames} --steps 250 --fvd i3d --fvd-weights i3d_torchscript.pt --fvd-frames {clip}"
 )
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from rich.table import Table
 from torch import nn
 
-from regen.console import OnProgress, print_table
+from regen.console import OnProgress
 from regen.recipes.workload import (
     AnyRecipe,
     Update,
+    assumptions,
     auxiliary_of,
     build_without_content,
     codec_bytes,
@@ -67,13 +67,20 @@ class Phase:
     """Weights, gradients, moments and averages that this phase holds."""
     activations: int
     advice: str = ""
+    is_tiled: bool = False
+    """Whether the work is done in tiles where there is less memory."""
 
     @property
     def bytes(self) -> int:
         return self.state + self.activations
 
     def fits(self, hardware: Hardware) -> bool:
-        return self.bytes <= (1 - hardware.reserve) * hardware.memory
+        return (self.state if self.is_tiled else self.bytes) <= (1 - hardware.reserve) * hardware.memory
+
+    def verdict(self, hardware: Hardware) -> str:
+        if not self.fits(hardware):
+            return f"TOO LARGE: {self.advice}"
+        return "fits" if replace(self, is_tiled=False).fits(hardware) else "fits in tiles"
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class Plan:
     """Operations of an update, forward and backward, without what activation checkpointing recomputes."""
     phases: tuple[Phase, ...]
     updates: tuple[Update, ...]
+    assumes: str
 
     def days(self, hardware: Hardware) -> float:
         rate = PEAK_TFLOPS[hardware.gpu] * hardware.utilisation * hardware.gpus
@@ -130,35 +138,8 @@ def plan(recipe: AnyRecipe, hardware: Hardware, on_progress: OnProgress = lambda
         tflop=sum(update.share * update.samples * flops[id(update)] for update in updates) / 1e12,
         phases=tuple(found),
         updates=tuple(updates),
+        assumes=assumptions(recipe),
     )
-
-
-def print_plan(name: str, found: Plan, hardware: Hardware) -> None:
-    """Print a plan for people."""
-    parts = " + ".join(f"{number / 1e6:.1f} M ({part})" for part, number in found.parameters.items())
-    print(f"{name} on {hardware.gpus} {hardware.gpu} of {hardware.memory / 1e9:.0f} GB; nothing is run.\n")
-    print(f"Parameters: {parts}")
-    print(
-        f"An update, mean over the run: {found.samples:,.0f} samples, {found.tokens:,.0f} tokens, "
-        f"{found.tflop:,.1f} TFLOP"
-    )
-    print(
-        f"{found.steps:,} updates: {found.days(hardware):.1f} days at a utilisation of "
-        f"{100 * hardware.utilisation:.0f} %\n"
-    )
-    table = Table("phase", "largest work on a GPU", "state (GB)", "activations (GB)", "all (GB)", "")
-    for column in table.columns[2:5]:
-        column.justify = "right"
-    rows = [
-        (
-            phase.name,
-            phase.work,
-            *(f"{size / 1e9:.1f}" for size in (phase.state, phase.activations, phase.bytes)),
-            "fits" if phase.fits(hardware) else f"TOO LARGE: {phase.advice}",
-        )
-        for phase in found.phases
-    ]
-    print_table(table, rows)
 
 
 def phases(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware: Hardware) -> Iterator[Phase]:
@@ -175,11 +156,21 @@ def phases(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware:
         update = max(updates, key=lambda update: update.samples * update.tokens)
         samples = math.ceil(update.samples / (hardware.gpus * recipe.loop.gradient_accumulation_steps))
         needed = pass_bytes(recipe, update, samples, is_sharded(recipe, hardware.gpus), backward=False)
-        yield Phase("evaluation", f"{samples} samples", resting, needed, "--loop.gradient-accumulation-steps")
+        yield Phase(
+            "evaluation", f"{samples} samples", resting, needed, "use more GPUs or accumulation steps"
+        )
         used = pass_bytes(recipe, update, 2, sharded=True, backward=False)
-        yield Phase("generating", "a video with guidance, in bf16", BF16 * count(model), used)
+        yield Phase(
+            "generating", "a video with guidance, in bf16", BF16 * count(model), used, "use a larger GPU"
+        )
     largest = max(parameter.numel() for parameter in model.parameters())
-    yield Phase("saving", "a whole tensor; the CPU holds all of them", average, FP32 * largest)
+    yield Phase(
+        "saving",
+        "a whole tensor; the CPU holds all of them",
+        average,
+        FP32 * largest,
+        "use more GPUs, with --loop.fsdp",
+    )
 
 
 def embedder_phases(
@@ -192,22 +183,22 @@ def embedder_phases(
     text = f"{frames} frames of {stage.height} x {stage.width}"
     yield Phase(
         "evaluation", text, resting, codec_bytes(recipe, 1, frames, size, sharded, decode=True),
-        "smaller crops in the last stage, or --loop.fsdp",
+        "use smaller crops in the last stage" + ("" if sharded else ", or --loop.fsdp"),
     )  # fmt: skip
     yield Phase(
         "statistics", f"{STATISTICS_BATCH} clips of {text}", average,
         codec_bytes(recipe, STATISTICS_BATCH, frames, size, sharded, decode=False),
-        "smaller crops in the last stage",
+        "use smaller crops in the last stage",
     )  # fmt: skip
     yield Phase(
         "export", f"{EXPORT_BATCH} chunks of {text}", half,
-        codec_bytes(finished, EXPORT_BATCH, frames, size, sharded=True, decode=False),
-        "regen latents export --batch 1",
+        codec_bytes(finished, EXPORT_BATCH, frames, size, sharded=False, decode=False, is_finished=True),
+        "use regen latents export --batch 1",
     )  # fmt: skip
     for side in DECODED_SIDES:
-        needed = codec_bytes(finished, 1, frames, (side, side), sharded=True, decode=True)
+        needed = codec_bytes(finished, 1, frames, (side, side), sharded=False, decode=True, is_finished=True)
         yield Phase(
-            "decoding", f"{frames} frames of {side} x {side}", half, needed, "tiles, which decoding then uses"
+            "decoding", f"{frames} frames of {side} x {side}", half, needed, "use a larger GPU", is_tiled=True
         )
 
 
@@ -269,8 +260,16 @@ def state_bytes(
             other += FP32 * (count(network) + count(network, trained=True) * (moments + gradients))
     if not is_sharded(recipe, gpus):
         return FP32 * (numbers + trained * buckets) + other
-    names = cast(Trainable, model)._no_split_modules
-    blocks = [count(module) for module in model.modules() if type(module).__name__ in names]
+    blocks = [count(block) for block in outermost_blocks(model)]
     rest, largest = own - sum(blocks), max(blocks)
     gathered = BF16 * (rest + 2 * largest) + gradients * (BF16 + FP32) * max(rest, largest)
     return FP32 * numbers // gpus + gathered + other
+
+
+def outermost_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The blocks that FSDP shards one by one; of a block inside another, as in MMDiT, the outer one."""
+    names, inside = cast(Trainable, model)._no_split_modules, set[nn.Module]()
+    for module in model.modules():  # outer ones first
+        if type(module).__name__ in names and module not in inside:
+            inside.update(module.modules())
+            yield module

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -29,8 +29,7 @@ from regen.train.trainer import Recipe, build_auxiliary_losses, build_model
 AnyRecipe = Recipe | GeneratorRecipe
 
 DRAWS = 2000  # updates of a run whose tasks are drawn, at equal distances
-# What a generator's recipe leaves open: latents, those of REGEN at 32× or, without patches, of One-DVA with
-# all its 1D latents; captions; classes of UCF-101.
+# What a generator's recipe leaves open: latents of REGEN at 32× or, without patches, of One-DVA; conditions.
 REGEN_LATENTS = LatentSpec(channels=8, chunk_frames=33, chunk_latents=2, spatial_compression_ratio=8)
 ONE_DVA_LATENTS = LatentSpec(
     channels=32, chunk_frames=17, chunk_latents=5, spatial_compression_ratio=16, has_sequence=True,
@@ -82,6 +81,19 @@ def build(recipe: AnyRecipe) -> nn.Module:
 def latents_of(recipe: GeneratorRecipe) -> LatentSpec:
     """The latents that a generator's training is planned for."""
     return ONE_DVA_LATENTS if recipe.model.patch_size == 1 else REGEN_LATENTS
+
+
+def assumptions(recipe: AnyRecipe) -> str:
+    """What is assumed of what a recipe leaves open; "" for an embedder."""
+    if isinstance(recipe, Recipe):
+        return ""
+    spec, sizes = latents_of(recipe), {size for stage in recipe.data.stages for size in stage.sizes}
+    name = "One-DVA, with all 1D latents" if spec.has_sequence else "REGEN at 32x"
+    size = "" if sizes else f" of {VIDEO_SIZE[0]} x {VIDEO_SIZE[1]} pixels"
+    conditions = {"text": f", texts of width {TEXT_WIDTH}", "class": f", {NUM_CLASSES} classes"}
+    return (
+        f"latents of {name}, {spec.channels} channels{size}{conditions.get(recipe.data.condition or '', '')}"
+    )
 
 
 def build_without_content(recipe: AnyRecipe) -> nn.Module:
@@ -191,37 +203,50 @@ def pass_bytes(recipe: AnyRecipe, update: Update, samples: int, sharded: bool, b
 
 
 def codec_bytes(
-    recipe: Recipe, clips: int, frames: int, size: tuple[int, int], sharded: bool, decode: bool
+    recipe: Recipe,
+    clips: int,
+    frames: int,
+    size: tuple[int, int],
+    sharded: bool,
+    decode: bool,
+    is_finished: bool = False,
 ) -> int:
-    """Peak of encoding clips, or of decoding them in one step, besides the weights."""
-    with fake_model(recipe, sharded) as model, torch.no_grad():
-        embedder, clip = cast(Any, model.eval()), torch.zeros(clips, 3, frames, *size)
-        batch = {"clip": clip, "target": clip, "times": torch.zeros(frames)}
+    """Peak of encoding clips, or of decoding them in one step, besides the weights.
+
+    A finished model computes in the precision of its weights, one in training under autocast.
+    """
+    with fake_model(recipe, sharded or is_finished, autocasts=not is_finished) as model, torch.no_grad():
+        embedder = cast(Any, model.eval())
+        clip = torch.zeros(clips, 3, frames, *size, dtype=embedder.dtype if is_finished else torch.float32)
+        precision: AbstractContextManager[object] = nullcontext() if is_finished else autocast(recipe)
 
         def run() -> object:
-            with autocast(recipe):
+            with precision:
                 if not decode:
                     return embedder.encode(clip).latent_dist
                 if isinstance(embedder, PyramidAutoencoder):
                     return embedder.decode(latents)
-                # Decoding reads lengths on the CPU; the loss decodes as much without that.
+            # Decoding reads lengths on the CPU; the loss decodes as much without that.
+            batch = {"clip": clip.float(), "target": clip.float()}
+            with autocast(recipe):
                 return embedder.loss(batch, [torch.Generator() for _ in range(clips)])
 
         if decode and isinstance(embedder, PyramidAutoencoder):
-            with autocast(recipe):
+            with precision:
                 latents = embedder.encode(clip).latent_dist.mode()
         return peak_bytes(run)
 
 
 @contextmanager
-def fake_model(recipe: AnyRecipe, gathered: bool) -> Iterator[nn.Module]:
+def fake_model(recipe: AnyRecipe, gathered: bool, autocasts: bool = True) -> Iterator[nn.Module]:
     """The model without content, for computations that only have shapes.
 
-    Its weights are in fp32, or `gathered` in the precision of the computation.
+    Its weights are in fp32, or `gathered` in the precision of the computation, which `autocasts` or not.
     """
     before = torch.get_default_dtype()
     is_bf16 = gathered and recipe.loop.mixed_precision != "fp32"
-    with FakeTensorMode(allow_non_fake_inputs=True), gpu_norms():
+    norms: AbstractContextManager[object] = gpu_norms() if autocasts else nullcontext()
+    with FakeTensorMode(allow_non_fake_inputs=True), norms:
         torch.set_default_dtype(torch.bfloat16 if is_bf16 else before)
         try:
             model = build(recipe).train()

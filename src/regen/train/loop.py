@@ -35,7 +35,9 @@ from regen.train.tracking import TrackerName
 MAX_SKIPS_IN_A_ROW = 20  # after which a run stops
 # No sample has a negative index, so the noise of the loss never repeats the numbers that drew the data.
 LOSS_STREAM = -1
-CPU_KEYS = frozenset({"rows", "batch_size", "replaced", "progress", "margin"})  # of a batch: read by the host
+CPU_KEYS = frozenset(  # of a batch: read by the host
+    {"rows", "batch_size", "least", "replaced", "progress", "margin"}
+)
 
 
 @dataclass(frozen=True)
