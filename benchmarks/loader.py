@@ -30,7 +30,8 @@ from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
 from regen.media import reader as video
 from regen.media.files import VideoError, is_image
 from regen.media.pixels import SCALING
-from regen.media.reader import Seeker, VideoReader
+from regen.media.reader import VideoReader
+from regen.media.seeking import Seeker
 from regen.train.dataloader import BatchLoader
 
 CPU = torch.device("cpu")

@@ -12,17 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 from regen.cli import main
 from regen.embedders.pyramid import PyramidAutoencoder
 from regen.metrics.memory import PeakBytes, gpu_norms, peak_bytes
-from regen.recipes import GENERATORS, RECIPES, workload
+from regen.recipes import GENERATORS, RECIPES
+from regen.recipes.memory import autocast, auxiliary_of, codec_bytes, pass_bytes
 from regen.recipes.plan import outermost_blocks
-from regen.recipes.workload import (
-    autocast,
-    auxiliary_of,
-    build,
-    build_without_content,
-    codec_bytes,
-    list_updates,
-    pass_bytes,
-)
+from regen.recipes.updates import build, build_without_content, list_updates
 from regen.runtime import one_thread
 
 EVERY = {**RECIPES, **GENERATORS}
@@ -61,7 +54,7 @@ def test_an_update_takes_the_memory_that_is_planned(
     name: str, checkpointing: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within 20 %, besides what kernels take for themselves: in fp32, One-DVA's convolution unfolds clips."""
-    monkeypatch.setattr(workload, "TEXT_WIDTH", 64)  # else the text is larger than the toy
+    monkeypatch.setattr("regen.recipes.updates.TEXT_WIDTH", 64)  # else the text is larger than the toy
     if name == "toy-onedva" and precision == "fp32":
         pytest.skip("a third of the memory is the workspace of one kernel")
     if precision == "bf16" and not HAS_BF16_ATTENTION:
@@ -137,7 +130,7 @@ def test_peaks_count_what_lives_and_no_views() -> None:
 def test_a_gpu_has_the_papers_part_of_a_batch(
     name: str, clips: int, images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workload, "DRAWS", 200)
+    monkeypatch.setattr("regen.recipes.updates.DRAWS", 200)
     updates = list_updates(EVERY[name])
     videos = [update for update in updates if update.example["clip"].shape[2] > 1]
     assert {update.samples // 32 for update in videos} == {clips}

@@ -26,7 +26,7 @@ NON_REFERENCE_CODECS = ("h264",)
 
 def _unknown_side_data(cls: type[SideDataType], number: object) -> SideDataType:
     """A type for side data that this release of PyAV does not know; without one it can't list any."""
-    kind = object.__new__(cls)
+    kind: Any = object.__new__(cls)
     kind._name_, kind._value_ = f"UNKNOWN_{number}", number
     return kind
 

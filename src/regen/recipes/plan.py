@@ -9,17 +9,8 @@ import torch
 from torch import nn
 
 from regen.console import OnProgress
-from regen.recipes.workload import (
-    AnyRecipe,
-    Update,
-    assumptions,
-    auxiliary_of,
-    build_without_content,
-    codec_bytes,
-    count,
-    list_updates,
-    pass_bytes,
-)
+from regen.recipes.memory import auxiliary_of, codec_bytes, count, pass_bytes
+from regen.recipes.updates import AnyRecipe, Update, assumptions, build_without_content, list_updates
 from regen.train.distributed import Trainable
 from regen.train.latent_statistics import STATISTICS_BATCH
 from regen.train.throughput import PEAK_TFLOPS, ThroughputMeter
