@@ -30,7 +30,7 @@ DESCRIPTION = """Video embedders with a generative decoder, and video generation
 
 Help for a command: regen COMMAND --help. The version: regen --version.
 Completion of commands, options and recipes: regen --tyro-print-completion bash (or zsh, tcsh)."""
-HELP = ([], ["-h"], ["--help"])
+HELP: tuple[list[str], ...] = ([], ["-h"], ["--help"])
 TEXTS = {"train": TRAIN, "plan": PLAN}
 # Read by torch when it is loaded. Threads that wait sleep: spinning ones take the cores from all others.
 ENVIRONMENT = {
