@@ -168,6 +168,7 @@ def paper(name: str, recipe: Recipe[OneDVAConfig], summary: str) -> dict[str, Pr
             stage1(recipe, "none"),
             f"Stage 1 of {name} in the other reading: structural latents only, no queries. Not run here.",
             f"{train} STAGE1 --losses.perceptual-file FILE",
+            gpus=32,
         ),
         name: Preset(
             recipe,
