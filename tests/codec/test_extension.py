@@ -176,9 +176,9 @@ def test_in_a_session_the_decoder_sees_the_last_frame_of_the_chunk_before(
     """At all steps, bit for bit: the first of 6 frames is what the last of the chunk before was."""
     seen, forward = [], model.decoder.forward
 
-    def recorded(noisy: Tensor, positions: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+    def recorded(noisy: Tensor, *others: Tensor | None) -> Tensor:
         seen.append(noisy.clone())
-        return forward(noisy, positions, t, context)
+        return forward(noisy, *others)
 
     monkeypatch.setattr(model.decoder, "forward", recorded)
     decoded(model, chunks_of(model, 13), "extend", steps=4, solver=solver.__name__)

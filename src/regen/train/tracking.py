@@ -3,7 +3,7 @@
 import hashlib
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -12,6 +12,7 @@ TrackerName = Literal["tensorboard", "wandb", "trackio", "none"]
 PROJECT = "regen"
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Receives the metrics and pictures of a run; a resumed run continues its curves."""
 
