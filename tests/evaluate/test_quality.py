@@ -27,7 +27,7 @@ def moving_frames(frames: int = FRAMES, height: int = 26, width: int = 40) -> li
 @pytest.fixture(scope="module")
 def model() -> AutoencoderLinear:
     chunk = torch.stack(moving_frames(RATIO + 1, 96, 120)).permute(3, 0, 1, 2)[None] / 127.5 - 1
-    embedder = AutoencoderLinear(RATIO, latent_channels=2)
+    embedder = AutoencoderLinear(RATIO, latent_channels=4)
     embedder.init_from_components([chunk])
     return embedder.eval()
 
