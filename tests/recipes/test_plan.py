@@ -99,7 +99,11 @@ def test_a_finished_model_decodes_in_the_memory_that_its_own_count_has(name: str
     """In bf16 without autocast, as benchmarks/decoder_cost.py counts it, within the latents."""
     recipe = with_options(name, mixed_precision="bf16")
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model: Any = build(recipe).eval().bfloat16()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            model: Any = build(recipe).eval()
+        finally:
+            torch.set_default_dtype(torch.float32)
         latents = torch.zeros(1, 8, 2, 16, 16, dtype=torch.bfloat16)
         counted = peak_bytes(lambda: model.decode(latents))
     planned = codec_bytes(

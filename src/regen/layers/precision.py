@@ -33,7 +33,7 @@ class LayerNorm(nn.LayerNorm):
     """LayerNorm in the dtype of its input; layerwise casting (diffusers) leaves its weights alone."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
