@@ -100,7 +100,8 @@ def test_links_to_files_lead_somewhere(file):
     targets += [
         ROOT / target for target in re.findall(rf"{REPOSITORY}/(?:blob|tree|raw)/main/([^)#\s]+)", text)
     ]
-    assert [target for target in targets if not target.exists()] == []
+    made = ROOT / "docs" / "api"  # by `make docs`
+    assert [target for target in targets if not target.exists() and target.parent != made] == []
 
 
 def test_links_of_the_readme_work_on_any_page():

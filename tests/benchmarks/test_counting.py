@@ -58,5 +58,5 @@ def test_the_baseline_at_32x_decodes_512_pixels_in_a_tenth_of_the_papers_memory(
     setting = decoder_cost.Setting(Size(512, 512), 1, 1, 1, torch.device("cpu"), torch.bfloat16)
     figures = decoder_cost.counted("magvit2-32x", setting)
     weights = 2 * figures["parameters"] / 1e9
-    assert figures["memory_gb"] == pytest.approx(7.85, rel=0.02)
-    assert figures["memory_gb"] - weights == pytest.approx(6.9, rel=0.02)
+    assert figures["memory_gb"] == pytest.approx(7.66, rel=0.02)
+    assert figures["memory_gb"] - weights == pytest.approx(6.71, rel=0.02)
