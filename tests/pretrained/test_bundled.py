@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from regen.codec.sessions import decode_chunks, encode_frames
-from regen.io import file_sha256
+from regen.io import file_sha256, read_json
 from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.psnr_ssim import Psnr
@@ -38,6 +38,12 @@ def test_sizes_and_cards(name: str) -> None:
     metadata = ModelCard(card).data
     assert (metadata.library_name, metadata.pipeline_tag) == ("regen", "video-to-video")
     assert f'from_pretrained("{name}")' in card and USAGE.search(card)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_config_names_a_folder_of_the_machine_that_wrote_it(name: str) -> None:
+    config = read_json(find_model(name) / "config.json")
+    assert not Path(config.get("_name_or_path", "")).is_absolute()
 
 
 def test_the_default_is_in_the_package() -> None:
