@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,8 @@ import diffusers.models.autoencoders.vae  # noqa: F401
 import torch
 import torchmetrics  # noqa: F401
 from commands import run_regen, start_command  # noqa: F401
+from diffusers.models.attention_dispatch import attention_backend
+from diffusers.utils import logging
 
 settings.register_profile("regen", max_examples=15, deadline=None, derandomize=True)
 settings.load_profile("regen")
@@ -26,3 +29,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell lets backg
 def fixed_seed() -> None:
     """Each test starts from the same global random state, whichever tests came before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_settings() -> Iterator[None]:
+    """What commands and tests set for their whole process is as before after each test."""
+    verbosity, dtype = logging.get_verbosity(), torch.get_default_dtype()
+    with attention_backend("native"):  # restores the one before
+        yield
+    logging.set_verbosity(verbosity)
+    torch.set_default_dtype(dtype)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,37 @@ def test_a_signal_unwinds_the_block(number: signal.Signals) -> None:
         work()
     assert unwound and caught.value.exit_code == 128 + number
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_inside_a_destructor_unwinds_the_block_too(number: signal.Signals) -> None:
+    """Python drops exceptions of destructors, and so that of a signal which arrives in one."""
+
+    class Late:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def work() -> None:
+        with clean_exit(Path("out")):
+            Late()
+            time.sleep(30)
+
+    before = sys.unraisablehook
+    with pytest.raises(Interrupted) as caught:
+        work()
+    assert caught.value.exit_code == 128 + number and sys.unraisablehook == before
+
+
+def test_other_exceptions_of_destructors_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("broken")
+
+    shown: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: shown.append(dropped.exc_value))
+    with clean_exit(Path("out")):
+        Broken()
+    assert isinstance(shown[0], ValueError)
 
 
 def test_the_message_of_a_run_that_saved_its_state_is_kept(

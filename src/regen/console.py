@@ -82,6 +82,26 @@ def warn(text: str) -> None:
 
 
 @contextmanager
+def _interrupt_after_destructors() -> Iterator[None]:
+    """Repeat a signal whose exception Python drops because a destructor or a callback of its own ran."""
+    show = sys.unraisablehook
+
+    def repeat(dropped: "sys.UnraisableHookArgs") -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            number = signal.SIGTERM if isinstance(dropped.exc_value, Interrupted) else signal.SIGINT
+            # Not here, where it would be dropped again.
+            threading.Timer(0.01, signal.raise_signal, [number]).start()
+        else:
+            show(dropped)
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
+
+
+@contextmanager
 def clean_exit(out: Path) -> Iterator[None]:
     """Let Ctrl+C and SIGTERM end the block in the same way, with the finished work kept in `out`.
 
@@ -94,7 +114,8 @@ def clean_exit(out: Path) -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, interrupt) if is_main else None
     try:
-        yield
+        with _interrupt_after_destructors():
+            yield
     except KeyboardInterrupt as error:
         if str(error):  # has a message of its own
             raise

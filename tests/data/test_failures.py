@@ -36,6 +36,22 @@ def test_time_limit_interrupts_a_slow_block():
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+@pytest.mark.skipif(not HAS_TIMER, reason="this system has no SIGALRM")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_time_limit_interrupts_after_a_slow_destructor():
+    class Slow:
+        def __del__(self):
+            time.sleep(0.3)
+
+    def read():
+        with time_limit(0.1, "a.mp4"):
+            Slow()
+            time.sleep(5)
+
+    with pytest.raises(ReadTimeoutError):
+        read()
+
+
 def test_time_limit_is_off_in_threads_and_beside_another_timer():
     finished = []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.training_utils import EMAModel
 from tiny_media import EMBEDDERS, same_latents
 from torch import Tensor
@@ -97,7 +98,7 @@ def test_casting_a_model_with_fp32_modules_warns(caplog: pytest.LogCaptureFixtur
     logger = logging.getLogger("diffusers")
     logger.propagate, before = True, logger.propagate
     try:
-        with caplog.at_level(logging.WARNING):
+        with caplog.at_level(logging.WARNING, "diffusers"):
             MODELS["regen"]().to(torch.float16)
     finally:
         logger.propagate = before
@@ -158,6 +159,7 @@ def test_mixed_precision_training(name: str) -> None:
 def test_attention_backends_agree(name: str) -> None:
     model = MODELS[name]()
     expected = model(video(model)).sample
-    model.set_attention_backend("_native_math")
-    torch.testing.assert_close(model(video(model)).sample, expected, atol=1e-4, rtol=1e-4)
-    model.reset_attention_backend()
+    with attention_backend("native"):  # restores the global backend, which set_attention_backend also sets
+        model.set_attention_backend("_native_math")
+        torch.testing.assert_close(model(video(model)).sample, expected, atol=1e-4, rtol=1e-4)
+        model.reset_attention_backend()
