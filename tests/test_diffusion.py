@@ -199,12 +199,12 @@ def test_training_at_full_noise_mixes_zero_noise_in():
     """At t = 1 alone; each sample's by its own generator, so the split of a batch does not matter."""
     t = torch.tensor([1.0, 0.99] * 200)
     generators = [generator_for(0, i) for i in range(400)]
-    noise = diffusion.sample_training_noise(torch.Size((400, 3, 2)), t, generators)
+    noise = diffusion.sample_training_noise(torch.Size((400, 3, 2)), t, 0.5, generators)
     is_zero = (noise == 0).flatten(1).all(1)
     assert not is_zero[1::2].any()
     share = is_zero[::2].float().mean()
-    assert abs(share - diffusion.ZERO_NOISE_PROB) < 0.15  # four standard deviations of 200 samples
-    alone = diffusion.sample_training_noise(torch.Size((1, 3, 2)), t[6:7], [generator_for(0, 6)])
+    assert abs(share - 0.5) < 0.15  # four standard deviations of 200 samples
+    alone = diffusion.sample_training_noise(torch.Size((1, 3, 2)), t[6:7], 0.5, [generator_for(0, 6)])
     assert torch.equal(alone, noise[6:7])
     plain = torch.stack([torch.randn(3, 2, generator=generator_for(0, i)) for i in range(400)])
     assert torch.equal(noise[~is_zero], plain[~is_zero])

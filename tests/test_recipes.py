@@ -85,9 +85,9 @@ def test_docs_have_the_parameter_counts(name):
 
 
 def test_small_models_fit_into_checkpoints():
-    """In bf16: 32 MB for regen-small-4x on any hardware, 12 MiB for those in checkpoints/."""
+    """In bf16: 32 MB for regen-small-4x on any hardware, 12 MB for those in checkpoints/."""
     for name in (name for name in RECIPES if "-small-" in name and "wide" not in name):
-        limit = 32e6 if name.startswith("regen-small-4x") else 12 * 2**20
+        limit = 32e6 if name.startswith("regen-small-4x") else 12e6
         assert 2 * described(name)[0]["parameters"] < limit, name
 
 
@@ -101,7 +101,7 @@ def test_the_small_baseline_has_the_encoder_the_updates_and_the_operations_of_re
         for model, latent_frames in zip(models, (2, 1 + (models[1].chunk_frames - 1) // ratio), strict=True):
             latents = torch.zeros(1, 8, latent_frames, 8, 8)
             costs.append(total_flops(count_matmuls(partial(model.decode, latents))) / model.chunk_frames)
-    assert (0.7 if ratio == 32 else 0.93) < costs[1] / costs[0] < 1.05
+    assert (0.7 if ratio == 32 else 0.95) < costs[1] / costs[0] < 1.05
     shapes = [[tuple(p.shape) for p in model.encoder.parameters()] for model in models]
     assert shapes[0] == shapes[1]
     assert recipes[0].loop == recipes[1].loop

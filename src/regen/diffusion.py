@@ -25,9 +25,6 @@ Noise = Literal["normal", "zero"]  # where decoding starts, at t = 1
 Network = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> prediction
 Solver = Callable[[Network, Tensor, list[float]], Tensor]  # (velocity, noise, schedule) -> clean sample
 
-# Of the training samples at t = 1: one step starts from zero noise, several steps from normal noise.
-ZERO_NOISE_PROB = 0.5
-
 
 def append_dims(t: Float[Tensor, " #b"], x: Tensor) -> Tensor:
     """`t` with as many dimensions as `x`, to multiply each sample of the batch."""
@@ -93,15 +90,16 @@ def sample_noise_levels(
 
 
 def sample_training_noise(
-    shape: torch.Size, t: Float[Tensor, " b"], generators: list[torch.Generator]
+    shape: torch.Size, t: Float[Tensor, " b"], zero_noise_prob: float, generators: list[torch.Generator]
 ) -> Float[Tensor, "b ..."]:
-    """Noise for training, that of each sample from its own generator: normal, at t = 1 in part zero.
+    """Noise for training, that of each sample from its own generator: normal, or zero with this probability
+    at t = 1.
 
     At t = 1 the optimum E[x_0] does not depend on the noise, and one-step decoding starts from zero.
     """
     noise = randn_tensor(shape, generators, t.device, torch.float32)
     chance = torch.stack([torch.rand((), generator=each, device=each.device) for each in generators])
-    is_zero = (t == 1) & (chance.to(t.device) < ZERO_NOISE_PROB)
+    is_zero = (t == 1) & (chance.to(t.device) < zero_noise_prob)
     return noise * append_dims(1 - is_zero.float(), noise)
 
 

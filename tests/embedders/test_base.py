@@ -11,7 +11,6 @@ from tiny_media import EMBEDDERS, tiny_onedva
 from tiny_networks import awake, seeded, seeded_each
 from torch import Tensor
 
-from regen import diffusion
 from regen.embedders.base import VideoAutoencoder
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
@@ -60,14 +59,13 @@ def batch(model: Autoencoder) -> dict[str, Tensor]:
 
 
 @PER_MODEL
-def test_the_margin_of_a_crop_does_not_count(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_margin_of_a_crop_does_not_count(build: Build) -> None:
     """From zero noise, targets reach the loss as what is compared with, and there inside the margin alone."""
-    monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", 1.0)
     model = build().train()
     if isinstance(model, AutoencoderRegen):
-        model.register_to_config(pure_noise_prob=1.0)
+        model.register_to_config(pure_noise_prob=1.0, zero_noise_prob=1.0)
     if isinstance(model, AutoencoderOneDVA):
-        model.objective = replace(model.objective, pure_noise_prob=1.0)
+        model.objective = replace(model.objective, pure_noise_prob=1.0, zero_noise_prob=1.0)
     clip = torch.rand(2, 3, model.chunk_frames, 64, 64) * 2 - 1
     data = {"clip": clip, "times": torch.linspace(0, 1, model.chunk_frames)}
     if isinstance(model, AutoencoderMagvit2):

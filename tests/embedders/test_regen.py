@@ -137,7 +137,7 @@ def linear_path(**options) -> AutoencoderRegen:
     return AutoencoderRegen(**asdict(TINY) | {"linear_skip": "overlapping"} | options).eval()
 
 
-def test_a_linear_path_starts_as_the_linear_embedder(monkeypatch):
+def test_a_linear_path_starts_as_the_linear_embedder():
     """In one step and in many, at any times, and in tiles, which see linear parts of the whole picture."""
     model, video = linear_path(detail_channels=3), batch()["clip"]
     linear = AutoencoderLinear(4, 4)
@@ -153,13 +153,14 @@ def test_a_linear_path_starts_as_the_linear_embedder(monkeypatch):
     torch.testing.assert_close(tiled, latents, atol=1e-5, rtol=1e-4)
     image = model.encode(video[:, :, :1]).latent_dist.mode()
     torch.testing.assert_close(model.decode(image).sample, linear.decode(image).sample, atol=1e-5, rtol=1e-4)
-    monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", 0.0)
     data = batch(targets=3) | {"times": torch.tensor([0.5, 0.6, 1.0])}
     error = (
         linear.decode(linear.encode(data["clip"]).latent_dist.mode(), data["times"]).sample - data["target"]
     )
     psnr = -10 * torch.log10(error.square().mean() / 4)
-    loss, logs = linear_path(detail_channels=3, pure_noise_prob=1.0).loss(data, seeded_each(2))
+    loss, logs = linear_path(detail_channels=3, pure_noise_prob=1.0, zero_noise_prob=0.0).loss(
+        data, seeded_each(2)
+    )
     torch.testing.assert_close(loss, error.square().mean())
     torch.testing.assert_close(logs["psnr"], psnr)
 
@@ -227,12 +228,11 @@ def test_predictions_of_the_noise_decode_in_two_steps_and_more():
 
 
 @pytest.mark.parametrize("zero_noise_prob", [0.0, 1.0])
-def test_the_loss_is_the_velocity_error(monkeypatch, zero_noise_prob):
+def test_the_loss_is_the_velocity_error(zero_noise_prob):
     """With a network that predicts zero, the loss at t = 1 is E[x_0²] for `sample`, E[v²] for `velocity`."""
-    monkeypatch.setattr(diffusion, "ZERO_NOISE_PROB", zero_noise_prob)
-    data = batch()
+    data, noise = batch(), {"pure_noise_prob": 1.0, "zero_noise_prob": zero_noise_prob}
     for prediction in ("sample", "velocity"):
-        model = AutoencoderRegen(**asdict(TINY) | {"prediction": prediction, "pure_noise_prob": 1.0})
+        model = AutoencoderRegen(**asdict(TINY) | {"prediction": prediction} | noise)
         loss, logs = model.loss(data, seeded_each(2))
         expected = data["target"].square().mean() + (prediction == "velocity" and zero_noise_prob == 0)
         assert abs(loss - expected) < 0.02

@@ -177,7 +177,7 @@ class AutoencoderOneDVA(HybridAutoencoder):
         size, margin = target.shape[2:], int(batch.get("margin", 0))
         t = diffusion.sample_noise_levels(objective.pure_noise_prob, generators, objective.density)
         t, clean = t.to(target.device), self.patches.pad(target)
-        noise = diffusion.sample_training_noise(clean.shape, t, generators)
+        noise = diffusion.sample_training_noise(clean.shape, t, objective.zero_noise_prob, generators)
         structural, parts, latent_loss, logs = self._decoder_inputs(batch, generators, auxiliary)
         tiling, repa_features = self.regions(*size), []
         least = int(batch.get("least", len(target)))  # the same in all processes, and so are the groups

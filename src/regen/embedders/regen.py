@@ -70,6 +70,9 @@ class RegenConfig(PyramidConfig):
     """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
     pure_noise_prob: float = 0.1
     """Probability of noise level 1 in training, where one-step decoding starts."""
+    zero_noise_prob: float = 0.5
+    """Of the samples at noise level 1, the part whose noise is zero, from which one step starts; several
+    steps start from normal noise."""
     latent_noise_std: float = 0.0
     """Standard deviation of the noise added to the latents in training."""
     kl_weight: float = 0.0
@@ -104,6 +107,7 @@ class AutoencoderRegen(PyramidAutoencoder):
                 "attention_window must be None with in_context": window is None or not is_in_context,
                 "siren_frequency must be > 0 or None": frequency > 0,
                 "pure_noise_prob must lie in [0, 1]": 0 <= config.pure_noise_prob <= 1,
+                "zero_noise_prob must lie in [0, 1]": 0 <= config.zero_noise_prob <= 1,
                 "t_min must lie in (0, 1]": 0 < config.t_min <= 1,
                 "linear_skip overlapping needs prediction sample": (
                     config.linear_skip != "overlapping" or config.prediction == "sample"
@@ -215,7 +219,7 @@ class AutoencoderRegen(PyramidAutoencoder):
         latents = add_latent_noise(latents, self.config.latent_noise_std, generators)
         positions, context = self._condition(latents, times)
         t = diffusion.sample_noise_levels(self.config.pure_noise_prob, generators).to(target.device)
-        noise = diffusion.sample_training_noise(target.shape, t, generators)
+        noise = diffusion.sample_training_noise(target.shape, t, self.config.zero_noise_prob, generators)
         linear = None if self.linear_decoder is None else self.linear_decoder(latents, times)
 
         def network(noisy: Tensor, t: Tensor) -> Tensor:

@@ -31,6 +31,9 @@ class OneDVAObjective:
     """Distribution of the noise levels."""
     pure_noise_prob: float = 0.1
     """Probability of noise level 1, where decoding starts."""
+    zero_noise_prob: float = 0.5
+    """Of the samples at noise level 1, the part whose noise is zero, from which one step starts; several
+    steps start from normal noise."""
     t_min: float = 0.5
     """With prediction "sample": bound of the loss weight 1 / max(t, t_min)²."""
     l1_weight: float = 0.0
@@ -39,7 +42,7 @@ class OneDVAObjective:
     """Standard deviation of the noise added to the latents."""
 
     def __post_init__(self) -> None:
-        for name in ("keep_all_prob", "pure_noise_prob"):
+        for name in ("keep_all_prob", "pure_noise_prob", "zero_noise_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}.")
         for name in ("l1_weight", "latent_noise_std"):

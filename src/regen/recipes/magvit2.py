@@ -15,10 +15,10 @@ from regen.train.trainer import DataConfig, Recipe
 
 # Decoders of the small baseline with as many operations a frame as the REGEN decoder of the ratio, in 12 MB.
 SMALL_WIDTHS = {
-    4: (112, 80, 48, 40),
-    8: (96, 72, 56, 56, 56),
-    16: (112, 80, 56, 56, 56),
-    32: (136, 56, 32, 32, 32),
+    4: (116, 80, 48, 32),
+    8: (96, 80, 56, 56, 56),
+    16: (112, 88, 56, 56, 56),
+    32: (128, 56, 32, 32, 32),
 }
 
 # 64² crops on the CPU. Ratio: clips in a batch, updates, outcome without the linear path (PSNR at 256²).
