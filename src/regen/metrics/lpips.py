@@ -164,9 +164,6 @@ class LpipsMean(FrameMean):
     @torch.no_grad()
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
         """Add frames of both videos: 8-bit RGB of equal size, on any device."""
-        assert reference.shape == other.shape, "compare frames of equal size"
-        if len(reference) == 0:
-            return
         for pair in frame_batches(reference, other):
             first, second = (to_images(frames, self.lpips.mean) for frames in pair)
             self.add_values(self.lpips(second, first))
@@ -175,8 +172,12 @@ class LpipsMean(FrameMean):
 def frame_batches(
     reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
 ) -> Iterator[tuple[UInt8[Tensor, "n h w 3"], UInt8[Tensor, "n h w 3"]]]:
-    """Frames of both videos, as many at a time as bound the memory of a network."""
-    count = max(1, MAX_PIXELS_PER_BATCH // reference[0, ..., 0].numel())
+    """Frames of both videos, as many at a time as bound the memory of a network; none of empty videos."""
+    assert reference.shape == other.shape, "compare frames of equal size"
+    frames, height, width, _ = reference.shape
+    if frames == 0:
+        return iter(())
+    count = max(1, MAX_PIXELS_PER_BATCH // (height * width))
     return zip(reference.split(count), other.split(count), strict=True)
 
 
