@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
 
@@ -50,12 +54,54 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError when it is none, or nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises ValueError when it is not JSON, OSError when it can't be read."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} must be a JSON file, but it can't be parsed: {error}.") from None
+
+
+def check_types(record: Any) -> None:
+    """Raise TypeError unless each field of a dataclass made from JSON, and its items, have their types."""
+    for name, hint in _types(type(record)).items():
+        if not _has_type(getattr(record, name), hint):
+            raise TypeError(f"{name} must be {hint}, got {getattr(record, name)!r}")
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_has_type(value, kind) for kind in kinds)
+    if origin is list:
+        return isinstance(value, list) and all(_has_type(item, kinds[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _has_type(part, kind) for pair in value.items() for part, kind in zip(pair, kinds, strict=True)
+        )
+    if origin is tuple and isinstance(value, tuple):
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return len(kinds) == len(value) and all(map(_has_type, value, kinds))
+    if origin is Literal:
+        return value in kinds
+    if is_dataclass(hint) and type(value) is hint:
+        return all(_has_type(getattr(value, name), kind) for name, kind in _types(type(value)).items())
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return hint is Any or type(value) is hint
 
 
 def check_settings(what: str, before: dict[str, Any], now: dict[str, Any], advice: str) -> None:

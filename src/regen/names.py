@@ -9,6 +9,7 @@ the Hub.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,14 +189,28 @@ def resolve(name: str | os.PathLike[str], options: Mapping[str, Any]) -> str | o
     return download(text, "model", ADVICE, patterns, revision, subfolder)
 
 
+def _check_parts(folder: Path) -> None:
+    """Raise ValueError when an index of the weights in a local folder names anything but files beside it."""
+    for index in folder.glob("*.index.json"):
+        content = read_json(index)
+        parts = content.get("weight_map") if isinstance(content, dict) else None
+        names = parts.values() if isinstance(parts, dict) else [None]
+        if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+            raise ValueError(f"{index} must name files that end in .safetensors; get the model again.")
+
+
 class NamedModel:
     """A model of diffusers whose `from_pretrained` takes all names of models (see `regen.names`)."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Any:
         """The model of this name, in evaluation mode, with the options of diffusers: `revision`, `subfolder`,
-        `variant`, `torch_dtype` and so on. Raises ValueError when there is no such model."""
+        `variant`, `torch_dtype` and so on. Only JSON and safetensors are read, never a pickle. Raises
+        ValueError when there is no such model."""
+        if options.setdefault("use_safetensors", True) is not True:
+            raise ValueError("Weights must be in safetensors, which run no code; leave out use_safetensors.")
         found = resolve(pretrained_model_name_or_path, options)
+        _check_parts(Path(found, options.get("subfolder") or ""))
         return super().from_pretrained(found, **options)  # type: ignore[misc]
 
     @classmethod

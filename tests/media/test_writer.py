@@ -121,9 +121,9 @@ def test_places_that_cannot_be_written(tmp_path: Path, name: str, words: str) ->
 @pytest.mark.parametrize(
     ("width", "height", "rate", "delay", "words"),
     [
-        (0, 8, 25, 0, "positive"),
-        (8, -1, 25, 0, "positive"),
-        (8, 8, 0, 0, "positive"),
+        (0, 8, 25, 0, "65536 pixels"),
+        (8, -1, 25, 0, "65536 pixels"),
+        (8, 8, 0, 0, "65536 pixels"),
         (8, 8, 25, -1, "audio delay .* -1 s"),
     ],
 )

@@ -87,7 +87,7 @@ def make_sound(path: Path, codec: str = "aac", seconds: float = 0.5) -> Path:
 def _add_tone(
     container: av.container.OutputContainer, codec: str, seconds: float, layout: str = "stereo"
 ) -> None:
-    rate = 44100
+    rate = 48000 if codec == "libopus" else 44100
     stream = container.add_stream(codec, rate=rate, layout=layout)
     wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)
     frame = av.AudioFrame.from_ndarray(

@@ -23,11 +23,13 @@ from torch import Tensor
 
 from regen.codec.chunks import ChunkLatents
 from regen.console import first_line
-from regen.io import write_bytes
+from regen.io import parse_json, write_bytes
 from regen.latents import Latents
+from regen.media.reader import MAX_PIXEL_ASPECT
 
 KEY = "regen_latents"
 VERSION = 1
+MAX_SIDE, MAX_SECONDS = 1 << 16, 1e8  # pixels; three years
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,10 @@ def read(path: Path) -> LatentVideo:
     if metadata is None:
         raise ValueError(f"{path} has tensors but no encoded video; give a file made by `regen encode`.")
     try:
-        facts = json.loads(metadata)
+        facts = parse_json(metadata)
         version = facts["version"]
         video = _parse(facts, tensors) if version == VERSION else None
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         raise ValueError(f"{path} is damaged: its content does not fit; encode the video again.") from None
     if video is None:
         raise ValueError(
@@ -132,23 +134,27 @@ def check_model(path: Path, video: LatentVideo, model: str, weights: str) -> Non
 
 
 def _parse(facts: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
-    """Assemble a video. Raises KeyError, TypeError, ValueError or ZeroDivisionError for anything odd."""
+    """Assemble a video. Raises KeyError, TypeError, ValueError or ArithmeticError for anything odd."""
     times, latents = tensors["times"], _latents(tensors)
     if times.ndim != 1 or times.dtype != torch.float64 or 0 in (len(times), len(latents)):
         raise ValueError
     (height, width), (source_height, source_width) = facts["size"], facts["source_size"]
+    if not times.isfinite().all() or (times.diff() < 0).any():
+        raise ValueError
+    sides = [int(side) for side in (height, width, source_height, source_width)]
+    rate, aspect = Fraction(str(facts["frame_rate"])), Fraction(str(facts.get("pixel_aspect", 1)))
+    limits = (max(sides), MAX_SIDE), (times[-1], MAX_SECONDS), (aspect, MAX_PIXEL_ASPECT)
+    if min(*sides, rate) <= 0 or aspect * MAX_PIXEL_ASPECT < 1 or any(value > most for value, most in limits):
+        raise ValueError
     return LatentVideo(
-        latents=latents,
-        times=times,
-        height=int(height),
-        width=int(width),
-        source_height=int(source_height),
-        source_width=int(source_width),
-        frame_rate=Fraction(str(facts["frame_rate"])),
+        latents,
+        times,
+        *sides,
+        frame_rate=rate,
         model=str(facts["model"]),
         weights=str(facts["weights"]),
         audio=tensors["audio"].numpy().tobytes() if "audio" in tensors else None,
-        pixel_aspect=Fraction(str(facts.get("pixel_aspect", 1))),
+        pixel_aspect=aspect,
     )
 
 

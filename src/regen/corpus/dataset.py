@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -80,10 +81,12 @@ class LatentDataset(Dataset):
             with safe_open(self.folder / f"{name}.safetensors", framework="pt") as file:
                 key = self._text("key", index)
                 grid = file.get_slice(key)[chunks]
+                if grid.ndim != 5 or not grid.is_floating_point():
+                    raise ValueError(f"{key} is no latent")
                 if self._numbers["sequence_length"][index] < 0:
                     return Latents.of(grid)
                 return Latents.from_flat(grid, *_sequence(file, key, chunks))
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, IndexError) as error:
             raise damaged(self.folder, name, f"{name}.safetensors: {first_line(error)}") from None
 
     def require_model(self, weights: str) -> None:
@@ -104,10 +107,15 @@ def _sequence(
     file: safe_open, key: str, chunks: slice
 ) -> tuple[Float[Tensor, "c _"], Int64[Tensor, "chunks r"]]:
     """1D latents of some chunks of a sample, read alone, and their lengths."""
-    lengths = file.get_tensor(key + LENGTHS)
+    lengths, stored = file.get_tensor(key + LENGTHS), file.get_slice(key + SEQUENCE)
+    count = stored.get_shape()[0]
+    if lengths.ndim != 2 or lengths.dtype != torch.int64 or lengths.min() < 0 or lengths.max() > count:
+        raise ValueError(f"{key}{LENGTHS} are no lengths")
+    if lengths.sum() != count:
+        raise ValueError(f"{key}{LENGTHS} do not fit its 1D latents")
     start = int(lengths[: chunks.indices(len(lengths))[0]].sum())
     lengths = lengths[chunks].clone()
-    return file.get_slice(key + SEQUENCE)[start : start + int(lengths.sum())].mT, lengths
+    return stored[start : start + int(lengths.sum())].mT, lengths
 
 
 @dataclass(frozen=True)

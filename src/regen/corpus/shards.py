@@ -28,13 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regen.io import check_settings, write_text
+from regen.io import check_settings, check_types, parse_json, write_text
 from regen.latents import Latents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SEQUENCE, LENGTHS = "#sequence", "#lengths"  # suffixes of the keys of 1D latents
 TYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
+MAX_NUMBER, SIGNED = 2**31 - 1, ("label", "sequence_length")  # of facts, and those that may be -1
 ENTRY_BYTES = 256  # upper bound of a tensor's entry in the header, without its name
 
 
@@ -60,6 +61,14 @@ class LatentInfo:
     caption: str = ""
     label: int = -1
     sequence_length: int = -1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, value in vars(self).items():
+            if not isinstance(value, str) and not -(name in SIGNED) <= value <= MAX_NUMBER:
+                raise ValueError(f"{name} of a sample can't be {value}.")
+        if self.frame_rate == 0:
+            raise ValueError("The frame rate of a sample must be positive.")
 
     def row(self) -> dict[str, Any]:
         """The row in NAME.json."""
@@ -105,10 +114,12 @@ class LatentManifest:
         """Raises ValueError for a folder without latents, or of another format version."""
         path = folder / MANIFEST
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes())
             version = content.pop("format")
             shards = [InputShard(**shard) for shard in content.pop("shards")]
             manifest = cls(**content, shards=shards) if version == FORMAT else None
+            for part in (*shards, *filter(None, [manifest])):
+                check_types(part)
         except OSError as error:
             raise ValueError(
                 f"{folder} holds no latents ({path.name}: {error.strerror}); give a folder of regen latents "
@@ -168,9 +179,10 @@ class ShardRows:
         """Raises ValueError when one of the two files is damaged or missing."""
         path = folder / f"{name}.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes())
             samples = [LatentInfo(**row) for row in content["samples"]]
             rows = cls(samples, content["skipped"], content["bytes"])
+            check_types(rows)
         except (OSError, ValueError, KeyError, TypeError):
             raise damaged(folder, name, f"{name}.json can't be read") from None
         latents = folder / f"{name}.safetensors"

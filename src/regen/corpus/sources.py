@@ -1,7 +1,6 @@
 """The samples of shard sets and folders, decoded into chunks of frames."""
 
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 from regen.corpus.shards import InputShard
 from regen.curate.sources import list_sources, read_sidecars
 from regen.data.shards import ShardSet, is_shard_set
+from regen.io import parse_json
 from regen.media.files import Frame, MissingFileError, Source, VideoError
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.prefetch import prefetch
@@ -139,7 +139,7 @@ def _read_classes(address: str) -> dict[str, int]:
     path = f"{address}/{CLASSES}"
     files, _ = fsspec.core.url_to_fs(address)
     try:
-        return {str(name): int(label) for name, label in json.loads(files.cat_file(path)).items()}
+        return {str(name): int(label) for name, label in parse_json(files.cat_file(path)).items()}
     except (FileNotFoundError, NotADirectoryError):  # the address of one file has none
         return {}
     except (ValueError, TypeError, AttributeError):

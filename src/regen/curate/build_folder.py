@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from regen.console import first_line
 from regen.curate.analysis import Analysis
 from regen.data.shards import INDEX
-from regen.io import check_settings, write_bytes, write_json
+from regen.io import check_settings, parse_json, read_json, write_bytes, write_json
 
 
 def shard_name(number: int) -> str:
@@ -73,7 +73,7 @@ class BuildFolder:
                     f"regen shards index {self.path}."
                 )
             write_json(file, config)
-        before = json.loads(file.read_text())
+        before = read_json(file)
         check_settings(
             str(self.path), before, config, "give the same again, another --out, or --fresh to begin anew"
         )
@@ -102,7 +102,7 @@ class BuildFolder:
         record = self.shards / f"{number:05d}.json"
         if not record.exists() or not (self.path / shard_name(number)).exists():
             return None
-        content: dict[str, Any] = json.loads(record.read_text())
+        content: dict[str, Any] = read_json(record)
         return content
 
     def note_written(self, number: int, record: dict[str, Any]) -> None:
@@ -140,4 +140,4 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         content = file.read()
         whole = content.rfind(b"\n") + 1
         file.truncate(whole)
-    return [json.loads(line) for line in content[:whole].splitlines()]
+    return [parse_json(line) for line in content[:whole].splitlines()]

@@ -16,7 +16,7 @@ from regen.console import ProgressBar
 from regen.curate.analysis import MIN_BYTES_PER_SECOND
 from regen.curate.options import PoolOptions
 from regen.curate.report import evenly_spaced, scale_to_height
-from regen.curate.sources import decode_text, parse_caption, parse_class, parse_json
+from regen.curate.sources import decode_text, parse_caption, parse_class, parse_sidecar
 from regen.data.shards import INDEX, ShardSet, sample_info, serialize_index
 from regen.io import write_bytes
 from regen.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Blob, VideoError
@@ -158,7 +158,7 @@ def read_member(member: Member, extend: ExtendDeadline) -> dict[str, Any]:
     if len(content) != member.size:
         raise JobError("damaged", "it is cut off")
     texts = dict(member.texts)
-    sidecar = parse_json(texts[".json"], member.name) if ".json" in texts else {}
+    sidecar = parse_sidecar(texts[".json"], member.name) if ".json" in texts else {}
     caption = parse_caption(texts.get(".txt"), sidecar, member.name)
     label = parse_class(texts.get(".cls"), sidecar, member.name)
     with VideoReader(Blob(member.name, content), threads=1) as reader:

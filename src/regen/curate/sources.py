@@ -2,7 +2,6 @@
 
 import codecs
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -14,6 +13,7 @@ from typing import Any
 
 from regen.console import first_line, warn
 from regen.data.video_sets import find_media
+from regen.io import parse_json
 from regen.media.files import VideoError
 from regen.workers import JobError
 
@@ -77,7 +77,7 @@ def _stamp(path: Path) -> str:
 def read_sidecars(path: Path) -> tuple[str, int]:
     """Caption and class of KEY.mp4 from .txt, .cls and .json, or "" and -1. Raises JobError if invalid."""
     caption, label, content = (_read_text(_sidecar(path, suffix)) for suffix in SIDECARS)
-    fields = {} if content is None else parse_json(content, str(path.with_suffix(".json")))
+    fields = {} if content is None else parse_sidecar(content, str(path.with_suffix(".json")))
     return parse_caption(caption, fields, str(path)), parse_class(label, fields, str(path))
 
 
@@ -132,10 +132,10 @@ def parse_class(text: str | None, fields: dict[str, Any], name: str) -> int:
     return label
 
 
-def parse_json(content: str, name: str) -> dict[str, Any]:
+def parse_sidecar(content: str, name: str) -> dict[str, Any]:
     """The object in a JSON sidecar; empty when it is something else."""
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
     except ValueError as error:
         raise JobError("sidecar", f"the JSON of {name} is damaged ({error})") from None
     return fields if isinstance(fields, dict) else {}

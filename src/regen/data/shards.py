@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from regen.console import first_line
-from regen.io import atomic_path
+from regen.io import atomic_path, parse_json
 from regen.media.files import Blob, MissingFileError, VideoError
 from regen.media.reader import VideoReader
 
@@ -161,17 +161,17 @@ class ShardSet:
             raise ValueError(f"Reading {self.address} needs another package: {error}.") from None
         try:
             columns = load(content)
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-            metadata = json.loads(header[METADATA])
+            header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            metadata = parse_json(header[METADATA])
             self.shards: list[str] = metadata["shards"]
             self._root = str(metadata.get("root", self.address))
             self._columns = {name: columns[name] for name in (*COLUMNS, *TEXTS, *(f"{t}_end" for t in TEXTS))}
-        except (SafetensorError, KeyError, ValueError):
+            _check_columns(self._columns, self.shards)
+        except (SafetensorError, KeyError, ValueError, TypeError):
             raise ValueError(f"{self.address}/{INDEX} is damaged; make it again by {COMMAND}.") from None
-        if metadata["format"] != FORMAT:
+        if (found := metadata.get("format")) != FORMAT:
             raise ValueError(
-                f"{self.address}/{INDEX} must have format {FORMAT}, got {metadata['format']}; make it again "
-                f"by {COMMAND}."
+                f"{self.address}/{INDEX} must have format {FORMAT}, got {found}; make it again by {COMMAND}."
             )
 
     def __len__(self) -> int:
@@ -200,6 +200,9 @@ class ShardSet:
         shard = self.shards[int(self._columns["shard"][number])]
         start, size = int(self._columns["offset"][number]), int(self._columns["size"][number])
         name = f"{self.address}/{shard}/{self.name(number)}"
+        file = Path(self._root) / shard
+        if file.is_file() and file.stat().st_size < start + size:  # before memory is taken
+            raise VideoError(f"{name} is cut off; copy the shard again.")
         try:
             content = self._fetch(shard, start, start + size)
         except VideoError:  # a timeout
@@ -219,6 +222,23 @@ class ShardSet:
         ends = self._columns[f"{column}_end"]
         start = int(ends[number - 1]) if number else 0
         return self._columns[column][start : int(ends[number])].tobytes().decode()
+
+
+def _check_columns(columns: dict[str, np.ndarray], shards: Any) -> None:
+    """Raise ValueError unless the columns are those of the samples in a list of shards."""
+    count, ends = len(columns["shard"]), {name: columns[f"{name}_end"] for name in TEXTS}
+    kinds = COLUMNS | {f"{name}_end": np.int64 for name in TEXTS}
+    facts = [isinstance(shards, list) and all(isinstance(name, str) for name in shards)]
+    facts += [(columns[name].shape, columns[name].dtype) == ((count,), kind) for name, kind in kinds.items()]
+    facts += [(columns[name].ndim, columns[name].dtype) == (1, np.uint8) for name in TEXTS]
+    if all(facts):
+        facts += [(np.diff(end, prepend=0) >= 0).all() for end in ends.values()]
+        facts += [len(columns[name]) == end[-1:].sum() for name, end in ends.items()]
+        facts += [(columns[name] > 0).all() for name in ("frames", "frame_rate", "width", "height")]
+        facts += [(columns[name] >= 0).all() for name in ("shard", "offset", "size", "seconds")]
+        facts += [(columns["shard"] < len(shards)).all()]
+    if not all(facts):
+        raise ValueError("its columns do not fit")
 
 
 def is_shard_set(address: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.loaders import PeftAdapterMixin
 
+from regen.io import check_types
 from regen.names import NamedModel
 from regen.runtime import execution_device
 
@@ -60,7 +61,9 @@ def _from_json(config_class: type[C], values: Mapping[str, Any]) -> Any:
         if isinstance(value, Mapping) and is_dataclass(types[name]):
             value = _from_json(types[name], value)  # type: ignore[arg-type]
         converted[name] = tuple(value) if isinstance(value, list) else value
-    return config_class(**converted)
+    config = config_class(**converted)
+    check_types(config)
+    return config
 
 
 def check_requirements(requirements: Mapping[str, bool]) -> None:

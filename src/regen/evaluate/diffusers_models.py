@@ -7,7 +7,6 @@ with the `vae` next to it. `_class_name` in config.json selects the adapter, who
 the pipeline of its class in diffusers 0.42.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Generator, Tensor, nn
 from regen.codec.chunks import Embedder
 from regen.console import first_line
 from regen.evaluate.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter, Moments, Video
+from regen.io import parse_json
 from regen.names import MIRROR, local_folders
 from regen.pretrained import models
 from regen.tiling import Tile
@@ -246,7 +246,7 @@ def _at(root: str, folder: str) -> ModelLocation | None:
         file = Path(root) / folder / CONFIG
         if not Path(root).is_dir():
             file = Path(hf_hub_download(root, f"{folder}/{CONFIG}".lstrip("/")))
-        config: Any = json.loads(file.read_text())
+        config: Any = parse_json(file.read_bytes())
     except LocalEntryNotFoundError:
         raise ValueError(f"{root} is not a local folder, and the Hub is unreachable.") from None
     except (EntryNotFoundError, FileNotFoundError):

@@ -8,7 +8,6 @@ used.
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regen.console import first_line
+from regen.io import parse_json
 from regen.names import find_folder, is_pipeline
 from regen.pretrained.models import weights_hash
 from regen.runtime import execution_device
@@ -213,7 +213,7 @@ def _hidden(model: nn.Module, ids: Tensor, mask: Tensor) -> Float[Tensor, "b n d
 def _tokenizer_limit(folder: Path) -> int:
     """The tokenizer's `model_max_length`, or a very large number."""
     try:
-        content = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        content = parse_json((folder / "tokenizer_config.json").read_bytes())
         return int(content["model_max_length"])
     except (OSError, KeyError, TypeError, ValueError):
         return UNLIMITED

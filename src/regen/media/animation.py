@@ -9,11 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from regen.console import first_line
-from regen.media.files import Blob, Colour, Source, VideoError, VideoInfo, shrink, to_rgb
+from regen.media.files import PILLOW_ERRORS, Blob, Colour, Source, VideoError, VideoInfo, shrink, to_rgb
 
 FORMATS = ("PNG", "WEBP", "AVIF", "GIF")  # the pages of a TIFF file are no frames
 MIN_DURATION, DURATION = 10, 100  # milliseconds; browsers show frames of at most the first for the second
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def is_animated(source: Source) -> bool:

@@ -25,6 +25,7 @@ TICKS = 90_000  # coarsest resolution of the time stamps, per second
 # Codecs that FFmpeg lists as supported but does not write, by container.
 REFUSED = {"mp4": ("truehd",), "mov": ("flac", "opus", "truehd"), "matroska": ()}
 RESTART = 0.5  # seconds; times that go back further are of a clock that has restarted
+MIN_STEP = Fraction(1, 1000)  # seconds between packets that are moved; a tick of Matroska
 MIN_GAP = 0.05  # seconds without sound that become silence; less is inexact times
 MAX_GAP = 600.0  # seconds; a longer one is a wrong time
 MAX_READ_ERRORS = 100  # in a row; then the rest is given up
@@ -126,7 +127,7 @@ class AudioCopier:
             packet.duration *= parts
             packet.time_base /= parts
             if last is not None and packet.pts <= last:
-                packet.pts = last + 1
+                packet.pts = last + ceil(MIN_STEP / packet.time_base)
                 self.report.moved += 1
             last = packet.dts = packet.pts
             packet.stream = target

@@ -1,5 +1,7 @@
 """Errors, file descriptions, in-memory files, still images."""
 
+import struct
+import zlib
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
@@ -29,6 +31,13 @@ class VideoError(ValueError):
 
 class MissingFileError(VideoError):
     """A file can't be opened; its content may be fine."""
+
+
+PILLOW_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError, TypeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow and its plugins raise for damaged images."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ def read_image(
         raise VideoError(
             f"{path} can't be read as an image; expected PNG, JPEG, WebP, AVIF, TIFF or BMP."
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except PILLOW_ERRORS as error:
         raise VideoError(f"The image {path} can't be read ({first_line(error)}); save it again.") from None
     return shrink(pixels, short_side), VideoInfo(width, height, Fraction(1), 1, None, False, True)
 

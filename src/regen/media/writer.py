@@ -22,6 +22,8 @@ from regen.media.pixels import YuvConverter
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "14"  # x264's constant rate factor: hardly visible losses
+MAX_SIDE = 1 << 16  # pixels
+MIN_RATE, MAX_RATE = Fraction(1, 1_000_000), 1_000_000  # frames per second
 SLOW_RATE, SLOW_TICKS = Fraction(1, 100), 100  # frames and ticks per second: 32 bits hold a duration
 BT709, LIMITED = 1, 1  # FFmpeg's numbers for the colour tags
 # Of errors of the disk or the folder; all others are of a stream.
@@ -41,7 +43,7 @@ class VideoWriter:
     made for random access, with a key frame at least that often, and its bytes do not depend on the number of
     cores. A pixel is shown `pixel_aspect` times as wide as high. `notes` says what was wrong with the sound.
 
-    Raises VideoError: at the start for an unknown suffix, a size or rate that is not positive, a negative
+    Raises VideoError: at the start for an unknown suffix, a size or rate out of range, a negative
     delay or an unwritable path; later when the disk is full.
     """
 
@@ -59,13 +61,19 @@ class VideoWriter:
         if path.suffix.lower() not in (*CONTAINERS, *WRITABLE_IMAGE_SUFFIXES):
             known = ", ".join((*CONTAINERS, *WRITABLE_IMAGE_SUFFIXES))
             raise VideoError(f"The output must end in one of {known}, got {path}.")
-        if min(width, height) < 1 or frame_rate <= 0:
-            raise VideoError(f"{path} needs a positive size and rate, got {width}x{height}, {frame_rate}.")
+        if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and MIN_RATE <= frame_rate <= MAX_RATE):
+            raise VideoError(
+                f"{path} needs 1 to {MAX_SIDE} pixels a side and {float(MIN_RATE)} to {MAX_RATE} frames per "
+                f"second, got {width}x{height} and {float(min(frame_rate, 2 * MAX_RATE)):g}."
+            )
         if audio_delay < 0:
             raise VideoError(f"The audio delay of {path} must be at least 0, got {audio_delay} s.")
         self.path, self.width, self.height = path, width, height
         self.frame_rate, self.audio_from, self.audio_delay = frame_rate, audio_from, audio_delay
-        self.keyframe_interval, self.pixel_aspect = keyframe_interval, pixel_aspect
+        self.keyframe_interval, self.pixel_aspect = (
+            keyframe_interval,
+            pixel_aspect.limit_denominator(MAX_SIDE),
+        )
         self.notes: list[str] = []
         self._block = self._writing()
         self._file: _MovieFile | _ImageFile

@@ -1,7 +1,6 @@
 """CausalEncoder: a pyramid of causal 3D convolutions."""
 
 import math
-from itertools import pairwise
 
 from einops import rearrange
 from jaxtyping import Float
@@ -41,8 +40,8 @@ class Stage(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, blocks: int, stride: Triple):
         super().__init__()
-        widths = [channels] + [out_channels] * blocks
-        self.blocks = nn.Sequential(*(CausalResBlock(a, b) for a, b in pairwise(widths)))
+        widths = (out_channels if index else channels for index in range(blocks))
+        self.blocks = nn.Sequential(*(CausalResBlock(width, out_channels) for width in widths))
         self.down = CausalConv3d(out_channels, out_channels, stride=stride)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d s y x"]:

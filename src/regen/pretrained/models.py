@@ -5,7 +5,9 @@ A model is a folder with `config.json`, `*.safetensors` and a card, as diffusers
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
@@ -16,13 +18,16 @@ import torch
 from diffusers import ModelMixin
 from diffusers.utils import logging
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from regen.console import first_line
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
+from regen.embedders.model import STATISTICS
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
+from regen.io import parse_json
 from regen.names import CONFIG, find_folder, model_folders, published_models
 from regen.runtime import tune_malloc
 
@@ -100,15 +105,54 @@ def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
 def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: torch.dtype) -> M:
     """The model in `folder`, which must be of this class. Raises ValueError when it is damaged."""
     try:
-        model, loading = model_class.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        with _no_larger_than(folder):
+            model, loading = model_class.from_pretrained(
+                folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, AssertionError) as error:
         raise _damaged(folder, first_line(error)) from None
     wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if wrong:
         raise _damaged(folder, f"{len(wrong)} weights do not match its config, such as {wrong[0]}")
+    if not all(_are_statistics(model.config.get(name), model) for name in STATISTICS):
+        raise _damaged(folder, f"{' and '.join(STATISTICS)} must be two rows of latent_channels numbers")
     return model.to(device).eval()
+
+
+@contextmanager
+def _no_larger_than(folder: Path) -> Iterator[None]:
+    """Raise ValueError as soon as this thread constructs more parameters than the weights in `folder` have.
+
+    So no config.json makes a model that takes memory or time which its weights do not justify.
+    """
+    shapes = [shape for path in folder.glob("*.safetensors") for shape in _shapes(path).values()]
+    tensors, values = len(shapes), sum(map(prod, shapes))
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, values
+        if parameter is None or threading.get_ident() != thread:
+            return
+        tensors, values = tensors - 1, values - parameter.numel()
+        if tensors < 0 or values < 0:
+            raise ValueError("its config.json describes a larger model than its weights are of")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _are_statistics(rows: Any, model: ModelMixin) -> bool:
+    """Whether this is a finite number for each channel, of the first latent frame and of the others."""
+    try:
+        values = torch.tensor([] if rows is None else rows, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return rows is None or (
+        values.shape == (2, model.config.latent_channels) and bool(values.isfinite().all())
+    )
 
 
 def silence_logging() -> None:
@@ -201,7 +245,7 @@ def _sizes(folder: Path) -> tuple[int, float]:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"config.json can't be read, {first_line(error)}") from None
     if not isinstance(config, dict):
@@ -213,9 +257,9 @@ def _class_of(folder: Path) -> type[Autoencoder]:
     name = _config(folder).get("_class_name")
     if name is None and (folder / "checkpoints").is_dir():
         raise ValueError(f"The training run in {folder} has no model yet; run its command again.")
-    if name not in CLASSES:
+    if not isinstance(name, str) or name not in CLASSES:
         raise ValueError(f"The model in {folder} must be one of {', '.join(CLASSES)}, got {name}.")
-    return CLASSES[str(name)]
+    return CLASSES[name]
 
 
 def _damaged(folder: Path, reason: str) -> ValueError:

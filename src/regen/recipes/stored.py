@@ -1,12 +1,13 @@
 """Recipes from files: the config.json of a run, or TOML or JSON with any fields of a recipe."""
 
-import json
 import tomllib
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from regen.io import parse_json
 
 R = TypeVar("R")
 RUN_KEYS = frozenset(
@@ -19,8 +20,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """The content of a .json or .toml file. Raises ValueError when it is missing or can't be parsed."""
     try:
         text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(text) if path.suffix.lower() == ".toml" else parse_json(text)
+    except (OSError, ValueError, RecursionError) as error:  # tomllib has no limit of depth
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"--config must be a .json or .toml file; {path} can't be read: {reason}.") from None
     if not isinstance(values, dict):

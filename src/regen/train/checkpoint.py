@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from regen.console import first_line
-from regen.io import read_json, sync_folder, write_json
+from regen.io import check_types, read_json, sync_folder, write_json
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.losses.optimizer_state import TensorSpec, allocate_state, named_state, strip_prefix
 from regen.train.distributed import LOST_PROCESS, DistributedContext, is_connection_error
@@ -213,7 +213,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def read_info(path: Path) -> CheckpointInfo:
     """The checkpoint.json of the checkpoint `path`. Raises ValueError when it can't be read."""
     try:
-        return CheckpointInfo(**read_json(path / INFO_FILE))
+        info = CheckpointInfo(**read_json(path / INFO_FILE))
+        check_types(info)
+        if ".metadata" not in info.checksums or min(info.step, info.skipped) < 0:
+            raise ValueError("it has no checksums")
+        return info
     except (OSError, ValueError, TypeError):
         raise ValueError(DAMAGED.format(path)) from None
 

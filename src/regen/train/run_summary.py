@@ -79,7 +79,8 @@ class Run:
         folder = self.folder / "checkpoints"
         saved = tuple(int(path.name.removeprefix("step-")) for path in list_checkpoints(folder))
         step = int(max([row["step"] for row in self.rows] + list(saved), default=0))
-        steps = self.config.get("loop", {}).get("steps")
+        loop = self.config.get("loop")
+        steps = loop.get("steps") if isinstance(loop, dict) else None
         evaluated, psnr = self.series(EVALUATION)
         best = max(zip(psnr, evaluated, strict=True), default=(None, None))
         metrics: dict[str, Any] = {name: self._last(name) for name in ("loss", "psnr", "memory_gb")}

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regen.console import progress_bar
-from regen.io import write_text
+from regen.io import parse_json, write_text
 from regen.metrics.cost import count_matmuls, peak_memory, total_flops
 from regen.tiling import LATENT_STRIDE
 from regen.train.tracking import TrackerName, open_tracker
@@ -239,7 +239,11 @@ def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Remove the rows after `step` and an incomplete last one from a resumed log; return the rest."""
     if not path.exists():
         return []
-    rows = [row for row in map(parse_row, path.read_text().splitlines()) if row.get("step", step + 1) <= step]
+    rows = [
+        row
+        for row in map(parse_row, path.read_text("utf-8", errors="replace").splitlines())
+        if row.get("step", step + 1) <= step
+    ]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
@@ -247,7 +251,7 @@ def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
 def parse_row(line: str) -> dict[str, Any]:
     """A JSON object; an empty one for anything else, such as an incomplete line."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
