@@ -7,7 +7,7 @@ DEMO := .venv/demo
 DEMO_TEXT := .venv/demo-text
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-all check docs smoke bench format clean
+.PHONY: help demo demo-generate test test-all check docs smoke newcomer bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,9 +63,11 @@ bench: $(READY)  ## measure quality, speed and memory of the bundled model on th
 	$(BIN)/python benchmarks/train_speed.py
 
 docs: $(READY)  ## build the documentation site in docs/_build/html
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "The site: docs/_build/html/index.html"
+
+newcomer: $(READY)  ## build the wheel and run every command of the README from another folder, with no clone on the path
+	tools/newcomer.sh .venv
 
 format: $(READY)  ## put the sources into their one format
 	$(BIN)/ruff check --fix

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import tyro
 from report import one_sentence_errors
 
-from regen.pretrained.models import find_model
+from regen.pretrained.listing import find_model
 from regen.recipes import RECIPES
 
 Hardware = Literal["cpu", "gpu", "paper"]

@@ -21,7 +21,8 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
 from regen.data.video_sets import find_media
 from regen.media.pixels import Size, parse_size
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 Results = dict[str, dict[int, dict[str, Score]]]  # by clip, distance and method

@@ -18,7 +18,8 @@ from regen.codec.sessions import decode_chunks, encode_frames
 from regen.data.video_sets import find_media
 from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import pick_device, pick_dtype, tune_malloc
 
 

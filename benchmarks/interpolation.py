@@ -36,7 +36,8 @@ from regen.codec.transcode import label
 from regen.data.video_sets import find_media
 from regen.media.files import write_image
 from regen.media.pixels import Size, parse_size
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 Results = dict[int, dict[str, Interpolation]]  # by factor and clip

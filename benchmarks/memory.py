@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 from report import finish, one_sentence_errors
 
-from regen.pretrained.models import DEFAULT_MODEL
+from regen.pretrained.listing import DEFAULT_MODEL
 from regen.runtime import pick_device
 
 MAKE_VIDEO = """

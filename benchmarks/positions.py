@@ -22,7 +22,8 @@ from regen.codec.chunks import to_clip
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.pixels import parse_size
 from regen.networks.conditioning import LatentConditioner
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 
 POINTS_PER_FRAME = 20
 

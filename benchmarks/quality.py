@@ -21,7 +21,8 @@ from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.diffusion import Noise
 from regen.evaluate.quality import ClipResult
 from regen.media.pixels import parse_size
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 

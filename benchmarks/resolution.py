@@ -27,7 +27,8 @@ from regen.embedders.regen import AutoencoderRegen
 from regen.evaluate.quality import ClipResult
 from regen.media.pixels import Size, parse_size, scaled_size
 from regen.media.reader import VideoReader
-from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, find_model, load
+from regen.pretrained.listing import DEFAULT_MODEL, find_model
+from regen.pretrained.models import Autoencoder, load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 SIZES = ("64", "128", "256", "512", "720x1280", "1080x1920", "64x512", "512x64", "48x1024")

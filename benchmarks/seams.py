@@ -30,7 +30,8 @@ from regen.media.reader import VideoReader
 from regen.metrics.cost import Stopwatch
 from regen.metrics.psnr_ssim import Psnr, Ssim
 from regen.metrics.seams import SeamRatio
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 

@@ -23,7 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from regen.embedders.regen import AutoencoderRegen
 from regen.media.pixels import Size, parse_size
 from regen.metrics.cost import MatMuls, count_matmuls, total_flops
-from regen.pretrained.models import DEFAULT_MODEL, Autoencoder, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import Autoencoder, load
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
 

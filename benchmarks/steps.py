@@ -22,7 +22,8 @@ from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
 from regen.evaluate.quality import ClipResult, evaluate_clip
 from regen.media.pixels import Size, parse_size
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import dtype_name, pick_device, pick_dtype, tune_malloc
 
 STEPS = (1, 2, 4, 8, 16, 32, 50)  # those of the paper

@@ -20,6 +20,7 @@ copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build"]
+suppress_warnings = ["toc.empty_glob"]  # of guides to parts that have none
 html_theme = "furo"
 html_title = f"regen {release}"
 html_theme_options = {
@@ -38,7 +39,7 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 COMMANDS = (
     *("reconstruct", "encode", "decode", "generate", "train", "train toy", "plan toy", "evaluate"),
     *("evaluate-generator", "shards build", "shards index", "shards show", "runs show", "latents export"),
-    *("latents show", "models", "recipes"),
+    *("latents show", "models", "recipes", "push"),
 )
 # The public part of the package, in the order of the guide through it.
 REFERENCE = {
@@ -66,7 +67,10 @@ REFERENCE = {
         "Measuring",
         ["evaluate.quality", "metrics.psnr_ssim", "metrics.lpips", "metrics.frechet", "metrics.seams"],
     ),
-    "method": ("The method as functions", ["diffusion", "tiling", "pretrained.models", "names"]),
+    "method": (
+        "The method as functions",
+        ["diffusion", "tiling", "pretrained.listing", "pretrained.models", "names"],
+    ),
 }
 
 

@@ -4,7 +4,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from regen.codec.transcode import reconstruct_video
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import pick_device, pick_dtype
 
 parser = ArgumentParser(description=__doc__)

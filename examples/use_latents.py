@@ -8,7 +8,8 @@ from pathlib import Path
 
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.media.reader import VideoReader, VideoWriter
-from regen.pretrained.models import DEFAULT_MODEL, load
+from regen.pretrained.listing import DEFAULT_MODEL
+from regen.pretrained.models import load
 from regen.runtime import pick_device, pick_dtype
 
 parser = ArgumentParser(description=__doc__)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_media import make_video
 
+import readme_commands
 from regen import cli
 from regen.generate import training
 from regen.recipes import GENERATORS, RECIPES
@@ -91,6 +92,16 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     assert trained[1][0].init.model == "regen-small-4x"
     assert generators[0][0] == GENERATORS["t2v-small"] and generators[0][1][0] == Path("LATENTS")
     assert (tmp_path / "generated.mp4").exists()
+
+
+def test_the_newcomers_exceptions_are_commands_of_the_readme():
+    """tools/newcomer.sh runs all others as they stand."""
+    lines = readme_commands.commands(README)
+    assert len(lines) > 15
+    for prefix in (*readme_commands.SKIPPED, *readme_commands.ADDED):
+        assert any(line.startswith(prefix) for line in lines), prefix
+    assert readme_commands.started_with("regen train t2v-small", {"regen": "a", "regen train": "b"}) == "b"
+    assert readme_commands.started_with("pip install .", {"regen": "a"}) is None
 
 
 @pytest.mark.parametrize("file", [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"], ids=lambda f: f.name)

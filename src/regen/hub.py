@@ -20,7 +20,8 @@ from regen.generate.load import find_generator
 from regen.generate.pipeline import RegenTextToVideoPipeline
 from regen.io import read_json, write_json, write_text
 from regen.names import CONFIG, PIPELINE, find_folder, is_pipeline
-from regen.pretrained.models import CLASSES, GENERATOR, find_model, is_generator, stored_config
+from regen.pretrained.listing import GENERATOR, find_model, is_generator, stored_config
+from regen.pretrained.models import CLASSES
 from regen.train.card import USAGE, card_metadata, read_card, usage
 from regen.vendoring import vendored
 

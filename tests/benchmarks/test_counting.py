@@ -10,7 +10,7 @@ import torch
 from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TrainingBatches
 from regen.media.pixels import Size
-from regen.pretrained.models import available
+from regen.pretrained.listing import available
 from regen.recipes import GENERATORS, RECIPES
 
 

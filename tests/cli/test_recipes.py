@@ -25,18 +25,27 @@ for line in {lines}:
     except SystemExit as end:
         status = end.code
     assert not status, (line, status)
-loaded = [name for name in ("torch", "diffusers", "numpy") if name in sys.modules]
+loaded = [name for name in {heavy} if name in sys.modules]
 assert not loaded, loaded
 """
+HEAVY = ("torch", "diffusers", "numpy")
 
 
 def test_help_version_and_lists_load_no_torch():
-    code = WITHOUT_TORCH.format(lines=LIGHT)
+    code = WITHOUT_TORCH.format(lines=LIGHT, heavy=HEAVY)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith(f"regen {__version__}\n")
     for name in (*RECIPES, *GENERATORS):
         assert ran.stdout.count(name) >= 4, name
+
+
+def test_the_list_of_models_loads_no_torch():
+    """Files of weights are read by their headers, with numpy."""
+    code = WITHOUT_TORCH.format(lines=["models", "models --json"], heavy=HEAVY[:2])
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.count("regen-small-4x") >= 2
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])

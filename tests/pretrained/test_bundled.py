@@ -13,14 +13,8 @@ from regen.media.pixels import parse_size, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.psnr_ssim import Psnr
 from regen.names import WEIGHTS, published_models
-from regen.pretrained.models import (
-    CLASSES,
-    DEFAULT_MODEL,
-    available,
-    available_generators,
-    find_model,
-    load,
-)
+from regen.pretrained.listing import DEFAULT_MODEL, available, available_generators, find_model
+from regen.pretrained.models import CLASSES, load
 from regen.train.card import USAGE
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from regen import names
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.regen import AutoencoderRegen
 from regen.generate.generator import LatentGenerator
-from regen.pretrained.models import available, available_generators, find_model, load, weights_hash
+from regen.pretrained.listing import available, available_generators, find_model
+from regen.pretrained.models import load, weights_hash
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -187,7 +187,7 @@ def models(json: Json = False) -> None:
     from rich.table import Table
 
     from regen.names import published_models
-    from regen.pretrained.models import available, available_generators
+    from regen.pretrained.listing import available, available_generators
 
     embedders, generators = available(), available_generators()
     local = {info.name for info in embedders} | {info.name for info in generators}

@@ -24,7 +24,8 @@ from regen.console import OnProgress, first_line
 from regen.corpus.export import POLL_SECONDS, Decode, ExportPlan, ExportRequest, export_shard, prepare
 from regen.corpus.shards import LatentManifest, is_complete
 from regen.corpus.sources import Corpus, CorpusSample, Decoded, FrameSpec, decode_sample
-from regen.pretrained.models import find_model, silence_logging
+from regen.pretrained.listing import find_model
+from regen.pretrained.models import silence_logging
 from regen.runtime import dtype_name, pick_device, pick_dtype
 
 SAMPLES_PER_TASK = 8

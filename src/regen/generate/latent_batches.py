@@ -16,7 +16,8 @@ from regen.generate.captions import CaptionStates
 from regen.generate.generator import LatentSpec
 from regen.generate.inputs import concat_chunks
 from regen.latents import Latents, collate
-from regen.pretrained.models import encoder_hash, find_model, stored_config, weights_hash
+from regen.pretrained.listing import find_model, stored_config
+from regen.pretrained.models import encoder_hash, weights_hash
 from regen.runtime import generator_for
 
 BATCH_STREAM, SAMPLE_STREAM = -3, -4  # no sample has a negative index

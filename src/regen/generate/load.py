@@ -10,17 +10,8 @@ from regen.generate.generator import LatentGenerator
 from regen.generate.text import TextEncoder, TextEncoderSpec, find_text_encoder
 from regen.generate.video_generator import VideoGenerator
 from regen.names import is_pipeline
-from regen.pretrained.models import (
-    Autoencoder,
-    available_generators,
-    encoder_hash,
-    find_model,
-    is_generator,
-    load,
-    load_as,
-    stored_config,
-    weights_hash,
-)
+from regen.pretrained.listing import available_generators, find_model, is_generator, stored_config
+from regen.pretrained.models import Autoencoder, encoder_hash, load, load_as, weights_hash
 
 
 def load_video_generator(

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 MAX_PSNR = 100.0  # dB, of identical frames
 SSIM_SIGMA = 1.5
@@ -46,6 +45,9 @@ def ssim_per_frame(
     reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]
 ) -> Float[Tensor, " t"]:
     """SSIM of each frame, between -1 and 1, one frame at a time to bound the memory."""
+    # Here, because its import takes half a second that encoding and decoding do without.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     assert reference.shape == other.shape, "compare frames of equal size"
     values: list[Any] = []
     for pair in zip(other, reference, strict=True):

@@ -14,7 +14,8 @@ from regen.embedders.linear import Covariance
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.pyramid import LINEAR_PATH
 from regen.networks.conditioning import default_frequency
-from regen.pretrained.models import find_model, stored_config, stored_weights
+from regen.pretrained.listing import find_model, stored_config
+from regen.pretrained.models import stored_weights
 from regen.train.checkpoint import list_checkpoints, load_ema, read_info
 
 Part = Literal["encoder", "decoder", "linear"]
