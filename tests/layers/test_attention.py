@@ -150,3 +150,17 @@ def test_local_initialisation_favours_nearby_tokens():
     assert changed == ["qkv.bias"]
     assert torch.equal(layer.qkv.bias[256:], state["qkv.bias"][256:]), "values are unchanged"
     assert layer.qkv.bias.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_the_norm_without_gradients_is_that_of_pytorch(dtype):
+    """On strided views of queries and keys; sizes from tiny, where eps counts, to large."""
+    norm = RMSNorm(16).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    x = (torch.randn(2, 7, 3, 4, 16) * torch.tensor([1e-4, 1.0, 100.0])[:, None, None]).to(dtype)
+    q = rearrange(x, "b n three h e -> three b h n e")[1]
+    expected = torch.nn.functional.rms_norm(q, (16,), norm.weight, 1e-6)
+    with torch.no_grad():
+        found = norm(q)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_networks import awake
 
-from regen.networks.dit import DiT, Patches
+from regen.networks.dit import DiT, Patches, modulate
 
 PATCHES = st.builds(Patches, st.integers(1, 5), st.integers(1, 6))
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 14), st.integers(1, 14))
@@ -108,3 +108,9 @@ def test_a_pixel_belongs_to_the_token_of_its_own_patch(patches, size, data):
     group = math.ceil(place[0] / patches.frames)  # 0: the first frame alone
     expected = (group * y + place[1] // patches.side) * x + place[2] // patches.side
     assert touched.flatten().tolist() == [expected]
+
+
+def test_one_modulation_for_all_clips_is_that_of_each():
+    x, shift, scale = torch.randn(3, 5, 12), torch.randn(1, 1, 12), torch.randn(1, 1, 12)
+    each = modulate(x, shift.expand(3, -1, -1), scale.expand(3, -1, -1))
+    torch.testing.assert_close(modulate(x, shift, scale), each)

@@ -64,6 +64,8 @@ def modulate(
     x: Float[Tensor, "b n d"], shift: Float[Tensor, "#b 1 d"], scale: Float[Tensor, "#b 1 d"]
 ) -> Float[Tensor, "b n d"]:
     """Adaptive layer norm: LayerNorm without parameters, scaled by 1 + `scale` and shifted."""
+    if len(shift) == 1:  # the same for all clips: one pass over x
+        return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], eps=1e-6)
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 

@@ -84,8 +84,8 @@ class CausalEncoder(CheckpointedModule):
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c n y x"]:
         p, dtype, video = self.patch_size, video.dtype, not_fp16(video)
-        x = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=p, q=p)
-        x = self.conv_in(x)
+        x = rearrange(video, "b c t (h p) (w q) -> b t h w (c p q)", p=p, q=p)
+        x = self.conv_in(rearrange(x, "b t h w c -> b c t h w"))  # channels last, which convolutions keep
         for stage in self.stages:
             x = self.call_block(stage, x)
         x = self.mid(x)
