@@ -51,7 +51,9 @@ def test_small_clips_are_convolved_as_large_ones(frames, kernel, stride, dtype):
     x = torch.randn(1, 4, frames, 8, 12).to(dtype, memory_format=torch.channels_last_3d)
     expected = layer(x)
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), expected, atol=0.02 if dtype == torch.bfloat16 else 1e-5, rtol=1e-2)
+        torch.testing.assert_close(
+            layer(x), expected, atol=0.02 if dtype == torch.bfloat16 else 1e-5, rtol=1e-2
+        )
 
 
 def test_only_small_fp32_clips_without_gradients_take_the_other_way(monkeypatch):

@@ -55,7 +55,9 @@ class CausalConv3d(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d s y x"]:
         if self.time_pad:
-            x = torch.cat([x[:, :, :1]] * self.time_pad + [x], dim=2)  # keeps channels last, as expand does not
+            x = torch.cat(
+                [x[:, :, :1]] * self.time_pad + [x], dim=2
+            )  # keeps channels last, as expand does not
         return self.conv(x)
 
 

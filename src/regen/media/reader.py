@@ -196,9 +196,8 @@ def _stacked(
         if frame is last:
             images[index] = images[index - 1]
             continue
-        last, channels = frame, [channel[rows, columns] for channel in convert.channels(frame)]
+        last, image = frame, convert.pixels(frame)[rows, columns]
         if not index:
-            images = np.empty((count, *channels[0].shape, 3), np.uint8)
-        for number, channel in enumerate(channels):
-            images[index, ..., number] = channel
+            images = np.empty((count, *image.shape), np.uint8)
+        images[index] = image
     return images
