@@ -19,6 +19,7 @@ from regen import __version__
 from regen.cli.evaluation import evaluate, evaluate_generator
 from regen.cli.generation import generate
 from regen.cli.latents import LATENTS, latents_commands
+from regen.cli.preview import preview
 from regen.cli.publishing import push
 from regen.cli.recipes import print_recipe_help, recipes
 from regen.cli.runs import RUNS, runs_commands
@@ -57,6 +58,7 @@ def build_app(argv: Sequence[str], config: Path | None = None) -> SubcommandApp:
     add(reconstruct, "reconstruct")
     add(encode, "encode")
     add(decode, "decode")
+    add(preview, "preview")
     add(generate, "generate")
     add(recipe_commands(argv[1], config) if argv[0] == "train" else unexpanded(argv), "train", TRAIN)
     add(plan_commands(argv[1]) if argv[0] == "plan" else unexpanded(argv), "plan", PLAN)

@@ -151,7 +151,7 @@ def decode(
     output_frames, options, memory = timeline(frame), decode_options(decoder), memory_limit(model)
     video = latent_file.read(input)
     model = replace(model, model=model.model or video.model)
-    latent_file.check_model(input, video, model.model, _weights(input, model.model, video.model))
+    latent_file.check_model(input, video, model.model, weights_of(input, model.model, video.model))
     with progress_bar("decode") as on_progress:
         report = decode_video(
             load_model(model),
@@ -165,7 +165,7 @@ def decode(
     _show_report(report, [output], json)
 
 
-def _weights(file: Path, name: str, encoded_with: str) -> str:
+def weights_of(file: Path, name: str, encoded_with: str) -> str:
     """The hash of the model to decode `file`. Raises ValueError, with advice, when it is missing."""
     from regen.pretrained.models import weights_hash
 

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from regen.diffusion import Noise, Solver, euler
 from regen.embedders.clips import join_posteriors, pad, split_chunks, split_rows
 from regen.embedders.model import Model
+from regen.embedders.preview import Maps, preview
 from regen.latents import Latents
 from regen.tiling import Tile
 
@@ -83,6 +84,21 @@ class VideoAutoencoder(Model, AutoencoderMixin):
     def set_latent_statistics(self, mean: Float[Tensor, "2 c"], std: Float[Tensor, "2 c"]) -> None:
         """Store mean and standard deviation of the raw latents (rows: first latent frame, others)."""
         self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+
+    def set_preview(self, maps: Maps) -> None:
+        """Store the maps of the preview, as `fit_preview` makes them."""
+        self.register_to_config(preview=maps)
+
+    def preview(self, latents: Float[Tensor, "b c n y x"] | Latents) -> Float[Tensor, "b 3 t y x"]:
+        """Small frames of normalised latents, one pixel for each, by a linear map in place of the decoder.
+
+        In [-1, 1], within a millisecond or so; see `regen.embedders.preview`. Raises ValueError for a model
+        without such a map.
+        """
+        if self.config.preview is None:
+            raise ValueError("This model has no preview; fit one by tools/fit_preview.py or fit_preview().")
+        grids = Latents.of(latents).grid.split(self.latent_frames, dim=2)
+        return torch.cat([preview(self.config.preview, grid) for grid in grids], dim=2)
 
     @property
     def use_tiling(self) -> bool:

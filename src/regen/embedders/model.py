@@ -15,11 +15,11 @@ from regen.names import NamedModel
 from regen.runtime import execution_device
 
 C = TypeVar("C")
-STATISTICS = {"latents_mean": None, "latents_std": None}  # of embedders, and their defaults
+MEASURED = {"latents_mean": None, "latents_std": None, "preview": None}  # of embedders; their defaults
 
 
 def configured_by(
-    config_class: type[C], others: Mapping[str, Any] = STATISTICS, **constants: Any
+    config_class: type[C], others: Mapping[str, Any] = MEASURED, **constants: Any
 ) -> Callable[[Callable[[Any, C], None]], Callable[..., None]]:
     """Construct a model from a dataclass, the only place where its options are written.
 

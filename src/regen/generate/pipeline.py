@@ -170,6 +170,11 @@ class RegenTextToVideoPipeline(NamedPipeline):
         negative_prompt_embeds = self._embeds(negative_prompt, negative_prompt_embeds, each, limit)
         return prompt_embeds, negative_prompt_embeds
 
+    def preview(self, latents: Tensor | Latents) -> list[list[PIL.Image.Image]]:
+        """Small frames of latents, such as those that a callback is given, by a linear map: no decoding."""
+        frames = rearrange(self.vae.preview(latents), "b c t y x -> b t c y x").cpu()
+        return [[PIL.Image.fromarray(to_image(frame).numpy()) for frame in video] for video in frames]
+
     def _embeds(
         self, prompt: str | list[str] | None, embeds: Tensor | None, each: int, limit: int | None
     ) -> Float[Tensor, "_ m e"] | None:
