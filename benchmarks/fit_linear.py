@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from regen.data.clips import ClipDataset
 from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
 from regen.embedders.linear import AutoencoderLinear, bias_of
+from regen.embedders.preview import fit_rgb_factors
 from regen.media.pixels import uint8_to_signed
 from regen.train.card import card_metadata, usage
 from regen.train.checkpoint import list_checkpoints
@@ -35,6 +36,7 @@ from regen.train.optimizer import OptimizerConfig
 CROP, MARGIN = 80, 8  # pixels
 TEMPORAL_COMPONENTS = 6  # of the chunks in training; all frames take part in the end
 SEED = 0
+FITTED_CLIPS = 64  # that the preview is fitted to
 TASKS = TaskConfig(image_share=0.1, warmup_fraction=1.0)
 CHUNKS = TaskConfig(image_share=0.0, warmup_fraction=1.0)
 
@@ -133,6 +135,7 @@ def main(
     with BatchLoader(chunks.batches, keys, 0, context.device) as loader:
         statistics = measure_latent_statistics(model, loader, 64 * batch, context, torch.float32)
     model.standardise(*statistics)
+    model.set_rgb_factors(fit_rgb_factors(model, replace(chunks, number=-(-FITTED_CLIPS // batch))))
     model.to(torch.bfloat16).save_pretrained(out)
     minutes = (time.perf_counter() - start) / 60
     text = card(clips, sources, ratio, channels, updates, batch, minutes, out.name)

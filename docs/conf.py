@@ -37,7 +37,7 @@ default_role = "code"
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 COMMANDS = (
-    *("reconstruct", "encode", "decode", "generate", "train", "train toy", "plan toy", "evaluate"),
+    *("reconstruct", "encode", "decode", "preview", "generate", "train", "train toy", "plan toy", "evaluate"),
     *("evaluate-generator", "shards build", "shards index", "shards show", "runs show", "latents export"),
     *("latents show", "models", "recipes", "push"),
 )

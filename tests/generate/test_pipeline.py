@@ -10,6 +10,7 @@ import torch
 from tiny_evaluation import HEIGHT, WIDTH, make_generator
 from tiny_media import make_image
 
+from regen.embedders.preview import fit_rgb_factors
 from regen.generate import pipeline as pipeline_module
 from regen.generate.pipeline import RegenTextToVideoPipeline, VideoPipelineOutput
 from regen.latents import Latents
@@ -127,6 +128,22 @@ def test_the_callback_is_called_once_a_step(pipelines):
     options = {"callback_on_step_end": lambda pipe, step, timestep, values: seen.append(values)}
     make(pipelines["nothing"], "nothing", callback_on_step_end_tensor_inputs=[], **options)
     assert seen[4:] == [{}, {}]
+
+
+def test_a_callback_can_show_previews(pipelines):
+    pipeline, shown = pipelines["nothing"], list[list[Any]]()
+    vae = pipeline.vae
+    vae.set_rgb_factors(fit_rgb_factors(vae, [torch.rand(2, 3, vae.chunk_frames, 32, 32) * 2 - 1]))
+
+    def callback(pipe: Any, step: int, timestep: torch.Tensor, values: dict[str, Any]) -> None:
+        (video,) = pipe.preview(values["latents"])
+        shown.append([image.size for image in video])
+
+    frames = 2 * vae.chunk_frames
+    options: dict[str, Any] = {"num_frames": frames, "callback_on_step_end": callback}
+    latents = make(pipeline, "nothing", output_type="latent", **options)
+    assert shown == [[(8, 6)] * frames] * 2, "all frames, at the resolution of the latents"
+    assert len(pipeline.preview(latents)[0]) == frames
 
 
 def test_a_callback_can_interrupt(pipelines):

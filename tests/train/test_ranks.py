@@ -15,6 +15,7 @@ from tiny_networks import awake
 from tiny_run import STEPS, TinyBatches, assert_same, run_tiny, saved_tensors
 from torch import nn
 
+from regen.embedders.preview import fit_rgb_factors
 from regen.embedders.regen import AutoencoderRegen
 from regen.runtime import generator_for, one_thread
 from regen.train.checkpoint import list_checkpoints
@@ -26,7 +27,7 @@ from regen.train.distributed import (
     parallelize,
     shard,
 )
-from regen.train.latent_statistics import measure_latent_statistics
+from regen.train.latent_statistics import measure_latent_statistics, small_batches
 from regen.train.lifecycle import ShouldStop
 
 pytestmark = pytest.mark.integration
@@ -234,7 +235,7 @@ def test_modules_that_stay_in_fp32_do_so_when_sharded(rule: str, tmp_path: Path)
 
 
 def write_statistics(path: Path, fsdp: bool) -> None:
-    """Statistics of 9 clips, of which the first process has 4 and the second 5, and of an image."""
+    """Statistics and preview of 9 clips, 4 in the first process and 5 in the second, and of an image."""
     torch.manual_seed(0)
     model = AutoencoderRegen(
         encoder_widths=(32, 32, 32, 32), encoder_blocks=1, encoder_patch_size=4, width=32, depth=1, heads=1,
@@ -249,10 +250,13 @@ def write_statistics(path: Path, fsdp: bool) -> None:
             rows = slice(count * context.rank // context.size, count * (context.rank + 1) // context.size)
             batches.append({"clip": clip[rows], "batch_size": torch.tensor(count)})
         found = measure_latent_statistics(model, batches, 100, context, torch.float32)
+        chunks = small_batches(batches[:1], 9, context)
+        rows = fit_rgb_factors(model, chunks, context.average_tensors)["start"]
+        factors = torch.tensor([[float(value) for value in row.split()] for row in rows])
         weights = full_state_dict(model, context)
         assert bool(weights) == context.is_main
         if context.is_main:
-            torch.save({"statistics": found, "weights": weights}, path)
+            torch.save({"statistics": found, "factors": factors, "weights": weights}, path)
 
 
 @pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
@@ -261,4 +265,5 @@ def test_statistics_and_weights_of_two_processes_are_those_of_one(fsdp: bool, tm
     run_ranks(2, write_statistics, tmp_path / "two.pt", fsdp, errors=tmp_path / "errors")
     one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
     torch.testing.assert_close(two["statistics"], one["statistics"], rtol=1e-5, atol=1e-6)  # order of sums
+    torch.testing.assert_close(two["factors"], one["factors"], rtol=1e-2, atol=1e-3)  # and rounding
     assert_same(two["weights"], one["weights"])

@@ -74,6 +74,7 @@ def test_a_recipe_ends_with_a_normalised_model(finished):
     model = AutoencoderRegen.from_pretrained(finished / "model")
     assert model.config.latents_std != [[1.0] * 8] * 2
     assert torch.equal(model.latents_mean, torch.tensor(model.config.latents_mean))
+    assert model.preview(torch.zeros(1, 8, 2, 4, 4)).shape == (1, 3, model.chunk_frames, 4, 4)
     rows = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert any("evaluation/psnr" in row for row in rows)
     assert len(list((finished / "previews").glob("step-*.png"))) == 2

@@ -72,7 +72,7 @@ def reconstruct_video(
     originals: deque[TimedFrame] = deque()
     with _open(source, size, background) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
-        options = _with_tile(options, model, stream.height, stream.width, memory)
+        options = with_tile(options, model, stream.height, stream.width, memory)
         lengths = _resolve_lengths(lengths, model, source, size, background)
         encoder = EncodeSession(model, options.tile, lengths)
         decoder = DecodeSession(model, height=stream.height, width=stream.width, options=options)
@@ -125,7 +125,7 @@ def encode_video(
     times: list[float] = []
     with _open(source, size, background) as reader, ExitStack() as files:
         stream = FrameStream(reader, size)
-        tile = _with_tile(DEFAULTS, model, stream.height, stream.width, memory).tile
+        tile = with_tile(DEFAULTS, model, stream.height, stream.width, memory).tile
         session = EncodeSession(model, tile, _resolve_lengths(lengths, model, source, size, background))
         frames = files.enter_context(prefetch(stream, depth=2 * model.chunk_frames))
         for chunk in session.encode(_images(frames, lambda frame: times.append(frame[1]))):
@@ -167,7 +167,7 @@ def decode_video(
     peak, chunk_frames = PeakMemory(model.device), model.chunk_frames
     frames, rate = output_frames(video.times, video.frame_rate, chunk_frames, timeline)
     offsets = offsets_per_chunk(frames, len(video.latents))
-    options = _with_tile(options, model, video.height, video.width, memory)
+    options = with_tile(options, model, video.height, video.width, memory)
     session = DecodeSession(model, height=video.height, width=video.width, options=options)
     pending, done = iter(frames), 0
     with ExitStack() as files:
@@ -265,7 +265,7 @@ def _images(frames: Iterable[TimedFrame], on_frame: Callable[[TimedFrame], None]
         yield frame[0]
 
 
-def _with_tile(
+def with_tile(
     options: DecodeOptions, model: Embedder, height: int, width: int, memory: int | None
 ) -> DecodeOptions:
     """The options with the largest tile that fits the memory, unless they have a tile."""

@@ -8,13 +8,14 @@ from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
+from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from regen.diffusion import Noise, Solver, euler
 from regen.embedders.clips import join_posteriors, pad, split_chunks, split_rows
 from regen.embedders.model import Model
-from regen.embedders.preview import Maps, preview
+from regen.embedders.preview import RgbFactors, to_rgb
 from regen.latents import Latents
 from regen.tiling import Tile
 
@@ -85,20 +86,22 @@ class VideoAutoencoder(Model, AutoencoderMixin):
         """Store mean and standard deviation of the raw latents (rows: first latent frame, others)."""
         self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
-    def set_preview(self, maps: Maps) -> None:
-        """Store the maps of the preview, as `fit_preview` makes them."""
-        self.register_to_config(preview=maps)
+    def set_rgb_factors(self, factors: RgbFactors) -> None:
+        """Store the maps of the preview, as `fit_rgb_factors` makes them."""
+        self.register_to_config(latent_rgb_factors=factors)
 
     def preview(self, latents: Float[Tensor, "b c n y x"] | Latents) -> Float[Tensor, "b 3 t y x"]:
         """Small frames of normalised latents, one pixel for each, by a linear map in place of the decoder.
 
-        In [-1, 1], within a millisecond or so; see `regen.embedders.preview`. Raises ValueError for a model
-        without such a map.
+        In [-1, 1]; thousands of frames a second (see `regen.embedders.preview`). Raises ValueError for a
+        model without such a map, and for latents of another shape.
         """
-        if self.config.preview is None:
-            raise ValueError("This model has no preview; fit one by tools/fit_preview.py or fit_preview().")
-        grids = Latents.of(latents).grid.split(self.latent_frames, dim=2)
-        return torch.cat([preview(self.config.preview, grid) for grid in grids], dim=2)
+        factors = self.config.latent_rgb_factors
+        if factors is None:
+            raise ValueError("This model has no preview; fit one with tools/fit_preview.py.")
+        chunks = [Latents.of(chunk).grid for chunk in self._chunks(latents)]
+        frames = to_rgb(factors, torch.cat(chunks))
+        return rearrange(frames, "(m b) c t y x -> b c (m t) y x", m=len(chunks))
 
     @property
     def use_tiling(self) -> bool:

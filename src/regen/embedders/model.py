@@ -15,7 +15,7 @@ from regen.names import NamedModel
 from regen.runtime import execution_device
 
 C = TypeVar("C")
-MEASURED = {"latents_mean": None, "latents_std": None, "preview": None}  # of embedders; their defaults
+MEASURED = {"latents_mean": None, "latents_std": None, "latent_rgb_factors": None}  # of embedders
 
 
 def configured_by(

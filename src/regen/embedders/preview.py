@@ -1,102 +1,122 @@
 """Previews: a linear map from latents to small frames, fitted to a model and kept in its config.
 
-A latent stands for a square of pixels in a few frames; the preview has one pixel for it in each of them.
-The map of latent frame i takes its c values and those of latent frame i - 1 to its k frames; the first map
-(`start`) also gives the first frame of the chunk, and an image has a map of its own. 1D latents are not used.
+The frames have the resolution of the latents: a latent stands for a square of pixels in a few frames, the
+preview has one pixel for it in each of them. Three maps make them. `image` takes the c values of an image;
+`start` takes those of the first two latent frames of a chunk (for REGEN content and motion) to its first
+1 + k frames; `rest` takes those of latent frames i - 1 and i to k more. 1D latents are not used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
+from regen.embedders.clips import pad
 from regen.latents import Latents
 
 RIDGE = 1e-4  # of the mean square of a feature, so that constant channels of latents do no harm
-DIGITS = 4  # of a weight in the config
-Maps = dict[str, list[str]]  # rows "f d" of numbers as text, which keeps config.json short
+DIGITS = 4  # of a factor in the config
+RgbFactors = dict[str, list[str]]
+"""By map, the rows of a matrix "f d" as text, which keeps config.json short: d colours, frame after frame,
+for each of f values, the last of which is the constant 1."""
 
 
 @runtime_checkable
 class HasLatents(Protocol):
-    """What a preview needs of an embedder."""
+    """What the fit needs of an embedder."""
 
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def spatial_compression_ratio(self) -> int: ...
+
     def encode(self, video: Tensor) -> Any: ...
 
 
-class LinearFit:
-    """Sums over pairs of features and targets, and the map of least squares between them."""
+class LeastSquares:
+    """Sums over pairs of features and targets, and the map between them."""
 
-    def __init__(self) -> None:
-        self.count, self.features, self.products = 0, torch.zeros(()), torch.zeros(())
+    def __init__(self, features: int, targets: int) -> None:
+        self.features = torch.zeros(features, features, dtype=torch.float64)
+        self.products = torch.zeros(features, targets, dtype=torch.float64)
 
-    def add(self, features: Float[Tensor, "n f"], targets: Float[Tensor, "n d"]) -> None:
-        features, targets = features.double().cpu(), targets.double().cpu()
-        self.count += len(features)
-        self.features = self.features + features.T @ features
-        self.products = self.products + features.T @ targets
+    def add(self, features: Float[Tensor, "_ f"], targets: Float[Tensor, "_ d"]) -> None:
+        features, targets = features.cpu().double(), targets.cpu().double()
+        self.features += features.T @ features
+        self.products += features.T @ targets
 
     def solve(self) -> list[str]:
-        """The rows of the map "f d", rounded. Raises ValueError without pairs."""
-        if self.count == 0:
-            raise ValueError("A preview needs at least one chunk and one image to be fitted to.")
+        """The rows of the map "f d", rounded."""
         ridge = RIDGE * self.features.diagonal().mean() * torch.eye(len(self.features), dtype=torch.float64)
         weights = torch.linalg.solve(self.features + ridge, self.products)
         return [" ".join(f"{value:.{DIGITS}g}" for value in row) for row in weights.tolist()]
 
 
-def features(first: Float[Tensor, "b c y x"], *others: Float[Tensor, "b c y x"]) -> Float[Tensor, "b y x f"]:
-    """The values of latent frames at each place, and 1."""
-    parts = [*(part.float() for part in (first, *others)), torch.ones_like(first[:, :1], dtype=torch.float32)]
-    return rearrange(torch.cat(parts, dim=1), "b f y x -> b y x f")
-
-
-def pairs(grid: Float[Tensor, "b c n y x"]) -> list[tuple[str, Float[Tensor, "b y x f"]]]:
-    """The maps that make the frames of a chunk or an image, one after another, and their features."""
-    frames = grid.unbind(2)
-    if len(frames) == 1:
-        return [("image", features(frames[0]))]
-    return [("rest" if i else "start", features(*pair)) for i, pair in enumerate(pairwise(frames))]
-
-
 @torch.no_grad()
-def fit_preview(model: HasLatents, clips: Iterable[Float[Tensor, "_ 3 t _ _"]]) -> Maps:
-    """The maps of a model, of least squares on chunks in [-1, 1] and on their first frames as images.
+def fit_rgb_factors(
+    model: HasLatents,
+    clips: Iterable[Float[Tensor, "_ 3 t _ _"]],
+    average: Callable[[list[Tensor]], None] = lambda tensors: None,
+) -> RgbFactors:
+    """The maps of a model by least squares on chunks, and on their first frames as images; RGB in [-1, 1].
 
-    Sides of clips are multiples of the spatial ratio. Raises ValueError when there are none.
+    `average` replaces sums by their means over the processes, if several share the clips. Raises ValueError
+    when there are none.
     """
-    fits: dict[str, LinearFit] = {"image": LinearFit(), "start": LinearFit()}
+    fits: dict[str, LeastSquares] = {}
     for clip in clips:
         for video in (clip[:, :, :1], clip):
             grid = Latents.of(model.encode(video.to(model.device)).latent_dist.mode()).grid
-            small = F.adaptive_avg_pool3d(video.float(), (None, *grid.shape[3:])).to(grid.device)
-            done = 0
-            for name, inputs in pairs(grid):
-                count = _frames_of(name, video.shape[2], grid.shape[2])
-                targets = rearrange(small[:, :, done : done + count], "b c t y x -> (b y x) (t c)")
-                fits.setdefault(name, LinearFit()).add(inputs.flatten(0, 2), targets)
-                done += count
+            targets = small_frames(video.float(), model.spatial_compression_ratio)
+            sizes = _frames_of_maps(video.shape[2], grid.shape[2])
+            for (name, inputs), target in zip(_inputs(grid), targets.split(sizes, dim=2), strict=True):
+                colours = rearrange(target, "b c t y x -> (b y x) (t c)")
+                fit = fits.setdefault(name, LeastSquares(inputs.shape[-1], colours.shape[-1]))
+                fit.add(inputs.flatten(0, 2), colours)
+    if not fits:
+        raise ValueError("A preview must be fitted to at least one chunk, got none; give more data.")
+    average([part for fit in fits.values() for part in (fit.features, fit.products)])
     return {name: fit.solve() for name, fit in fits.items()}
 
 
-def _frames_of(name: str, frames: int, latent_frames: int) -> int:
-    """Frames of one map in a chunk: k, one more for the first."""
-    return 1 if name == "image" else (frames - 1) // (latent_frames - 1) + (name == "start")
+def small_frames(
+    video: Float[Tensor, "b 3 t h w"], spatial_compression_ratio: int
+) -> Float[Tensor, "b 3 t y x"]:
+    """The mean colours of the squares of pixels that latents stand for."""
+    padded = pad(video, video.shape[2], spatial_compression_ratio)
+    s = spatial_compression_ratio
+    return reduce(padded, "b c t (y s1) (x s2) -> b c t y x", "mean", s1=s, s2=s)
 
 
-def preview(maps: Maps, grid: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t y x"]:
-    """The small frames of a chunk or an image, in [-1, 1]."""
-    parts = []
-    for name, inputs in pairs(grid):
-        rows = [[float(value) for value in row.split()] for row in maps[name]]
-        colours = inputs @ torch.tensor(rows, device=grid.device)
-        parts.append(rearrange(colours, "b y x (t c) -> b c t y x", c=3))
-    return torch.cat(parts, dim=2).clamp(-1, 1)
+def to_rgb(factors: RgbFactors, grid: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t y x"]:
+    """The small frames of chunks or images, in [-1, 1]."""
+    frames, weights = [], {}
+    for name, inputs in _inputs(grid):
+        if name not in weights:
+            rows = [[float(value) for value in row.split()] for row in factors[name]]
+            weights[name] = torch.tensor(rows, device=grid.device)
+        frames.append(rearrange(inputs @ weights[name], "b y x (t c) -> b c t y x", c=3))
+    return torch.cat(frames, dim=2).clamp(-1, 1)
+
+
+def _inputs(grid: Float[Tensor, "b c n y x"]) -> list[tuple[str, Float[Tensor, "b y x _"]]]:
+    """The maps that make the frames of a chunk or an image, one after another, and what they take."""
+    latents = rearrange(grid.float(), "b c n y x -> n b y x c")
+    ones = torch.ones_like(latents[0, ..., :1])
+    if len(latents) == 1:
+        return [("image", torch.cat([latents[0], ones], dim=-1))]
+    pairs = [torch.cat([*pair, ones], dim=-1) for pair in pairwise(latents)]
+    return [("rest" if i else "start", pair) for i, pair in enumerate(pairs)]
+
+
+def _frames_of_maps(frames: int, latent_frames: int) -> list[int]:
+    """The frames that each map of a chunk or an image makes."""
+    if latent_frames == 1:
+        return [1]
+    k = (frames - 1) // (latent_frames - 1)
+    return [1 + k, *[k] * (latent_frames - 2)]

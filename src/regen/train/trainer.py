@@ -19,7 +19,9 @@ from regen.data.clips import ClipDataset
 from regen.data.tasks import MediaConditions, Stage, TaskConfig, TrainingBatches, hold_out
 from regen.embedders.base import VideoAutoencoder, without_margin
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
+from regen.embedders.model import MEASURED
 from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
+from regen.embedders.preview import fit_rgb_factors
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.io import write_text
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
@@ -30,12 +32,12 @@ from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.finetune import InitConfig, InitReport, init_from_pca, init_weights
-from regen.train.latent_statistics import measure_latent_statistics
+from regen.train.latent_statistics import measure_latent_statistics, small_batches
 from regen.train.lifecycle import ShouldStop, run_identity
 from regen.train.loop import LoopConfig, train
 from regen.train.optimizer import OptimizerConfig
 
-PREVIEW_CLIPS = 4  # in a picture
+PREVIEW_CLIPS, FITTED_CLIPS = 4, 64  # in a picture; to which the linear preview is fitted, at most
 
 
 @dataclass(frozen=True)
@@ -150,37 +152,43 @@ def run_recipe(
         with load_chunks(training, recipe, span, recipe.init.pca_clips, alone) as loader:
             init_from_pca(model, loader, recipe.init.pca_clips)
     evaluate = Preview(validation, recipe, model.chunk_frames, out / "previews", context)
-    statistics = (model.latents_mean, model.latents_std) if init.keeps_latents else None
     config = resolve_config(recipe, clips, context.device) | run_identity(name)
     options = (recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary)
     average = train(model, batches, *options).ema.model
     del model, auxiliary  # of the state only the average stays in memory
     if not (out / "model").exists():
-        if statistics is None:
-            statistics = measure_statistics(average, training, recipe, span, context)
+        measured = measure_latents(average, training, recipe, context, init.keeps_latents)
         weights = full_state_dict(average, context)
         if context.is_main:
-            finished = finish_model(recipe.model, weights, *statistics)
+            finished = finish_model(recipe.model, weights, measured)
             text = model_card(finished, out, data, context, card, recipe.init.model)
             save_model(finished, out / "model", text)
     return out / "model"
 
 
-def finish_model(config: ModelConfig, weights: dict[str, Tensor], mean: Tensor, std: Tensor) -> Autoencoder:
-    """A model with trained weights and latent statistics, in evaluation mode."""
+def measure_latents(
+    model: nn.Module, clips: ClipDataset, recipe: Recipe, context: DistributedContext, keep_statistics: bool
+) -> dict[str, Any]:
+    """Statistics of the latents, unless kept, and factors of the preview, as in the config. Collective."""
+    assert isinstance(model, VideoAutoencoder)
+    dtype = pick_dtype(recipe.loop.mixed_precision, context.device)
+    span, count = model.chunk_frames - 1, recipe.data.statistics_clips
+    if not keep_statistics:
+        with load_chunks(clips, recipe, span, count, context) as loader:
+            model.set_latent_statistics(*measure_latent_statistics(model, loader, count, context, dtype))
+    autocast = torch.autocast(context.device.type, dtype, enabled=dtype != torch.float32)
+    with load_chunks(clips, recipe, span, min(count, FITTED_CLIPS), context) as loader, autocast:
+        batches = small_batches(loader, FITTED_CLIPS, context)
+        factors = fit_rgb_factors(model, batches, context.average_tensors)
+    return {name: model.config[name] for name in MEASURED} | {"latent_rgb_factors": factors}
+
+
+def finish_model(config: ModelConfig, weights: dict[str, Tensor], measured: dict[str, Any]) -> Autoencoder:
+    """A model with trained weights and the measured entries of its config, in evaluation mode."""
     model = build_model(config)
     model.load_state_dict(weights)
-    model.set_latent_statistics(mean, std)
+    model.register_to_config(**measured)
     return model.eval()
-
-
-def measure_statistics(
-    model: nn.Module, clips: ClipDataset, recipe: Recipe, span: int, context: DistributedContext
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the latents over the recipe's number of clips. Collective."""
-    count, dtype = recipe.data.statistics_clips, pick_dtype(recipe.loop.mixed_precision, context.device)
-    with load_chunks(clips, recipe, span, count, context) as loader:
-        return measure_latent_statistics(model, loader, count, context, dtype)
 
 
 def build_auxiliary_losses(
