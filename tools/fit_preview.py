@@ -14,7 +14,8 @@ from regen.data.clips import ClipDataset
 from regen.embedders.preview import fit_rgb_factors
 from regen.io import write_text
 from regen.names import CONFIG
-from regen.pretrained.models import find_model, load
+from regen.pretrained.listing import find_model
+from regen.pretrained.models import load
 
 SIZE = 64, 64  # pixels of a clip
 

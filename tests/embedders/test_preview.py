@@ -78,7 +78,7 @@ def test_it_needs_clips_and_survives_constant_latents() -> None:
 
 
 def test_every_stored_embedder_has_one() -> None:
-    from regen.pretrained.models import available, find_model, stored_config
+    from regen.pretrained.listing import available, find_model, stored_config
 
     for info in available():
         config = stored_config(find_model(info.name))

@@ -20,7 +20,7 @@ def preview(input: Input, output: Output, model: Name = None) -> None:
     from regen.codec.preview import preview_frames, preview_video
     from regen.generate.run import SHEET_FRAMES, write_contact_sheet
     from regen.media.files import is_image
-    from regen.pretrained.models import find_model, stored_config
+    from regen.pretrained.listing import find_model, stored_config
 
     video = latent_file.read(input)
     name = model or video.model
