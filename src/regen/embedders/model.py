@@ -15,7 +15,8 @@ from regen.names import NamedModel
 from regen.runtime import execution_device
 
 C = TypeVar("C")
-MEASURED = {"latents_mean": None, "latents_std": None, "latent_rgb_factors": None}  # of embedders
+STATISTICS = {"latents_mean": None, "latents_std": None}  # of embedders, and their defaults
+MEASURED = {**STATISTICS, "latent_rgb_factors": None}
 
 
 def configured_by(
