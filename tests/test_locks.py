@@ -62,6 +62,13 @@ def test_one_at_a_time(claims: Claims) -> None:
     assert names(claims) == ["all.lock"]
 
 
+def test_a_part_without_its_lock_is_removed(claims: Claims) -> None:
+    """As a process leaves it that was interrupted while it removed the part."""
+    (claims.path / "0123").mkdir()
+    claims.tidy()
+    assert names(claims) == ["all.lock"]
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("again", [True, False])
 def test_what_a_killed_process_leaves_is_removed(claims: Claims, again: bool) -> None:

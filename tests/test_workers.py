@@ -110,6 +110,31 @@ def share(folder: Path, number: int) -> None:
         time.sleep(1000)
 
 
+class Slow:
+    def __del__(self) -> None:
+        time.sleep(1.0)
+
+
+def end_in_a_destructor(folder: Path, number: int) -> None:
+    """Worker 1 fails while worker 0 is inside a destructor; worker 0 ends all the same, and tidily."""
+    if number == 1:
+        while not (folder / "ready").exists():
+            time.sleep(0.01)
+        raise ValueError("worker 1 failed")
+    (folder / "ready").touch()
+    try:
+        Slow()
+        time.sleep(60)
+    finally:
+        (folder / "tidied").touch()
+
+
+def test_workers_inside_destructors_are_stopped_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="worker 1 failed"):
+        run_workers(partial(end_in_a_destructor, tmp_path), 2, lambda: None)
+    assert (tmp_path / "tidied").exists()
+
+
 def fail(number: int) -> None:
     raise RuntimeError("the words")
 

@@ -81,8 +81,16 @@ def warn(text: str) -> None:
     print(f"regen: warning: {text}", file=sys.stderr)
 
 
+def _interrupt_thread(thread: int, number: int) -> None:
+    """Send a signal to a thread, which wakes it up; Windows can only send it to the process."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(thread, number)
+    else:
+        signal.raise_signal(number)
+
+
 @contextmanager
-def _interrupt_after_destructors() -> Iterator[None]:
+def repeat_dropped_signals() -> Iterator[None]:
     """Repeat a signal whose exception Python drops because a destructor or a callback of its own ran."""
     show = sys.unraisablehook
 
@@ -90,7 +98,7 @@ def _interrupt_after_destructors() -> Iterator[None]:
         if isinstance(dropped.exc_value, KeyboardInterrupt):
             number = signal.SIGTERM if isinstance(dropped.exc_value, Interrupted) else signal.SIGINT
             # Not here, where it would be dropped again.
-            threading.Timer(0.01, signal.raise_signal, [number]).start()
+            threading.Timer(0.01, _interrupt_thread, [threading.get_ident(), number]).start()
         else:
             show(dropped)
 
@@ -114,7 +122,7 @@ def clean_exit(out: Path) -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, interrupt) if is_main else None
     try:
-        with _interrupt_after_destructors():
+        with repeat_dropped_signals():
             yield
     except KeyboardInterrupt as error:
         if str(error):  # has a message of its own

@@ -44,19 +44,19 @@ class Claims:
             if not is_mine:
                 yield None
                 return
-            shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
-            folder.mkdir()
             try:
+                shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+                folder.mkdir()
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def tidy(self) -> None:
         """Remove what killed processes have left."""
-        for path in {*self.path.glob("*.lock")} - {self.path / ALL}:
-            with _try_lock(path) as is_mine:
+        for folder in {path.with_suffix("") for path in self.path.iterdir() if path.name != ALL}:
+            with _try_lock(folder.with_suffix(".lock")) as is_mine:
                 if is_mine:
-                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -14,9 +14,12 @@ from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import torch
+
+from regen.console import Interrupted, repeat_dropped_signals
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -191,13 +194,20 @@ def _raise_errors(workers: Iterable[tuple[BaseProcess, Connection]]) -> None:
 
 def _run_shared(function: Callable[[int], object], number: int, errors: Connection) -> None:
     _prepare_worker()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        function(number)
+        with repeat_dropped_signals():
+            function(number)
+    except Interrupted:
+        sys.exit(1)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         is_runtime = isinstance(error, RuntimeError)
         errors.send(ValueError(f"A worker process failed: {error}") if is_runtime else error)
         sys.exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("", number)
 
 
 def worker_device(number: int, device: torch.device) -> torch.device:
