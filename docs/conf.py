@@ -39,7 +39,7 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 COMMANDS = (
     *("reconstruct", "encode", "decode", "preview", "generate", "train", "train toy", "plan toy", "evaluate"),
     *("evaluate-generator", "shards build", "shards index", "shards show", "runs show", "latents export"),
-    *("latents show", "models", "recipes", "push"),
+    *("latents show", "models", "recipes", "push", "app"),
 )
 # The public part of the package, in the order of the guide through it.
 REFERENCE = {

@@ -89,6 +89,13 @@ def _interrupt_thread(thread: int, number: int) -> None:
         signal.raise_signal(number)
 
 
+def error_message(error: BaseException) -> str:
+    """The message of an error on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return " ".join(str(error).split()) or f"{type(error).__name__}."
+
+
 @contextmanager
 def repeat_dropped_signals() -> Iterator[None]:
     """Repeat a signal whose exception Python drops because a destructor or a callback of its own ran."""
@@ -110,11 +117,8 @@ def repeat_dropped_signals() -> Iterator[None]:
 
 
 @contextmanager
-def clean_exit(out: Path) -> Iterator[None]:
-    """Let Ctrl+C and SIGTERM end the block in the same way, with the finished work kept in `out`.
-
-    Both unwind the stack, so that nothing half written stays. Raises Interrupted, for exit code 130 or 143.
-    """
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl+C does, by unwinding the stack. Raises Interrupted for it."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted("", number)
@@ -124,6 +128,20 @@ def clean_exit(out: Path) -> Iterator[None]:
     try:
         with repeat_dropped_signals():
             yield
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def clean_exit(out: Path) -> Iterator[None]:
+    """Let Ctrl+C and SIGTERM end the block in the same way, with the finished work kept in `out`.
+
+    Both unwind the stack, so that nothing half written stays. Raises Interrupted, for exit code 130 or 143.
+    """
+    try:
+        with interrupt_on_sigterm():
+            yield
     except KeyboardInterrupt as error:
         if str(error):  # has a message of its own
             raise
@@ -131,6 +149,3 @@ def clean_exit(out: Path) -> Iterator[None]:
         raise Interrupted(
             f"interrupted; finished work is kept in {out}, and the same command continues.", number
         ) from None
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, previous)

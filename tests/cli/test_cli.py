@@ -350,7 +350,7 @@ def test_train_takes_recipes_and_dotted_overrides(regen, monkeypatch):
 
 COMMANDS = (
     *("reconstruct", "encode", "decode", "models", "train", "evaluate"),
-    *("generate", "evaluate-generator"),
+    *("generate", "evaluate-generator", "app"),
 )
 
 

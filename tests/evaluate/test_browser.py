@@ -1,9 +1,8 @@
 """The report page in a real browser: synchronised videos, a sortable table, and no request."""
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,37 +10,24 @@ from typing import Any
 import pytest
 from tiny_report import CLIPS, FRAMES, LENGTHS, RATE, make_report_folder
 
+from browser import BROWSER, DRIVER, Driver, open_browser, wait_for
 from regen.evaluate.benchmark.report import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"),
 ]
-FLAGS = (
-    "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    " disable-component-update disable-sync window-size=1200,1000"
-)
-Driver = Any
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Driver]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
-    yield driver
-    driver.quit()
+    with open_browser(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +55,6 @@ def visit(browser: Driver, page: Path) -> Iterator[Driver]:
     urls = [params["request"]["url"] for params in sent]
     assert urls[0] == page.as_uri()
     assert [url for url in urls[1:] if not url.startswith("blob:")] == []
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
 
 
 def every(driver: Driver, selector: str, expression: str, root: str = "document") -> list[Any]:

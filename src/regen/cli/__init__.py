@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 from tyro.extras import SubcommandApp
 
 from regen import __version__
+from regen.cli.app import app
 from regen.cli.evaluation import evaluate, evaluate_generator
 from regen.cli.generation import generate
 from regen.cli.latents import LATENTS, latents_commands
@@ -26,6 +27,7 @@ from regen.cli.runs import RUNS, runs_commands
 from regen.cli.shards import SHARDS, shards_commands
 from regen.cli.training import PLAN, TRAIN, plan_commands, recipe_commands, unexpanded, with_config
 from regen.cli.video import decode, encode, models, reconstruct
+from regen.console import error_message
 
 DESCRIPTION = """Video embedders with a generative decoder, and video generation on their latents.
 
@@ -47,13 +49,13 @@ def build_app(argv: Sequence[str], config: Path | None = None) -> SubcommandApp:
 
     The recipe of `train` is changed by the file `config`.
     """
-    app = SubcommandApp()
+    commands = SubcommandApp()
 
     def add(command: Any, name: str, text: str | None = None) -> None:
         if name != argv[0]:
             paragraphs = (text or inspect.getdoc(command) or "").split("\n\n")
             text = "\n\n".join(paragraphs[:2])  # what the command does, and an example
-        app.command(command, name=name, help=text)
+        commands.command(command, name=name, help=text)
 
     add(reconstruct, "reconstruct")
     add(encode, "encode")
@@ -70,7 +72,8 @@ def build_app(argv: Sequence[str], config: Path | None = None) -> SubcommandApp:
     add(latents_commands(), "latents", LATENTS)
     add(models, "models")
     add(push, "push")
-    return app
+    add(app, "app")
+    return commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,13 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, MemoryError) as error:
-        print(f"regen: {_message(error)}", file=sys.stderr)
+        print(f"regen: {error_message(error)}", file=sys.stderr)
         return 1
     return 0
-
-
-def _message(error: Exception) -> str:
-    """The message of an error on one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
-    return " ".join(str(error).split()) or f"{type(error).__name__}."

@@ -3,24 +3,18 @@
 Means are over clips, whatever their lengths; frames and seconds are sums. A missing value is None, and
 `absent` has the reason. Groups that another process has not completed yet are left out.
 
-The page is one HTML file with table, plots and synchronised players. `evaluate/page/` has its parts:
-`index.html` is a `string.Template` into which the style, the scripts, the results (JSON) and the videos
-(base64) are copied. It loads nothing else and opens from a disk.
+The page is one HTML file with table, plots and synchronised players (see `evaluate.html`).
 """
 
-import base64
 import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib import resources
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from statistics import fmean
-from string import Template
 from typing import Any, Literal
 
 import numpy as np
@@ -32,12 +26,13 @@ from torch import Tensor
 from regen.console import print_table
 from regen.evaluate.benchmark.clip_list import clip_label
 from regen.evaluate.benchmark.measure import ReportFolder, result_key, write_finite_json
+from regen.evaluate.html import render_page
 from regen.io import read_json, write_text
 from regen.metrics.efficientnet import frechet_distances
 from regen.metrics.frechet import GaussianStatistics, frechet_distance
 
 Row = dict[str, Any]  # one clip through one system, or the means of a system
-SCRIPTS = ("page.js", "table.js", "plots.js", "players.js")
+SCRIPTS = ("shared.js", "page.js", "table.js", "plots.js", "players.js")
 COMPRESSION = (
     *("compression_factor", "nominal_compression_factor", "values_per_second"),
     *("latent_frames_per_frame", "frames_per_latent"),
@@ -224,16 +219,7 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
     data["originals"], videos = _embed(folder, _clip_groups(data["rows"]), int(limit_mb * 1e6))
     models = list(dict.fromkeys(row["model"] for row in data["summary"]))
     title = ", ".join(models) if len(models) <= 3 else f"{len(models)} models"
-    page = Template(_part("index.html")).substitute(
-        title=escape(f"Reconstruction: {title}"),
-        style=_part("page.css"),
-        data=json.dumps(data, separators=(",", ":")).replace("<", r"\u003c"),
-        videos="\n".join(
-            f'<script type="text/plain" id="video-{number}">{video}</script>'
-            for number, video in enumerate(videos)
-        ),
-        script="\n".join(_part(name) for name in SCRIPTS),
-    )
+    page = render_page("index.html", f"Reconstruction: {title}", data, videos, SCRIPTS)
     path = folder / "index.html"
     write_text(path, page)
     return path
@@ -255,13 +241,13 @@ def _clip_groups(rows: Sequence[Row]) -> list[list[Row]]:
     return [group for turn in zip_longest(*by_size.values()) for group in turn if group is not None]
 
 
-def _embed(folder: Path, groups: Sequence[Sequence[Row]], budget: int) -> tuple[list[Row], list[str]]:
+def _embed(folder: Path, groups: Sequence[Sequence[Row]], budget: int) -> tuple[list[Row], list[bytes]]:
     """Embed the videos of the groups that fit into `budget` characters; set `video`, its number, in the rows.
 
-    Returns a row for the original of each group, and the videos in base64.
+    Returns a row for the original of each group, and the videos.
     """
     originals: list[Row] = []
-    videos: list[str] = []
+    videos: list[bytes] = []
     for group in groups:
         original: Row = {name: group[0][name] for name in ("size", "clip")}
         paths = [video_path(folder, **original)]
@@ -275,9 +261,5 @@ def _embed(folder: Path, groups: Sequence[Sequence[Row]], budget: int) -> tuple[
         budget -= characters
         for row, path in pairs:
             row["video"] = len(videos)
-            videos.append(base64.b64encode(path.read_bytes()).decode())
+            videos.append(path.read_bytes())
     return originals, videos
-
-
-def _part(name: str) -> str:
-    return (resources.files("regen.evaluate") / "page" / name).read_text(encoding="utf-8")

@@ -1,4 +1,5 @@
-// Players: one card per clip, the worst first. All videos of a card follow the clock of the first one.
+// Players: one card per clip, the worst first. All videos of a card follow the clock of the first one. Rows have
+// metrics, or a note in their place (videos of other frames than the original's).
 
 const LARGE_DRIFT = 0.25; // seconds; above it videos jump, below it they play a little faster or slower
 const MAGNIFIED = 3;
@@ -25,6 +26,13 @@ const nameOf = (row) => (stepsOf(row.model).length > 1 ? `${row.model}, ${counte
 const stepsOf = (model) => [...new Set(DATA.summary.filter((row) => row.model === model).map((row) => row.steps))];
 const originalOf = (clip) => DATA.originals.find((one) => one.clip === clip && one.size === choice.size);
 const entryNamed = (entries, name) => entries.find((row) => nameOf(row) === name);
+
+function metricsOf(row) {
+  const metrics = [`${row.psnr.toFixed(2)} dB`, `SSIM ${row.ssim.toFixed(3)}`];
+  if (row.seam_ratio !== null) metrics.push(`seams ${row.seam_ratio.toFixed(2)}`);
+  if (row.compression_factor) metrics.push(`${row.compression_factor.toFixed(1)}× compression`);
+  return metrics;
+}
 
 /** Rank of a clip in the list, low numbers first. */
 function rankOf(clip) {
@@ -60,7 +68,9 @@ class Card {
 
   header() {
     const rows = entriesOf(this.clip);
-    const text = `${counted(this.frames, "frame")} · mean PSNR ${mean(rows.map((row) => row.psnr)).toFixed(2)} dB` +
+    const hasMetrics = rows.some((row) => !row.note);
+    const text = counted(this.frames, "frame") +
+      (hasMetrics ? ` · mean PSNR ${mean(rows.map((row) => row.psnr)).toFixed(2)} dB` : "") +
       (choice.order === "gap" && rankOf(this.clip) <= 0 ? ` · gap ${(-rankOf(this.clip)).toFixed(2)} dB` : "");
     return el("header", {}, el("h3", { textContent: this.clip }), el("span", { textContent: text }));
   }
@@ -109,10 +119,7 @@ class Card {
 
   caption(row, isBest) {
     if (row === null) return el("figcaption", {}, el("strong", { textContent: ORIGINAL }));
-    const metrics = [`${row.psnr.toFixed(2)} dB`, `SSIM ${row.ssim.toFixed(3)}`];
-    if (row.seam_ratio !== null) metrics.push(`seams ${row.seam_ratio.toFixed(2)}`);
-    if (row.compression_factor) metrics.push(`${row.compression_factor.toFixed(1)}× compression`);
-    const parts = metrics.map((text, index) => el(isBest && index === 0 ? "b" : "span", { textContent: text }));
+    const parts = (row.note ? [row.note] : metricsOf(row)).map((text, index) => el(isBest && index === 0 ? "b" : "span", { textContent: text }));
     return el("figcaption", {}, el("strong", {}, dot(row.model), nameOf(row)),
       ...parts.flatMap((part, index) => (index ? [" · ", part] : [part])));
   }
@@ -354,8 +361,9 @@ function showChoices() {
     SIZES.length > 1 ? select("Size", SIZES.map((size) => [size, sizeText(size)]), choice.size, set("size")) : null,
     steps.length > 1 ? select("Steps", [["each", "each"], ...steps.map((count) => [String(count), String(count)])],
       choice.steps, set("steps")) : null,
-    select("Order", [["worst", "lowest PSNR first"], ["gap", "largest gap A to B first"], ["name", "by name"]],
-      choice.order, set("order")),
+    DATA.clips.length > 1 ? select("Order",
+      [["worst", "lowest PSNR first"], ["gap", "largest gap A to B first"], ["name", "by name"]],
+      choice.order, set("order")) : null,
     select("View", [["side", "side by side"], ["wipe", "A over B, wipe"]], choice.view, set("view")),
     usesPair ? select("A", pairs, choice.first, set("first")) : null,
     usesPair ? select("B", pairs, choice.second, set("second")) : null,

@@ -1,0 +1,1 @@
+"""The web app `regen app`, on gradio (the extra `app`): videos and models in a browser, nothing kept."""

@@ -1,0 +1,211 @@
+"""The tabs of the app."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from regen.app.page import (
+    Workplace,
+    clip_input,
+    coding_inputs,
+    model_input,
+    on_click,
+    result_outputs,
+    shown,
+)
+from regen.app.work import MAX_PROMPT, Coding, Wish, random_prompt
+from regen.data.shape_world import EXAMPLE, VALUES
+
+Number = int | float  # browsers do not tell them apart
+GRAMMAR = """The bundled generators know videos of the *shape world*, whose sentences have one form:
+
+> COUNT SIZE TEXTURE COLOUR SHAPE(s) move(s) DIRECTION SPEED on a BACKGROUND background
+> while the camera CAMERA
+
+| | |
+|---|---|
+{rows}
+
+Other sentences work, too, but expect anything. Of a generator with classes, give the name of a class."""
+
+
+def reconstruct_tab(workplace: Workplace) -> None:
+    """One clip through one model."""
+    import gradio
+
+    models = workplace.app.models
+    with gradio.Row():
+        with gradio.Column(scale=2, min_width=320):
+            clip = clip_input(workplace)
+            model = model_input(models.embedders)
+            size, steps, seams = coding_inputs()
+            adaptive, share = _rate_inputs(model, models.adaptive)
+            button = gradio.Button("Reconstruct", variant="primary")
+        with gradio.Column(scale=3, min_width=320):
+            outputs = result_outputs()
+
+    def reconstruct(
+        clip: str | None,
+        model: str | None,
+        size: Number,
+        steps: Number,
+        seams: str,
+        adaptive: bool,
+        share: Number,
+        progress: Any = gradio.Progress(),
+    ) -> Iterator[Any]:
+        coding = Coding(int(size) or None, int(steps), seams, None if adaptive else share / 100)
+        with workplace.job(progress, "reconstruct", clip) as job:
+            yield shown(workplace.app.reconstruct(_path(clip), [model], coding, job))
+
+    inputs = [clip, model, size, steps, seams, adaptive, share]
+    on_click(button, reconstruct, inputs, [*outputs], "reconstruct")
+
+
+def _rate_inputs(model: Any, adaptive_models: tuple[str, ...]) -> tuple[Any, Any]:
+    """The number of 1D latents, shown for the models that have them."""
+    import gradio
+
+    with gradio.Group(visible=False) as group:
+        adaptive = gradio.Checkbox(True, label="The number of 1D latents follows the motion")
+        share = gradio.Slider(0, 100, 50, step=5, label="1D latents (% of the maximum)", interactive=False)
+    model.change(
+        lambda name: gradio.Group(visible=name in adaptive_models), [model], [group], api_visibility="private"
+    )
+    adaptive.change(
+        lambda follows: gradio.Slider(interactive=not follows), [adaptive], [share], api_visibility="private"
+    )
+    return adaptive, share
+
+
+def interpolate_tab(workplace: Workplace) -> None:
+    """One clip at a multiple of its frame rate."""
+    import gradio
+
+    with gradio.Row():
+        with gradio.Column(scale=2, min_width=320):
+            clip = clip_input(workplace)
+            model = model_input(workplace.app.models.interpolating)
+            factor = gradio.Slider(2, 8, value=2, step=1, label="Multiple of the frame rate")
+            size, steps, seams = coding_inputs()
+            button = gradio.Button("Interpolate", variant="primary")
+        with gradio.Column(scale=3, min_width=320):
+            outputs = result_outputs()
+
+    def interpolate(
+        clip: str | None,
+        model: str | None,
+        factor: Number,
+        size: Number,
+        steps: Number,
+        seams: str,
+        progress: Any = gradio.Progress(),
+    ) -> Iterator[Any]:
+        coding = Coding(int(size) or None, int(steps), seams)
+        with workplace.job(progress, "interpolate", clip) as job:
+            yield shown(workplace.app.interpolate(_path(clip), model, int(factor), coding, job))
+
+    on_click(button, interpolate, [clip, model, factor, size, steps, seams], [*outputs], "interpolate")
+
+
+def generate_tab(workplace: Workplace) -> None:
+    """A video from a prompt, and from an image."""
+    import gradio
+
+    models = workplace.app.models
+    with gradio.Row():
+        with gradio.Column(scale=2, min_width=320):
+            prompt = _prompt_input()
+            image = gradio.Image(
+                label="Start from this image (optional)", type="filepath", sources=["upload"], height=180
+            )
+            model = model_input(models.generators, "Generator")
+            frames, guidance, steps, seed = _sampling_inputs(workplace)
+            button = gradio.Button("Generate", variant="primary")
+        with gradio.Column(scale=3, min_width=320):
+            video = gradio.Video(
+                label="Video", autoplay=True, loop=True, buttons=["download"], interactive=False, height=360
+            )
+            sheet = gradio.Image(
+                label="Contact sheet", format="png", buttons=["download", "fullscreen"], interactive=False
+            )
+            note = gradio.Markdown(label="Note")
+
+    def generate(
+        model: str | None,
+        prompt: str,
+        image: str | None,
+        frames: Number,
+        guidance: Number,
+        steps: Number,
+        seed: Number | None,
+        progress: Any = gradio.Progress(),
+    ) -> Iterator[Any]:
+        wish = Wish(prompt, _path(image), int(frames), float(guidance), int(steps), int(seed or 0))
+        with workplace.job(progress, "generate", image) as job:
+            yield workplace.app.generate(model, wish, job)
+
+    inputs = [model, prompt, image, frames, guidance, steps, seed]
+    on_click(button, generate, inputs, [video, sheet, note], "generate")
+
+
+def _prompt_input() -> Any:
+    """A prompt, others to begin with, and the words that captions have."""
+    import gradio
+
+    prompt = gradio.Textbox(EXAMPLE, label="Prompt", lines=3, max_length=MAX_PROMPT)
+    another = gradio.Button("Another prompt", size="sm")
+    another.click(random_prompt, None, [prompt], api_visibility="private")
+    with gradio.Accordion("The words of a prompt", open=False):
+        rows = [f"| {name.upper()} | {', '.join(words)} |" for name, words in VALUES.items()]
+        gradio.Markdown(GRAMMAR.format(rows="\n".join(rows)))
+    return prompt
+
+
+def _sampling_inputs(workplace: Workplace) -> tuple[Any, Any, Any, Any]:
+    """Frames, guidance, steps and seed."""
+    import gradio
+
+    models, most = workplace.app.models, max(workplace.app.limits.max_frames, 3)
+    chunk = models.chunk_frames(models.generators[0])
+    frames = gradio.Slider(
+        2, most, min(chunk, most), step=1, label="Frames", info=f"Generated in chunks of {chunk}, and cut"
+    )
+    guidance = gradio.Slider(1, 10, 4, step=0.5, label="Guidance", info="How strongly it follows the prompt")
+    steps = gradio.Slider(2, 60, 30, step=1, label="Denoising steps")
+    seed = gradio.Number(0, label="Seed", precision=0)
+    return frames, guidance, steps, seed
+
+
+def compare_tab(workplace: Workplace) -> None:
+    """One clip through two models."""
+    import gradio
+
+    names = workplace.app.models.embedders
+    with gradio.Row():
+        with gradio.Column(scale=2, min_width=320):
+            clip = clip_input(workplace)
+            first, second = model_input(names, "First model"), model_input(names, "Second model", number=1)
+            size, steps, seams = coding_inputs()
+            button = gradio.Button("Compare", variant="primary")
+        with gradio.Column(scale=3, min_width=320):
+            outputs = result_outputs()
+
+    def compare(
+        clip: str | None,
+        first: str | None,
+        second: str | None,
+        size: Number,
+        steps: Number,
+        seams: str,
+        progress: Any = gradio.Progress(),
+    ) -> Iterator[Any]:
+        coding = Coding(int(size) or None, int(steps), seams)
+        with workplace.job(progress, "compare", clip) as job:
+            yield shown(workplace.app.reconstruct(_path(clip), [first, second], coding, job))
+
+    on_click(button, compare, [clip, first, second, size, steps, seams], [*outputs], "compare")
+
+
+def _path(file: str | None) -> Path | None:
+    return None if file is None else Path(file)
