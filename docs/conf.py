@@ -20,7 +20,6 @@ copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]  # of guides to parts that have none
 html_theme = "furo"
 html_title = f"regen {release}"
 html_theme_options = {
