@@ -52,9 +52,9 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def best_rate(dtype: torch.dtype, device: torch.device) -> float:
+def best_rate(dtype: torch.dtype, device: torch.device, sides: tuple[int, ...] = ()) -> float:
     """Operations per second of the square matrix product, of several sizes, that is fastest here."""
-    sides = SQUARES.get(device.type, SQUARES["cpu"])
+    sides = sides or SQUARES.get(device.type, SQUARES["cpu"])
     squares = [MatMul("linear", dtype, 1, side, side, side) for side in sides]
     return max(square.flops / seconds_alone(square, device) for square in squares)
 

@@ -91,7 +91,7 @@ class TinyModel(nn.Module):
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         clean = batch["clip"].movedim(1, -1)
-        noise = torch.stack([torch.randn(clean.shape[1:], generator=one) for one in generators])
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=one) for one in generators]).to(clean)
         output = self(clean + 0.1 * noise)
         if clean.shape[1] > 1:
             output = output * self.motion_scale
@@ -106,6 +106,7 @@ def run_tiny(
     resume: bool = True,
     evaluate: Evaluate | None = None,
     muon: bool = True,
+    device: str = "cpu",
     **options: object,
 ) -> TrainState:
     """Train the tiny model into `out`, in all processes that were started; `options` are LoopConfig's."""
@@ -113,7 +114,7 @@ def run_tiny(
     config = LoopConfig(steps=steps, **settings | options)
     optimizer = OptimizerConfig(1e-2, 1e-2 if muon else None, warmup_steps=3, decay_fraction=0.5)
     resolved, batches = {"loop": asdict(config), "optimizer": asdict(optimizer)}, batches or TinyBatches()
-    with init_distributed("cpu") as world:
+    with init_distributed(device) as world:
         return train(TinyModel(), batches, config, optimizer, out, world, evaluate, resolved, resume)
 
 
