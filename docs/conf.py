@@ -42,7 +42,10 @@ COMMANDS = (
 )
 # The public part of the package, in the order of the guide through it.
 REFERENCE = {
-    "models": ("Models", ["embedders.regen", "embedders.one_dva", "embedders.magvit2", "embedders.linear"]),
+    "models": (
+        "Model classes",
+        ["embedders.regen", "embedders.one_dva", "embedders.magvit2", "embedders.linear"],
+    ),
     "codec": (
         "Whole videos",
         [

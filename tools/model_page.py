@@ -96,21 +96,21 @@ def page() -> str:
     models = entries()
     embedders = [model for model in models if isinstance(model.info, ModelInfo)]
     rows = [
-        "| model | ratio | latent channels | parameters | file | PSNR | SSIM | licence |",
+        "| model | ratio | channels | parameters | MB | PSNR (dB) | SSIM | licence |",
         "|" + "---|" * 8,
     ]
     for model in embedders:
         info, figures = model.info, model.figures
         assert isinstance(info, ModelInfo)
-        psnr = f"{figures['psnr']:.2f} dB" if "psnr" in figures else ""
+        psnr = f"{figures['psnr']:.2f}" if "psnr" in figures else ""
         ssim = f"{figures['ssim']:.3f}" if "ssim" in figures else ""
-        sizes = f"{info.ratio}× | {info.latent_channels} | {info.parameters:,} | {info.megabytes:.1f} MB"
+        sizes = f"{info.ratio}× | {info.latent_channels} | {info.parameters:,} | {info.megabytes:.1f}"
         rows.append(f"| [{info.name}](#{info.name}) | {sizes} | {psnr} | {ssim} | {model.license} |")
-    rows += ["", "| generator | of the latents of | from | parameters | file | licence |", "|" + "---|" * 6]
+    rows += ["", "| generator | of the latents of | from | parameters | MB | licence |", "|" + "---|" * 6]
     for model in models[len(embedders) :]:
         info = model.info
         assert isinstance(info, GeneratorInfo)
-        sizes = f"{info.parameters:,} | {info.megabytes:.1f} MB"
+        sizes = f"{info.parameters:,} | {info.megabytes:.1f}"
         link = f"[{info.name}](#{info.name})"
         rows.append(f"| {link} | {info.embedder} | {info.condition} | {sizes} | {model.license} |")
     return "\n".join([INTRO, *rows, NOTE, *map(_section, models)])
