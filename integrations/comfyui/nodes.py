@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy_api.latest import ComfyAPISync, ComfyExtension, io
+from comfy.utils import ProgressBar
+from comfy_api.latest import ComfyExtension, io
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from .latent import EncodedVideo, as_latent, from_latent
 
 CATEGORY, AUTO = "regen", "auto"
 Model, Generator = io.Custom("REGEN_MODEL"), io.Custom("REGEN_GENERATOR")
+MAX_PREVIEW = 512  # pixels of a side
 MAX_SEED = 2**53 - 1  # the largest whole number that the browser keeps
 
 
@@ -59,15 +60,9 @@ def runtime(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     return chosen, pick_dtype(None if dtype == AUTO else dtype, chosen)
 
 
-def show_progress(done: int, total: int, preview: Image.Image | None = None) -> None:
-    """Update the progress bar and the preview of the node; stops when the user has cancelled the queue."""
-    throw_exception_if_processing_interrupted()
-    ComfyAPISync().execution.set_progress(done, total, preview_image=preview)
-
-
 def previews(embedder: Autoencoder, total: int) -> OnStep:
     """Shows the middle frame of the latents after each of `total` steps, where the embedder has a preview."""
-    done = 0
+    bar, done = ProgressBar(total), 0  # updates stop the node when the user has cancelled it
 
     def on_step(step: int, latents: Latents) -> Latents:
         nonlocal done
@@ -76,8 +71,9 @@ def previews(embedder: Autoencoder, total: int) -> OnStep:
         if embedder.config.latent_rgb_factors is not None:
             video = embedder.preview(latents)[0].unbind(1)
             small = Image.fromarray(to_image(video[len(video) // 2]).cpu().numpy())
-            image = small.resize([side * embedder.spatial_compression_ratio for side in small.size])
-        show_progress(done, total, image)
+            large = small.resize([side * embedder.spatial_compression_ratio for side in small.size])
+            image = ("JPEG", large, MAX_PREVIEW)
+        bar.update_absolute(done, total, image)
         return latents
 
     return on_step
@@ -147,11 +143,10 @@ class Encode(io.ComfyNode):
         frames = (images[..., :3].float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
         count, height, width = frames.shape[:3]
         session = EncodeSession(model, with_tile(DecodeOptions(), model, height, width, None).tile)
-        chunks, done = [], 0
+        chunks, bar = [], ProgressBar(count)
         for chunk in session.encode(frames):
             chunks.append(chunk.latents)
-            done += chunk.frames
-            show_progress(done, count)
+            bar.update(chunk.frames)
         rate = Fraction(fps).limit_denominator(100_000)
         video = EncodedVideo(collate(chunks), count, height, width, rate, model.chunk_frames)
         return io.NodeOutput(as_latent(video))
@@ -215,10 +210,10 @@ class Decode(io.ComfyNode):
         options = with_tile(DecodeOptions(steps, seed, seams=seams), model, height, width, None)
         session = DecodeSession(model, height=height, width=width, options=options)
         requests = zip(video.chunks(), offsets, strict=True)
-        images: list[Tensor] = []
+        images, bar = list[Tensor](), ProgressBar(len(frames))
         for ready in blend_frames(frames, offsets, session.decode(requests)):
             images += [image[: video.height, : video.width] for image in ready]
-            show_progress(len(images), len(frames))
+            bar.update(len(ready))
         return io.NodeOutput(torch.stack(images).float() / 255, float(rate))
 
 

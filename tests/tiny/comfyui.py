@@ -40,20 +40,35 @@ class Comfy:
     cancel: bool = False
     nodes: dict[str, Any] = field(default_factory=dict)
 
-    def stop_if_cancelled(self) -> None:
-        if self.cancel:
-            raise CancelledError
-
-    def set_progress(
-        self, value: float, max_value: float, node_id: str | None = None, preview_image: Any = None
-    ) -> None:
-        self.progress.append((value, max_value, preview_image))
+    def progress_bar(self, total: int) -> "ProgressBar":
+        return ProgressBar(self, total)
 
     def run(self, node_id: str, **values: Any) -> Any:
         """The outputs of a node; inputs that are left out have their defaults."""
         node = self.nodes[node_id]
         defaults = {one.id: one.default for one in node.define_schema().inputs if one.default is not None}
         return node.execute(**defaults | values).result
+
+
+@dataclass
+class ProgressBar:
+    """The progress bar of a node, which checks whether the user has cancelled."""
+
+    comfy: Comfy
+    total: int
+    current: int = 0
+
+    def update(self, value: int) -> None:
+        self.update_absolute(self.current + value)
+
+    def update_absolute(
+        self, value: int, total: int | None = None, preview: tuple[str, Image.Image, int] | None = None
+    ) -> None:
+        if self.comfy.cancel:
+            raise CancelledError
+        self.current = value
+        image = None if preview is None else preview[1]
+        self.comfy.progress.append((value, total or self.total, image))
 
 
 @dataclass(frozen=True)
@@ -110,13 +125,12 @@ def comfyui() -> Iterator[Comfy]:
     comfy = Comfy()
     types = {name.capitalize(): io_type(name) for name in INPUTS}
     io = SimpleNamespace(ComfyNode=ComfyNode, NodeOutput=NodeOutput, Schema=Schema, Custom=io_type, **types)
-    api = SimpleNamespace(execution=SimpleNamespace(set_progress=comfy.set_progress))
-    modules = {name: ModuleType(name) for name in ("comfy", "comfy_api", "comfy_api.latest")}
-    management = ModuleType("comfy.model_management")
-    vars(management)["throw_exception_if_processing_interrupted"] = comfy.stop_if_cancelled
-    vars(modules["comfy_api.latest"]).update(io=io, ComfyExtension=object, ComfyAPISync=lambda: api)
+    names = ("comfy", "comfy.utils", "comfy_api", "comfy_api.latest")
+    modules = {name: ModuleType(name) for name in names}
+    vars(modules["comfy.utils"])["ProgressBar"] = comfy.progress_bar
+    vars(modules["comfy_api.latest"]).update(io=io, ComfyExtension=object)
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in (modules | {management.__name__: management}).items():
+        for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
         spec = importlib.util.spec_from_file_location("regen_comfyui", PACK / "__init__.py")
         assert spec is not None and spec.loader is not None
