@@ -41,7 +41,7 @@ def open_tab(driver: Driver, name: str) -> Any:
 
 def upload(tab: Any, file: Path) -> None:
     """Give a file to the first upload of a tab, and wait until it is shown."""
-    tab.find_element("css selector", "input[type=file]").send_keys(str(file))
+    wait_for(lambda: tab.find_elements("css selector", "input[type=file]"))[0].send_keys(str(file))
     wait_for(lambda: tab.find_elements("css selector", "video, img"), PATIENCE)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from tiny_app import FRAMES, make_bad_files, make_clip, tiny_app
 
 from regen.app import server
 from regen.app.page import EXAMPLE, SIZES, Workplace, build_page
-from regen.app.server import require_gradio
+from regen.app.server import Serving, check_address, require_gradio
 from regen.app.work import App
 
 gradio = pytest.importorskip("gradio", reason="the extra `app` is not installed: pip install 'regen[app]'")
@@ -140,8 +141,27 @@ def test_the_api_has_the_four_buttons(page):
     assert [size for _, size in SIZES] == [128, 192, 256, 0]
 
 
+def test_the_rate_is_shown_for_models_that_have_one(page):
+    groups = [one for one in page.blocks.blocks.values() if isinstance(one, gradio.Group)]
+    assert [group.visible for group in groups] == [True], "the first model, tiny-onedva, has one"
+    (change,) = [one for one in page.blocks.fns.values() if one.outputs == groups]
+    assert [change.fn(name).visible for name in ("tiny-onedva", "tiny-regen")] == [True, False]
+
+
 def test_the_example_is_that_of_the_checkout():
     assert EXAMPLE.read_bytes() == (ROOT / "examples" / "butterfly.mp4").read_bytes()
+
+
+def test_an_address_in_use_or_elsewhere_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"127\.0\.0\.1:{port} is in use"):
+            check_address(Serving(port=port))
+    check_address(Serving())
+    with pytest.raises(ValueError, match=r"192\.0\.2\.1 is in use, or no address of this machine"):
+        check_address(Serving("192.0.2.1"))
+    with pytest.raises(ValueError, match="1 to 65535, got 70000"):
+        check_address(Serving(port=70_000))
 
 
 def test_without_gradio_there_is_one_sentence(monkeypatch):

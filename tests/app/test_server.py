@@ -124,12 +124,6 @@ def test_bad_input_gets_one_sentence(site, clip, tmp_path):
     assert "prompt is empty" in site.visit("generate", "tiny-text", " ", None, 5, 2, 2, 0)["error"]
 
 
-def test_another_app_can_not_have_the_same_port(site, run_regen):
-    port = site.address.rstrip("/").rpartition(":")[2]
-    ran = run_regen("app", "--port", port, "--device", "cpu")
-    assert ran.status == 1 and f"{port} is in use" in ran.err[-1]
-
-
 @pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed")
 def test_in_a_browser(site, clip, tmp_path):
     """A clip is reconstructed and played; a wrong file gets a message; no other machine is called."""
@@ -142,7 +136,7 @@ def test_in_a_browser(site, clip, tmp_path):
         upload(tab, Path(clip))
         press(tab, "Reconstruct")
         wait_for_player(driver, tab, 2)
-        assert "PSNR" in tab.text and "comparison.mp4" in tab.text
+        assert {"PSNR", "SSIM", "rate", "decoding"} <= set(tab.text.split())
         tab = open_tab(driver, "Compare")
         upload(tab, bad["wrong"])
         press(tab, "Compare")
@@ -153,7 +147,8 @@ def test_in_a_browser(site, clip, tmp_path):
         sent = [
             one["params"]["request"]["url"] for one in events if one["method"] == "Network.requestWillBeSent"
         ]
-        assert {url.partition(":")[0] for url in sent if not url.startswith(site.address)} <= {"blob", "data"}
+        assert site.address in sent
+        assert [url for url in sent if url.startswith("http") and not url.startswith(site.address)] == []
 
 
 def test_no_other_machine_is_looked_for(site):

@@ -1,6 +1,7 @@
 """The server of the app: it runs until it is stopped, and keeps nothing."""
 
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,7 @@ class Serving:
 def serve(models: Sequence[str], limits: Limits, serving: Serving, **runtime: str | int | None) -> None:
     """Run the app until it is interrupted; `runtime` is that of `load_app`. Raises ValueError or OSError."""
     require_gradio()
+    check_address(serving)
     app = load_app(models, limits, **runtime)
     with interrupt_on_sigterm(), running(app, serving) as address:
         print(f"The app is at {address} (Ctrl+C stops it)", flush=True)
@@ -41,6 +43,19 @@ def serve(models: Sequence[str], limits: Limits, serving: Serving, **runtime: st
                 pass
         except KeyboardInterrupt:
             print("Stopped; its files are deleted.")
+
+
+def check_address(serving: Serving) -> None:
+    """Raise ValueError when the address is in use, or none of this machine."""
+    if serving.port is not None and not 0 < serving.port < 2**16:
+        raise ValueError(f"--port must be 1 to 65535, got {serving.port}.")
+    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
+    try:
+        socket.create_server((serving.host, serving.port or 0), family=family).close()
+    except OSError:
+        place = serving.host if serving.port is None else f"{serving.host}:{serving.port}"
+        advice = "give another --port or --host"
+        raise ValueError(f"{place} is in use, or no address of this machine; {advice}.") from None
 
 
 def require_gradio() -> None:
@@ -74,25 +89,20 @@ def running(app: App, serving: Serving) -> Iterator[str]:
         page = build_page(Workplace(app, folder))
         stack.callback(page.close, verbose=False)
         sans, mono = FONTS
-        try:
-            _, local, shared = page.launch(
-                server_name=serving.host,
-                server_port=serving.port,
-                share=serving.share,
-                max_file_size=app.limits.upload_bytes,
-                theme=gradio.themes.Soft(font=sans, font_mono=mono),
-                css=CSS,
-                prevent_thread_lock=True,
-                quiet=True,
-                ssr_mode=False,
-                run_history=False,
-                enable_monitoring=False,
-                footer_links=[],
-            )
-        except OSError:
-            place = f"{serving.host}:{serving.port or 'any of 7860 to 7959'}"
-            advice = "give another --port or --host"
-            raise ValueError(f"{place} is in use, or no address of this machine; {advice}.") from None
+        _, local, shared = page.launch(
+            server_name=serving.host,
+            server_port=serving.port,
+            share=serving.share,
+            max_file_size=app.limits.upload_bytes,
+            theme=gradio.themes.Soft(font=sans, font_mono=mono),
+            css=CSS,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+        )
         yield shared or local
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from regen.app.models import AppModels
 from regen.app.page import (
     Workplace,
     clip_input,
@@ -39,7 +40,7 @@ def reconstruct_tab(workplace: Workplace) -> None:
             clip = clip_input(workplace)
             model = model_input(models.embedders)
             size, steps, seams = coding_inputs()
-            adaptive, share = _rate_inputs(model, models.adaptive)
+            adaptive, share = _rate_inputs(model, models)
             button = gradio.Button("Reconstruct", variant="primary")
         with gradio.Column(scale=3, min_width=320):
             outputs = result_outputs()
@@ -62,15 +63,15 @@ def reconstruct_tab(workplace: Workplace) -> None:
     on_click(button, reconstruct, inputs, [*outputs], "reconstruct")
 
 
-def _rate_inputs(model: Any, adaptive_models: tuple[str, ...]) -> tuple[Any, Any]:
+def _rate_inputs(model: Any, models: AppModels) -> tuple[Any, Any]:
     """The number of 1D latents, shown for the models that have them."""
     import gradio
 
-    with gradio.Group(visible=False) as group:
+    with gradio.Group(visible=model.value in models.adaptive) as group:
         adaptive = gradio.Checkbox(True, label="The number of 1D latents follows the motion")
         share = gradio.Slider(0, 100, 50, step=5, label="1D latents (% of the maximum)", interactive=False)
     model.change(
-        lambda name: gradio.Group(visible=name in adaptive_models), [model], [group], api_visibility="private"
+        lambda name: gradio.Group(visible=name in models.adaptive), [model], [group], api_visibility="private"
     )
     adaptive.change(
         lambda follows: gradio.Slider(interactive=not follows), [adaptive], [share], api_visibility="private"
@@ -127,7 +128,11 @@ def generate_tab(workplace: Workplace) -> None:
                 label="Video", autoplay=True, loop=True, buttons=["download"], interactive=False, height=360
             )
             sheet = gradio.Image(
-                label="Contact sheet", format="png", buttons=["download", "fullscreen"], interactive=False
+                label="Contact sheet",
+                show_label=False,  # it would lie over the first frame
+                format="png",
+                buttons=["download", "fullscreen"],
+                interactive=False,
             )
             note = gradio.Markdown(label="Note")
 
