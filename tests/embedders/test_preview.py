@@ -77,6 +77,13 @@ def test_it_needs_clips_and_survives_constant_latents() -> None:
     assert to_rgb(factors, torch.full((1, 6, 2, 2, 2), 0.5)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("rows", [None, [], ["1 2 3"], ["1 2 3"] * 6 + ["x 2 3"], ["1 2 3"] * 6 + ["1"]])
+def test_damaged_factors_get_one_sentence(rows: list[str] | None) -> None:
+    factors = {} if rows is None else {"image": rows}
+    with pytest.raises(ValueError, match="must have 7 rows of numbers for 'image'"):
+        to_rgb(factors, torch.zeros(1, 6, 1, 2, 2))
+
+
 def test_every_stored_embedder_has_one() -> None:
     from regen.pretrained.listing import available, find_model, stored_config
 

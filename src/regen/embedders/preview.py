@@ -94,14 +94,27 @@ def small_frames(
 
 
 def to_rgb(factors: RgbFactors, grid: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t y x"]:
-    """The small frames of chunks or images, in [-1, 1]."""
+    """The small frames of chunks or images, in [-1, 1]. Raises ValueError for damaged factors."""
     frames, weights = [], {}
     for name, inputs in _inputs(grid):
         if name not in weights:
-            rows = [[float(value) for value in row.split()] for row in factors[name]]
-            weights[name] = torch.tensor(rows, device=grid.device)
+            weights[name] = _matrix(factors, name, inputs.shape[-1]).to(grid.device)
         frames.append(rearrange(inputs @ weights[name], "b y x (t c) -> b c t y x", c=3))
     return torch.cat(frames, dim=2).clamp(-1, 1)
+
+
+def _matrix(factors: RgbFactors, name: str, height: int) -> Float[Tensor, "f d"]:
+    try:
+        matrix = torch.tensor([[float(value) for value in row.split()] for row in factors[name]])
+        fits = matrix.ndim == 2 and len(matrix) == height and matrix.shape[1] % 3 == 0
+    except (KeyError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"latent_rgb_factors of the config must have {height} rows of numbers for {name!r}; fit them "
+            "again with tools/fit_preview.py."
+        )
+    return matrix
 
 
 def _inputs(grid: Float[Tensor, "b c n y x"]) -> list[tuple[str, Float[Tensor, "b y x _"]]]:
