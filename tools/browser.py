@@ -22,7 +22,7 @@ def open_browser(profile: Path, width: int = 1200, height: int = 1000) -> Iterat
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
+    options.binary_location = BROWSER or "chromium"
     for flag in (*FLAGS.split(), f"window-size={width},{height}", f"user-data-dir={profile}"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
