@@ -173,6 +173,12 @@ def test_an_index_that_no_shards_have(shards: Path, column: str, value: float) -
         ShardSet(str(shards))
 
 
+def test_an_index_without_its_format(shards: Path) -> None:
+    save_file(load_file(shards / INDEX), shards / INDEX, {"regen": json.dumps({"shards": ["00000.tar"]})})
+    with pytest.raises(ValueError, match="format 1, got None"):
+        ShardSet(str(shards))
+
+
 def test_a_size_in_an_index_takes_no_memory(shards: Path) -> None:
     whole = ShardSet(str(shards))
     whole.column("size")[0] = 1 << 60

@@ -3,9 +3,11 @@
     shards -> training in two processes -> one is killed -> the same command -> evaluation
     -> latents, by two processes that compete, of which one is killed -> the same bytes as undisturbed
 
-Every step is a command that a person would type. The exit code is 0 when all of it holds.
+Every step is a command that a person would type. The exit code is 0 when all of it holds. With --kills N the
+commands train, export, shards build and evaluate are killed N times at random moments instead (see kills.py).
 """
 
+import argparse
 import os
 import shutil
 import signal
@@ -95,4 +97,17 @@ def compare(one: Path, other: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("clips", type=Path, help="folder of videos")
+    parser.add_argument("out", type=Path, help="folder of the results")
+    parser.add_argument("--kills", type=int, help="kill commands as often, at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    arguments = parser.parse_args()
+    if arguments.kills is None:
+        main(arguments.clips, arguments.out)
+    else:
+        from kills import kill_commands  # loads everything
+
+        kill_commands(arguments.clips, arguments.out, arguments.kills, arguments.seed)

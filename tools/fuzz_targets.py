@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -249,7 +250,7 @@ def make_all(folder: Path, kinds: Sequence[str]) -> None:
         TARGETS[name].make(_folder(folder, name))
 
 
-def _save_model(name: str, folder: Path) -> "torch.nn.Module":
+def _save_model(name: str, folder: Path) -> Any:
     torch.manual_seed(0)
     model = EMBEDDERS[name]()
     model.save_pretrained(folder)

@@ -72,13 +72,14 @@ def read_json(path: Path) -> Any:
 
 def check_types(record: Any) -> None:
     """Raise TypeError unless each field of a dataclass made from JSON, and its items, have their types."""
-    for name, hint in _types(type(record)).items():
+    kind: Any = type(record)
+    for name, hint in _types(kind).items():
         if not _has_type(getattr(record, name), hint):
             raise TypeError(f"{name} must be {hint}, got {getattr(record, name)!r}")
 
 
 @cache
-def _types(kind: type) -> dict[str, Any]:
+def _types(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
@@ -98,7 +99,7 @@ def _has_type(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in kinds
     if is_dataclass(hint) and type(value) is hint:
-        return all(_has_type(getattr(value, name), kind) for name, kind in _types(type(value)).items())
+        return all(_has_type(getattr(value, name), kind) for name, kind in _types(hint).items())
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)
     return hint is Any or type(value) is hint

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tiny_benchmark import make_clips, make_models, results, timeless
 from tiny_media import make_video
 from tiny_sets import make_davis, make_frames
 
+from regen.evaluate.benchmark.clip_list import read_clips
+from regen.evaluate.benchmark.measure import ClipError, FittedClip
 from regen.metrics.efficientnet import CLASS_PACKAGE
 from regen.metrics.lpips import Lpips
 
@@ -130,6 +133,58 @@ def test_invalid_options(folder, evaluate, arguments, words):
     (folder / "empty").mkdir()
     assert_error(evaluate(*arguments), *words)
     assert not list(folder.glob("out/results"))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_clip_that_fails_while_it_is_measured(folder, evaluate, monkeypatch, strict):
+    """It is named, counted and skipped; the same command tries it again."""
+    frames = FittedClip.frames
+
+    def fail(fitted, reader):
+        for number, frame in enumerate(frames(fitted, reader)):
+            if fitted.path.name == "b.mkv" and number == 2:
+                raise ClipError(f"{fitted.path} is damaged at 0.1 seconds.")
+            yield frame
+
+    monkeypatch.setattr(FittedClip, "frames", fail)
+    arguments = ("--model", "linear", *(["--strict"] if strict else []))
+    ran = evaluate(*arguments)
+    assert ran.status == int(strict)
+    assert "skipped: clips/b.mkv is damaged at 0.1" in "\n".join(ran.err)
+    if not strict:
+        assert "2 clips, 1 file skipped" in ran.out[-1]
+    assert [row["clip"] for row in timeless(folder / "out")[1]] == ["a.mp4", "more/a.mp4"]
+    monkeypatch.setattr(FittedClip, "frames", frames)
+    assert evaluate(*arguments).status == 0
+    assert len(timeless(folder / "out")[1]) == 3
+
+
+def test_a_clip_that_is_gone_and_a_shorter_one(folder):
+    clip = next(clip for clip in read_clips(Path("clips"), None).clips if clip.name == "a.mp4")
+    fitted = FittedClip(Path("clips/a.mp4"), replace(clip, frames=9), None, None)
+    with fitted.open() as reader, pytest.raises(ClipError, match="had 9 frames .* now 7"):
+        list(fitted.frames(reader))
+    Path("clips/a.mp4").unlink()
+    with pytest.raises(ClipError, match="no file clips/a.mp4"):
+        fitted.open()
+
+
+def test_round_trips(folder, evaluate):
+    """The first round is the reconstruction that is measured; later ones code what was decoded."""
+    ran = evaluate("--model", "tiny", "--model", "linear", "--round-trips", "3")
+    assert ran.status == 0 and "Coded again and again" in "\n".join(ran.out)
+    rows = [json.loads(line) for line in Path("out/clips.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert [one["round"] for one in row["drift"]] == [1, 2, 3]
+        assert row["drift"][0]["psnr"] == pytest.approx(row["psnr"])
+        assert row["drift"][0]["seam_ratio"] == row["seam_ratio"]
+    for row in json.loads(Path("out/summary.json").read_text()):
+        assert len(row["drift"]) == 3 and len(row["drift"][2]["colour"]) == 3
+    assert "Coded again and again" in Path("out/index.html").read_text()
+    settings = json.loads(Path("out/settings.json").read_text())
+    assert settings["round_trips"] == 3
+    assert_error(evaluate("--model", "tiny", "--round-trips", "2"), "round_trips was 3 and is now 2")
+    assert_error(evaluate("--model", "tiny", "--round-trips", "0", "--report", "other"), "--round-trips")
 
 
 @pytest.mark.integration

@@ -58,6 +58,20 @@ def test_build_show_index(shards, clips):
     assert Path("out/index.safetensors").read_bytes() == before
 
 
+def test_strict_allows_no_bad_file(shards, clips):
+    """What can be used is built and indexed all the same."""
+    ran = shards("build", "clips", "--out", "out", *SMALL, "--strict")
+    assert_error(ran, "1 file was skipped", "--strict")
+    assert len(ShardSet("out")) == 2
+    (clips / "text.mp4").unlink()  # a video that is too short is not bad
+    assert shards("build", "clips", "--out", "other", *SMALL, "--strict").status == 0
+    Path("out/00001.tar").write_bytes(b"no shard")
+    index = "index", "out", "--workers", "1"
+    assert_error(shards(*index, "--strict"), "1 file was skipped", "--strict")
+    assert shards(*index).status == 0
+    assert len(ShardSet("out")) == 2
+
+
 def test_last_lines_for_programs(shards, clips):
     built = json.loads(shards("build", "clips", "--out", "out", *SMALL, "--json").out[-1])
     facts = ShardSet("out").info(0)

@@ -1,5 +1,6 @@
 """Captions and classes beside files, as people write them."""
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ def test_captions_of_any_encoding(
     (tmp_path / "a.txt").write_bytes(content)
     assert read_sidecars(tmp_path / "a.mp4") == (caption, -1)
     assert ("Latin-1" in capsys.readouterr().err) == (content == "une pi\u00e8ce".encode("latin-1"))
+
+
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
+@pytest.mark.parametrize(
+    ("text", "cut", "caption"),
+    [("ab", 1, "a\ufffd"), ("ab\ud83d", 0, "ab\ufffd"), ("\ud83da", 0, "\ufffda"), ("", 0, "")],
+)
+def test_broken_utf_16_keeps_what_can_be_read(
+    tmp_path: Path, mark: bytes, text: str, cut: int, caption: str
+) -> None:
+    """What is no character becomes U+FFFD: a file that is cut off, or half of a pair."""
+    coding = "utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be"
+    content = mark + text.encode(coding, "surrogatepass")
+    (tmp_path / "a.txt").write_bytes(content[: len(content) - cut])
+    found, _ = read_sidecars(tmp_path / "a.mp4")
+    assert found == caption and found.encode().decode() == found
 
 
 def test_suffixes_in_capitals_and_linked_videos(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_stills_of_other_formats(tmp_path: Path, suffix: str) -> None:
         VideoWriter(tmp_path / f"b{suffix}", 64, 48, Fraction(1))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".gif"])
 def test_moving_images_are_videos(tmp_path: Path, suffix: str) -> None:
     path, images = tmp_path / f"a{suffix}", [Image.fromarray(image) for image in numbered(10)]
     images[0].save(path, save_all=True, append_images=images[1:], duration=[100] * 5 + [200] * 5)
@@ -168,6 +168,17 @@ def test_equal_and_backward_times_of_sound_are_moved(tmp_path: Path, back: int, 
     assert found[-1] == pytest.approx(packets[-1][1] / 1000, abs=0.05)
     with VideoReader(tmp_path / f"b{suffix}") as reader:
         assert len(list(reader)) == 25
+
+
+def test_sound_in_ticks_of_an_odd_length(tmp_path: Path) -> None:
+    """Of 5.194304 instead of 1 ms, so that a finer one with the same times can't be counted in 32 bits."""
+    source = make_movie(tmp_path / "a.mkv", numbered(25), audio="flac")
+    content = source.read_bytes()
+    scale = b"\x2a\xd7\xb1\x83"  # TimestampScale of three bytes, in nanoseconds
+    assert content.count(scale + b"\x0f\x42\x40") == 1
+    source.write_bytes(content.replace(scale + b"\x0f\x42\x40", scale + b"\x4f\x42\x40"))
+    copy(source, tmp_path / "b.mkv")
+    assert sound_times(tmp_path / "b.mkv")[-1] == pytest.approx(sound_times(source)[-1], abs=0.05)
 
 
 @pytest.mark.parametrize("codec", ["aac", "mp2"])

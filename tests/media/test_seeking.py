@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from movies import damage, make_movie, noisy, smooth
+from movies import damage, make_movie, noisy, number_of, numbered, smooth
 from PIL import Image
 
 from regen.media.files import Blob, VideoError
@@ -107,3 +107,15 @@ def test_damage_hides_what_it_hides_from_a_reader_of_the_whole(
         else:
             assert np.array_equal(read_frames(path, some), expected)
     assert 0 < len(hidden) <= 18
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_frames_in_any_order(tmp_path: Path, name: str) -> None:
+    images = numbered(10)
+    if name == "a.gif":
+        stills = [Image.fromarray(image) for image in images]
+        stills[0].save(tmp_path / name, save_all=True, append_images=stills[1:], duration=100)
+    else:
+        make_movie(tmp_path / name, images, rate=Fraction(10))
+    found = read_frames(tmp_path / name, [0.7, 0.2, 0.2, 0.9, 0.0])
+    assert [number_of(image) for image in found] == [7, 2, 2, 9, 0]

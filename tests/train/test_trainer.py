@@ -20,6 +20,7 @@ from shapes import write_dataset
 from tiny_shards import make_shards
 from torch import Tensor, nn
 
+from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.regen import AutoencoderRegen
 from regen.losses.adversarial import AdversarialConfig
@@ -29,11 +30,11 @@ from regen.recipes import RECIPES
 from regen.train import trainer
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext
-from regen.train.finetune import InitConfig
+from regen.train.finetune import InitConfig, InitReport
 from regen.train.latent_statistics import measure_latent_statistics
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.trainer import DataConfig, Recipe, run_recipe, save_preview
+from regen.train.trainer import DataConfig, Recipe, report, run_recipe, save_preview
 
 CPU = DistributedContext(torch.device("cpu"))
 
@@ -52,6 +53,19 @@ def finished(videos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     assert run_recipe(tiny_recipe(), [videos], out, CPU) == out / "model"
     return out
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_strict_training_starts_with_no_bad_file(videos, tmp_path, capsys, strict):
+    data = shutil.copytree(videos, tmp_path / "data")
+    (data / "bad.mp4").write_text("no video")
+    if strict:
+        with pytest.raises(ValueError, match="1 file skipped, and --strict allows none"):
+            run_recipe(tiny_recipe(), [data], tmp_path / "run", CPU, strict=True)
+        assert not (tmp_path / "run" / "model").exists()
+    else:
+        report(InitReport(InitConfig()), ClipDataset([data]), strict)
+    assert "bad.mp4" in capsys.readouterr().err
 
 
 def test_a_recipe_ends_with_a_card(finished):

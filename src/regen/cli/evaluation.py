@@ -73,6 +73,8 @@ class BenchmarkOptions:
     """Where decoders start; by default zero with 1 step, and normal with more."""
     max_frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Measure only the first frames of each clip."""
+    round_trips: int = 1
+    """Encode and decode each clip as often, each time from the last result, and report how it drifts."""
     processes: int = 1
     """Processes to start, each with one thread: as many as cores, or one or more for each GPU."""
     batch: int = 1
@@ -120,9 +122,9 @@ def evaluate(
     """
     from regen.data.video_sets import VideoSet
     from regen.evaluate.benchmark.benchmark import Benchmark, run_benchmark
+    from regen.evaluate.benchmark.measure import ReportFolder
     from regen.evaluate.benchmark.report import show_summary
     from regen.evaluate.benchmark.systems import SystemSpec
-    from regen.io import read_json
     from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
@@ -140,12 +142,13 @@ def evaluate(
         noise=options.noise,
         batch=options.batch,
         max_frames=options.max_frames,
+        round_trips=options.round_trips,
         metrics=metric_config(metrics),
     )
     with clean_exit(report), progress_bar("evaluate") as on_job:
         summary = run_benchmark(benchmark, device, options.processes, on_job, warn)
     show_summary(summary, report, json)
-    check_strict(strict, len(read_json(report / "clips.json")["skipped"]))
+    check_strict(strict, len(ReportFolder(report).skipped()))
 
 
 def _named_folder(text: str) -> tuple[str, Path]:

@@ -143,13 +143,16 @@ def _parse(facts: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
         raise ValueError
     sides = [int(side) for side in (height, width, source_height, source_width)]
     rate, aspect = Fraction(str(facts["frame_rate"])), Fraction(str(facts.get("pixel_aspect", 1)))
-    limits = (max(sides), MAX_SIDE), (times[-1], MAX_SECONDS), (aspect, MAX_PIXEL_ASPECT)
-    if min(*sides, rate) <= 0 or aspect * MAX_PIXEL_ASPECT < 1 or any(value > most for value, most in limits):
+    in_range = min(sides) >= 1 and max(sides) <= MAX_SIDE and rate > 0 and times[-1] <= MAX_SECONDS
+    if not in_range or not 1 <= aspect * MAX_PIXEL_ASPECT <= MAX_PIXEL_ASPECT**2:
         raise ValueError
     return LatentVideo(
-        latents,
-        times,
-        *sides,
+        latents=latents,
+        times=times,
+        height=sides[0],
+        width=sides[1],
+        source_height=sides[2],
+        source_width=sides[3],
         frame_rate=rate,
         model=str(facts["model"]),
         weights=str(facts["weights"]),

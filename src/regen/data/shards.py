@@ -227,10 +227,10 @@ class ShardSet:
 def _check_columns(columns: dict[str, np.ndarray], shards: Any) -> None:
     """Raise ValueError unless the columns are those of the samples in a list of shards."""
     count, ends = len(columns["shard"]), {name: columns[f"{name}_end"] for name in TEXTS}
-    kinds = COLUMNS | {f"{name}_end": np.int64 for name in TEXTS}
-    facts = [isinstance(shards, list) and all(isinstance(name, str) for name in shards)]
-    facts += [(columns[name].shape, columns[name].dtype) == ((count,), kind) for name, kind in kinds.items()]
-    facts += [(columns[name].ndim, columns[name].dtype) == (1, np.uint8) for name in TEXTS]
+    kinds = {**COLUMNS, **{f"{name}_end": np.int64 for name in TEXTS}}
+    facts: list[Any] = [isinstance(shards, list) and all(isinstance(name, str) for name in shards)]
+    facts += [columns[name].shape == (count,) and columns[name].dtype == kind for name, kind in kinds.items()]
+    facts += [columns[name].ndim == 1 and columns[name].dtype == np.uint8 for name in TEXTS]
     if all(facts):
         facts += [(np.diff(end, prepend=0) >= 0).all() for end in ends.values()]
         facts += [len(columns[name]) == end[-1:].sum() for name, end in ends.items()]

@@ -21,11 +21,20 @@ PLAYER_SCRIPTS = ("shared.js", "players.js", "player.js")
 
 
 def render_page(
-    template: str, title: str, data: dict[str, Any], videos: Sequence[bytes], scripts: Sequence[str]
+    template: str,
+    title: str,
+    data: dict[str, Any],
+    videos: Sequence[bytes],
+    scripts: Sequence[str],
+    drift: str = "",
 ) -> str:
-    """The page `template` with these results and videos; `video` of a result is a number of `videos`."""
+    """The page `template` with these results and videos; `video` of a result is a number of `videos`.
+
+    `drift` is a section in HTML.
+    """
     return Template(_part(template)).substitute(
         title=escape(title),
+        drift=drift,
         style=_part("page.css"),
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", r"\u003c"),
         videos="\n".join(

@@ -21,6 +21,7 @@ from regen.media.files import Source, VideoError
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
 AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0"}  # by channels; 5.1 for more
 AAC_BIT_RATE = 96_000  # for each channel
+MAX_TICKS = 2**31 - 1  # per second, of FFmpeg
 TICKS = 90_000  # coarsest resolution of the time stamps, per second
 # Codecs that FFmpeg lists as supported but does not write, by container.
 REFUSED = {"mp4": ("truehd",), "mov": ("flac", "opus", "truehd"), "matroska": ()}
@@ -123,6 +124,8 @@ class AudioCopier:
         last: int | None = None
         for packet in self._demux(stream):
             parts = ceil(packet.time_base * TICKS)  # AVI counts in whole packets, too coarse for a shift
+            if packet.time_base.denominator * parts > MAX_TICKS:
+                parts = 1
             packet.pts = packet.pts * parts - round(self._shift / packet.time_base * parts)
             packet.duration *= parts
             packet.time_base /= parts

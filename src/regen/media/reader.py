@@ -149,17 +149,23 @@ def read_frames(
     rows: slice = ALL,
     columns: slice = ALL,
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The pixels of `VideoReader.read_at` in a crop, faster, at `times` of frames. Raises VideoError."""
+    """The pixels of `VideoReader.read_at` in a crop, faster, at `times` of frames, in any order.
+
+    Raises VideoError.
+    """
     if is_frames(path):
         stills = ImageFrames(path, short_side)
         shown = stills.shown_at(times, TIME_TOLERANCE)
         return np.stack([stills[number].numpy()[rows, columns] for number in shown])
+    order = np.argsort(times, kind="stable")
+    rising = [times[index] for index in order]
     with _video_errors(path), closing(Seeker(path, 1)) as seeker:
         seeker.locate_first()
-        frames = seeker.frames_starting_at(times) or list(seeker.frames_shown_at(times))
+        frames = seeker.frames_starting_at(rising) or list(seeker.frames_shown_at(rising))
         width = round(frames[0].width * _pixel_aspect(seeker.decoder.stream))
         convert = _converter(frames[0], short_side, 1, width, BLACK)
-        return _stacked(frames, len(times), convert, rows, columns)
+        images = _stacked(frames, len(times), convert, rows, columns)
+    return images if rising == list(times) else images[np.argsort(order)]
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class VideoWriter:
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and MIN_RATE <= frame_rate <= MAX_RATE):
             raise VideoError(
                 f"{path} needs 1 to {MAX_SIDE} pixels a side and {float(MIN_RATE)} to {MAX_RATE} frames per "
-                f"second, got {width}x{height} and {float(min(frame_rate, 2 * MAX_RATE)):g}."
+                f"second, got {width}x{height} and {float(min(frame_rate, Fraction(2 * MAX_RATE))):g}."
             )
         if audio_delay < 0:
             raise VideoError(f"The audio delay of {path} must be at least 0, got {audio_delay} s.")

@@ -22,7 +22,9 @@ from regen.codec.sessions import DecodeOptions, Seams
 from regen.data.video_sets import VideoSet
 from regen.diffusion import Noise
 from regen.evaluate.benchmark.clip_list import Clip, ClipList, OnWarning, check_unchanged, read_clips
+from regen.evaluate.benchmark.drift import measure_drift
 from regen.evaluate.benchmark.measure import (
+    ClipError,
     FittedClip,
     LoadedMetrics,
     MetricConfig,
@@ -33,7 +35,7 @@ from regen.evaluate.benchmark.measure import (
     write_finite_json,
 )
 from regen.evaluate.benchmark.report import Row, write_report, write_summary
-from regen.evaluate.benchmark.systems import System, SystemSpec, folder_name, load_system
+from regen.evaluate.benchmark.systems import ModelSystem, System, SystemSpec, folder_name, load_system
 from regen.io import check_settings, read_json
 from regen.media.pixels import Size
 from regen.pretrained.models import silence_logging
@@ -64,7 +66,8 @@ class Job:
 class Benchmark:
     """What to measure. A size of None is that of each clip; `dtype` is a name of `regen.runtime.DTYPES`.
 
-    `data` is a folder or a published set (see `regen.data.video_sets`).
+    `data` is a folder or a published set (see `regen.data.video_sets`). With `round_trips` above 1 every clip
+    is coded again as often (see `drift`).
     """
 
     systems: tuple[SystemSpec, ...]
@@ -78,6 +81,7 @@ class Benchmark:
     noise: Noise | None = None
     batch: int = 1
     max_frames: int | None = None
+    round_trips: int = 1
     metrics: MetricConfig = field(default_factory=MetricConfig)
 
     def __post_init__(self) -> None:
@@ -86,25 +90,31 @@ class Benchmark:
             raise ValueError("A benchmark needs at least one model; give --model.")
         if len({*names}) < len(names):
             raise ValueError(f"Names must be unique, got {', '.join(names)}; give NAME=FOLDER to rename one.")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise ValueError(f"--max-frames must be at least 1, got {self.max_frames}.")
+        for option, value in (("--max-frames", self.max_frames), ("--round-trips", self.round_trips)):
+            if value is not None and value < 1:
+                raise ValueError(f"{option} must be at least 1, got {value}.")
         for steps in self.steps:
             DecodeOptions(steps=steps, seams=self.seams, batch=self.batch, noise=self.noise)
 
     def settings(self, metrics: LoadedMetrics, device: torch.device) -> dict[str, Any]:
         """Settings that all results of a report must share."""
         videos = VideoSet.parse(self.data)
-        return ({"set": videos.name} if videos.name else {}) | {
-            "regen": __version__,
-            "torch": torch.__version__,
-            "device": device.type,
-            "seed": self.seed,
-            "seams": self.seams,
-            "noise": self.noise,
-            "max_frames": self.max_frames,
-            "dtype": self.dtype,
-            **metrics.settings,
-        }
+        more = {"round_trips": self.round_trips} if self.round_trips > 1 else {}
+        return (
+            ({"set": videos.name} if videos.name else {})
+            | more
+            | {
+                "regen": __version__,
+                "torch": torch.__version__,
+                "device": device.type,
+                "seed": self.seed,
+                "seams": self.seams,
+                "noise": self.noise,
+                "max_frames": self.max_frames,
+                "dtype": self.dtype,
+                **metrics.settings,
+            }
+        )
 
     def decode_options(self, job: Job) -> DecodeOptions:
         """Decoding options of a job, with a seed that depends on the content of its clip alone."""
@@ -140,6 +150,8 @@ def run_benchmark(
         run_workers(partial(_run_worker, benchmark, jobs, device), processes, show_progress)
     with folder.claims.alone(), one_thread():
         folder.claims.tidy()
+        for reason in folder.failed().values():
+            on_warning(f"skipped: {reason}")
         summary = write_summary(folder)
         write_report(benchmark.report)
     return summary
@@ -161,6 +173,7 @@ def prepare(
     folder.open()
     with folder.claims.alone():
         settings = benchmark.settings(benchmark.metrics.load(device), device)
+        folder.retry_failed()
         clips, rows = _freeze_clips(benchmark, folder, settings, on_job, on_warning), folder.rows()
         jobs = [Job(None, size, 0, clip) for size in benchmark.sizes for clip in clips]
         for spec in benchmark.systems:
@@ -177,7 +190,7 @@ def prepare(
 
 
 def run_jobs(benchmark: Benchmark, jobs: Sequence[Job], device: torch.device, on_job: OnJob) -> None:
-    """Run the missing `jobs` with other processes until all are done. Raises ValueError for a bad clip."""
+    """Run the missing `jobs` with other processes until all are done; clips may fail."""
     folder = ReportFolder(benchmark.report)
     with one_thread():
         runner = _JobRunner(benchmark, list(dict.fromkeys(job.clip for job in jobs)), device)
@@ -207,21 +220,28 @@ class _JobRunner:
         """Write the video and the features of a job to the folder `place`; return its row."""
         benchmark, clip = self.benchmark, job.clip
         fitted = FittedClip(self.root / clip.name, clip, job.size, benchmark.max_frames)
-        if job.system is None:
-            record_original(fitted, self.metrics, place)
-            return {"clip": clip.name, "sha256": clip.sha256}
-        system, options = self._load(job.system), benchmark.decode_options(job)
-        result, compression = measure(system, fitted, options, self.metrics, place)
+        names = {"clip": clip.name, "sha256": clip.sha256}
+        try:
+            if job.system is None:
+                record_original(fitted, self.metrics, place)
+                return names
+            system, options = self._load(job.system), benchmark.decode_options(job)
+            result, compression = measure(system, fitted, options, self.metrics, place)
+            drift = {}
+            if benchmark.round_trips > 1 and isinstance(system, ModelSystem):
+                drift = {"drift": measure_drift(system, fitted, options, benchmark.round_trips)}
+        except ClipError as error:
+            return names | {"failed": str(error)}
         return {
             "model": job.system.name,
             "size": size_name(job.size),
             "steps": job.steps,
             "seed": options.seed,
-            "clip": clip.name,
-            "sha256": clip.sha256,
+            **names,
             **{name: value for name, value in asdict(result).items() if name != "name"},
             "weights": system.weights(clip),
             **compression,
+            **drift,
         }
 
     def _load(self, spec: SystemSpec) -> System:

@@ -32,7 +32,7 @@ from regen.io import file_sha256, read_json, write_text
 from regen.locks import Claims
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.prefetch import background_writer, prefetch
-from regen.media.reader import VideoReader, VideoWriter
+from regen.media.reader import VideoError, VideoReader, VideoWriter
 from regen.metrics.efficientnet import NAME, SHA256, EfficientNetLite0
 from regen.metrics.features import ClipFeatures, Extractor, ExtractorSpec
 from regen.metrics.lpips import Lpips, Net
@@ -90,8 +90,24 @@ class ReportFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every result of a system so far, in no order."""
-        rows = map(read_json, (self.path / "results").glob("*/*/*.json"))
-        return [row for row in rows if "model" in row]
+        return [row for row in self._results().values() if "model" in row]
+
+    def failed(self) -> dict[str, str]:
+        """The clips that could not be read when they were measured, with the reason."""
+        return {row["clip"]: row["failed"] for row in self._results().values() if "failed" in row}
+
+    def retry_failed(self) -> None:
+        """Forget which clips could not be read."""
+        for path, row in self._results().items():
+            if "failed" in row:
+                path.unlink(missing_ok=True)
+
+    def skipped(self) -> dict[str, str]:
+        """All clips that are left out: those that could not be listed, by their hashes, and those since."""
+        return read_json(self.clips)["skipped"] | self.failed()
+
+    def _results(self) -> dict[Path, dict[str, Any]]:
+        return {path: read_json(path) for path in sorted((self.path / "results").glob("*/*/*.json"))}
 
 
 def write_finite_json(path: Path, content: Any) -> None:
@@ -142,6 +158,10 @@ class LoadedMetrics:
     settings: dict[str, Any]
 
 
+class ClipError(VideoError):
+    """A clip that was listed can't be read any more; its results are left out."""
+
+
 @dataclass(frozen=True)
 class FittedClip:
     """A clip as it is measured: the first frames of the file at `path`, fitted to `size` if any."""
@@ -151,9 +171,24 @@ class FittedClip:
     size: Size | None
     max_frames: int | None
 
+    def open(self) -> VideoReader:
+        """Raises ClipError when it can't be read any more."""
+        try:
+            return VideoReader(self.path)
+        except VideoError as error:
+            raise ClipError(str(error)) from None
+
     def frames(self, reader: VideoReader) -> Iterator[UInt8[Tensor, "h w 3"]]:
-        for frame in islice(reader, self.max_frames):
-            yield resize_center_crop(frame.image, self.size)
+        """Raises ClipError unless these are as many frames as were listed."""
+        count = 0
+        try:
+            for frame in islice(reader, self.max_frames):
+                yield resize_center_crop(frame.image, self.size)
+                count += 1
+        except VideoError as error:
+            raise ClipError(str(error)) from None
+        if count != self.clip.frames:
+            raise ClipError(f"{self.path} had {self.clip.frames} frames when it was listed, and now {count}.")
 
 
 @contextmanager
@@ -188,7 +223,7 @@ def measure(
     """
     stats, metrics = CodingStats(), ClipMetrics(system.chunk_frames, loaded.lpips, loaded.efficientnet)
     with ExitStack() as files:
-        reader = files.enter_context(VideoReader(fitted.path))
+        reader = files.enter_context(fitted.open())
         frames = files.enter_context(prefetch(fitted.frames(reader), PREFETCH_FRAMES))
         record = files.enter_context(clip_recorder(place, fitted, loaded.extractor))
 
@@ -207,6 +242,6 @@ def measure(
 
 def record_original(fitted: FittedClip, loaded: LoadedMetrics, place: Path) -> None:
     """Record a clip itself in the folder `place`, as reconstructions are compared with it."""
-    with VideoReader(fitted.path) as reader, clip_recorder(place, fitted, loaded.extractor) as record:
+    with fitted.open() as reader, clip_recorder(place, fitted, loaded.extractor) as record:
         for frame in fitted.frames(reader):
             record(frame[None])

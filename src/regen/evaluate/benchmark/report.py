@@ -25,6 +25,7 @@ from torch import Tensor
 
 from regen.console import print_table
 from regen.evaluate.benchmark.clip_list import clip_label
+from regen.evaluate.benchmark.drift import drift_table, mean_drift, show_drift
 from regen.evaluate.benchmark.measure import ReportFolder, result_key, write_finite_json
 from regen.evaluate.html import render_page
 from regen.io import read_json, write_text
@@ -54,10 +55,16 @@ REASONS = {
 
 def write_summary(folder: ReportFolder) -> list[Row]:
     """Write clips.jsonl and summary.json, whose order depends on the results alone; return the summary."""
-    clips, settings = read_json(folder.clips)["clips"], read_json(folder.settings)
+    settings, failed = read_json(folder.settings), folder.failed()
+    clips = [clip for clip in read_json(folder.clips)["clips"] if clip["name"] not in failed]
+    if not clips:
+        raise ValueError(
+            f"Not a single clip of {folder.path} could be measured: {next(iter(failed.values()))}"
+        )
     groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in sorted(folder.rows(), key=_order):
-        groups[row["model"], row["size"], row["steps"]].append(row)
+        if row["clip"] not in failed:
+            groups[row["model"], row["size"], row["steps"]].append(row)
     complete = [group for group in groups.values() if len(group) == len(clips)]
     lines = [json.dumps(row, allow_nan=False) for group in complete for row in group]
     write_text(folder.path / "clips.jsonl", "".join(f"{line}\n" for line in lines))
@@ -91,6 +98,8 @@ def summarize(
         "encode_seconds": sum(row["encode_seconds"] for row in rows),
         "decode_seconds": sum(row["decode_seconds"] for row in rows),
     }
+    if (drift := mean_drift(rows)) is not None:
+        summary["drift"] = drift
     seams = PRECOMPUTED if summary["ratio"] is None else "no clip has two chunks"
     reasons = REASONS | {"seam_ratio": seams, "fvd": no_fvd}
     if frechet[0] is not None:
@@ -187,7 +196,8 @@ def show_summary(summary: Sequence[Row], report: Path, as_json: bool) -> None:
         speed = f"{row['frames'] / seconds:.1f}" if seconds else "-"
         rows.append([row["model"], row["size"], str(row["steps"]), *cells, speed])
     print_table(table, rows)
-    skipped = len(read_json(report / "clips.json")["skipped"])
+    show_drift(summary)
+    skipped = len(ReportFolder(report).skipped())
     note = f", {skipped} file{'s' * (skipped > 1)} skipped (unreadable)" if skipped else ""
     print(f"{summary[0]['clips']} clips{note}; the page is {report / 'index.html'}.")
 
@@ -209,9 +219,10 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
     The page embeds at most `limit_mb` megabytes of videos, counted in base64, of the clips with the lowest
     mean PSNR; the other clips have numbers only.
     """
+    failed = ReportFolder(folder).failed()
     data: dict[str, Any] = {
         "summary": read_json(folder / "summary.json"),
-        "clips": read_json(folder / "clips.json")["clips"],
+        "clips": [c for c in read_json(folder / "clips.json")["clips"] if c["name"] not in failed],
         "settings": read_json(folder / "settings.json"),
         "rows": [json.loads(line) for line in (folder / "clips.jsonl").read_text("utf-8").splitlines()],
         "limit_mb": limit_mb,
@@ -219,7 +230,8 @@ def write_report(folder: Path, limit_mb: float = 60.0) -> Path:
     data["originals"], videos = _embed(folder, _clip_groups(data["rows"]), int(limit_mb * 1e6))
     models = list(dict.fromkeys(row["model"] for row in data["summary"]))
     title = ", ".join(models) if len(models) <= 3 else f"{len(models)} models"
-    page = render_page("index.html", f"Reconstruction: {title}", data, videos, SCRIPTS)
+    drift = drift_table(data["summary"])
+    page = render_page("index.html", f"Reconstruction: {title}", data, videos, SCRIPTS, drift)
     path = folder / "index.html"
     write_text(path, page)
     return path
