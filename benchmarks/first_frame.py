@@ -1,10 +1,11 @@
 """How long a viewer waits for the first frame of a stream, and what a session holds between chunks.
 
 A session gets the latents of one chunk after the other, as a world model makes them. Measured is the time
-until it returns the frames of the first chunk, and of later ones; and the bytes of all tensors that the
-session holds between two chunks, which depend on the size of the picture and the steps, not on the model:
-they are the same at the size of the paper. Operations are those of the first chunk. For Wan's decoder of
-diffusers (--wan), which carries features from frame to frame, the bytes are counted without computing.
+until it returns the frames of the first chunk, and of later ones, on the clock and of the processor; and the
+bytes of all tensors that the session holds between two chunks, which depend on the size of the picture and
+the steps, not on the model: they are the same at the size of the paper. Operations are those of the first
+chunk. For Wan's decoder of diffusers (--wan), which carries features from frame to frame, the bytes are
+counted without computing.
 """
 
 import time
@@ -67,7 +68,14 @@ def main(
             results[f"{name}, {count} step{'s' * (count > 1)}"] = measure(loaded, shape, count, repeats)
     if wan:
         results["wan-2.1 (counted)"] = {"state_bytes": wan_state_bytes(shape, precision)}
-    columns = ("chunk_frames", "first_frame_ms", "later_chunks_ms", "first_chunk_gflop", "state_bytes")
+    columns = (
+        "chunk_frames",
+        "first_frame_ms",
+        "later_chunks_ms",
+        "processor_ms",
+        "first_chunk_gflop",
+        "state_bytes",
+    )
     finish(
         f"The first frame of a stream of {shape}, {dtype_name(precision)}",
         ["model", *(column.replace("_", " ") for column in columns)],
@@ -81,25 +89,29 @@ def measure(model: Autoencoder, size: Size, steps: int, repeats: int) -> Figures
     """Times of the first chunk and of later ones, the operations of the first, and the session's state."""
     clip = torch.rand(1, 3, model.chunk_frames, size.height, size.width) * 2 - 1
     with torch.inference_mode():
-        latents = Latents.of(model.encode(clip.to(model.device, model.dtype)).latent_dist.mode())[0].cpu()
-    chunks = [ChunkLatents(index, latents, model.chunk_frames) for index in range(CHUNKS)]
-    first, later, state = [], [], []
+        whole = Latents.of(model.encode(clip.to(model.device, model.dtype)).latent_dist.mode())
+        products = count_matmuls(lambda: model.decode(whole.for_decoder(), steps=steps))
+    chunks = [ChunkLatents(index, whole[0].cpu(), model.chunk_frames) for index in range(CHUNKS)]
+    first: list[float] = []
+    later: list[float] = []
+    cpu: list[float] = []
+    state: list[int] = []
     for _ in range(1 + repeats):  # the first session warms up
         session = DecodeSession(
             model, height=size.height, width=size.width, options=DecodeOptions(steps=steps)
         )
         for chunk in chunks:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             frames = session.feed(chunk)
             (later if chunk.index else first).append(time.perf_counter() - start)
+            cpu.append(time.process_time() - before)
             assert len(frames) == model.chunk_frames
             state.append(bytes_held(session))
-    session = DecodeSession(model, height=size.height, width=size.width, options=DecodeOptions(steps=steps))
-    products = count_matmuls(lambda: session.feed(chunks[0]))
     return {
         "chunk_frames": model.chunk_frames,
         "first_frame_ms": 1e3 * min(first[1:]),
         "later_chunks_ms": 1e3 * min(later[CHUNKS - 1 :]),
+        "processor_ms": 1e3 * min(cpu[CHUNKS:]),
         "first_chunk_gflop": total_flops(products) / 1e9,
         "state_bytes": max(state),
         "weights_bytes": sum(weight.nbytes for weight in model.parameters()),
@@ -116,7 +128,7 @@ def bytes_held(session: DecodeSession) -> int:
 def wan_state_bytes(size: Size, dtype: torch.dtype) -> int:
     """Bytes of the features that diffusers' Wan 2.1 decoder carries from one latent frame to the next."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        vae = PUBLISHED["wan-2.1"](33).networks[0]
+        vae: Any = PUBLISHED["wan-2.1"](33).networks[0]
         found: list[int] = []
         clear = vae.clear_cache
 

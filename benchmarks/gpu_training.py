@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -74,7 +74,8 @@ def run_until(recipe: Recipe, folder: Path, device: torch.device, rounds: int, s
     with torch.device(device):
         model = build_model(recipe.model)
     batches = SameBatch(recipe.model.temporal_compression_ratio, recipe.data.stages[0], recipe.loop.steps)
-    begin, calls = time.monotonic(), []
+    begin = time.monotonic()
+    calls: list[None] = []
 
     def stop(*_: object) -> dict[str, float]:
         calls.append(None)
@@ -156,7 +157,7 @@ def losses(context: DistributedContext) -> Figures:
         model = build_model(recipe.model).to(device).train()
         if way == "fsdp2":
             shard(model, context, pick_dtype("fp32", device))
-        function = model.loss  # after `shard`, which wraps it
+        function: Callable[..., Any] = model.loss  # after `shard`, which wraps it
         if way == "ddp":
             ids = [device] if device.type == "cuda" else None
             function = DistributedDataParallel(LossModule(model), device_ids=ids)

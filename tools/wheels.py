@@ -39,7 +39,7 @@ def applies(need: Requirement, extras: set[str]) -> bool:
 
 def missing(installed: Path) -> list[tuple[str, str]]:
     """What regen and its GPU tests need and the machine has in no version that will do."""
-    have = {}
+    have: dict[str, str] = {}
     for line in installed.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"([A-Za-z0-9._-]+)==(\S+)", line):
             have[canonicalize_name(match[1])] = match[2]
@@ -55,7 +55,7 @@ def missing(installed: Path) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("installed", type=Path)
     parser.add_argument("--python", default="3.12", help="version of Python on the machine")
     options = parser.parse_args()
