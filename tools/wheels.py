@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 NEEDED_BY_TESTS = ("pytest", "hypothesis")
@@ -45,12 +46,12 @@ def missing(installed: Path) -> list[tuple[str, str]]:
             have[canonicalize_name(match[1])] = match[2]
     roots = [Requirement(text) for text in distribution("regen").requires or ()]
     roots = [one for one in roots if applies(one, {""})]
-    ranges = {canonicalize_name(one.name): one.specifier for one in roots}
+    ranges: dict[str, SpecifierSet] = {canonicalize_name(one.name): one.specifier for one in roots}
     needed = closure([*roots, *map(Requirement, NEEDED_BY_TESTS)], {"torch": ""})
     return [
         (name, version)
         for name, version in needed
-        if name not in have or not ranges.get(name, Requirement(name).specifier).contains(have[name], True)
+        if name not in have or not ranges.get(name, SpecifierSet()).contains(have[name], True)
     ]
 
 
