@@ -52,7 +52,8 @@ def commands(clips: Path, out: Path) -> dict[str, Command]:
     train += ["--loop.save-every-minutes", 0, "--data.statistics-clips", 8]
     evaluate = ("evaluate", "--model", model, "--data", clips, "--size", 64, "--max-frames", 9, *cpu)
     export = ("latents", "export", "--data", clips, "--model", model, "--size", 64, *cpu)
-    build = ("shards", "build", clips, "--max-samples", 1, "--min-side", 64, "--workers", 1)
+    build = ["shards", "build", clips, "--max-samples", 1, "--min-side", 64, "--workers", 1]
+    build += ["--min-frames", 2, "--min-seconds", 0, "--min-motion", 0]
     return {
         "train": Command(lambda to: [*train, "--out", to], _weights, _checkpoints),
         "export": Command(lambda to: [*export, "--out", to], _bytes, lambda to: _names(to, "*.json")),

@@ -99,7 +99,7 @@ def _has_type(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in kinds
     if is_dataclass(hint) and type(value) is hint:
-        return all(_has_type(getattr(value, name), kind) for name, kind in _types(hint).items())
+        return all(_has_type(getattr(value, name), kind) for name, kind in _types(hint).items())  # type: ignore[arg-type]
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)
     return hint is Any or type(value) is hint
