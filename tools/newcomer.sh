@@ -43,6 +43,7 @@ mkdir -p "$work/mirror" "$work/elsewhere" && cd "$work/elsewhere"
 ln -s "$clone/checkpoints" "$work/mirror/regen-video"
 "$work/venv/bin/python" "$clone/benchmarks/shapes.py" --out VIDEOS --videos 3 --frames 34 --size 128 128 >/dev/null
 "$work/venv/bin/python" "$clone/benchmarks/shapes.py" --out CLIPS --videos 1 --frames 5 --size 64 64 >/dev/null
+for video in VIDEOS/*.mp4; do echo "shapes drift over a texture" >"${video%.mp4}.txt"; done  # captions, for text to video
 cp CLIPS/shapes_0000.mp4 in.mp4
 if [ -z "$lender" ]; then cp "$clone/examples/butterfly.mp4" in.mp4; fi
 case $(python -c 'import regen; print(regen.__file__)') in "$work"/venv/*) ;; *) echo "regen is not from the wheel."; exit 1 ;; esac
