@@ -53,7 +53,7 @@ def commands(clips: Path, out: Path) -> dict[str, Command]:
     evaluate = ("evaluate", "--model", model, "--data", clips, "--size", 64, "--max-frames", 9, *cpu)
     export = ("latents", "export", "--data", clips, "--model", model, "--size", 64, *cpu)
     build = ["shards", "build", clips, "--max-samples", 1, "--min-side", 64, "--workers", 1]
-    build += ["--min-frames", 2, "--min-seconds", 0, "--min-motion", 0]
+    build += ["--min-frames", 2, "--min-motion", 0, "--cuts", "keep", "--duplicates", "keep"]
     return {
         "train": Command(lambda to: [*train, "--out", to], _weights, _checkpoints),
         "export": Command(lambda to: [*export, "--out", to], _bytes, lambda to: _names(to, "*.json")),
