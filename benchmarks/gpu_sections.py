@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def decoders(section: Section) -> Iterator[tuple[str, Figures]]:
     peak = best_rate(dtype, section.device, (128,) if section.is_dry else ())
     yield "peak", {"tflop_per_second": peak / 1e12}
     names = [f"{family}-{ratio}x" for ratio in decoder_cost.RATIOS for family in ("regen", "magvit2")]
-    sizes = SIZES
+    sizes: tuple[int, ...] = SIZES
     if section.is_dry:
         names, sizes = ["toy", "toy-magvit2"], (32,)
     expected: dict[str, float] = {}
@@ -101,7 +102,7 @@ def decoders(section: Section) -> Iterator[tuple[str, Figures]]:
                 yield f"{name} at {side}", {"skipped": f"about {expected[name]:.0f} s each, no time left"}
                 continue
             setting = decoder_cost.Setting(Size(side, side), 1, REPEATS, 0, section.device, dtype)
-            figures = or_out_of_memory(lambda n=name, s=setting: decoder(n, s, peak, section))
+            figures = or_out_of_memory(partial(decoder, name, setting, peak, section))
             expected[name] = 16 * figures.get("seconds", 1.0)  # at twice the side: attention, at most
             yield f"{name} at {side}", figures
 
@@ -143,7 +144,7 @@ def peer_models(section: Section) -> Iterator[tuple[str, Figures]]:
     side, window, names = (32, 5, ("wan-2.1", "toy")) if section.is_dry else (256, 33, PEERS)
     setting = peers.Setting(Size(side, side), window, 3, 0, section.device, dtype)
     for name in names:
-        yield name, or_out_of_memory(lambda n=name: peers.timed(n, setting))
+        yield name, or_out_of_memory(partial(peers.timed, name, setting))
 
 
 def training(section: Section) -> Iterator[tuple[str, Figures]]:
@@ -157,10 +158,7 @@ def training(section: Section) -> Iterator[tuple[str, Figures]]:
                 break
             changed = replace(recipe, loop=replace(recipe.loop, **changes))
             folder = section.scratch / f"training-{name}"
-            yield (
-                name,
-                or_out_of_memory(lambda c=changed, f=folder: gpu_training.measure(c, f, section.device)),
-            )
+            yield name, or_out_of_memory(partial(gpu_training.measure, changed, folder, section.device))
         yield "regen plan", result_within(planned, section.left - 5)
         if not planned.done():  # its process would outlive the section
             for process in list(pool._processes.values()):

@@ -106,9 +106,9 @@ def measure(recipe: Recipe, folder: Path, device: torch.device) -> Figures:
 
 def collectives(scratch: Path, device: torch.device) -> Iterator[tuple[str, Figures]]:
     """NCCL, or gloo, among one process: results, rates, and a loss under DDP and FSDP2 as without."""
-    store = dist.FileStore(str(scratch / f"store-{os.getpid()}"), 1)
+    meeting = (scratch / f"store-{os.getpid()}").absolute().as_uri()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timedelta(minutes=2))
+    dist.init_process_group(backend, init_method=meeting, rank=0, world_size=1, timeout=timedelta(minutes=2))
     try:
         yield "collectives", rates(device)
         context = DistributedContext(device, 0, 1, dist.new_group(backend="gloo"))

@@ -65,7 +65,7 @@ class Entry:
 def entries() -> list[Entry]:
     """All models of the package and of checkpoints/: the bundled one first, generators last."""
     embedders = sorted(available(), key=lambda info: (info.name != DEFAULT_MODEL, _family(info), info.ratio))
-    infos = [*embedders, *available_generators()]
+    infos: list[ModelInfo | GeneratorInfo] = [*embedders, *available_generators()]
     return [_entry(info) for info in infos if info.where in ("in the package", "checkpoints/")]
 
 

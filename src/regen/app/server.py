@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from regen.app.limits import Limits
 from regen.app.models import AppModels
@@ -31,7 +32,7 @@ class Serving:
     share: bool = False
 
 
-def serve(models: Sequence[str], limits: Limits, serving: Serving, **runtime: str | int | None) -> None:
+def serve(models: Sequence[str], limits: Limits, serving: Serving, **runtime: Any) -> None:
     """Run the app until it is interrupted; `runtime` is that of `load_app`. Raises ValueError or OSError."""
     require_gradio()
     check_address(serving)

@@ -15,6 +15,7 @@ from regen.app.page import (
     shown,
 )
 from regen.app.work import MAX_PROMPT, Coding, Wish, random_prompt
+from regen.codec.sessions import Seams
 from regen.data.shape_world import EXAMPLE, VALUES
 
 Number = int | float  # browsers do not tell them apart
@@ -50,7 +51,7 @@ def reconstruct_tab(workplace: Workplace) -> None:
         model: str | None,
         size: Number,
         steps: Number,
-        seams: str,
+        seams: Seams,
         adaptive: bool,
         share: Number,
         progress: Any = gradio.Progress(),
@@ -99,7 +100,7 @@ def interpolate_tab(workplace: Workplace) -> None:
         factor: Number,
         size: Number,
         steps: Number,
-        seams: str,
+        seams: Seams,
         progress: Any = gradio.Progress(),
     ) -> Iterator[Any]:
         coding = Coding(int(size) or None, int(steps), seams)
@@ -202,7 +203,7 @@ def compare_tab(workplace: Workplace) -> None:
         second: str | None,
         size: Number,
         steps: Number,
-        seams: str,
+        seams: Seams,
         progress: Any = gradio.Progress(),
     ) -> Iterator[Any]:
         coding = Coding(int(size) or None, int(steps), seams)

@@ -122,8 +122,15 @@ class App:
         self.limits.check_frames(frames * factor, what, "choose a smaller multiple")
         embedder = self.models.embedder(name)
         original, output = _write_original(clip, size, job.folder), job.folder / "interpolated.mp4"
-        watch = {"on_progress": job.on_progress, "on_warning": job.on_warning}
-        latents, before = encode_video(embedder, clip, name=str(name), weights="", size=size, **watch)
+        latents, before = encode_video(
+            embedder,
+            clip,
+            name=str(name),
+            weights="",
+            size=size,
+            on_progress=job.on_progress,
+            on_warning=job.on_warning,
+        )
         after = decode_video(
             embedder,
             latents,

@@ -103,9 +103,9 @@ def evaluate(
     Example: regen evaluate --model regen-small-4x --model linear-4x --data clips/ --size 256 --report out/
 
     Open out/index.html for table, plots and all models side by side, the worst clips first. The means are in
-    out/summary.json, the clips in out/clips.jsonl. The first run freezes the list of clips, with hashes, and
-    the settings. The same command resumes, and adds other models, sizes or steps. It may run several times
-    at once, on GPUs or machines that share the folder: results don't depend on the number of processes.
+    out/summary.json, the clips in out/clips.jsonl. The first run freezes the clips and the settings; the same
+    command resumes, and adds other models, sizes or steps. It may run several times at once, on GPUs or
+    machines that share the folder.
 
     Args:
         data: Folder of videos and images; davis:, mcl-jcv:, ucf101: or frames:FOLDER, as it was unpacked; or
@@ -128,10 +128,9 @@ def evaluate(
     from regen.media.pixels import parse_size
     from regen.runtime import dtype_name, pick_device, pick_dtype
 
-    device, finished = pick_device(options.device), [SystemSpec(*_named_folder(t)) for t in reconstructions]
-    sizes = options.size or VideoSet.parse(data).paper_sizes
+    device, sizes = pick_device(options.device), options.size or VideoSet.parse(data).paper_sizes
     benchmark = Benchmark(
-        systems=(*map(SystemSpec.parse, model), *finished),
+        systems=(*map(SystemSpec.parse, model), *(SystemSpec(*_named_folder(t)) for t in reconstructions)),
         data=data,
         report=report,
         dtype=dtype_name(pick_dtype(options.dtype, device)),

@@ -99,22 +99,20 @@ class Benchmark:
     def settings(self, metrics: LoadedMetrics, device: torch.device) -> dict[str, Any]:
         """Settings that all results of a report must share."""
         videos = VideoSet.parse(self.data)
-        more = {"round_trips": self.round_trips} if self.round_trips > 1 else {}
-        return (
-            ({"set": videos.name} if videos.name else {})
-            | more
-            | {
-                "regen": __version__,
-                "torch": torch.__version__,
-                "device": device.type,
-                "seed": self.seed,
-                "seams": self.seams,
-                "noise": self.noise,
-                "max_frames": self.max_frames,
-                "dtype": self.dtype,
-                **metrics.settings,
-            }
-        )
+        own: dict[str, Any] = {"set": videos.name} if videos.name else {}
+        if self.round_trips > 1:
+            own["round_trips"] = self.round_trips
+        return own | {
+            "regen": __version__,
+            "torch": torch.__version__,
+            "device": device.type,
+            "seed": self.seed,
+            "seams": self.seams,
+            "noise": self.noise,
+            "max_frames": self.max_frames,
+            "dtype": self.dtype,
+            **metrics.settings,
+        }
 
     def decode_options(self, job: Job) -> DecodeOptions:
         """Decoding options of a job, with a seed that depends on the content of its clip alone."""
@@ -227,9 +225,8 @@ class _JobRunner:
                 return names
             system, options = self._load(job.system), benchmark.decode_options(job)
             result, compression = measure(system, fitted, options, self.metrics, place)
-            drift = {}
             if benchmark.round_trips > 1 and isinstance(system, ModelSystem):
-                drift = {"drift": measure_drift(system, fitted, options, benchmark.round_trips)}
+                compression["drift"] = measure_drift(system, fitted, options, benchmark.round_trips)
         except ClipError as error:
             return names | {"failed": str(error)}
         return {
@@ -241,7 +238,6 @@ class _JobRunner:
             **{name: value for name, value in asdict(result).items() if name != "name"},
             "weights": system.weights(clip),
             **compression,
-            **drift,
         }
 
     def _load(self, spec: SystemSpec) -> System:
