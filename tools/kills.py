@@ -108,11 +108,12 @@ def _run(command: Command, place: Path, seconds: float) -> bool:
     log = place.with_name(f"{place.name}.log")
     child = os.fork()
     if child == 0:
-        os.setsid()
+        os.setpgid(0, 0)
         with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
             status = run_command([str(part) for part in command.arguments(place)])
             file.flush()
         os._exit(status)
+    os.setpgid(child, child)  # here too, for a kill before the child has begun
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
