@@ -207,10 +207,11 @@ class NamedModel:
         """The model of this name, in evaluation mode, with the options of diffusers: `revision`, `subfolder`,
         `variant`, `torch_dtype` and so on. Only JSON and safetensors are read, never a pickle. Raises
         ValueError when there is no such model."""
-        if options.setdefault("use_safetensors", True) is not True:
+        if options.get("use_safetensors") is False:  # pipelines of diffusers give None
             raise ValueError("Weights must be in safetensors, which run no code; leave out use_safetensors.")
         found = resolve(pretrained_model_name_or_path, options)
         _check_parts(Path(found, options.get("subfolder") or ""))
+        options["use_safetensors"] = True
         return super().from_pretrained(found, **options)  # type: ignore[misc]
 
     @classmethod
