@@ -25,6 +25,11 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell lets background jobs ignore it
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest comes first, or one of two workers would be alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_paper_sizes.py")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Each test starts from the same global random state, whichever tests came before it."""
