@@ -17,8 +17,13 @@ from pathlib import Path
 SKIPPED = {"pip install": "the wheel is installed already"}
 # Options that are added because the command as it stands takes too long, by what it begins with.
 SHORT = "--loop.steps 2 --data.num-val-clips 1 --data.statistics-clips 4 --data.stages.0.video-batch-size 2"
+TINY = (
+    "--loop.steps 2 --loop.num-workers 0 --data.num-val-samples 1 --model.width 64 --model.heads 2 "
+    "--model.depth 1 --model.num-joint-layers 1 --data.stages.0.tokens-per-batch 256 "
+    "--data.stages.0.image-share 0 --data.stages.1.tokens-per-batch 256 --data.stages.1.image-share 0"
+)
 ADDED = {
-    "regen train t2v": "--loop.steps 2",  # hours
+    "regen train t2v": TINY,  # hours
     "regen train": SHORT,  # an hour
     "regen generate": "--steps 4",  # a minute
 }
