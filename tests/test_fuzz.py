@@ -248,6 +248,10 @@ def test_a_checkpoint_without_its_checksums(tmp_path: Path, changes: dict[str, A
     (tmp_path / "checkpoint.json").write_text(json.dumps(info | changes))
     with pytest.raises(ValueError, match="damaged"):
         read_info(tmp_path)
+    (tmp_path / "checkpoint.json").write_text(json.dumps(info))
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(ValueError, match="damaged"):
+        read_info(tmp_path)
 
 
 def test_a_log_with_bytes_of_no_text(tmp_path: Path) -> None:

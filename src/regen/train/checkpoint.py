@@ -215,8 +215,9 @@ def read_info(path: Path) -> CheckpointInfo:
     try:
         info = CheckpointInfo(**read_json(path / INFO_FILE))
         check_types(info)
-        if ".metadata" not in info.checksums or min(info.step, info.skipped) < 0:
-            raise ValueError("it has no checksums")
+        files = {".metadata", *(file.name for file in path.iterdir())} - {INFO_FILE}
+        if not files <= info.checksums.keys() or min(info.step, info.skipped) < 0:
+            raise ValueError("there are files without a checksum")
         return info
     except (OSError, ValueError, TypeError):
         raise ValueError(DAMAGED.format(path)) from None
