@@ -53,6 +53,7 @@ smoke: $(READY)  ## a whole life in minutes: make clips, train every model, comp
 	$(BIN)/regen evaluate --model smoke/run --model smoke/in-context --model smoke/magvit2 --model smoke/linear \
 		--data smoke/clips --size 64 --max-frames 17 --report smoke/report
 	$(BIN)/python tools/chain.py smoke/clips smoke/scale
+	$(BIN)/pytest -m slow tests
 smoke: SHORT = --loop.steps 10 --loop.eval-every 10
 smoke: CLIP = smoke/clips/shapes_0000.mp4
 

@@ -26,8 +26,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell lets backg
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first, or one of two workers would be alone with them at the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_paper_sizes.py", "test_gpu_script.py"))
+    """The file that takes longest comes first, or one of two workers would be alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_paper_sizes.py")
 
 
 @pytest.fixture(autouse=True)

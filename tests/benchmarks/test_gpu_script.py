@@ -16,6 +16,7 @@ wheels = importlib.import_module("wheels")
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_all_sections_run_dry(tmp_path):
     command = [
         sys.executable,
