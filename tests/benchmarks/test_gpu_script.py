@@ -53,7 +53,7 @@ def test_a_section_that_takes_too_long_is_cut(tmp_path):
 
 
 def test_a_section_that_fails_says_so(tmp_path):
-    found = gpu.run_section("no such section", [], 60.0, tmp_path / "gpu.log", tmp_path)
+    found = gpu.run_section("no such section", [], 300.0, tmp_path / "gpu.log", tmp_path)
     assert found["state"] == "failed" and (tmp_path / "gpu.log").read_text()
 
 
