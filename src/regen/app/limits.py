@@ -50,7 +50,7 @@ class Limits:
     def check_clip(self, path: Path, short_side: int | None) -> tuple[Size, int]:
         """The size of a clip shrunk to a short side (None: as it is), even, and its number of frames.
 
-        Raises ValueError for a file that is no video, and for clips that are too long or too large.
+        Raises ValueError for a file that is not a video, and for clips that are too long or too large.
         """
         self.check_upload(path)
         with VideoReader(path) as reader:

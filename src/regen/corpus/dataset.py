@@ -82,7 +82,7 @@ class LatentDataset(Dataset):
                 key = self._text("key", index)
                 grid = file.get_slice(key)[chunks]
                 if grid.ndim != 5 or not grid.is_floating_point():
-                    raise ValueError(f"{key} is no latent")
+                    raise ValueError(f"{key} is not a latent")
                 if self._numbers["sequence_length"][index] < 0:
                     return Latents.of(grid)
                 return Latents.from_flat(grid, *_sequence(file, key, chunks))

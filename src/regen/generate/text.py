@@ -201,7 +201,7 @@ def _folder(name: str) -> Path:
 
 
 def _tokenizer_folder(folder: Path) -> Path:
-    """The folder of the tokenizer: that of the encoder, but in a pipeline the one beside it."""
+    """The folder of the tokenizer: that of the encoder, but in a pipeline the one next to it."""
     beside = folder.with_name("tokenizer")
     return beside if is_pipeline(folder.parent) and beside.is_dir() else folder
 
