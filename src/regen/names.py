@@ -190,7 +190,7 @@ def resolve(name: str | os.PathLike[str], options: Mapping[str, Any]) -> str | o
 
 
 def _check_parts(folder: Path) -> None:
-    """Raise ValueError when an index of the weights in a local folder names anything but files in that folder."""
+    """Raise ValueError when an index of the weights in a local folder names files outside of it."""
     for index in folder.glob("*.index.json"):
         content = read_json(index)
         parts = content.get("weight_map") if isinstance(content, dict) else None
