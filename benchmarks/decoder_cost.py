@@ -30,7 +30,7 @@ from regen.metrics.cost import MatMuls, PeakMemory, count_matmuls, total_flops
 from regen.metrics.memory import peak_bytes
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, pick_device, pick_dtype
-from regen.train.trainer import build_model
+from regen.train.recipe import build_model
 
 Ratios = tyro.conf.UseAppendAction[tuple[int, ...]]
 Figures = dict[str, Any]

@@ -26,8 +26,8 @@ from regen.runtime import generator_for, pick_dtype
 from regen.train.checkpoint import list_checkpoints, load_ema
 from regen.train.distributed import DistributedContext, LossModule, shard
 from regen.train.loop import train
+from regen.train.recipe import Recipe, build_model
 from regen.train.throughput import parse_row
-from regen.train.trainer import Recipe, build_model
 
 Figures = dict[str, Any]
 GPUS = 32  # of the paper

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.codec.report import model_compression
+from regen.embedders.diffusers_adapter import DiffusersAdapter
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.regen import AutoencoderRegen
-from regen.evaluate.diffusers_adapter import DiffusersAdapter
 from regen.media.pixels import Size, parse_size
 from regen.metrics.cost import PeakMemory, count_matmuls, total_flops
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc
-from regen.train.trainer import build_model
+from regen.train.recipe import build_model
 
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 Figures = dict[str, Any]

@@ -19,8 +19,8 @@ from diffusers import (
     LTX2VideoDiffusionDecoderModel,
 )
 
-from regen.evaluate.diffusers_adapter import DiffusersAdapter
-from regen.evaluate.diffusers_models import (
+from regen.embedders.diffusers_adapter import DiffusersAdapter
+from regen.embedders.diffusers_models import (
     CogVideoXAdapter,
     CosmosAdapter,
     LTX2DiffusionAdapter,

@@ -19,7 +19,7 @@ from regen.generate.training import GeneratorRecipe
 from regen.latents import Latents
 from regen.metrics.cost import count_matmuls, total_flops
 from regen.recipes import GENERATORS, HELP, RECIPES, make_index
-from regen.train.trainer import build_model
+from regen.train.recipe import build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
 METHOD = (Path(__file__).parents[1] / "docs" / "method.md").read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from regen.embedders.magvit2 import AutoencoderMagvit2
     from regen.embedders.one_dva import AutoencoderOneDVA
     from regen.embedders.regen import AutoencoderRegen
+    from regen.embedders.regen_decoder import RegenDecoder
     from regen.generate.generator import LatentGenerator
     from regen.generate.pipeline import RegenTextToVideoPipeline
 
@@ -41,6 +42,7 @@ __all__ = [
     "AutoencoderOneDVA",
     "AutoencoderRegen",
     "LatentGenerator",
+    "RegenDecoder",
     "RegenTextToVideoPipeline",
     "__version__",
 ]

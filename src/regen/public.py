@@ -6,5 +6,6 @@ MODULES = {
     "AutoencoderOneDVA": "regen.embedders.one_dva",
     "AutoencoderRegen": "regen.embedders.regen",
     "LatentGenerator": "regen.generate.generator",
+    "RegenDecoder": "regen.embedders.regen_decoder",
     "RegenTextToVideoPipeline": "regen.generate.pipeline",
 }

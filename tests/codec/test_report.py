@@ -8,10 +8,10 @@ from tiny_media import tiny_regen
 
 from regen.codec.chunks import Embedder
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
+from regen.embedders.diffusers_adapter import DiffusersAdapter
+from regen.embedders.diffusers_models import CogVideoXAdapter, LTXAdapter
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
-from regen.evaluate.diffusers_adapter import DiffusersAdapter
-from regen.evaluate.diffusers_models import CogVideoXAdapter, LTXAdapter
 
 
 def tiny_magvit2(ratio: int) -> AutoencoderMagvit2:

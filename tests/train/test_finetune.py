@@ -17,7 +17,8 @@ from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
 from regen.embedders.pyramid import LINEAR_PATH
 from regen.embedders.regen import AutoencoderRegen, RegenConfig
 from regen.runtime import generator_for
-from regen.train.finetune import InitConfig, inflate_kernel, init_from_pca, init_weights
+from regen.train.finetune import InitConfig, inflate_kernel, init_weights
+from regen.train.linear_start import init_from_pca
 from regen.train.optimizer import OptimizerConfig, build_optimizers
 
 TINY = RegenConfig(

@@ -25,7 +25,8 @@ from regen.networks.length_rule import MotionLengthRule
 from regen.recipes import RECIPES
 from regen.train.distributed import init_distributed
 from regen.train.finetune import InitConfig
-from regen.train.trainer import Recipe, build_model, run_recipe
+from regen.train.recipe import Recipe, build_model
+from regen.train.trainer import run_recipe
 
 
 def tiny(steps: int = 2, **changes) -> Recipe:

@@ -34,7 +34,9 @@ from regen.train.finetune import InitConfig, InitReport
 from regen.train.latent_statistics import measure_latent_statistics
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.trainer import DataConfig, Recipe, report, run_recipe, save_preview
+from regen.train.preview import save_preview
+from regen.train.recipe import DataConfig, Recipe
+from regen.train.trainer import report, run_recipe
 
 CPU = DistributedContext(torch.device("cpu"))
 

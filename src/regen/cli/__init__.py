@@ -20,12 +20,13 @@ from regen.cli.app import app
 from regen.cli.evaluation import evaluate, evaluate_generator
 from regen.cli.generation import generate
 from regen.cli.latents import LATENTS, latents_commands
+from regen.cli.planning import PLAN, plan_commands
 from regen.cli.preview import preview
 from regen.cli.publishing import push
 from regen.cli.recipes import print_recipe_help, recipes
 from regen.cli.runs import RUNS, runs_commands
 from regen.cli.shards import SHARDS, shards_commands
-from regen.cli.training import PLAN, TRAIN, plan_commands, recipe_commands, unexpanded, with_config
+from regen.cli.training import TRAIN, recipe_commands, unexpanded, with_config
 from regen.cli.video import decode, encode, models, reconstruct
 from regen.console import error_message
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
     from regen.train.card import CardOptions
     from regen.train.distributed import DistributedContext
-    from regen.train.trainer import Recipe
+    from regen.train.recipe import Recipe
 
 License = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 TRAIN = """Train a model by a recipe.
@@ -27,12 +28,6 @@ Example: regen train toy --data clips/ --out runs/first --optimizer.learning-rat
 A generator on the latents: regen train toy-t2v --data latents/ --out runs/t2v
 Once more, or from a file: regen train --config runs/first/config.json --data clips/ --out runs/second
 On 8 GPUs: torchrun --nproc-per-node 8 -m regen train regen-4x --data shards/ --out runs/first"""
-
-PLAN = """Plan a training: operations, days, and the memory of each phase on each GPU; nothing is run.
-
-Example: regen plan regen-32x --gpus 8 --memory 80GB --loop.gradient-accumulation-steps 4
-
-Exits with 1 when a phase does not fit, and says what to change."""
 
 
 def with_config(argv: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -68,7 +63,8 @@ def recipe_commands(name: str, config: Path | None = None) -> SubcommandApp:
 
     Raises ValueError when there is no recipe `name`, and for a file that does not fit it.
     """
-    _check_name(name)
+    check_name(name)
+    from regen.embedders.regen_decoder import RegenDecoderConfig
     from regen.recipes import GENERATORS, HELP, RECIPES
     from regen.recipes.stored import configured, read_config
 
@@ -77,22 +73,13 @@ def recipe_commands(name: str, config: Path | None = None) -> SubcommandApp:
     if config is not None:
         recipe = configured(recipe, read_config(config), config)
     make = _embedder_training if name in RECIPES else _generator_training
+    if isinstance(recipe.model, RegenDecoderConfig):
+        make = _decoder_training
     app.command(name=name, help=HELP[name])(make(name, recipe))
     return app
 
 
-def plan_commands(name: str) -> SubcommandApp:
-    """The command of `plan` for the recipe `name`. Raises ValueError as `recipe_commands` does."""
-    _check_name(name)
-    from regen.recipes import GENERATORS, GPUS, HELP, RECIPES
-
-    app = SubcommandApp()
-    recipe: Any = {**RECIPES, **GENERATORS}[name]
-    app.command(name=name, help=HELP[name].partition("\n")[0])(_planning(name, recipe, GPUS[name]))
-    return app
-
-
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Raises ValueError when `name` is no recipe.
 
     All recipes are loaded only for names that the index does not have.
@@ -111,45 +98,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int) -> Callable[..., None]:
-    from regen.console import progress_bar
-    from regen.recipes.plan import Hardware, plan
-    from regen.recipes.plan_table import print_plan
-    from regen.train.trainer import Recipe
-
-    kind: Any = Recipe[type(default.model)] if isinstance(default, Recipe) else type(default)  # type: ignore[misc]
-
-    def show(
-        recipe: Annotated[kind, arg(name="")] = default,
-        gpus: int = default_gpus,
-        memory: Annotated[str, arg(metavar="SIZE")] = "80GB",
-        gpu: str = "H100",
-        utilisation: float = 0.4,
-    ) -> None:
-        """Plan.
-
-        Args:
-            gpus: GPUs that train together; the batch is divided among them and the accumulation steps.
-            memory: Memory of each GPU, such as 80GB.
-            gpu: Kind of GPU, such as A100 or H200, for its peak of bf16 operations.
-            utilisation: Share of that peak which the model's operations reach (MFU).
-        """
-        from regen.codec.memory import parse_memory
-
-        hardware = Hardware(gpus, parse_memory(memory), gpu, utilisation)
-        with progress_bar("counting") as progress:
-            found = plan(recipe, hardware, progress)
-        print_plan(name, found, hardware)
-        if not found.fits(hardware):
-            raise ValueError(f"{name} does not fit {gpus} GPUs of {memory}; see the phases marked above.")
-
-    return show
-
-
 def _embedder_training(name: str, default: "Recipe") -> Callable[..., None]:
-    from regen.data.video_sets import check_outside
-    from regen.generate.predictor import load_predictor
-    from regen.train.trainer import Recipe, run_recipe
+    from regen.train.recipe import Recipe
 
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
 
@@ -178,30 +128,88 @@ def _embedder_training(name: str, default: "Recipe") -> Callable[..., None]:
             license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
             strict: Stop at once when a file can't be read; by default it is named and skipped.
         """
-
-        check_outside(out, data, "--out")
-
-        def run(context: "DistributedContext") -> Path:
-            generator, predictor = recipe.losses.prediction.generator, None
-            if generator is not None:
-                predictor = load_predictor(generator, recipe.init.model, context)
-            return run_recipe(
-                recipe,
-                data=data,
-                out=out,
-                context=context,
-                resume=resume,
-                cache=cache,
-                name=name,
-                predictor=predictor,
-                media_conditions=None if predictor is None else predictor.conditions,
-                card=_card_options(license),
-                strict=strict,
-            )
-
-        _run(device, threads, out, run, "use it with --model")
+        _train_embedder(recipe, data, out, name, device, threads, resume, cache, license, strict)
 
     return train
+
+
+def _decoder_training(name: str, default: "Recipe") -> Callable[..., None]:
+    from regen.train.recipe import Recipe
+
+    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]
+
+    def train(
+        data: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")],
+        out: Path,
+        encoder: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
+        recipe: Annotated[kind, arg(name="")] = default,
+        device: Device = None,
+        threads: Threads = None,
+        resume: bool = True,
+        cache: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+        license: License = None,
+        strict: Strict = False,
+    ) -> None:
+        """Train.
+
+        Args:
+            encoder: The frozen autoencoder for whose latents the decoder is trained: a folder, owner/name or
+                owner/name/folder on the Hub, of diffusers or of this package.
+            data: Folders (or files) of videos and images, sets such as frames:FOLDER or ucf101:FOLDER (see
+                `regen evaluate`), and shards made by `regen shards build`, also at an address such as
+                s3://bucket/shards.
+            out: Folder of the run: checkpoints, log, previews, and model/ with the finished model.
+            device: cpu, cuda, cuda:1 or mps; by default the best available.
+            threads: CPU threads; by default one for each core.
+            resume: Resume the run in OUT if there is one; with --no-resume that is an error.
+            cache: Folder for decoded frames; faster for up to some hours of video.
+            license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
+            strict: Stop at once when a file can't be read; by default it is named and skipped.
+        """
+        if encoder is not None:
+            recipe = replace(recipe, model=replace(recipe.model, encoder=encoder))
+        _train_embedder(recipe, data, out, name, device, threads, resume, cache, license, strict)
+
+    return train
+
+
+def _train_embedder(
+    recipe: "Recipe",
+    data: tuple[str, ...],
+    out: Path,
+    name: str,
+    device: str | None,
+    threads: int | None,
+    resume: bool,
+    cache: Path | None,
+    license: str | None,
+    strict: bool,
+) -> None:
+    from regen.data.video_sets import check_outside
+    from regen.generate.predictor import load_predictor
+    from regen.train.trainer import run_recipe
+
+    check_outside(out, data, "--out")
+
+    def run(context: "DistributedContext") -> Path:
+        generator, predictor = recipe.losses.prediction.generator, None
+        if generator is not None:
+            predictor = load_predictor(generator, recipe.init.model, context)
+        return run_recipe(
+            recipe,
+            data=data,
+            out=out,
+            context=context,
+            resume=resume,
+            cache=cache,
+            name=name,
+            predictor=predictor,
+            media_conditions=None if predictor is None else predictor.conditions,
+            card=_card_options(license),
+            strict=strict,
+        )
+
+    _run(device, threads, out, run, "use it with --model")
 
 
 def _generator_training(name: str, default: "GeneratorRecipe") -> Callable[..., None]:

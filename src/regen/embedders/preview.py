@@ -17,8 +17,8 @@ from torch import Tensor
 
 from regen.embedders.clips import pad
 from regen.latents import Latents
+from regen.networks.linear import LeastSquares
 
-RIDGE = 1e-4  # of the mean square of a feature, so that constant channels of latents do no harm
 DIGITS = 4  # of a factor in the config
 RgbFactors = dict[str, list[str]]
 """By map, the rows of a matrix "f d" as text, which keeps config.json short: d colours, frame after frame,
@@ -36,25 +36,6 @@ class HasLatents(Protocol):
     def spatial_compression_ratio(self) -> int: ...
 
     def encode(self, video: Tensor) -> Any: ...
-
-
-class LeastSquares:
-    """Sums over pairs of features and targets, and the map between them."""
-
-    def __init__(self, features: int, targets: int) -> None:
-        self.features = torch.zeros(features, features, dtype=torch.float64)
-        self.products = torch.zeros(features, targets, dtype=torch.float64)
-
-    def add(self, features: Float[Tensor, "_ f"], targets: Float[Tensor, "_ d"]) -> None:
-        features, targets = features.cpu().double(), targets.cpu().double()
-        self.features += features.T @ features
-        self.products += features.T @ targets
-
-    def solve(self) -> list[str]:
-        """The rows of the map "f d", rounded."""
-        ridge = RIDGE * self.features.diagonal().mean() * torch.eye(len(self.features), dtype=torch.float64)
-        weights = torch.linalg.solve(self.features + ridge, self.products)
-        return [" ".join(f"{value:.{DIGITS}g}" for value in row) for row in weights.tolist()]
 
 
 @torch.no_grad()
@@ -81,7 +62,11 @@ def fit_rgb_factors(
     if not fits:
         raise ValueError("A preview must be fitted to at least one chunk, got none; give more data.")
     average([part for fit in fits.values() for part in (fit.features, fit.products)])
-    return {name: fit.solve() for name, fit in fits.items()}
+    return {name: [_text(row) for row in fit.solve().tolist()] for name, fit in fits.items()}
+
+
+def _text(row: list[float]) -> str:
+    return " ".join(f"{value:.{DIGITS}g}" for value in row)
 
 
 def small_frames(

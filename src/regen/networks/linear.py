@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from regen.tiling import LATENT_STRIDE
 
 WINDOW = 2 * LATENT_STRIDE  # pixels along the side of a window: each pixel lies in four of them
+RIDGE = 1e-4  # of the mean square of a feature, so that constant channels of latents do no harm
 REACH = (WINDOW - LATENT_STRIDE) // 2  # pixels by which a window extends beyond the block of its latent
 
 
@@ -84,3 +85,62 @@ class LinearDecoder(nn.Module):
         part = self.image if latents.shape[2] == 1 else self.chunk
         stacked = F.pad(rearrange(latents, "b c n y x -> b (n c) y x"), (1, 1, 1, 1), mode="replicate")
         return part(stacked, times)
+
+
+class NeighbourhoodDecoder(nn.Module):
+    """A linear map from 3 x 3 latents to the `patch` x `patch` pixels of the middle one, in `frames` frames.
+
+    Between two frames it is interpolated linearly, before the first and after the last it is constant. It
+    starts at zero; `LeastSquares` finds the map from `features` to `targets`, which `load` takes.
+    """
+
+    def __init__(self, channels: int, frames: int, patch: int):
+        super().__init__()
+        self.frames, self.patch = frames, patch
+        self.conv = nn.Conv2d(channels, 3 * frames * patch**2, 3)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self, latents: Float[Tensor, "b c y x"], positions: Float[Tensor, " t"]
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """The frames at `positions`, 0 is the first; the grid of latents is continued by its outermost."""
+        out = self.conv(F.pad(latents, (1, 1, 1, 1), mode="replicate"))
+        sizes = {"c": 3, "p": self.patch, "q": self.patch}
+        return blend_frames(rearrange(out, "b (t c p q) y x -> b c t (y p) (x q)", **sizes), positions)
+
+    @staticmethod
+    def features(latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "_ f"]:
+        """The 3 x 3 latents around each, and a constant 1, as rows."""
+        columns = F.unfold(F.pad(latents, (1, 1, 1, 1), mode="replicate"), 3)
+        return F.pad(rearrange(columns, "b f n -> (b n) f"), (0, 1), value=1.0)
+
+    def targets(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "_ d"]:
+        """The pixels of each patch in all frames, as rows."""
+        sizes = {"p": self.patch, "q": self.patch}
+        return rearrange(video, "b c t (y p) (x q) -> (b y x) (t c p q)", **sizes)
+
+    @torch.no_grad()
+    def load(self, weights: Float[Tensor, "f d"]) -> None:
+        """Take the map that least squares found from `features` to `targets`."""
+        assert self.conv.bias is not None
+        self.conv.weight.copy_(weights[:-1].T.reshape(self.conv.weight.shape))
+        self.conv.bias.copy_(weights[-1])
+
+
+class LeastSquares:
+    """Sums over pairs of features and targets, and the linear map between them."""
+
+    def __init__(self, features: int, targets: int) -> None:
+        self.features = torch.zeros(features, features, dtype=torch.float64)
+        self.products = torch.zeros(features, targets, dtype=torch.float64)
+
+    def add(self, features: Float[Tensor, "_ f"], targets: Float[Tensor, "_ d"]) -> None:
+        features, targets = features.cpu().double(), targets.cpu().double()
+        self.features += features.T @ features
+        self.products += features.T @ targets
+
+    def solve(self) -> Float[Tensor, "f d"]:
+        """The map, in float64."""
+        ridge = RIDGE * self.features.diagonal().mean() * torch.eye(len(self.features), dtype=torch.float64)
+        return torch.linalg.solve(self.features + ridge, self.products)

@@ -19,7 +19,7 @@ from regen.public import MODULES
 DEFAULT_MODEL = "regen-small-4x"
 MAX_NAMES = 4  # in an error
 GENERATOR = "LatentGenerator"  # the class of `regen.generate`, a higher layer; its weights are found here too
-EMBEDDERS = tuple(name for name in MODULES if name.startswith("Autoencoder"))
+EMBEDDERS = tuple(name for name in MODULES if name.startswith("Autoencoder") or name == "RegenDecoder")
 
 
 @dataclass(frozen=True)

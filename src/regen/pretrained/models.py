@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from regen.console import first_line
+from regen.embedders import diffusers_models
+from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter
+from regen.embedders.frozen_encoder import place_of
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
 from regen.embedders.model import STATISTICS
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
+from regen.embedders.regen_decoder import RegenDecoder
 from regen.pretrained.listing import (
     class_name_of,
     damaged,
@@ -32,7 +36,7 @@ from regen.pretrained.listing import (
 )
 from regen.runtime import tune_malloc
 
-Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA | AutoencoderLinear
+Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA | AutoencoderLinear | RegenDecoder
 CLASSES: dict[str, type[Autoencoder]] = {embedder.__name__: embedder for embedder in get_args(Autoencoder)}
 M = TypeVar("M", bound=ModelMixin)
 
@@ -46,6 +50,21 @@ def load(name: str, device: torch.device, dtype: torch.dtype) -> Autoencoder:
     if is_generator(folder):
         raise ValueError(f"{name} is a generator, not an embedder; use it with regen generate --model.")
     return load_as(CLASSES[class_name_of(folder)], folder, device, dtype)
+
+
+def load_embedder(
+    name: str, device: torch.device, dtype: torch.dtype, window: int = DEFAULT_WINDOW
+) -> Autoencoder | DiffusersAdapter:
+    """An embedder of this package or of diffusers in evaluation mode (see `embedders.diffusers_models`).
+
+    `window`: frames that a model of diffusers gets at once, at most. Raises ValueError when the model does
+    not exist, can't be downloaded, is damaged, or has an unsupported class.
+    """
+    name = place_of(name)
+    location = diffusers_models.find(name)
+    if location is None or location.class_name is None or location.class_name in CLASSES:
+        return load(name, device, dtype)
+    return diffusers_models.load(location, device, dtype, window)
 
 
 def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: torch.dtype) -> M:

@@ -7,15 +7,21 @@ from it. Every field is open to a dotted override.
 from typing import Any
 
 from regen.generate.training import GeneratorRecipe
-from regen.recipes import generators, magvit2, one_dva, regen
+from regen.recipes import decoder, generators, magvit2, one_dva, regen
 from regen.recipes.preset import Preset
-from regen.train.trainer import Recipe
+from regen.train.recipe import Recipe
 
-_EMBEDDERS: dict[str, Preset[Recipe]] = {**regen.PRESETS, **magvit2.PRESETS, **one_dva.PRESETS}
+_EMBEDDERS: dict[str, Preset[Recipe]] = {
+    **regen.PRESETS,
+    **magvit2.PRESETS,
+    **one_dva.PRESETS,
+    **decoder.PRESETS,
+}
 _FAMILIES: dict[str, dict[str, Preset]] = {
     "REGEN": {**regen.PRESETS},
     "MAGVIT-v2, the baseline": {**magvit2.PRESETS},
     "One-DVA": {**one_dva.PRESETS},
+    "Decoders of latents that others made": {**decoder.PRESETS},
     "Generators, trained on exported latents": {**generators.PRESETS},
 }
 

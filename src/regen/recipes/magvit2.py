@@ -11,7 +11,7 @@ from regen.recipes import regen
 from regen.recipes.preset import PLAIN, Preset, documented
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.trainer import DataConfig, Recipe
+from regen.train.recipe import DataConfig, Recipe
 
 # Decoders of the small baseline with as many operations a frame as the REGEN decoder of the ratio, in 12 MB.
 SMALL_WIDTHS = {

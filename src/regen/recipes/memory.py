@@ -16,7 +16,8 @@ from regen.metrics.lpips import Lpips
 from regen.metrics.memory import gpu_norms, peak_bytes
 from regen.recipes.updates import AnyRecipe, Update, build, build_without_content
 from regen.train.distributed import Trainable
-from regen.train.trainer import Recipe, build_auxiliary_losses
+from regen.train.recipe import Recipe
+from regen.train.trainer import build_auxiliary_losses
 
 
 def pass_bytes(recipe: AnyRecipe, update: Update, samples: int, sharded: bool, backward: bool = True) -> int:

@@ -13,7 +13,7 @@ from regen.recipes.preset import CACHED, PLAIN, Preset, documented
 from regen.train.finetune import InitConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.trainer import DataConfig, Recipe
+from regen.train.recipe import DataConfig, Recipe
 
 STAGE1 = CACHED.replace("RUN", "STAGE1")
 STAGE2 = CACHED + " --init.model STAGE1"

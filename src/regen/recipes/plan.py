@@ -13,8 +13,8 @@ from regen.recipes.memory import auxiliary_of, codec_bytes, count, pass_bytes
 from regen.recipes.updates import AnyRecipe, Update, assumptions, build_without_content, list_updates
 from regen.train.distributed import Trainable
 from regen.train.latent_statistics import STATISTICS_BATCH
+from regen.train.recipe import Recipe
 from regen.train.throughput import PEAK_TFLOPS, ThroughputMeter
-from regen.train.trainer import Recipe
 
 FP32, BF16 = 4, 2  # bytes of a number
 MOMENTS = 2  # that AdamW keeps of each parameter

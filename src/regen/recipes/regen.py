@@ -9,7 +9,7 @@ from regen.recipes.preset import CACHED, PLAIN, Preset, documented
 from regen.train.finetune import InitConfig
 from regen.train.loop import LoopConfig
 from regen.train.optimizer import OptimizerConfig
-from regen.train.trainer import DataConfig, Recipe
+from regen.train.recipe import DataConfig, Recipe
 
 ON_NODES = "torchrun --nnodes 4 --nproc-per-node 8 ... -m regen train {name} --data SHARDS --out RUN"
 

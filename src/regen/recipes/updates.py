@@ -14,8 +14,8 @@ from regen.generate.training import GeneratorRecipe
 from regen.runtime import generator_for
 from regen.tiling import LATENT_STRIDE
 from regen.train.finetune import freeze_parts
+from regen.train.recipe import Recipe, build_model
 from regen.train.throughput import SAMPLE_KEYS
-from regen.train.trainer import Recipe, build_model
 
 AnyRecipe = Recipe | GeneratorRecipe
 

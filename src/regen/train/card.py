@@ -41,6 +41,7 @@ PAPERS = {
     "AutoencoderOneDVA": Paper("One-DVA", "2602.04220", ("video", "autoencoder", "diffusion")),
     "AutoencoderMagvit2": Paper("MAGVIT-v2", "2310.05737", ("video", "autoencoder")),
     "AutoencoderLinear": Paper("Linear embedder with overlapping windows", None, ("video", "autoencoder")),
+    "RegenDecoder": Paper("REGEN's decoder", "2503.08665", ("video", "decoder", "diffusion")),
     "LatentGenerator": Paper("REGEN, Sec. 4", "2503.08665", ("text-to-video", "diffusion")),
 }
 

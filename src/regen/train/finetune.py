@@ -1,4 +1,4 @@
-"""Initial weights from another model or from PCA, and freezing."""
+"""Initial weights from another model, and freezing."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regen.embedders.base import VideoAutoencoder
-from regen.embedders.linear import Covariance
-from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.pyramid import LINEAR_PATH
 from regen.networks.conditioning import default_frequency
 from regen.pretrained.listing import find_model, stored_config
@@ -40,6 +38,9 @@ class InitConfig:
     """One-DVA: initialise the linear skip maps with the principal components of the patches of this many
     clips; 0: at random. Not together with a model, which brings its own. Freeze them too: the learning rates
     of a training from scratch would destroy them."""
+    linear_clips: int = 0
+    """A decoder of foreign latents with model.linear_path: fit that linear map to this many clips, by least
+    squares; 0: it starts at zero."""
     linear: str | None = None
     """Load the linear path of a model with linear_skip overlapping from this linear embedder of the same
     ratio and channels: a name from `regen models` such as linear-4x, or a folder. It replaces that of
@@ -48,6 +49,8 @@ class InitConfig:
     def __post_init__(self) -> None:
         if self.pca_clips < 0 or (self.pca_clips and self.model is not None):
             raise ValueError(f"pca_clips must be >= 0, and 0 with a model, got {self.pca_clips}.")
+        if self.linear_clips < 0:
+            raise ValueError(f"linear_clips must be >= 0, got {self.linear_clips}.")
         if {"encoder", "decoder"} <= set(self.freeze):
             raise ValueError("With encoder and decoder frozen nothing is trained; freeze only one of them.")
 
@@ -160,35 +163,6 @@ def freeze_parts(model: VideoAutoencoder, parts: tuple[Part, ...]) -> None:
             raise ValueError("This model has no linear maps to freeze; drop linear from --init.freeze.")
         for weight in weights:
             weight.requires_grad_(False)
-
-
-@torch.no_grad()
-def init_from_pca(model: AutoencoderOneDVA, batches: Iterable[dict[str, Tensor]], count: int) -> None:
-    """Initialise `model` as the best linear embedder of its patches, by its structural latents.
-
-    The principal components are those of the patches of at least `count` clips, from batches with a `clip`
-    (b 3 t h w in [-1, 1]). The transformers' structural outputs are zeroed. Raises ValueError when the model
-    has no linear skip maps.
-    """
-    encoder, decoder, channels = model.encoder, model.decoder, model.latent_channels
-    if encoder.linear_skip is None or decoder.linear_skip is None:
-        raise ValueError(
-            "init.pca_clips needs linear maps: add --model.linear-skip, or drop --init.pca-clips."
-        )
-    covariance, seen = Covariance(encoder.linear_skip.in_features), 0
-    for batch in batches:
-        covariance.add(model.patches.patchify(model.patches.pad(batch["clip"])))
-        seen += len(batch["clip"])
-        if seen >= count:
-            break
-    device, dtype = encoder.linear_skip.weight.device, encoder.linear_skip.weight.dtype
-    mean, basis, std = (part.to(device, dtype) for part in covariance.components(channels).values())
-    encoder.linear_skip.weight.copy_((basis / std).T)
-    encoder.linear_skip.bias.copy_(-(mean @ basis) / std)
-    decoder.linear_skip.weight.copy_(basis * std)
-    decoder.linear_skip.bias.copy_(mean)
-    encoder.structural.project.weight[:channels] = 0
-    encoder.structural.project.bias[:channels] = 0
 
 
 def inflate_kernel(kernel: Tensor, shape: torch.Size) -> Tensor:

@@ -3,107 +3,57 @@
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from einops import rearrange
-from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from regen.console import warn
 from regen.data.clips import ClipDataset
 from regen.data.tasks import MediaConditions, Stage, TaskConfig, TrainingBatches, hold_out
-from regen.embedders.base import VideoAutoencoder, without_margin
-from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
+from regen.embedders.base import VideoAutoencoder
+from regen.embedders.diffusion_decoder import DiffusionDecoder
+from regen.embedders.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from regen.embedders.model import MEASURED
-from regen.embedders.one_dva import AutoencoderOneDVA, OneDVAConfig
+from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.preview import fit_rgb_factors
-from regen.embedders.regen import AutoencoderRegen, RegenConfig
+from regen.embedders.regen_decoder import RegenDecoder, RegenDecoderConfig
 from regen.io import write_text
-from regen.losses.auxiliary import AuxiliaryLosses, LossConfig
+from regen.losses.auxiliary import AuxiliaryLosses
 from regen.losses.one_dva import Predictor, denoised, unit_gaussian_velocity
-from regen.runtime import dtype_name, generator_for, pick_dtype, tune_malloc
+from regen.runtime import dtype_name, pick_dtype, tune_malloc
 from regen.train.card import CardOptions, model_card
 from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext, full_state_dict
-from regen.train.finetune import InitConfig, InitReport, init_from_pca, init_weights
+from regen.train.finetune import InitReport, init_weights
 from regen.train.latent_statistics import measure_latent_statistics, small_batches
-from regen.train.lifecycle import ShouldStop, run_identity
-from regen.train.loop import LoopConfig, train
-from regen.train.optimizer import OptimizerConfig
+from regen.train.lifecycle import run_identity
+from regen.train.linear_start import fit_linear_path, init_from_pca
+from regen.train.loop import train
+from regen.train.preview import Preview
+from regen.train.recipe import MODEL_CLASSES, Autoencoder, ModelConfig, Recipe, build_model
 
-PREVIEW_CLIPS, FITTED_CLIPS = 4, 64  # in a picture; to which the linear preview is fitted, at most
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Clips for training and validation."""
-
-    stages: tuple[Stage, ...]
-    scale: tuple[float, float] | None = (0.5, 1.0)
-    """Range of random scales at which crops are taken; 1 is the original size. None: the largest crop of the
-    aspect ratio, so that the whole picture is seen."""
-    short_side: int | None = None
-    """Size to which larger pictures are reduced first; a frame cache keeps them in this size."""
-    frame_rate: float | None = None
-    """Frames per second of the clips; None keeps each video's frame rate."""
-    num_val_videos: int = 2
-    """Videos held out for evaluations; with 0 the evaluations use the training videos."""
-    num_val_clips: int = 8
-    """Clips of the validation videos that an evaluation reconstructs."""
-    statistics_clips: int = 10_000
-    """Clips over which mean and standard deviation of the latents are measured at the end."""
-    decode_timeout: float = 60.0
-    """Seconds to decode one sample; then another sample replaces it, and the log counts it."""
-
-    def __post_init__(self) -> None:
-        for name, minimum in (("num_val_clips", 1), ("statistics_clips", 1), ("num_val_videos", 0)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be >= {minimum}, got {getattr(self, name)}.")
+FITTED_CLIPS = 64  # to which the linear preview is fitted, at most
 
 
-ModelConfig = RegenConfig | Magvit2Config | OneDVAConfig
-Autoencoder = AutoencoderRegen | AutoencoderMagvit2 | AutoencoderOneDVA
-MODEL_CLASSES: dict[type[ModelConfig], type[Autoencoder]] = {
-    RegenConfig: AutoencoderRegen,
-    Magvit2Config: AutoencoderMagvit2,
-    OneDVAConfig: AutoencoderOneDVA,
-}
-M = TypeVar("M", RegenConfig, Magvit2Config, OneDVAConfig, covariant=True)
+def load_encoder(recipe: Recipe, device: torch.device) -> tuple[Recipe, FrozenEncoder | None]:
+    """The recipe with the latent space of its frozen encoder, if it has one, and that encoder.
 
-
-@dataclass(frozen=True)
-class Recipe(Generic[M]):
-    """A full training configuration; `regen.recipes` has the named ones."""
-
-    model: M
-    data: DataConfig
-    loop: LoopConfig
-    tasks: TaskConfig = field(default_factory=TaskConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    losses: LossConfig = field(default_factory=LossConfig)
-    init: InitConfig = field(default_factory=InitConfig)
-
-    def __post_init__(self) -> None:
-        losses, is_regen = self.losses, isinstance(self.model, RegenConfig)
-        if is_regen and losses.adversarial.weight > 0:
-            raise ValueError("REGEN has no discriminator: losses.adversarial.weight must be 0.")
-        if not is_regen and self.tasks.warmup_fraction < 1:
-            raise ValueError("Only REGEN decodes frames it does not encode; set tasks.warmup_fraction to 1.")
-        weights = losses.alignment.weight, losses.representation.weight, losses.prediction.share
-        if not isinstance(self.model, OneDVAConfig) and max(*weights, self.init.pca_clips) > 0:
-            raise ValueError(
-                "Only One-DVA takes losses.alignment, .representation and .prediction, and init.pca_clips."
-            )
-
-
-def build_model(config: ModelConfig) -> Autoencoder:
-    return MODEL_CLASSES[type(config)](**asdict(config))
+    Raises ValueError when there is none of that name.
+    """
+    if not isinstance(recipe.model, RegenDecoderConfig):
+        return recipe, None
+    if not recipe.model.encoder:
+        raise ValueError(
+            "Say for whose latents: --encoder FOLDER or owner/name, such as a model of diffusers."
+        )
+    dtype = pick_dtype(recipe.loop.mixed_precision, device)
+    encoder = load_frozen_encoder(recipe.model.encoder, device, dtype, recipe.model.chunk_frames)
+    return replace(recipe, model=replace(recipe.model, **vars(encoder.space))), encoder
 
 
 def run_recipe(
@@ -130,7 +80,8 @@ def run_recipe(
     """
     tune_malloc()
     torch.manual_seed(recipe.loop.seed)
-    model = build_model(recipe.model)
+    recipe, encoder = load_encoder(recipe, context.device)
+    model = build_model(recipe.model, encoder)
     auxiliary = build_auxiliary_losses(recipe, model, context.device, predictor)
     init = init_weights(model, recipe.init)
     if recipe.losses.prediction.share > 0 and not init.keeps_latents:
@@ -146,24 +97,34 @@ def run_recipe(
     batches = make_batches(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
     if media_conditions is not None:
         batches.conditions = media_conditions(clips.collection, out / "captions")
-    if recipe.init.pca_clips and not list_checkpoints(out / "checkpoints"):
-        assert isinstance(model, AutoencoderOneDVA)
+    count = recipe.init.pca_clips or recipe.init.linear_clips
+    if count and not list_checkpoints(out / "checkpoints"):
         alone = DistributedContext(torch.device("cpu"))  # every process computes the same
-        with load_chunks(training, recipe, span, recipe.init.pca_clips, alone) as loader:
-            init_from_pca(model, loader, recipe.init.pca_clips)
+        with load_chunks(training, recipe, span, count, alone) as loader:
+            fit_linear_maps(model, loader, count)
     evaluate = Preview(validation, recipe, model.chunk_frames, out / "previews", context)
     config = resolve_config(recipe, clips, context.device) | run_identity(name)
     options = (recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary)
     average = train(model, batches, *options).ema.model
     del model, auxiliary  # of the state only the average stays in memory
     if not (out / "model").exists():
-        measured = measure_latents(average, training, recipe, context, init.keeps_latents)
+        keeps_latents = init.keeps_latents or encoder is not None
+        measured = measure_latents(average, training, recipe, context, keeps_latents)
         weights = full_state_dict(average, context)
         if context.is_main:
             finished = finish_model(recipe.model, weights, measured)
             text = model_card(finished, out, data, context, card, recipe.init.model)
             save_model(finished, out / "model", text)
     return out / "model"
+
+
+def fit_linear_maps(model: nn.Module, loader: BatchLoader, count: int) -> None:
+    """Fit the linear maps that a model starts from to at least `count` clips."""
+    if isinstance(model, AutoencoderOneDVA):
+        init_from_pca(model, loader, count)
+    else:
+        assert isinstance(model, RegenDecoder)
+        fit_linear_path(model, loader, count)
 
 
 def measure_latents(
@@ -195,7 +156,7 @@ def build_auxiliary_losses(
     recipe: Recipe, model: Autoencoder, device: torch.device, predictor: Predictor | None
 ) -> AuxiliaryLosses | None:
     """Losses besides the model's own; None for REGEN without a perceptual loss."""
-    if isinstance(model, AutoencoderRegen) and recipe.losses.perceptual_weight == 0:
+    if isinstance(model, DiffusionDecoder) and recipe.losses.perceptual_weight == 0:
         return None
     features = (model.config.width, model.patches) if isinstance(model, AutoencoderOneDVA) else None
     predictor = predictor or denoised(unit_gaussian_velocity)
@@ -242,53 +203,6 @@ def load_chunks(
     batches = make_batches(clips, recipe, span, tasks, (stage,), -(-count // stage.video_batch_size))
     keys = [(step, context.rank, context.size) for step in range(len(batches))]
     return BatchLoader(batches, keys, recipe.loop.num_workers, context.device)
-
-
-class Preview:
-    """Evaluation on the same validation clips every time: PSNR of one-step reconstructions, and a picture."""
-
-    def __init__(
-        self, clips: ClipDataset, recipe: Recipe, frames: int, folder: Path, context: DistributedContext
-    ):
-        clips.require_length(frames)
-        self.clips, self.frames, self.folder, self.context = clips, frames, folder, context
-        stage, self.count, self.seed = recipe.data.stages[-1], recipe.data.num_val_clips, recipe.loop.seed
-        self.margin = stage.margin
-        self.size = stage.height + 2 * stage.margin, stage.width + 2 * stage.margin
-        self.dtype = pick_dtype(recipe.loop.mixed_precision, context.device)
-
-    def __call__(self, model: nn.Module, step: int, should_stop: ShouldStop) -> dict[str, float] | None:
-        """Mean PSNR in dB, None when stopped early; all processes compute it, for sharded models need all."""
-        assert isinstance(model, VideoAutoencoder)
-        originals, videos, psnr, device = [], [], [], self.context.device
-        for i in range(self.count):
-            if should_stop():
-                return None
-            clip = self.clips.read(i, self.frames, self.size, (1.0, 1.0), self.seed)[None]
-            with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-                latents = model.encode(clip.to(device)).latent_dist.mode()
-                generator = generator_for(self.seed)
-                video = model.decode(latents, steps=model.min_steps, generator=generator).sample
-            video = video[..., : self.size[0], : self.size[1]].clamp(-1, 1).float().cpu()
-            video, clip = without_margin(video, self.margin), without_margin(clip, self.margin)
-            psnr.append(-10 * torch.log10((video - clip).square().mean() / 4).item())
-            originals.append(clip)
-            videos.append(video)
-        if self.context.is_main:
-            path = self.folder / f"step-{step:08d}.png"
-            save_preview(path, torch.cat(originals), torch.cat(videos))
-        return {"psnr": sum(psnr) / len(psnr)}
-
-
-def save_preview(
-    path: Path, original: Float[Tensor, "b 3 t h w"], reconstruction: Float[Tensor, "b 3 t h w"]
-) -> None:
-    """Write a PNG of the first clips' frames above those of their reconstructions, both RGB in [-1, 1]."""
-    pairs = torch.stack([original[:PREVIEW_CLIPS], reconstruction[:PREVIEW_CLIPS]]).detach().float().cpu()
-    grid = rearrange(pairs, "pair b c t h w -> (b pair h) (t w) c")
-    pixels = ((grid.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.numpy()).save(path, format="PNG")
 
 
 def save_model(model: ModelMixin, folder: Path, card: str) -> None:

@@ -16,14 +16,13 @@ from regen.codec.rate_control import FixedLength, Lengths, TargetPsnr, parse_len
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.data.video_sets import VideoSet, find_media, media_sha256
+from regen.embedders.diffusers_adapter import DiffusersAdapter
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.evaluate.benchmark.clip_list import Clip, clip_label
-from regen.evaluate.diffusers_adapter import DiffusersAdapter
-from regen.evaluate.diffusers_models import load_embedder
 from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
 from regen.media.reader import VideoReader
 from regen.names import model_folders
-from regen.pretrained.models import weights_hash
+from regen.pretrained.models import load_embedder, weights_hash
 
 Frames = Iterable[UInt8[Tensor, "h w 3"]]
 LengthSpec = FixedLength | TargetPsnr

@@ -22,12 +22,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Generator, Tensor, nn
 
-from regen.codec.chunks import Embedder
 from regen.console import first_line
-from regen.evaluate.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter, Moments, Video
+from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter, Moments, Video
 from regen.io import parse_json
 from regen.names import MIRROR, local_folders
-from regen.pretrained import models
+from regen.public import MODULES
 from regen.tiling import Tile
 
 VAE = "vae"  # the folder of the autoencoder in a pipeline
@@ -43,7 +42,7 @@ class WanAdapter(DiffusersAdapter):
         return self.vae.config.scale_factor_temporal
 
     @property
-    def _channels(self) -> int:
+    def latent_channels(self) -> int:
         return self.vae.config.z_dim
 
     def _widest_channels(self) -> float:
@@ -71,7 +70,7 @@ class LTXAdapter(DiffusersAdapter):
     decoder injects (version 0.9.1) follows from the generator's seed, independently for each sample.
     """
 
-    def _shift_and_scale(self) -> Moments:
+    def moments(self) -> Moments:
         mean = rearrange(self.vae.latents_mean.float(), "c -> c 1 1 1")
         std = rearrange(self.vae.latents_std.float(), "c -> c 1 1 1")
         return mean, std / self.vae.config.scaling_factor
@@ -167,7 +166,7 @@ class CosmosAdapter(DiffusersAdapter):
     def __init__(self, vae: Any, window: int = DEFAULT_WINDOW) -> None:
         super().__init__(vae, window)
         frames = 1 + (self.chunk_frames - 1) // self.temporal_compression_ratio
-        known = self._shift_and_scale()[0].shape[1]
+        known = self.moments()[0].shape[1]
         if 1 < known < frames:
             longest = 1 + (known - 1) * self.temporal_compression_ratio
             raise ValueError(f"{self.name} knows windows of at most {longest} frames, got {window}.")
@@ -197,17 +196,14 @@ class ModelLocation:
         return f"{self.root}/{self.folder}".rstrip("/")
 
 
-def load_embedder(
-    name: str, device: torch.device, dtype: torch.dtype, window: int = DEFAULT_WINDOW
-) -> Embedder:
-    """Load a model of this package or of diffusers in evaluation mode.
+def load(
+    location: ModelLocation, device: torch.device, dtype: torch.dtype, window: int = DEFAULT_WINDOW
+) -> DiffusersAdapter:
+    """The autoencoder of diffusers at a location, in evaluation mode.
 
-    `window`: frames that a model of diffusers gets at once, at most. Raises ValueError when the model does
-    not exist, can't be downloaded, is damaged, or has an unsupported class.
+    `window`: frames that it gets at once, at most. Raises ValueError when it can't be downloaded, is damaged,
+    or has an unsupported class.
     """
-    location = _find(name)
-    if location is None or location.class_name is None or location.class_name in models.CLASSES:
-        return models.load(name, device, dtype)
     if location.class_name == DIFFUSION_DECODER:
         encoder = _at(location.root, VAE)
         if encoder is None or encoder.class_name != "AutoencoderKLLTX2Video":
@@ -215,12 +211,12 @@ def load_embedder(
         vae, decoder = (_load(one, device, dtype) for one in (encoder, location))
         return LTX2DiffusionAdapter(vae, decoder, window)
     if location.class_name not in ADAPTERS:
-        supported = ", ".join([*models.CLASSES, *ADAPTERS, DIFFUSION_DECODER])
+        supported = ", ".join([*MODULES, *ADAPTERS, DIFFUSION_DECODER])
         raise ValueError(f"{location} must be one of {supported}, got {location.class_name}.")
     return ADAPTERS[location.class_name](_load(location, device, dtype), window)
 
 
-def _find(name: str) -> ModelLocation | None:
+def find(name: str) -> ModelLocation | None:
     """First location that matches `name`; None when it is neither a folder nor a name on the Hub."""
     local = Path(name).expanduser()
     for folder in (*local_folders(name), local / VAE):

@@ -17,10 +17,10 @@ from torch.nn.attention import flex_attention
 from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.diffusion import euler, heun
+from regen.embedders import diffusers_models
+from regen.embedders.diffusers_adapter import DiffusersAdapter
+from regen.embedders.diffusers_models import CosmosAdapter, LTX2DiffusionAdapter, load_embedder
 from regen.embedders.linear import AutoencoderLinear
-from regen.evaluate import diffusers_models
-from regen.evaluate.diffusers_adapter import DiffusersAdapter
-from regen.evaluate.diffusers_models import CosmosAdapter, LTX2DiffusionAdapter, load_embedder
 from regen.evaluate.quality import evaluate_clip
 from regen.runtime import generator_for
 from regen.tiling import Tile
@@ -277,10 +277,10 @@ def test_hub_names(folder, monkeypatch):
         return str(folder / "pipeline" / file)
 
     monkeypatch.setattr(diffusers_models, "hf_hub_download", fetch)
-    place = diffusers_models._find("some/pipeline")
+    place = diffusers_models.find("some/pipeline")
     assert str(place) == "some/pipeline/vae" and place.class_name == "AutoencoderKLLTX2Video"
     assert fetched == ["some/pipeline/config.json", "some/pipeline/vae/config.json"]
-    decoder = diffusers_models._find("some/pipeline/diffusion_decoder")
+    decoder = diffusers_models.find("some/pipeline/diffusion_decoder")
     assert decoder.class_name == "LTX2VideoDiffusionDecoderModel"
     with pytest.raises(ValueError, match="no config.json in unet"):
         load_embedder("some/pipeline/unet", CPU, torch.float32)

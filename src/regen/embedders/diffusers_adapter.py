@@ -85,7 +85,7 @@ class DiffusersAdapter:
         tiling = Tiling.of(height // side, width // side, tile, side)
         parts = (self.vae.encode(crop(video, box, side)).latent_dist.mode() for box in tiling.boxes)
         raw = tiling.blend(parts, 1).float()
-        shift, scale = (moment[:, : raw.shape[2]] for moment in self._shift_and_scale())
+        shift, scale = (moment[:, : raw.shape[2]] for moment in self.moments())
         return AutoencoderKLOutput(latent_dist=IdentityDistribution(((raw - shift) / scale).to(self.dtype)))
 
     def decode(
@@ -106,7 +106,7 @@ class DiffusersAdapter:
             raise ValueError(f"{self.name} needs --solver euler and --seams none.")
         if self.denoises and noise == "zero":
             raise ValueError(f"{self.name} starts from normal noise, got --noise zero.")
-        shift, scale = (moment[:, : latents.shape[2]] for moment in self._shift_and_scale())
+        shift, scale = (moment[:, : latents.shape[2]] for moment in self.moments())
         raw = (latents.float() * scale + shift).to(self.dtype)
         return DecoderOutput(sample=self._frames(raw, steps, generator, tile)[:, :, chosen])
 
@@ -137,22 +137,24 @@ class DiffusersAdapter:
     def _network(self, raw: Float[Tensor, "b c n y x"], generator: list[Generator]) -> Video:
         return self.vae.decode(raw).sample
 
-    def _shift_and_scale(self) -> Moments:
+    def moments(self) -> Moments:
         """Shift and scale of the latents, `c n 1 1` or `c 1 1 1`: encoded = shift + scale * normalised.
 
         Mean and standard deviation per channel (and latent frame), and a scaling factor, where configured.
         """
         config = self.vae.config
-        scale = torch.full((self._channels, 1, 1, 1), 1 / config.get("scaling_factor", 1), device=self.device)
+        scale = torch.full(
+            (self.latent_channels, 1, 1, 1), 1 / config.get("scaling_factor", 1), device=self.device
+        )
         rows = [config.get("latents_mean"), config.get("latents_std")]
         if None in rows:
             return torch.zeros_like(scale), scale
         moments = torch.tensor(rows, device=self.device, dtype=torch.float32)
-        mean, std = rearrange(moments, "m (c n) -> m c n 1 1", c=self._channels)
+        mean, std = rearrange(moments, "m (c n) -> m c n 1 1", c=self.latent_channels)
         return mean, std * scale
 
     @property
-    def _channels(self) -> int:
+    def latent_channels(self) -> int:
         return self.vae.config.latent_channels
 
     def _widest_channels(self) -> float:

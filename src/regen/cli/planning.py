@@ -1,0 +1,65 @@
+"""The command plan: one command below it for each recipe."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+from tyro.extras import SubcommandApp
+
+from regen.cli.training import check_name
+
+if TYPE_CHECKING:
+    from regen.generate.training import GeneratorRecipe
+    from regen.train.recipe import Recipe
+
+PLAN = """Plan a training: operations, days, and the memory of each phase on each GPU; nothing is run.
+
+Example: regen plan regen-32x --gpus 8 --memory 80GB --loop.gradient-accumulation-steps 4
+
+Exits with 1 when a phase does not fit, and says what to change."""
+
+
+def plan_commands(name: str) -> SubcommandApp:
+    """The command of `plan` for the recipe `name`. Raises ValueError as `recipe_commands` does."""
+    check_name(name)
+    from regen.recipes import GENERATORS, GPUS, HELP, RECIPES
+
+    app = SubcommandApp()
+    recipe: Any = {**RECIPES, **GENERATORS}[name]
+    app.command(name=name, help=HELP[name].partition("\n")[0])(_planning(name, recipe, GPUS[name]))
+    return app
+
+
+def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int) -> Callable[..., None]:
+    from regen.console import progress_bar
+    from regen.recipes.plan import Hardware, plan
+    from regen.recipes.plan_table import print_plan
+    from regen.train.recipe import Recipe
+
+    kind: Any = Recipe[type(default.model)] if isinstance(default, Recipe) else type(default)  # type: ignore[misc]
+
+    def show(
+        recipe: Annotated[kind, arg(name="")] = default,
+        gpus: int = default_gpus,
+        memory: Annotated[str, arg(metavar="SIZE")] = "80GB",
+        gpu: str = "H100",
+        utilisation: float = 0.4,
+    ) -> None:
+        """Plan.
+
+        Args:
+            gpus: GPUs that train together; the batch is divided among them and the accumulation steps.
+            memory: Memory of each GPU, such as 80GB.
+            gpu: Kind of GPU, such as A100 or H200, for its peak of bf16 operations.
+            utilisation: Share of that peak which the model's operations reach (MFU).
+        """
+        from regen.codec.memory import parse_memory
+
+        hardware = Hardware(gpus, parse_memory(memory), gpu, utilisation)
+        with progress_bar("counting") as progress:
+            found = plan(recipe, hardware, progress)
+        print_plan(name, found, hardware)
+        if not found.fits(hardware):
+            raise ValueError(f"{name} does not fit {gpus} GPUs of {memory}; see the phases marked above.")
+
+    return show

@@ -1,0 +1,242 @@
+"""RegenDecoder: REGEN's decoder for the latents of any frozen video autoencoder.
+
+A causal autoencoder makes 1 + n latent frames of 1 + r n frames. Latent frame 0 is an image; latent frame g
+stands for the frames r (g - 1) + 1 ... r g, its *group*. With the latent frame before it, it is a pair as
+REGEN's decoder takes: the group lies at the times 1/r ... 1 after the last frame of the one before. Groups
+are decoded one by one, so memory does not depend on the length of a video, and at any time between frames.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from regen import diffusion
+from regen.embedders.base import without_margin
+from regen.embedders.clips import PointPosterior
+from regen.embedders.diffusion_decoder import DecoderConfig, DiffusionDecoder, PerceptualTerms
+from regen.embedders.frozen_encoder import FrozenEncoder, LatentSpace, load_frozen_encoder
+from regen.embedders.model import check_requirements, configured_by
+from regen.latents import Latents
+from regen.networks.linear import NeighbourhoodDecoder
+from regen.tiling import Tile
+
+SNAP = 1e-3  # of a frame: times are fractions of a chunk in fp32
+
+
+@dataclass(frozen=True)
+class RegenDecoderConfig(DecoderConfig, LatentSpace):
+    """The latents, size and options of a `RegenDecoder`."""
+
+    linear_path: bool = False
+    """A linear map of 3 x 3 latents to their pixels beside the transformer, which adds to it; small models
+    train faster. Fit it with --init.linear-clips."""
+    detail_channels: int = 0
+    """Channels of a convolution over the decoder's pixels, which mends borders of patches; 0: none."""
+    distillation_weight: float = 0.0
+    """Weight of the distance of the predicted frames from those that the encoder's own decoder shows, beside
+    the distance from the true ones."""
+
+
+class RegenDecoder(DiffusionDecoder):
+    """A diffusion decoder of latents that a frozen autoencoder makes, with the interface of an embedder.
+
+    Latents are normalised as in the pipelines of the autoencoder's class. It is loaded when `encode` is first
+    called, by the name in the config, or given to `attach_encoder`; to decode it is not needed.
+    """
+
+    _no_split_modules: ClassVar[tuple[str, ...]] = ("Block",)
+    _repeated_blocks = ("Block",)
+
+    @configured_by(RegenDecoderConfig, scaling_factor=1.0)
+    def __init__(self, config: RegenDecoderConfig) -> None:
+        super().__init__()
+        r, span = config.temporal_compression_ratio, config.chunk_frames - 1
+        is_linear, is_sample = config.linear_path, config.prediction == "sample"
+        check_requirements(
+            {
+                "chunk_frames must be 1 + r n": span >= r >= 1 and span % r == 0,
+                "latent_channels must be >= 1": config.latent_channels >= 1,
+                "conditioning must be content_aware": config.conditioning == "content_aware",
+                "detail_channels must be >= 0": config.detail_channels >= 0,
+                "linear_path needs prediction sample": is_sample or not is_linear,
+            }
+        )
+        self._encoder: FrozenEncoder | None = None
+        inputs, patch = 2 * config.latent_channels + 1, config.spatial_compression_ratio
+        self._build_decoder(config, inputs, r, patch, config.detail_channels, config.linear_path)
+        self.linear_image = NeighbourhoodDecoder(inputs, 1, patch) if config.linear_path else None
+        self.linear_group = NeighbourhoodDecoder(inputs, r, patch) if config.linear_path else None
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.config.chunk_frames
+
+    @property
+    def encoder(self) -> FrozenEncoder:
+        """The frozen encoder. Raises ValueError when it is not found, or is not the one of the training."""
+        if self._encoder is None:
+            name = self.config.encoder
+            if not name:
+                raise ValueError("This decoder has no encoder; give one to attach_encoder.")
+            self.attach_encoder(load_frozen_encoder(name, self.device, self.dtype, self.chunk_frames))
+        assert self._encoder is not None
+        return self._encoder
+
+    def attach_encoder(self, encoder: FrozenEncoder) -> None:
+        """Encode with `encoder`. Raises ValueError unless its latents are those of the training."""
+        own, found = (
+            (space["encoder_class"], space["encoder_hash"]) for space in (self.config, vars(encoder.space))
+        )
+        if own[1] and own != found:
+            raise ValueError(
+                f"This decoder is for latents of {self.config.encoder} ({own[0]}, hash {own[1]}), got "
+                f"{encoder.name} ({found[0]}, hash {found[1]})."
+            )
+        self._encoder = encoder
+
+    def normalise(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
+        """Normalised latents, which `decode` takes, from those that the autoencoder's `decode` takes."""
+        mean, std = self._moments(raw)
+        return ((raw.float() - mean) / std).to(raw.dtype)
+
+    def _moments(self, latents: Float[Tensor, "b c n y x"]) -> tuple[Tensor, Tensor]:
+        rows = (self.config.encoder_mean, self.config.encoder_std)
+        mean, std = (torch.tensor(row, device=latents.device).view(len(row), -1, 1, 1) for row in rows)
+        return mean[:, : latents.shape[2]], std[:, : latents.shape[2]]
+
+    def _posterior(
+        self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
+    ) -> PointPosterior:
+        if video.shape[2] not in (1, self.chunk_frames):
+            raise ValueError(f"encode takes 1 or {self.chunk_frames} frames, got {video.shape[2]}.")
+        return PointPosterior(self.encoder.encode(video, tile).to(self.dtype))
+
+    def _chunks(self, latents: Tensor | Latents) -> list[Any]:
+        """Latents of any number of frames are one chunk: those of one video."""
+        if not isinstance(latents, Tensor) or latents.ndim != 5 or latents.shape[1] != self.latent_channels:
+            raise ValueError(
+                f"Latents must have the shape b c n y x with {self.latent_channels} channels, those of "
+                f"{self.config.encoder or 'the encoder'}, got {' x '.join(map(str, latents.shape))}."
+            )
+        return [latents]
+
+    def _decode(
+        self,
+        latents: Float[Tensor, "b c n y x"],
+        times: Float[Tensor, " t"] | None,
+        steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        solver: diffusion.Solver,
+        tile: Tile | None,
+        noise: diffusion.Noise | None,
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Frames at `times` (0 the first frame, 1 the last), by default all; group after group.
+
+        Raises ValueError for times outside [0, 1], or other than 0 for an image.
+        """
+        r, last = self.temporal_compression_ratio, self.temporal_compression_ratio * (latents.shape[2] - 1)
+        frames = [float(i) for i in range(last + 1)] if times is None else _in_frames(times, last)
+        latents = self._raw(latents)
+        result: list[Tensor | None] = [None] * len(frames)
+        groups = [-int(-frame // r) for frame in frames]
+        for g in sorted(set(groups)):
+            chosen = [i for i, group in enumerate(groups) if group == g]
+            local = torch.tensor([frames[i] / r - max(0, g - 1) for i in chosen], device=latents.device)
+            rows = torch.full((len(latents),), g, device=latents.device) if g else None
+            pair = self._pair(latents, rows)
+            part = self._generate(pair, local, steps, generator, solver, tile, noise)
+            for i, frame in zip(chosen, part.unbind(2), strict=True):
+                result[i] = frame
+        return torch.stack(result, dim=2)  # type: ignore[arg-type]  # each frame lies in a group
+
+    def _pair(
+        self, raw: Float[Tensor, "b c n y x"], groups: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b d m y x"]:
+        """What the conditioner takes for one group of each clip (m = 2), or for the images (None; m = 1).
+
+        A latent frame of a foreign autoencoder holds content and motion of its group alike, so both places of
+        REGEN's pair hold it, the one before, and whether that one is an image.
+        """
+        if groups is None:
+            latent, before, flag = raw[:, :, 0], torch.zeros_like(raw[:, :, 0]), raw.new_zeros(len(raw))
+        else:
+            rows = torch.arange(len(raw), device=raw.device)
+            latent, before, flag = raw[rows, :, groups], raw[rows, :, groups - 1], (groups == 1).to(raw.dtype)
+        flag = repeat(flag, "b -> b 1 y x", y=raw.shape[3], x=raw.shape[4])
+        features = torch.cat([before, latent, flag], dim=1)
+        return repeat(features, "b d y x -> b d m y x", m=1 if groups is None else 2)
+
+    def _linear(self, raw: Float[Tensor, "b d m y x"], times: Float[Tensor, " t"]) -> Tensor | None:
+        if self.linear_image is None or self.linear_group is None:
+            return None
+        if raw.shape[2] == 1:
+            return self.linear_image(raw[:, :, 0], times)
+        return self.linear_group(raw[:, :, 0], times * self.temporal_compression_ratio - 1)
+
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        generators: list[torch.Generator],
+        auxiliary: PerceptualTerms | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The diffusion loss of the decoder (REGEN, Eq. 4) on one group of each clip.
+
+        `batch`: `clip` (b 3 t h w, 1 or `chunk_frames` frames), from which the frozen encoder makes latents,
+        or these as `latents` (b c n y x); `target` (b 3 t h w), the same frames, and its `margin`. The group
+        is drawn by the sample's own one of `generators`.
+        """
+        target, margin = batch["target"], int(batch.get("margin", 0))
+        latents = batch["latents"] if "latents" in batch else self.encoder.encode(batch["clip"])
+        last = latents.shape[2] - 1
+        groups = None
+        if last:
+            draws = [torch.randint(1, 1 + last, (), generator=generator) for generator in generators]
+            groups = torch.stack(draws).to(target.device)
+        pair, frames = self.group(latents, target, groups)
+        times = torch.arange(1, frames.shape[2] + 1, device=target.device) / frames.shape[2]
+        times = times if last else torch.zeros_like(times)
+        loss, logs, x0_pred = self._diffusion_loss(pair, frames, times, margin, generators, auxiliary)
+        if self.config.distillation_weight > 0:
+            shown = self.group(latents, self.encoder.decode(latents), groups)[1]
+            distance = F.mse_loss(x0_pred, without_margin(shown, margin).float())
+            loss = loss + self.config.distillation_weight * distance
+            logs["distillation"] = distance.detach()
+        return loss, {"loss": loss.detach(), **logs}
+
+    def group(
+        self,
+        latents: Float[Tensor, "b c n y x"],
+        video: Float[Tensor, "b 3 t h w"],
+        groups: Int[Tensor, " b"] | None,
+    ) -> tuple[Float[Tensor, "b d m y x"], Float[Tensor, "b 3 s h w"]]:
+        """What the conditioner takes for one group of each clip, and the frames of these groups.
+
+        `groups` are from 1 to n - 1; None: the first frames, as images.
+        """
+        pair = self._pair(self._raw(latents), groups)
+        if groups is None:
+            return pair, video[:, :, :1]
+        parts = rearrange(video[:, :, 1:], "b c (n s) h w -> b n c s h w", n=latents.shape[2] - 1)
+        return pair, parts[torch.arange(len(video), device=video.device), groups - 1]
+
+    def activation_bytes(self, frames: int, height: int, width: int) -> int:
+        """Estimated memory to decode a group or, if the encoder is there, to encode `frames`."""
+        decoder = self.decoder_bytes(min(frames, self.temporal_compression_ratio), height, width)
+        if self._encoder is None:
+            return decoder
+        embedder = self._encoder.embedder
+        return max(decoder, embedder.activation_bytes(frames, height, width))  # type: ignore[attr-defined]
+
+
+def _in_frames(times: Float[Tensor, " t"], last: int) -> list[float]:
+    """Times as positions in frames. Raises ValueError outside of the video."""
+    frames = [time * last for time in times.double().tolist()]
+    frames = [float(round(frame)) if abs(frame - round(frame)) < SNAP else frame for frame in frames]
+    if not all(0 <= frame <= last for frame in frames) or (last == 0 and any(times.tolist())):
+        raise ValueError("Times must be from 0 to 1, and 0 for an image: this decoder does not extrapolate.")
+    return frames
