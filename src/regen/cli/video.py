@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
 
 from regen.cli.options import (
     DEFAULT_PATH,
@@ -28,7 +31,9 @@ from regen.cli.options import (
 from regen.console import print_json, print_table, progress_bar, warn
 
 if TYPE_CHECKING:
+    from regen.codec.latent_file import LatentVideo
     from regen.codec.report import Report
+    from regen.embedders.regen_decoder import RegenDecoder
 
 
 def reconstruct(
@@ -134,27 +139,36 @@ def decode(
     model: DecodeModelOptions = DecodeModelOptions(),
     decoder: DecoderOptions = DecoderOptions(),
     frame: FrameOptions = FrameOptions(),
+    source_fps: Annotated[float, arg(metavar="N")] = 24.0,
     json: Json = False,
 ) -> None:
     """Decode a latent file to a video or image, optionally with frames in between, before and after.
 
     Example: regen decode latents.safetensors -o out.mp4 --fps 60
+    Latents of other programs: regen decode video.latent -o out.mp4 --model runs/decoder --source-fps 16
 
     Args:
-        input: The latent file, made by `regen encode`.
+        input: The latent file, made by `regen encode`; for a decoder of foreign latents also a tensor of
+            diffusers (output_type="latent") in a .safetensors or .pt file, or a .latent file of ComfyUI.
         output: The video, with the sound and (by default) the frame times of the original.
+        source_fps: Frames per second of latents that other programs wrote; they do not say it.
         json: Print one JSON object as the last line of the output.
     """
     from regen.codec import latent_file
+    from regen.codec.foreign_latents import is_foreign
     from regen.codec.transcode import decode_video
 
     output_frames, options, memory = timeline(frame), decode_options(decoder), memory_limit(model)
-    video = latent_file.read(input)
-    model = replace(model, model=model.model or video.model)
-    latent_file.check_model(input, video, model.model, weights_of(input, model.model, video.model))
+    if is_foreign(input):
+        autoencoder, video = load_foreign(input, model, source_fps)
+    else:
+        video = latent_file.read(input)
+        model = replace(model, model=model.model or video.model)
+        latent_file.check_model(input, video, model.model, weights_of(input, model.model, video.model))
+        autoencoder = load_model(model)
     with progress_bar("decode") as on_progress:
         report = decode_video(
-            load_model(model),
+            autoencoder,
             video,
             output,
             timeline=output_frames,
@@ -163,6 +177,26 @@ def decode(
             on_progress=on_progress,
         )
     _show_report(report, [output], json)
+
+
+def load_foreign(path: Path, model: DecodeModelOptions, fps: float) -> "tuple[RegenDecoder, LatentVideo]":
+    """The decoder, and the latents of a file of another program. Raises ValueError for another model."""
+    from regen.codec.foreign_latents import read_foreign
+    from regen.embedders.regen_decoder import RegenDecoder
+    from regen.pretrained.models import weights_hash
+
+    if not model.model:
+        raise ValueError(f"{path} does not say how to decode it; give a decoder trained for it by --model.")
+    if not 0 < fps < 1000:
+        raise ValueError(f"--source-fps must be more than 0 and below 1000, got {fps}.")
+    decoder = load_model(model)
+    if not isinstance(decoder, RegenDecoder):
+        raise ValueError(
+            f"{path} holds latents of another program, which {model.model} can't decode; give a decoder "
+            "trained for them (regen train decoder-small), or a file made by regen encode."
+        )
+    rate = Fraction(fps).limit_denominator(1001)
+    return decoder, read_foreign(path, decoder, model.model, weights_hash(model.model), rate)
 
 
 def weights_of(file: Path, name: str, encoded_with: str) -> str:

@@ -53,6 +53,8 @@ class LatentVideo:
     weights: str
     audio: bytes | None = None
     pixel_aspect: Fraction = Fraction(1)
+    is_sequence: bool = False
+    """Whether the latents are one sequence for the whole video, as those of diffusers, and not of chunks."""
 
     def chunks(self, length: int) -> Iterator[ChunkLatents]:
         """The latents chunk by chunk; a chunk holds `length` frames, the last one the rest."""
@@ -75,6 +77,7 @@ def write(path: Path, video: LatentVideo) -> None:
         "source_size": [video.source_height, video.source_width],
         "frame_rate": str(video.frame_rate),
         "pixel_aspect": str(video.pixel_aspect),
+        "is_sequence": video.is_sequence,
     }
     tensors = {**video.latents.tensors(), "times": video.times}
     if video.latents.has_sequence:
@@ -158,6 +161,7 @@ def _parse(facts: dict[str, Any], tensors: dict[str, Tensor]) -> LatentVideo:
         weights=str(facts["weights"]),
         audio=tensors["audio"].numpy().tobytes() if "audio" in tensors else None,
         pixel_aspect=aspect,
+        is_sequence=facts.get("is_sequence", False) is True,
     )
 
 

@@ -11,9 +11,10 @@ chunks is extrapolated by both, and the results are blended (not in the paper).
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from math import ceil, floor
 
@@ -85,11 +86,13 @@ def output_frames(
     frame_rate: Fraction,
     chunk_frames: int,
     timeline: Timeline = SOURCE_FRAMES,
+    sources: Callable[[Position], tuple[FrameSource, ...]] | None = None,
 ) -> tuple[list[OutputFrame], Fraction]:
     """The output frames in order, and the output frame rate in frames per second.
 
     `times` are the seconds of the source frames, rising from 0; `frame_rate` is the source's mean rate, which
-    sets how long its last frame is shown; a chunk holds `chunk_frames` source frames.
+    sets how long its last frame is shown; a chunk holds `chunk_frames` source frames, unless `sources` says
+    of what a position consists.
 
     The last frame is held until the source ends, which keeps the duration. With `extrapolate_before` all
     frames (and the sound) move by extrapolate_before / frame_rate seconds, so that the output still begins at
@@ -111,8 +114,9 @@ def output_frames(
     else:
         positions, seconds = _at_factor(edges, timeline.interpolate)
     last_chunk = (len(times) - 1) // chunk_frames
+    place = sources or partial(_sources, chunk_frames=chunk_frames, last_chunk=last_chunk)
     frames = [
-        OutputFrame(_sources(position - timeline.extrapolate_before, chunk_frames, last_chunk), second)
+        OutputFrame(place(position - timeline.extrapolate_before), second)
         for position, second in zip(positions, seconds, strict=True)
     ]
     return frames, rate

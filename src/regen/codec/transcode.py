@@ -21,6 +21,7 @@ from regen.codec.latent_file import LatentVideo
 from regen.codec.memory import largest_tile
 from regen.codec.rate_control import Budget, Lengths, check_lengths, two_pass
 from regen.codec.report import LatentCounter, Report, make_report
+from regen.codec.sequence import OpenVideo, SequenceDecodeSession, open_sequence
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
 from regen.console import OnProgress
@@ -164,29 +165,33 @@ def decode_video(
     The default `timeline` gives what `reconstruct_video` writes for the same source, size, model, precision
     and options; others interpolate or extrapolate (see `codec.timeline`).
     """
-    peak, chunk_frames = PeakMemory(model.device), model.chunk_frames
-    frames, rate = output_frames(video.times, video.frame_rate, chunk_frames, timeline)
-    offsets = offsets_per_chunk(frames, len(video.latents))
+    peak = PeakMemory(model.device)
     options = with_tile(options, model, video.height, video.width, memory)
-    session = DecodeSession(model, height=video.height, width=video.width, options=options)
+    session, parts, sources = open_sequence(model, video, options, timeline) or _open_chunks(
+        model, video, options
+    )
+    frames, rate = output_frames(video.times, video.frame_rate, model.chunk_frames, timeline, sources)
+    offsets = offsets_per_chunk(frames, len(parts))
     pending, done = iter(frames), 0
     with ExitStack() as files:
         audio = None if timeline.every_chunk or not video.audio else Blob("audio.m4a", video.audio)
         delay = timeline.extrapolate_before / video.frame_rate if audio else Fraction(0)
-        writer = files.enter_context(
-            VideoWriter(
-                *(output, video.width, video.height, rate, audio, delay), pixel_aspect=video.pixel_aspect
-            )
-        )
+        place = output, video.width, video.height, rate, audio, delay
+        writer = files.enter_context(VideoWriter(*place, pixel_aspect=video.pixel_aspect))
         hand_out = files.enter_context(background_writer(writer.write))
-        requests = zip(video.chunks(chunk_frames), offsets, strict=True)
-        for images in blend_frames(frames, offsets, session.decode(requests)):
+        decoded = session.decode(zip(parts, offsets, strict=True))
+        for images in blend_frames(frames, offsets, decoded):
             for image, frame in zip(images, pending, strict=False):
                 hand_out(image, frame.seconds)
             done += len(images)
             on_progress(done, len(frames))
     report = _latent_report(video, session, peak, decode_seconds=session.stopwatch.seconds)
     return replace(report, frames=done, fps=float(rate))
+
+
+def _open_chunks(model: Embedder, video: LatentVideo, options: DecodeOptions) -> OpenVideo:
+    session = DecodeSession(model, height=video.height, width=video.width, options=options)
+    return session, [*video.chunks(model.chunk_frames)], None
 
 
 class FrameStream:
@@ -281,7 +286,10 @@ def _sides(tile: Tile | None) -> list[int] | None:
 
 
 def _latent_report(
-    video: LatentVideo, session: EncodeSession | DecodeSession, peak: PeakMemory, **seconds: float
+    video: LatentVideo,
+    session: EncodeSession | DecodeSession | SequenceDecodeSession,
+    peak: PeakMemory,
+    **seconds: float,
 ) -> Report:
     latents = LatentCounter()
     for index in range(len(video.latents)):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,6 +72,20 @@ class RegenDecoder(DiffusionDecoder):
         self.linear_image = NeighbourhoodDecoder(inputs, 1, patch) if config.linear_path else None
         self.linear_group = NeighbourhoodDecoder(inputs, r, patch) if config.linear_path else None
 
+    @classmethod
+    def wrap(cls, vae: Any, name: "str | RegenDecoder", steps: int = 1) -> Any:
+        """The autoencoder of a pipeline with the decoder `name` in place of its own.
+
+            pipe.vae = RegenDecoder.wrap(pipe.vae, "runs/decoder")
+
+        `name` is that of a model (see `from_pretrained`), or a decoder. Raises ValueError when it is for other
+        latents.
+        """
+        from regen.embedders.wrapping import wrap
+
+        decoder = name if isinstance(name, cls) else cls.from_pretrained(name, torch_dtype=vae.dtype)
+        return wrap(vae, decoder, steps)
+
     @property
     def chunk_frames(self) -> int:
         return self.config.chunk_frames
@@ -107,7 +121,12 @@ class RegenDecoder(DiffusionDecoder):
     def _moments(self, latents: Float[Tensor, "b c n y x"]) -> tuple[Tensor, Tensor]:
         rows = (self.config.encoder_mean, self.config.encoder_std)
         mean, std = (torch.tensor(row, device=latents.device).view(len(row), -1, 1, 1) for row in rows)
-        return mean[:, : latents.shape[2]], std[:, : latents.shape[2]]
+        known, frames = mean.shape[1], latents.shape[2]
+        if 1 < known < frames:
+            raise ValueError(
+                f"{self.config.encoder_class} knows at most {known} latent frames, got {frames}."
+            )
+        return mean[:, :frames], std[:, :frames]
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
@@ -141,32 +160,59 @@ class RegenDecoder(DiffusionDecoder):
         """
         r, last = self.temporal_compression_ratio, self.temporal_compression_ratio * (latents.shape[2] - 1)
         frames = [float(i) for i in range(last + 1)] if times is None else _in_frames(times, last)
-        latents = self._raw(latents)
-        result: list[Tensor | None] = [None] * len(frames)
         groups = [-int(-frame // r) for frame in frames]
+        result: dict[int, Tensor] = {}
         for g in sorted(set(groups)):
             chosen = [i for i, group in enumerate(groups) if group == g]
-            local = torch.tensor([frames[i] / r - max(0, g - 1) for i in chosen], device=latents.device)
-            rows = torch.full((len(latents),), g, device=latents.device) if g else None
-            pair = self._pair(latents, rows)
-            part = self._generate(pair, local, steps, generator, solver, tile, noise)
-            for i, frame in zip(chosen, part.unbind(2), strict=True):
-                result[i] = frame
-        return torch.stack(result, dim=2)  # type: ignore[arg-type]  # each frame lies in a group
+            local = torch.tensor([frames[i] / r - max(0, g - 1) for i in chosen])
+            pair = latents[:, :, max(0, g - 1) : g + 1]
+            part = self.decode_group(pair, g, local, steps, generator, solver, tile, noise)
+            result |= zip(chosen, part.unbind(2), strict=True)
+        return torch.stack([result[i] for i in range(len(frames))], dim=2)
+
+    @torch.no_grad()
+    def decode_group(
+        self,
+        pair: Float[Tensor, "b c m y x"],
+        index: int,
+        times: Float[Tensor, " t"],
+        steps: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        solver: diffusion.Solver = diffusion.euler,
+        tile: Tile | None = None,
+        noise: diffusion.Noise | None = None,
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Frames of group number `index`: from latent frame 0, the image (m = 1), or from a latent frame and
+        the one before it (m = 2).
+
+        `times` are 0 for the image; else they run from 0, the last frame of the group before, to 1, the last
+        of this one, whose encoded frames are at 1/r ... 1. The other arguments are those of `decode`.
+        """
+        latents, rows = self._raw(pair), None
+        if index > 0:
+            rows = torch.full((len(pair),), 1, device=pair.device)
+        features = self._pair(latents, rows, is_first=index <= 1)
+        return self._generate(features, times.to(pair.device), steps, generator, solver, tile, noise)
 
     def _pair(
-        self, raw: Float[Tensor, "b c n y x"], groups: Int[Tensor, " b"] | None
+        self,
+        raw: Float[Tensor, "b c n y x"],
+        groups: Int[Tensor, " b"] | None,
+        is_first: Bool[Tensor, " b"] | bool | None = None,
     ) -> Float[Tensor, "b d m y x"]:
         """What the conditioner takes for one group of each clip (m = 2), or for the images (None; m = 1).
 
         A latent frame of a foreign autoencoder holds content and motion of its group alike, so both places of
-        REGEN's pair hold it, the one before, and whether that one is an image.
+        REGEN's pair hold it, the one before, and whether that one is an image: `is_first`, by default where
+        the group is number 1.
         """
         if groups is None:
             latent, before, flag = raw[:, :, 0], torch.zeros_like(raw[:, :, 0]), raw.new_zeros(len(raw))
         else:
             rows = torch.arange(len(raw), device=raw.device)
-            latent, before, flag = raw[rows, :, groups], raw[rows, :, groups - 1], (groups == 1).to(raw.dtype)
+            latent, before = raw[rows, :, groups], raw[rows, :, groups - 1]
+            flag = torch.as_tensor(groups == 1 if is_first is None else is_first, device=raw.device)
+            flag = flag.to(raw.dtype).expand(len(raw))
         flag = repeat(flag, "b -> b 1 y x", y=raw.shape[3], x=raw.shape[4])
         features = torch.cat([before, latent, flag], dim=1)
         return repeat(features, "b d y x -> b d m y x", m=1 if groups is None else 2)

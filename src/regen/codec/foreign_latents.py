@@ -1,0 +1,107 @@
+"""Latents that other programs wrote: tensors of diffusers' pipelines, and ComfyUI's .latent files.
+
+Diffusers' pipelines return normalised latents with `output_type="latent"`, "b c n y x", CogVideoX's
+"b n c y x"; people save them by `safetensors.torch.save_file` or `torch.save`. ComfyUI stores what its VAE
+encoded, without normalisation, as `latent_tensor` in a safetensors file.
+"""
+
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from regen.codec.latent_file import KEY, LatentVideo
+from regen.console import first_line
+from regen.embedders.regen_decoder import RegenDecoder
+from regen.latents import Latents
+
+COMFYUI, COMFYUI_VERSION = "latent_tensor", "latent_format_version_0"
+COMFYUI_OLD_SCALE = 1 / 0.18215  # of files without that version
+SUFFIXES = (".safetensors", ".latent", ".pt", ".pth")
+FRAMES_FIRST = ("AutoencoderKLCogVideoX",)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file may hold latents of another program, and is none of `regen encode`."""
+    if path.suffix not in SUFFIXES or not path.is_file():
+        return False
+    if path.suffix in (".pt", ".pth"):
+        return True
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def read_foreign(
+    path: Path, model: RegenDecoder, name: str, weights: str, frame_rate: Fraction
+) -> LatentVideo:
+    """The latents of one video in a file, as those of `model`; frames follow each other at `frame_rate`.
+
+    Raises ValueError when there are none, several videos, or latents of another shape.
+    """
+    tensor, is_raw = _tensor(path)
+    latents = _arrange(path, tensor, model)
+    latents = model.normalise(latents) if is_raw else latents
+    side, ratio = model.spatial_compression_ratio, model.temporal_compression_ratio
+    frames = 1 + ratio * (latents.shape[2] - 1)
+    height, width = (side * length for length in latents.shape[-2:])
+    return LatentVideo(
+        latents=Latents.of(latents),
+        times=torch.arange(frames, dtype=torch.float64) / float(frame_rate),
+        height=height,
+        width=width,
+        source_height=height,
+        source_width=width,
+        frame_rate=frame_rate,
+        model=name,
+        weights=weights,
+        is_sequence=True,
+    )
+
+
+def _tensor(path: Path) -> tuple[Tensor, bool]:
+    """The latents of a file, and whether they are raw (not normalised)."""
+    try:
+        if path.suffix in (".pt", ".pth"):
+            with warnings.catch_warnings(action="ignore"):
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+            found = loaded if isinstance(loaded, dict) else {"latents": loaded}
+        else:
+            with safe_open(path, framework="pt") as file:
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # of many kinds: the parts of a pickle can be anything
+        raise ValueError(f"{path} can't be read ({first_line(error)}); save the latents again.") from None
+    if COMFYUI in found:
+        scale = 1.0 if COMFYUI_VERSION in found else COMFYUI_OLD_SCALE
+        return found[COMFYUI].float() * scale, True
+    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor) and value.ndim >= 3}
+    named = [value for key, value in tensors.items() if key in ("latents", "samples")] or [*tensors.values()]
+    if len(named) != 1:
+        raise ValueError(
+            f"{path} must hold one tensor of latents, named latents or alone, got {', '.join(found)}."
+        )
+    return named[0], False
+
+
+def _arrange(path: Path, tensor: Tensor, model: RegenDecoder) -> Float[Tensor, "1 c n y x"]:
+    """One video in our order of dimensions. Raises ValueError for other shapes."""
+    channels, shape = model.latent_channels, " x ".join(map(str, tensor.shape))
+    of = f"latents of {model.config.encoder or 'this decoder'} with {channels} channels"
+    if tensor.ndim == 3:
+        raise ValueError(f"{path} holds packed tokens ({shape}); unpack them to b c n y x before saving.")
+    if tensor.ndim == 4:
+        tensor = tensor[None] if tensor.shape[0] == channels else tensor[:, :, None]
+    frames_first = tensor.ndim == 5 and channels not in tensor.shape[1:2]
+    if tensor.ndim == 5 and (frames_first or model.config.encoder_class in FRAMES_FIRST):
+        tensor = tensor.transpose(1, 2) if tensor.shape[2] == channels else tensor
+    if tensor.ndim != 5 or tensor.shape[1] != channels or not tensor.is_floating_point():
+        raise ValueError(f"{path} must hold {of}, as b c n y x, got {shape}.")
+    if len(tensor) != 1:
+        raise ValueError(f"{path} holds {len(tensor)} videos; save the latents of each in a file of its own.")
+    return tensor

@@ -1,0 +1,199 @@
+"""RegenDecoder: latents of every class of diffusers' video autoencoders, their groups, times and loss."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_diffusers_models import TINY, hunyuan, wan
+from tiny_media import tiny_magvit2
+from torch import Tensor, nn
+
+from regen import RegenDecoder
+from regen.embedders.frozen_encoder import (
+    FrozenEncoder,
+    adapter_of,
+    check_causal,
+    load_frozen_encoder,
+    place_of,
+)
+from regen.embedders.regen_decoder import RegenDecoderConfig
+from regen.runtime import generator_for
+
+CPU = torch.device("cpu")
+SMALL = {"width": 48, "depth": 1, "heads": 2, "siren_width": 16}
+CLASSES = {name: build for name, build in TINY.items() if name != "ltx-with-noise"}
+
+
+def encoder_of(build: Any, window: int = 17) -> FrozenEncoder:
+    torch.manual_seed(0)
+    return FrozenEncoder(adapter_of(build(), window), "tiny")
+
+
+def decoder_of(encoder: FrozenEncoder, **options: Any) -> RegenDecoder:
+    """With weights that are not zero, so that all of the latents acts on the frames."""
+    torch.manual_seed(1)
+    config = RegenDecoderConfig(**asdict(encoder.space) | SMALL | options)
+    model = RegenDecoder(**asdict(config)).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    model.attach_encoder(encoder)
+    return model
+
+
+def clip_for(model: RegenDecoder, batch: int = 1) -> Tensor:
+    side = model.spatial_compression_ratio
+    return torch.rand(batch, 3, model.chunk_frames, 2 * side, 3 * side) * 2 - 1
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_frames_sizes_and_scaling_are_those_of_the_class(name: str):
+    encoder = encoder_of(CLASSES[name])
+    check_causal(encoder.embedder, name)
+    model = decoder_of(encoder)
+    r, side = model.temporal_compression_ratio, model.spatial_compression_ratio
+    clip = clip_for(model)
+    latents = model.encode(clip).latent_dist.mode()
+    assert latents.shape == (1, model.latent_channels, 1 + (model.chunk_frames - 1) // r, 2, 3)
+    adapter = encoder.embedder
+    raw = adapter.vae.encode(clip).latent_dist.mode()
+    torch.testing.assert_close(model.normalise(raw), latents, rtol=1e-4, atol=1e-5)
+    assert model.decode(latents).sample.shape == clip.shape
+    image = model.encode(clip[:, :, :1]).latent_dist.mode()
+    assert image.shape[2] == 1 and model.decode(image).sample.shape == (1, 3, 1, 2 * side, 3 * side)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_any_number_of_latent_frames_is_decoded_group_by_group(count: int):
+    model = decoder_of(encoder_of(wan), linear_path=True, detail_channels=2)
+    latents, r = torch.randn(2, 2, count, 2, 3), model.temporal_compression_ratio
+    whole = model.decode(latents).sample
+    assert whole.shape[2] == 1 + r * (count - 1)
+    parts = [model.decode_group(latents[:, :, :1], 0, torch.zeros(1))]
+    times = torch.arange(1, r + 1) / r
+    parts += [model.decode_group(latents[:, :, g - 1 : g + 1], g, times) for g in range(1, count)]
+    assert torch.equal(torch.cat(parts, dim=2), whole)
+
+
+def test_a_frame_depends_on_its_latent_frame_and_the_one_before_alone():
+    model = decoder_of(encoder_of(wan))
+    latents = torch.randn(1, 2, 4, 2, 3)
+    before = model.decode(latents).sample
+    latents[:, :, 2] += 1
+    changed = (model.decode(latents).sample - before).abs().amax(dim=(0, 1, 3, 4)) > 0
+    assert changed.tolist() == [False] * 5 + [True] * 8
+
+
+def test_times_choose_frames_and_lie_between_them():
+    model = decoder_of(encoder_of(wan))
+    latents = torch.randn(1, 2, 3, 2, 3)
+    whole = model.decode(latents).sample
+    group = model.decode(latents, torch.tensor([5, 6, 7, 8]) / 8).sample
+    torch.testing.assert_close(group, whole[:, :, 5:])
+    between = model.decode(latents, torch.tensor([5.5]) / 8).sample
+    assert between.shape[2] == 1 and not torch.allclose(between, whole[:, :, 5:6])
+    for times in (torch.tensor([-0.1]), torch.tensor([1.1])):
+        with pytest.raises(ValueError, match="does not extrapolate"):
+            model.decode(latents, times)
+    with pytest.raises(ValueError, match="0 for an image"):
+        model.decode(latents[:, :, :1], torch.tensor([0.5]))
+
+
+@pytest.mark.parametrize("distillation", [0.0, 0.5])
+@pytest.mark.parametrize("frames", [1, 17])
+def test_the_loss_is_the_mean_over_the_samples(frames: int, distillation: float):
+    model = decoder_of(encoder_of(wan), linear_path=True, distillation_weight=distillation)
+    clip = clip_for(model, batch=3)[:, :, :frames]
+
+    def loss(rows: list[int]) -> Tensor:
+        batch = {"clip": clip[rows], "target": clip[rows]}
+        return model.loss(batch, [generator_for(0, row) for row in rows])[0]
+
+    together = loss([0, 1, 2])
+    torch.testing.assert_close(together, torch.stack([loss([i]) for i in range(3)]).mean())
+    together.backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"decoder.embed.weight", "conditioner.proj.weight"} <= learned
+    assert not any(p.grad is not None for p in model.encoder.embedder.vae.parameters())
+
+
+def test_the_encoder_is_found_by_its_name_and_checked(tmp_path: Path):
+    torch.manual_seed(0)
+    wan().save_pretrained(tmp_path / "pipeline" / "vae")
+    name = f"diffusers:{tmp_path}/pipeline"
+    encoder = load_frozen_encoder(name, CPU, torch.float32, 9)
+    model = decoder_of(encoder)
+    assert (model.config.encoder, model.config.encoder_class) == (name, "AutoencoderKLWan")
+    model.save_pretrained(tmp_path / "decoder")
+    assert not any("encoder" in key for key in model.state_dict())
+    loaded = RegenDecoder.from_pretrained(str(tmp_path / "decoder"))
+    clip = clip_for(model)
+    torch.testing.assert_close(loaded.encode(clip).latent_dist.mode(), model.encode(clip).latent_dist.mode())
+    torch.manual_seed(5)
+    wan().save_pretrained(tmp_path / "pipeline" / "vae")
+    with pytest.raises(ValueError, match="This decoder is for latents of"):
+        RegenDecoder.from_pretrained(str(tmp_path / "decoder")).encode(clip)
+    with pytest.raises(ValueError, match="AutoencoderKLWan"):
+        model.attach_encoder(encoder_of(hunyuan))
+    with pytest.raises(ValueError, match="no autoencoder"):
+        load_frozen_encoder(str(tmp_path / "none"), CPU, torch.float32)
+
+
+def test_a_model_of_this_package_is_an_encoder_too(tmp_path: Path):
+    tiny_magvit2().save_pretrained(tmp_path / "magvit2")
+    encoder = load_frozen_encoder(str(tmp_path / "magvit2"), CPU, torch.float32)
+    model = decoder_of(encoder)
+    clip = clip_for(model)
+    assert model.decode(model.encode(clip).latent_dist.mode()).sample.shape == clip.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("diffusers:owner/name", "owner/name"),
+        ("owner/name:vae", "owner/name/vae"),
+        ("diffusers:owner/name:vae", "owner/name/vae"),
+        ("C:\\models", "C:\\models"),
+        ("magvit2-small-4x", "magvit2-small-4x"),
+    ],
+)
+def test_names_of_encoders(name: str, place: str):
+    assert place_of(name) == place
+
+
+def test_an_encoder_that_is_not_causal_is_refused():
+    class TwoToOne:
+        temporal_compression_ratio, spatial_compression_ratio, chunk_frames = 2, 8, 17
+        device, dtype = CPU, torch.float32
+
+        def encode(self, video: Tensor) -> Any:
+            latents = video[:, :2, ::2, ::8, ::8].repeat(1, 1, 1 + (video.shape[2] > 1), 1, 1)
+            mode = type("Mode", (), {"mode": lambda self: latents})()
+            return type("Output", (), {"latent_dist": mode})()
+
+    with pytest.raises(ValueError, match="must be causal in time"):
+        check_causal(TwoToOne(), "two-to-one")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk_frames": 16}, {"conditioning": "in_context"}, {"detail_channels": -1}, {"latent_channels": 0},
+     {"linear_path": True, "prediction": "velocity"}],
+)  # fmt: skip
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any]):
+    with pytest.raises(ValueError):
+        RegenDecoder(**asdict(replace(RegenDecoderConfig(**SMALL), **options)))
+
+
+def test_latents_of_others_are_refused():
+    model = decoder_of(encoder_of(wan))
+    with pytest.raises(ValueError, match="2 channels"):
+        model.decode(torch.randn(1, 4, 3, 2, 3))
+
+
+def test_layers_of_the_decoder_are_counted_for_memory():
+    model = decoder_of(encoder_of(wan))
+    alone = RegenDecoder(**asdict(RegenDecoderConfig(**SMALL)))
+    assert alone.activation_bytes(17, 64, 64) == alone.activation_bytes(1000, 64, 64)
+    assert model.activation_bytes(17, 64, 64) >= alone.activation_bytes(17, 64, 64)
