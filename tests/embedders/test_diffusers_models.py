@@ -19,9 +19,10 @@ from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.diffusion import euler, heun
 from regen.embedders import diffusers_models
 from regen.embedders.diffusers_adapter import DiffusersAdapter
-from regen.embedders.diffusers_models import CosmosAdapter, LTX2DiffusionAdapter, load_embedder
+from regen.embedders.diffusers_models import CosmosAdapter, LTX2DiffusionAdapter
 from regen.embedders.linear import AutoencoderLinear
 from regen.evaluate.quality import evaluate_clip
+from regen.pretrained.models import load_embedder
 from regen.runtime import generator_for
 from regen.tiling import Tile
 

@@ -182,7 +182,7 @@ def test_an_encoder_that_is_not_causal_is_refused():
      {"linear_path": True, "prediction": "velocity"}],
 )  # fmt: skip
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any]):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="configuration is invalid"):
         RegenDecoder(**asdict(replace(RegenDecoderConfig(**SMALL), **options)))
 
 

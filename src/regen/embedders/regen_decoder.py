@@ -78,8 +78,8 @@ class RegenDecoder(DiffusionDecoder):
 
             pipe.vae = RegenDecoder.wrap(pipe.vae, "runs/decoder")
 
-        `name` is that of a model (see `from_pretrained`), or a decoder. Raises ValueError when it is for other
-        latents.
+        `name` is that of a model (see `from_pretrained`), or a decoder. Raises ValueError when it is for
+        other latents.
         """
         from regen.embedders.wrapping import wrap
 

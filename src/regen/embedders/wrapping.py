@@ -52,8 +52,8 @@ class DecodesByRegen:
 def wrap(vae: Any, decoder: RegenDecoder, steps: int = 1) -> Any:
     """A copy of `vae`, which shares its encoder, that decodes by `decoder` in `steps` steps.
 
-    It is an instance of the class of `vae`, so that pipelines take it. Raises ValueError unless the decoder is
-    one for its latents.
+    It is an instance of the class of `vae`, so that pipelines take it. Raises ValueError unless the
+    decoder is one for its latents.
     """
     if not isinstance(vae, nn.Module):
         raise ValueError(f"wrap takes the autoencoder of a pipeline (pipe.vae), got {type(vae).__name__}.")
