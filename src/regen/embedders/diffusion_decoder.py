@@ -205,7 +205,7 @@ class DiffusionDecoder(VideoAutoencoder):
         margin: int,
         generators: list[torch.Generator],
         auxiliary: PerceptualTerms | None,
-    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "b 3 t h w"]]:
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, "b 3 t _ _"]]:
         """The diffusion loss (REGEN, Eq. 4), its logs, and the predicted clean clips without the margin.
 
         All random numbers of a sample come from its own one of the `generators`. `auxiliary` adds a
