@@ -28,6 +28,7 @@ ExtendDeadline = Callable[[float], None]
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
+START_SECONDS = 600.0  # for a process to start and import what a job needs
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class _JobWorker(Generic[Job]):
 
     def start(self, job: Job, time_limit: float) -> None:
         self.job, self.busy, self.allowed = job, True, time_limit
-        self.deadline = time.monotonic() + time_limit
+        self.deadline = time.monotonic() + START_SECONDS + time_limit
         with suppress(OSError):  # a process that has ended while idle is noticed by receive()
             self.pipe.send(job)
 
@@ -114,6 +115,9 @@ class _JobWorker(Generic[Job]):
             code = self.process.exitcode
             cause = f"by signal {-code}" if code is not None and code < 0 else f"with status {code}"
             return (Failure("killed", f"the process that worked on it was ended {cause}"),)
+        if kind == "begin":
+            self.deadline = time.monotonic() + self.allowed
+            return None
         if kind == "extend":
             self.deadline, self.allowed = self.deadline + content, self.allowed + content
             return None
@@ -139,6 +143,7 @@ def _serve_jobs(function: Callable[[Any, ExtendDeadline], Any], pipe: Connection
     with suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
             job = pipe.recv()
+            pipe.send(("begin", None))
             try:
                 result = function(job, lambda seconds: pipe.send(("extend", seconds)))
             except JobError as error:

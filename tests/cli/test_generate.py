@@ -171,7 +171,7 @@ def test_an_interruption_leaves_whole_files_alone(generate, monkeypatch):
         ("nothing", ("--steps", "0"), ("steps must be at least 1, got 0",)),
         ("nothing", ("-o", "out.avi"), ("must end in one of",)),
         ("nothing", ("--grid", "all.mp4"), ("such as .png, got all.mp4",)),
-        ("nothing", ("--image", "none.png"), ("There is no image none.png",)),
+        ("nothing", ("--image", "none.png"), ("There is no file none.png",)),
         ("nothing", ("--image", "in.mp4"), ("in.mp4", "--continue")),
         ("nothing", ("--image", "first.png", "--continue", "in.mp4"), ("give one of the two",)),
         ("nothing", ("--continue", "short.mp4"), ("at least 5 frames, got 3",)),

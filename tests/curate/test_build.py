@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tarfile
+import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from curation_clips import AGAIN, LOOSE, PACKING, SPLIT, make_mixture, moving, r
 from movies import make_movie
 
 from regen.curate import writing
+from regen.curate.analysis import analyse
 from regen.curate.build_folder import BuildFolder
 from regen.curate.options import Filters, PoolOptions
 from regen.data.shards import ShardSet
@@ -140,15 +142,31 @@ def test_a_folder_of_another_build_is_refused(clips, tmp_path):
     assert (tmp_path / "00000.tar").stat().st_size == 0
 
 
-def test_a_file_that_never_ends_is_given_up(clips, folder, tmp_path):
+def never_ends(source, extend, *, filters):
+    """`analyse` on a disk that does not answer for one of the files."""
+    if source.path.name == "dead.mp4":
+        time.sleep(1000)
+    return analyse(source, extend, filters=filters)
+
+
+def test_a_file_that_never_ends_is_given_up(clips, folder, tmp_path, monkeypatch):
+    os.link(clips / "0.mp4", folder / "good.mp4")
+    os.link(clips / "1.mp4", folder / "dead.mp4")
+    with monkeypatch.context() as context:
+        context.setattr("regen.curate.build.analyse", never_ends)
+        outcome = run(folder, tmp_path / "out", LOOSE, work=PoolOptions(2, time_limit=2.0))
+    assert outcome.counts == {"slow": 1}
+    assert outcome.dropped[0].rejection.text == "not done after 2 s"
+    (folder / "dead.mp4").unlink()
+    os.link(clips / "2.mp4", folder / "dead.mp4")
+    assert run(folder, tmp_path / "out", LOOSE).counts == {}  # another file by now
+
+
+def test_a_pipe_is_no_file(clips, folder, tmp_path):
     os.link(clips / "0.mp4", folder / "good.mp4")
     os.mkfifo(folder / "pipe.mp4")  # who opens it waits for ever
-    outcome = run(folder, tmp_path / "out", LOOSE, work=PoolOptions(2, time_limit=1.0))
-    assert outcome.counts == {"slow": 1}
-    assert outcome.dropped[0].rejection.text == "not done after 1 s"
-    (folder / "pipe.mp4").unlink()
-    os.link(clips / "1.mp4", folder / "pipe.mp4")
-    assert run(folder, tmp_path / "out", LOOSE).counts == {}  # another file by now
+    outcome = run(folder, tmp_path / "out", LOOSE)
+    assert outcome.counts == {"damaged": 1} and "is a pipe" in outcome.dropped[0].rejection.text
 
 
 def test_retry_looks_again_at_what_took_too_long(clips, folder, tmp_path):

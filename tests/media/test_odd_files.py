@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from movies import make_movie, number_of, numbered
-from PIL import Image
+from PIL import Image, ImageCms
 
 from regen.codec.latent_file import LatentVideo, read, write
 from regen.latents import Latents
@@ -63,6 +63,54 @@ def test_stills_of_other_formats(tmp_path: Path, suffix: str) -> None:
         assert np.abs(next(iter(reader)).image.numpy().astype(int) - image).mean() < 4
     with pytest.raises(VideoError, match="must end in"):
         VideoWriter(tmp_path / f"b{suffix}", 64, 48, Fraction(1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".gif"])
+@pytest.mark.parametrize("name", ["", ".mp4", ".png"])
+def test_the_content_tells_images_from_videos(tmp_path: Path, suffix: str, name: str) -> None:
+    """Of pipes and addresses a name tells nothing, and some files have a wrong one."""
+    images = [Image.fromarray(image) for image in numbered(4)]
+    images[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=images[1:], duration=[100] * 4)
+    for source in (tmp_path / f"a{suffix}", make_movie(tmp_path / "b.mkv", numbered(4))):
+        other = source.rename(tmp_path / f"c{name}")
+        with VideoReader(other) as reader:
+            assert [number_of(frame.image) for frame in reader] == [0, 1, 2, 3]
+
+
+def test_grey_images_of_floats(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    for number, scale in enumerate((1, 255)):
+        Image.fromarray(values * scale).save(tmp_path / f"{number}.tiff")
+        with VideoReader(tmp_path / f"{number}.tiff") as reader:
+            found = next(iter(reader)).image[..., 0].numpy()
+        assert (found == np.arange(256).reshape(16, 16)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_of_a_profile_become_srgb(tmp_path: Path, mode: str) -> None:
+    """The profile exchanges red and blue."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for place in range(128, 128 + 12 * 20, 12):
+        tag = bytes(content[place + 4 : place + 8])
+        if tag in (b"rXYZ", b"bXYZ"):
+            content[place + 4 : place + 8] = b"bXYZ" if tag == b"rXYZ" else b"rXYZ"
+    content = content.replace(b"s\0R\0G\0B", b"o\0d\0d\0 ").replace(b"sRGB", b"odd ")
+    image = Image.new(mode, (16, 16), (250, 100, 10, 255)[: len(mode)])
+    image.save(tmp_path / "a.png", icc_profile=bytes(content))
+    with VideoReader(tmp_path / "a.png") as reader:
+        found = next(iter(reader)).image.numpy().astype(int)
+    assert np.abs(found - (10, 100, 250)).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("rate", [240, 1000])
+def test_high_speed_videos(tmp_path: Path, suffix: str, rate: int) -> None:
+    path = make_movie(tmp_path / f"a{suffix}", numbered(20), rate=Fraction(rate))
+    with VideoReader(path) as reader:
+        times = [frame.time for frame in reader]
+        assert times == pytest.approx(np.arange(20) / rate, abs=5.1e-4)
+        assert [number_of(image) for image in reader.read_at(times)] == list(range(20))
+    assert [number_of(image) for image in read_frames(path, times)] == list(range(20))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".gif"])

@@ -4,14 +4,23 @@ import io
 import os
 import sys
 import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
 import pytest
 
-from regen.media.files import MissingFileError
+from regen.media.files import MissingFileError, VideoError
+from regen.media.reader import VideoReader
 from regen.media.spool import spooled
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
 
 CONTENT = bytes(range(256)) * 1000  # more than a pipe holds
 
@@ -49,3 +58,25 @@ def test_an_address_is_copied_or_named_in_full() -> None:
         spooled(Path("memory://folder/b.mp4")),
     ):
         pass
+
+
+def test_an_address_of_the_web_needs_no_other_package(tmp_path: Path) -> None:
+    (tmp_path / "a.webm").write_bytes(CONTENT)
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with spooled(Path(f"{address}/a.webm?token=1.x")) as found:
+            assert (found.read_bytes(), found.suffix) == (CONTENT, ".webm")
+        with (
+            pytest.raises(MissingFileError, match=r"http://.*/b.webm can't be read"),
+            spooled(Path(f"{address}/b.webm")),
+        ):
+            pass
+        server.shutdown()
+
+
+def test_errors_name_the_input_and_not_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"no video")))
+    with pytest.raises(VideoError, match=r"^- can't be read as a video"), spooled(Path("-")) as found:
+        VideoReader(found)

@@ -19,6 +19,10 @@ from regen.workers import JobError
 
 MAX_STEM = 60  # of a key; with its digest, suffix and number of a shot a name stays below tar's 100
 SIDECARS = (".txt", ".cls", ".json")
+# The characters of Windows-1252 that are control characters in Latin-1, such as quotes and dashes.
+WINDOWS_1252 = {
+    code: bytes([code]).decode("cp1252", errors="ignore") or chr(code) for code in range(128, 160)
+}
 
 
 @dataclass(frozen=True)
@@ -100,16 +104,30 @@ def _read_text(path: Path) -> str | None:
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """Text in UTF-8 or UTF-16 with its mark, else in Latin-1 with a warning; lines end in a line feed."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = content.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            warn(f"{name} is not in UTF-8; it is read as Latin-1.")
-            text = content.decode("latin-1")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """Text in UTF-8, UTF-16 or UTF-32, else as Windows reads Latin-1, with a warning.
+
+    Lines end in a line feed, and there are no zeros.
+    """
+    encoding = _unicode_encoding(content)
+    try:
+        text = content.decode(encoding, errors="strict" if encoding == "utf-8-sig" else "replace")
+    except UnicodeDecodeError:
+        warn(f"{name} is not in UTF-8; it is read as Latin-1 (Windows-1252).")
+        text = content.decode("latin-1").translate(WINDOWS_1252)
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+
+
+def _unicode_encoding(content: bytes) -> str:
+    """UTF-32 or UTF-16 by its mark, or UTF-16 by the zeros of Latin letters, else UTF-8."""
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # the first begins as UTF-16
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    found = next((name for mark, name in marks.items() if content.startswith(mark)), None)
+    if found is not None:
+        return found
+    even, odd = content[::2].count(0), content[1::2].count(0)
+    if len(content) % 2 or (even and odd) or 2 * max(even, odd) < len(content) // 2:
+        return "utf-8-sig"
+    return "utf-16-le" if odd else "utf-16-be" if even else "utf-8-sig"
 
 
 def parse_caption(text: str | None, fields: dict[str, Any], name: str) -> str:

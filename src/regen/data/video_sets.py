@@ -150,6 +150,8 @@ def check_outside(output: Path, data: Sequence[str | Path], flag: str) -> None:
 def media_sha256(path: Path) -> str:
     """SHA-256 of a file, or of the names and sums of the frames in a folder; 0 when it can't be opened."""
     if not path.is_dir():
+        if not path.is_file():  # a pipe could be read once
+            return NO_SHA256
         try:
             return file_sha256(path)
         except OSError:

@@ -9,7 +9,17 @@ from PIL import Image
 from torch import Tensor
 
 from regen.console import first_line
-from regen.media.files import PILLOW_ERRORS, Blob, Colour, Source, VideoError, VideoInfo, shrink, to_rgb
+from regen.media.files import (
+    PILLOW_ERRORS,
+    Blob,
+    Colour,
+    Source,
+    VideoError,
+    VideoInfo,
+    read_start,
+    shrink,
+    to_rgb,
+)
 
 FORMATS = ("PNG", "WEBP", "AVIF", "GIF")  # the pages of a TIFF file are no frames
 MIN_DURATION, DURATION = 10, 100  # milliseconds; browsers show frames of at most the first for the second
@@ -18,6 +28,7 @@ MIN_DURATION, DURATION = 10, 100  # milliseconds; browsers show frames of at mos
 def is_animated(source: Source) -> bool:
     """Whether an image has several frames; False where it can't be read."""
     try:
+        read_start(source)
         with Image.open(BytesIO(source.content) if isinstance(source, Blob) else source) as image:
             return image.format in FORMATS and getattr(image, "n_frames", 1) > 1
     except PILLOW_ERRORS:

@@ -11,14 +11,27 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from regen.media.animation import Animation, is_animated
-from regen.media.files import BLACK, Colour, MissingFileError, Source, VideoError, is_image, read_image
+from regen.media.files import (
+    BLACK,
+    Colour,
+    MissingFileError,
+    Source,
+    VideoError,
+    holds_image,
+    is_image,
+    read_image,
+)
 
 FOLDER_RATE = Fraction(24)  # frames per second, which a folder does not tell: DAVIS's
 
 
 def is_frames(source: Source) -> bool:
-    """Whether `source` is an image by its suffix, or a folder."""
-    return is_image(source) or (isinstance(source, Path) and source.is_dir())
+    """Whether `source` is an image or a folder."""
+    return _is_folder(source) or holds_image(source)
+
+
+def _is_folder(source: Source) -> bool:
+    return isinstance(source, Path) and source.is_dir()
 
 
 def list_frames(folder: Path) -> list[Path]:
@@ -45,16 +58,17 @@ class ImageFrames:
     def __init__(self, source: Source, short_side: int | None = None, background: Colour = BLACK) -> None:
         self._short_side, self._paths, self._background = short_side, [source], background
         self._animation: Animation | None = None
-        if is_image(source) and is_animated(source):
+        is_folder = _is_folder(source)
+        if not is_folder and is_animated(source):
             self._animation = Animation(source, short_side, background)
             self._first, self.info = self._animation[0], self._animation.info
             return
-        if not is_image(source) and isinstance(source, Path):
-            self._paths = list(list_frames(source))
+        if is_folder:
+            self._paths = list(list_frames(Path(str(source))))
             if not self._paths:
                 raise VideoError(f"{source} is a folder without images; give a video, or a folder of frames.")
         self._first, self.info = read_image(self._paths[0], short_side, background)
-        if not is_image(source):
+        if is_folder:
             frames = len(self._paths)
             self.info = replace(
                 self.info,

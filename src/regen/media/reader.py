@@ -91,8 +91,8 @@ class VideoReader:
     def read_at(self, times: Sequence[float]) -> UInt8[Tensor, "t h w 3"]:
         """The frames shown at `times` (seconds after the first frame, in any order).
 
-        That is the last frame that starts no more than a millisecond after a time, or else the first one.
-        Raises VideoError when such a frame can't be decoded.
+        That is the last frame that starts no more than a millisecond, and half a frame, after a time, or
+        else the first one. Raises VideoError when such a frame can't be decoded.
         """
         assert len(times) > 0
         if self._seeker is None:

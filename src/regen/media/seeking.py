@@ -35,7 +35,11 @@ class Seeker:
         self.time_base = time_base(stream)
         # AVI has no presentation times; where frames are reordered, those that FFmpeg guesses are wrong.
         reordered = stream.codec_context.has_b_frames
-        self.is_untimed = self.decoder.container.format.name == "avi" and bool(reordered)
+        kind = self.decoder.container.format.name
+        self.is_untimed = kind == "avi" and bool(reordered)
+        rate_is_known = kind not in STREAMS
+        half = float(1 / (2 * self.frame_rate)) if rate_is_known else TIME_TOLERANCE
+        self.tolerance = min(TIME_TOLERANCE, half)  # seconds
         self.restarts = 0  # of the clock, found while reading
         self.start = 0  # of the first frame, in ticks
         self._opened: Iterator[av.VideoFrame] = iter(())
@@ -111,10 +115,10 @@ class Seeker:
 
     def frames_starting_at(self, times: Sequence[float]) -> list[av.VideoFrame]:
         """The frames that begin at the rising `times`; empty when one is missing or damaged."""
-        if not self.is_seekable or not self.decoder.seek(self._ticks(times[0] + TIME_TOLERANCE)):
+        if not self.is_seekable or not self.decoder.seek(self._ticks(times[0] + self.tolerance)):
             return []
         ticks = [self.start + round(time / self.time_base) for time in times]
-        tolerance = round(TIME_TOLERANCE / self.time_base)
+        tolerance = round(self.tolerance / self.time_base)
         found: list[av.VideoFrame] = []
         for frame in self.decoder.until_damage(self.decoder.decode_only(ticks, tolerance), after_seek=True):
             while len(found) < len(ticks) and abs(ticks[len(found)] - frame.pts) <= tolerance:
@@ -131,10 +135,10 @@ class Seeker:
             if shown is None or time - shown[1] > SEEK_AHEAD:
                 frames = self._frames_from(time)
                 shown, following = next(frames), next(frames, None)
-            while following is not None and following[1] <= time + TIME_TOLERANCE:
+            while following is not None and following[1] <= time + self.tolerance:
                 shown, following = following, next(frames, None)
-            late = following is None and time - shown[1] > float(1 / self.frame_rate) + TIME_TOLERANCE
-            if self.decoder.errors and (late or time < shown[1] - TIME_TOLERANCE):
+            late = following is None and time - shown[1] > float(1 / self.frame_rate) + self.tolerance
+            if self.decoder.errors and (late or time < shown[1] - self.tolerance):
                 raise VideoError(f"{self.path} is damaged at {time:.2f} seconds; copy or record it again.")
             yield shown[0]
 
@@ -150,7 +154,7 @@ class Seeker:
                 break
             frames = self.with_times(self.decoder.until_damage(self.decoder.decode(), after_seek=True))
             first = next(frames, None)
-            if first is not None and first[0].pts is not None and first[1] <= time + TIME_TOLERANCE:
+            if first is not None and first[0].pts is not None and first[1] <= time + self.tolerance:
                 return chain([first], frames)
         self.close()
         self.decoder = Decoder(self.path, self._threads)

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import fsspec
 
 from regen.console import first_line
-from regen.media.files import MissingFileError
+from regen.media.files import MissingFileError, VideoError
 
 ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+(.+)$")  # a Path has one slash where there were two
+TIMEOUT = 60.0  # seconds without an answer
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
@@ -33,20 +36,26 @@ def spooled(path: Path) -> Iterator[Path]:
         return
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="regen-"))
-        copy = Path(folder, "input" + path.suffix)
+        name = f"{address[1]}://{address[2]}" if address else str(path)
+        copy = Path(folder, "input" + Path(urlsplit(name).path if address else name).suffix)
         try:
             source = stack.enter_context(_opened(path, address))
             with copy.open("wb") as target:
                 shutil.copyfileobj(source, target)
         except Exception as error:  # what a remote address raises is up to the package that reads it
-            name = f"{address[1]}://{address[2]}" if address else path
             raise MissingFileError(f"{name} can't be read ({first_line(error)}); give a file.") from None
-        yield copy
+        try:
+            yield copy
+        except VideoError as error:
+            raise type(error)(str(error).replace(str(copy), name)) from None
 
 
 @contextmanager
 def _opened(path: Path, address: re.Match[str] | None) -> Iterator[BinaryIO]:
-    if address:
+    if address and address[1].lower() in ("http", "https"):
+        with urlopen(f"{address[1]}://{address[2]}", timeout=TIMEOUT) as response:
+            yield response
+    elif address:
         with fsspec.open(f"{address[1]}://{address[2]}", "rb") as file:
             yield file
     elif str(path) in STANDARD_INPUT:
