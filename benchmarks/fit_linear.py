@@ -20,8 +20,9 @@ from report import finish, hardware, one_sentence_errors, use_threads
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regen.data.batches import BatchKey, TrainingBatches
 from regen.data.clips import ClipDataset
-from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.linear import AutoencoderLinear, bias_of
 from regen.embedders.preview import fit_rgb_factors
 from regen.media.pixels import uint8_to_signed

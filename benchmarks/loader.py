@@ -24,9 +24,10 @@ from report import find_clips, finish, one_sentence_errors, show_table
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regen.data.batches import BatchKey, TrainingBatches
 from regen.data.clips import ClipDataset, ClipSpec, crop_window, pick_frame_times, resize
 from regen.data.shards import INDEX, ShardSet, ShardWriter, read_sample_info, serialize_index
-from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import Stage, TaskConfig
 from regen.media import reader as video
 from regen.media.files import VideoError, is_image
 from regen.media.pixels import SCALING

@@ -18,9 +18,10 @@ import tyro
 from report import finish, one_sentence_errors
 from shapes import moving_shapes
 
+from regen.data.batches import BatchKey, TrainingBatches
 from regen.data.clips import ClipDataset
 from regen.data.shards import INDEX, SampleInfo, ShardWriter, serialize_index
-from regen.data.tasks import BatchKey, Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import Stage, TaskConfig
 from regen.media.reader import VideoReader, VideoWriter
 from regen.train.dataloader import BatchLoader
 

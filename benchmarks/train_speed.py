@@ -15,7 +15,8 @@ from report import finish, one_sentence_errors, use_threads
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data.tasks import BatchKey, Stage, reconstruction
+from regen.data.batches import BatchKey
+from regen.data.tasks import Stage, reconstruction
 from regen.embedders.regen import AutoencoderRegen
 from regen.recipes import RECIPES
 from regen.runtime import dtype_name, generator_for, pick_device, pick_dtype, tune_malloc

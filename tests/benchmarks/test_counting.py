@@ -7,8 +7,9 @@ import loader
 import pytest
 import torch
 
+from regen.data.batches import TrainingBatches
 from regen.data.clips import ClipDataset
-from regen.data.tasks import Stage, TrainingBatches
+from regen.data.tasks import Stage
 from regen.media.pixels import Size
 from regen.pretrained.listing import available
 from regen.recipes import GENERATORS, RECIPES

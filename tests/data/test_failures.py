@@ -13,9 +13,10 @@ from movies import damage, make_movie, noisy, numbered, truncate
 from tiny_shards import make_shards
 
 from regen.data import failures
+from regen.data.batches import TrainingBatches
 from regen.data.clips import ClipDataset, ClipSpec
 from regen.data.failures import HAS_TIMER, Failures, ReadTimeoutError, time_limit
-from regen.data.tasks import Stage, TaskConfig, TrainingBatches
+from regen.data.tasks import Stage, TaskConfig
 from regen.media.files import MissingFileError, VideoError
 from regen.train.dataloader import BatchLoader
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from movies import make_movie
 from shapes import write_dataset
 
+from regen.data.batches import TrainingBatches
 from regen.data.clips import ClipDataset, ClipSpec
 from regen.data.tasks import (
     SPACINGS,
     Stage,
     Task,
     TaskConfig,
-    TrainingBatches,
     chunk_overlap,
     draw_task,
     extrapolation,

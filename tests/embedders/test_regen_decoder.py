@@ -103,11 +103,13 @@ def test_times_choose_frames_and_lie_between_them():
 @pytest.mark.parametrize("distillation", [0.0, 0.5])
 @pytest.mark.parametrize("frames", [1, 17])
 def test_the_loss_is_the_mean_over_the_samples(frames: int, distillation: float):
-    model = decoder_of(encoder_of(wan), linear_path=True, distillation_weight=distillation)
+    options = {"linear_path": True, "distillation_weight": distillation, "groups_per_clip": 2}
+    model = decoder_of(encoder_of(wan), **options)
     clip = clip_for(model, batch=3)[:, :, :frames]
 
     def loss(rows: list[int]) -> Tensor:
-        batch = {"clip": clip[rows], "target": clip[rows]}
+        times = torch.linspace(0, 1, frames) if frames > 1 else torch.zeros(1)
+        batch = {"clip": clip[rows], "target": clip[rows], "times": times}
         return model.loss(batch, [generator_for(0, row) for row in rows])[0]
 
     together = loss([0, 1, 2])

@@ -20,7 +20,7 @@ from tiny_text import make_t5
 
 from regen.console import Interrupted
 from regen.corpus.dataset import LatentDataset
-from regen.data.tasks import BatchKey
+from regen.data.batches import BatchKey
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.latent_batches import LatentBatches, LatentStage, make_latent_spec
 from regen.generate.training import GeneratorRecipe, LatentDataConfig, run_generator, split_samples

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from regen.codec.sessions import DecodeSession
 from regen.console import Interrupted
-from regen.data.tasks import BatchKey
+from regen.data.batches import BatchKey
 from regen.embedders.linear import AutoencoderLinear
 from regen.latents import Latents
 from regen.pretrained.models import Autoencoder

@@ -12,7 +12,7 @@ from tiny_media import tiny_regen
 from tiny_run import TinyBatches, assert_same, saved_tensors
 
 from regen.console import Interrupted
-from regen.data.tasks import BatchKey
+from regen.data.batches import BatchKey
 from regen.embedders.magvit2 import AutoencoderMagvit2, Magvit2Config
 from regen.losses.adversarial import AdversarialConfig
 from regen.losses.auxiliary import AuxiliaryLosses, LossConfig

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from regen.data.tasks import BatchKey
+from regen.data.batches import BatchKey
 from regen.runtime import generator_for
 from regen.train.checkpoint import TrainState, list_checkpoints, read_tensors
 from regen.train.distributed import init_distributed

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regen.data.tasks import BatchKey
+from regen.data.batches import BatchKey
 from regen.train.dataloader import MAX_RESTARTS, BatchLoader
 
 CPU = torch.device("cpu")

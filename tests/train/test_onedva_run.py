@@ -14,7 +14,8 @@ from tests.train.test_trainer import CPU
 from tiny_run import assert_same, saved_tensors
 
 from regen.console import Interrupted
-from regen.data.tasks import BatchKey, Stage, TrainingBatches
+from regen.data.batches import BatchKey, TrainingBatches
+from regen.data.tasks import Stage
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.generate.generator import LatentGenerator
 from regen.generate.predictor import GeneratorPredictor

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from regen.latents import LatentPosterior, Latents, collate, pack
 
+SNAP = 1e-3  # of a frame: times are fractions of a chunk in fp32
+
 
 class PointPosterior(IdentityDistribution):
     """The posterior of an embedder without variances: the latents themselves."""
@@ -61,3 +63,12 @@ def split_rows(latents: Tensor | Latents) -> list[Any]:
     if isinstance(latents, Tensor):
         return list(latents.split(1))
     return [collate([latents[i]]) for i in range(len(latents))]
+
+
+def frames_at(times: Float[Tensor, " t"], last: int) -> list[float]:
+    """Times as positions in frames. Raises ValueError outside of the video."""
+    frames = [time * last for time in times.double().tolist()]
+    frames = [float(round(frame)) if abs(frame - round(frame)) < SNAP else frame for frame in frames]
+    if not all(0 <= frame <= last for frame in frames) or (last == 0 and any(times.tolist())):
+        raise ValueError("Times must be from 0 to 1, and 0 for an image: this decoder does not extrapolate.")
+    return frames

@@ -7,25 +7,23 @@ are decoded one by one, so memory does not depend on the length of a video, and 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from regen import diffusion
 from regen.embedders.base import without_margin
-from regen.embedders.clips import PointPosterior
+from regen.embedders.clips import PointPosterior, frames_at
 from regen.embedders.diffusion_decoder import DecoderConfig, DiffusionDecoder, PerceptualTerms
 from regen.embedders.frozen_encoder import FrozenEncoder, LatentSpace, load_frozen_encoder
 from regen.embedders.model import check_requirements, configured_by
 from regen.latents import Latents
 from regen.networks.linear import NeighbourhoodDecoder
 from regen.tiling import Tile
-
-SNAP = 1e-3  # of a frame: times are fractions of a chunk in fp32
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class RegenDecoderConfig(DecoderConfig, LatentSpace):
     train faster. Fit it with --init.linear-clips."""
     detail_channels: int = 0
     """Channels of a convolution over the decoder's pixels, which mends borders of patches; 0: none."""
+    groups_per_clip: int = 1
+    """Groups of each clip that an update of the training decodes; more make use of the encoder's work."""
     distillation_weight: float = 0.0
     """Weight of the distance of the predicted frames from those that the encoder's own decoder shows, beside
     the distance from the true ones."""
@@ -49,20 +49,25 @@ class RegenDecoder(DiffusionDecoder):
     called, by the name in the config, or given to `attach_encoder`; to decode it is not needed.
     """
 
-    _no_split_modules: ClassVar[tuple[str, ...]] = ("Block",)
+    _no_split_modules = ("Block",)
     _repeated_blocks = ("Block",)
 
     @configured_by(RegenDecoderConfig, scaling_factor=1.0)
     def __init__(self, config: RegenDecoderConfig) -> None:
         super().__init__()
         r, span = config.temporal_compression_ratio, config.chunk_frames - 1
-        is_linear, is_sample = config.linear_path, config.prediction == "sample"
+        groups, is_linear, is_sample = (
+            config.groups_per_clip,
+            config.linear_path,
+            config.prediction == "sample",
+        )
         check_requirements(
             {
                 "chunk_frames must be 1 + r n": span >= r >= 1 and span % r == 0,
                 "latent_channels must be >= 1": config.latent_channels >= 1,
                 "conditioning must be content_aware": config.conditioning == "content_aware",
                 "detail_channels must be >= 0": config.detail_channels >= 0,
+                "groups_per_clip must be 1 to (chunk_frames - 1) / r": 1 <= groups <= span // r,
                 "linear_path needs prediction sample": is_sample or not is_linear,
             }
         )
@@ -159,7 +164,7 @@ class RegenDecoder(DiffusionDecoder):
         Raises ValueError for times outside [0, 1], or other than 0 for an image.
         """
         r, last = self.temporal_compression_ratio, self.temporal_compression_ratio * (latents.shape[2] - 1)
-        frames = [float(i) for i in range(last + 1)] if times is None else _in_frames(times, last)
+        frames = [float(i) for i in range(last + 1)] if times is None else frames_at(times, last)
         groups = [-int(-frame // r) for frame in frames]
         result: dict[int, Tensor] = {}
         for g in sorted(set(groups)):
@@ -188,19 +193,17 @@ class RegenDecoder(DiffusionDecoder):
         `times` are 0 for the image; else they run from 0, the last frame of the group before, to 1, the last
         of this one, whose encoded frames are at 1/r ... 1. The other arguments are those of `decode`.
         """
-        latents, rows = self._raw(pair), None
-        if index > 0:
-            rows = torch.full((len(pair),), 1, device=pair.device)
-        features = self._pair(latents, rows, is_first=index <= 1)
+        groups = torch.ones(len(pair), 1, dtype=torch.long, device=pair.device) if index else None
+        features = self._pair(self._raw(pair), groups, is_first=index <= 1)
         return self._generate(features, times.to(pair.device), steps, generator, solver, tile, noise)
 
     def _pair(
         self,
         raw: Float[Tensor, "b c n y x"],
-        groups: Int[Tensor, " b"] | None,
-        is_first: Bool[Tensor, " b"] | bool | None = None,
-    ) -> Float[Tensor, "b d m y x"]:
-        """What the conditioner takes for one group of each clip (m = 2), or for the images (None; m = 1).
+        groups: Int[Tensor, "b k"] | None,
+        is_first: bool | None = None,
+    ) -> Float[Tensor, "bk d m y x"]:
+        """What the conditioner takes for k groups of each clip (m = 2), or for the images (None; m = 1).
 
         A latent frame of a foreign autoencoder holds content and motion of its group alike, so both places of
         REGEN's pair hold it, the one before, and whether that one is an image: `is_first`, by default where
@@ -209,10 +212,10 @@ class RegenDecoder(DiffusionDecoder):
         if groups is None:
             latent, before, flag = raw[:, :, 0], torch.zeros_like(raw[:, :, 0]), raw.new_zeros(len(raw))
         else:
-            rows = torch.arange(len(raw), device=raw.device)
-            latent, before = raw[rows, :, groups], raw[rows, :, groups - 1]
-            flag = torch.as_tensor(groups == 1 if is_first is None else is_first, device=raw.device)
-            flag = flag.to(raw.dtype).expand(len(raw))
+            rows, frames = torch.arange(len(raw), device=raw.device)[:, None], raw.movedim(2, 1)
+            latent, before = frames[rows, groups].flatten(0, 1), frames[rows, groups - 1].flatten(0, 1)
+            flag = (groups == 1 if is_first is None else torch.full_like(groups, is_first)).flatten()
+            flag = flag.to(raw.dtype)
         flag = repeat(flag, "b -> b 1 y x", y=raw.shape[3], x=raw.shape[4])
         features = torch.cat([before, latent, flag], dim=1)
         return repeat(features, "b d y x -> b d m y x", m=1 if groups is None else 2)
@@ -230,24 +233,26 @@ class RegenDecoder(DiffusionDecoder):
         generators: list[torch.Generator],
         auxiliary: PerceptualTerms | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The diffusion loss of the decoder (REGEN, Eq. 4) on one group of each clip.
+        """The diffusion loss of the decoder (REGEN, Eq. 4) on `groups_per_clip` groups of each clip.
 
         `batch`: `clip` (b 3 t h w, 1 or `chunk_frames` frames), from which the frozen encoder makes latents,
-        or these as `latents` (b c n y x); `target` (b 3 t h w), the same frames, and its `margin`. The group
-        is drawn by the sample's own one of `generators`.
+        or these as `latents` (b c n y x); `target` (b 3 T h w), frames at `times` (T, in the chunk), as many
+        in each group at the same places, with the first frame or without; and its `margin`. The groups are
+        drawn by the sample's own one of `generators`.
         """
         target, margin = batch["target"], int(batch.get("margin", 0))
         latents = batch["latents"] if "latents" in batch else self.encoder.encode(batch["clip"])
         last = latents.shape[2] - 1
         groups = None
         if last:
-            draws = [torch.randint(1, 1 + last, (), generator=generator) for generator in generators]
+            count = min(last, self.config.groups_per_clip)
+            draws = [torch.randperm(last, generator=generator)[:count] + 1 for generator in generators]
             groups = torch.stack(draws).to(target.device)
+            generators = [generator for generator in generators for _ in range(count)]
         pair, frames = self.group(latents, target, groups)
-        times = torch.arange(1, frames.shape[2] + 1, device=target.device) / frames.shape[2]
-        times = times if last else torch.zeros_like(times)
+        times = self._times_in_group(batch["times"], last)
         loss, logs, x0_pred = self._diffusion_loss(pair, frames, times, margin, generators, auxiliary)
-        if self.config.distillation_weight > 0:
+        if self.config.distillation_weight > 0 and target.shape[2] % max(1, last):  # all encoded frames
             shown = self.group(latents, self.encoder.decode(latents), groups)[1]
             distance = F.mse_loss(x0_pred, without_margin(shown, margin).float())
             loss = loss + self.config.distillation_weight * distance
@@ -258,17 +263,26 @@ class RegenDecoder(DiffusionDecoder):
         self,
         latents: Float[Tensor, "b c n y x"],
         video: Float[Tensor, "b 3 t h w"],
-        groups: Int[Tensor, " b"] | None,
-    ) -> tuple[Float[Tensor, "b d m y x"], Float[Tensor, "b 3 s h w"]]:
-        """What the conditioner takes for one group of each clip, and the frames of these groups.
+        groups: Int[Tensor, "b k"] | None,
+    ) -> tuple[Float[Tensor, "bk d m y x"], Float[Tensor, "bk 3 s h w"]]:
+        """What the conditioner takes for k groups of each clip, and the frames of these groups.
 
         `groups` are from 1 to n - 1; None: the first frames, as images.
         """
         pair = self._pair(self._raw(latents), groups)
         if groups is None:
             return pair, video[:, :, :1]
-        parts = rearrange(video[:, :, 1:], "b c (n s) h w -> b n c s h w", n=latents.shape[2] - 1)
-        return pair, parts[torch.arange(len(video), device=video.device), groups - 1]
+        count = latents.shape[2] - 1
+        parts = rearrange(video[:, :, video.shape[2] % count :], "b c (n s) h w -> b n c s h w", n=count)
+        rows = torch.arange(len(video), device=video.device)[:, None]
+        return pair, parts[rows, groups - 1].flatten(0, 1)
+
+    def _times_in_group(self, times: Float[Tensor, " t"], groups: int) -> Float[Tensor, " s"]:
+        """Times in a group from those in the chunk, which are at the same places in each group."""
+        if not groups:
+            return times
+        length = len(times) // groups
+        return times[len(times) % groups :][:length] * groups
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
         """Estimated memory to decode a group or, if the encoder is there, to encode `frames`."""
@@ -277,12 +291,3 @@ class RegenDecoder(DiffusionDecoder):
             return decoder
         embedder = self._encoder.embedder
         return max(decoder, embedder.activation_bytes(frames, height, width))  # type: ignore[attr-defined]
-
-
-def _in_frames(times: Float[Tensor, " t"], last: int) -> list[float]:
-    """Times as positions in frames. Raises ValueError outside of the video."""
-    frames = [time * last for time in times.double().tolist()]
-    frames = [float(round(frame)) if abs(frame - round(frame)) < SNAP else frame for frame in frames]
-    if not all(0 <= frame <= last for frame in frames) or (last == 0 and any(times.tolist())):
-        raise ValueError("Times must be from 0 to 1, and 0 for an image: this decoder does not extrapolate.")
-    return frames

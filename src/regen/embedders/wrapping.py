@@ -46,7 +46,8 @@ class DecodesByRegen:
             int(getattr(self, f"tile_sample_stride_{name}", side * 7 // 8))
             for name, side in zip(("height", "width"), sides, strict=True)
         ]
-        return Tile(*sides, max(side - stride for side, stride in zip(sides, strides, strict=True)))
+        overlap = max(side - stride for side, stride in zip(sides, strides, strict=True))
+        return Tile(sides[0], sides[1], overlap)
 
 
 def wrap(vae: Any, decoder: RegenDecoder, steps: int = 1) -> Any:
@@ -66,5 +67,5 @@ def wrap(vae: Any, decoder: RegenDecoder, steps: int = 1) -> Any:
     wrapped.decoder = decoder.to(vae.device).eval()
     if decoder.dtype != vae.dtype:
         wrapped.decoder = decoder.to(vae.dtype)
-    wrapped.decoding_steps = steps
+    vars(wrapped)["decoding_steps"] = steps
     return wrapped.requires_grad_(False)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from regen.corpus.dataset import LatentDataset
-from regen.data.tasks import BatchKey
+from regen.data.batches import BatchKey
 from regen.generate.captions import CaptionStates
 from regen.generate.generator import LatentSpec
 from regen.generate.inputs import concat_chunks
@@ -68,7 +68,7 @@ class LatentBatches(Dataset):
         sequence     "b c s" and lengths "b r"
         label        (b) the class, or -1; or
         text         "b m e" and text_mask "b m", the padded states of the caption
-        rows, batch_size, progress    as in `regen.data.tasks.TrainingBatches`
+        rows, batch_size, progress    as in `regen.data.batches.TrainingBatches`
 
     Images are those of the data and, for causal embedders, the first latent frame of any chunk. A last chunk
     that the video did not fill is not used as video, because its frames repeat. All samples of a batch have

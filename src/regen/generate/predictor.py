@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 
 from regen.console import warn
 from regen.curate.sources import read_sidecars
+from regen.data.batches import SampleConditions
 from regen.data.catalog import Collection, ShardCatalog
-from regen.data.tasks import SampleConditions
 from regen.generate.captions import CaptionStates, embed_captions
 from regen.generate.generator import LatentGenerator
 from regen.generate.inputs import Condition

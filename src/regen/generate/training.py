@@ -12,7 +12,7 @@ from torch import nn
 
 from regen.console import progress_bar, warn
 from regen.corpus.dataset import LatentDataset
-from regen.data.tasks import BatchKey
+from regen.data.batches import BatchKey
 from regen.generate.captions import CaptionStates, embed_captions
 from regen.generate.generator import GeneratorConfig, LatentGenerator
 from regen.generate.inputs import Condition

@@ -19,13 +19,13 @@ def small_cpu() -> Recipe[RegenDecoderConfig]:
     model = RegenDecoderConfig(
         width=256, depth=5, heads=4, timestep_conditioning="adaln_single", attention_window=8,
         pure_noise_prob=0.7, zero_noise_prob=0.8,
-        linear_path=True, detail_channels=12,
+        linear_path=True, detail_channels=12, groups_per_clip=2,
     )  # fmt: skip
     stage = Stage(64, 64, video_batch_size=8, image_batch_size=8, margin=MARGIN)
     return Recipe(
         model=model,
         data=DataConfig(stages=(stage,), short_side=256, statistics_clips=256),
-        tasks=TaskConfig(image_share=0.1, warmup_fraction=1.0),
+        tasks=TaskConfig(image_share=0.1, warmup_fraction=0.3, share_start=0.05, share_end=0.1),
         loop=LoopConfig(steps=3000, eval_every=400, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         optimizer=OptimizerConfig(
             1e-3, muon_learning_rate=2e-3, warmup_steps=100, decay_fraction=0.3, linear_learning_rate=1e-4

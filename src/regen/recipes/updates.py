@@ -8,7 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from regen.data.tasks import TASK_STREAM, draw_task
+from regen.data.batches import TASK_STREAM
+from regen.data.tasks import draw_task
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.training import GeneratorRecipe
 from regen.runtime import generator_for

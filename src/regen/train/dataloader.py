@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from regen.console import STOP_SIGNALS, warn
+from regen.data.batches import BatchKey
 from regen.data.failures import KINDS
-from regen.data.tasks import BatchKey
 from regen.media.pixels import uint8_to_signed
 from regen.runtime import tune_malloc
 from regen.workers import exit_with_parent

@@ -55,8 +55,8 @@ def fit_linear_path(model: RegenDecoder, batches: Iterable[dict[str, Tensor]], c
         clip = batch["clip"]
         latents = model.encoder.encode(clip)
         for g in range(latents.shape[2]):
-            rows = torch.full((len(clip),), g, device=clip.device) if g else None
-            inputs, frames = model.group(latents, clip, rows)
+            groups = torch.full((len(clip), 1), g, device=clip.device) if g else None
+            inputs, frames = model.group(latents, clip, groups)
             part, fit = (group, fits[1]) if g else (image, fits[0])
             fit.add(part.features(inputs[:, :, 0].float()), part.targets(frames.float()))
         seen += len(clip)

@@ -70,8 +70,10 @@ class Recipe(Generic[M]):
         losses = self.losses
         if isinstance(self.model, DecoderConfig) and losses.adversarial.weight > 0:
             raise ValueError("REGEN has no discriminator: losses.adversarial.weight must be 0.")
-        if not isinstance(self.model, RegenConfig) and self.tasks.warmup_fraction < 1:
+        if not isinstance(self.model, DecoderConfig) and self.tasks.warmup_fraction < 1:
             raise ValueError("Only REGEN decodes frames it does not encode; set tasks.warmup_fraction to 1.")
+        if isinstance(self.model, RegenDecoderConfig) and self.tasks.decoded_frames is not None:
+            raise ValueError("A decoder of foreign latents has groups_per_clip in place of decoded_frames.")
         weights = losses.alignment.weight, losses.representation.weight, losses.prediction.share
         if self.init.linear_clips > 0 and not getattr(self.model, "linear_path", False):
             raise ValueError("init.linear_clips is for a decoder of foreign latents with model.linear_path.")

@@ -12,8 +12,9 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from regen.console import warn
+from regen.data.batches import MediaConditions, TrainingBatches, hold_out
 from regen.data.clips import ClipDataset
-from regen.data.tasks import MediaConditions, Stage, TaskConfig, TrainingBatches, hold_out
+from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.base import VideoAutoencoder
 from regen.embedders.diffusion_decoder import DiffusionDecoder
 from regen.embedders.frozen_encoder import FrozenEncoder, load_frozen_encoder
@@ -190,8 +191,10 @@ def make_batches(
     clips: ClipDataset, recipe: Recipe, span: int, tasks: TaskConfig, stages: tuple[Stage, ...], steps: int
 ) -> TrainingBatches:
     """`steps` batches of a recipe's data, for chunks of 1 + `span` frames."""
-    data = recipe.data
-    return TrainingBatches(clips, span, tasks, stages, data.scale, steps, recipe.loop.seed, data.frame_rate)
+    data, seed = recipe.data, recipe.loop.seed
+    is_decoder = isinstance(recipe.model, RegenDecoderConfig)
+    group = recipe.model.temporal_compression_ratio if is_decoder else None
+    return TrainingBatches(clips, span, tasks, stages, data.scale, steps, seed, data.frame_rate, group)
 
 
 def load_chunks(
