@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from regen import runtime
-from regen.runtime import DTYPES, fold_seed, generator_for, pick_device, pick_dtype, set_threads
+from regen.runtime import (
+    DTYPES,
+    fold_seed,
+    generator_for,
+    interruptible,
+    pick_device,
+    pick_dtype,
+    set_threads,
+)
 
 
 def test_devices():
@@ -58,3 +66,21 @@ def test_threads_are_limited_here_and_in_new_processes(monkeypatch):
         torch.set_num_threads(before)
     with pytest.raises(ValueError, match="--threads must be >= 1, got 0"):
         set_threads(0)
+
+
+def test_a_model_stops_between_two_of_its_modules():
+    model, calls = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1)), 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise InterruptedError
+
+    with interruptible(model, check):
+        model(torch.ones(1, 2))
+        assert calls == 4, "the model and its three parts"
+        with pytest.raises(InterruptedError):
+            model(torch.ones(1, 2))
+    assert calls == 7 and model(torch.ones(1, 2)).shape == (1, 1)
+    assert calls == 7, "nothing is called afterwards"

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted as stop_if_cancelled
 from comfy.utils import ProgressBar
 from comfy_api.latest import ComfyExtension, io
 from PIL import Image
@@ -22,7 +23,7 @@ from regen.generate.video_generator import VideoGenerator
 from regen.latents import Latents, collate
 from regen.media.pixels import Size
 from regen.pretrained.models import Autoencoder, load
-from regen.runtime import generator_for, pick_device, pick_dtype
+from regen.runtime import generator_for, interruptible, pick_device, pick_dtype
 
 from .latent import EncodedVideo, as_latent, from_latent
 
@@ -62,7 +63,7 @@ def runtime(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
 
 def previews(embedder: Autoencoder, total: int) -> OnStep:
     """Shows the middle frame of the latents after each of `total` steps, where the embedder has a preview."""
-    bar, done = ProgressBar(total), 0  # updates stop the node when the user has cancelled it
+    bar, done = ProgressBar(total), 0
 
     def on_step(step: int, latents: Latents) -> Latents:
         nonlocal done
@@ -95,7 +96,8 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str, device: str, dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(load(name.strip(), *runtime(device, dtype)))
+        with torch.inference_mode(False):  # weights loaded in it round differently
+            return io.NodeOutput(load(name.strip(), *runtime(device, dtype)))
 
 
 class LoadGenerator(io.ComfyNode):
@@ -114,7 +116,8 @@ class LoadGenerator(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str, device: str, dtype: str) -> io.NodeOutput:
-        generator = load_video_generator(name.strip(), *runtime(device, dtype))
+        with torch.inference_mode(False):
+            generator = load_video_generator(name.strip(), *runtime(device, dtype))
         return io.NodeOutput(generator, generator.embedder)
 
 
@@ -131,9 +134,7 @@ class Encode(io.ComfyNode):
             inputs=[
                 Model.Input("model"),
                 io.Image.Input("images"),
-                io.Float.Input(
-                    "fps", default=24.0, min=0.01, max=1000.0, step=0.01, tooltip="Frames per second."
-                ),
+                io.Float.Input("fps", default=24.0, min=0.01, max=1000.0, step=0.01),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
         )
@@ -144,9 +145,10 @@ class Encode(io.ComfyNode):
         count, height, width = frames.shape[:3]
         session = EncodeSession(model, with_tile(DecodeOptions(), model, height, width, None).tile)
         chunks, bar = [], ProgressBar(count)
-        for chunk in session.encode(frames):
-            chunks.append(chunk.latents)
-            bar.update(chunk.frames)
+        with interruptible(model, stop_if_cancelled):
+            for chunk in session.encode(frames):
+                chunks.append(chunk.latents)
+                bar.update(chunk.frames)
         rate = Fraction(fps).limit_denominator(100_000)
         video = EncodedVideo(collate(chunks), count, height, width, rate, model.chunk_frames)
         return io.NodeOutput(as_latent(video))
@@ -211,9 +213,10 @@ class Decode(io.ComfyNode):
         session = DecodeSession(model, height=height, width=width, options=options)
         requests = zip(video.chunks(), offsets, strict=True)
         images, bar = list[Tensor](), ProgressBar(len(frames))
-        for ready in blend_frames(frames, offsets, session.decode(requests)):
-            images += [image[: video.height, : video.width] for image in ready]
-            bar.update(len(ready))
+        with interruptible(model, stop_if_cancelled):
+            for ready in blend_frames(frames, offsets, session.decode(requests)):
+                images += [image[: video.height, : video.width] for image in ready]
+                bar.update(len(ready))
         return io.NodeOutput(torch.stack(images).float() / 255, float(rate))
 
 
@@ -270,14 +273,15 @@ class Generate(io.ComfyNode):
         has_classes = bool(generator.model.config.classes)
         condition = generator.condition([] if has_classes else texts, texts if has_classes else [])
         negatives = [negative_prompt.strip()] if negative_prompt.strip() else []
-        (generated,) = generator.sample(
-            shape,
-            condition,
-            [generator_for(seed, 0)],
-            SampleOptions(steps, guidance_scale),
-            negative=generator.negative_condition(negatives, 1),
-            on_step=previews(generator.embedder, steps * shape.num_segments),
-        )
+        with interruptible(generator.model, stop_if_cancelled):
+            (generated,) = generator.sample(
+                shape,
+                condition,
+                [generator_for(seed, 0)],
+                SampleOptions(steps, guidance_scale),
+                negative=generator.negative_condition(negatives, 1),
+                on_step=previews(generator.embedder, steps * shape.num_segments),
+            )
         rate = Fraction(generator.latent_spec.frame_rate).limit_denominator(10_000)
         latents, size = collate(generated.chunks()).cpu(), (shape.frames, shape.height, shape.width)
         video = EncodedVideo(latents, *size, rate, generator.embedder.chunk_frames)

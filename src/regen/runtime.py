@@ -5,7 +5,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -99,6 +99,17 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def interruptible(model: nn.Module, check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before each module of the model computes; what it raises ends the computation."""
+    hooks = [module.register_forward_pre_hook(lambda *_: check()) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def set_threads(count: int | None) -> None:

@@ -148,9 +148,23 @@ def test_wrong_inputs_get_one_sentence(comfy, models, tmp_path) -> None:
         comfy.run("RegenGenerate", generator=generator, prompt="a", width=64)
     with pytest.raises(ValueError, match="needs a prompt"):
         comfy.run("RegenGenerate", generator=generator, prompt=" ")
-    comfy.cancel = True
-    with pytest.raises(CancelledError):
-        comfy.run("RegenEncode", model=regen, images=torch.rand(2, 24, 24, 3))
+
+
+def test_a_cancelled_node_stops_within_a_chunk(comfy, models, tmp_path) -> None:
+    (model,) = comfy.run("RegenLoadModel", name=str(models / "regen"), **CPU)
+    images = torch.rand(2, 24, 24, 3)
+    (latent,) = comfy.run("RegenEncode", model=model, images=images)
+    generator, _ = comfy.run("RegenLoadGenerator", name=make_generator(tmp_path, "text"), **CPU)
+    for node_id, values in (
+        ("RegenEncode", {"model": model, "images": images}),
+        ("RegenDecode", {"model": model, "latent": latent, "steps": 1000}),
+        ("RegenGenerate", {"generator": generator, "prompt": "a red ball", "steps": 1000}),
+    ):
+        comfy.progress, comfy.cancel_after = [], 5
+        with pytest.raises(CancelledError):
+            comfy.run(node_id, **values)
+        assert comfy.progress == [], node_id
+    assert comfy.run("RegenDecode", model=model, latent=latent)[0].shape == images.shape
 
 
 def test_samples_that_another_node_changed_are_decoded(comfy, models) -> None:

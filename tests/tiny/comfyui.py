@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import inspect
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,17 +13,19 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 PACK = Path(__file__).parents[2] / "integrations" / "comfyui"
-COMMON = {"display_name": None, "optional": False, "tooltip": None}
-NUMBER = COMMON | {"default": None, "min": None, "max": None, "step": None}
-# Keyword arguments of inputs, as the published interface has them.
-INPUTS: dict[str, dict[str, Any]] = {
-    "INT": NUMBER | {"control_after_generate": None},
-    "FLOAT": NUMBER | {"round": None},
-    "STRING": COMMON | {"default": None, "multiline": False, "placeholder": None},
-    "COMBO": COMMON | {"default": None, "options": None},
+# Keyword arguments of inputs and outputs, as ComfyUI 0.3.64 has them.
+COMMON = "display_name optional tooltip lazy"
+WIDGET = f"{COMMON} default socketless"
+NUMBER = f"{WIDGET} force_input min max step display_mode"
+INPUTS: dict[str, str] = {
+    "INT": f"{NUMBER} control_after_generate",
+    "FLOAT": f"{NUMBER} round",
+    "STRING": f"{WIDGET} force_input multiline placeholder dynamic_prompts",
+    "COMBO": f"{WIDGET} options control_after_generate upload image_folder remote",
     "IMAGE": COMMON,
     "LATENT": COMMON,
 }
@@ -34,11 +37,19 @@ class CancelledError(Exception):
 
 @dataclass
 class Comfy:
-    """Progress that the nodes report, and whether the user has cancelled."""
+    """Progress that the nodes report, and whether the user cancels: now, or at a later check."""
 
     progress: list[tuple[float, float, Image.Image | None]] = field(default_factory=list)
     cancel: bool = False
+    cancel_after: int | None = None
     nodes: dict[str, Any] = field(default_factory=dict)
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancel_after is not None:
+            self.cancel_after -= 1
+        if self.cancel or self.cancel_after == 0:
+            self.cancel, self.cancel_after = False, None
+            raise CancelledError
 
     def progress_bar(self, total: int) -> "ProgressBar":
         return ProgressBar(self, total)
@@ -47,7 +58,8 @@ class Comfy:
         """The outputs of a node; inputs that are left out have their defaults."""
         node = self.nodes[node_id]
         defaults = {one.id: one.default for one in node.define_schema().inputs if one.default is not None}
-        return node.execute(**defaults | values).result
+        with torch.inference_mode():
+            return node.execute(**defaults | values).result
 
 
 @dataclass
@@ -64,11 +76,10 @@ class ProgressBar:
     def update_absolute(
         self, value: int, total: int | None = None, preview: tuple[str, Image.Image, int] | None = None
     ) -> None:
-        if self.comfy.cancel:
-            raise CancelledError
-        self.current = value
-        image = None if preview is None else preview[1]
-        self.comfy.progress.append((value, total or self.total, image))
+        self.total = self.total if total is None else total
+        self.current = min(value, self.total)
+        self.comfy.stop_if_cancelled()
+        self.comfy.progress.append((self.current, self.total, None if preview is None else preview[1]))
 
 
 @dataclass(frozen=True)
@@ -88,33 +99,46 @@ class Port:
 @dataclass
 class Schema:
     node_id: str
-    display_name: str = ""
+    display_name: str | None = None
     category: str = "sd"
     inputs: list[Port] = field(default_factory=list)
     outputs: list[Port] = field(default_factory=list)
     description: str = ""
     is_output_node: bool = False
 
+    def __post_init__(self) -> None:
+        names = [port.id for port in (*self.inputs, *self.outputs) if port.id]
+        assert len({*names}) == len(names), "ids of inputs and outputs differ"
+
 
 class ComfyNode:
     """The base class of nodes."""
 
 
+class ComfyExtension(ABC):
+    @abstractmethod
+    async def get_node_list(self) -> list[type[ComfyNode]]: ...
+
+
 class NodeOutput:
-    def __init__(self, *result: Any) -> None:
-        self.result = result
+    def __init__(
+        self, *args: Any, ui: Any = None, expand: dict | None = None, block_execution: str | None = None
+    ) -> None:
+        self.result = args or None
 
 
 def io_type(name: str) -> Any:
     """The class of a type, with its Input and Output."""
-    known = INPUTS.get(name, COMMON)
+    known = {*INPUTS.get(name, COMMON).split()}
 
     def make_input(id: str, **options: Any) -> Port:
-        assert options.keys() <= known.keys(), f"{name} inputs take no {options.keys() - known.keys()}"
+        assert options.keys() <= known, f"{name} inputs take no {options.keys() - known}"
         return Port(name, id, options=options)
 
-    def make_output(display_name: str = "") -> Port:
-        return Port(name, display_name=display_name)
+    def make_output(
+        id: str = "", display_name: str = "", tooltip: str | None = None, is_output_list: bool = False
+    ) -> Port:
+        return Port(name, id, display_name)
 
     return SimpleNamespace(Input=make_input, Output=make_output)
 
@@ -125,10 +149,13 @@ def comfyui() -> Iterator[Comfy]:
     comfy = Comfy()
     types = {name.capitalize(): io_type(name) for name in INPUTS}
     io = SimpleNamespace(ComfyNode=ComfyNode, NodeOutput=NodeOutput, Schema=Schema, Custom=io_type, **types)
-    names = ("comfy", "comfy.utils", "comfy_api", "comfy_api.latest")
+    names = ("comfy", "comfy.model_management", "comfy.utils", "comfy_api", "comfy_api.latest")
     modules = {name: ModuleType(name) for name in names}
+    vars(modules["comfy.model_management"]).update(
+        throw_exception_if_processing_interrupted=comfy.stop_if_cancelled
+    )
     vars(modules["comfy.utils"])["ProgressBar"] = comfy.progress_bar
-    vars(modules["comfy_api.latest"]).update(io=io, ComfyExtension=object)
+    vars(modules["comfy_api.latest"]).update(io=io, ComfyExtension=ComfyExtension)
     with pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
@@ -142,7 +169,9 @@ def comfyui() -> Iterator[Comfy]:
         spec.loader.exec_module(pack)
         assert inspect.iscoroutinefunction(pack.comfy_entrypoint), "ComfyUI awaits it"
         extension = asyncio.run(pack.comfy_entrypoint())
+        assert isinstance(extension, ComfyExtension)
         nodes = asyncio.run(extension.get_node_list())
+        assert isinstance(nodes, list) and all(issubclass(node, ComfyNode) for node in nodes)
         comfy.nodes = {node.define_schema().node_id: node for node in nodes}
         assert len(comfy.nodes) == len(nodes)
         yield comfy
