@@ -259,15 +259,6 @@ def test_sound_that_cannot_be_decoded_is_left_out_with_a_note(tmp_path: Path) ->
     assert extract_audio(source)[0] is None
 
 
-def test_high_dynamic_range_becomes_bt709(tmp_path: Path) -> None:
-    white = np.full((64, 64, 3), 148, np.uint8)  # 58 % of PQ: 203 cd/m2
-    path = make_movie(tmp_path / "a.mkv", [white], codec="ffv1", pixel_format="yuv444p", transfer=(16, 9))
-    with VideoReader(path) as reader:
-        found = next(iter(reader)).image
-        assert len(reader.notes) == 1
-    assert found.min() > 245
-
-
 def test_raw_h264_has_the_rate_of_its_codec(tmp_path: Path) -> None:
     make_movie(tmp_path / "a.h264", numbered(12), rate=Fraction(12))
     with VideoReader(tmp_path / "a.h264") as reader:

@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
+from regen.media.dynamic_range import Bt709Mapper, needs_mapping, peak_light, yuv_to_rgb
 from regen.media.files import BLACK, Colour, blend_over
 
 # Exact rounding and full chroma: 3 dB closer over a write and a read than FFmpeg's defaults.
@@ -23,8 +24,6 @@ SCALING = (
 )
 KNOWN_MATRICES = {0, 1, 4, 5, 6, 7, 9}  # RGB, BT.709, FCC, BT.601 (two names), SMPTE 240M, BT.2020
 HD_LINES = 720
-BT709, PQ, HLG = 1, 16, 18  # FFmpeg's numbers of primaries and transfer curves
-WIDE_PRIMARIES = {9, 12}  # BT.2020 and Display P3
 LIMITED_TO_FULL = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
 IDENTITY_MATRIX = np.array([[1 << 16, 0, 0], [0, 1 << 16, 0], [0, 0, 1 << 30]], dtype=np.int32)
 MIN_SIDE, MAX_SIDE = 8, 16384  # pixels: one patch of the embedders; far above any video in use
@@ -53,16 +52,11 @@ def uint8_to_signed(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return pixels.div(127.5).sub_(1)
 
 
-def is_high_dynamic_range(frame: av.VideoFrame) -> bool:
-    """Whether the values of a frame follow PQ or HLG."""
-    return frame.color_trc in (PQ, HLG)
-
-
 class RgbConverter:
     """Converts the frames of one video to RGB of BT.709, scaled to `width` x `height` before the rotation.
 
-    Transparent parts lie over `background`. Of high dynamic range, what is brighter than diffuse white (PQ:
-    203 cd/m2, BT.2408) is clipped.
+    Transparent parts lie over `background`. High dynamic range is tone-mapped, wide gamuts are clipped (see
+    `dynamic_range`).
     """
 
     def __init__(
@@ -76,6 +70,7 @@ class RgbConverter:
         self.width, self.height, self.matrix, self.threads = width, height, matrix, threads
         self.background = background
         self._reformatter, self._packer = VideoReformatter(), VideoReformatter()
+        self._mapper: Bt709Mapper | None = None
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[Tensor, "h w 3"]:
         return torch.from_numpy(np.array(self.pixels(frame), order="C"))
@@ -87,6 +82,9 @@ class RgbConverter:
         colours = None if frame.colorspace in KNOWN_MATRICES else guess
         # To planes FFmpeg converts YUV three times as fast as to packed pixels, to the same values, and the
         # planes to packed pixels twice as fast as NumPy.
+        if needs_mapping(frame):
+            pixels = self._mapped(frame, alpha)
+            return apply_display_matrix(blend_over(pixels, self.background) if alpha else pixels, self.matrix)
         packed = alpha or frame.format.is_rgb or frame.format.has_palette
         rgb = self._reformatter.reformat(
             frame,
@@ -96,7 +94,6 @@ class RgbConverter:
             src_colorspace=colours,
             dst_colorspace=colours,
             dst_color_range=ColorRange.JPEG,
-            **_to_bt709(frame),
             interpolation=SCALING,
             threads=self.threads,
         )
@@ -106,12 +103,21 @@ class RgbConverter:
             pixels = LIMITED_TO_FULL[pixels]  # swscale takes every grey for full range
         return apply_display_matrix(pixels, self.matrix)
 
-
-def _to_bt709(frame: av.VideoFrame) -> dict[str, int]:
-    """Arguments that convert primaries and transfer curve, where a frame has others than BT.709."""
-    if is_high_dynamic_range(frame) or frame.color_primaries in WIDE_PRIMARIES:
-        return {"dst_color_trc": BT709, "dst_color_primaries": BT709}
-    return {}
+    def _mapped(self, frame: av.VideoFrame, alpha: bool) -> UInt8[np.ndarray, "h w c"]:
+        """RGB or RGBA of BT.709; the peak of the first frame is that of all."""
+        if self._mapper is None:
+            self._mapper = Bt709Mapper(frame.color_trc, frame.color_primaries, peak_light(frame))
+        names = ("rgb48le", "rgba64le") if frame.format.is_rgb else ("yuv444p16le", "yuva444p16le")
+        deep = self._reformatter.reformat(
+            frame,
+            width=self.width,
+            height=self.height,
+            format=names[alpha],
+            interpolation=SCALING,
+            threads=self.threads,
+        ).to_ndarray()
+        pixels = self._mapper(deep[..., :3] if frame.format.is_rgb else yuv_to_rgb(deep[..., :3], frame))
+        return np.concatenate([pixels, (deep[..., 3:] >> 8).astype(np.uint8)], axis=-1) if alpha else pixels
 
 
 class YuvConverter:

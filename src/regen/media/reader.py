@@ -12,9 +12,10 @@ from torch import Tensor
 
 from regen.console import first_line
 from regen.media.decoding import READ_ERRORS, Decoder
+from regen.media.dynamic_range import is_high_dynamic_range
 from regen.media.files import BLACK, Colour, Frame, Source, VideoError, VideoInfo, shrunk_size
 from regen.media.frame_folder import ImageFrames, is_frames
-from regen.media.pixels import RgbConverter, apply_display_matrix, display_matrix, is_high_dynamic_range
+from regen.media.pixels import RgbConverter, apply_display_matrix, display_matrix
 from regen.media.seeking import TIME_TOLERANCE, Seeker
 from regen.media.writer import VideoWriter
 
@@ -30,8 +31,8 @@ class VideoReader:
     """Reads one video: a file, a folder of numbered images, or one image as a video of one frame.
 
     Frames are upright (display matrix, EXIF), converted with the tagged colour matrix and range (without a
-    tag BT.709 from 720 lines on and BT.601 below), alpha over `background`. Of high dynamic range, what is
-    brighter than diffuse white is clipped. Pixels that are not square become so by scaling the width, unless
+    tag BT.709 from 720 lines on and BT.601 below), alpha over `background`, high dynamic range tone-mapped to
+    BT.709. Pixels that are not square become so by scaling the width, unless
     `square_pixels` is False. With `short_side` frames are shrunk to a short side of at most that many pixels;
     `info` has the size before that. `threads` 0 means one per core. Times are in seconds after the first
     frame; where the clock of the file restarts they go on at the frame rate. `notes` says in words what was
@@ -120,7 +121,7 @@ class VideoReader:
         width = round(first.width * aspect) if self._square_pixels else first.width
         self._convert = _converter(first, short_side, self._threads, width, self._background)
         if is_high_dynamic_range(first):
-            self.notes.append("of its high dynamic range, what is brighter than diffuse white is clipped")
+            self.notes.append("its high dynamic range is tone-mapped: highlights are darker than they were")
         shown = apply_display_matrix(np.empty((first.height, width, 0), np.uint8), self._convert.matrix)
         seconds = stream.duration and float(stream.duration * seeker.time_base)
         return VideoInfo(
