@@ -45,8 +45,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically."""
-    write_bytes(path, text.encode())
+    """Write a UTF-8 file atomically; ? stands for the parts of file names that are no text."""
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -5,6 +5,7 @@ process ends, however it ends.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +40,7 @@ class Claims:
 
         Another process may have just finished the part: check whether it exists inside the block.
         """
-        folder = self.path / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        folder = self.path / hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest()
         with _try_lock(folder.with_suffix(".lock")) as is_mine:
             if not is_mine:
                 yield None

@@ -37,6 +37,7 @@ def clips(tmp_path) -> Path:
 def test_build_show_index(shards, clips):
     ran = shards("build", "clips", "--out", "out", *SMALL)
     assert (ran.status, ran.err) == (0, [])
+    assert ran.out[0].startswith("left out: clips/text.mp4: ")
     for words in ("files", "can't be read, or not in full", "too short", "samples"):
         assert words in "\n".join(ran.out)
     assert ran.out[-1] == "Pictures of what was dropped and why are in out/report.html."

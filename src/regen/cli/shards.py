@@ -93,8 +93,22 @@ def build(
     if json:
         print_json(figures | {"report": str(result.page)})
     else:
+        _print_left_out(
+            [
+                (str(drop.source.path), drop.rejection.text)
+                for drop in result.dropped
+                if drop.rejection.reason in UNREADABLE
+            ]
+        )
         _print_build(figures, result.page)
     check_strict(strict, sum(figures["reasons"].get(reason, 0) for reason in UNREADABLE))
+
+
+def _print_left_out(skipped: Sequence[tuple[str, str]]) -> None:
+    for name, reason in skipped[:MAX_NAMED]:
+        print(f"left out: {name}: {reason}")
+    if len(skipped) > MAX_NAMED:
+        print(f"and {len(skipped) - MAX_NAMED:,} more")
 
 
 def _print_build(figures: dict[str, Any], page: Path) -> None:
@@ -137,10 +151,7 @@ def index(
     if json:
         print_json({"shards": result.shards, "samples": result.samples, "left_out": result.skipped})
     else:
-        for name, reason in result.skipped[:MAX_NAMED]:
-            print(f"left out: {name}: {reason}")
-        if len(result.skipped) > MAX_NAMED:
-            print(f"and {len(result.skipped) - MAX_NAMED:,} more")
+        _print_left_out(result.skipped)
         samples, count = _count(result.samples, "sample"), _count(result.shards, "shard")
         print(f"The index of {shards} has {samples} in {count}.")
     check_strict(strict, len(result.skipped))

@@ -1,6 +1,7 @@
 """Cache of decoded frames on disk, as uint8 arrays."""
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -44,7 +45,7 @@ class FrameCache:
         except OSError as error:
             raise MissingFileError(f"{path} can't be opened ({first_line(error)}) any more.") from None
         key = f"{FORMAT}|{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{self.short_side}"
-        return self.folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npy"
+        return self.folder / f"{hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest()}.npy"
 
     def _fill(self, path: Path, frames: Path) -> None:
         with VideoReader(path, short_side=self.short_side) as reader:

@@ -157,7 +157,7 @@ def media_sha256(path: Path) -> str:
         except OSError:
             return NO_SHA256
     lines = [f"{file_sha256(frame)} {frame.name}\n" for frame in list_frames(path)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
 def _walk(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES + VIDEO_SUFFIXES) -> list[Path]:

@@ -44,7 +44,9 @@ def open_input(path: Source) -> InputContainer:
             return av.open(file, format="rawvideo", options=raw.options, metadata_errors="replace")
         return av.open(file, metadata_errors="replace")
     except READ_ERRORS as error:
-        raise VideoError(f"{path} can't be read as a video: {first_line(error)}.") from None
+        raise VideoError(
+            f"{path} can't be read as a video ({first_line(error)}); copy or record it again."
+        ) from None
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:

@@ -177,7 +177,9 @@ def _video_errors(path: Source) -> Iterator[None]:
     except VideoError:
         raise
     except UNEXPECTED as error:
-        raise VideoError(f"{path} can't be read as a video: {first_line(error)}.") from error
+        raise VideoError(
+            f"{path} can't be read as a video ({first_line(error)}); copy or record it again."
+        ) from error
 
 
 def _pixel_aspect(stream: av.VideoStream) -> Fraction:

@@ -1,6 +1,7 @@
 """Trackers of a run besides its log: TensorBoard, Weights & Biases or trackio."""
 
 import hashlib
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -86,4 +87,4 @@ def open_tracker(name: TrackerName | None, out: Path, step: int) -> Tracker | No
 
 def run_id(out: Path) -> str:
     """16 hexadecimal digits of the folder, by which a resumed run finds itself."""
-    return hashlib.blake2b(str(out.resolve()).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(os.fsencode(out.resolve()), digest_size=8).hexdigest()

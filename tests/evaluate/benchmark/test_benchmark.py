@@ -1,6 +1,7 @@
 """Benchmarks: each result is computed once, by any process, and only comparable results are mixed."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
@@ -265,3 +266,19 @@ def test_invalid_options(data, models, tmp_path):
     (tmp_path / "file").write_text("")
     benchmark = make_benchmark(models, data, tmp_path / "file" / "report")
     fails("file/report is not writable", lambda: run(benchmark))
+
+
+def test_names_of_clips_that_are_no_text(models, tmp_path):
+    """As other systems or damaged archives leave them: bytes that are not UTF-8."""
+    data = tmp_path / "data"
+    data.mkdir()
+    name = os.fsdecode(b"caf\xe9 \xff.mp4")
+    try:
+        make_video(data / "a.mp4", 9)
+        (data / "a.mp4").rename(data / name)
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    for _ in range(2):  # the second time reads the report
+        run(make_benchmark(models[1:], data, tmp_path / "report"))
+    _, rows = timeless(tmp_path / "report")
+    assert [row["clip"] for row in rows] == [name]
