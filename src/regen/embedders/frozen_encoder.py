@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from regen.embedders import diffusers_models
 from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter
-from regen.embedders.diffusers_models import ADAPTERS
+from regen.embedders.diffusers_models import ADAPTERS, find, load
 from regen.public import MODULES
 from regen.tiling import Tile
 
@@ -116,7 +115,7 @@ def load_frozen_encoder(
     no such autoencoder, or its latents are not those of 1 + r n frames.
     """
     place = place_of(name)
-    location = diffusers_models.find(place)
+    location = find(place)
     if location is None:
         raise ValueError(f"There is no autoencoder {name}; give a folder, owner/name or owner/name/folder.")
     if location.class_name in MODULES:
@@ -126,7 +125,7 @@ def load_frozen_encoder(
         embedder = kind.from_pretrained(Path(location.root) / location.folder, torch_dtype=dtype)
         embedder = embedder.to(device).eval()
     else:
-        embedder = diffusers_models.load(location, device, dtype, window)
+        embedder = load(location, device, dtype, window)
     check_causal(embedder, name)
     for network in networks_of(embedder):
         network.requires_grad_(False)

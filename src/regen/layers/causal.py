@@ -6,34 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers.convolution import Conv3d
+
 Triple = tuple[int, int, int]
-
-
-# At most so many values in a column of pixels: PyTorch (2.9 to 2.13) computes a fp32 convolution of one clip
-# by im2col, two to three times slower than oneDNN, which it takes for larger ones and for several clips.
-SMALL_CLIP = 20480
-
-
-class Conv3d(nn.Conv3d):
-    """Conv3d without padding in time that casts fp16 weights to the dtype of its input.
-
-    The residual stream of convolutional networks exceeds the range of fp16, so they compute in fp32 in a
-    model of this precision (see `not_fp16`).
-    """
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if weight.dtype == torch.float16:
-            weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
-        if torch.is_grad_enabled() or not _is_small_clip(input) or weight.shape[2] == 1:
-            return super()._conv_forward(input, weight, bias)
-        frames = input.unfold(2, weight.shape[2], self.stride[0])
-        frames = rearrange(frames, "1 c s h w k -> s c k h w")  # what each output frame sees, as clips
-        return rearrange(super()._conv_forward(frames, weight, bias), "s d 1 y x -> 1 d s y x")
-
-
-def _is_small_clip(x: Tensor) -> bool:
-    is_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    return is_on_cpu and len(x) == 1 and x[..., 0].numel() <= SMALL_CLIP
 
 
 class CausalConv3d(nn.Module):

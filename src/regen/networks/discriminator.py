@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers.convolution import Conv3d
+
 
 class BlurPool(nn.Module):
     """Downsampling by 2 in t, y, x: [1 2 1]³ / 64 (Zhang 2019, arXiv 1904.11486); one frame stays one."""
@@ -24,9 +26,9 @@ class DiscriminatorBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
-        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv3d(channels, out_channels, 3, padding=1)
-        self.shortcut = nn.Conv3d(channels, out_channels, 1, bias=False)
+        self.conv1 = Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = Conv3d(channels, out_channels, 3, padding=1)
+        self.shortcut = Conv3d(channels, out_channels, 1, bias=False)
         self.down = BlurPool()
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d s y x"]:
@@ -44,10 +46,10 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int, multipliers: tuple[int, ...]):
         super().__init__()
         widths = [width, *(width * factor for factor in multipliers)]
-        self.conv_in = nn.Conv3d(3, width, 3, padding=1)
+        self.conv_in = Conv3d(3, width, 3, padding=1)
         self.blocks = nn.Sequential(*(DiscriminatorBlock(a, b) for a, b in pairwise(widths)))
-        self.conv_out = nn.Conv3d(widths[-1], widths[-1], 3, padding=1)
-        self.logits = nn.Conv3d(widths[-1], 1, 1)
+        self.conv_out = Conv3d(widths[-1], widths[-1], 3, padding=1)
+        self.logits = Conv3d(widths[-1], 1, 1)
 
     def forward(self, clip: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b s y x"]:
         x = clip.to(memory_format=torch.channels_last_3d)

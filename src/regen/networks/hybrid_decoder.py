@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from regen.layers import CheckpointedModule
 from regen.layers.attention import init_local_attention
+from regen.layers.convolution import Conv3d
 from regen.layers.positions import TimestepEmbedding
 from regen.networks.dit import (
     AdaLN,
@@ -66,7 +67,7 @@ class HybridDecoder(CheckpointedModule):
             init_local_attention(self.blocks)
         self.final = AdaLN(width, 2, own_projection=timestep != "add")
         self.proj_out = nn.Linear(width * (1 + long_skip), pixel_channels * patches.pixels)
-        self.conv_out = nn.Conv3d(pixel_channels, 3, 3, padding=1)
+        self.conv_out = Conv3d(pixel_channels, 3, 3, padding=1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
         self.linear_skip = nn.Linear(channels, 3 * patches.pixels) if linear_skip else None

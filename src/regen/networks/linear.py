@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regen.layers.convolution import Conv3d
 from regen.tiling import LATENT_STRIDE
 
 WINDOW = 2 * LATENT_STRIDE  # pixels along the side of a window: each pixel lies in four of them
@@ -35,8 +36,8 @@ class LinearEncoder(nn.Module):
     def __init__(self, channels: int, ratio: int):
         super().__init__()
         side = (WINDOW, WINDOW)
-        self.content = nn.Conv3d(3, channels, (1, *side), (1, LATENT_STRIDE, LATENT_STRIDE))
-        self.motion = nn.Conv3d(3, channels, (1 + ratio, *side), (ratio, LATENT_STRIDE, LATENT_STRIDE))
+        self.content = Conv3d(3, channels, (1, *side), (1, LATENT_STRIDE, LATENT_STRIDE))
+        self.motion = Conv3d(3, channels, (1 + ratio, *side), (ratio, LATENT_STRIDE, LATENT_STRIDE))
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b c n y x"]:
         video = F.pad(video, (REACH,) * 4 + (0, 0), mode="replicate")
