@@ -21,6 +21,7 @@ from regen.embedders.clips import PointPosterior, frames_at
 from regen.embedders.diffusion_decoder import DecoderConfig, DiffusionDecoder, PerceptualTerms
 from regen.embedders.frozen_encoder import FrozenEncoder, LatentSpace, load_frozen_encoder
 from regen.embedders.model import check_requirements, configured_by
+from regen.embedders.wrapping import wrapped
 from regen.latents import Latents
 from regen.networks.linear import NeighbourhoodDecoder
 from regen.tiling import Tile
@@ -86,10 +87,8 @@ class RegenDecoder(DiffusionDecoder):
         `name` is that of a model (see `from_pretrained`), or a decoder. Raises ValueError when it is for
         other latents.
         """
-        from regen.embedders.wrapping import wrap
-
         decoder = name if isinstance(name, cls) else cls.from_pretrained(name, torch_dtype=vae.dtype)
-        return wrap(vae, decoder, steps)
+        return wrapped(vae, decoder, steps)
 
     @property
     def chunk_frames(self) -> int:

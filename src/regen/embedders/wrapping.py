@@ -8,14 +8,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from regen.embedders.frozen_encoder import FrozenEncoder, adapter_of
-from regen.embedders.regen_decoder import RegenDecoder
 from regen.tiling import Tile
 
 
 class DecodesByRegen:
     """The `decode` of a wrapped autoencoder; all else is that of its class."""
 
-    decoder: RegenDecoder
+    decoder: Any  # a RegenDecoder
     decoding_steps: int = 1
 
     def decode(
@@ -50,8 +49,8 @@ class DecodesByRegen:
         return Tile(sides[0], sides[1], overlap)
 
 
-def wrap(vae: Any, decoder: RegenDecoder, steps: int = 1) -> Any:
-    """A copy of `vae`, which shares its encoder, that decodes by `decoder` in `steps` steps.
+def wrapped(vae: Any, decoder: Any, steps: int = 1) -> Any:
+    """A copy of `vae`, which shares its encoder, that decodes by the RegenDecoder `decoder` in `steps` steps.
 
     It is an instance of the class of `vae`, so that pipelines take it. Raises ValueError unless the
     decoder is one for its latents.
@@ -61,11 +60,11 @@ def wrap(vae: Any, decoder: RegenDecoder, steps: int = 1) -> Any:
     decoder.attach_encoder(
         FrozenEncoder(adapter_of(copy.copy(vae), decoder.chunk_frames), type(vae).__name__)
     )
-    wrapped = copy.copy(vae)
-    wrapped.__class__ = type(f"{type(vae).__name__}WithRegenDecoder", (DecodesByRegen, type(vae)), {})
-    wrapped._modules = dict(vae._modules)
-    wrapped.decoder = decoder.to(vae.device).eval()
+    result = copy.copy(vae)
+    result.__class__ = type(f"{type(vae).__name__}WithRegenDecoder", (DecodesByRegen, type(vae)), {})
+    result._modules = dict(vae._modules)
+    result.decoder = decoder.to(vae.device).eval()
     if decoder.dtype != vae.dtype:
-        wrapped.decoder = decoder.to(vae.dtype)
-    vars(wrapped)["decoding_steps"] = steps
-    return wrapped.requires_grad_(False)
+        result.decoder = decoder.to(vae.dtype)
+    vars(result)["decoding_steps"] = steps
+    return result.requires_grad_(False)
