@@ -54,8 +54,15 @@ def publish(folder: Path, name: str, place: Path, revision: str = "main") -> Non
     suffix = "" if revision == "main" else f"@{revision}"
     shutil.copytree(folder, place / "mirror" / "owner" / f"{name}{suffix}", dirs_exist_ok=True)
     weights = folder / WEIGHTS
-    size, sha256 = weights.stat().st_size, file_sha256(weights)
-    entry = {"repository": f"owner/{name}", "revision": revision, "sha256": sha256, "size": size}
+    class_name = read_json(folder / "config.json")["_class_name"]
+    entry = {
+        "kind": "generator" if class_name == "LatentGenerator" else "embedder",
+        "class_name": class_name,
+        "repository": f"owner/{name}",
+        "revision": revision,
+        "sha256": file_sha256(weights),
+        "size": weights.stat().st_size,
+    }
     manifest = place / "manifest.json"
     before = read_json(manifest) if manifest.exists() else {}
     write_json(manifest, before | {name: entry})

@@ -9,6 +9,7 @@ from typing import Any
 
 from regen.io import file_sha256, write_json
 from regen.names import BUNDLED, CHECKPOINTS, CONFIG, MANIFEST, WEIGHTS
+from regen.pretrained.listing import is_generator, stored_config
 
 OWNER = "regen-video"  # of the repositories on the Hub
 
@@ -17,6 +18,8 @@ def entry(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
     """The entry of one model; `before` is its entry so far."""
     weights = folder / WEIGHTS
     return {
+        "kind": "generator" if is_generator(folder) else "embedder",
+        "class_name": stored_config(folder)["_class_name"],
         "repository": before.get("repository", f"{OWNER}/{folder.name}"),
         "revision": before.get("revision", "main"),
         "sha256": file_sha256(weights),

@@ -3,7 +3,8 @@
 The code comes in two kinds: modules that import this package, and self-contained ones (`regen.vendoring`).
 By the conventions of diffusers, `auto_map` in a model's config.json names its module, for `AutoModel`; in
 model_index.json `_class_name` and the models of a pipeline are pairs of a module, beside them, and a class.
-All of them are loaded with `trust_remote_code=True`.
+With `subfolder`, `AutoModel` reads `auto_map` in model_index.json instead, which is one for all parts: so
+each part has a module `part` with a class `Part`. All are loaded with `trust_remote_code=True`.
 """
 
 import re
@@ -32,6 +33,11 @@ from regen import {name}
 
 __all__ = ["{name}"]
 '''
+# The module's name makes files differ in length, by which Python's cache tells them apart.
+PART_OF = "\nPart = {name}  # {module}\n"
+FROM_TRANSFORMERS = (
+    '"""The text encoder for `AutoModel` of diffusers."""\n\nfrom transformers import {name}\n'
+)
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "README.md")
 TEXT_ENCODER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", flags=re.ASCII)
@@ -49,21 +55,27 @@ def write_code(folder: Path, self_contained: bool = False) -> None:
         names = {PIPELINE_CLASS, *models.values()} if self_contained else set[str]()
         write_text(folder / "pipeline.py", _code(PIPELINE_CLASS, names))
         for part, class_name in models.items():
-            _write_model_code(folder / part, class_name, names)
-            index[part] = [_module(class_name), class_name]
-        write_json(folder / PIPELINE, index | {"_class_name": ["pipeline", PIPELINE_CLASS]})
+            text = _code(class_name, names) + _part_of(class_name)
+            _write_model_code(folder / part, "part", class_name, text)
+            index[part] = ["part", class_name]
+        _, encoder = index.get("text_encoder") or (None, None)
+        if encoder is not None:
+            text = FROM_TRANSFORMERS.format(name=encoder) + _part_of(encoder)
+            write_text(folder / "text_encoder" / "part.py", text)
+        index |= {"_class_name": ["pipeline", PIPELINE_CLASS], "auto_map": {"AutoModel": "part.Part"}}
+        write_json(folder / PIPELINE, index)
     else:
         class_name = stored_config(folder)["_class_name"]
-        _write_model_code(folder, class_name, {class_name} if self_contained else set())
+        text = _code(class_name, {class_name} if self_contained else set())
+        _write_model_code(folder, _module(class_name), class_name, text)
 
 
 def _is_model(component: Any) -> bool:
     return isinstance(component, list) and component[1] in (*CLASSES, GENERATOR)
 
 
-def _write_model_code(folder: Path, class_name: str, names: set[str]) -> None:
-    module = _module(class_name)
-    write_text(folder / f"{module}.py", _code(class_name, names))
+def _write_model_code(folder: Path, module: str, class_name: str, text: str) -> None:
+    write_text(folder / f"{module}.py", text)
     config = read_json(folder / CONFIG) | {"auto_map": {"AutoModel": f"{module}.{class_name}"}}
     write_json(folder / CONFIG, config)
 
@@ -71,6 +83,11 @@ def _write_model_code(folder: Path, class_name: str, names: set[str]) -> None:
 def _code(class_name: str, names: set[str]) -> str:
     """A module with this class, self-contained if `names` has the classes of its sources."""
     return vendored([class_name], names) if names else IMPORTING.format(name=class_name)
+
+
+def _part_of(class_name: str) -> str:
+    """The line that makes this class that of a part of a pipeline."""
+    return PART_OF.format(name=class_name, module=_module(class_name))
 
 
 def _module(class_name: str) -> str:

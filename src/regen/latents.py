@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Generator, Tensor
@@ -174,6 +173,34 @@ def collate(clips: Sequence[Latents]) -> Latents:
     )
 
 
+class GaussianPosterior:
+    """Normal distributions of latents: `parameters` have their means and log variances along axis 1.
+
+    It has what diffusers' `DiagonalGaussianDistribution` has, whose module takes long to import. Log
+    variances are clamped to [-30, 20].
+    """
+
+    def __init__(self, parameters: Float[Tensor, "b m ..."]) -> None:
+        self.parameters = parameters
+        self.mean, logvar = parameters.chunk(2, dim=1)
+        self.logvar = logvar.clamp(-30.0, 20.0)
+        self.std = torch.exp(0.5 * self.logvar)
+        self.var = torch.exp(self.logvar)
+
+    def mode(self) -> Float[Tensor, "b c ..."]:
+        """The most likely latents."""
+        return self.mean
+
+    def sample(self, generator: Generator | list[Generator] | None = None) -> Float[Tensor, "b c ..."]:
+        """Latents drawn at random, by one generator or one for each entry of the batch."""
+        x = self.parameters
+        return self.mean + self.std * randn_tensor(self.mean.shape, generator, x.device, x.dtype)
+
+    def kl(self) -> Float[Tensor, " b"]:
+        """KL(posterior ‖ N(0, I)) of each entry of the batch, summed over its values."""
+        return 0.5 * (self.mean.square() + self.var - 1 - self.logvar).flatten(1).sum(1)
+
+
 @dataclass(frozen=True)
 class LatentPosterior:
     """The distribution of the latents of a batch: means, and log variances where the encoder has them.
@@ -206,7 +233,7 @@ class LatentPosterior:
         if self.grid.shape[1] == self.channels:
             return [self.grid, *self.parts]
         return [
-            DiagonalGaussianDistribution(moments.float()).sample(generator).to(moments.dtype)
+            GaussianPosterior(moments.float()).sample(generator).to(moments.dtype)
             for moments in (self.grid, *self.parts)
         ]
 
@@ -222,7 +249,7 @@ class LatentPosterior:
 
 
 def _kl(moments: Float[Tensor, "b m ..."]) -> Float[Tensor, "b ..."]:
-    posterior = DiagonalGaussianDistribution(moments.float())
+    posterior = GaussianPosterior(moments.float())
     return 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).sum(1)
 
 

@@ -42,8 +42,11 @@ ADVICE = "give a name (see regen models), a folder, or owner/name"
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model on the Hub: its repository and revision, and SHA-256 and bytes of its weights."""
+    """A model on the Hub: its kind (embedder or generator) and class, its repository and revision, and
+    SHA-256 and bytes of its weights."""
 
+    kind: str
+    class_name: str
     repository: str
     revision: str
     sha256: str
@@ -199,7 +202,17 @@ def _check_parts(folder: Path) -> None:
             raise ValueError(f"{index} must name files that end in .safetensors; get the model again.")
 
 
-class NamedModel:
+class WithoutAutoMap:
+    """A model or pipeline of diffusers that takes no notice of `auto_map` (see `regen.hub`)."""
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> Any:
+        """As diffusers, without `auto_map`, which is for its `AutoModel` alone."""
+        own = {name: value for name, value in config_dict.items() if name != "auto_map"}
+        return super().extract_init_dict(own, **options)  # type: ignore[misc]
+
+
+class NamedModel(WithoutAutoMap):
     """A model of diffusers whose `from_pretrained` takes all names of models (see `regen.names`)."""
 
     @classmethod
@@ -213,9 +226,3 @@ class NamedModel:
         _check_parts(Path(found, options.get("subfolder") or ""))
         options["use_safetensors"] = True
         return super().from_pretrained(found, **options)  # type: ignore[misc]
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> Any:
-        """As diffusers, without `auto_map`, which is for its `AutoModel` alone (see `regen.hub`)."""
-        own = {name: value for name, value in config_dict.items() if name != "auto_map"}
-        return super().extract_init_dict(own, **options)  # type: ignore[misc]

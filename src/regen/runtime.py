@@ -44,14 +44,16 @@ def cpu_name() -> str:
 
 def execution_device(module: nn.Module) -> torch.device:
     """Where a module computes: that of its weights, or where accelerate's or diffusers' hooks bring them."""
-    from diffusers.models.modeling_utils import get_parameter_device  # slow to import
-
     for part in module.modules():
         hook = getattr(part, "_hf_hook", None)
         for one in getattr(hook, "hooks", (hook,)):
             if (device := getattr(one, "execution_device", None)) is not None:
                 return torch.device(device)
-    return get_parameter_device(module)
+        if hasattr(part, "_diffusers_hook"):
+            from diffusers.models.modeling_utils import get_parameter_device  # slow, as are the hooks
+
+            return get_parameter_device(module)
+    return next(module.parameters()).device
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

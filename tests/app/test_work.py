@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from tiny_app import FRAMES, HEIGHT, WIDTH, make_bad_files, make_clip, tiny_app
-from tiny_media import make_image
+from tiny_media import make_image, tiny_onedva
 
+from regen import names
 from regen.app.models import AppModels
 from regen.app.work import App, Coding, Job, Wish, random_prompt
 from regen.data.shape_world import parse_caption
+from regen.io import file_sha256, write_json
 from regen.media.reader import VideoReader
 
 OWN_SIZE = Coding(short_side=None)
@@ -123,6 +125,32 @@ def test_only_the_models_that_are_offered(app, clip, job):
         AppModels(
             ["nothing"], app.models.embedder("tiny-regen").device, app.models.embedder("tiny-regen").dtype
         )
+
+
+def test_published_models_are_offered_and_fetched_when_they_are_used(app, clip, job, tmp_path, monkeypatch):
+    """By kind, without a download before; offline that is one sentence."""
+    source = tmp_path / "mirror" / "owner"
+    tiny_onedva().save_pretrained(source / "far")
+    entry = {"kind": "embedder", "class_name": "AutoencoderOneDVA", "repository": "owner/far"}
+    weights = source / "far" / names.WEIGHTS
+    entry |= {"revision": "main", "sha256": file_sha256(weights), "size": 2_000_000}
+    maker = entry | {"kind": "generator", "class_name": "LatentGenerator", "repository": "owner/maker"}
+    monkeypatch.setattr(names, "MANIFEST", tmp_path / "manifest.json")
+    write_json(names.MANIFEST, {"far": entry, "maker": maker, "tiny-regen": entry})
+    monkeypatch.setenv(names.MIRROR, (tmp_path / "nothing").as_uri())
+    device, dtype = app.models.embedder("tiny-regen").device, app.models.embedder("tiny-regen").dtype
+    offline = App(AppModels((), device, dtype), app.limits)
+    assert offline.models.embedders[-1] == "far" and offline.models.generators[-1] == "maker"
+    assert "far" in offline.models.adaptive and "far" not in offline.models.interpolating
+    assert dict(map(reversed, offline.models.choices(("tiny-regen", "far"))))["far"] == "far (fetched, 2 MB)"
+    advice = "no published model owner/far.* in the mirror.*put a folder far"
+    with pytest.raises(ValueError, match=advice) as caught:
+        offline.reconstruct(clip, ["far"], OWN_SIZE, job)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="owner/maker"):
+        offline.generate("maker", Wish("a red ball"), job)
+    monkeypatch.setenv(names.MIRROR, (tmp_path / "mirror").as_uri())
+    assert offline.reconstruct(clip, ["far"], OWN_SIZE, job).figures["far"]["1D latents"] != "-"
 
 
 def test_a_clip_is_needed_and_checked(app, bad_files, job):

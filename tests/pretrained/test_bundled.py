@@ -54,6 +54,8 @@ def test_the_manifest_has_the_checksums_of_all_models() -> None:
         weights = find_model(name) / WEIGHTS
         assert published[name].size == weights.stat().st_size
         assert published[name].sha256 == file_sha256(weights), name
+        assert published[name].class_name == read_json(find_model(name) / "config.json")["_class_name"]
+        assert published[name].kind == ("embedder" if name in NAMES else "generator")
 
 
 def psnr(name: str) -> float:

@@ -8,6 +8,7 @@ import torch
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.generate.load import find_generator, load_video_generator
 from regen.generate.video_generator import VideoGenerator
+from regen.names import published_models
 from regen.pretrained.listing import (
     DEFAULT_MODEL,
     available,
@@ -19,25 +20,33 @@ from regen.pretrained.listing import (
 )
 from regen.pretrained.models import CLASSES, Autoencoder, load
 
-DEFAULT_GENERATOR = "t2v-world"
 LOADED = 3  # models of a kind in memory
 
 
 class AppModels:
-    """The models that need no download, those of `names` first, and no others.
+    """Those of `names` first, then the models that need no download, then the published ones, no others.
 
-    Nothing else can be loaded by a visitor. Raises ValueError when there is no model of one of the names.
+    A published model is fetched when it is used for the first time; its weights must have the checksum of the
+    manifest. Nothing else can be loaded by a visitor. Raises ValueError when there is no model of one of the
+    names.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> None:
         given = {name: is_generator(find_model(name, "generator")) for name in names}
-        embedders = [DEFAULT_MODEL, *(info.name for info in available())]
-        generators = [info.name for info in available_generators()] or [DEFAULT_GENERATOR]
-        self.embedders = _distinct([name for name in names if not given[name]], embedders)
-        self.generators = _distinct([name for name in names if given[name]], generators)
+        embedders = [name for name in names if not given[name]]
+        embedders += [DEFAULT_MODEL, *(info.name for info in available())]
+        generators = [name for name in names if given[name]]
+        generators += [info.name for info in available_generators()]
+        here = {*embedders, *generators}
+        self.published = {name: model for name, model in published_models().items() if name not in here}
+        """The models that are fetched when they are used."""
+        self.embedders, self.generators = (
+            _distinct(own, [name for name, model in self.published.items() if model.kind == kind])
+            for own, kind in ((embedders, "embedder"), (generators, "generator"))
+        )
         self._load = lru_cache(LOADED)(lambda name: load(name, device, dtype))
         self._load_generator = lru_cache(LOADED)(lambda name: load_video_generator(name, device, dtype))
-        classes = {name: CLASSES[class_name_of(find_model(name))] for name in self.embedders}
+        classes = {name: CLASSES[self._class_name(name)] for name in self.embedders}
         self.adaptive = tuple(name for name in classes if issubclass(classes[name], HybridAutoencoder))
         """Embedders whose number of 1D latents can be chosen."""
         self.interpolating = tuple(name for name in classes if classes[name].extrapolates)
@@ -53,11 +62,22 @@ class AppModels:
         _check(name, self.generators, "generator")
         return self._load_generator(name)
 
-    def chunk_frames(self, generator: str) -> int:
-        """Frames of a chunk of the generator, read from its config; 33 where it is not downloaded yet."""
-        if generator not in [info.name for info in available_generators()]:
+    def choices(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """What a visitor reads for each name, and the name."""
+        sizes = {name: f" (fetched, {model.size / 1e6:.0f} MB)" for name, model in self.published.items()}
+        return [(name + sizes.get(name, ""), name) for name in names]
+
+    def _class_name(self, embedder: str) -> str:
+        published = self.published.get(embedder)
+        return class_name_of(find_model(embedder)) if published is None else published.class_name
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of a chunk of the first generator, read from its config; 33 where it is not fetched yet."""
+        first = next(iter(self.generators), None)
+        if first is None or first in self.published:
             return 33
-        return int(stored_config(find_generator(generator))["latent_spec"]["chunk_frames"])
+        return int(stored_config(find_generator(first))["latent_spec"]["chunk_frames"])
 
 
 def _distinct(*lists: Sequence[str]) -> tuple[str, ...]:

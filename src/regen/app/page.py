@@ -94,12 +94,13 @@ def clip_input(workplace: Workplace) -> Any:
     return clip
 
 
-def model_input(names: tuple[str, ...], label: str = "Model", number: int = 0) -> Any:
+def model_input(workplace: Workplace, names: tuple[str, ...], label: str = "Model", number: int = 0) -> Any:
     """A choice among names of models."""
     import gradio
 
+    choices = workplace.app.models.choices(names)
     chosen = names[min(number, len(names) - 1)] if names else None
-    return gradio.Dropdown(list(names), value=chosen, label=label, allow_custom_value=True)
+    return gradio.Dropdown(choices, value=chosen, label=label, allow_custom_value=True)
 
 
 def coding_inputs() -> tuple[Any, Any, Any]:

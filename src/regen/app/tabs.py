@@ -39,7 +39,7 @@ def reconstruct_tab(workplace: Workplace) -> None:
     with gradio.Row():
         with gradio.Column(scale=2, min_width=320):
             clip = clip_input(workplace)
-            model = model_input(models.embedders)
+            model = model_input(workplace, models.embedders)
             size, steps, seams = coding_inputs()
             adaptive, share = _rate_inputs(model, models)
             button = gradio.Button("Reconstruct", variant="primary")
@@ -87,7 +87,7 @@ def interpolate_tab(workplace: Workplace) -> None:
     with gradio.Row():
         with gradio.Column(scale=2, min_width=320):
             clip = clip_input(workplace)
-            model = model_input(workplace.app.models.interpolating)
+            model = model_input(workplace, workplace.app.models.interpolating)
             factor = gradio.Slider(2, 8, value=2, step=1, label="Multiple of the frame rate")
             size, steps, seams = coding_inputs()
             button = gradio.Button("Interpolate", variant="primary")
@@ -121,7 +121,7 @@ def generate_tab(workplace: Workplace) -> None:
             image = gradio.Image(
                 label="Start from this image (optional)", type="filepath", sources=["upload"], height=180
             )
-            model = model_input(models.generators, "Generator")
+            model = model_input(workplace, models.generators, "Generator")
             frames, guidance, steps, seed = _sampling_inputs(workplace)
             button = gradio.Button("Generate", variant="primary")
         with gradio.Column(scale=3, min_width=320):
@@ -173,7 +173,7 @@ def _sampling_inputs(workplace: Workplace) -> tuple[Any, Any, Any, Any]:
     import gradio
 
     models, most = workplace.app.models, max(workplace.app.limits.max_frames, 3)
-    chunk = models.chunk_frames(models.generators[0])
+    chunk = models.chunk_frames
     frames = gradio.Slider(
         2, most, min(chunk, most), step=1, label="Frames", info=f"Generated in chunks of {chunk}, and cut"
     )
@@ -191,7 +191,8 @@ def compare_tab(workplace: Workplace) -> None:
     with gradio.Row():
         with gradio.Column(scale=2, min_width=320):
             clip = clip_input(workplace)
-            first, second = model_input(names, "First model"), model_input(names, "Second model", number=1)
+            first = model_input(workplace, names, "First model")
+            second = model_input(workplace, names, "Second model", number=1)
             size, steps, seams = coding_inputs()
             button = gradio.Button("Compare", variant="primary")
         with gradio.Column(scale=3, min_width=320):

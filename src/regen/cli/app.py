@@ -29,9 +29,10 @@ def app(
 
     For a whole network, at a fixed port: regen app --host 0.0.0.0 --port 8080 --max-frames 120
 
-    Needs gradio: pip install 'regen[app]'. The page offers the models that are here and those of --model, and
-    nothing else can be loaded from it. Uploads and results are deleted when the command ends, and old ones
-    before. Without --host and --share only this machine can open it.
+    Needs gradio: pip install 'regen[app]'. The page offers the models of --model, those that are here, and
+    the published ones, which are fetched when they are chosen; nothing else can be loaded from it. Uploads
+    and results are deleted when the command ends, and old ones before. Without --host and --share only this
+    machine can open it.
 
     Args:
         models: A further model or generator: a folder (also of a run), or owner/name on the Hub. Repeatable.

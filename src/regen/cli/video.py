@@ -225,11 +225,11 @@ def models(json: Json = False) -> None:
 
     embedders, generators = available(), available_generators()
     local = {info.name for info in embedders} | {info.name for info in generators}
-    others = {name: model for name, model in published_models().items() if name not in local}
+    published = sorted(published_models().items(), key=lambda item: item[1].kind)
+    others = {name: model for name, model in published if name not in local}
     if json:
-        published = [{"name": name, **asdict(model)} for name, model in others.items()]
         lists = {"models": [*map(asdict, embedders)], "generators": [*map(asdict, generators)]}
-        print_json(lists | {"published": published})
+        print_json(lists | {"published": [{"name": name, **asdict(model)} for name, model in others.items()]})
         return
     table = Table("embedder", "ratio", "latent channels", "parameters", "size", "where", box=None)
     for info in embedders:
@@ -243,9 +243,10 @@ def models(json: Json = False) -> None:
             table.add_row(generator.name, generator.embedder, generator.condition, *size)
         print_table(table)
     if others:
-        table = Table("published", "size", "where", box=None)
-        rows = [(name, f"{model.size / 1e6:.1f} MB", model.repository) for name, model in others.items()]
-        print_table(table, rows)
+        table = Table("published, fetched when used", "kind", "size", "where", box=None)
+        for name, model in others.items():
+            table.add_row(name, model.kind, f"{model.size / 1e6:.1f} MB", model.repository)
+        print_table(table)
 
 
 def _show_report(report: "Report", files: Sequence[Path], as_json: bool) -> None:

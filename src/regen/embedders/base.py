@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
@@ -14,13 +13,13 @@ from torch import Generator, Tensor
 
 from regen.diffusion import Noise, Solver, euler
 from regen.embedders.clips import join_posteriors, pad, split_chunks, split_rows
-from regen.embedders.model import Model
+from regen.embedders.model import DecoderOutput, Model
 from regen.embedders.preview import RgbFactors, to_rgb
 from regen.latents import Latents
 from regen.tiling import Tile
 
 
-class VideoAutoencoder(Model, AutoencoderMixin):
+class VideoAutoencoder(Model):
     """Ratios, latent statistics, tiling, slicing and videos of any length, by the names of diffusers.
 
     The latents that a caller sees are normalised: `encode` and `decode` apply `latents_mean` and
@@ -132,6 +131,14 @@ class VideoAutoencoder(Model, AutoencoderMixin):
     def disable_tiling(self) -> None:
         """Process the whole picture at once again."""
         self.tile = None
+
+    def enable_slicing(self) -> None:
+        """Process the clips of a batch one by one from now on, which takes less memory."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        """Process the clips of a batch together again."""
+        self.use_slicing = False
 
     def forward(
         self,

@@ -1,12 +1,12 @@
 """Videos of any length and size as the clips of a model, and latents of many chunks as those of one each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.vae import IdentityDistribution
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from regen.latents import LatentPosterior, Latents, collate, pack
@@ -14,11 +14,20 @@ from regen.latents import LatentPosterior, Latents, collate, pack
 SNAP = 1e-3  # of a frame: times are fractions of a chunk in fp32
 
 
-class PointPosterior(IdentityDistribution):
+@dataclass(frozen=True)
+class PointPosterior:
     """The posterior of an embedder without variances: the latents themselves."""
+
+    parameters: Tensor
 
     @property
     def mean(self) -> Tensor:
+        return self.parameters
+
+    def mode(self) -> Tensor:
+        return self.parameters
+
+    def sample(self, generator: Generator | list[Generator] | None = None) -> Tensor:
         return self.parameters
 
 

@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from diffusers.loaders import PeftAdapterMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
 
+from regen.embedders.lora import LoraAdapters
 from regen.io import check_types
 from regen.names import NamedModel
 from regen.runtime import execution_device
@@ -17,6 +19,13 @@ from regen.runtime import execution_device
 C = TypeVar("C")
 STATISTICS = {"latents_mean": None, "latents_std": None}  # of embedders, and their defaults
 MEASURED = {**STATISTICS, "latent_rgb_factors": None}
+
+
+@dataclass
+class DecoderOutput(BaseOutput):
+    """Decoded frames "b 3 t h w", about [-1, 1]; the class of this name in diffusers is slow to import."""
+
+    sample: Tensor
 
 
 def configured_by(
@@ -74,7 +83,7 @@ def check_requirements(requirements: Mapping[str, bool]) -> None:
             raise ValueError(f"The model's configuration is invalid: {requirement}.")
 
 
-class Model(NamedModel, ModelMixin, ConfigMixin, PeftAdapterMixin):
+class Model(NamedModel, ModelMixin, ConfigMixin, LoraAdapters):
     """A model of diffusers, found by name, with LoRA adapters; it computes where hooks bring its weights."""
 
     @property

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen.embedders.base import VideoAutoencoder
 from regen.embedders.clips import PointPosterior
 from regen.embedders.model import check_requirements
+from regen.latents import GaussianPosterior
 from regen.layers.causal import Triple
 from regen.networks.encoder import CausalEncoder, stride_plan
 from regen.networks.linear import LinearDecoder, LinearEncoder
@@ -75,7 +75,7 @@ class PyramidAutoencoder(VideoAutoencoder):
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
-    ) -> PointPosterior | DiagonalGaussianDistribution:
+    ) -> PointPosterior | GaussianPosterior:
         video = video.to(memory_format=torch.channels_last_3d)
         tiling = Tiling.of(video.shape[3] // LATENT_STRIDE, video.shape[4] // LATENT_STRIDE, tile)
         moments = tiling.blend((self.encoder(crop(video, box, LATENT_STRIDE)) for box in tiling.boxes), 1)
@@ -83,7 +83,7 @@ class PyramidAutoencoder(VideoAutoencoder):
             moments = moments + self.linear_encoder(video)
         moments = self._normalise(moments) if normalised else moments
         has_variances = moments.shape[1] > self.config.latent_channels
-        return DiagonalGaussianDistribution(moments) if has_variances else PointPosterior(moments)
+        return GaussianPosterior(moments) if has_variances else PointPosterior(moments)
 
     def _training_latents(
         self, batch: dict[str, Tensor], generators: list[torch.Generator]
@@ -96,6 +96,6 @@ class PyramidAutoencoder(VideoAutoencoder):
         return posterior.sample(generators), kl
 
 
-def kl_divergence(posterior: DiagonalGaussianDistribution) -> Float[Tensor, ""]:
+def kl_divergence(posterior: GaussianPosterior) -> Float[Tensor, ""]:
     """KL(posterior ‖ N(0, 1)), averaged over the values of the latents."""
     return 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()

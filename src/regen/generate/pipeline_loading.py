@@ -8,11 +8,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from regen.generate.load import load_video_generator
-from regen.names import CONFIG, resolve
+from regen.names import CONFIG, WithoutAutoMap, resolve
 from regen.public import MODULES
 
 
-class NamedPipeline(DiffusionPipeline):
+class NamedPipeline(WithoutAutoMap, DiffusionPipeline):
     """A pipeline of generator, embedder (`vae`), `text_encoder` and `tokenizer`, saved or by name."""
 
     @classmethod

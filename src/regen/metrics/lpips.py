@@ -12,12 +12,12 @@ heads (version 0.1) come with torchmetrics; the user downloads the weights of th
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torchmetrics
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -29,7 +29,13 @@ Net = Literal["alex", "vgg"]
 MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, of RGB in [-1, 1]
 EPS = 1e-8  # under the root: gives positions with zero features a gradient
 MAX_PIXELS_PER_BATCH = 512 * 512  # of one video; bounds the memory
-HEADS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
+
+
+def _head(net: Net) -> Path:
+    """The file of a head in the package torchmetrics, which is found without its import: that takes long."""
+    package = find_spec("torchmetrics")
+    assert package is not None and package.origin is not None
+    return Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
 
 
 def _alex() -> nn.Sequential:
@@ -94,7 +100,7 @@ class Lpips(nn.Module):
         self.net: Net = net
         self.taps, self.min_side = BACKBONES[net].taps, BACKBONES[net].min_side
         self.layers = layers
-        stored = torch.load(HEADS / f"{net}.pth", map_location="cpu", weights_only=True)
+        stored = torch.load(_head(net), map_location="cpu", weights_only=True)
         heads = [stored[f"lin{index}.model.1.weight"] for index in range(len(self.taps))]
         self.heads = nn.ParameterList(head.reshape(1, -1, 1, 1) for head in heads)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)

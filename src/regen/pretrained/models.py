@@ -81,7 +81,9 @@ def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: tor
         raise damaged(folder, f"{len(wrong)} weights do not match its config, such as {wrong[0]}")
     if not all(_are_statistics(model.config.get(name), model) for name in STATISTICS):
         raise damaged(folder, f"{' and '.join(STATISTICS)} must be two rows of latent_channels numbers")
-    return model.to(device).eval()
+    # The method `to` of diffusers first loads its hooks, which takes a second or two; a new model has none.
+    nn.Module.to(model, device)
+    return model.eval()
 
 
 @contextmanager
