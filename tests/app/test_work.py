@@ -148,7 +148,7 @@ def test_published_models_are_offered_and_fetched_when_they_are_used(app, clip, 
         offline.reconstruct(clip, ["far"], OWN_SIZE, job)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="owner/maker"):
-        offline.generate("maker", Wish("a red ball"), job)
+        offline.generate("maker", Wish("a red ball", frames=5), job)
     monkeypatch.setenv(names.MIRROR, (tmp_path / "mirror").as_uri())
     assert offline.reconstruct(clip, ["far"], OWN_SIZE, job).figures["far"]["1D latents"] != "-"
 

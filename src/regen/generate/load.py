@@ -9,7 +9,7 @@ import torch
 from regen.generate.generator import LatentGenerator
 from regen.generate.text import TextEncoder, TextEncoderSpec, find_text_encoder
 from regen.generate.video_generator import VideoGenerator
-from regen.names import is_pipeline
+from regen.names import is_pipeline, published_models
 from regen.pretrained.listing import available_generators, find_model, is_generator, stored_config
 from regen.pretrained.models import Autoencoder, encoder_hash, load, load_as, weights_hash
 
@@ -53,7 +53,7 @@ def find_generator(name: str) -> Path:
     try:
         folder = find_model(name, "generator")
     except ValueError:
-        if name.count("/") == 1 or Path(name).expanduser().is_dir():
+        if name.count("/") == 1 or name in published_models() or Path(name).expanduser().is_dir():
             raise
         known = ", ".join(info.name for info in available_generators()) or "none yet"
         raise ValueError(
