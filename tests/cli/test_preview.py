@@ -6,6 +6,8 @@ import pytest
 import torch
 from commands import Regen, assert_error
 from PIL import Image
+from safetensors.torch import save_file
+from tiny_diffusers_models import wan
 from tiny_media import make_image, make_video, record_frames, tiny_onedva, tiny_regen
 
 from regen import names
@@ -92,3 +94,25 @@ def test_bad_input_gets_one_sentence(regen) -> None:
     assert_error(regen("preview", "z.safetensors", "-o", "out.mp4", "--model", "unknown"), "unknown")
     assert not Path("out.mp4").exists() and not Path("nowhere").exists()
     assert latent_file.read(Path("z.safetensors")).model == "tiny"
+
+
+def test_a_preview_is_fitted_for_stored_models_and_for_foreign_latents(regen, tmp_path, models):
+    torch.manual_seed(0)
+    wan().save_pretrained(tmp_path / "wan")
+    make_video(tmp_path / "a.mp4", frames=33)
+    fitted = regen("fit-preview", str(tmp_path / "wan"), "--data", "a.mp4", "-o", "wan.json", "--clips", "2")
+    assert fitted.status == 0, fitted
+    save_file({"latents": torch.randn(1, 2, 3, 4, 6)}, tmp_path / "latents.safetensors")
+    shown = regen("preview", "latents.safetensors", "--factors", "wan.json", "-o", "preview.mp4")
+    assert shown.status == 0, shown
+    with VideoReader(tmp_path / "preview.mp4") as reader:
+        assert len([*reader]) == 9
+    assert_error(regen("preview", "latents.safetensors", "-o", "a.png"), "regen fit-preview")
+    assert_error(regen("fit-preview", str(tmp_path / "wan"), "--data", "a.mp4"), "give a file by -o")
+    assert_error(
+        regen("preview", "latents.safetensors", "--factors", "a.mp4", "-o", "a.png"), "regen fit-preview"
+    )
+    before = (models / "plain" / "config.json").read_text()
+    assert regen("fit-preview", "plain", "--data", "a.mp4", "--clips", "2").status == 0
+    assert '"image"' in (models / "plain" / "config.json").read_text()
+    (models / "plain" / "config.json").write_text(before)

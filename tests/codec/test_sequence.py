@@ -74,7 +74,9 @@ def test_latents_of_another_size_are_refused(model: RegenDecoder):
 
 
 def test_files_of_other_programs_give_the_same_video(model: RegenDecoder, tmp_path: Path):
-    normalised, (mean, std) = latents(3), model._moments(latents(3))
+    normalised = latents(3)
+    rows = model.config.encoder_mean, model.config.encoder_std
+    mean, std = (torch.tensor(row).view(-1, 1, 1, 1) for row in rows)
     save_file({"latents": normalised}, tmp_path / "a.safetensors")
     torch.save(normalised, tmp_path / "b.pt")
     raw = normalised * std + mean
@@ -84,7 +86,7 @@ def test_files_of_other_programs_give_the_same_video(model: RegenDecoder, tmp_pa
     save_file({"other": normalised[0]}, tmp_path / "e.safetensors")
     for name in ("a.safetensors", "b.pt", "c.latent", "d.latent", "e.safetensors"):
         assert is_foreign(tmp_path / name)
-        video = read_foreign(tmp_path / name, model, "decoder", "hash", RATE)
+        video = read_foreign(tmp_path / name, model.space, "decoder", "hash", RATE)
         torch.testing.assert_close(video.latents.grid, normalised)
         assert (video.height, video.width, len(video.times)) == (HEIGHT, WIDTH, 9)
     decode_video(model, video, tmp_path / "out.mkv")
@@ -99,7 +101,7 @@ def test_files_of_other_programs_give_the_same_video(model: RegenDecoder, tmp_pa
 def test_the_order_of_dimensions_of_cogvideox(tmp_path: Path):
     model = decoder_of(encoder_of(cogvideox))
     torch.save(latents(2).transpose(1, 2).contiguous(), tmp_path / "a.pt")  # 2 channels and 2 frames
-    video = read_foreign(tmp_path / "a.pt", model, "decoder", "hash", RATE)
+    video = read_foreign(tmp_path / "a.pt", model.space, "decoder", "hash", RATE)
     assert torch.equal(video.latents.grid, latents(2))
 
 
@@ -119,14 +121,14 @@ def test_other_tensors_are_refused_in_a_sentence(
 ):
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=message):
-        read_foreign(tmp_path / "a.safetensors", model, "decoder", "hash", RATE)
+        read_foreign(tmp_path / "a.safetensors", model.space, "decoder", "hash", RATE)
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a.latent"])
 def test_damaged_files_are_refused(model: RegenDecoder, tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"\x80\x04damaged")
     with pytest.raises(ValueError, match="can't be read"):
-        read_foreign(tmp_path / name, model, "decoder", "hash", RATE)
+        read_foreign(tmp_path / name, model.space, "decoder", "hash", RATE)
 
 
 def test_a_pickle_that_runs_code_is_refused(model: RegenDecoder, tmp_path: Path):
@@ -136,12 +138,12 @@ def test_a_pickle_that_runs_code_is_refused(model: RegenDecoder, tmp_path: Path)
 
     torch.save(Attack(), tmp_path / "a.pt")
     with pytest.raises(ValueError, match="can't be read"):
-        read_foreign(tmp_path / "a.pt", model, "decoder", "hash", RATE)
+        read_foreign(tmp_path / "a.pt", model.space, "decoder", "hash", RATE)
 
 
 def test_extrapolation_and_models_of_chunks_are_refused(model: RegenDecoder, tmp_path: Path):
     save_file({"latents": latents(3)}, tmp_path / "a.safetensors")
-    video = read_foreign(tmp_path / "a.safetensors", model, "decoder", "hash", RATE)
+    video = read_foreign(tmp_path / "a.safetensors", model.space, "decoder", "hash", RATE)
     with pytest.raises(ValueError, match="does not extrapolate"):
         decode_video(model, video, tmp_path / "a.mkv", timeline=Timeline(extrapolate_after=1))
     with pytest.raises(ValueError, match="regen train decoder-small"):

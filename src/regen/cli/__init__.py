@@ -21,7 +21,7 @@ from regen.cli.evaluation import evaluate, evaluate_generator
 from regen.cli.generation import generate
 from regen.cli.latents import LATENTS, latents_commands
 from regen.cli.planning import PLAN, plan_commands
-from regen.cli.preview import preview
+from regen.cli.preview import fit_preview, preview
 from regen.cli.publishing import push
 from regen.cli.recipes import print_recipe_help, recipes
 from regen.cli.runs import RUNS, runs_commands
@@ -62,6 +62,7 @@ def build_app(argv: Sequence[str], config: Path | None = None) -> SubcommandApp:
     add(encode, "encode")
     add(decode, "decode")
     add(preview, "preview")
+    add(fit_preview, "fit-preview")
     add(generate, "generate")
     add(recipe_commands(argv[1], config) if argv[0] == "train" else unexpanded(argv), "train", TRAIN)
     add(plan_commands(argv[1]) if argv[0] == "plan" else unexpanded(argv), "plan", PLAN)

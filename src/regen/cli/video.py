@@ -196,7 +196,7 @@ def load_foreign(path: Path, model: DecodeModelOptions, fps: float) -> "tuple[Re
             "trained for them (regen train decoder-small), or a file made by regen encode."
         )
     rate = Fraction(fps).limit_denominator(1001)
-    return decoder, read_foreign(path, decoder, model.model, weights_hash(model.model), rate)
+    return decoder, read_foreign(path, decoder.space, model.model, weights_hash(model.model), rate)
 
 
 def weights_of(file: Path, name: str, encoded_with: str) -> str:

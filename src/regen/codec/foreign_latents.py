@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regen.codec.latent_file import KEY, LatentVideo
 from regen.console import first_line
-from regen.embedders.regen_decoder import RegenDecoder
+from regen.embedders.frozen_encoder import LatentSpace
 from regen.latents import Latents
 
 COMFYUI, COMFYUI_VERSION = "latent_tensor", "latent_format_version_0"
@@ -39,16 +39,16 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_foreign(
-    path: Path, model: RegenDecoder, name: str, weights: str, frame_rate: Fraction
+    path: Path, space: LatentSpace, name: str, weights: str, frame_rate: Fraction
 ) -> LatentVideo:
-    """The latents of one video in a file, as those of `model`; frames follow each other at `frame_rate`.
+    """The latents of one video in a file, as those of `space`; frames follow each other at `frame_rate`.
 
     Raises ValueError when there are none, several videos, or latents of another shape.
     """
     tensor, is_raw = _tensor(path)
-    latents = _arrange(path, tensor, model)
-    latents = model.normalise(latents) if is_raw else latents
-    side, ratio = model.spatial_compression_ratio, model.temporal_compression_ratio
+    latents = _arrange(path, tensor, space)
+    latents = space.normalise(latents) if is_raw else latents
+    side, ratio = space.spatial_compression_ratio, space.temporal_compression_ratio
     frames = 1 + ratio * (latents.shape[2] - 1)
     height, width = (side * length for length in latents.shape[-2:])
     return LatentVideo(
@@ -89,16 +89,16 @@ def _tensor(path: Path) -> tuple[Tensor, bool]:
     return named[0], False
 
 
-def _arrange(path: Path, tensor: Tensor, model: RegenDecoder) -> Float[Tensor, "1 c n y x"]:
+def _arrange(path: Path, tensor: Tensor, space: LatentSpace) -> Float[Tensor, "1 c n y x"]:
     """One video in our order of dimensions. Raises ValueError for other shapes."""
-    channels, shape = model.latent_channels, " x ".join(map(str, tensor.shape))
-    of = f"latents of {model.config.encoder or 'this decoder'} with {channels} channels"
+    channels, shape = space.latent_channels, " x ".join(map(str, tensor.shape))
+    of = f"latents of {space.encoder or 'this decoder'} with {channels} channels"
     if tensor.ndim == 3:
         raise ValueError(f"{path} holds packed tokens ({shape}); unpack them to b c n y x before saving.")
     if tensor.ndim == 4:
         tensor = tensor[None] if tensor.shape[0] == channels else tensor[:, :, None]
     frames_first = tensor.ndim == 5 and channels not in tensor.shape[1:2]
-    if tensor.ndim == 5 and (frames_first or model.config.encoder_class in FRAMES_FIRST):
+    if tensor.ndim == 5 and (frames_first or space.encoder_class in FRAMES_FIRST):
         tensor = tensor.transpose(1, 2) if tensor.shape[2] == channels else tensor
     if tensor.ndim != 5 or tensor.shape[1] != channels or not tensor.is_floating_point():
         raise ValueError(f"{path} must hold {of}, as b c n y x, got {shape}.")

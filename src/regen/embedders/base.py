@@ -97,7 +97,7 @@ class VideoAutoencoder(Model):
         """
         factors = self.config.latent_rgb_factors
         if factors is None:
-            raise ValueError("This model has no preview; fit one with tools/fit_preview.py.")
+            raise ValueError("This model has no preview; fit one with regen fit-preview.")
         chunks = [Latents.of(chunk).grid for chunk in self._chunks(latents)]
         frames = to_rgb(factors, torch.cat(chunks))
         return rearrange(frames, "(m b) c t y x -> b c (m t) y x", m=len(chunks))

@@ -63,6 +63,18 @@ class LatentSpace:
     """Raw latents are mean + std * normalised, for each channel (and latent frame)."""
     encoder_std: tuple[Any, ...] = (1.0,)
 
+    def normalise(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
+        """Normalised latents from those that the autoencoder's `decode` takes.
+
+        Raises ValueError for more latent frames than the class has statistics of.
+        """
+        rows = (self.encoder_mean, self.encoder_std)
+        mean, std = (torch.tensor(row, device=raw.device).view(len(row), -1, 1, 1) for row in rows)
+        known, frames = mean.shape[1], raw.shape[2]
+        if 1 < known < frames:
+            raise ValueError(f"{self.encoder_class} knows at most {known} latent frames, got {frames}.")
+        return ((raw.float() - mean[:, :frames]) / std[:, :frames]).to(raw.dtype)
+
 
 @dataclass
 class FrozenEncoder:

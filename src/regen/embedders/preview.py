@@ -97,7 +97,7 @@ def _matrix(factors: RgbFactors, name: str, height: int) -> Float[Tensor, "f d"]
     if not fits:
         raise ValueError(
             f"latent_rgb_factors of the config must have {height} rows of numbers for {name!r}; fit them "
-            "again with tools/fit_preview.py."
+            "again with regen fit-preview."
         )
     return matrix
 

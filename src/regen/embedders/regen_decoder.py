@@ -6,7 +6,7 @@ REGEN's decoder takes: the group lies at the times 1/r ... 1 after the last fram
 are decoded one by one, so memory does not depend on the length of a video, and at any time between frames.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -117,20 +117,14 @@ class RegenDecoder(DiffusionDecoder):
             )
         self._encoder = encoder
 
+    @property
+    def space(self) -> LatentSpace:
+        """The latents that this decoder takes."""
+        return LatentSpace(**{part.name: self.config[part.name] for part in fields(LatentSpace)})
+
     def normalise(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
         """Normalised latents, which `decode` takes, from those that the autoencoder's `decode` takes."""
-        mean, std = self._moments(raw)
-        return ((raw.float() - mean) / std).to(raw.dtype)
-
-    def _moments(self, latents: Float[Tensor, "b c n y x"]) -> tuple[Tensor, Tensor]:
-        rows = (self.config.encoder_mean, self.config.encoder_std)
-        mean, std = (torch.tensor(row, device=latents.device).view(len(row), -1, 1, 1) for row in rows)
-        known, frames = mean.shape[1], latents.shape[2]
-        if 1 < known < frames:
-            raise ValueError(
-                f"{self.config.encoder_class} knows at most {known} latent frames, got {frames}."
-            )
-        return mean[:, :frames], std[:, :frames]
+        return self.space.normalise(raw)
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
