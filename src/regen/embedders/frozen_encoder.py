@@ -1,7 +1,7 @@
 """FrozenEncoder: the encoder of any video autoencoder, for which a decoder is trained."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -80,15 +80,17 @@ class LatentSpace:
 class FrozenEncoder:
     """The encoder of an embedder, moved to where it is used; copies of a model share it.
 
-    It is no module, so that its weights are neither trained nor saved with the decoder.
+    It is no module, so that its weights are neither trained nor saved with the decoder. Without an embedder,
+    of a `space` alone, it takes tensors without content.
     """
 
-    embedder: Encodes
+    embedder: Any  # with the interface `Encodes`
     name: str
-    space: LatentSpace = field(init=False)
+    space: LatentSpace = LatentSpace()
 
     def __post_init__(self) -> None:
-        self.space = describe(self.embedder, self.name)
+        if self.embedder is not None:
+            self.space = describe(self.embedder, self.name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenEncoder":
         return self
@@ -115,7 +117,7 @@ class FrozenEncoder:
         if isinstance(latents, FakeTensor):
             return latents.new_empty(b, 3, 1 + (n - 1) * r, y * s, x * s)
         generators = [torch.Generator(latents.device).manual_seed(0) for _ in latents]
-        return self.embedder.decode(latents, generator=generators, steps=1).sample  # type: ignore[attr-defined]
+        return self.embedder.decode(latents, generator=generators, steps=1).sample
 
 
 def load_frozen_encoder(

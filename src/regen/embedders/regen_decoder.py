@@ -283,4 +283,4 @@ class RegenDecoder(DiffusionDecoder):
         if self._encoder is None:
             return decoder
         embedder = self._encoder.embedder
-        return max(decoder, embedder.activation_bytes(frames, height, width))  # type: ignore[attr-defined]
+        return max(decoder, embedder.activation_bytes(frames, height, width))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from regen.embedders.pyramid import PyramidAutoencoder
+from regen.embedders.regen_decoder import RegenDecoder
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.metrics.efficientnet import EfficientNetLite0, FeatureDistance
 from regen.metrics.lpips import Lpips
@@ -18,6 +19,8 @@ from regen.recipes.updates import AnyRecipe, Update, build, build_without_conten
 from regen.train.distributed import Trainable
 from regen.train.recipe import Recipe
 from regen.train.trainer import build_auxiliary_losses
+
+DECODE_WITHOUT_CONTENT = (PyramidAutoencoder, RegenDecoder)
 
 
 def pass_bytes(recipe: AnyRecipe, update: Update, samples: int, sharded: bool, backward: bool = True) -> int:
@@ -69,14 +72,14 @@ def codec_bytes(
             with precision:
                 if not decode:
                     return embedder.encode(clip).latent_dist
-                if isinstance(embedder, PyramidAutoencoder):
+                if isinstance(embedder, DECODE_WITHOUT_CONTENT):
                     return embedder.decode(latents)
             # Decoding reads lengths on the CPU; the loss decodes as much without that.
             batch = {"clip": clip.float(), "target": clip.float()}
             with autocast(recipe):
                 return embedder.loss(batch, [torch.Generator() for _ in range(clips)])
 
-        if decode and isinstance(embedder, PyramidAutoencoder):
+        if decode and isinstance(embedder, DECODE_WITHOUT_CONTENT):
             with precision:
                 latents = embedder.encode(clip).latent_dist.mode()
         return peak_bytes(run)

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from regen.data.batches import TASK_STREAM
 from regen.data.tasks import draw_task
+from regen.embedders.frozen_encoder import FrozenEncoder
+from regen.embedders.regen_decoder import RegenDecoder, RegenDecoderConfig
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.training import GeneratorRecipe
 from regen.runtime import generator_for
 from regen.tiling import LATENT_STRIDE
 from regen.train.finetune import freeze_parts
-from regen.train.recipe import Recipe, build_model
+from regen.train.recipe import Recipe, build_model, group_of
 from regen.train.throughput import SAMPLE_KEYS
 
 AnyRecipe = Recipe | GeneratorRecipe
@@ -59,6 +61,8 @@ def build(recipe: AnyRecipe) -> nn.Module:
     """The model of a recipe; a generator for the latents of `latents_of`."""
     if isinstance(recipe, Recipe):
         model = build_model(recipe.model)
+        if isinstance(model, RegenDecoder):
+            model.attach_encoder(FrozenEncoder(None, "planned", model.space))
         freeze_parts(model, recipe.init.freeze)
         return model
     condition = recipe.data.condition
@@ -76,7 +80,11 @@ def latents_of(recipe: GeneratorRecipe) -> LatentSpec:
 
 
 def assumptions(recipe: AnyRecipe) -> str:
-    """What is assumed of what a recipe leaves open; "" for an embedder."""
+    """What is assumed of what a recipe leaves open; "" for most embedders."""
+    model = recipe.model
+    if isinstance(model, RegenDecoderConfig):
+        latents = f"latents of {model.latent_channels} channels at 1/{model.spatial_compression_ratio}"
+        return f"{latents}; the work and memory of their encoder are not counted"
     if isinstance(recipe, Recipe):
         return ""
     spec, sizes = latents_of(recipe), {size for stage in recipe.data.stages for size in stage.sizes}
@@ -99,6 +107,13 @@ def list_updates(recipe: AnyRecipe) -> list[Update]:
     return embedder_updates(recipe) if isinstance(recipe, Recipe) else generator_updates(recipe)
 
 
+def _learned(recipe: Recipe, inputs: int, decoded: int) -> int:
+    """Frames of a clip that an update decodes: those of some groups of a decoder, or all `decoded` ones."""
+    if inputs == 1 or not isinstance(recipe.model, RegenDecoderConfig):
+        return decoded
+    return recipe.model.groups_per_clip * recipe.model.temporal_compression_ratio
+
+
 def embedder_updates(recipe: Recipe) -> list[Update]:
     """The kinds of updates of an embedder's training, from tasks drawn as the run draws them."""
     span, steps = cast(Any, build_without_content(recipe)).chunk_frames - 1, recipe.loop.steps
@@ -106,7 +121,7 @@ def embedder_updates(recipe: Recipe) -> list[Update]:
     draws = range(0, steps, max(1, steps // DRAWS))
     for step in draws:
         generator = generator_for(recipe.loop.seed, TASK_STREAM, step)
-        task = draw_task(span, step / steps, recipe.tasks, generator)
+        task = draw_task(span, step / steps, recipe.tasks, generator, group=group_of(recipe))
         decoded = min(len(task.targets), recipe.tasks.decoded_frames or len(task.targets))
         stage = next(stage for stage in recipe.data.stages if step / steps < stage.until)
         for size in stage.sizes(task):  # as if media of all aspect ratios were equally frequent
@@ -118,7 +133,7 @@ def embedder_updates(recipe: Recipe) -> list[Update]:
             else f"{samples} images of {height} x {width}",
             samples,
             share,
-            decoded * (height // LATENT_STRIDE) * (width // LATENT_STRIDE),
+            _learned(recipe, inputs, decoded) * (height // LATENT_STRIDE) * (width // LATENT_STRIDE),
             {
                 "clip": torch.empty(1, 3, inputs, height, width, device="meta"),
                 "target": torch.empty(1, 3, decoded, height, width, device="meta"),

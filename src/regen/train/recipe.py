@@ -83,6 +83,12 @@ class Recipe(Generic[M]):
             )
 
 
+def group_of(recipe: Recipe) -> int | None:
+    """Frames of a group, for a decoder of foreign latents, which has tasks of its own."""
+    model = recipe.model
+    return model.temporal_compression_ratio if isinstance(model, RegenDecoderConfig) else None
+
+
 def build_model(config: ModelConfig, encoder: FrozenEncoder | None = None) -> Autoencoder:
     """The model of a configuration; with the latents of `encoder`, if given."""
     if isinstance(config, RegenDecoderConfig):

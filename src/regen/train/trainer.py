@@ -36,7 +36,7 @@ from regen.train.lifecycle import run_identity
 from regen.train.linear_start import fit_linear_path, init_from_pca
 from regen.train.loop import train
 from regen.train.preview import Preview
-from regen.train.recipe import MODEL_CLASSES, Autoencoder, ModelConfig, Recipe, build_model
+from regen.train.recipe import MODEL_CLASSES, Autoencoder, ModelConfig, Recipe, build_model, group_of
 
 FITTED_CLIPS = 64  # to which the linear preview is fitted, at most
 
@@ -192,9 +192,8 @@ def make_batches(
 ) -> TrainingBatches:
     """`steps` batches of a recipe's data, for chunks of 1 + `span` frames."""
     data, seed = recipe.data, recipe.loop.seed
-    is_decoder = isinstance(recipe.model, RegenDecoderConfig)
-    group = recipe.model.temporal_compression_ratio if is_decoder else None
-    return TrainingBatches(clips, span, tasks, stages, data.scale, steps, seed, data.frame_rate, group)
+    rate, group = data.frame_rate, group_of(recipe)
+    return TrainingBatches(clips, span, tasks, stages, data.scale, steps, seed, rate, group)
 
 
 def load_chunks(
