@@ -10,7 +10,7 @@ import pytest
 from rich.table import Table
 
 from regen.cli import main
-from regen.console import Interrupted, clean_exit, first_line, print_table, progress_bar, warn
+from regen.console import Interrupted, clean_exit, error_message, first_line, print_table, progress_bar, warn
 
 
 def test_in_a_pipe_a_table_is_not_folded_and_the_bar_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +32,23 @@ def test_a_terminal_shows_the_bar(
         on_progress(3, 7)
         on_progress(1, 2, "more work")
     assert "more work" in (err := capsys.readouterr().err) and "1/2" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            "No space left on device; free some space, or choose another place.",
+        ),
+        (OSError(13, "Denied", "a.mp4"), "a.mp4: Denied; see to its permissions, or choose another place."),
+        (OSError(99, "Odd"), "Odd."),
+        (OSError("two\nlines"), "two lines"),
+        (MemoryError(), "MemoryError."),
+    ],
+)
+def test_errors_of_the_system_say_what_to_do(error: BaseException, message: str) -> None:
+    assert error_message(error) == message
 
 
 def test_first_line_of_an_error_and_warnings(capsys: pytest.CaptureFixture[str]) -> None:

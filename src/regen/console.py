@@ -1,5 +1,6 @@
 """Progress bars, tables, warnings and interruptions of the commands."""
 
+import errno
 import json
 import signal
 import sys
@@ -18,6 +19,16 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if name in signal.__dict__
 )
 """Signals from users, batch systems and clouds to save and stop; Windows has no SIGUSR1."""
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "see to its permissions, or choose another place"),
+    errno.EROFS: "choose another place",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "the disk or the network has failed, so try again or choose another place",
+}
+"""What to do about errors of the system that nothing else has explained."""
 OnProgress = Callable[[int, int | None], None]
 """Called with the number of items done, and of all items (None while unknown)."""
 ProgressBar = Callable[..., None]
@@ -90,9 +101,11 @@ def _interrupt_thread(thread: int, number: int) -> None:
 
 
 def error_message(error: BaseException) -> str:
-    """The message of an error on one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
+    """The message of an error on one line, with what to do about one of the system."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        advice = ADVICE.get(error.errno or 0, "")
+        return f"{place}{error.strerror}{advice and '; '}{advice}."
     return " ".join(str(error).split()) or f"{type(error).__name__}."
 
 

@@ -122,9 +122,16 @@ def test_without_shards_or_samples(tmp_path):
     assert not (tmp_path / "index.safetensors").exists()
 
 
-def test_an_index_apart_from_shards_that_cannot_be_written_to(tmp_path, video):
+def test_an_index_apart_from_shards_that_cannot_be_written_to(tmp_path, video, monkeypatch):
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
     (tmp_path / "shards").mkdir()
     pack(tmp_path / "shards" / "a.tar", {"one.mp4": video})
+    with monkeypatch.context() as context:
+        context.setattr("regen.curate.indexing.write_bytes", refuse)
+        with pytest.raises(ValueError, match=r"\(Permission denied\); choose a folder for it by --index-dir"):
+            make_index(str(tmp_path / "shards"), PoolOptions(1))
     make_index(str(tmp_path / "shards"), PoolOptions(1), index_dir=tmp_path / "index")
     assert [path.name for path in (tmp_path / "shards").iterdir()] == ["a.tar"]
     assert ShardSet(str(tmp_path / "index")).read(0).content == video

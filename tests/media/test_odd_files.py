@@ -278,3 +278,10 @@ def test_errors_do_not_blame_the_folder_for_a_stream(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(25))
     assert "folder" not in str(writer._failure(av.ArgumentError(22, "Invalid argument")))
     assert "folder" in str(writer._failure(PermissionError(13, "Permission denied")))
+
+
+def test_an_encrypted_video_is_called_so(tmp_path: Path) -> None:
+    options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "76" * 16, "encryption_kid": "a7" * 16}
+    path = make_movie(tmp_path / "a.mp4", numbered(3), container_options=options)
+    with pytest.raises(VideoError, match="is encrypted; give a copy"):
+        VideoReader(path)

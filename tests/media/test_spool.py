@@ -60,6 +60,11 @@ def test_an_address_is_copied_or_named_in_full() -> None:
         pass
 
 
+def test_the_address_of_a_file_is_its_path(tmp_path: Path) -> None:
+    with spooled(Path((tmp_path / "a b.mp4").as_uri())) as found:
+        assert found == tmp_path / "a b.mp4"
+
+
 def test_an_address_of_the_web_needs_no_other_package(tmp_path: Path) -> None:
     (tmp_path / "a.webm").write_bytes(CONTENT)
     handler = partial(QuietHandler, directory=str(tmp_path))

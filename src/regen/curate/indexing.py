@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from regen.console import ProgressBar
+from regen.console import ProgressBar, first_line
 from regen.curate.analysis import MIN_BYTES_PER_SECOND
 from regen.curate.options import PoolOptions
 from regen.curate.report import evenly_spaced, scale_to_height
@@ -94,10 +94,17 @@ def make_index(
         index_dir.mkdir(parents=True, exist_ok=True)
         place = address if "://" in address else str(Path(address).resolve())
         write_bytes(index_dir / INDEX, serialize_index(names, parts, place))
-    elif "://" in address:
-        files.pipe_file(f"{root}/{INDEX}", content)
     else:
-        write_bytes(Path(address) / INDEX, content)
+        try:
+            if "://" in address:
+                files.pipe_file(f"{root}/{INDEX}", content)
+            else:
+                write_bytes(Path(address) / INDEX, content)
+        except OSError as error:
+            raise ValueError(
+                f"The index can't be written beside the shards in {address} ({first_line(error)}); choose a "
+                "folder for it by --index-dir, which is then given as --data."
+            ) from None
     return IndexResult(len(names), sum(map(len, parts)), tuple(sorted(skipped)))
 
 

@@ -99,6 +99,7 @@ class Decoder:
         self.codec.thread_type, self.codec.thread_count = "AUTO", threads
         self.packets = self.dropped = self.frames = self.corrupt = self.errors = 0
         self.end = 0  # of the last packet, in ticks
+        self.is_encrypted = False
         self._errors_before_key: int | None = None
 
     def __enter__(self) -> "Decoder":
@@ -123,6 +124,8 @@ class Decoder:
             for packet in self.container.demux(self.stream):
                 if self._errors_before_key is None and packet.is_keyframe:
                     self._errors_before_key = self.errors
+                if not self.packets:
+                    self.is_encrypted = packet.has_sidedata("encryption_info")
                 self.packets += packet.size > 0
                 self.dropped += packet.is_discard
                 self.errors += packet.is_corrupt

@@ -61,6 +61,8 @@ class Seeker:
         first = next(frames, None)
         if first is None:
             self.close()
+            if self.decoder.is_encrypted:
+                raise VideoError(f"{self.path} is encrypted; give a copy without encryption.")
             raise VideoError(f"Not a single frame of {self.path} can be decoded; it is empty or damaged.")
         start = self.decoder.stream.start_time if self.decoder.errors else None  # the first may be lost
         self.start = (first.pts if start is None else start) or 0

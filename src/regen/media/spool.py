@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import url2pathname, urlopen
 
 import fsspec
 
@@ -31,6 +31,9 @@ def spooled(path: Path) -> Iterator[Path]:
     is at an address that fsspec knows, such as https://host/a.mp4. Raises MissingFileError.
     """
     address = ADDRESS.match(str(path))
+    if address and address[1].lower() == "file":
+        yield Path(url2pathname("/" + address[2]))
+        return
     if not address and not _is_pipe(path):
         yield path
         return
