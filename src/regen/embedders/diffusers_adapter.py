@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from regen.diffusion import Noise, Solver, euler
+from regen.embedders.clips import PointPosterior
+from regen.embedders.model import DecoderOutput
 from regen.tiling import Tile, Tiling, crop
 
 DEFAULT_WINDOW = 33  # frames; 4n + 1 and 8n + 1, as most classes require
@@ -86,7 +87,7 @@ class DiffusersAdapter:
         parts = (self.vae.encode(crop(video, box, side)).latent_dist.mode() for box in tiling.boxes)
         raw = tiling.blend(parts, 1).float()
         shift, scale = (moment[:, : raw.shape[2]] for moment in self.moments())
-        return AutoencoderKLOutput(latent_dist=IdentityDistribution(((raw - shift) / scale).to(self.dtype)))
+        return AutoencoderKLOutput(latent_dist=PointPosterior(((raw - shift) / scale).to(self.dtype)))
 
     def decode(
         self,

@@ -3,11 +3,11 @@
 import copy
 from typing import Any
 
-from diffusers.models.autoencoders.vae import DecoderOutput
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from regen.embedders.frozen_encoder import FrozenEncoder, adapter_of
+from regen.embedders.model import DecoderOutput
 from regen.tiling import Tile
 
 
