@@ -16,7 +16,7 @@ from tiny_media import tiny_magvit2, tiny_onedva, tiny_regen
 import regen
 from regen import names
 from regen.embedders.linear import AutoencoderLinear
-from regen.generate.load import load_video_generator
+from regen.generate.load import find_generator, load_video_generator
 from regen.io import file_sha256, read_json, write_json
 from regen.names import WEIGHTS, find_folder
 from regen.pretrained.models import load, weights_hash
@@ -155,6 +155,8 @@ def test_the_cache_comes_before_the_hub(places, monkeypatch):
     ):
         find_folder("tiny")
     assert calls[1:] == [("owner/tiny", "main", True), ("owner/tiny", "main", False)]
+    with pytest.raises(ValueError, match="could not be reached"):
+        find_generator("tiny")
 
 
 def test_weights_must_have_the_checksum_of_the_manifest(places):

@@ -133,3 +133,12 @@ def tune_malloc() -> None:
         m_trim_threshold, m_mmap_threshold, limit = -1, -3, 1 << 30
         libc.mallopt(m_mmap_threshold, limit)
         libc.mallopt(m_trim_threshold, limit)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, of torch's caches and of glibc (see `tune_malloc`)."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

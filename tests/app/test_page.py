@@ -141,6 +141,30 @@ def test_the_api_has_the_four_buttons(page):
     assert [size for _, size in SIZES] == [128, 192, 256, 0]
 
 
+def test_the_next_work_begins_when_the_one_before_has_ended(app, tmp_path, monkeypatch):
+    """Even if gradio has given that up; whoever stops waiting leaves the line."""
+    workplace, awaited = Workplace(app, tmp_path), True
+    monkeypatch.setattr("regen.app.page._watch_visitor", lambda: lambda: awaited)
+    monkeypatch.setattr("regen.app.page.PATIENCE", 0.01)
+
+    def run(work: Any) -> Any:
+        return workplace.run(lambda *arguments, **options: None, "work", None, work)
+
+    def cancelled(job: Any) -> None:
+        nonlocal awaited
+        awaited = False
+        assert workplace.turn.locked() and job.folder.is_dir()
+        job.check()
+
+    with pytest.raises(gradio.Error, match=r"Cancelled\."):
+        next(run(cancelled))
+    with workplace.turn, pytest.raises(gradio.Error, match=r"Cancelled\."):
+        next(run(lambda job: pytest.fail("it was not its turn")))
+    assert list(tmp_path.iterdir()) == [] and not workplace.turn.locked()
+    awaited = True
+    assert next(run(lambda job: 5)) == 5
+
+
 def test_the_rate_is_shown_for_models_that_have_one(page):
     groups = [one for one in page.blocks.blocks.values() if isinstance(one, gradio.Group)]
     assert [group.visible for group in groups] == [True], "the first model, tiny-onedva, has one"

@@ -20,9 +20,19 @@ from browser import BROWSER, DRIVER, open_browser, wait_for
 pytest.importorskip("gradio", reason="the extra `app` is not installed: pip install 'regen[app]'")
 pytestmark = pytest.mark.integration
 TINY = Path(__file__).parents[1] / "tiny"
-# The command, with the machines that it looks for written into a file.
+# The command, with the machines that it looks for written into a file, and a prompt whose work ends only when
+# it is cancelled.
 COMMAND = """
-import os, runpy, socket
+import os, runpy, socket, time
+from regen.app.work import App
+generate = App.generate
+def generate_or_wait(app, name, wish, job):
+    while wish.prompt == "endless":
+        job.on_progress(1, 2)
+        job.check()
+        time.sleep(0.05)
+    return generate(app, name, wish, job)
+App.generate = generate_or_wait
 look_up = socket.getaddrinfo
 def recorded(host, *arguments, **options):
     with open(os.environ["HOSTS"], "a") as file:
@@ -41,15 +51,29 @@ class Site:
 
     def __init__(self, address: str, temporary: Path, hosts: Path) -> None:
         self.address, self.temporary, self.hosts = address, temporary, hosts
-        command = [sys.executable, str(TINY / "app_visitor.py"), address]
+        self.visitor = self.open_visitor()
+
+    def open_visitor(self) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(TINY / "app_visitor.py"), self.address]
         pipe = subprocess.PIPE
-        self.visitor = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
     def visit(self, tab: str, *values: Any) -> dict[str, Any]:
         assert self.visitor.stdin is not None and self.visitor.stdout is not None
         self.visitor.stdin.write(json.dumps([tab, *values]) + "\n")
         self.visitor.stdin.flush()
         return json.loads(self.visitor.stdout.readline())
+
+    def leave(self) -> None:
+        """Close the visitor at once; another one comes."""
+        self.visitor.kill()
+        self.visitor.communicate()
+        self.visitor = self.open_visitor()
+
+    def work_folders(self) -> list[str]:
+        """The folders of work that is not shown yet."""
+        (folder,) = self.temporary.glob("regen-app-*")
+        return [path.name for path in folder.iterdir() if path.name != "files"]
 
     def values(self, tab: str, *values: Any) -> Any:
         outcome = self.visit(tab, *values)
@@ -104,8 +128,7 @@ def test_each_tab(site, clip, tmp_path):
     image = str(make_image(tmp_path / "first.png"))
     video, _, text = site.values("generate", "tiny-text", "a red ball", [image], 5, 2, 2, 0)
     assert "generated.mp4" in str(video) and text.startswith("5 frames")
-    (folder,) = site.temporary.glob("regen-app-*")
-    assert [path.name for path in folder.iterdir()] == ["files"], "finished work has no folder any more"
+    assert site.work_folders() == [], "finished work has no folder any more"
 
 
 def test_bad_input_gets_one_sentence(site, clip, tmp_path):
@@ -122,6 +145,25 @@ def test_bad_input_gets_one_sentence(site, clip, tmp_path):
     error = site.visit("reconstruct", [clip], "owner/name", *MATCH, True, 50)["error"]
     assert error.startswith("There is no model owner/name here; choose one of ")
     assert "prompt is empty" in site.visit("generate", "tiny-text", " ", None, 5, 2, 2, 0)["error"]
+
+
+ENDLESS = ("tiny-text", "endless", None, 5, 2, 2, 0)
+SHORT = ("tiny-text", "a red ball", None, 5, 2, 2, 0)
+
+
+def test_cancelled_work_ends_and_the_next_runs(site):
+    """One piece that runs, and one that waits behind it."""
+    assert site.visit("cancel generate", *ENDLESS) == {"values": "cancelled"}
+    wait_for(lambda: site.work_folders() == [], PATIENCE)
+    assert site.values("generate", *SHORT)[2].startswith("5 frames")
+
+
+def test_the_work_of_a_visitor_who_leaves_ends(site):
+    assert site.visit("start generate", *ENDLESS) == {"values": "started"}
+    assert len(site.work_folders()) == 1
+    site.leave()
+    assert site.values("generate", *SHORT)[2].startswith("5 frames")
+    assert site.work_folders() == []
 
 
 @pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed")

@@ -10,7 +10,7 @@ from tiny_media import make_image, tiny_onedva
 
 from regen import names
 from regen.app.models import AppModels
-from regen.app.work import App, Coding, Job, Wish, random_prompt
+from regen.app.work import App, CancelledError, Coding, Job, Wish, random_prompt
 from regen.data.shape_world import parse_caption
 from regen.io import file_sha256, write_json
 from regen.media.reader import VideoReader
@@ -39,7 +39,7 @@ def job(tmp_path) -> Job:
     """Collects progress and warnings in the lists `progress` and `warnings` of itself."""
     progress: list = []
     warnings: list = []
-    job = Job(tmp_path, lambda done, total: progress.append((done, total)), warnings.append)
+    job = Job(tmp_path, lambda done, total: progress.append((done, total)), warnings.append, lambda: None)
     object.__setattr__(job, "progress", progress)
     object.__setattr__(job, "warnings", warnings)
     return job
@@ -164,3 +164,29 @@ def test_a_clip_is_needed_and_checked(app, bad_files, job):
 
 def test_random_prompts_are_captions():
     assert all(parse_caption(random_prompt()) is not None for _ in range(20))
+
+
+@pytest.mark.parametrize("calls", [1, 3, 30])
+@pytest.mark.parametrize("tab", ["reconstruct", "interpolate", "generate"])
+def test_work_stops_when_nobody_waits_for_it(app, clip, tmp_path, tab, calls):
+    """At the original, in the encoder, and in the decoder or generator; the models work afterwards."""
+    left = calls
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise CancelledError
+
+    progress: list[int] = []
+    job = Job(tmp_path, lambda done, total: progress.append(done), lambda text: None, check)
+    work = {
+        "reconstruct": lambda: app.reconstruct(clip, ["tiny-regen"], OWN_SIZE, job),
+        "interpolate": lambda: app.interpolate(clip, "tiny-regen", 2, OWN_SIZE, job),
+        "generate": lambda: app.generate("tiny-text", Wish("a red ball", frames=5, steps=50), job),
+    }[tab]
+    with pytest.raises(CancelledError):
+        work()
+    assert left == 0 and len(progress) < 5
+    models = [app.models.embedder("tiny-regen"), app.models.generator("tiny-text").model]
+    assert not any(module._forward_pre_hooks for model in models for module in model.modules())

@@ -1,15 +1,16 @@
 """The page of the app: its tabs, and what they share."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
-from regen.app.work import App, Job, Result
+from regen.app.work import App, CancelledError, Job, Result
 from regen.console import error_message
+from regen.runtime import release_memory
 
 TITLE = "regen"
 INTRODUCTION = """# regen
@@ -20,7 +21,9 @@ EXAMPLE = Path(__file__).parent / "butterfly.mp4"
 CREDIT = "Example: *Big Buck Bunny*, © 2008 Blender Foundation, [CC BY 3.0](https://creativecommons.org/licenses/by/3.0/)"
 SIZES = [("128 pixels", 128), ("192 pixels", 192), ("256 pixels", 256), ("as it is", 0)]
 SEAMS = ["extend", "match", "none"]
+CANCELLED = "Cancelled."
 EMPTY = '<p class="hint">The videos will be here.</p>'
+PATIENCE = 0.5  # seconds between two looks at whether a visitor still waits for the work before theirs
 CLEANING = (600, 3600)  # seconds: how often, and how old files are then
 CSS = """
 .gradio-container { max-width: 1240px !important; }
@@ -36,11 +39,23 @@ class Workplace:
 
     app: App
     folder: Path
+    turn: Lock = field(default_factory=Lock)
+    """Held by the work that computes, to its end even when gradio has given it up."""
 
-    @contextmanager
-    def job(self, progress: Any, description: str, clip: str | None) -> Iterator[Job]:
-        """A folder for one piece of work; errors that users can mend are shown as one sentence."""
+    def run(
+        self, progress: Any, description: str, clip: str | None, work: Callable[[Job], Any]
+    ) -> Iterator[Any]:
+        """Yield the result of `work`, then delete its files; stop early when nobody waits for it any more.
+
+        Errors that users can mend are shown as one sentence.
+        """
         import gradio
+
+        is_awaited = _watch_visitor()
+
+        def check() -> None:
+            if not is_awaited():
+                raise CancelledError
 
         def advance(done: int, total: int | None) -> None:
             progress((done, total), desc=description, unit="frames")
@@ -48,12 +63,38 @@ class Workplace:
         def warn(text: str) -> None:
             gradio.Warning(_named(text, clip))
 
+        message = None
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
             try:
-                yield Job(Path(folder), advance, warn)
+                while not self.turn.acquire(timeout=PATIENCE):
+                    check()
+                try:
+                    result = work(Job(Path(folder), advance, warn, check))
+                finally:
+                    self.turn.release()
+            except CancelledError:
+                message = CANCELLED
             except (ValueError, OSError, MemoryError) as error:
                 message = _named(error_message(error), clip)
-                raise gradio.Error(message, duration=None, print_exception=False) from None
+            release_memory()  # outside `except`, which keeps tensors alive
+            if message is not None:
+                raise gradio.Error(message, duration=None, print_exception=False)
+            yield result
+
+
+def _watch_visitor() -> Callable[[], bool]:
+    """Tells whether the event that runs is awaited: not after its cancellation or the end of its page."""
+    from gradio.context import LocalContext
+
+    blocks, number = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    if blocks is None or number is None:
+        return lambda: True
+
+    def is_awaited() -> bool:
+        event = blocks._queue.event_ids_to_events.get(number)
+        return event is not None and event.alive
+
+    return is_awaited
 
 
 def _named(text: str, path: str | None) -> str:
@@ -133,9 +174,43 @@ def shown(result: Result) -> tuple[str, dict[str, Any], list[str]]:
     return frame, {"headers": ["", *result.figures], "data": rows}, result.files
 
 
-def on_click(button: Any, work: Callable[..., Any], inputs: list[Any], outputs: list[Any], name: str) -> None:
-    """Run `work` for the button, one piece of work at a time for the whole app; `name` is that of the API."""
-    button.click(
+def work_buttons(name: str) -> tuple[Any, Any]:
+    """The button that starts the work of a tab, and the one that stops it."""
+    import gradio
+
+    with gradio.Row():
+        return gradio.Button(name, variant="primary", scale=3), gradio.Button("Cancel", scale=1)
+
+
+def clip_tab(
+    workplace: Workplace, name: str, choices: Callable[[], Sequence[Any]]
+) -> tuple[tuple[Any, Any], list[Any], list[Any], list[Any]]:
+    """The buttons, [clip, *choices], the options of coding, and the outputs of a tab for clips."""
+    import gradio
+
+    with gradio.Row():
+        with gradio.Column(scale=2, min_width=320):
+            inputs = [clip_input(workplace), *choices()]
+            coding = coding_inputs()
+            buttons = work_buttons(name)
+        with gradio.Column(scale=3, min_width=320):
+            outputs = result_outputs()
+    return buttons, inputs, [*coding], [*outputs]
+
+
+def on_click(
+    buttons: tuple[Any, Any],
+    work: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    name: str,
+) -> None:
+    """Run `work` for the first button, one piece at a time for the whole app; `name` is that of the API.
+
+    The second button cancels it, whether it runs or waits.
+    """
+    start, cancel = buttons
+    event = start.click(
         work,
         inputs,
         outputs,
@@ -144,3 +219,4 @@ def on_click(button: Any, work: Callable[..., Any], inputs: list[Any], outputs: 
         concurrency_id="work",
         scroll_to_output=True,
     )
+    cancel.click(None, None, None, cancels=[event])

@@ -1,20 +1,19 @@
 """The tabs of the app."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from regen.app.models import AppModels
 from regen.app.page import (
     Workplace,
-    clip_input,
-    coding_inputs,
+    clip_tab,
     model_input,
     on_click,
-    result_outputs,
     shown,
+    work_buttons,
 )
-from regen.app.work import MAX_PROMPT, Coding, Wish, random_prompt
+from regen.app.work import MAX_PROMPT, Coding, Job, Wish, random_prompt
 from regen.codec.sessions import Seams
 from regen.data.shape_world import EXAMPLE, VALUES
 
@@ -36,15 +35,10 @@ def reconstruct_tab(workplace: Workplace) -> None:
     import gradio
 
     models = workplace.app.models
-    with gradio.Row():
-        with gradio.Column(scale=2, min_width=320):
-            clip = clip_input(workplace)
-            model = model_input(workplace, models.embedders)
-            size, steps, seams = coding_inputs()
-            adaptive, share = _rate_inputs(model, models)
-            button = gradio.Button("Reconstruct", variant="primary")
-        with gradio.Column(scale=3, min_width=320):
-            outputs = result_outputs()
+
+    def choices() -> Sequence[Any]:
+        model = model_input(workplace, models.embedders)
+        return model, *_rate_inputs(model, models)
 
     def reconstruct(
         clip: str | None,
@@ -56,12 +50,14 @@ def reconstruct_tab(workplace: Workplace) -> None:
         share: Number,
         progress: Any = gradio.Progress(),
     ) -> Iterator[Any]:
-        coding = Coding(int(size) or None, int(steps), seams, None if adaptive else share / 100)
-        with workplace.job(progress, "reconstruct", clip) as job:
-            yield shown(workplace.app.reconstruct(_path(clip), [model], coding, job))
+        def work(job: Job) -> Any:
+            coding = _coding(size, steps, seams, None if adaptive else share / 100)
+            return shown(workplace.app.reconstruct(_path(clip), [model], coding, job))
 
-    inputs = [clip, model, size, steps, seams, adaptive, share]
-    on_click(button, reconstruct, inputs, [*outputs], "reconstruct")
+        yield from workplace.run(progress, "reconstruct", clip, work)
+
+    buttons, (clip, model, *rate), coding, outputs = clip_tab(workplace, "Reconstruct", choices)
+    on_click(buttons, reconstruct, [clip, model, *coding, *rate], outputs, "reconstruct")
 
 
 def _rate_inputs(model: Any, models: AppModels) -> tuple[Any, Any]:
@@ -84,15 +80,9 @@ def interpolate_tab(workplace: Workplace) -> None:
     """One clip at a multiple of its frame rate."""
     import gradio
 
-    with gradio.Row():
-        with gradio.Column(scale=2, min_width=320):
-            clip = clip_input(workplace)
-            model = model_input(workplace, workplace.app.models.interpolating)
-            factor = gradio.Slider(2, 8, value=2, step=1, label="Multiple of the frame rate")
-            size, steps, seams = coding_inputs()
-            button = gradio.Button("Interpolate", variant="primary")
-        with gradio.Column(scale=3, min_width=320):
-            outputs = result_outputs()
+    def choices() -> Sequence[Any]:
+        model = model_input(workplace, workplace.app.models.interpolating)
+        return model, gradio.Slider(2, 8, value=2, step=1, label="Multiple of the frame rate")
 
     def interpolate(
         clip: str | None,
@@ -103,11 +93,14 @@ def interpolate_tab(workplace: Workplace) -> None:
         seams: Seams,
         progress: Any = gradio.Progress(),
     ) -> Iterator[Any]:
-        coding = Coding(int(size) or None, int(steps), seams)
-        with workplace.job(progress, "interpolate", clip) as job:
-            yield shown(workplace.app.interpolate(_path(clip), model, int(factor), coding, job))
+        def work(job: Job) -> Any:
+            coding = _coding(size, steps, seams)
+            return shown(workplace.app.interpolate(_path(clip), model, int(factor), coding, job))
 
-    on_click(button, interpolate, [clip, model, factor, size, steps, seams], [*outputs], "interpolate")
+        yield from workplace.run(progress, "interpolate", clip, work)
+
+    buttons, inputs, coding, outputs = clip_tab(workplace, "Interpolate", choices)
+    on_click(buttons, interpolate, [*inputs, *coding], outputs, "interpolate")
 
 
 def generate_tab(workplace: Workplace) -> None:
@@ -123,7 +116,7 @@ def generate_tab(workplace: Workplace) -> None:
             )
             model = model_input(workplace, models.generators, "Generator")
             frames, guidance, steps, seed = _sampling_inputs(workplace)
-            button = gradio.Button("Generate", variant="primary")
+            buttons = work_buttons("Generate")
         with gradio.Column(scale=3, min_width=320):
             video = gradio.Video(
                 label="Video", autoplay=True, loop=True, buttons=["download"], interactive=False, height=360
@@ -147,12 +140,14 @@ def generate_tab(workplace: Workplace) -> None:
         seed: Number | None,
         progress: Any = gradio.Progress(),
     ) -> Iterator[Any]:
-        wish = Wish(prompt, _path(image), int(frames), float(guidance), int(steps), int(seed or 0))
-        with workplace.job(progress, "generate", image) as job:
-            yield workplace.app.generate(model, wish, job)
+        def work(job: Job) -> Any:
+            wish = Wish(prompt, _path(image), int(frames), float(guidance), int(steps), int(seed or 0))
+            return workplace.app.generate(model, wish, job)
+
+        yield from workplace.run(progress, "generate", image, work)
 
     inputs = [model, prompt, image, frames, guidance, steps, seed]
-    on_click(button, generate, inputs, [video, sheet, note], "generate")
+    on_click(buttons, generate, inputs, [video, sheet, note], "generate")
 
 
 def _prompt_input() -> Any:
@@ -188,15 +183,10 @@ def compare_tab(workplace: Workplace) -> None:
     import gradio
 
     names = workplace.app.models.embedders
-    with gradio.Row():
-        with gradio.Column(scale=2, min_width=320):
-            clip = clip_input(workplace)
-            first = model_input(workplace, names, "First model")
-            second = model_input(workplace, names, "Second model", number=1)
-            size, steps, seams = coding_inputs()
-            button = gradio.Button("Compare", variant="primary")
-        with gradio.Column(scale=3, min_width=320):
-            outputs = result_outputs()
+
+    def choices() -> Sequence[Any]:
+        first = model_input(workplace, names, "First model")
+        return first, model_input(workplace, names, "Second model", number=1)
 
     def compare(
         clip: str | None,
@@ -207,11 +197,18 @@ def compare_tab(workplace: Workplace) -> None:
         seams: Seams,
         progress: Any = gradio.Progress(),
     ) -> Iterator[Any]:
-        coding = Coding(int(size) or None, int(steps), seams)
-        with workplace.job(progress, "compare", clip) as job:
-            yield shown(workplace.app.reconstruct(_path(clip), [first, second], coding, job))
+        def work(job: Job) -> Any:
+            coding = _coding(size, steps, seams)
+            return shown(workplace.app.reconstruct(_path(clip), [first, second], coding, job))
 
-    on_click(button, compare, [clip, first, second, size, steps, seams], [*outputs], "compare")
+        yield from workplace.run(progress, "compare", clip, work)
+
+    buttons, inputs, coding, outputs = clip_tab(workplace, "Compare", choices)
+    on_click(buttons, compare, [*inputs, *coding], outputs, "compare")
+
+
+def _coding(size: Number, steps: Number, seams: Seams, share: float | None = None) -> Coding:
+    return Coding(int(size) or None, int(steps), seams, share)
 
 
 def _path(file: str | None) -> Path | None:

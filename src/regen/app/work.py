@@ -1,7 +1,7 @@
 """What the tabs of the app do, on files: reconstruct, compare, interpolate and generate."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from regen.generate.run import VideoRequest, generate_files
 from regen.generate.sampling import SampleOptions
 from regen.media.pixels import Size
 from regen.media.reader import VideoReader
+from regen.runtime import interruptible
 
 MAX_PROMPT = 500  # characters
 
@@ -41,13 +42,21 @@ class Coding:
         return None if self.share is None else FixedLength(share=self.share)
 
 
+class CancelledError(Exception):
+    """Nobody waits for the work any more."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """The folder that receives the files of one piece of work, and where its progress and warnings go."""
+    """The folder that receives the files of one piece of work, and where its progress and warnings go.
+
+    `check` raises CancelledError once the work should stop.
+    """
 
     folder: Path
     on_progress: OnProgress
     on_warning: OnWarning
+    check: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -87,23 +96,24 @@ class App:
                 "Both models are the same; choose two different ones, or start the app with more by --model."
             )
         embedders = [self.models.embedder(name) for name in names]
-        original, videos = _write_original(clip, size, job.folder), []
+        original, videos = _write_original(clip, size, job), []
         compare = job.folder / "comparison.mp4" if len(names) == 1 else None
         for number, (name, embedder) in enumerate(zip(names, embedders, strict=True), 1):
             order = f"{number}-" if len(names) > 1 else ""
             output = job.folder / f"reconstruction-{order}{Path(str(name)).name}.mp4"
-            report = reconstruct_video(
-                embedder,
-                clip,
-                output,
-                name=str(name),
-                size=size,
-                options=coding.options,
-                lengths=coding.lengths if name in self.models.adaptive else None,
-                compare=compare,
-                on_progress=job.on_progress,
-                on_warning=job.on_warning,
-            )
+            with interruptible(embedder, job.check):
+                report = reconstruct_video(
+                    embedder,
+                    clip,
+                    output,
+                    name=str(name),
+                    size=size,
+                    options=coding.options,
+                    lengths=coding.lengths if name in self.models.adaptive else None,
+                    compare=compare,
+                    on_progress=job.on_progress,
+                    on_warning=job.on_warning,
+                )
             videos.append(PlayedVideo(output, str(name), report))
         files = [*(video.path for video in videos), *([compare] if compare else [])]
         page = player_page(clip.name, original, videos, size)
@@ -121,24 +131,25 @@ class App:
         what = f"{clip.name} at {factor} times its frame rate"
         self.limits.check_frames(frames * factor, what, "choose a smaller multiple")
         embedder = self.models.embedder(name)
-        original, output = _write_original(clip, size, job.folder), job.folder / "interpolated.mp4"
-        latents, before = encode_video(
-            embedder,
-            clip,
-            name=str(name),
-            weights="",
-            size=size,
-            on_progress=job.on_progress,
-            on_warning=job.on_warning,
-        )
-        after = decode_video(
-            embedder,
-            latents,
-            output,
-            timeline=Timeline(interpolate=factor),
-            options=coding.options,
-            on_progress=job.on_progress,
-        )
+        original, output = _write_original(clip, size, job), job.folder / "interpolated.mp4"
+        with interruptible(embedder, job.check):
+            latents, before = encode_video(
+                embedder,
+                clip,
+                name=str(name),
+                weights="",
+                size=size,
+                on_progress=job.on_progress,
+                on_warning=job.on_warning,
+            )
+            after = decode_video(
+                embedder,
+                latents,
+                output,
+                timeline=Timeline(interpolate=factor),
+                options=coding.options,
+                on_progress=job.on_progress,
+            )
         note = f"{after.frames} frames, {after.fps:.5g} per second"
         played = PlayedVideo(output, f"{factor}× by {name}", after, note)
         figures = {
@@ -172,7 +183,8 @@ class App:
             options=SampleOptions(steps=wish.steps, guidance_scale=wish.guidance_scale),
         )
         video, sheet = job.folder / "generated.mp4", job.folder / "contact-sheet.png"
-        report = generate_files(generator, request, video, sheet, job.on_progress, job.on_warning)
+        with interruptible(generator.model, job.check), interruptible(generator.embedder, job.check):
+            report = generate_files(generator, request, video, sheet, job.on_progress, job.on_warning)
         text = (
             f"{report.frames} frames of {report.width}x{report.height} at {report.fps:.5g} per second, by "
             f"{report.nfe} network evaluations in {report.seconds:.1f} s"
@@ -191,13 +203,14 @@ def _given(clip: Path | None) -> Path:
     return clip
 
 
-def _write_original(clip: Path, size: Size, folder: Path) -> Path:
+def _write_original(clip: Path, size: Size, job: Job) -> Path:
     """The clip at the size of its reconstruction, as browsers play it."""
-    path = folder / "original.mp4"
+    path = job.folder / "original.mp4"
     with VideoReader(clip) as reader:
         stream = FrameStream(reader, size)
         with stream.writer(path) as writer:
             for image, time in stream:
+                job.check()
                 writer.write(image, time)
     return path
 
