@@ -285,3 +285,11 @@ def test_an_encrypted_video_is_called_so(tmp_path: Path) -> None:
     path = make_movie(tmp_path / "a.mp4", numbered(3), container_options=options)
     with pytest.raises(VideoError, match="is encrypted; give a copy"):
         VideoReader(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"flags": "+ildct+ilme"}])
+def test_interlaced_videos_are_called_so(tmp_path: Path, options: dict[str, str]) -> None:
+    path = make_movie(tmp_path / "a.mpg", numbered(6), codec="mpeg2video", options=options)
+    with VideoReader(path) as reader:
+        assert [number_of(frame.image) for frame in reader] == list(range(6))
+        assert [note[:16] for note in reader.notes] == ["it is interlaced"] * bool(options)

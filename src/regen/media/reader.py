@@ -122,6 +122,8 @@ class VideoReader:
         self._convert = _converter(first, short_side, self._threads, width, self._background)
         if is_high_dynamic_range(first):
             self.notes.append("its high dynamic range is tone-mapped: highlights are darker than they were")
+        if first.interlaced_frame:
+            self.notes.append("it is interlaced: both fields stay in one picture (FFmpeg's bwdif parts them)")
         shown = apply_display_matrix(np.empty((first.height, width, 0), np.uint8), self._convert.matrix)
         seconds = stream.duration and float(stream.duration * seeker.time_base)
         return VideoInfo(
