@@ -20,6 +20,7 @@ from regen.codec.timeline import Timeline
 from regen.codec.transcode import decode_video
 from regen.embedders.regen_decoder import RegenDecoder
 from regen.media.reader import VideoReader
+from regen.metrics.memory import peak_bytes
 from regen.tiling import Tile
 
 RATE = Fraction(16)
@@ -148,3 +149,12 @@ def test_extrapolation_and_models_of_chunks_are_refused(model: RegenDecoder, tmp
         decode_video(model, video, tmp_path / "a.mkv", timeline=Timeline(extrapolate_after=1))
     with pytest.raises(ValueError, match="regen train decoder-small"):
         decode_video(tiny_regen(), video, tmp_path / "a.mkv")
+
+
+def test_memory_does_not_depend_on_the_length(model: RegenDecoder):
+    def peak(frames: int) -> int:
+        session = SequenceDecodeSession(model, height=HEIGHT, width=WIDTH)
+        stream = ((latent, None) for latent in latents(frames)[0].unbind(1))
+        return peak_bytes(lambda: [len(piece) for piece in session.decode(stream)])
+
+    assert peak(60) == peak(5)
