@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from regen.codec.rate_control import Budget, Lengths
     from regen.codec.sessions import DecodeOptions
     from regen.codec.timeline import Timeline
+    from regen.embedders.diffusers_adapter import DiffusersAdapter
     from regen.generate.sampling import SampleOptions
     from regen.media.files import Colour
     from regen.pretrained.models import Autoencoder
@@ -47,7 +48,7 @@ class ModelOptions:
     """The model, and how it runs."""
 
     model: str = "regen-small-4x"
-    """A name from `regen models`, a folder, or owner/name on the Hugging Face Hub."""
+    """A name from `regen models`, a folder, or owner/name on the Hugging Face Hub; of diffusers, too."""
     device: Device = None
     """cpu, cuda, cuda:1 or mps; by default the best one here."""
     threads: Threads = None
@@ -153,22 +154,25 @@ class GeneratorOptions:
     """CPU threads; by default one for each core."""
 
 
-def load_model(options: ModelOptions) -> "Autoencoder":
+def load_model(options: ModelOptions) -> "Autoencoder | DiffusersAdapter":
     """Load the model onto its device, in evaluation mode. Raises ValueError when it can't be loaded."""
-    from regen.pretrained.models import load, silence_logging
+    from regen.pretrained.models import load_embedder, silence_logging
     from regen.runtime import pick_device, pick_dtype, set_threads
 
     silence_logging()
     set_threads(options.threads)
     device = pick_device(options.device)
-    model = load(options.model, device, pick_dtype(options.dtype, device))
+    model = load_embedder(options.model, device, pick_dtype(options.dtype, device))
     if options.compile:
         import torch._dynamo.config
 
+        from regen.embedders.frozen_encoder import networks_of
+
         # Lengths and batches of 0, 1 and more, and regions of each shape, are compiled separately.
         torch._dynamo.config.recompile_limit = 64
-        for network in model.children():
-            network.compile(fullgraph=True)
+        for network in networks_of(model):
+            for part in network.children():
+                part.compile(fullgraph=True)
     return model
 
 

@@ -69,7 +69,7 @@ def _open(path: Path, name: str | None, factors: Path | None) -> "tuple[LatentVi
     else:
         video = latent_file.read(path)
         name = name or video.model
-        latent_file.check_model(path, video, name, weights_of(path, name, video.model))
+        latent_file.check_model(path, video, name, weights_of(path, name, video))
         config = stored_config(find_model(name))
     if config.get("latent_rgb_factors") is None:
         raise ValueError(f"{name} has no preview; fit one with regen fit-preview, or use regen decode.")

@@ -157,15 +157,19 @@ def decode(
     from regen.codec import latent_file
     from regen.codec.foreign_latents import is_foreign
     from regen.codec.transcode import decode_video
+    from regen.embedders.regen_decoder import RegenDecoder
 
     output_frames, options, memory = timeline(frame), decode_options(decoder), memory_limit(model)
+    autoencoder: Any
     if is_foreign(input):
         autoencoder, video = load_foreign(input, model, source_fps)
     else:
         video = latent_file.read(input)
         model = replace(model, model=model.model or video.model)
-        latent_file.check_model(input, video, model.model, weights_of(input, model.model, video.model))
+        latent_file.check_model(input, video, model.model, weights_of(input, model.model, video))
         autoencoder = load_model(model)
+        if isinstance(autoencoder, RegenDecoder):
+            autoencoder.set_window(video.latents.shape[2])  # that of the encoder
     with progress_bar("decode") as on_progress:
         report = decode_video(
             autoencoder,
@@ -189,7 +193,7 @@ def load_foreign(path: Path, model: DecodeModelOptions, fps: float) -> "tuple[Re
         raise ValueError(f"{path} does not say how to decode it; give a decoder trained for it by --model.")
     if not 0 < fps < 1000:
         raise ValueError(f"--source-fps must be more than 0 and below 1000, got {fps}.")
-    decoder = load_model(model)
+    decoder: Any = load_model(model)
     if not isinstance(decoder, RegenDecoder):
         raise ValueError(
             f"{path} holds latents of another program, which {model.model} can't decode; give a decoder "
@@ -199,15 +203,18 @@ def load_foreign(path: Path, model: DecodeModelOptions, fps: float) -> "tuple[Re
     return decoder, read_foreign(path, decoder.space, model.model, weights_hash(model.model), rate)
 
 
-def weights_of(file: Path, name: str, encoded_with: str) -> str:
-    """The hash of the model to decode `file`. Raises ValueError, with advice, when it is missing."""
-    from regen.pretrained.models import weights_hash
+def weights_of(file: Path, name: str, video: "LatentVideo") -> str:
+    """The hash of the model to decode `file`; of a decoder of foreign latents, that of their encoder.
+
+    Raises ValueError, with advice, when it is missing.
+    """
+    from regen.pretrained.models import decodes_latents_of, weights_hash
 
     try:
-        return weights_hash(name)
+        return video.weights if decodes_latents_of(name, video.weights) else weights_hash(name)
     except ValueError as error:
         advice = "pass its folder or owner/name by --model"
-        raise ValueError(f"{file} was encoded with {encoded_with}; {advice}. {error}") from None
+        raise ValueError(f"{file} was encoded with {video.model}; {advice}. {error}") from None
 
 
 def models(json: Json = False) -> None:

@@ -31,18 +31,20 @@ from regen.corpus.sources import (
     prefetch_streams,
 )
 from regen.curate.options import check_minimums, flag_name
+from regen.embedders.diffusers_adapter import DiffusersAdapter
+from regen.embedders.frozen_encoder import networks_of
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.io import write_text
 from regen.locks import Claims
 from regen.media.pixels import Size
-from regen.pretrained.models import Autoencoder, load, silence_logging, weights_hash
+from regen.pretrained.models import Autoencoder, load_embedder, silence_logging, weights_hash
 from regen.runtime import DTYPES, one_thread
 from regen.tiling import LATENT_STRIDE, Tile
 from regen.workers import run_workers, worker_device
 
 POLL_SECONDS = 0.5  # between two checks of shards that other processes make
 MAX_DECODERS = 16  # threads; more take memory and bring nothing
-LoadModel = Callable[[], Autoencoder]
+LoadModel = Callable[[], Autoencoder | DiffusersAdapter]
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class ExportRequest:
     out: Path
     settings: ExportSettings
 
-    def load(self, device: torch.device) -> Autoencoder:
-        return load(self.model, device, DTYPES[self.settings.dtype])
+    def load(self, device: torch.device) -> Autoencoder | DiffusersAdapter:
+        return load_embedder(self.model, device, DTYPES[self.settings.dtype])
 
 
 @dataclass(frozen=True)
@@ -274,10 +276,12 @@ def _work(plan: ExportPlan, device: torch.device, decode: Decode, number: int) -
     export_missing(plan, load_once, decode, lambda done, total: None)
 
 
-def _new_manifest(request: ExportRequest, corpus: Corpus, weights: str, model: Autoencoder) -> LatentManifest:
+def _new_manifest(
+    request: ExportRequest, corpus: Corpus, weights: str, model: Autoencoder | DiffusersAdapter
+) -> LatentManifest:
     return LatentManifest(
         model=request.model,
-        model_class=type(model).__name__,
+        model_class=type(networks_of(model)[0]).__name__,
         weights=weights,
         latent_channels=model.latent_channels,
         temporal_compression_ratio=model.temporal_compression_ratio,

@@ -69,6 +69,16 @@ class DiffusersAdapter:
     def num_parameters(self) -> int:
         return self.vae.num_parameters()
 
+    @property
+    def latents_mean(self) -> Float[Tensor, "2 c"]:
+        """Mean of the raw latents (rows: first latent frame, last), which `encode` subtracts."""
+        return self.moments()[0][:, [0, -1], 0, 0].T
+
+    @property
+    def latents_std(self) -> Float[Tensor, "2 c"]:
+        """Standard deviation of the raw latents, by which `encode` divides."""
+        return self.moments()[1][:, [0, -1], 0, 0].T
+
     def encode(self, video: Float[Tensor, "b 3 t h w"], *, tile: Tile | None = None) -> AutoencoderKLOutput:
         """One window or image, RGB in [-1, 1], to normalised latents `b c n h/s w/s`.
 

@@ -94,6 +94,11 @@ class RegenDecoder(DiffusionDecoder):
     def chunk_frames(self) -> int:
         return self.config.chunk_frames
 
+    def set_window(self, latent_frames: int) -> None:
+        """Encode and decode chunks of this many latent frames from now on."""
+        frames = 1 + self.temporal_compression_ratio * (latent_frames - 1)
+        self.register_to_config(chunk_frames=frames)
+
     @property
     def encoder(self) -> FrozenEncoder:
         """The frozen encoder. Raises ValueError when it is not found, or is not the one of the training."""

@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from regen.console import first_line
 from regen.embedders import diffusers_models
 from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter
+from regen.embedders.frozen_encoder import encoder_hash as network_hash
 from regen.embedders.frozen_encoder import place_of
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
@@ -26,7 +27,10 @@ from regen.embedders.model import STATISTICS
 from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.embedders.regen_decoder import RegenDecoder
+from regen.io import read_json
+from regen.names import CONFIG
 from regen.pretrained.listing import (
+    GENERATOR,
     class_name_of,
     damaged,
     find_model,
@@ -130,8 +134,21 @@ def silence_logging() -> None:
 
 
 def weights_hash(name: str) -> str:
-    """16 hexadecimal digits over names, types, shapes and bytes of the weights as stored in the files."""
+    """16 hexadecimal digits over names, types, shapes and bytes of the weights as stored in the files.
+
+    Of an autoencoder of diffusers: over those of its encoder.
+    """
+    location = diffusers_models.find(place_of(name))
+    if location is not None and location.class_name not in (None, *CLASSES, GENERATOR):
+        adapter = diffusers_models.load(location, torch.device("cpu"), torch.float32)
+        return network_hash(adapter.networks[0])
     return _hash(stored_weights(find_model(name)))
+
+
+def decodes_latents_of(name: str, weights: str) -> bool:
+    """Whether `name` is a decoder for the latents of the autoencoder of diffusers with this hash."""
+    config = read_json(find_model(name) / CONFIG)
+    return config.get("_class_name") == RegenDecoder.__name__ and config.get("encoder_hash") == weights
 
 
 def encoder_hash(name: str) -> str:
