@@ -52,7 +52,7 @@ def test_the_list_of_models_loads_no_torch():
 def test_help_of_a_command_lists_recipes_by_family(run_regen, command):
     lines = run_regen(command, "--help").out
     families = [line for line in lines if line in {recipe["family"] for recipe in recipe_index()}]
-    assert len(families) == 4
+    assert len(families) == 5
     assert lines.index("REGEN") < next(i for i, line in enumerate(lines) if line.split()[:1] == ["regen-4x"])
 
 

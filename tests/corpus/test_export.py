@@ -178,7 +178,9 @@ def test_the_manifest_tells_how_to_use_them(exported, model):
 
 def test_a_rerun_does_nothing(exported, corpus, model, monkeypatch):
     before = times(exported)
-    monkeypatch.setattr("regen.corpus.export.load", lambda *given: pytest.fail("the model is not needed"))
+    monkeypatch.setattr(
+        "regen.corpus.export.load_embedder", lambda *given: pytest.fail("the model is not needed")
+    )
     export(model, corpus, exported, files_per_shard=2, batch=1)
     export(model, corpus, exported, processes=2, files_per_shard=2, batch=1)
     assert times(exported) == before and work_left(exported) == []

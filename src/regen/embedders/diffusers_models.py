@@ -273,4 +273,4 @@ def _load(location: ModelLocation, device: torch.device, dtype: torch.dtype) -> 
 
 
 def _damaged(location: ModelLocation, error: Exception) -> ValueError:
-    return ValueError(f"The model in {location} can't be loaded ({first_line(error)}); get or save it again.")
+    return ValueError(f"The model in {location} is damaged ({first_line(error)}); get or save it again.")
