@@ -36,7 +36,18 @@ default_role = "code"
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 COMMANDS = (
-    *("reconstruct", "encode", "decode", "preview", "generate", "train", "train toy", "plan toy", "evaluate"),
+    *(
+        "reconstruct",
+        "encode",
+        "decode",
+        "preview",
+        "fit-preview",
+        "generate",
+        "train",
+        "train toy",
+        "plan toy",
+        "evaluate",
+    ),
     *("evaluate-generator", "shards build", "shards index", "shards show", "runs show", "latents export"),
     *("latents show", "models", "recipes", "push", "app"),
 )
@@ -44,12 +55,19 @@ COMMANDS = (
 REFERENCE = {
     "models": (
         "Model classes",
-        ["embedders.regen", "embedders.one_dva", "embedders.magvit2", "embedders.linear"],
+        [
+            "embedders.regen",
+            "embedders.regen_decoder",
+            "embedders.one_dva",
+            "embedders.magvit2",
+            "embedders.linear",
+        ],
     ),
     "codec": (
         "Whole videos",
         [
             "codec.sessions",
+            "codec.sequence",
             "codec.transcode",
             "codec.timeline",
             "codec.rate_control",
@@ -63,7 +81,15 @@ REFERENCE = {
     ),
     "training": (
         "Training",
-        ["train.trainer", "train.loop", "train.optimizer", "train.finetune", "data.clips", "corpus.dataset"],
+        [
+            "train.recipe",
+            "train.trainer",
+            "train.loop",
+            "train.optimizer",
+            "train.finetune",
+            "data.clips",
+            "corpus.dataset",
+        ],
     ),
     "measuring": (
         "Measuring",
