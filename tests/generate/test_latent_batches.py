@@ -65,6 +65,26 @@ def test_a_batch_is_a_function_of_seed_and_step(dataset):
     assert not same(one[0, 0, 1], one[1, 0, 1]) and len(one) == 40
 
 
+def test_damaged_latents_are_named_once_and_replaced(dataset, monkeypatch, capsys):
+    read, bad = LatentDataset.latents, {0}
+
+    def damaged(self, index, *chunks):
+        if index in bad:
+            raise ValueError("The latents are damaged.")
+        return read(self, index, *chunks)
+
+    whole, partly = batches(dataset, VIDEOS), batches(dataset, VIDEOS)
+    expected = [whole[step, 0, 1] for step in range(20)]
+    monkeypatch.setattr(LatentDataset, "latents", damaged)
+    found = [same(batch, partly[step, 0, 1]) for step, batch in enumerate(expected)]
+    assert any(found) and not all(found)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("The latents are damaged. Another sample is drawn instead.")
+    bad.update(range(len(dataset)))
+    with pytest.raises(ValueError, match="are damaged"):
+        partly[0, 0, 1]
+
+
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("kind", ["dataset", "hybrid"])
 def test_parts_are_the_rows_of_the_whole_batch(kind, parts, request):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from regen.console import warn
 from regen.corpus.dataset import LatentDataset
 from regen.data.batches import BatchKey
 from regen.generate.captions import CaptionStates
@@ -22,6 +23,7 @@ from regen.runtime import generator_for
 
 BATCH_STREAM, SAMPLE_STREAM = -3, -4  # no sample has a negative index
 CAUSAL = ("AutoencoderRegen", "AutoencoderMagvit2")  # the first latent frame of a video is that of an image
+MAX_DRAWS = 20  # for one sample, when one after the other can't be read
 MAX_LENGTH_SAMPLES = 2000  # for the histogram of numbers of 1D latents
 
 
@@ -90,6 +92,7 @@ class LatentBatches(Dataset):
             raise ValueError(f"`until` of the stages must increase to 1.0, got {ends}.")
         self.dataset, self.indices, self.stages, self.steps = dataset, indices, tuple(stages), steps
         self.seed, self.captions, self.class_conditional = seed, captions, class_conditional
+        self._damaged: set[str] = set()  # messages that were shown
         is_short = dataset.column("last_frames") < dataset.manifest.chunk_frames
         self.whole_chunks = dataset.column("chunks") - is_short
         self.buckets = {
@@ -123,12 +126,24 @@ class LatentBatches(Dataset):
 
     def samples(self, bucket: Bucket, step: int, rows: range) -> dict[str, Tensor]:
         """The samples of these rows of a batch, drawn from a bucket: latents and conditions."""
-        generators = [generator_for(self.seed, SAMPLE_STREAM, step, row) for row in rows]
-        draws = [torch.rand(2, generator=each, dtype=torch.float64).tolist() for each in generators]
-        indices = [int(bucket.indices[int(which * len(bucket.indices))]) for which, _ in draws]
-        clips = zip(indices, draws, strict=True)
-        latents = collate([self._latents(index, bucket.chunks, where) for index, (_, where) in clips])
-        return self._conditions(indices) | latents.to(dtype=torch.float32).tensors()
+        drawn = [self._draw(bucket, generator_for(self.seed, SAMPLE_STREAM, step, row)) for row in rows]
+        latents = collate([latents for _, latents in drawn])
+        return self._conditions([index for index, _ in drawn]) | latents.to(dtype=torch.float32).tensors()
+
+    def _draw(self, bucket: Bucket, generator: torch.Generator) -> tuple[int, Latents]:
+        """A sample's number and latents; of damaged ones each shard is named once and another is drawn."""
+        for attempt in range(MAX_DRAWS):
+            which, where = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+            index = int(bucket.indices[int(which * len(bucket.indices))])
+            try:
+                return index, self._latents(index, bucket.chunks, where)
+            except ValueError as error:
+                if attempt == MAX_DRAWS - 1:
+                    raise
+                if str(error) not in self._damaged:
+                    self._damaged.add(str(error))
+                    warn(f"{error} Another sample is drawn instead.")
+        raise AssertionError
 
     def _latents(self, index: int, chunks: int, where: float) -> Latents:
         """Consecutive chunks of a sample, or an image."""
@@ -240,10 +255,14 @@ def _length_counts(dataset: LatentDataset, by_class: bool) -> tuple[tuple[int, .
     used = videos if videos.any() else ~videos
     indices = np.flatnonzero(used & (labels >= 0) if (used & (labels >= 0)).any() else used)
     step = max(1, len(indices) // MAX_LENGTH_SAMPLES)
-    found = [
-        (max(0, int(labels[index])), dataset.latents(index).lengths.flatten().numpy())
-        for index in indices[::step].tolist()
-    ]
+    found, problem = [], None
+    for index in indices[::step].tolist():
+        try:
+            found.append((max(0, int(labels[index])), dataset.latents(index).lengths.flatten().numpy()))
+        except ValueError as error:  # the training names it
+            problem = error
+    if problem is not None and not found:
+        raise problem
     longest = max(int(lengths.max(initial=0)) for _, lengths in found) + 1
     table = np.zeros((max(label for label, _ in found) + 1, longest), dtype=int)
     for label, lengths in found:

@@ -117,7 +117,7 @@ class RgbConverter:
             threads=self.threads,
         ).to_ndarray()
         pixels = self._mapper(deep[..., :3] if frame.format.is_rgb else yuv_to_rgb(deep[..., :3], frame))
-        return np.concatenate([pixels, (deep[..., 3:] >> 8).astype(np.uint8)], axis=-1) if alpha else pixels
+        return np.concatenate([pixels, (deep[..., 3:] // 256).astype(np.uint8)], axis=-1) if alpha else pixels
 
 
 class YuvConverter:
