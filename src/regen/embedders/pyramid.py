@@ -92,7 +92,7 @@ class PyramidAutoencoder(VideoAutoencoder):
         if "latents" in batch:
             return self._raw(batch["latents"]), None
         posterior = self._posterior(batch["clip"], normalised=False)
-        kl = kl_divergence(posterior) if self.config.kl_weight > 0 else None
+        kl = kl_divergence(posterior) if isinstance(posterior, GaussianPosterior) else None
         return posterior.sample(generators), kl
 
 
