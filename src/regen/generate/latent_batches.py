@@ -255,7 +255,8 @@ def _length_counts(dataset: LatentDataset, by_class: bool) -> tuple[tuple[int, .
     used = videos if videos.any() else ~videos
     indices = np.flatnonzero(used & (labels >= 0) if (used & (labels >= 0)).any() else used)
     step = max(1, len(indices) // MAX_LENGTH_SAMPLES)
-    found, problem = [], None
+    found: list[tuple[int, np.ndarray]] = []
+    problem: ValueError | None = None
     for index in indices[::step].tolist():
         try:
             found.append((max(0, int(labels[index])), dataset.latents(index).lengths.flatten().numpy()))
