@@ -5,6 +5,7 @@ of a checkout.
 """
 
 import sys
+import time
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
@@ -72,7 +73,8 @@ def wait_for_player(driver: Driver, tab: Any, videos: int) -> None:
     wait_for(lambda: driver.execute_script(ready) == videos)
     driver.execute_script("const card = [...cards.values()][0]; card.seek(Math.floor(card.frames / 2))")
     seeking = "return [...document.querySelectorAll('video')].some((one) => one.seeking)"
-    wait_for(lambda: not driver.execute_script(seeking))
+    wait_for(lambda: not driver.execute_script(seeking), PATIENCE)
+    time.sleep(3)  # a busy machine paints later than it seeks
     driver.switch_to.default_content()
 
 

@@ -144,6 +144,8 @@ def test_bad_input_gets_one_sentence(site, clip, tmp_path):
     assert "exceeds" in heavy["error"] or "413" in heavy["error"]
     error = site.visit("reconstruct", [clip], "owner/name", *MATCH, True, 50)["error"]
     assert error.startswith("There is no model owner/name here; choose one of ")
+    error = site.visit("generate", "tiny-text", "a", [str(bad["wrong"])], 5, 2, 2, 0)["error"]
+    assert error == "notes.mp4 is not an image; give one such as a PNG or a JPEG."
     assert "prompt is empty" in site.visit("generate", "tiny-text", " ", None, 5, 2, 2, 0)["error"]
 
 

@@ -111,9 +111,7 @@ def generate_tab(workplace: Workplace) -> None:
     with gradio.Row():
         with gradio.Column(scale=2, min_width=320):
             prompt = _prompt_input()
-            image = gradio.Image(
-                label="Start from this image (optional)", type="filepath", sources=["upload"], height=180
-            )
+            image = _image_input()
             model = model_input(workplace, models.generators, "Generator")
             frames, guidance, steps, seed = _sampling_inputs(workplace)
             buttons = work_buttons("Generate")
@@ -148,6 +146,17 @@ def generate_tab(workplace: Workplace) -> None:
 
     inputs = [model, prompt, image, frames, guidance, steps, seed]
     on_click(buttons, generate, inputs, [video, sheet, note], "generate")
+
+
+def _image_input() -> Any:
+    """An upload of an image. Its file is read with those of videos, so that a damaged one gets a sentence."""
+    import gradio
+
+    image: Any = gradio.Image(
+        label="Start from this image (optional)", type="filepath", sources=["upload"], height=180
+    )
+    image.preprocess = lambda file: None if file is None else file.path
+    return image
 
 
 def _prompt_input() -> Any:

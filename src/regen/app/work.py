@@ -17,6 +17,7 @@ from regen.data.shape_world import EXAMPLE, VALUES, ShapeScene
 from regen.evaluate.html import PlayedVideo, player_page
 from regen.generate.run import VideoRequest, generate_files
 from regen.generate.sampling import SampleOptions
+from regen.media.files import is_image
 from regen.media.pixels import Size
 from regen.media.reader import VideoReader
 from regen.runtime import interruptible
@@ -169,6 +170,8 @@ class App:
         self.limits.check_frames(wish.frames, "The video", "choose fewer")
         if wish.image is not None:
             self.limits.check_upload(wish.image)
+            if not is_image(wish.image):
+                raise ValueError(f"{wish.image.name} is not an image; give one such as a PNG or a JPEG.")
         generator = self.models.generator(name)
         config = generator.model.config
         if not prompt and config.text_width:
