@@ -21,7 +21,6 @@ EXAMPLE = Path(__file__).parent / "butterfly.mp4"
 CREDIT = "Example: *Big Buck Bunny*, © 2008 Blender Foundation, [CC BY 3.0](https://creativecommons.org/licenses/by/3.0/)"
 SIZES = [("128 pixels", 128), ("192 pixels", 192), ("256 pixels", 256), ("as it is", 0)]
 SEAMS = ["extend", "match", "none"]
-CANCELLED = "Cancelled."
 EMPTY = '<p class="hint">The videos will be here.</p>'
 PATIENCE = 0.5  # seconds between two looks at whether a visitor still waits for the work before theirs
 CLEANING = (600, 3600)  # seconds: how often, and how old files are then
@@ -63,7 +62,7 @@ class Workplace:
         def warn(text: str) -> None:
             gradio.Warning(_named(text, clip))
 
-        message = None
+        message, result = None, None
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
             try:
                 while not self.turn.acquire(timeout=PATIENCE):
@@ -73,13 +72,14 @@ class Workplace:
                 finally:
                     self.turn.release()
             except CancelledError:
-                message = CANCELLED
+                pass
             except (ValueError, OSError, MemoryError) as error:
                 message = _named(error_message(error), clip)
             release_memory()  # outside `except`, which keeps tensors alive
             if message is not None:
                 raise gradio.Error(message, duration=None, print_exception=False)
-            yield result
+            if result is not None:  # of cancelled work there is none, and nobody to tell
+                yield result
 
 
 def _watch_visitor() -> Callable[[], bool]:
@@ -98,8 +98,9 @@ def _watch_visitor() -> Callable[[], bool]:
 
 
 def _named(text: str, path: str | None) -> str:
-    """The text with the name of an upload instead of its path."""
-    return text if path is None else text.replace(path, Path(path).name)
+    """The text, without markup of its own, with the name of an upload instead of its path."""
+    named = text if path is None else text.replace(path, Path(path).name)
+    return escape(named, quote=False)
 
 
 def build_page(workplace: Workplace) -> Any:
