@@ -1,6 +1,5 @@
 """What can't be read is counted, named once, replaced by another sample, and never ends a training."""
 
-import os
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ from regen.data.batches import TrainingBatches
 from regen.data.clips import ClipDataset, ClipSpec
 from regen.data.failures import HAS_TIMER, Failures, ReadTimeoutError, time_limit
 from regen.data.tasks import Stage, TaskConfig
-from regen.media.files import MissingFileError, VideoError
+from regen.media.files import MissingFileError, VideoError, read_start
 from regen.train.dataloader import BatchLoader
 
 CUT = ClipSpec(5, (16, 24))
@@ -133,11 +132,21 @@ def test_a_sample_that_cannot_be_read_is_replaced(clips, tmp_path, capsys, spoil
     assert_replaced(clips, kind, capsys)
 
 
+def hang_at(path, monkeypatch):
+    """Reading `path` waits, as on a disk that does not answer."""
+
+    def hang(source):
+        if source == path:
+            time.sleep(30)
+        return read_start(source)
+
+    monkeypatch.setattr("regen.media.files.read_start", hang)
+
+
 def test_a_sample_that_hangs_is_replaced_and_waited_for_once(clips, tmp_path, capsys, monkeypatch):
     path = place_of(tmp_path)
     if path.suffix == ".mp4":
-        path.unlink()
-        os.mkfifo(path)  # opening it waits for a writer
+        hang_at(path, monkeypatch)
     else:
         cat_file = fsspec.get_filesystem_class("file").cat_file
 
@@ -150,9 +159,9 @@ def test_a_sample_that_hangs_is_replaced_and_waited_for_once(clips, tmp_path, ca
     assert_replaced(clips, 1, capsys)
 
 
-def test_files_that_hang_at_the_start_are_left_out(tmp_path):
+def test_files_that_hang_at_the_start_are_left_out(tmp_path, monkeypatch):
     make_movie(tmp_path / "good.mp4", numbered(12))
-    os.mkfifo(tmp_path / "hangs.mp4")
+    hang_at(make_movie(tmp_path / "hangs.mp4", numbered(12)), monkeypatch)
     clips = ClipDataset([tmp_path], decode_timeout=0.2)
     assert len(clips) == 1
     assert "could not be read in 0.2 seconds" in clips.skipped[f"{tmp_path}/hangs.mp4"]
