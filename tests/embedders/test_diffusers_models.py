@@ -298,3 +298,10 @@ def test_hub_that_does_not_answer(monkeypatch, problem, words):
     monkeypatch.setattr(diffusers_models, "hf_hub_download", fail)
     with pytest.raises(ValueError, match=words):
         load_embedder("some/model", CPU, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["{}", "[1]", "3", "null"])
+def test_a_class_name_that_is_no_text_is_refused(tmp_path, name):
+    (tmp_path / "config.json").write_text(f'{{"_class_name": {name}}}')
+    with pytest.raises(ValueError, match="must be one of"):
+        load_embedder(str(tmp_path), CPU, torch.float32)

@@ -251,7 +251,8 @@ def _at(root: str, folder: str) -> ModelLocation | None:
         raise ValueError(f"{root} is neither a local folder nor a readable repository on the Hub.") from None
     except ValueError as error:
         raise _damaged(ModelLocation(root, folder, None), error) from None
-    return ModelLocation(root, folder, config.get("_class_name") if isinstance(config, dict) else None)
+    name = config.get("_class_name") if isinstance(config, dict) else None
+    return ModelLocation(root, folder, name if isinstance(name, str) else None)
 
 
 def _load(location: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:

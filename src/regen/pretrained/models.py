@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from regen.console import first_line
-from regen.embedders import diffusers_models
 from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter
+from regen.embedders.diffusers_models import find
+from regen.embedders.diffusers_models import load as load_autoencoder
 from regen.embedders.frozen_encoder import encoder_hash as network_hash
 from regen.embedders.frozen_encoder import place_of
 from regen.embedders.linear import AutoencoderLinear
@@ -65,10 +66,10 @@ def load_embedder(
     not exist, can't be downloaded, is damaged, or has an unsupported class.
     """
     name = place_of(name)
-    location = diffusers_models.find(name)
+    location = find(name)
     if location is None or location.class_name is None or location.class_name in CLASSES:
         return load(name, device, dtype)
-    return diffusers_models.load(location, device, dtype, window)
+    return load_autoencoder(location, device, dtype, window)
 
 
 def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: torch.dtype) -> M:
@@ -138,9 +139,9 @@ def weights_hash(name: str) -> str:
 
     Of an autoencoder of diffusers: over those of its encoder.
     """
-    location = diffusers_models.find(place_of(name))
+    location = find(place_of(name))
     if location is not None and location.class_name not in (None, *CLASSES, GENERATOR):
-        adapter = diffusers_models.load(location, torch.device("cpu"), torch.float32)
+        adapter = load_autoencoder(location, torch.device("cpu"), torch.float32)
         return network_hash(adapter.networks[0])
     return _hash(stored_weights(find_model(name)))
 
