@@ -25,9 +25,16 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell lets background jobs ignore it
 
 
+# Files of tests that take a minute or more, the longest first.
+LONG = (
+    *("test_benchmark", "test_evaluate", "test_one_dva", "test_regen", "test_paper_sizes", "test_latents"),
+    *("test_scripts", "test_onedva_run", "test_dataloader", "test_lengths", "test_trainer", "test_hub"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest comes first, or one of two workers would be alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_paper_sizes.py")
+    """Long files come first, or one of two workers would be alone with one of them at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -133,6 +133,7 @@ def test_writes_videos(name, frames, tmp_path, capsys):
     assert len(list(tmp_path.glob("*.mp4"))) == 1
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_measures_and_continues(tmp_path, monkeypatch):
     comparisons = importlib.import_module("comparisons")
     write_dataset(tmp_path / "clips", videos=3, frames=12, height=32, width=40, seed=0)

@@ -317,7 +317,10 @@ def test_wrong_calls_are_rejected():
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("is_preset", [False, True], ids=["linear skip", "base preset"])
+@pytest.mark.parametrize(
+    "is_preset",
+    [pytest.param(False, id="linear skip", marks=pytest.mark.slow), pytest.param(True, id="base preset")],
+)
 def test_a_toy_learns_to_use_what_is_kept(is_preset):
     """PSNR rises with the length: moving squares, with one structural value for 8 x 8 pixels of two frames.
 

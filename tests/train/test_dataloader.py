@@ -230,7 +230,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("number", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.slow)])
 def test_why_the_loader_is_not_that_of_torch(tmp_path, number):
     """A dead worker raises in the middle of a step, and a stopped one keeps the program from ending."""
     program = tmp_path / "program.py"

@@ -1,6 +1,5 @@
 """Conv3d: the 3D convolution of all networks, with what PyTorch's lacks on CPUs."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 SMALL_CLIP = 20480
 # Values of a frame up to which the kernel that `Bf16Conv3d` avoids is right; it was wrong from twice as many.
 SAFE_FRAME = 1 << 16
+HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_bf16", False))  # matrix registers for bf16
 
 
 class Conv3d(nn.Conv3d):
@@ -83,7 +83,7 @@ def _backward(
 
 def _is_bf16_on_amx(x: Tensor, out_channels: int) -> bool:
     """Whether a convolution of `x` computes in bf16 on a CPU with AMX, and its frames are large."""
-    if x.device.type != "cpu" or not has_amx():
+    if x.device.type != "cpu" or not HAS_AMX:
         return False
     channels = -(-max(x.shape[1], out_channels) // 16) * 16
     if channels * (x.shape[3] + 2) * (x.shape[4] + 2) <= SAFE_FRAME:
@@ -91,12 +91,6 @@ def _is_bf16_on_amx(x: Tensor, out_channels: int) -> bool:
     return x.dtype == torch.bfloat16 or (
         torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     )
-
-
-@cache
-def has_amx() -> bool:
-    """Whether this CPU has matrix registers for bf16 (AMX)."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _is_small_clip(x: Tensor) -> bool:
