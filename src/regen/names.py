@@ -212,6 +212,14 @@ class WithoutAutoMap:
         return super().extract_init_dict(own, **options)  # type: ignore[misc]
 
 
+def _check_class(name: str | os.PathLike[str], folder: Path, wanted: type) -> None:
+    """Raise ValueError when a local folder says that its model is of another class."""
+    content = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    found = content.get("_class_name") if isinstance(content, dict) else None
+    if isinstance(found, str) and found not in {base.__name__ for base in wanted.__mro__}:
+        raise ValueError(f"{name} is of class {found}, not {wanted.__name__}; load it by its own class.")
+
+
 class NamedModel(WithoutAutoMap):
     """A model of diffusers whose `from_pretrained` takes all names of models (see `regen.names`)."""
 
@@ -223,6 +231,8 @@ class NamedModel(WithoutAutoMap):
         if options.get("use_safetensors") is False:  # pipelines of diffusers give None
             raise ValueError("Weights must be in safetensors, which run no code; leave out use_safetensors.")
         found = resolve(pretrained_model_name_or_path, options)
-        _check_parts(Path(found, options.get("subfolder") or ""))
+        folder = Path(found, options.get("subfolder") or "")
+        _check_parts(folder)
+        _check_class(pretrained_model_name_or_path, folder, cls)
         options["use_safetensors"] = True
         return super().from_pretrained(found, **options)  # type: ignore[misc]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tests.embedders.test_regen_decoder import CLASSES, decoder_of, encoder_of
 from tiny_diffusers_models import wan
+from tiny_media import tiny_regen
 
-from regen import RegenDecoder
+from regen import AutoencoderMagvit2, RegenDecoder
 from regen.embedders.frozen_encoder import adapter_of
 from regen.tiling import Tile
 
@@ -48,3 +49,15 @@ def test_a_decoder_for_other_latents_and_an_unknown_class_are_refused():
         adapter_of(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"pipe\.vae"):
         RegenDecoder.wrap("runs/decoder", decoder_of(encoder_of(wan)))
+
+
+def test_models_of_other_classes_are_named(tmp_path):
+    """And not loaded with random weights."""
+    tiny_regen().save_pretrained(tmp_path / "tiny")
+    for load in (RegenDecoder.from_pretrained, AutoencoderMagvit2.from_pretrained):
+        with pytest.raises(ValueError, match="is of class AutoencoderRegen"):
+            load(str(tmp_path / "tiny"))
+    with pytest.raises(ValueError, match="is of class AutoencoderRegen"):
+        RegenDecoder.wrap(encoder_of(wan).embedder.vae, str(tmp_path / "tiny"))
+    with pytest.raises(ValueError, match=r"pipe\.vae"):
+        RegenDecoder.wrap(None, decoder_of(encoder_of(wan)))

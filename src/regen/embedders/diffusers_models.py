@@ -211,7 +211,8 @@ def load(
         vae, decoder = (_load(one, device, dtype) for one in (encoder, location))
         return LTX2DiffusionAdapter(vae, decoder, window)
     if location.class_name not in ADAPTERS:
-        supported = ", ".join([*MODULES, *ADAPTERS, DIFFUSION_DECODER])
+        own = [name for name in MODULES if name.startswith("Autoencoder")]
+        supported = ", ".join([*own, *ADAPTERS, DIFFUSION_DECODER])
         raise ValueError(f"{location} must be one of {supported}, got {location.class_name}.")
     return ADAPTERS[location.class_name](_load(location, device, dtype), window)
 

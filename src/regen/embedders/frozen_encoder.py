@@ -135,7 +135,7 @@ def load_frozen_encoder(
     if location.class_name in MODULES:
         kind = getattr(import_module(MODULES[location.class_name]), location.class_name)
         if not issubclass(kind, nn.Module) or not hasattr(kind, "encode"):
-            raise ValueError(f"{name} is a {location.class_name}, which encodes no videos.")
+            raise ValueError(f"{name} is a {location.class_name}, which encodes no videos; give another.")
         embedder = kind.from_pretrained(Path(location.root) / location.folder, torch_dtype=dtype)
         embedder = embedder.to(device).eval()
     else:

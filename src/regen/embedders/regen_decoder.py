@@ -87,7 +87,8 @@ class RegenDecoder(DiffusionDecoder):
         `name` is that of a model (see `from_pretrained`), or a decoder. Raises ValueError when it is for
         other latents.
         """
-        decoder = name if isinstance(name, cls) else cls.from_pretrained(name, torch_dtype=vae.dtype)
+        dtype = getattr(vae, "dtype", None)
+        decoder = name if isinstance(name, cls) else cls.from_pretrained(name, torch_dtype=dtype)
         return wrapped(vae, decoder, steps)
 
     @property

@@ -67,7 +67,7 @@ def load_embedder(
     """
     name = place_of(name)
     location = find(name)
-    if location is None or location.class_name is None or location.class_name in CLASSES:
+    if location is None or location.class_name is None or location.class_name in (*CLASSES, GENERATOR):
         return load(name, device, dtype)
     return load_autoencoder(location, device, dtype, window)
 

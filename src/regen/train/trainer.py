@@ -54,7 +54,9 @@ def load_encoder(recipe: Recipe, device: torch.device) -> tuple[Recipe, FrozenEn
         )
     dtype = pick_dtype(recipe.loop.mixed_precision, device)
     encoder = load_frozen_encoder(recipe.model.encoder, device, dtype, recipe.model.chunk_frames)
-    return replace(recipe, model=replace(recipe.model, **vars(encoder.space))), encoder
+    space = encoder.space
+    groups = min(recipe.model.groups_per_clip, (space.chunk_frames - 1) // space.temporal_compression_ratio)
+    return replace(recipe, model=replace(recipe.model, **vars(space), groups_per_clip=groups)), encoder
 
 
 def run_recipe(
