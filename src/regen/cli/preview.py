@@ -130,7 +130,7 @@ def fit_preview(
     embedder = load_embedder(model, torch.device("cpu"), torch.float32)
     is_ours = isinstance(embedder, Autoencoder)
     if output is None and not is_ours:
-        raise ValueError(f"{model} is no model of regen, whose config could have the map; give a file by -o.")
+        raise ValueError(f"{model} has no config of regen that could hold the map; give a file by -o.")
     videos = ClipDataset(data, short_side=short_side)
     videos.require_length(embedder.chunk_frames)
     side = max(64, 4 * embedder.spatial_compression_ratio)

@@ -80,8 +80,8 @@ class LatentSpace:
 class FrozenEncoder:
     """The encoder of an embedder, moved to where it is used; copies of a model share it.
 
-    It is no module, so that its weights are neither trained nor saved with the decoder. Without an embedder,
-    of a `space` alone, it takes tensors without content.
+    It is not a module, so that its weights are neither trained nor saved with the decoder. Without an
+    embedder, of a `space` alone, it takes tensors without content.
     """
 
     embedder: Any  # with the interface `Encodes`
