@@ -34,6 +34,7 @@ WAVES = 3  # of the background
 STRIPES = 0.62  # of half a shape's height, from one dark stripe to the next
 MIN_GAP = 2.5  # between the centres of shapes, in half heights of a shape
 MAX_TRIES = 10_000  # to place them
+KEYFRAMES = 16  # frames between key frames: for random access, and the same bytes in each call
 
 Split = Literal["train", "unseen"]
 Value = TypeVar("Value", float, Tensor)
@@ -126,7 +127,7 @@ def write_shape_world(
         if not path.exists():
             path.with_suffix(".txt").write_text(caption + "\n")
             path.with_suffix(".cls").write_text(f"{scene.label}\n")
-            with VideoWriter(path, width, height, FRAME_RATE) as writer:
+            with VideoWriter(path, width, height, FRAME_RATE, keyframe_interval=KEYFRAMES) as writer:
                 for image in render(scene, frames, height, width, fold_seed(seed, index, 1)):
                     writer.write(image)
         on_progress(index + 1, videos)
