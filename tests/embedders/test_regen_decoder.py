@@ -101,10 +101,10 @@ def test_times_choose_frames_and_lie_between_them():
 
 
 @pytest.mark.parametrize("distillation", [0.0, 0.5])
-@pytest.mark.parametrize("frames", [1, 17])
-def test_the_loss_is_the_mean_over_the_samples(frames: int, distillation: float):
-    options = {"linear_path": True, "distillation_weight": distillation, "groups_per_clip": 2}
-    model = decoder_of(encoder_of(wan), **options)
+@pytest.mark.parametrize(("frames", "groups"), [(1, 2), (5, 1), (17, 2)])
+def test_the_loss_is_the_mean_over_the_samples(frames: int, groups: int, distillation: float):
+    options = {"linear_path": True, "distillation_weight": distillation, "groups_per_clip": groups}
+    model = decoder_of(encoder_of(wan, 5 if groups == 1 else 17), **options)
     clip = clip_for(model, batch=3)[:, :, :frames]
 
     def loss(rows: list[int]) -> Tensor:
@@ -118,6 +118,17 @@ def test_the_loss_is_the_mean_over_the_samples(frames: int, distillation: float)
     learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert {"decoder.embed.weight", "conditioner.proj.weight"} <= learned
     assert not any(p.grad is not None for p in model.encoder.embedder.vae.parameters())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_groups_have_their_own_frames_with_the_first_frame_of_the_clip_or_without(count: int):
+    model = decoder_of(encoder_of(wan))
+    r = model.temporal_compression_ratio
+    video = torch.arange(1.0 + r * count).expand(1, 3, 8, 8, -1).permute(0, 1, 4, 2, 3)
+    latents, groups = torch.randn(1, 2, 1 + count, 2, 3), torch.arange(1, count + 1)[None]
+    for frames in (video, video[:, :, 1:]):
+        shown = model.group(latents, frames, groups)[1]
+        assert torch.equal(shown[:, 0, :, 0, 0], torch.arange(1.0, 1 + r * count).reshape(count, r))
 
 
 def test_the_encoder_is_found_by_its_name_and_checked(tmp_path: Path):

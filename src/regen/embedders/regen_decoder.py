@@ -251,7 +251,9 @@ class RegenDecoder(DiffusionDecoder):
         pair, frames = self.group(latents, target, groups)
         times = self._times_in_group(batch["times"], last)
         loss, logs, x0_pred = self._diffusion_loss(pair, frames, times, margin, generators, auxiliary)
-        if self.config.distillation_weight > 0 and target.shape[2] % max(1, last):  # all encoded frames
+        if self.config.distillation_weight > 0 and self._has_first(
+            target.shape[2], last
+        ):  # all encoded frames
             shown = self.group(latents, self.encoder.decode(latents), groups)[1]
             distance = F.mse_loss(x0_pred, without_margin(shown, margin).float())
             loss = loss + self.config.distillation_weight * distance
@@ -272,7 +274,8 @@ class RegenDecoder(DiffusionDecoder):
         if groups is None:
             return pair, video[:, :, :1]
         count = latents.shape[2] - 1
-        parts = rearrange(video[:, :, video.shape[2] % count :], "b c (n s) h w -> b n c s h w", n=count)
+        video = video[:, :, self._has_first(video.shape[2], count) :]
+        parts = rearrange(video, "b c (n s) h w -> b n c s h w", n=count)
         rows = torch.arange(len(video), device=video.device)[:, None]
         return pair, parts[rows, groups - 1].flatten(0, 1)
 
@@ -280,8 +283,12 @@ class RegenDecoder(DiffusionDecoder):
         """Times in a group from those in the chunk, which are at the same places in each group."""
         if not groups:
             return times
-        length = len(times) // groups
-        return times[len(times) % groups :][:length] * groups
+        times = times[self._has_first(len(times), groups) :]
+        return times[: len(times) // groups] * groups
+
+    def _has_first(self, frames: int, groups: int) -> bool:
+        """Whether the first frame is among the `frames` of a clip with so many groups."""
+        return frames % groups == 1 if groups > 1 else frames == 1 + groups * self.temporal_compression_ratio
 
     def activation_bytes(self, frames: int, height: int, width: int) -> int:
         """Estimated memory to decode a group or, if the encoder is there, to encode `frames`."""
