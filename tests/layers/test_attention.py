@@ -8,7 +8,16 @@ from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regen.layers.attention import Attention, Grid, RMSNorm, Window, init_local_attention, window_spans
+from regen.layers.attention import (
+    Attention,
+    AttentionProcessor,
+    Grid,
+    RMSNorm,
+    Window,
+    init_local_attention,
+    window_spans,
+)
+from regen.layers.convolution import HAS_AMX
 from regen.layers.positions import Rope, compute_rope, grid_positions
 
 
@@ -18,6 +27,25 @@ def test_attention_equals_the_formula():
     weights = torch.softmax(layer.norm_q(q) @ layer.norm_k(k).transpose(-1, -2) / 2.0, dim=-1)
     expected = layer.out(rearrange(weights @ v, "b h n e -> b n (h e)"))
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.skipif(
+    HAS_AMX and torch.backends.cpu.get_cpu_capability() != "AVX512",
+    reason="PyTorch's kernel fails where the environment forbids it AVX-512 on a CPU with AMX",
+)
+@pytest.mark.parametrize("tokens", [7, 80, 400])
+def test_gradients_in_bf16_on_a_cpu_are_those_of_the_formula(tokens):
+    q, k, v, gradient = (torch.randn(3, 2, tokens, 16) for _ in range(4))
+    inputs = [x.bfloat16().requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    out = AttentionProcessor()(*inputs)
+    out.backward(rearrange(gradient, "b h n e -> b n (h e)").bfloat16())
+    weights = torch.softmax(exact[0] @ exact[1].transpose(-1, -2) / 4.0, dim=-1)
+    expected = weights @ exact[2]
+    expected.backward(gradient.bfloat16().double())
+    pairs = [(out, rearrange(expected, "b h n e -> b n (h e)"))]
+    for one, other in [*pairs, *((x.grad, y.grad) for x, y in zip(inputs, exact, strict=True))]:
+        assert (one.double() - other).norm() < 0.015 * other.norm()
 
 
 class Model(ModelMixin):

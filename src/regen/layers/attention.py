@@ -1,6 +1,6 @@
 """Self-attention with normalised queries and keys, full or in windows."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin
@@ -14,6 +14,9 @@ from regen.layers.positions import Rope, apply_rope
 
 Grid = tuple[int, int, int]  # tokens along t, y, x
 QKV = tuple[Tensor, Tensor, Tensor]  # queries, keys and values, each "b h n e"
+SCORES = (
+    1 << 20
+)  # of queries and keys that `ProductAttention` computes at once, so that they stay in the cache
 
 
 class Window(NamedTuple):
@@ -62,10 +65,47 @@ class AttentionProcessor:
         mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Attention of n queries over the m keys that `mask` admits; d = h e, the heads concatenated."""
+        if mask is None and self._attention_backend is None and _learns_in_bf16_on_cpu(q):
+            return rearrange(ProductAttention.apply(q, k, v), "b h n e -> b n (h e)")
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # diffusers' order: b n h e
         mask = None if mask is None else mask[:, None, None]
         x = dispatch_attention_fn(q, k, v, mask, backend=self._attention_backend)
         return rearrange(x, "b n h e -> b n (h e)")
+
+
+class ProductAttention(torch.autograd.Function):
+    """Attention whose gradients are plain matrix products, for training in bf16 on a CPU.
+
+    The fused kernel of PyTorch (2.13) is the faster one forward, but its gradients take 4.5 times as long as
+    these for 80 tokens, 1.6 times for 500 (AMX). They are as exact as bf16 is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        values = [x.flatten(0, 1) for x in (*ctx.saved_tensors, *gradients)]
+        _, n, e = values[0].shape
+        heads = max(1, SCORES // n**2)
+        results = [torch.empty_like(x) for x in values[:3]]
+        for q, k, v, g, dq, dk, dv in zip(*(x.split(heads) for x in (*values, *results)), strict=True):
+            q = q * e**-0.5
+            weights = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+            torch.bmm(weights.transpose(1, 2), g, out=dv)
+            scores = torch.ops.aten._softmax_backward_data(
+                torch.bmm(g, v.transpose(1, 2)), weights, -1, g.dtype
+            )
+            torch.bmm(scores, k, out=dq).mul_(e**-0.5)
+            torch.bmm(scores.transpose(1, 2), q, out=dk)
+        return tuple(x.view_as(saved) for x, saved in zip(results, ctx.saved_tensors, strict=True))
+
+
+def _learns_in_bf16_on_cpu(q: Tensor) -> bool:
+    is_bf16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    return is_bf16 and q.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class Attention(nn.Module, AttentionModuleMixin):
