@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from regen.io import atomic_path, check_sha256, file_sha256, read_json, write_json, write_text
+from regen.io import (
+    atomic_path,
+    check_output,
+    check_sha256,
+    file_sha256,
+    make_folder,
+    read_json,
+    write_json,
+    write_text,
+)
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
@@ -96,3 +105,21 @@ def test_checksums(tmp_path: Path) -> None:
         check_sha256(path, "xyz", "get it")
     with pytest.raises(ValueError, match="missing must be a readable file; get it"):
         check_sha256(tmp_path / "missing", None, "get it")
+
+
+def test_outputs_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    for name, suffixes, message in (
+        ("x.mp4", (".safetensors",), "must end in .safetensors, got"),
+        ("x", (".mp4", ".png"), "must end in one of .mp4, .png, got"),
+        ("folder.mp4", (), "must be a file, but .*folder.mp4 is a folder"),
+        ("none/x.mp4", (".mp4",), "folder .*none must exist"),
+        ("file/x.mp4", (".mp4",), "folder .*file must exist"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_output(tmp_path / name, suffixes)
+    check_output(tmp_path / "x.MP4", (".mp4",))
+    make_folder(tmp_path / "new" / "one", "--out")
+    with pytest.raises(ValueError, match="--out must be a writable folder, got .*file"):
+        make_folder(tmp_path / "file", "--out")

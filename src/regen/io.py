@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from functools import cache
@@ -36,6 +36,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
+    """Raise ValueError unless a file `path`, which ends in one of `suffixes`, can be written.
+
+    To be called before long work.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        known = "in " + suffixes[0] if len(suffixes) == 1 else f"in one of {', '.join(suffixes)}"
+        raise ValueError(f"The output must end {known}, got {path}.")
+    if path.is_dir():
+        raise ValueError(f"The output must be a file, but {path} is a folder; give a name in it.")
+    check_folder(path.parent)
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder if it is missing. Raises ValueError, which names the option, when it is not writable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option} must be a writable folder, got {folder} ({error.strerror}).") from None
+    check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless files can be written into a folder."""
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"The output folder {folder} must exist and be writable; choose another one.")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -66,7 +66,12 @@ def model_folders() -> dict[Path, str]:
 
 
 def local_folders(name: str) -> tuple[Path, ...]:
-    """The local folders that a name can mean, in the order in which they are tried."""
+    """The local folders that a name can mean, in the order in which they are tried.
+
+    Raises ValueError for an empty name.
+    """
+    if not name.strip():
+        raise ValueError(f"The name of a model must not be empty; {ADVICE}.")
     local = Path(name).expanduser()
     named = () if local.is_absolute() else tuple(folder / name for folder in model_folders())
     return (*named, local / "model", local)

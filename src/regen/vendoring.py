@@ -74,6 +74,8 @@ class Module:
     statements: list[ast.stmt]
     defined: dict[str, list[int]] = field(default_factory=dict)
     """Names to the statements that define them."""
+    effects: list[int] = field(default_factory=list)
+    """The statements that define no name."""
     imported: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Names to (module, name in it); the name is empty for a whole module."""
 
@@ -110,40 +112,75 @@ def vendored(class_names: Iterable[str], needed: Iterable[str] = ()) -> str:
     )
 
 
+@dataclass
+class Slice:
+    """The statements of some modules that certain names need."""
+
+    modules: dict[str, Module] = field(default_factory=dict)
+    statements: dict[str, set[int]] = field(default_factory=dict)
+    """Of each module, the numbers of the statements needed."""
+    names: dict[str, set[str]] = field(default_factory=dict)
+    """Of each module, the names needed."""
+
+    @classmethod
+    def of(cls, roots: Iterable[tuple[str, str]]) -> "Slice":
+        """What these names need: each is (module, name in it), the name empty for the whole module."""
+        found, waiting = cls(), sorted(roots)
+        while waiting:
+            name, wanted = waiting.pop()
+            if name not in found.modules:
+                found.modules[name], found.statements[name], found.names[name] = _parse(name), set(), set()
+            module = found.modules[name]
+            for each in [wanted] if wanted else [*module.defined, *module.imported, ""]:
+                waiting += found._add(name, each)
+        return found
+
+    def _add(self, module_name: str, name: str) -> Iterator[tuple[str, str]]:
+        """Add a name, or ("") the statements that define none, and yield what they need in turn."""
+        module = self.modules[module_name]
+        if name in self.names[module_name]:
+            return
+        self.names[module_name].add(name)
+        if name in module.imported and module.imported[name][0].split(".")[0] == PACKAGE:
+            yield module.imported[name]
+        new = set(module.defined.get(name, ()) if name else module.effects) - self.statements[module_name]
+        self.statements[module_name] |= new
+        yield from ((module_name, used) for index in new for used in module.uses(index))
+
+    def ordered(self) -> list[str]:
+        """The modules, each after those that it imports; imports have no cycles."""
+        done: list[str] = []
+
+        def visit(name: str) -> None:
+            imported = self.modules[name].imported
+            needed = {imported[local][0] for local in self.names[name] & imported.keys()}
+            for other in sorted(needed & self.modules.keys()):
+                if other not in done and other != name:
+                    visit(other)
+            if name not in done:
+                done.append(name)
+
+        for name in sorted(self.modules):
+            visit(name)
+        return done
+
+
 @cache
 def _sources(roots: frozenset[tuple[str, str]]) -> dict[str, str]:
     """The sources of the modules that these names need, each after those that it imports."""
-    modules: dict[str, Module] = {}
-    statements: dict[str, set[int]] = {}
-    names: dict[str, set[str]] = {}
-    waiting = sorted(roots)
-    while waiting:
-        module_name, name = waiting.pop()
-        if module_name not in modules:
-            modules[module_name], statements[module_name], names[module_name] = (
-                _parse(module_name),
-                set(),
-                set(),
-            )
-        module = modules[module_name]
-        wanted = [*module.defined, *module.imported] if name == "" else [name]
-        for name in wanted:
-            if name in names[module_name]:
-                continue
-            names[module_name].add(name)
-            if name in module.imported and module.imported[name][0].split(".")[0] == PACKAGE:
-                waiting.append(module.imported[name])
-            for index in set(module.defined.get(name, ())) - statements[module_name]:
-                statements[module_name].add(index)
-                waiting += [(module_name, used) for used in module.uses(index)]
-    rendered = {
-        name: _render(name, module, statements[name], names[name]) for name, module in modules.items()
+    found = Slice.of(roots)
+    for name, module in found.modules.items():
+        for index in module.effects:
+            line = module.statements[index].lineno
+            raise ValueError(f"{file_of(name)}:{line} can't be vendored: it only has an effect.")
+    return {
+        name: _render(name, found.modules[name], found.statements[name], found.names[name])
+        for name in found.ordered()
     }
-    return {name: rendered[name] for name in _ordered(modules, names)}
 
 
 def _parse(name: str) -> Module:
-    path = _file(name)
+    path = file_of(name)
     source = path.read_text(encoding="utf-8")
     module = Module(source, ast.parse(source, filename=str(path)).body)
     for index, statement in enumerate(module.statements):
@@ -154,7 +191,7 @@ def _parse(name: str) -> Module:
         is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
         is_typing = isinstance(statement, ast.If) and "TYPE_CHECKING" in module.uses(index)
         if not (defined or is_docstring or is_typing):
-            raise ValueError(f"{path}:{statement.lineno} can't be vendored: it only has an effect.")
+            module.effects.append(index)
         for each in defined:
             module.defined.setdefault(each, []).append(index)
     return module
@@ -168,7 +205,7 @@ def _imports(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, tupl
         else:
             module, local = str(statement.module), alias.asname or alias.name
             whole = f"{module}.{alias.name}"
-            is_module = module.split(".")[0] == PACKAGE and _file(whole).is_file()
+            is_module = module.split(".")[0] == PACKAGE and file_of(whole).is_file()
             yield local, (whole, "") if is_module else (module, alias.name)
 
 
@@ -183,7 +220,7 @@ def _defines(statement: ast.stmt) -> Iterator[str]:
                 yield node.id
 
 
-def _file(module: str) -> Path:
+def file_of(module: str) -> Path:
     """The file of a module of the package, which may not exist."""
     path = ROOT.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -216,20 +253,3 @@ def _import_line(importer: str, local: str, module: str, name: str) -> str:
     if not name:
         return f"import {module}" + ("" if local == top else f" as {local}")
     return f"from {module} import {name}" + ("" if local == name else f" as {local}")
-
-
-def _ordered(modules: dict[str, Module], names: dict[str, set[str]]) -> list[str]:
-    """The modules, each after those that it imports; imports have no cycles."""
-    done: list[str] = []
-
-    def visit(name: str) -> None:
-        imported = {modules[name].imported[local][0] for local in names[name] & modules[name].imported.keys()}
-        for other in sorted(imported & modules.keys()):
-            if other not in done and other != name:
-                visit(other)
-        if name not in done:
-            done.append(name)
-
-    for name in sorted(modules):
-        visit(name)
-    return done

@@ -359,6 +359,23 @@ def test_every_help_has_an_example(regen, command):
     assert f"Example: regen {command}" in "\n".join(ran.out)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("decode --nonsense", "decode in.safetensors -o", "decode in.safetensors -o out.mp4 --nonsense"),
+        *("decode", "shards", "shards nonsense", "shards build", "latents export --nonsense", "runs"),
+        *("train toy --nonsense", "train toy --data a --out b --nonsense", "plan toy --nonsense"),
+        *("generate --steps many -o out.mp4", "evaluate --size", "plan toy --gpus many"),
+    ],
+)
+def test_wrong_arguments_point_to_the_help_of_their_command(regen, line):
+    ran = regen(*line.split())
+    words = line.split()[: 2 if line.split()[0] in ("train", "plan") or "shards build" in line else 1]
+    words = ["latents", "export"] if line.startswith("latents") else words
+    assert ran.status == 2
+    assert f"regen {' '.join(words)} --help " in "\n".join(ran.err)
+
+
 def test_the_help_has_a_summary_of_each_command(regen):
     text = "\n".join(regen("--help").out)
     assert all(name in text for name in COMMANDS) and "Args:" not in text and "index.html" not in text

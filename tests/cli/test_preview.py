@@ -89,8 +89,8 @@ def test_bad_input_gets_one_sentence(regen) -> None:
     assert_error(regen("preview", "missing.safetensors", "-o", "out.mp4"), "no such file")
     assert_error(regen("preview", "in.mp4", "-o", "out.mp4"), "in.mp4", "not a latent file")
     assert_error(regen("preview", "z.safetensors", "-o", "out.txt"), "must end in", "out.txt")
-    assert_error(regen("preview", "z.safetensors", "-o", "nowhere/out.mp4"), "nowhere/out.mp4")
-    assert_error(regen("preview", "z.safetensors", "-o", "nowhere/out.png"), "nowhere/out.png")
+    assert_error(regen("preview", "z.safetensors", "-o", "nowhere/out.mp4"), "folder nowhere must exist")
+    assert_error(regen("preview", "z.safetensors", "-o", "nowhere/out.png"), "folder nowhere must exist")
     assert_error(regen("preview", "z.safetensors", "-o", "out.mp4", "--model", "unknown"), "unknown")
     assert not Path("out.mp4").exists() and not Path("nowhere").exists()
     assert latent_file.read(Path("z.safetensors")).model == "tiny"

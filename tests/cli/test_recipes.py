@@ -10,12 +10,18 @@ import pytest
 from commands import Regen, assert_error
 from shapes import write_dataset
 
+import regen.recipes
 from regen import __version__
+from regen.cli import training
+from regen.cli.outline import recipes_outline
 from regen.cli.recipes import recipe_index
-from regen.recipes import GENERATORS, RECIPES
+from regen.recipes import GENERATORS, GPUS, HELP, RECIPES
 from regen.train import trainer
 
-LIGHT = ["--version", "--help", "recipes", "train --help", "plan --help", "train", "recipes --json"]
+LIGHT = [
+    *("--version", "--help", "recipes", "train --help", "plan --help", "train", "recipes --json"),
+    *("train toy --help", "train toy-t2v -h", "plan toy-decoder --help"),
+]
 WITHOUT_TORCH = """
 import sys
 from regen.cli import main
@@ -38,6 +44,25 @@ def test_help_version_and_lists_load_no_torch():
     assert ran.stdout.startswith(f"regen {__version__}\n")
     for name in (*RECIPES, *GENERATORS):
         assert ran.stdout.count(name) >= 4, name
+
+
+def test_recipes_of_help_texts_are_those_of_trainings():
+    """They are made without the rest of their modules."""
+    outline = recipes_outline()
+    assert (outline.HELP, outline.GPUS) == (HELP, GPUS)
+    for name, recipe in {**RECIPES, **GENERATORS}.items():
+        found = {**outline.RECIPES, **outline.GENERATORS}[name]
+        assert type(found).__qualname__ == type(recipe).__qualname__
+        assert type(found.model).__qualname__ == type(recipe.model).__qualname__
+        assert asdict(found) == asdict(recipe), name
+
+
+@pytest.mark.parametrize("command", ["train toy-onedva", "train toy-decoder", "plan toy-c2v"])
+def test_help_of_a_recipe_is_that_of_its_whole_modules(run_regen, monkeypatch, command):
+    found = run_regen(*command.split(), "--help")
+    monkeypatch.setattr(training, "recipes_outline", lambda: regen.recipes)
+    whole = run_regen(*command.split(), "--help")
+    assert found.out == whole.out and len(found.out) > 50
 
 
 def test_the_list_of_models_loads_no_torch():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from einops import rearrange
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from tiny_diffusers_models import TINY, ltx_2, ltx_2_diffusion_decoder
 from torch import Tensor
 from torch.nn.attention import flex_attention
@@ -269,20 +269,26 @@ def test_damaged_and_unknown_models(folder, tmp_path):
 
 def test_hub_names(folder, monkeypatch):
     """The configuration alone is fetched until the class is known; then only the folder of the model."""
-    fetched = []
+    fetched, revisions = [], set()
 
-    def fetch(repository: str, file: str) -> str:
-        fetched.append(f"{repository}/{file}")
-        if not (folder / "pipeline" / file).is_file():
-            raise EntryNotFoundError("none")
-        return str(folder / "pipeline" / file)
+    def fetch(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+        revisions.add(revision)
+        fetched.extend(f"{repository}/{file}" for file in allow_patterns)
+        return str(folder / "pipeline")
 
-    monkeypatch.setattr(diffusers_models, "hf_hub_download", fetch)
+    monkeypatch.setattr(diffusers_models, "snapshot_download", fetch)
     place = diffusers_models.find("some/pipeline")
     assert str(place) == "some/pipeline/vae" and place.class_name == "AutoencoderKLLTX2Video"
     assert fetched == ["some/pipeline/config.json", "some/pipeline/vae/config.json"]
     decoder = diffusers_models.find("some/pipeline/diffusion_decoder")
     assert decoder.class_name == "LTX2VideoDiffusionDecoderModel"
+    fetched.clear()
+    assert load_embedder("some/pipeline", CPU, torch.float32).name == "AutoencoderKLLTX2Video"
+    assert "some/pipeline/vae/diffusion_pytorch_model.safetensors" in fetched
+    assert not any("fp16" in file or "unet" in file for file in fetched)
+    assert revisions == {None}
+    assert load_embedder("some/pipeline@v1/vae", CPU, torch.float32).name == "AutoencoderKLLTX2Video"
+    assert revisions == {None, "v1"}
     with pytest.raises(ValueError, match="no config.json in unet"):
         load_embedder("some/pipeline/unet", CPU, torch.float32)
 
@@ -292,10 +298,10 @@ def test_hub_names(folder, monkeypatch):
     [(LocalEntryNotFoundError("offline"), "unreachable"), (OSError("401"), "neither a local folder")],
 )
 def test_hub_that_does_not_answer(monkeypatch, problem, words):
-    def fail(repository: str, file: str) -> str:
+    def fail(repository: str, **options: object) -> str:
         raise problem
 
-    monkeypatch.setattr(diffusers_models, "hf_hub_download", fail)
+    monkeypatch.setattr(diffusers_models, "snapshot_download", fail)
     with pytest.raises(ValueError, match=words):
         load_embedder("some/model", CPU, torch.float32)
 

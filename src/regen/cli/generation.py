@@ -87,12 +87,13 @@ def generate(
         json: Print one JSON object as the last line of the output.
     """
     from regen.generate.load import load_video_generator
-    from regen.generate.run import generate_files
+    from regen.generate.run import check_files, generate_files
     from regen.pretrained.models import silence_logging
     from regen.runtime import pick_device, pick_dtype, set_threads
 
     set_threads(runtime.threads)
     request = _request(prompt, video, sampling)
+    check_files(request, output, video.grid)
     silence_logging()
     device = pick_device(runtime.device)
     dtype = pick_dtype(runtime.dtype, device)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.table import Table
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
 from regen.cli.options import Device, Json, SizeText, Strict, check_strict, parse_fps
 from regen.console import clean_exit, print_json, print_table, progress_bar
@@ -45,14 +44,6 @@ class EmbedOptions:
     num_latents: Annotated[str | None, arg(metavar="N|P%", help_behavior_hint="")] = None
     """1D latents of every chunk (One-DVA): a number, or a share of the maximum such as 25%.
     By default the motion decides."""
-
-
-def latents_commands() -> SubcommandApp:
-    """The commands below `regen latents`."""
-    app = SubcommandApp()
-    app.command(export)
-    app.command(show)
-    return app
 
 
 def export(

@@ -1,12 +1,11 @@
 """The command plan: one command below it for each recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
-from tyro.extras import SubcommandApp
 
-from regen.cli.training import check_name
+from regen.cli.training import load_presets
 
 if TYPE_CHECKING:
     from regen.generate.training import GeneratorRecipe
@@ -19,24 +18,17 @@ Example: regen plan regen-32x --gpus 8 --memory 80GB --loop.gradient-accumulatio
 Exits with 1 when a phase does not fit, and says what to change."""
 
 
-def plan_commands(name: str) -> SubcommandApp:
-    """The command of `plan` for the recipe `name`. Raises ValueError as `recipe_commands` does."""
-    check_name(name)
-    from regen.recipes import GENERATORS, GPUS, HELP, RECIPES
-
-    app = SubcommandApp()
-    recipe: Any = {**RECIPES, **GENERATORS}[name]
-    app.command(name=name, help=HELP[name].partition("\n")[0])(_planning(name, recipe, GPUS[name]))
-    return app
+def plan_command(argv: Sequence[str]) -> tuple[Callable[..., None], str]:
+    """The plan of the recipe named first in `argv`, and its help text. Raises as `load_presets` does."""
+    name, presets = argv[0], load_presets(argv)
+    recipe: Any = {**presets.RECIPES, **presets.GENERATORS}[name]
+    return _planning(name, recipe, presets.GPUS[name]), presets.HELP[name].partition("\n")[0]
 
 
 def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int) -> Callable[..., None]:
-    from regen.console import progress_bar
-    from regen.recipes.plan import Hardware, plan
-    from regen.recipes.plan_table import print_plan
-    from regen.train.recipe import Recipe
-
-    kind: Any = Recipe[type(default.model)] if isinstance(default, Recipe) else type(default)  # type: ignore[misc]
+    kind: Any = type(default)
+    if hasattr(kind, "__class_getitem__"):  # --model has the fields of its class
+        kind = kind[type(default.model)]
 
     def show(
         recipe: Annotated[kind, arg(name="")] = default,
@@ -54,6 +46,9 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
             utilisation: Share of that peak which the model's operations reach (MFU).
         """
         from regen.codec.memory import parse_memory
+        from regen.console import progress_bar
+        from regen.recipes.plan import Hardware, plan
+        from regen.recipes.plan_table import print_plan
 
         hardware = Hardware(gpus, parse_memory(memory), gpu, utilisation)
         with progress_bar("counting") as progress:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from regen.cli.files import check_videos
 from regen.cli.options import Input, Name, Output
 from regen.cli.video import weights_of
 
@@ -34,6 +35,7 @@ def preview(input: Input, output: Output, model: Name = None, factors: Factors =
     from regen.generate.run import SHEET_FRAMES, write_contact_sheet
     from regen.media.files import is_image
 
+    check_videos(output, inputs=[input])
     video, rgb_factors, ratio = _open(input, model, factors)
     count = len(video.times)
     if is_image(output) and count > 1:
@@ -120,18 +122,20 @@ def fit_preview(
     from regen.data.clips import ClipDataset
     from regen.embedders.frozen_encoder import describe
     from regen.embedders.preview import fit_rgb_factors
-    from regen.io import write_text
+    from regen.io import check_output, write_text
     from regen.names import CONFIG
     from regen.pretrained.listing import find_model
     from regen.pretrained.models import Autoencoder, load_embedder
 
     if clips < 1:
         raise ValueError(f"--clips must be at least 1, got {clips}.")
+    if output is not None:
+        check_output(output)
+    videos = ClipDataset(data, short_side=short_side)
     embedder = load_embedder(model, torch.device("cpu"), torch.float32)
     is_ours = isinstance(embedder, Autoencoder)
     if output is None and not is_ours:
         raise ValueError(f"{model} has no config of regen that could hold the map; give a file by -o.")
-    videos = ClipDataset(data, short_side=short_side)
     videos.require_length(embedder.chunk_frames)
     side = max(64, 4 * embedder.spatial_compression_ratio)
     with progress_bar("fit") as on_progress:

@@ -5,20 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
 from regen.cli.options import Json
 
 RUNS = """Inspect the runs of `regen train`, also while they go on.
 
 Example: regen runs show runs/first runs/second --png runs.png"""
-
-
-def runs_commands() -> SubcommandApp:
-    """The commands below `runs`."""
-    app = SubcommandApp()
-    app.command(show)
-    return app
 
 
 def show(

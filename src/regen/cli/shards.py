@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, arg
-from tyro.extras import SubcommandApp
 
 from regen.cli.options import Json, Strict, check_strict
 from regen.console import clean_exit, print_json, print_table, progress_bar
@@ -39,15 +38,6 @@ class ShardOptions:
 Pool = FlagCreatePairsOff[Annotated[PoolOptions, arg(name="")]]
 Shards = Annotated[Positional[str], arg(metavar="SHARDS")]
 DEFAULT_OPTIONS, DEFAULT_POOL, DEFAULT_FILTERS = ShardOptions(), PoolOptions(), Filters()
-
-
-def shards_commands() -> SubcommandApp:
-    """The commands below `regen shards`."""
-    app = SubcommandApp()
-    app.command(build)
-    app.command(index)
-    app.command(show)
-    return app
 
 
 def build(

@@ -13,6 +13,7 @@ from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Device, Strict, Threads
+from regen.cli.outline import recipes_outline
 from regen.cli.recipes import recipe_index
 
 if TYPE_CHECKING:
@@ -58,50 +59,49 @@ def _split_option(argument: str) -> list[str]:
     return [name, file] if equals and name == "--config" else [argument]
 
 
-def recipe_commands(name: str, config: Path | None = None) -> SubcommandApp:
-    """The command of `train` for the recipe `name`, changed by the file `config`.
+def recipe_command(argv: Sequence[str], config: Path | None = None) -> tuple[Callable[..., None], str]:
+    """The training by the recipe named first in `argv`, changed by the file `config`; and its help text.
 
-    Raises ValueError when there is no recipe `name`, and for a file that does not fit it.
+    Raises ValueError when there is no such recipe, and for a file that does not fit it.
     """
-    check_name(name)
-    from regen.embedders.regen_decoder import RegenDecoderConfig
-    from regen.recipes import GENERATORS, HELP, RECIPES
-    from regen.recipes.stored import configured, read_config
-
-    app = SubcommandApp()
-    recipe: Any = {**RECIPES, **GENERATORS}[name]
+    name, presets = argv[0], load_presets(argv, config)
+    recipe: Any = {**presets.RECIPES, **presets.GENERATORS}[name]
     if config is not None:
+        from regen.recipes.stored import configured, read_config
+
         recipe = configured(recipe, read_config(config), config)
-    make = _embedder_training if name in RECIPES else _generator_training
-    if isinstance(recipe.model, RegenDecoderConfig):
+    make = _embedder_training if name in presets.RECIPES else _generator_training
+    if hasattr(recipe.model, "encoder"):
         make = _decoder_training
-    app.command(name=name, help=HELP[name])(make(name, recipe))
-    return app
+    return make(name, recipe), presets.HELP[name]
+
+
+def load_presets(argv: Sequence[str], config: Path | None = None) -> Any:
+    """The module of the recipes; for a help text its outline, which is here much sooner.
+
+    Raises ValueError when there is no recipe of the name that comes first in `argv`.
+    """
+    check_name(argv[0])
+    if config is None and not {"-h", "--help"}.isdisjoint(argv):
+        return recipes_outline()
+    from regen import recipes
+
+    return recipes
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError when `name` is no recipe.
-
-    All recipes are loaded only for names that the index does not have.
-    """
+    """Raises ValueError when `name` is no recipe."""
     names = [recipe["name"] for recipe in recipe_index()]
     if name in names:
         return
-    from regen.recipes import HELP
-
     if name.startswith("-"):
         raise ValueError(f"A recipe comes first, such as toy, then {name}; see all by regen recipes.")
-    if name not in HELP:
-        near = get_close_matches(name, HELP, n=4, cutoff=0.5) or ["toy"]
-        raise ValueError(
-            f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen recipes."
-        )
+    near = get_close_matches(name, names, n=4, cutoff=0.5) or ["toy"]
+    raise ValueError(f"There is no recipe {name!r}; try {' or '.join(near)}, or see all by regen recipes.")
 
 
 def _embedder_training(name: str, default: "Recipe") -> Callable[..., None]:
-    from regen.train.recipe import Recipe
-
-    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # --model has the fields of its class
+    kind: Any = type(default)[type(default.model)]  # type: ignore[index]  # --model has the fields of its class
 
     def train(
         data: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")],
@@ -134,9 +134,7 @@ def _embedder_training(name: str, default: "Recipe") -> Callable[..., None]:
 
 
 def _decoder_training(name: str, default: "Recipe") -> Callable[..., None]:
-    from regen.train.recipe import Recipe
-
-    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]
+    kind: Any = type(default)[type(default.model)]  # type: ignore[index]  # --model has the fields of its class
 
     def train(
         data: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")],
@@ -185,7 +183,7 @@ def _train_embedder(
     license: str | None,
     strict: bool,
 ) -> None:
-    from regen.data.video_sets import check_outside
+    from regen.data.video_sets import check_exist, check_outside
     from regen.generate.predictor import load_predictor
     from regen.train.trainer import run_recipe
 
@@ -194,6 +192,7 @@ def _train_embedder(
     def run(context: "DistributedContext") -> Path:
         generator, predictor = recipe.losses.prediction.generator, None
         if generator is not None:
+            check_exist(data)  # before the generator is loaded; others are loaded after the data
             predictor = load_predictor(generator, recipe.init.model, context)
         return run_recipe(
             recipe,
@@ -213,12 +212,12 @@ def _train_embedder(
 
 
 def _generator_training(name: str, default: "GeneratorRecipe") -> Callable[..., None]:
-    from regen.generate.training import GeneratorRecipe, run_generator
+    kind: Any = type(default)
 
     def train(
         data: Annotated[Path, arg(metavar="LATENTS")],
         out: Path,
-        recipe: Annotated[GeneratorRecipe, arg(name="")] = default,
+        recipe: Annotated[kind, arg(name="")] = default,
         device: Device = None,
         threads: Threads = None,
         resume: bool = True,
@@ -234,6 +233,8 @@ def _generator_training(name: str, default: "GeneratorRecipe") -> Callable[..., 
             resume: Resume the run in OUT if there is one; with --no-resume that is an error.
             license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
         """
+        from regen.generate.training import run_generator
+
         card = _card_options(license)
         run = partial(run_generator, recipe, data, out, resume=resume, card=card, name=name)
         _run(device, threads, out, run, "use it with regen generate --model")

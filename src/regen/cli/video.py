@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from regen.cli.files import check_different, check_videos, opened
 from regen.cli.options import (
     DEFAULT_PATH,
     Background,
@@ -29,6 +30,7 @@ from regen.cli.options import (
     timeline,
 )
 from regen.console import print_json, print_table, progress_bar, warn
+from regen.io import check_output
 
 if TYPE_CHECKING:
     from regen.codec.latent_file import LatentVideo
@@ -61,14 +63,15 @@ def reconstruct(
     """
     from regen.codec.transcode import reconstruct_video
     from regen.media.pixels import parse_size
-    from regen.media.spool import spooled
 
     target_size = None if size is None else parse_size(size)
     options, memory = decode_options(decoder), memory_limit(model)
     lengths = rate_target(rate, options)
     if compare == DEFAULT_PATH:
         compare = output.with_stem(output.stem + "_compare")
-    with spooled(input) as source, progress_bar("reconstruct") as on_progress:
+    check_videos(output, compare, inputs=[input])
+    colour = parse_colour(background)
+    with opened(input, colour) as source, progress_bar("reconstruct") as on_progress:
         report = reconstruct_video(
             load_model(model),
             source,
@@ -79,7 +82,7 @@ def reconstruct(
             memory=memory,
             lengths=lengths,
             compare=compare,
-            background=parse_colour(background),
+            background=colour,
             on_progress=on_progress,
             on_warning=warn,
         )
@@ -109,23 +112,23 @@ def encode(
     from regen.codec import latent_file
     from regen.codec.transcode import encode_video
     from regen.media.pixels import parse_size
-    from regen.media.spool import spooled
     from regen.pretrained.models import weights_hash
 
     target_size = None if size is None else parse_size(size)
     memory, lengths = memory_limit(model), rate_target(rate, decode_options(DecoderOptions()))
-    latent_file.check_target(output)
-    autoencoder = load_model(model)
-    with spooled(input) as source, progress_bar("encode") as on_progress:
+    check_output(output, (latent_file.SUFFIX,))
+    check_different(output, input)
+    colour = parse_colour(background)
+    with opened(input, colour) as source, progress_bar("encode") as on_progress:
         video, report = encode_video(
-            autoencoder,
+            load_model(model),
             source,
             name=model.model,
             weights=weights_hash(model.model),
             size=target_size,
             memory=memory,
             lengths=lengths,
-            background=parse_colour(background),
+            background=colour,
             on_progress=on_progress,
             on_warning=warn,
         )
@@ -160,6 +163,7 @@ def decode(
     from regen.embedders.regen_decoder import RegenDecoder
 
     output_frames, options, memory = timeline(frame), decode_options(decoder), memory_limit(model)
+    check_videos(output, inputs=[input])
     autoencoder: Any
     if is_foreign(input):
         autoencoder, video = load_foreign(input, model, source_fps)
@@ -185,7 +189,7 @@ def decode(
 
 def load_foreign(path: Path, model: DecodeModelOptions, fps: float) -> "tuple[RegenDecoder, LatentVideo]":
     """The decoder, and the latents of a file of another program. Raises ValueError for another model."""
-    from regen.codec.foreign_latents import read_foreign
+    from regen.codec.foreign_latents import read_foreign, read_tensor
     from regen.embedders.regen_decoder import RegenDecoder
     from regen.pretrained.models import weights_hash
 
@@ -193,6 +197,7 @@ def load_foreign(path: Path, model: DecodeModelOptions, fps: float) -> "tuple[Re
         raise ValueError(f"{path} does not say how to decode it; give a decoder trained for it by --model.")
     if not 0 < fps < 1000:
         raise ValueError(f"--source-fps must be more than 0 and below 1000, got {fps}.")
+    read_tensor(path)  # raises before the decoder is loaded
     decoder: Any = load_model(model)
     if not isinstance(decoder, RegenDecoder):
         raise ValueError(

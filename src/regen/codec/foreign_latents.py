@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from regen.codec.latent_file import KEY, LatentVideo
-from regen.console import first_line
 from regen.embedders.frozen_encoder import LatentSpace
 from regen.latents import Latents
 
@@ -45,7 +44,7 @@ def read_foreign(
 
     Raises ValueError when there are none, several videos, or latents of another shape.
     """
-    tensor, is_raw = _tensor(path)
+    tensor, is_raw = read_tensor(path)
     latents = _arrange(path, tensor, space)
     latents = space.normalise(latents) if is_raw else latents
     side, ratio = space.spatial_compression_ratio, space.temporal_compression_ratio
@@ -65,8 +64,8 @@ def read_foreign(
     )
 
 
-def _tensor(path: Path) -> tuple[Tensor, bool]:
-    """The latents of a file, and whether they are raw (not normalised)."""
+def read_tensor(path: Path) -> tuple[Tensor, bool]:
+    """The latents of a file, and whether they are raw (not normalised). Raises ValueError without any."""
     try:
         if path.suffix in (".pt", ".pth"):
             with warnings.catch_warnings(action="ignore"):
@@ -75,8 +74,8 @@ def _tensor(path: Path) -> tuple[Tensor, bool]:
         else:
             with safe_open(path, framework="pt") as file:
                 found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except Exception as error:  # of many kinds: the parts of a pickle can be anything
-        raise ValueError(f"{path} can't be read ({first_line(error)}); save the latents again.") from None
+    except Exception:  # of many kinds: the parts of a pickle can be anything
+        raise ValueError(f"{path} is damaged or holds no latents; save them again.") from None
     if COMFYUI in found:
         scale = 1.0 if COMFYUI_VERSION in found else COMFYUI_OLD_SCALE
         return found[COMFYUI].float() * scale, True

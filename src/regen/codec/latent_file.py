@@ -8,7 +8,6 @@ weights, the sizes and the frame rate. The whole file is kept in memory.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +28,7 @@ from regen.media.reader import MAX_PIXEL_ASPECT
 
 KEY = "regen_latents"
 VERSION = 1
+SUFFIX = ".safetensors"
 MAX_SIDE, MAX_SECONDS = 1 << 16, 1e8  # pixels; three years
 
 
@@ -91,16 +91,6 @@ def write(path: Path, video: LatentVideo) -> None:
         raise OSError(f"Can't write {path}: {first_line(error)}; choose another place with -o.") from None
 
 
-def check_target(path: Path) -> None:
-    """Raise ValueError when `path` can't become a latent file; to be called before encoding."""
-    if path.suffix != ".safetensors":
-        raise ValueError(f"The output must end in .safetensors, got {str(path)!r}.")
-    if path.is_dir():
-        raise ValueError(f"The output must be a file, but {path} is a folder.")
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise ValueError(f"The output folder {path.parent} must exist and be writable; choose one with -o.")
-
-
 def read(path: Path) -> LatentVideo:
     """Read a latent file. Raises ValueError when it is missing, damaged, or of another kind or version."""
     if not path.is_file():
@@ -109,8 +99,12 @@ def read(path: Path) -> LatentVideo:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()} if metadata else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not a latent file ({first_line(error)}).") from None
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {first_line(error)}.") from None
+    except SafetensorError:
+        if path.suffix != SUFFIX:
+            raise ValueError(f"{path} is not a latent file; give one made by `regen encode`.") from None
+        raise ValueError(f"{path} is damaged or not a latent file; encode the video again.") from None
     if metadata is None:
         raise ValueError(f"{path} has tensors but no encoded video; give a file made by `regen encode`.")
     try:

@@ -147,6 +147,13 @@ def check_outside(output: Path, data: Sequence[str | Path], flag: str) -> None:
             raise ValueError(f"{flag} must lie outside of the data, got {output} in {address}.")
 
 
+def check_exist(data: Sequence[str | Path]) -> None:
+    """Raise VideoError when a part of `data` does not exist; addresses are not looked at."""
+    for address in (address for address in data if "://" not in str(address)):
+        if not VideoSet.parse(Path(address)).folder.exists():
+            raise VideoError(f"There is no file or folder {address}; check the path.")
+
+
 def media_sha256(path: Path) -> str:
     """SHA-256 of a file, or of the names and sums of the frames in a folder; 0 when it can't be opened."""
     if not path.is_dir():

@@ -2,12 +2,13 @@
 
 A name means, in this order: a model of this package (`regen.pretrained`); a local folder with an autoencoder,
 or with a pipeline, whose `vae` is taken; a repository "owner/name" on the Hugging Face Hub of either kind; a
-folder inside one, "owner/name/folder". The folder of a diffusion decoder is a model of its own, which encodes
-with the `vae` next to it. `_class_name` in config.json selects the adapter, whose normalisation is that of
-the pipeline of its class in diffusers 0.42.
+folder inside one, "owner/name/folder"; a revision may follow the repository, "owner/name@revision". The
+folder of a diffusion decoder is a model of its own, which encodes with the `vae` next to it. `_class_name` in
+config.json selects the adapter, whose normalisation is that of the pipeline of its class in diffusers 0.42.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import diffusers
 import torch
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Generator, Tensor, nn
@@ -30,7 +31,8 @@ from regen.public import MODULES
 from regen.tiling import Tile
 
 VAE = "vae"  # the folder of the autoencoder in a pipeline
-CONFIG = "config.json"
+CONFIG, SAFETENSORS = "config.json", "diffusion_pytorch_model"
+WEIGHTS = (CONFIG, f"{SAFETENSORS}.safetensors", f"{SAFETENSORS}-*.safetensors", "*.safetensors.index.json")
 DIFFUSION_DECODER = "LTX2VideoDiffusionDecoderModel"
 
 
@@ -239,28 +241,46 @@ def find(name: str) -> ModelLocation | None:
 
 def _at(root: str, folder: str) -> ModelLocation | None:
     """The model in a folder of `root`; None without config.json. Raises ValueError if it can't be read."""
+    place = _local(root, folder, (CONFIG,))
     try:
-        file = Path(root) / folder / CONFIG
-        if not Path(root).is_dir():
-            file = Path(hf_hub_download(root, f"{folder}/{CONFIG}".lstrip("/")))
-        config: Any = parse_json(file.read_bytes())
-    except LocalEntryNotFoundError:
-        raise ValueError(f"{root} is not a local folder, and the Hub is unreachable.") from None
-    except (EntryNotFoundError, FileNotFoundError):
+        config: Any = parse_json((place / folder / CONFIG).read_bytes())
+    except FileNotFoundError:
         return None
-    except (OSError, HFValidationError):
-        raise ValueError(f"{root} is neither a local folder nor a readable repository on the Hub.") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise _damaged(ModelLocation(root, folder, None), error) from None
     name = config.get("_class_name") if isinstance(config, dict) else None
     return ModelLocation(root, folder, name if isinstance(name, str) else None)
 
 
+def _local(root: str, folder: str, patterns: Sequence[str]) -> Path:
+    """`root` itself, or the local copy of a repository with the files of a folder of it.
+
+    Raises ValueError, without trying again for long, when the Hub does not have it or can't be reached.
+    """
+    if Path(root).is_dir():
+        return Path(root)
+    files = [f"{folder}/{pattern}".lstrip("/") for pattern in patterns]
+    repository, _, revision = root.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
+    except LocalEntryNotFoundError:
+        raise ValueError(
+            f"{root} is not a local folder, and the Hub is unreachable; give a folder."
+        ) from None
+    except (OSError, HFValidationError):
+        raise ValueError(
+            f"{root} is neither a local folder nor a readable repository on the Hub; check the name."
+        ) from None
+    except Exception as error:  # huggingface_hub passes on those of its network library
+        raise ValueError(f"The Hub can't be reached ({type(error).__name__}); try again later.") from None
+
+
 def _load(location: ModelLocation, device: torch.device, dtype: torch.dtype) -> Any:
     """The model with all its weights. Raises ValueError when it is damaged."""
+    root = _local(location.root, location.folder, WEIGHTS)
     try:
         model, loading = getattr(diffusers, str(location.class_name)).from_pretrained(
-            location.root,
+            root,
             subfolder=location.folder,
             torch_dtype=dtype,
             use_safetensors=True,

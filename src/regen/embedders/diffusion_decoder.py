@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regen import diffusion
+from regen.diffusion import Prediction
 from regen.embedders.base import VideoAutoencoder, add_latent_noise, psnr_at_most_noise, without_margin
 from regen.embedders.model import check_requirements
 from regen.embedders.noise import initial_noise
@@ -58,7 +59,7 @@ class DecoderConfig:
     timestep_conditioning: TimestepConditioning = "adaln_zero"
     """How the noise level enters besides being added to the tokens: not at all (add), through one projection
     for all blocks (adaln_single), or through one in each block (adaln_zero)."""
-    prediction: diffusion.Prediction = "sample"
+    prediction: Prediction = "sample"
     """What the network predicts: the clean sample, the velocity, or (for study; no one-step decoding) the
     noise."""
     attention_window: int | None = None

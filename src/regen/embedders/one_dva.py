@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from regen import diffusion
+from regen.diffusion import Prediction
 from regen.embedders.base import add_latent_noise, psnr_at_most_noise, without_margin
 from regen.embedders.hybrid import HybridAutoencoder, RegionTokens
 from regen.embedders.model import check_requirements, configured_by
@@ -63,7 +64,7 @@ class OneDVAConfig:
     timestep_conditioning: TimestepConditioning = "adaln_zero"
     long_skip: bool = True
     """Whether the embedding of the noisy patch enters the last layer besides the output of the blocks."""
-    prediction: diffusion.Prediction = "sample"
+    prediction: Prediction = "sample"
     length_rule: MotionLengthRule = field(default_factory=MotionLengthRule)
     """The number of 1D latents of a clip by its motion."""
     kl_weight: float = 1e-6

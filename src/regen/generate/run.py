@@ -19,11 +19,12 @@ from regen.console import OnProgress
 from regen.generate.sampling import GivenFrames, SampleOptions, nfe
 from regen.generate.video_generator import DEFAULT_SAMPLING, ONE_STEP, GeneratedLatents, VideoGenerator
 from regen.generate.video_shape import VideoShape
-from regen.io import atomic_path
+from regen.io import atomic_path, check_output
 from regen.latents import Latents
 from regen.media.files import is_image, read_image
 from regen.media.pixels import Size
-from regen.media.reader import VideoError, VideoReader, VideoWriter
+from regen.media.reader import VideoReader, VideoWriter
+from regen.media.writer import SUFFIXES
 from regen.runtime import generator_for
 
 OnWarning = Callable[[str], None]
@@ -104,11 +105,12 @@ def generate_files(
     """
     started, captions = perf_counter(), request.of_videos((*request.prompts, *request.classes) or ("",))
     frames = 1 if request.frames is None and is_image(output) else request.frames
+    check_files(request, output, grid)
     shape = video_generator.shape(frames, request.size, request.continue_from is not None)
     files = [output.with_stem(f"{output.stem}-{number}") for number in range(1, len(captions) + 1)]
     files = files if len(files) > 1 else [output]
-    _check_targets(files, grid, shape)
-    _check_inputs(request, [*files, *filter(None, [grid])])
+    _check_targets(files, shape)
+    _check_inputs(request, files)
     video_generator.condition(request.prompts, request.classes)  # raises before any work
     rate = Fraction(video_generator.latent_spec.frame_rate).limit_denominator(10_000)
     given = _given_frames(video_generator, request, shape, rate, on_warning)
@@ -149,17 +151,32 @@ def generate_files(
     )
 
 
-def _check_targets(files: Sequence[Path], grid: Path | None, shape: VideoShape) -> None:
-    """Raise ValueError for files that can't hold videos of this shape, or can't be written."""
+def check_files(request: VideoRequest, output: Path, grid: Path | None) -> None:
+    """Raise ValueError for outputs that can't be written and inputs that can't be read.
+
+    To be called before a generator is loaded.
+    """
+    check_output(output, SUFFIXES)
+    if grid is not None:
+        if not is_image(grid):
+            raise ValueError(f"The contact sheet must be an image such as .png, got {grid}.")
+        check_output(grid)
+    _check_inputs(request, [output, *filter(None, [grid])])
+    if request.image is not None:
+        if not is_image(request.image):
+            raise ValueError(f"image must be an image, got {request.image}; use --continue for a video.")
+        read_image(request.image)
+    if request.continue_from is not None:
+        VideoReader(request.continue_from).close()
+
+
+def _check_targets(files: Sequence[Path], shape: VideoShape) -> None:
+    """Raise ValueError for files that can't hold videos of this shape."""
     for path in files:
         VideoWriter(path, shape.width, shape.height, Fraction(1))
         if is_image(path) and shape.frames > 1:
             raise ValueError(f"{path} holds 1 frame, got {shape.frames}; use .mp4, or --frames 1.")
-    if grid is not None and not is_image(grid):
-        raise ValueError(f"The contact sheet must be an image such as .png, got {grid}.")
-    for path in [*files, *([] if grid is None else [grid])]:
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise VideoError(f"{path} can't be written; give the name of a file in an existing folder.")
+        check_output(path)
 
 
 def _sample(
@@ -211,8 +228,6 @@ def _given_frames(
 ) -> GivenFrames | None:
     """The latents of the image or the chunk that the videos start from."""
     if request.image is not None:
-        if not is_image(request.image):
-            raise ValueError(f"image must be an image, got {request.image}; use --continue for a video.")
         return video_generator.encode_images([read_image(request.image)[0]], shape)
     if request.continue_from is None:
         return None

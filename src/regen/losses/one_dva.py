@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from regen import diffusion
+from regen.diffusion import Density
 from regen.latents import LatentPosterior, Latents
 from regen.networks.length_rule import LengthMode
 
@@ -27,7 +28,7 @@ class OneDVAObjective:
     latents only, without queries), or by the motion of the clip with tail dropout (motion)."""
     keep_all_prob: float = 0.5
     """Probability that a clip keeps its full length; else its tail is dropped."""
-    density: diffusion.Density = "logit_normal"
+    density: Density = "logit_normal"
     """Distribution of the noise levels."""
     pure_noise_prob: float = 0.1
     """Probability of noise level 1, where decoding starts."""

@@ -21,6 +21,7 @@ from regen.media.frame_folder import is_frames
 from regen.media.pixels import YuvConverter
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+SUFFIXES = (*CONTAINERS, *WRITABLE_IMAGE_SUFFIXES)
 QUALITY = "14"  # x264's constant rate factor: hardly visible losses
 MAX_SIDE = 1 << 16  # pixels
 MIN_RATE, MAX_RATE = Fraction(1, 1_000_000), 1_000_000  # frames per second
@@ -58,9 +59,8 @@ class VideoWriter:
         keyframe_interval: int | None = None,
         pixel_aspect: Fraction = Fraction(1),
     ) -> None:
-        if path.suffix.lower() not in (*CONTAINERS, *WRITABLE_IMAGE_SUFFIXES):
-            known = ", ".join((*CONTAINERS, *WRITABLE_IMAGE_SUFFIXES))
-            raise VideoError(f"The output must end in one of {known}, got {path}.")
+        if path.suffix.lower() not in SUFFIXES:
+            raise VideoError(f"The output must end in one of {', '.join(SUFFIXES)}, got {path}.")
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and MIN_RATE <= frame_rate <= MAX_RATE):
             raise VideoError(
                 f"{path} needs 1 to {MAX_SIDE} pixels a side and {float(MIN_RATE)} to {MAX_RATE} frames per "

@@ -25,6 +25,7 @@ from regen.embedders.regen_decoder import RegenDecoder, RegenDecoderConfig
 from regen.io import write_text
 from regen.losses.auxiliary import AuxiliaryLosses
 from regen.losses.one_dva import Predictor, denoised, unit_gaussian_velocity
+from regen.pretrained.listing import find_model
 from regen.runtime import dtype_name, pick_dtype, tune_malloc
 from regen.train.card import CardOptions, model_card
 from regen.train.checkpoint import list_checkpoints
@@ -59,6 +60,13 @@ def load_encoder(recipe: Recipe, device: torch.device) -> tuple[Recipe, FrozenEn
     return replace(recipe, model=replace(recipe.model, **vars(space), groups_per_clip=groups)), encoder
 
 
+def open_data(recipe: Recipe, data: Sequence[str | Path], cache: Path | None) -> ClipDataset:
+    """The data of a training. Raises ValueError when it or a model to start from is missing."""
+    for name in filter(None, (recipe.init.model, recipe.init.linear)):
+        find_model(name)
+    return ClipDataset(data, cache, recipe.data.short_side, recipe.data.decode_timeout)
+
+
 def run_recipe(
     recipe: Recipe,
     data: Sequence[str | Path],
@@ -82,6 +90,7 @@ def run_recipe(
     Raises ValueError when there is no data or no model to start from, and whatever `train` raises.
     """
     tune_malloc()
+    clips = open_data(recipe, data, cache)
     torch.manual_seed(recipe.loop.seed)
     recipe, encoder = load_encoder(recipe, context.device)
     model = build_model(recipe.model, encoder)
@@ -89,7 +98,6 @@ def run_recipe(
     init = init_weights(model, recipe.init)
     if recipe.losses.prediction.share > 0 and not init.keeps_latents:
         raise ValueError("Post-training needs a finished model: give --init.model and --init.freeze encoder.")
-    clips = ClipDataset(data, cache, recipe.data.short_side, recipe.data.decode_timeout)
     if context.is_main:
         report(init, clips, strict)
         if cache is not None:

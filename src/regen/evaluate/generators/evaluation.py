@@ -54,7 +54,7 @@ from regen.generate.run import write_contact_sheet
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.generate.video_shape import VideoShape
-from regen.io import write_json
+from regen.io import make_folder, write_json
 from regen.media.pixels import Size
 from regen.metrics.features import Extractor
 from regen.pretrained.models import silence_logging, weights_hash
@@ -108,6 +108,7 @@ def evaluate_generator(
     extractors = [extractor.load(device) for extractor in config.extractors]
     check_frames(extractors, config.frames)
     real = find_real_videos(config.data, config.num_videos)
+    make_folder(config.out, "--out")
     generator = load_video_generator(config.model, device, dtype, config.embedder, config.text_encoder)
     prompts = select_prompts(generator, real, config.num_videos)
     shape = generator.shape(config.frames, config.size)
