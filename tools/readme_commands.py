@@ -14,7 +14,10 @@ import time
 from pathlib import Path
 
 # Commands that can't run here, by what they begin with, and why.
-SKIPPED = {"pip install": "the wheel is installed already"}
+SKIPPED = {
+    "pip install": "the wheel is installed already",
+    "regen train decoder": "its autoencoder is downloaded",
+}
 # Options that are added because the command as it stands takes too long, by what it begins with.
 SHORT = "--loop.steps 2 --data.num-val-clips 1 --data.statistics-clips 4 --data.stages.0.video-batch-size 2"
 TINY = (

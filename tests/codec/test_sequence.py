@@ -18,6 +18,7 @@ from regen.codec.sequence import SequenceDecodeSession
 from regen.codec.sessions import DecodeOptions
 from regen.codec.timeline import Timeline
 from regen.codec.transcode import decode_video
+from regen.embedders.frozen_encoder import LatentSpace
 from regen.embedders.regen_decoder import RegenDecoder
 from regen.media.reader import VideoReader
 from regen.metrics.memory import peak_bytes
@@ -104,6 +105,25 @@ def test_the_order_of_dimensions_of_cogvideox(tmp_path: Path):
     torch.save(latents(2).transpose(1, 2).contiguous(), tmp_path / "a.pt")  # 2 channels and 2 frames
     video = read_foreign(tmp_path / "a.pt", model.space, "decoder", "hash", RATE)
     assert torch.equal(video.latents.grid, latents(2))
+
+
+@pytest.mark.parametrize(
+    ("encoder_class", "of_pipeline"),
+    [
+        ("AutoencoderKLLTX2Video", [1.0, 1.0]),
+        ("AutoencoderKLCosmos", [0.0, 0.5]),
+        ("AutoencoderKLWan", [0.0, 1.0]),
+    ],
+)
+def test_latents_of_pipelines_that_are_scaled(tmp_path: Path, encoder_class: str, of_pipeline: list[float]):
+    """By LTX-2 raw, by Cosmos multiplied with 0.5, by the others normalised: here those of 0 and 1."""
+    space = LatentSpace(
+        encoder_class=encoder_class, latent_channels=2, encoder_mean=(1.0, 1.0), encoder_std=(1.0, 2.0)
+    )
+    torch.save(torch.tensor(of_pipeline).view(1, 2, 1, 1, 1), tmp_path / "a.pt")
+    video = read_foreign(tmp_path / "a.pt", space, "decoder", "hash", RATE)
+    expected = [0.0, 0.0] if encoder_class == "AutoencoderKLLTX2Video" else [0.0, 1.0]
+    assert video.latents.grid.flatten().tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A decoder in place of the own one of an autoencoder of diffusers."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,17 @@ from tiny_diffusers_models import wan
 from tiny_media import tiny_regen
 
 from regen import AutoencoderMagvit2, RegenDecoder
+from regen.embedders.diffusers_models import ADAPTERS
 from regen.embedders.frozen_encoder import adapter_of
+from regen.metrics.memory import peak_bytes
 from regen.tiling import Tile
+
+
+def test_each_class_is_tested_and_named_in_the_guide():
+    classes = {type(build()).__name__ for build in CLASSES.values()}
+    assert classes == set(ADAPTERS)
+    guide = (Path(__file__).parents[2] / "docs" / "decoder.md").read_text()
+    assert classes == {*re.findall(r"AutoencoderKL\w+", guide)}
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -18,26 +29,69 @@ def test_a_pipeline_gets_the_frames_of_the_decoder(name: str):
     encoder = encoder_of(CLASSES[name])
     model, vae = decoder_of(encoder), encoder.embedder.vae
     wrapped = RegenDecoder.wrap(vae, model)
-    assert isinstance(wrapped, type(vae)) and wrapped.config == vae.config and vae.decoder is not model
-    raw = torch.randn(1, model.latent_channels, 3, 2, 3)
+    assert type(wrapped) is type(vae) and wrapped.config == vae.config and vae.decoder is not model
     more = (torch.zeros(1),) if name.startswith("ltx") else ()
-    frames = wrapped.decode(raw, *more, return_dict=False)[0]
-    torch.testing.assert_close(frames, model.decode(model.normalise(raw)).sample)
-    assert frames.shape == vae.decode(raw, *more).sample.shape
+    for count in (1, 3):
+        raw = torch.randn(1, model.latent_channels, count, 2, 3)
+        frames = wrapped.decode(raw, *more, return_dict=False)[0]
+        torch.testing.assert_close(frames, model.decode(model.normalise(raw)).sample)
+        assert frames.shape == vae.decode(raw, *more).sample.shape
     clip = torch.rand(1, 3, model.chunk_frames, 2 * 16, 2 * 16)
     assert torch.equal(wrapped.encode(clip).latent_dist.mode(), vae.encode(clip).latent_dist.mode())
 
 
-def test_tiling_and_slicing_are_those_of_the_wrapped_class():
-    model = decoder_of(encoder_of(wan))
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("wan", {"tile_sample_stride_height": 16, "tile_sample_stride_width": 16}, Tile(32, 32, 16)),
+        ("hunyuan", {"tile_sample_stride_height": 8, "tile_sample_stride_width": 8}, Tile(32, 32, 16)),
+        ("hunyuan-1.5", {"tile_overlap_factor": 0.5}, Tile(32, 32, 16)),
+        (
+            "cogvideox",
+            {"tile_overlap_factor_height": 1 / 4, "tile_overlap_factor_width": 1 / 8},
+            Tile(32, 32, 8),
+        ),
+        ("mochi", {}, None),
+    ],
+)
+def test_tiling_and_slicing_are_those_of_the_wrapped_class(
+    name: str, options: dict[str, Any], expected: Tile | None
+):
+    """Of each way to say how far tiles overlap, at most by half; by default one covers a small picture."""
+    model = decoder_of(encoder_of(CLASSES[name]))
     wrapped = RegenDecoder.wrap(model.encoder.embedder.vae, model)
-    raw = torch.randn(2, 2, 2, 8, 8)
-    wrapped.enable_tiling(32, 32, 16, 16)
-    expected = model.decode(model.normalise(raw), tile=Tile(32, 32, 16)).sample
-    torch.testing.assert_close(wrapped.decode(raw).sample, expected)
+    raw = torch.randn(2, 2, 2, 5, 5)
+    whole = model.decode(model.normalise(raw)).sample
+    wrapped.enable_tiling(
+        **({"tile_sample_min_height": 32, "tile_sample_min_width": 32} if options else {}), **options
+    )
+    tiled = wrapped.decode(raw).sample
+    torch.testing.assert_close(tiled, model.decode(model.normalise(raw), tile=expected).sample)
+    assert torch.equal(tiled, whole) == (expected is None)
     wrapped.disable_tiling()
     wrapped.enable_slicing()
-    torch.testing.assert_close(wrapped.decode(raw).sample, model.decode(model.normalise(raw)).sample)
+    torch.testing.assert_close(wrapped.decode(raw).sample, whole)
+
+
+def test_decoding_holds_the_frames_and_one_group_besides():
+    model = decoder_of(encoder_of(wan))
+    wrapped = RegenDecoder.wrap(model.encoder.embedder.vae, model)
+
+    def besides(count: int) -> int:
+        raw = torch.randn(1, 2, count, 4, 4)
+        with torch.inference_mode():
+            return peak_bytes(lambda: wrapped.decode(raw)) - (4 * count - 3) * 3 * 32 * 32 * 4
+
+    assert besides(17) < 1.1 * besides(5), "latents grow, frames do not"
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 3, 2, 2), (1, 2, 3, 2), (1, 12, 2)])
+def test_latents_of_another_shape_are_refused(shape: tuple[int, ...]):
+    """Such as packed ones, which the pipeline unpacks."""
+    model = decoder_of(encoder_of(wan))
+    wrapped = RegenDecoder.wrap(model.encoder.embedder.vae, model)
+    with pytest.raises(ValueError, match=r"^Latents must have the shape b c n y x with 2 channels, .*\.$"):
+        wrapped.decode(torch.randn(shape))
 
 
 def test_a_decoder_for_other_latents_and_an_unknown_class_are_refused():

@@ -85,11 +85,12 @@ def ltx_2_diffusion_decoder() -> Any:
     )  # fmt: skip
 
 
-def mochi() -> Any:
+def mochi(channels: int = 2) -> Any:
+    """The pipeline takes 12 channels alone."""
     return AutoencoderKLMochi(
-        latent_channels=2, encoder_block_out_channels=(32, 32, 32, 32),
+        latent_channels=channels, encoder_block_out_channels=(32, 32, 32, 32),
         decoder_block_out_channels=(32, 32, 32, 32), layers_per_block=(1, 1, 1, 1, 1), scaling_factor=0.5,
-        latents_mean=(0.25, -0.5), latents_std=(2.0, 0.5),
+        latents_mean=(0.25, -0.5) * (channels // 2), latents_std=(2.0, 0.5) * (channels // 2),
     )  # fmt: skip
 
 

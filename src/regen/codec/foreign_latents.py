@@ -1,8 +1,9 @@
 """Latents that other programs wrote: tensors of diffusers' pipelines, and ComfyUI's .latent files.
 
 Diffusers' pipelines return normalised latents with `output_type="latent"`, "b c n y x", CogVideoX's
-"b n c y x"; people save them by `safetensors.torch.save_file` or `torch.save`. ComfyUI stores what its VAE
-encoded, without normalisation, as `latent_tensor` in a safetensors file.
+"b n c y x", those of LTX-2 without normalisation, and Cosmos' at the scale of their scheduler (diffusers
+0.42); people save them by `safetensors.torch.save_file` or `torch.save`. ComfyUI stores what its VAE encoded,
+without normalisation, as `latent_tensor` in a safetensors file.
 """
 
 import warnings
@@ -21,7 +22,9 @@ from regen.latents import Latents
 COMFYUI, COMFYUI_VERSION = "latent_tensor", "latent_format_version_0"
 COMFYUI_OLD_SCALE = 1 / 0.18215  # of files without that version
 SUFFIXES = (".safetensors", ".latent", ".pt", ".pth")
-FRAMES_FIRST = ("AutoencoderKLCogVideoX",)
+FRAMES_FIRST = ("AutoencoderKLCogVideoX",)  # classes whose pipelines return latents as "b n c y x"
+RAW = ("AutoencoderKLLTX2Video",)  # without normalisation
+SCALES = {"AutoencoderKLCosmos": 0.5}  # normalised and multiplied by this, the scheduler's sigma_data
 
 
 def is_foreign(path: Path) -> bool:
@@ -46,7 +49,10 @@ def read_foreign(
     """
     tensor, is_raw = read_tensor(path)
     latents = _arrange(path, tensor, space)
-    latents = space.normalise(latents) if is_raw else latents
+    if is_raw or space.encoder_class in RAW:
+        latents = space.normalise(latents)
+    elif space.encoder_class in SCALES:
+        latents = latents / SCALES[space.encoder_class]
     side, ratio = space.spatial_compression_ratio, space.temporal_compression_ratio
     frames = 1 + ratio * (latents.shape[2] - 1)
     height, width = (side * length for length in latents.shape[-2:])

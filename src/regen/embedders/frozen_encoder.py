@@ -155,10 +155,15 @@ def place_of(name: str) -> str:
 
 def adapter_of(vae: nn.Module, window: int = DEFAULT_WINDOW) -> DiffusersAdapter:
     """The adapter of an autoencoder of diffusers. Raises ValueError for an unsupported class."""
+    return adapter_class(vae)(vae, window)
+
+
+def adapter_class(vae: nn.Module) -> type[DiffusersAdapter]:
+    """The class of the adapter of an autoencoder of diffusers. Raises ValueError for an unsupported one."""
     name = type(vae).__name__
     if name not in ADAPTERS:
         raise ValueError(f"The autoencoder must be one of {', '.join(ADAPTERS)}, got {name}.")
-    return ADAPTERS[name](vae, window)
+    return ADAPTERS[name]
 
 
 def networks_of(embedder: Encodes) -> list[nn.Module]:

@@ -113,24 +113,29 @@ class RegenDecoder(DiffusionDecoder):
 
     def attach_encoder(self, encoder: FrozenEncoder) -> None:
         """Encode with `encoder`. Raises ValueError unless its latents are those of the training."""
-        own, found = (
-            (space["encoder_class"], space["encoder_hash"]) for space in (self.config, vars(encoder.space))
-        )
-        if own[1] and own != found:
+        self.check_encoder(encoder.space.encoder_class, encoder.space.encoder_hash)
+        self._encoder = encoder
+
+    def check_encoder(self, encoder_class: str, encoder_hash: str) -> None:
+        """Raises ValueError unless these are the class and the hash of the training's encoder, if known."""
+        own = self.config.encoder_class, self.config.encoder_hash
+        if own[1] and own != (encoder_class, encoder_hash):
             raise ValueError(
                 f"This decoder is for latents of {self.config.encoder} ({own[0]}, hash {own[1]}), got "
-                f"{encoder.name} ({found[0]}, hash {found[1]})."
+                f"{encoder_class}, hash {encoder_hash}."
             )
-        self._encoder = encoder
 
     @property
     def space(self) -> LatentSpace:
         """The latents that this decoder takes."""
         return LatentSpace(**{part.name: self.config[part.name] for part in fields(LatentSpace)})
 
-    def normalise(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
-        """Normalised latents, which `decode` takes, from those that the autoencoder's `decode` takes."""
-        return self.space.normalise(raw)
+    def normalise(self, raw: Tensor) -> Float[Tensor, "b c n y x"]:
+        """Normalised latents, which `decode` takes, from raw ones, which the autoencoder's `decode` takes.
+
+        Raises ValueError for latents of another shape.
+        """
+        return self.space.normalise(*self._chunks(raw))
 
     def _posterior(
         self, video: Float[Tensor, "b 3 t h w"], normalised: bool, tile: Tile | None = None
@@ -165,14 +170,15 @@ class RegenDecoder(DiffusionDecoder):
         r, last = self.temporal_compression_ratio, self.temporal_compression_ratio * (latents.shape[2] - 1)
         frames = [float(i) for i in range(last + 1)] if times is None else frames_at(times, last)
         groups = [-int(-frame // r) for frame in frames]
-        result: dict[int, Tensor] = {}
+        side = self.spatial_compression_ratio
+        size = (len(latents), 3, len(frames), latents.shape[3] * side, latents.shape[4] * side)
+        sample = latents.new_empty(size, dtype=torch.float32)
         for g in sorted(set(groups)):
             chosen = [i for i, group in enumerate(groups) if group == g]
             local = torch.tensor([frames[i] / r - max(0, g - 1) for i in chosen])
             pair = latents[:, :, max(0, g - 1) : g + 1]
-            part = self.decode_group(pair, g, local, steps, generator, solver, tile, noise)
-            result |= zip(chosen, part.unbind(2), strict=True)
-        return torch.stack([result[i] for i in range(len(frames))], dim=2)
+            sample[:, :, chosen] = self.decode_group(pair, g, local, steps, generator, solver, tile, noise)
+        return sample
 
     @torch.no_grad()
     def decode_group(

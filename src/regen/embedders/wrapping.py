@@ -1,70 +1,77 @@
 """A decoder in place of a diffusers autoencoder's own, for pipelines."""
 
 import copy
-from typing import Any
+from types import MethodType
+from typing import Any, NoReturn
 
-from jaxtyping import Float
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Generator, Tensor, nn
 
-from regen.embedders.frozen_encoder import FrozenEncoder, adapter_of
+from regen.embedders.frozen_encoder import adapter_class, encoder_hash
 from regen.embedders.model import DecoderOutput
 from regen.tiling import Tile
-
-
-class DecodesByRegen:
-    """The `decode` of a wrapped autoencoder; all else is that of its class."""
-
-    decoder: Any  # a RegenDecoder
-    decoding_steps: int = 1
-
-    def decode(
-        self,
-        z: Float[Tensor, "b c n y x"],
-        *timestep: Any,
-        return_dict: bool = True,
-        generator: Generator | list[Generator] | None = None,
-        **options: Any,
-    ) -> DecoderOutput | tuple[Tensor]:
-        """Frames of raw latents, as the pipelines give them; a `timestep` is not used.
-
-        Tiles are those of `enable_tiling`.
-        """
-        model = self.decoder
-        model.use_slicing = getattr(self, "use_slicing", False)
-        latents = model.normalise(z.to(model.device))
-        frames = model.decode(
-            latents, steps=self.decoding_steps, generator=generator, tile=self._tile()
-        ).sample
-        return DecoderOutput(sample=frames.to(z.dtype)) if return_dict else (frames.to(z.dtype),)
-
-    def _tile(self) -> Tile | None:
-        if not getattr(self, "use_tiling", False):
-            return None
-        sides = [int(getattr(self, f"tile_sample_min_{side}", 512)) for side in ("height", "width")]
-        strides = [
-            int(getattr(self, f"tile_sample_stride_{name}", side * 7 // 8))
-            for name, side in zip(("height", "width"), sides, strict=True)
-        ]
-        overlap = max(side - stride for side, stride in zip(sides, strides, strict=True))
-        return Tile(sides[0], sides[1], overlap)
 
 
 def wrapped(vae: Any, decoder: Any, steps: int = 1) -> Any:
     """A copy of `vae`, which shares its encoder, that decodes by the RegenDecoder `decoder` in `steps` steps.
 
-    It is an instance of the class of `vae`, so that pipelines take it. Raises ValueError unless the
-    decoder is one for its latents.
+    It has the class of `vae`, so that all pipelines take it; its `decode` is that of the copy alone. The
+    decoder is moved to the device and the precision of `vae`. Raises ValueError unless it is one for the
+    latents of `vae`.
     """
     if not isinstance(vae, nn.Module):
         raise ValueError(f"wrap takes the autoencoder of a pipeline (pipe.vae), got {type(vae).__name__}.")
-    decoder.attach_encoder(
-        FrozenEncoder(adapter_of(copy.copy(vae), decoder.chunk_frames), type(vae).__name__)
+    if any(parameter.is_meta for parameter in vae.parameters()):
+        raise ValueError("Wrap the autoencoder before its weights are offloaded one by one.")
+    adapter_class(vae)
+    decoder.check_encoder(type(vae).__name__, encoder_hash(vae))
+    decoder = decoder.to(vae.device)
+    decoder = decoder if decoder.dtype == vae.dtype else decoder.to(vae.dtype)
+    result: Any = copy.copy(vae)
+    result._modules = {**vae._modules, "decoder": decoder}
+    for name in ("forward", "_old_forward"):  # of hooks of `vae` itself
+        vars(result).pop(name, None)
+    result.decoding_steps = steps
+    result.decode = MethodType(_decode, result)
+    result.save_pretrained = MethodType(_refuse_to_save, result)
+    return result.eval().requires_grad_(False)
+
+
+@apply_forward_hook
+def _decode(
+    vae: Any,
+    z: Tensor,
+    *timestep: Any,
+    return_dict: bool = True,
+    generator: Generator | list[Generator] | None = None,
+    **options: Any,
+) -> DecoderOutput | tuple[Tensor]:
+    """Frames of raw latents "b c n y x", as the pipelines give them; a `timestep` is not used.
+
+    Raises ValueError for latents of another shape.
+    """
+    model = vae.decoder
+    model.use_slicing = vae.use_slicing
+    latents = model.normalise(z.to(model.device))
+    frames = model.decode(latents, steps=vae.decoding_steps, generator=generator, tile=_tile(vae)).sample
+    return DecoderOutput(sample=frames.to(z.dtype)) if return_dict else (frames.to(z.dtype),)
+
+
+def _tile(vae: Any) -> Tile | None:
+    """The tiles of `enable_tiling`, which has strides, or the share of a tile that overlaps the next."""
+    if not vae.use_tiling:
+        return None
+    sides, overlaps = [], []
+    for name in ("height", "width"):
+        side = int(getattr(vae, f"tile_sample_min_{name}"))
+        share = getattr(vae, f"tile_overlap_factor_{name}", getattr(vae, "tile_overlap_factor", 0))
+        stride = getattr(vae, f"tile_sample_stride_{name}", side - side * share)
+        sides.append(side)
+        overlaps.append(int(side - stride))
+    return Tile(sides[0], sides[1], min(*sides, 2 * max(overlaps)) // 2)
+
+
+def _refuse_to_save(vae: Any, *args: Any, **options: Any) -> NoReturn:
+    raise ValueError(
+        "A wrapped autoencoder is not saved: save the pipeline with its own, and wrap it after loading."
     )
-    result = copy.copy(vae)
-    result.__class__ = type(f"{type(vae).__name__}WithRegenDecoder", (DecodesByRegen, type(vae)), {})
-    result._modules = dict(vae._modules)
-    result.decoder = decoder.to(vae.device).eval()
-    if decoder.dtype != vae.dtype:
-        result.decoder = decoder.to(vae.dtype)
-    vars(result)["decoding_steps"] = steps
-    return result.requires_grad_(False)
