@@ -57,11 +57,7 @@ class RegenDecoder(DiffusionDecoder):
     def __init__(self, config: RegenDecoderConfig) -> None:
         super().__init__()
         r, span = config.temporal_compression_ratio, config.chunk_frames - 1
-        groups, is_linear, is_sample = (
-            config.groups_per_clip,
-            config.linear_path,
-            config.prediction == "sample",
-        )
+        groups, is_sample = config.groups_per_clip, config.prediction == "sample"
         check_requirements(
             {
                 "chunk_frames must be 1 + r n": span >= r >= 1 and span % r == 0,
@@ -69,7 +65,7 @@ class RegenDecoder(DiffusionDecoder):
                 "conditioning must be content_aware": config.conditioning == "content_aware",
                 "detail_channels must be >= 0": config.detail_channels >= 0,
                 "groups_per_clip must be 1 to (chunk_frames - 1) / r": 1 <= groups <= span // r,
-                "linear_path needs prediction sample": is_sample or not is_linear,
+                "linear_path needs prediction sample": is_sample or not config.linear_path,
             }
         )
         self._encoder: FrozenEncoder | None = None
@@ -131,10 +127,7 @@ class RegenDecoder(DiffusionDecoder):
         return LatentSpace(**{part.name: self.config[part.name] for part in fields(LatentSpace)})
 
     def normalise(self, raw: Tensor) -> Float[Tensor, "b c n y x"]:
-        """Normalised latents, which `decode` takes, from raw ones, which the autoencoder's `decode` takes.
-
-        Raises ValueError for latents of another shape.
-        """
+        """Normalised latents, as `decode` takes them, from raw ones. Raises ValueError for another shape."""
         return self.space.normalise(*self._chunks(raw))
 
     def _posterior(
