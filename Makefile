@@ -54,7 +54,7 @@ smoke: $(READY)  ## a whole life in minutes: make clips, train every model, comp
 		--data smoke/clips --size 64 --max-frames 17 --report smoke/report
 	$(BIN)/python tools/random_autoencoder.py smoke/wan
 	$(BIN)/regen latents export --model smoke/wan --data smoke/clips --out smoke/wan-latents
-	$(BIN)/regen train toy-decoder --encoder smoke/wan --data smoke/clips --out smoke/decoder $(SHORT)
+	$(BIN)/regen train toy-decoder --latents smoke/wan-latents --data smoke/clips --out smoke/decoder $(SHORT)
 	$(BIN)/regen encode $(CLIP) -o smoke/wan.safetensors --model smoke/wan
 	$(BIN)/regen decode smoke/wan.safetensors -o smoke/wan.mp4 --model smoke/decoder --interpolate 2
 	$(BIN)/regen evaluate --model smoke/decoder --model smoke/wan --data smoke/clips --size 64 --max-frames 17 \

@@ -87,6 +87,7 @@ def count_with_pyav(excerpt: Excerpt, exact: bool) -> int:
 def excerpts_of(batches: TrainingBatches, keys: Sequence[BatchKey]) -> list[Excerpt]:
     """The clips that `batches` will read from files, in their order."""
     clips, stage = batches.clips, batches.stages[0]
+    assert isinstance(clips, ClipDataset)
     cut = ClipSpec(batches.ratio + 1, (stage.height, stage.width), batches.scale)
     found = []
     for row in range(len(keys) * stage.video_batch_size):

@@ -57,7 +57,7 @@ def export(
     strict: Strict = False,
     json: Json = False,
 ) -> None:
-    """Embed all videos and images of a corpus, for training generators.
+    """Embed all videos and images of a corpus, for training generators, and decoders (--latents).
 
     Example: regen latents export --data shards/ --out latents/ --size 256
 

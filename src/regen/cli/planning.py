@@ -1,9 +1,10 @@
 """The command plan: one command below it for each recipe."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 
 from regen.cli.training import load_presets
 
@@ -29,6 +30,8 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
     kind: Any = type(default)
     if hasattr(kind, "__class_getitem__"):  # --model has the fields of its class
         kind = kind[type(default.model)]
+    is_decoder = hasattr(default.model, "encoder")
+    latents_option = arg(metavar="LATENTS", help_behavior_hint="") if is_decoder else Suppress
 
     def show(
         recipe: Annotated[kind, arg(name="")] = default,
@@ -36,6 +39,7 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
         memory: Annotated[str, arg(metavar="SIZE")] = "80GB",
         gpu: str = "H100",
         utilisation: float = 0.4,
+        latents: Annotated[Path | None, latents_option] = None,
     ) -> None:
         """Plan.
 
@@ -44,15 +48,20 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
             memory: Memory of each GPU, such as 80GB.
             gpu: Kind of GPU, such as A100 or H200, for its peak of bf16 operations.
             utilisation: Share of that peak which the model's operations reach (MFU).
+            latents: Folder of exported latents on which a decoder is trained; no encoder runs then.
         """
         from regen.codec.memory import parse_memory
         from regen.console import progress_bar
+        from regen.corpus.dataset import LatentDataset
         from regen.recipes.plan import Hardware, plan
         from regen.recipes.plan_table import print_plan
+        from regen.train.latent_source import use_exported
 
+        exported = None if latents is None else LatentDataset(latents)
+        planned = recipe if exported is None else use_exported(recipe, exported)
         hardware = Hardware(gpus, parse_memory(memory), gpu, utilisation)
         with progress_bar("counting") as progress:
-            found = plan(recipe, hardware, progress)
+            found = plan(planned, hardware, progress, exported)
         print_plan(name, found, hardware)
         if not found.fits(hardware):
             raise ValueError(f"{name} does not fit {gpus} GPUs of {memory}; see the phases marked above.")

@@ -1,7 +1,7 @@
 """The commands preview and fit-preview."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -81,15 +81,11 @@ def _open(path: Path, name: str | None, factors: Path | None) -> "tuple[LatentVi
 def read_factors(path: Path) -> "tuple[LatentSpace, RgbFactors]":
     """The latent space and the factors in a file. Raises ValueError when it is damaged."""
     from regen.embedders.frozen_encoder import LatentSpace
-    from regen.io import check_types, parse_json
+    from regen.io import parse_json
 
     try:
         content = parse_json(path.read_bytes())
-        items = content["latent_space"].items()
-        values: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in items}
-        space = LatentSpace(**values)
-        check_types(space)
-        return space, content["latent_rgb_factors"]
+        return LatentSpace.parse(content["latent_space"]), content["latent_rgb_factors"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} must be a file made by regen fit-preview; fit the preview again.") from None
 

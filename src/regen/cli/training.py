@@ -140,6 +140,7 @@ def _decoder_training(name: str, default: "Recipe") -> Callable[..., None]:
         data: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")],
         out: Path,
         encoder: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
+        latents: Annotated[Path | None, arg(metavar="LATENTS", help_behavior_hint="")] = None,
         recipe: Annotated[kind, arg(name="")] = default,
         device: Device = None,
         threads: Threads = None,
@@ -153,6 +154,7 @@ def _decoder_training(name: str, default: "Recipe") -> Callable[..., None]:
         Args:
             encoder: The frozen autoencoder for whose latents the decoder is trained: a folder, owner/name or
                 owner/name/folder on the Hub, of diffusers or of this package.
+            latents: Folder of the latents of DATA by `regen latents export`; the encoder is not run then.
             data: Folders (or files) of videos and images, sets such as frames:FOLDER or ucf101:FOLDER (see
                 `regen evaluate`), and shards made by `regen shards build`, also at an address such as
                 s3://bucket/shards.
@@ -166,7 +168,7 @@ def _decoder_training(name: str, default: "Recipe") -> Callable[..., None]:
         """
         if encoder is not None:
             recipe = replace(recipe, model=replace(recipe.model, encoder=encoder))
-        _train_embedder(recipe, data, out, name, device, threads, resume, cache, license, strict)
+        _train_embedder(recipe, data, out, name, device, threads, resume, cache, license, strict, latents)
 
     return train
 
@@ -182,6 +184,7 @@ def _train_embedder(
     cache: Path | None,
     license: str | None,
     strict: bool,
+    latents: Path | None = None,
 ) -> None:
     from regen.data.video_sets import check_exist, check_outside
     from regen.generate.predictor import load_predictor
@@ -206,6 +209,7 @@ def _train_embedder(
             media_conditions=None if predictor is None else predictor.conditions,
             card=_card_options(license),
             strict=strict,
+            latents=latents,
         )
 
     _run(device, threads, out, run, "use it with --model")

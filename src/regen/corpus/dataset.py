@@ -68,6 +68,10 @@ class LatentDataset(Dataset):
         """A number of `LatentInfo`, such as `chunks` or `label`, of all samples."""
         return self._numbers[name]
 
+    def name(self, index: int) -> tuple[str, str]:
+        """The name of a sample's shard, and its key there."""
+        return self.shard_names[self._shards[index]], self._text("key", index)
+
     def captions(self, shard: int) -> list[str]:
         """The captions of `manifest.shards[shard]`, in order; "" for none."""
         first, end = np.searchsorted(self._shards, (shard, shard + 1))

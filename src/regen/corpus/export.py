@@ -32,8 +32,9 @@ from regen.corpus.sources import (
 )
 from regen.curate.options import check_minimums, flag_name
 from regen.embedders.diffusers_adapter import DiffusersAdapter
-from regen.embedders.frozen_encoder import networks_of
+from regen.embedders.frozen_encoder import describe, networks_of
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.embedders.regen_decoder import RegenDecoder
 from regen.io import write_text
 from regen.locks import Claims
 from regen.media.pixels import Size
@@ -293,4 +294,7 @@ def _new_manifest(
         arguments=["--model", request.model, "--data", *request.data, *request.settings.arguments()],
         classes=corpus.classes,
         shards=corpus.shards,
+        latent_space=asdict(
+            model.space if isinstance(model, RegenDecoder) else describe(model, request.model)
+        ),
     )

@@ -20,7 +20,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -108,6 +108,8 @@ class LatentManifest:
     arguments: list[str]
     classes: dict[str, int]
     shards: list[InputShard]
+    latent_space: dict[str, Any] = field(default_factory=dict)
+    """Fields of `embedders.frozen_encoder.LatentSpace`, for decoders; empty in exports that lack it."""
 
     @classmethod
     def read(cls, folder: Path) -> "LatentManifest":
@@ -145,17 +147,17 @@ class LatentManifest:
             now["model"] = before["model"]
         check_settings(str(folder), before, now, "give the same again, or another --out")
 
-    def check_data(self, folder: Path, shards: Sequence[InputShard]) -> None:
-        """Raise ValueError unless these are the input shards of `folder`."""
+    def check_data(
+        self, folder: Path, shards: Sequence[InputShard], advice: str = "undo it, or give another --out"
+    ) -> None:
+        """Raise ValueError, with advice, unless these are the input shards of `folder`."""
         before, now = ({shard.name: shard for shard in part} for part in (self.shards, shards))
         for name in sorted(before.keys() | now.keys()):
             if name in before and name in now and before[name].digest == now[name].digest:
                 continue
             change = "is missing" if name not in now else "has changed" if name in before else "is new"
             source = (now.get(name) or before[name]).source
-            raise ValueError(
-                f"{source} {change} since the latents in {folder} were begun; undo it, or give another --out."
-            )
+            raise ValueError(f"{source} {change} since the latents in {folder} were begun; {advice}.")
 
     def missing(self, folder: Path) -> list[InputShard]:
         """The input shards without latents."""

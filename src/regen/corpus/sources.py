@@ -173,6 +173,10 @@ class FrameSpec:
     chunk_frames: int
     multiple: int
 
+    def resize(self, frame: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h2 w2 3"]:
+        """A frame at the size of its latents. Raises VideoError when it is too small."""
+        return resize_center_crop(frame, self.size) if self.size else _crop(frame, self.multiple)
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -203,14 +207,11 @@ def decode_sample(corpus: Corpus, sample: CorpusSample, spec: FrameSpec) -> Iter
         source, caption, label = corpus.open(sample)
         with VideoReader(source, threads=1) as reader:
             info = reader.info
-            fps = None if info.is_image else spec.fps
-            rate = info.frame_rate if fps is None else fps
-            images: Iterable[UInt8[Tensor, "h w 3"]] = (frame.image for frame in reader)
-            if fps is not None:
-                images = at_rate(reader, fps, info.frame_rate)
+            rate = info.frame_rate if info.is_image or spec.fps is None else spec.fps
             known = float(rate), info.height, info.width, caption, label
-            for frames in _chunks(islice(images, spec.frames), spec):
-                yield Chunk(frames, *known)
+            frames = frames_of(reader, spec)
+            while pending := [frame.numpy() for frame in islice(frames, spec.chunk_frames)]:
+                yield Chunk(np.stack(pending), *known)
             if reader.damage is not None:
                 yield Skipped(f"{reader.path}: {reader.damage}.")
     except MissingFileError as error:
@@ -219,6 +220,23 @@ def decode_sample(corpus: Corpus, sample: CorpusSample, spec: FrameSpec) -> Iter
         yield Skipped(str(error))
     except VideoError as error:
         yield Skipped(str(error))
+
+
+def frames_of(reader: VideoReader, spec: FrameSpec) -> Iterator[UInt8[Tensor, "h w 3"]]:
+    """The frames of a video that are embedded, one by one.
+
+    Raises VideoError when the picture is too small or changes its size.
+    """
+    images: Iterable[UInt8[Tensor, "h w 3"]] = (frame.image for frame in reader)
+    if spec.fps is not None and not reader.info.is_image:
+        images = at_rate(reader, spec.fps, reader.info.frame_rate)
+    shape: torch.Size | None = None
+    for frame in islice(images, spec.frames):
+        image = spec.resize(frame)
+        shape = shape or image.shape
+        if image.shape != shape:
+            raise VideoError("The picture changes its size within the video; give one by --size HxW.")
+        yield image
 
 
 def at_rate(frames: Iterable[Frame], rate: Fraction, own: Fraction) -> Iterator[UInt8[Tensor, "h w 3"]]:
@@ -261,25 +279,6 @@ def prefetch_streams(streams: Iterable[Iterable[Item]], width: int) -> Iterator[
     finally:
         for threads, _ in begun:
             threads.close()
-
-
-def _chunks(
-    frames: Iterable[UInt8[Tensor, "h w 3"]], spec: FrameSpec
-) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-    """Raises VideoError when the picture is too small or changes its size."""
-    pending: list[Tensor] = []
-    shape: torch.Size | None = None
-    for frame in frames:
-        image = resize_center_crop(frame, spec.size) if spec.size else _crop(frame, spec.multiple)
-        shape = shape or image.shape
-        if image.shape != shape:
-            raise VideoError("The picture changes its size within the video; give one by --size HxW.")
-        pending.append(image)
-        if len(pending) == spec.chunk_frames:
-            yield torch.stack(pending).numpy()
-            pending = []
-    if pending:
-        yield torch.stack(pending).numpy()
 
 
 def _crop(frame: UInt8[Tensor, "h w 3"], multiple: int) -> UInt8[Tensor, "h2 w2 3"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.utils.data import Dataset
 
 from regen.console import warn
 from regen.data.catalog import Collection
-from regen.data.clips import ClipDataset, ClipSpec
+from regen.data.clips import ClipSample, ClipSpec
 from regen.data.tasks import (
     SPACINGS,
     Stage,
@@ -33,12 +34,38 @@ SampleConditions = Callable[[Sequence[int]], dict[str, Tensor]]
 MediaConditions = Callable[[Collection, Path], SampleConditions | None]
 
 
+@runtime_checkable
+class Clips(Protocol):
+    """Random clips, such as those of a `ClipDataset`: what batches and evaluations need of them."""
+
+    @property
+    def skipped(self) -> dict[str, str]: ...
+
+    def __len__(self) -> int: ...
+
+    def sample(self, sample_index: int, spec: ClipSpec, seed: int) -> ClipSample: ...
+
+    def weight(self, spec: ClipSpec) -> float: ...
+
+    def require_length(self, frames: int, frame_rate: float | None = None) -> None: ...
+
+    def split(self: "C", num_val: int, frames: int = 1) -> "tuple[C, C]": ...
+
+    def fingerprint(self) -> str: ...
+
+    def fill_cache(self) -> None: ...
+
+
+C = TypeVar("C", bound=Clips)
+
+
 class TrainingBatches(Dataset):
     """Batches of a training, as a function of (seed, step, row) alone.
 
     The key (step, part, parts) stands for the rows from count * part // parts up to those of the next part.
     An item has
         clip        "b 3 t h w" to encode, and target "b 3 T h w" to decode, both in 8 bits
+        latents     "b c n y x" in place of a clip, where they were exported, and begin (b): in their chunk
         times       (T) of the target
         rows        (b) numbers of its samples in the whole batch
         batch_size  samples of the whole batch
@@ -51,7 +78,7 @@ class TrainingBatches(Dataset):
 
     def __init__(
         self,
-        clips: ClipDataset,
+        clips: Clips,
         ratio: int,
         tasks: TaskConfig,
         stages: tuple[Stage, ...],
@@ -102,17 +129,20 @@ class TrainingBatches(Dataset):
             clip, target = clip[:, :, list(task.inputs)], target[:, :, list(task.targets)]
         numbers = [sample.number for sample in samples]
         conditions = {} if self.conditions is None else self.conditions(numbers)
-        return conditions | {
-            "clip": clip,
-            "target": target,
-            "times": torch.tensor(task.times),
-            "rows": torch.tensor(rows),
-            "batch_size": torch.tensor(count),
-            "least": torch.tensor(count // parts),
-            "progress": torch.tensor(progress),
-            "margin": torch.tensor(stage.margin),
-            "replaced": torch.tensor([sample.replaced for sample in samples]).sum(0),
-        }
+        return (
+            conditions
+            | (_latents(samples) or {"clip": clip})
+            | {
+                "target": target,
+                "times": torch.tensor(task.times),
+                "rows": torch.tensor(rows),
+                "batch_size": torch.tensor(count),
+                "least": torch.tensor(count // parts),
+                "progress": torch.tensor(progress),
+                "margin": torch.tensor(stage.margin),
+                "replaced": torch.tensor([sample.replaced for sample in samples]).sum(0),
+            }
+        )
 
     def _clip_spec(self, task: Task, stage: Stage, draw: float) -> ClipSpec:
         """Size for a whole batch; buckets are drawn by the weight of their media."""
@@ -128,7 +158,14 @@ class TrainingBatches(Dataset):
         return specs[int(torch.searchsorted(total, draw * total[-1], right=True))]
 
 
-def hold_out(clips: ClipDataset, count: int, frames: int, warns: bool) -> tuple[ClipDataset, ClipDataset]:
+def _latents(samples: Sequence[ClipSample]) -> dict[str, Tensor]:
+    """The exported latents of a batch; empty without."""
+    found = [sample.latents for sample in samples if sample.latents is not None]
+    begin = torch.tensor([sample.begin for sample in samples])
+    return {"latents": torch.stack(found), "begin": begin} if found else {}
+
+
+def hold_out(clips: C, count: int, frames: int, warns: bool) -> tuple[C, C]:
     """(training, validation); both are all clips where too few could be held out, with a warning."""
     try:
         return clips.split(count, frames) if count else (clips, clips)

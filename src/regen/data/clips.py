@@ -2,29 +2,26 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, Num, UInt8
 from torch import Tensor
 
 from regen.console import progress_bar
 from regen.data.catalog import Catalog, FolderCatalog, open_collection
-from regen.data.failures import KINDS, Failures, ReadTimeoutError, time_limit
+from regen.data.draws import ATTEMPTS, WeightedDraws, first_readable, held_out
+from regen.data.failures import Failures
 from regen.data.frame_cache import FrameCache
 from regen.media.files import Blob, VideoError, shrunk_size
 from regen.media.pixels import uint8_to_signed
 from regen.media.reader import TIME_TOLERANCE, read_frames
 from regen.runtime import generator_for
-
-MAX_WEIGHT_SECONDS = 10.0  # longer videos are drawn no more often than one of this length
-IMAGE_SECONDS = 1.0  # an image is drawn as often as a video of this length
-ATTEMPTS = 100  # draws for one sample, when one video after the other can't be decoded
-MAX_CACHED_SUMS = 16  # cached running sums of weights, one for each kind of clip
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,15 @@ class ClipSpec:
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"The scale of clips must be two rising positive numbers, got {self.scale}.")
 
+    def is_nearest(
+        self, height: Num[np.ndarray, " sample"], width: Num[np.ndarray, " sample"]
+    ) -> Bool[np.ndarray, " sample"]:
+        """Which pictures are of the bucket; all without aspect ratios."""
+        if not self.aspect_ratios:
+            return np.ones(len(height), dtype=bool)
+        distances = [np.abs(np.log(width / height) - np.log(ratio)) for ratio in self.aspect_ratios]
+        return np.argmin(distances, axis=0) == self.bucket
+
 
 @dataclass(frozen=True)
 class ClipDraw:
@@ -66,12 +72,15 @@ class ClipDraw:
 class ClipSample:
     """A clip in 8 bits of sample `number` of the collection.
 
-    `replaced`: the number of failed draws before it for each of `failures.KINDS`.
+    `replaced`: the number of failed draws before it for each of `failures.KINDS`. `latents`: its latents,
+    where they were exported; the first of them is latent frame `begin` of its chunk.
     """
 
     video: UInt8[Tensor, "3 t h w"]
     number: int
     replaced: tuple[int, int, int]
+    latents: Float[Tensor, "c n y x"] | None = None
+    begin: int = 0
 
 
 class ClipDataset:
@@ -104,10 +113,8 @@ class ClipDataset:
     def _select(self, numbers: np.ndarray) -> None:
         self._numbers = numbers  # of the samples in the collection
         self.columns = self.collection.columns.take(numbers)
-        seconds = self.columns.frames / self.columns.frame_rate
-        seconds = np.minimum(seconds, MAX_WEIGHT_SECONDS)
-        self._weights = np.where(self.columns.is_image, IMAGE_SECONDS, seconds)
-        self._cached_sums: dict[tuple, Float64[np.ndarray, " sample"]] = {}
+        columns = self.columns
+        self._draws = WeightedDraws(columns.frames, columns.frame_rate, columns.is_image)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -136,10 +143,8 @@ class ClipDataset:
                 f"{frames} frames; add longer videos, or lower --data.num-val-videos."
             )
         names = self.collection.file_names(self._numbers[candidates])
-        hashes = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
-        order = np.argsort(np.frombuffer(hashes, dtype=">u8"), kind="stable")
         chosen = np.zeros(len(self), dtype=bool)
-        chosen[candidates[order[:num_val]]] = True
+        chosen[held_out(names, candidates, num_val)] = True
         parts = copy.copy(self), copy.copy(self)
         parts[0]._select(self._numbers[~chosen])
         parts[1]._select(self._numbers[chosen])
@@ -182,22 +187,14 @@ class ClipDataset:
         `failures` (of the reading process), and another one is drawn. Raises ValueError when no video is long
         enough or all that were drawn failed.
         """
-        replaced = [0] * len(KINDS)
-        for attempt in range(ATTEMPTS):
-            draw = self.draw(sample_index, spec, seed, attempt)
-            catalog, index = self.collection.find(draw.number)
-            name = catalog.name(index)
-            try:
-                if name in self.failures.slow:  # don't wait for it again
-                    raise ReadTimeoutError(self.failures.reasons[name])
-                with time_limit(self.decode_timeout, name):
-                    video = self._video(catalog, index, spec, draw)
-            except VideoError as error:
-                replaced[self.failures.record(name, error)] += 1
-                continue
-            return ClipSample(video, draw.number, (replaced[0], replaced[1], replaced[2]))
-        reason = next(iter(self.failures.reasons.values()))
-        raise ValueError(f"None of {ATTEMPTS} drawn videos could be decoded; the first error: {reason}")
+
+        def attempts() -> Iterator[tuple[str, int, Callable[[], UInt8[Tensor, "3 t h w"]]]]:
+            for attempt in range(ATTEMPTS):
+                draw = self.draw(sample_index, spec, seed, attempt)
+                catalog, index = self.collection.find(draw.number)
+                yield catalog.name(index), draw.number, partial(self._video, catalog, index, spec, draw)
+
+        return ClipSample(*first_readable(attempts(), self.failures, self.decode_timeout))
 
     def draw(self, sample_index: int, spec: ClipSpec, seed: int, attempt: int = 0) -> ClipDraw:
         """The random choices for clip number `sample_index`; numbers are those of the collection."""
@@ -224,23 +221,15 @@ class ClipDataset:
 
     def _cumulative_weights(self, spec: ClipSpec) -> Float64[np.ndarray, " sample"]:
         """The running sum of the weights of media that qualify."""
-        key = (spec.frames, spec.frame_rate, spec.aspect_ratios, spec.bucket)
-        if key not in self._cached_sums:
-            if len(self._cached_sums) >= MAX_CACHED_SUMS:
-                del self._cached_sums[next(iter(self._cached_sums))]
-            self._cached_sums[key] = np.cumsum(np.where(self._fits(spec), self._weights, 0.0))
-        return self._cached_sums[key]
+        kind = (spec.frames, spec.frame_rate, spec.aspect_ratios, spec.bucket)
+        return self._draws.sums(kind, partial(self._fits, spec))
 
     def _fits(self, spec: ClipSpec) -> Bool[np.ndarray, " sample"]:
         if spec.frame_rate is None:
             fits = self.columns.frames >= spec.frames
         else:
             fits = self.columns.seconds >= (spec.frames - 1) / spec.frame_rate - TIME_TOLERANCE
-        if not spec.aspect_ratios:
-            return fits
-        shapes = np.log(self.columns.width / self.columns.height)
-        distances = [np.abs(shapes - np.log(ratio)) for ratio in spec.aspect_ratios]
-        return fits & (np.argmin(distances, axis=0) == spec.bucket)
+        return fits & spec.is_nearest(self.columns.height, self.columns.width)
 
     def _video(
         self, catalog: Catalog, index: int, spec: ClipSpec, draw: ClipDraw

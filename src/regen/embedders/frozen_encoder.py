@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter
 from regen.embedders.diffusers_models import ADAPTERS, find, load
+from regen.io import check_types
 from regen.public import MODULES
 from regen.tiling import Tile
 
@@ -62,6 +63,13 @@ class LatentSpace:
     encoder_mean: tuple[Any, ...] = (0.0,)
     """Raw latents are mean + std * normalised, for each channel (and latent frame)."""
     encoder_std: tuple[Any, ...] = (1.0,)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> "LatentSpace":
+        """The space of fields as JSON stores them. Raises ValueError or TypeError for others."""
+        space = cls(**{name: _as_tuples(value) for name, value in values.items()})
+        check_types(space)
+        return space
 
     def normalise(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:
         """Normalised latents from those that the autoencoder's `decode` takes.
@@ -128,22 +136,24 @@ def load_frozen_encoder(
     `window`: frames that an autoencoder of diffusers gets at once, at most. Raises ValueError when there is
     no such autoencoder, or its latents are not those of 1 + r n frames.
     """
-    place = place_of(name)
-    location = find(place)
-    if location is None:
-        raise ValueError(f"There is no autoencoder {name}; give a folder, owner/name or owner/name/folder.")
-    if location.class_name in MODULES:
-        kind = getattr(import_module(MODULES[location.class_name]), location.class_name)
-        if not issubclass(kind, nn.Module) or not hasattr(kind, "encode"):
-            raise ValueError(f"{name} is a {location.class_name}, which encodes no videos; give another.")
-        embedder = kind.from_pretrained(Path(location.root) / location.folder, torch_dtype=dtype)
-        embedder = embedder.to(device).eval()
-    else:
-        embedder = load(location, device, dtype, window)
+    embedder = read_encoder(name, device, dtype, window)
     check_causal(embedder, name)
     for network in networks_of(embedder):
         network.requires_grad_(False)
     return FrozenEncoder(embedder, name)
+
+
+def read_encoder(name: str, device: torch.device, dtype: torch.dtype, window: int = DEFAULT_WINDOW) -> Any:
+    """The autoencoder of a name, of diffusers or of this package. Raises ValueError when there is none."""
+    location = find(place_of(name))
+    if location is None:
+        raise ValueError(f"There is no autoencoder {name}; give a folder, owner/name or owner/name/folder.")
+    if location.class_name not in MODULES:
+        return load(location, device, dtype, window)
+    kind = getattr(import_module(MODULES[location.class_name]), location.class_name)
+    if not issubclass(kind, nn.Module) or not hasattr(kind, "encode"):
+        raise ValueError(f"{name} is a {location.class_name}, which encodes no videos; give another.")
+    return kind.from_pretrained(Path(location.root) / location.folder, torch_dtype=dtype).to(device).eval()
 
 
 def place_of(name: str) -> str:
@@ -218,6 +228,10 @@ def encoder_hash(network: nn.Module) -> str:
                 values.to("cpu", torch.bfloat16).contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
     return digest.hexdigest()
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _nested(moment: Float[Tensor, "c #n 1 1"]) -> tuple[Any, ...]:

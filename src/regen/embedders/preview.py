@@ -49,20 +49,48 @@ def fit_rgb_factors(
     `average` replaces sums by their means over the processes, if several share the clips. Raises ValueError
     when there are none.
     """
-    fits: dict[str, LeastSquares] = {}
+
+    def encode(video: Float[Tensor, "_ 3 t _ _"]) -> Float[Tensor, "_ c n _ _"]:
+        return Latents.of(model.encode(video.to(model.device)).latent_dist.mode()).grid
+
+    fit = _RgbFit(model.spatial_compression_ratio)
     for clip in clips:
         for video in (clip[:, :, :1], clip):
-            grid = Latents.of(model.encode(video.to(model.device)).latent_dist.mode()).grid
-            targets = small_frames(video.float(), model.spatial_compression_ratio)
-            sizes = _frames_of_maps(video.shape[2], grid.shape[2])
-            for (name, inputs), target in zip(_inputs(grid), targets.split(sizes, dim=2), strict=True):
-                colours = rearrange(target, "b c t y x -> (b y x) (t c)")
-                fit = fits.setdefault(name, LeastSquares(inputs.shape[-1], colours.shape[-1]))
-                fit.add(inputs.flatten(0, 2), colours)
-    if not fits:
-        raise ValueError("A preview must be fitted to at least one chunk, got none; give more data.")
-    average([part for fit in fits.values() for part in (fit.features, fit.products)])
-    return {name: [_text(row) for row in fit.solve().tolist()] for name, fit in fits.items()}
+            fit.add(encode(video), video)
+    return fit.factors(average)
+
+
+@torch.no_grad()
+def fit_rgb_pairs(
+    pairs: Iterable[tuple[Float[Tensor, "_ c n _ _"], Float[Tensor, "_ 3 t _ _"]]],
+    spatial_compression_ratio: int,
+    average: Callable[[list[Tensor]], None] = lambda tensors: None,
+) -> RgbFactors:
+    """The same from the latents of chunks, of which the first are those of images, and the chunks."""
+    fit = _RgbFit(spatial_compression_ratio)
+    for latents, clip in pairs:
+        fit.add(latents[:, :, :1], clip[:, :, :1])
+        fit.add(latents, clip)
+    return fit.factors(average)
+
+
+class _RgbFit:
+    def __init__(self, spatial_compression_ratio: int) -> None:
+        self.side, self.fits = spatial_compression_ratio, dict[str, LeastSquares]()
+
+    def add(self, grid: Float[Tensor, "b c n y x"], video: Float[Tensor, "b 3 t _ _"]) -> None:
+        targets = small_frames(video.float(), self.side)
+        sizes = _frames_of_maps(video.shape[2], grid.shape[2])
+        for (name, inputs), target in zip(_inputs(grid), targets.split(sizes, dim=2), strict=True):
+            colours = rearrange(target, "b c t y x -> (b y x) (t c)")
+            fit = self.fits.setdefault(name, LeastSquares(inputs.shape[-1], colours.shape[-1]))
+            fit.add(inputs.flatten(0, 2), colours)
+
+    def factors(self, average: Callable[[list[Tensor]], None]) -> RgbFactors:
+        if not self.fits:
+            raise ValueError("A preview must be fitted to at least one chunk, got none; give more data.")
+        average([part for fit in self.fits.values() for part in (fit.features, fit.products)])
+        return {name: [_text(row) for row in fit.solve().tolist()] for name, fit in self.fits.items()}
 
 
 def _text(row: list[float]) -> str:

@@ -192,28 +192,27 @@ class RegenDecoder(DiffusionDecoder):
         of this one, whose encoded frames are at 1/r ... 1. The other arguments are those of `decode`.
         """
         groups = torch.ones(len(pair), 1, dtype=torch.long, device=pair.device) if index else None
-        features = self._pair(self._raw(pair), groups, is_first=index <= 1)
+        features = self._pair(self._raw(pair), groups, None if groups is None else (index - 1) * groups[:, 0])
         return self._generate(features, times.to(pair.device), steps, generator, solver, tile, noise)
 
     def _pair(
         self,
         raw: Float[Tensor, "b c n y x"],
         groups: Int[Tensor, "b k"] | None,
-        is_first: bool | None = None,
+        begin: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "bk d m y x"]:
         """What the conditioner takes for k groups of each clip (m = 2), or for the images (None; m = 1).
 
         A latent frame of a foreign autoencoder holds content and motion of its group alike, so both places of
-        REGEN's pair hold it, the one before, and whether that one is an image: `is_first`, by default where
-        the group is number 1.
+        REGEN's pair hold it, the one before, and whether that one is an image: for group 1, counted with
+        `begin`, by default 0.
         """
         if groups is None:
             latent, before, flag = raw[:, :, 0], torch.zeros_like(raw[:, :, 0]), raw.new_zeros(len(raw))
         else:
             rows, frames = torch.arange(len(raw), device=raw.device)[:, None], raw.movedim(2, 1)
             latent, before = frames[rows, groups].flatten(0, 1), frames[rows, groups - 1].flatten(0, 1)
-            flag = (groups == 1 if is_first is None else torch.full_like(groups, is_first)).flatten()
-            flag = flag.to(raw.dtype)
+            flag = ((groups if begin is None else groups + begin[:, None]) == 1).flatten().to(raw.dtype)
         flag = repeat(flag, "b -> b 1 y x", y=raw.shape[3], x=raw.shape[4])
         features = torch.cat([before, latent, flag], dim=1)
         return repeat(features, "b d y x -> b d m y x", m=1 if groups is None else 2)
@@ -234,12 +233,14 @@ class RegenDecoder(DiffusionDecoder):
         """The diffusion loss of the decoder (REGEN, Eq. 4) on `groups_per_clip` groups of each clip.
 
         `batch`: `clip` (b 3 t h w, 1 or `chunk_frames` frames), from which the frozen encoder makes latents,
-        or these as `latents` (b c n y x); `target` (b 3 T h w), frames at `times` (T, in the chunk), as many
-        in each group at the same places, with the first frame or without; and its `margin`. The groups are
-        drawn by the sample's own one of `generators`.
+        or these as `latents` (b c n y x), which begin at latent frame `begin` (b) of their video; `target`
+        (b 3 T h w), frames at `times` (T, in the chunk), as many in each group at the same places, with the
+        first frame or without; and its `margin`. Each sample has its own one of `generators`.
         """
         target, margin = batch["target"], int(batch.get("margin", 0))
-        latents = batch["latents"] if "latents" in batch else self.encoder.encode(batch["clip"])
+        latents = (
+            batch["latents"].to(self.dtype) if "latents" in batch else self.encoder.encode(batch["clip"])
+        )
         last = latents.shape[2] - 1
         groups = None
         if last:
@@ -247,7 +248,7 @@ class RegenDecoder(DiffusionDecoder):
             draws = [torch.randperm(last, generator=generator)[:count] + 1 for generator in generators]
             groups = torch.stack(draws).to(target.device)
             generators = [generator for generator in generators for _ in range(count)]
-        pair, frames = self.group(latents, target, groups)
+        pair, frames = self.group(latents, target, groups, batch.get("begin"))
         times = self._times_in_group(batch["times"], last)
         loss, logs, x0_pred = self._diffusion_loss(pair, frames, times, margin, generators, auxiliary)
         if self.config.distillation_weight > 0 and self._has_first(
@@ -264,12 +265,13 @@ class RegenDecoder(DiffusionDecoder):
         latents: Float[Tensor, "b c n y x"],
         video: Float[Tensor, "b 3 t h w"],
         groups: Int[Tensor, "b k"] | None,
+        begin: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "bk d m y x"], Float[Tensor, "bk 3 s h w"]]:
         """What the conditioner takes for k groups of each clip, and the frames of these groups.
 
-        `groups` are from 1 to n - 1; None: the first frames, as images.
+        `groups` are from 1 to n - 1, None for images; latents begin at latent frame `begin`, by default 0.
         """
-        pair = self._pair(self._raw(latents), groups)
+        pair = self._pair(self._raw(latents), groups, begin)
         if groups is None:
             return pair, video[:, :, :1]
         count = latents.shape[2] - 1

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from regen.console import OnProgress
+from regen.corpus.dataset import LatentDataset
 from regen.recipes.memory import auxiliary_of, codec_bytes, count, pass_bytes
 from regen.recipes.updates import AnyRecipe, Update, assumptions, build_without_content, list_updates
 from regen.train.distributed import Trainable
@@ -96,13 +97,18 @@ class Plan:
         return all(phase.fits(hardware) for phase in self.phases)
 
 
-def plan(recipe: AnyRecipe, hardware: Hardware, on_progress: OnProgress = lambda done, total: None) -> Plan:
-    """The plan of a recipe; nothing is computed and nothing is read.
+def plan(
+    recipe: AnyRecipe,
+    hardware: Hardware,
+    on_progress: OnProgress = lambda done, total: None,
+    exported: LatentDataset | None = None,
+) -> Plan:
+    """The plan of a recipe, perhaps on `exported` latents; nothing is computed, and no data are read.
 
     Memory is that of tensors without content (`regen.metrics.memory`), with the types of bf16 autocast on a
     GPU. Raises ValueError when the batch can't be divided among the GPUs.
     """
-    updates = list_updates(recipe)
+    updates = list_updates(recipe, exported)
     parts = parts_of(recipe, hardware)
     if (smallest := min(updates, key=lambda update: update.samples)).samples < parts:
         raise ValueError(
@@ -129,7 +135,7 @@ def plan(recipe: AnyRecipe, hardware: Hardware, on_progress: OnProgress = lambda
         tflop=sum(update.share * update.samples * flops[id(update)] for update in updates) / 1e12,
         phases=tuple(found),
         updates=tuple(updates),
-        assumes=assumptions(recipe),
+        assumes=assumptions(recipe, exported),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from regen.corpus.dataset import LatentDataset
 from regen.data.batches import TASK_STREAM
 from regen.data.tasks import draw_task
 from regen.embedders.frozen_encoder import FrozenEncoder
@@ -17,6 +18,7 @@ from regen.generate.training import GeneratorRecipe
 from regen.runtime import generator_for
 from regen.tiling import LATENT_STRIDE
 from regen.train.finetune import freeze_parts
+from regen.train.latent_source import spans
 from regen.train.recipe import Recipe, build_model, group_of
 from regen.train.throughput import SAMPLE_KEYS
 
@@ -79,11 +81,13 @@ def latents_of(recipe: GeneratorRecipe) -> LatentSpec:
     return ONE_DVA_LATENTS if recipe.model.patch_size == 1 else REGEN_LATENTS
 
 
-def assumptions(recipe: AnyRecipe) -> str:
+def assumptions(recipe: AnyRecipe, exported: LatentDataset | None = None) -> str:
     """What is assumed of what a recipe leaves open; "" for most embedders."""
     model = recipe.model
     if isinstance(model, RegenDecoderConfig):
         latents = f"latents of {model.latent_channels} channels at 1/{model.spatial_compression_ratio}"
+        if exported is not None:
+            return f"{latents} from {exported.folder}; no encoder runs"
         return f"{latents}; the work and memory of their encoder are not counted"
     if isinstance(recipe, Recipe):
         return ""
@@ -102,9 +106,9 @@ def build_without_content(recipe: AnyRecipe) -> nn.Module:
         return build(recipe)
 
 
-def list_updates(recipe: AnyRecipe) -> list[Update]:
-    """The kinds of updates of a training."""
-    return embedder_updates(recipe) if isinstance(recipe, Recipe) else generator_updates(recipe)
+def list_updates(recipe: AnyRecipe, exported: LatentDataset | None = None) -> list[Update]:
+    """The kinds of updates of a training; of a decoder perhaps on latents that were exported."""
+    return embedder_updates(recipe, exported) if isinstance(recipe, Recipe) else generator_updates(recipe)
 
 
 def _learned(recipe: Recipe, inputs: int, decoded: int) -> int:
@@ -114,9 +118,21 @@ def _learned(recipe: Recipe, inputs: int, decoded: int) -> int:
     return recipe.model.groups_per_clip * recipe.model.temporal_compression_ratio
 
 
-def embedder_updates(recipe: Recipe) -> list[Update]:
+def _encoded(
+    recipe: Recipe, frames: int, height: int, width: int, exported: LatentDataset | None
+) -> dict[str, Tensor]:
+    """A clip to encode, or its exported latents."""
+    if exported is None or not isinstance(recipe.model, RegenDecoderConfig):
+        return {"clip": torch.empty(1, 3, frames, height, width, device="meta")}
+    side, ratio = recipe.model.spatial_compression_ratio, recipe.model.temporal_compression_ratio
+    shape = recipe.model.latent_channels, 1 + (frames - 1) // ratio, height // side, width // side
+    return {"latents": torch.empty(1, *shape, device="meta")}
+
+
+def embedder_updates(recipe: Recipe, exported: LatentDataset | None = None) -> list[Update]:
     """The kinds of updates of an embedder's training, from tasks drawn as the run draws them."""
-    span, steps = cast(Any, build_without_content(recipe)).chunk_frames - 1, recipe.loop.steps
+    span, _ = spans(recipe, cast(Any, build_without_content(recipe)).chunk_frames, exported)
+    steps = recipe.loop.steps
     shares: defaultdict[tuple[int, int, int, int, int], float] = defaultdict(float)
     draws = range(0, steps, max(1, steps // DRAWS))
     for step in draws:
@@ -134,8 +150,7 @@ def embedder_updates(recipe: Recipe) -> list[Update]:
             samples,
             share,
             _learned(recipe, inputs, decoded) * (height // LATENT_STRIDE) * (width // LATENT_STRIDE),
-            {
-                "clip": torch.empty(1, 3, inputs, height, width, device="meta"),
+            _encoded(recipe, inputs, height, width, exported) | {
                 "target": torch.empty(1, 3, decoded, height, width, device="meta"),
                 "times": torch.empty(decoded, device="meta"),
             },

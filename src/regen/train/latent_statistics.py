@@ -20,11 +20,26 @@ def small_batches(
 
     As many small batches in every process, since a sharded model needs them all in each call.
     """
+    return (clip for (clip,) in _small_parts(batches, ("clip",), count, context))
+
+
+def small_pairs(
+    batches: Iterable[dict[str, Tensor]], count: int, context: DistributedContext
+) -> Iterator[tuple[Float[Tensor, "_ c n y x"], Float[Tensor, "_ 3 t h w"]]]:
+    """The same with exported latents, before their clips."""
+    parts = _small_parts(batches, ("latents", "target"), count, context)
+    return ((latents, clip) for latents, clip in parts)
+
+
+def _small_parts(
+    batches: Iterable[dict[str, Tensor]], names: tuple[str, ...], count: int, context: DistributedContext
+) -> Iterator[tuple[Tensor, ...]]:
     clips = 0
     for batch in batches:
         largest = -(-int(batch["batch_size"]) // context.size)
-        yield from batch["clip"].tensor_split(-(-largest // STATISTICS_BATCH))
-        clips += int(batch["batch_size"]) if batch["clip"].shape[2] > 1 else 0
+        parts = [batch[name].tensor_split(-(-largest // STATISTICS_BATCH)) for name in names]
+        yield from zip(*parts, strict=True)
+        clips += int(batch["batch_size"]) if batch[names[-1]].shape[2] > 1 else 0
         if clips >= count:
             break
 

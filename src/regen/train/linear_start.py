@@ -42,7 +42,7 @@ def init_from_pca(model: AutoencoderOneDVA, batches: Iterable[dict[str, Tensor]]
 
 @torch.no_grad()
 def fit_linear_path(model: RegenDecoder, batches: Iterable[dict[str, Tensor]], count: int) -> None:
-    """Fit the linear path of a decoder to at least `count` clips, from batches with a `clip` (b 3 t h w).
+    """Fit the linear path of a decoder to at least `count` clips, from batches that decode what they encode.
 
     Raises ValueError when the model has none.
     """
@@ -52,8 +52,8 @@ def fit_linear_path(model: RegenDecoder, batches: Iterable[dict[str, Tensor]], c
     fits = [LeastSquares(9 * part.conv.in_channels + 1, part.conv.out_channels) for part in (image, group)]
     seen = 0
     for batch in batches:
-        clip = batch["clip"]
-        latents = model.encoder.encode(clip)
+        clip = batch["target"]
+        latents = batch["latents"] if "latents" in batch else model.encoder.encode(clip)
         for g in range(latents.shape[2]):
             groups = torch.full((len(clip), 1), g, device=clip.device) if g else None
             inputs, frames = model.group(latents, clip, groups)

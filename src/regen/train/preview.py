@@ -8,8 +8,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from regen.data.clips import ClipDataset
+from regen.data.batches import Clips
+from regen.data.clips import ClipSpec
 from regen.embedders.base import VideoAutoencoder, without_margin
+from regen.media.pixels import uint8_to_signed
 from regen.runtime import generator_for, pick_dtype
 from regen.train.distributed import DistributedContext
 from regen.train.lifecycle import ShouldStop
@@ -21,9 +23,7 @@ PREVIEW_CLIPS = 4  # in a picture
 class Preview:
     """Evaluation on the same validation clips every time: PSNR of one-step reconstructions, and a picture."""
 
-    def __init__(
-        self, clips: ClipDataset, recipe: Recipe, frames: int, folder: Path, context: DistributedContext
-    ):
+    def __init__(self, clips: Clips, recipe: Recipe, frames: int, folder: Path, context: DistributedContext):
         clips.require_length(frames)
         self.clips, self.frames, self.folder, self.context = clips, frames, folder, context
         stage, self.count, self.seed = recipe.data.stages[-1], recipe.data.num_val_clips, recipe.loop.seed
@@ -38,9 +38,13 @@ class Preview:
         for i in range(self.count):
             if should_stop():
                 return None
-            clip = self.clips.read(i, self.frames, self.size, (1.0, 1.0), self.seed)[None]
+            sample = self.clips.sample(i, ClipSpec(self.frames, self.size), self.seed)
+            clip = uint8_to_signed(sample.video)[None]
             with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-                latents = model.encode(clip.to(device)).latent_dist.mode()
+                if sample.latents is None:
+                    latents = model.encode(clip.to(device)).latent_dist.mode()
+                else:
+                    latents = sample.latents[None].to(device, model.dtype)
                 generator = generator_for(self.seed)
                 video = model.decode(latents, steps=model.min_steps, generator=generator).sample
             video = video[..., : self.size[0], : self.size[1]].clamp(-1, 1).float().cpu()

@@ -12,15 +12,16 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from regen.console import warn
-from regen.data.batches import MediaConditions, TrainingBatches, hold_out
+from regen.corpus.dataset import LatentDataset
+from regen.corpus.pairs import PairedClips
+from regen.data.batches import Clips, MediaConditions, TrainingBatches, hold_out
 from regen.data.clips import ClipDataset
 from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.base import VideoAutoencoder
 from regen.embedders.diffusion_decoder import DiffusionDecoder
-from regen.embedders.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from regen.embedders.model import MEASURED
 from regen.embedders.one_dva import AutoencoderOneDVA
-from regen.embedders.preview import fit_rgb_factors
+from regen.embedders.preview import fit_rgb_factors, fit_rgb_pairs
 from regen.embedders.regen_decoder import RegenDecoder, RegenDecoderConfig
 from regen.io import write_text
 from regen.losses.auxiliary import AuxiliaryLosses
@@ -32,7 +33,8 @@ from regen.train.checkpoint import list_checkpoints
 from regen.train.dataloader import BatchLoader
 from regen.train.distributed import DistributedContext, full_state_dict
 from regen.train.finetune import InitReport, init_weights
-from regen.train.latent_statistics import measure_latent_statistics, small_batches
+from regen.train.latent_source import load_encoder, spans
+from regen.train.latent_statistics import measure_latent_statistics, small_batches, small_pairs
 from regen.train.lifecycle import run_identity
 from regen.train.linear_start import fit_linear_path, init_from_pca
 from regen.train.loop import train
@@ -42,28 +44,17 @@ from regen.train.recipe import MODEL_CLASSES, Autoencoder, ModelConfig, Recipe, 
 FITTED_CLIPS = 64  # to which the linear preview is fitted, at most
 
 
-def load_encoder(recipe: Recipe, device: torch.device) -> tuple[Recipe, FrozenEncoder | None]:
-    """The recipe with the latent space of its frozen encoder, if it has one, and that encoder.
+def open_data(
+    recipe: Recipe, data: Sequence[str | Path], cache: Path | None, exported: LatentDataset | None
+) -> ClipDataset | PairedClips:
+    """The data of a training, with their latents where these were exported.
 
-    Raises ValueError when there is none of that name.
+    Raises ValueError when data or a model to start from is missing.
     """
-    if not isinstance(recipe.model, RegenDecoderConfig):
-        return recipe, None
-    if not recipe.model.encoder:
-        raise ValueError(
-            "Say for whose latents: --encoder FOLDER or owner/name, such as a model of diffusers."
-        )
-    dtype = pick_dtype(recipe.loop.mixed_precision, device)
-    encoder = load_frozen_encoder(recipe.model.encoder, device, dtype, recipe.model.chunk_frames)
-    space = encoder.space
-    groups = min(recipe.model.groups_per_clip, (space.chunk_frames - 1) // space.temporal_compression_ratio)
-    return replace(recipe, model=replace(recipe.model, **vars(space), groups_per_clip=groups)), encoder
-
-
-def open_data(recipe: Recipe, data: Sequence[str | Path], cache: Path | None) -> ClipDataset:
-    """The data of a training. Raises ValueError when it or a model to start from is missing."""
     for name in filter(None, (recipe.init.model, recipe.init.linear)):
         find_model(name)
+    if exported is not None:
+        return PairedClips(exported, data, cache, recipe.data.decode_timeout)
     return ClipDataset(data, cache, recipe.data.short_side, recipe.data.decode_timeout)
 
 
@@ -79,6 +70,7 @@ def run_recipe(
     card: CardOptions = CardOptions(),
     strict: bool = False,
     name: str | None = None,
+    latents: Path | None = None,
 ) -> Path:
     """Train `recipe` on the videos and images of the folders and shards `data`; return the model's folder.
 
@@ -86,13 +78,15 @@ def run_recipe(
     model/ for `from_pretrained` with its card (licence and command by `card`). The same call resumes a run,
     which stores the `name` of its recipe. `cache`: folder of decoded frames. `predictor` predicts the latents
     of post-training, by default from the prior, and takes `media_conditions`. `strict` allows no bad files.
+    A decoder of foreign latents takes those in the folder `latents`, exported of `data`, and no encoder.
 
     Raises ValueError when there is no data or no model to start from, and whatever `train` raises.
     """
     tune_malloc()
-    clips = open_data(recipe, data, cache)
+    exported = None if latents is None else LatentDataset(latents)
+    clips = open_data(recipe, data, cache, exported)
     torch.manual_seed(recipe.loop.seed)
-    recipe, encoder = load_encoder(recipe, context.device)
+    recipe, encoder = load_encoder(recipe, context, exported)
     model = build_model(recipe.model, encoder)
     auxiliary = build_auxiliary_losses(recipe, model, context.device, predictor)
     init = init_weights(model, recipe.init)
@@ -103,24 +97,21 @@ def run_recipe(
         if cache is not None:
             clips.fill_cache()
     context.barrier()
-    span = model.chunk_frames - 1
-    training, validation = hold_out(clips, recipe.data.num_val_videos, model.chunk_frames, context.is_main)
-    batches = make_batches(training, recipe, span, recipe.tasks, recipe.data.stages, recipe.loop.steps)
-    if media_conditions is not None:
+    window, span = spans(recipe, model.chunk_frames, exported)
+    training, validation = hold_out(clips, recipe.data.num_val_videos, span + 1, context.is_main)
+    batches = make_batches(training, recipe, window, recipe.tasks, recipe.data.stages, recipe.loop.steps)
+    if media_conditions is not None and isinstance(clips, ClipDataset):
         batches.conditions = media_conditions(clips.collection, out / "captions")
-    count = recipe.init.pca_clips or recipe.init.linear_clips
-    if count and not list_checkpoints(out / "checkpoints"):
-        alone = DistributedContext(torch.device("cpu"))  # every process computes the same
-        with load_chunks(training, recipe, span, count, alone) as loader:
-            fit_linear_maps(model, loader, count)
-    evaluate = Preview(validation, recipe, model.chunk_frames, out / "previews", context)
+    if not list_checkpoints(out / "checkpoints"):
+        fit_linear_maps(model, training, recipe, span)
+    evaluate = Preview(validation, recipe, span + 1, out / "previews", context)
     config = resolve_config(recipe, clips, context.device) | run_identity(name)
     options = (recipe.loop, recipe.optimizer, out, context, evaluate, config, resume, auxiliary)
     average = train(model, batches, *options).ema.model
     del model, auxiliary  # of the state only the average stays in memory
     if not (out / "model").exists():
-        keeps_latents = init.keeps_latents or encoder is not None
-        measured = measure_latents(average, training, recipe, context, keeps_latents)
+        keeps_latents = init.keeps_latents or isinstance(recipe.model, RegenDecoderConfig)
+        measured = measure_latents(average, training, recipe, span, context, keeps_latents)
         weights = full_state_dict(average, context)
         if context.is_main:
             finished = finish_model(recipe.model, weights, measured)
@@ -129,29 +120,40 @@ def run_recipe(
     return out / "model"
 
 
-def fit_linear_maps(model: nn.Module, loader: BatchLoader, count: int) -> None:
-    """Fit the linear maps that a model starts from to at least `count` clips."""
-    if isinstance(model, AutoencoderOneDVA):
-        init_from_pca(model, loader, count)
-    else:
-        assert isinstance(model, RegenDecoder)
-        fit_linear_path(model, loader, count)
+def fit_linear_maps(model: nn.Module, clips: Clips, recipe: Recipe, span: int) -> None:
+    """Fit the linear maps that a model starts from, if any, to clips of 1 + `span` frames."""
+    count = recipe.init.pca_clips or recipe.init.linear_clips
+    if not count:
+        return
+    alone = DistributedContext(torch.device("cpu"))  # every process computes the same
+    with load_chunks(clips, recipe, span, count, alone) as loader:
+        if isinstance(model, AutoencoderOneDVA):
+            init_from_pca(model, loader, count)
+        else:
+            assert isinstance(model, RegenDecoder)
+            fit_linear_path(model, loader, count)
 
 
 def measure_latents(
-    model: nn.Module, clips: ClipDataset, recipe: Recipe, context: DistributedContext, keep_statistics: bool
+    model: nn.Module, clips: Clips, recipe: Recipe, span: int, context: DistributedContext, keep: bool
 ) -> dict[str, Any]:
-    """Statistics of the latents, unless kept, and factors of the preview, as in the config. Collective."""
+    """Statistics of the latents, unless they are to `keep`, and factors of the preview, as in the config.
+
+    Collective.
+    """
     assert isinstance(model, VideoAutoencoder)
     dtype = pick_dtype(recipe.loop.mixed_precision, context.device)
-    span, count = model.chunk_frames - 1, recipe.data.statistics_clips
-    if not keep_statistics:
+    count, average = recipe.data.statistics_clips, context.average_tensors
+    if not keep:
         with load_chunks(clips, recipe, span, count, context) as loader:
             model.set_latent_statistics(*measure_latent_statistics(model, loader, count, context, dtype))
     autocast = torch.autocast(context.device.type, dtype, enabled=dtype != torch.float32)
     with load_chunks(clips, recipe, span, min(count, FITTED_CLIPS), context) as loader, autocast:
-        batches = small_batches(loader, FITTED_CLIPS, context)
-        factors = fit_rgb_factors(model, batches, context.average_tensors)
+        if isinstance(clips, PairedClips):
+            pairs = small_pairs(loader, FITTED_CLIPS, context)
+            factors = fit_rgb_pairs(pairs, model.spatial_compression_ratio, average)
+        else:
+            factors = fit_rgb_factors(model, small_batches(loader, FITTED_CLIPS, context), average)
     return {name: model.config[name] for name in MEASURED} | {"latent_rgb_factors": factors}
 
 
@@ -174,7 +176,7 @@ def build_auxiliary_losses(
     return AuxiliaryLosses(recipe.losses, device, features, predictor, model.latent_channels)
 
 
-def resolve_config(recipe: Recipe, clips: ClipDataset, device: torch.device) -> dict[str, Any]:
+def resolve_config(recipe: Recipe, clips: Clips, device: torch.device) -> dict[str, Any]:
     """The recipe with its resolved precision and a fingerprint of the data, wherever those are."""
     precision = dtype_name(pick_dtype(recipe.loop.mixed_precision, device))
     return asdict(replace(recipe, loop=replace(recipe.loop, mixed_precision=precision))) | {
@@ -184,7 +186,7 @@ def resolve_config(recipe: Recipe, clips: ClipDataset, device: torch.device) -> 
     }
 
 
-def report(init: InitReport, clips: ClipDataset, strict: bool) -> None:
+def report(init: InitReport, clips: Clips, strict: bool) -> None:
     """Print what was loaded and frozen, and the first unusable files; with `strict` these are an error."""
     if text := str(init):
         print(text, file=sys.stderr)
@@ -198,7 +200,7 @@ def report(init: InitReport, clips: ClipDataset, strict: bool) -> None:
 
 
 def make_batches(
-    clips: ClipDataset, recipe: Recipe, span: int, tasks: TaskConfig, stages: tuple[Stage, ...], steps: int
+    clips: Clips, recipe: Recipe, span: int, tasks: TaskConfig, stages: tuple[Stage, ...], steps: int
 ) -> TrainingBatches:
     """`steps` batches of a recipe's data, for chunks of 1 + `span` frames."""
     data, seed = recipe.data, recipe.loop.seed
@@ -207,7 +209,7 @@ def make_batches(
 
 
 def load_chunks(
-    clips: ClipDataset, recipe: Recipe, span: int, count: int, context: DistributedContext
+    clips: Clips, recipe: Recipe, span: int, count: int, context: DistributedContext
 ) -> BatchLoader:
     """This process's parts of batches of at least `count` whole chunks, at the size of the last stage."""
     stage = replace(recipe.data.stages[-1], until=1.0)
