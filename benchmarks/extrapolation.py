@@ -17,9 +17,9 @@ from report import finish, one_sentence_errors, use_threads
 from rich.console import Console
 from rich.progress import Progress
 
-from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
 from regen.data.video_sets import find_media
+from regen.embedders.interface import Embedder
 from regen.media.pixels import Size, parse_size
 from regen.pretrained.listing import DEFAULT_MODEL
 from regen.pretrained.models import load

@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams
 from regen.codec.transcode import label
 from regen.data.video_sets import find_media
+from regen.embedders.interface import Embedder
 from regen.media.files import write_image
 from regen.media.pixels import Size, parse_size
 from regen.pretrained.listing import DEFAULT_MODEL

@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
+from regen.embedders.interface import Embedder
 from regen.media.pixels import IDENTITY_MATRIX, RgbConverter, Size, YuvConverter, resize_center_crop
 from regen.media.reader import VideoReader
 from regen.metrics.psnr_ssim import psnr_per_frame, ssim_per_frame

@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions
 from regen.data.video_sets import find_media
+from regen.embedders.interface import Embedder
 from regen.evaluate.quality import ClipResult, evaluate_clip
 from regen.media.pixels import Size, resize_center_crop
 from regen.media.reader import VideoReader

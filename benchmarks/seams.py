@@ -21,9 +21,10 @@ from rich.progress import Progress
 from slices import SliceCollector, compare_slices
 from torch import Tensor
 
-from regen.codec.chunks import ChunkLatents, Embedder
+from regen.codec.chunks import ChunkLatents
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession, Seams
 from regen.data.video_sets import find_media
+from regen.embedders.interface import Embedder
 from regen.media.files import write_image
 from regen.media.pixels import Size, parse_size, resize_center_crop
 from regen.media.reader import VideoReader

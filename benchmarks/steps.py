@@ -18,8 +18,8 @@ from report import evaluate_files, find_clips, finish, one_sentence_errors, use_
 from rich.console import Console
 from rich.progress import Progress
 
-from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, Seams, SolverName
+from regen.embedders.interface import Embedder
 from regen.evaluate.quality import ClipResult, evaluate_clip
 from regen.media.pixels import Size, parse_size
 from regen.pretrained.listing import DEFAULT_MODEL

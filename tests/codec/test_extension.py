@@ -32,7 +32,7 @@ class CorrelatedFrames:
     """
 
     STD, CORRELATION = 0.3, 0.9
-    temporal_compression_ratio, spatial_compression_ratio, chunk_frames = 4, 8, 5
+    temporal_compression_ratio, spatial_compression_ratio, latent_channels, chunk_frames = 4, 8, 1, 5
     denoises = extrapolates = True
     device, dtype = torch.device("cpu"), torch.float32
 

@@ -6,10 +6,10 @@ from tiny_benchmark import tiny_one_dva
 from tiny_diffusers_models import cogvideox, ltx, mochi
 from tiny_media import tiny_regen
 
-from regen.codec.chunks import Embedder
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.embedders.diffusers_adapter import DiffusersAdapter
 from regen.embedders.diffusers_models import CogVideoXAdapter, LTXAdapter
+from regen.embedders.interface import Embedder
 from regen.embedders.linear import AutoencoderLinear
 from regen.embedders.magvit2 import AutoencoderMagvit2
 

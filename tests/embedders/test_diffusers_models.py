@@ -14,12 +14,12 @@ from tiny_diffusers_models import TINY, ltx_2, ltx_2_diffusion_decoder
 from torch import Tensor
 from torch.nn.attention import flex_attention
 
-from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.diffusion import euler, heun
 from regen.embedders import diffusers_models
 from regen.embedders.diffusers_adapter import DiffusersAdapter
 from regen.embedders.diffusers_models import CosmosAdapter, LTX2DiffusionAdapter
+from regen.embedders.interface import Embedder
 from regen.embedders.linear import AutoencoderLinear
 from regen.evaluate.quality import evaluate_clip
 from regen.pretrained.models import load_embedder

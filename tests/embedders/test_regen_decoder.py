@@ -177,13 +177,15 @@ def test_names_of_encoders(name: str, place: str):
 
 def test_an_encoder_that_is_not_causal_is_refused():
     class TwoToOne:
-        temporal_compression_ratio, spatial_compression_ratio, chunk_frames = 2, 8, 17
-        device, dtype = CPU, torch.float32
+        temporal_compression_ratio, spatial_compression_ratio, latent_channels, chunk_frames = 2, 8, 2, 17
+        device, dtype, denoises, extrapolates = CPU, torch.float32, False, False
 
         def encode(self, video: Tensor) -> Any:
             latents = video[:, :2, ::2, ::8, ::8].repeat(1, 1, 1 + (video.shape[2] > 1), 1, 1)
             mode = type("Mode", (), {"mode": lambda self: latents})()
             return type("Output", (), {"latent_dist": mode})()
+
+        decode = activation_bytes = encode
 
     with pytest.raises(ValueError, match="must be causal in time"):
         check_causal(TwoToOne(), "two-to-one")

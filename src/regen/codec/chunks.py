@@ -1,64 +1,21 @@
-"""The chunks of a video: the model's interface, latents, 8-bit frames.
+"""The chunks of a video: latents, 8-bit frames.
 
 A short last chunk repeats its last frame, and sides that are not a multiple of the spatial ratio (8 or 16
 pixels) repeat their border; both are cropped after decoding. A single frame is an image and has one latent
 frame (docs/method.md, Sec. 1).
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from torch import Generator, Tensor
+from torch import Tensor
 
-from regen.diffusion import Noise, Solver
+from regen.embedders.interface import Embedder
 from regen.latents import Latents
 from regen.media.pixels import uint8_to_signed
-from regen.tiling import Tile
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """The interface of a video embedder, named as in diffusers; all of `regen.embedders` have it."""
-
-    @property
-    def temporal_compression_ratio(self) -> int: ...
-
-    @property
-    def spatial_compression_ratio(self) -> int: ...
-
-    @property
-    def chunk_frames(self) -> int: ...
-
-    @property
-    def denoises(self) -> bool: ...
-
-    @property
-    def extrapolates(self) -> bool: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def encode(self, video: Tensor, *, tile: Tile | None = None) -> Any: ...
-
-    def decode(
-        self,
-        latents: Any,
-        times: Tensor,
-        *,
-        steps: int,
-        generator: list[Generator],
-        solver: Solver,
-        tile: Tile | None = None,
-        noise: Noise | None = None,
-    ) -> Any: ...
-
-    def activation_bytes(self, frames: int, height: int, width: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -86,3 +43,27 @@ def to_image(frame: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
     """Convert a decoded frame to 8 bits; values outside [-1, 1] are clamped."""
     values = (frame.float().clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
     return rearrange(values, "c h w -> h w c")
+
+
+def check_size(model: Embedder, latents: Sequence[int], height: int, width: int) -> None:
+    """Raises ValueError unless `latents` (c n y x) is the shape of those of frames of `height` x `width`."""
+    side = model.spatial_compression_ratio
+    expected = (model.latent_channels, -(-height // side), -(-width // side))
+    needed, got = (" x ".join(map(str, shape)) for shape in (expected, (latents[0], *latents[-2:])))
+    if needed != got:
+        raise ValueError(
+            f"Frames of {width}x{height} pixels need latents of {needed} (channels, rows, columns), got "
+            f"{got}; give the size that was encoded."
+        )
+
+
+def check_finite(frames: Tensor, part: str) -> None:
+    """Raises ValueError unless the frames that `part` was decoded to are finite."""
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError(f"{part} decoded to values that are not finite; try --dtype fp32.")
+
+
+def decoded_together(own: list[float], wanted: Iterable[float]) -> list[list[float]]:
+    """The encoded frames, and after them the other wanted ones in pieces of at most as many."""
+    others, size = sorted({*wanted} - {*own}), len(own)
+    return [own, *(others[start : start + size] for start in range(0, len(others), size))]

@@ -8,7 +8,7 @@ from typing import TypeVar
 import psutil
 import torch
 
-from regen.codec.chunks import Embedder
+from regen.embedders.interface import Embedder
 from regen.tiling import MIN_TILE_SIDE, Tile
 
 T = TypeVar("T")

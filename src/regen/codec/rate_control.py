@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from regen.codec.chunks import Embedder, to_clip
+from regen.codec.chunks import to_clip
 from regen.diffusion import Noise, Solver, euler
 from regen.embedders.clips import pad
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.embedders.interface import Embedder
 from regen.latents import Latents
 from regen.networks.length_rule import motion
 from regen.runtime import generator_for

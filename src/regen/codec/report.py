@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regen.codec.chunks import Embedder
 from regen.embedders.clips import pad
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.embedders.interface import Embedder
 from regen.latents import Latents
 
 

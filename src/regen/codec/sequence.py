@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from regen.codec.chunks import to_image
+from regen.codec.chunks import check_finite, check_size, decoded_together, to_image
 from regen.codec.latent_file import LatentVideo
 from regen.codec.memory import OomRetry
 from regen.codec.sessions import SOLVERS, Convert, DecodeOptions
@@ -60,17 +60,13 @@ class SequenceDecodeSession:
         the first group 0. By default the encoded frames. Raises ValueError for another size.
         """
         r, index = self.model.temporal_compression_ratio, self._index
-        self._check_size(latent)
+        check_size(self.model, latent.shape, self.height, self.width)
         own = [float(i) for i in range(1, r + 1)] if index else [0.0]
         wanted = own if offsets is None else list(offsets)
         images: dict[float, Tensor] = {}
         with self.stopwatch:
             pair = torch.stack([latent] if self._previous is None else [self._previous, latent], dim=1)[None]
-            others = sorted({*wanted} - {*own})
-            pieces = ([own] if {*wanted} & {*own} else []) + [
-                others[i : i + r] for i in range(0, len(others), r)
-            ]
-            for piece in pieces:
+            for piece in decoded_together(own, wanted)[0 if {*wanted} & {*own} else 1 :]:
                 frames = self._decode(pair, [float(offset) / r for offset in piece])
                 cropped = frames[0, :, :, : self.height, : self.width].unbind(1)
                 images |= zip(piece, map(self.convert, cropped), strict=True)
@@ -87,16 +83,6 @@ class SequenceDecodeSession:
         for latent, offsets in latents:
             yield self.feed(latent, offsets)
 
-    def _check_size(self, latent: Float[Tensor, "c y x"]) -> None:
-        side, channels = self.model.spatial_compression_ratio, self.model.latent_channels
-        expected = (channels, -(-self.height // side), -(-self.width // side))
-        needed, got = (" x ".join(map(str, shape)) for shape in (expected, latent.shape))
-        if needed != got:
-            raise ValueError(
-                f"Frames of {self.width}x{self.height} pixels need latents of "
-                f"{needed} (channels, rows, columns), got {got}; give the size that was encoded."
-            )
-
     @torch.inference_mode()
     def _decode(self, pair: Float[Tensor, "1 c m y x"], times: list[float]) -> Float[Tensor, "1 3 t h w"]:
         model, options, index = self.model, self.options, self._index
@@ -110,8 +96,7 @@ class SequenceDecodeSession:
 
         side = model.spatial_compression_ratio
         frames = self.oom_retry.run(decode, pair.shape[3] * side, pair.shape[4] * side)
-        if not bool(torch.isfinite(frames).all()):
-            raise ValueError(f"Latent frame {index} decoded to values that are not finite; try --dtype fp32.")
+        check_finite(frames, f"Latent frame {index}")
         return frames
 
 

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from regen.codec.chunks import ChunkLatents, Embedder, to_clip, to_image
+from regen.codec.chunks import ChunkLatents, check_finite, check_size, decoded_together, to_clip, to_image
 from regen.codec.extension import LatentExtension, Trajectory, offset_correction
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import Lengths, check_lengths, truncate_to
 from regen.diffusion import Noise, Solver, euler, heun
 from regen.embedders.clips import pad
+from regen.embedders.interface import Embedder
 from regen.latents import Latents, collate
 from regen.metrics.cost import Stopwatch
 from regen.networks.linear import blend_frames
@@ -179,7 +180,7 @@ class DecodeSession:
         lies between the first two frames and -1 before the chunk. The default is the encoded frames, which
         are the same to the bit whatever `offsets` are. Raises ValueError for latents of another size.
         """
-        self._check_size(chunk)
+        check_size(self.model, chunk.latents.shape, self.height, self.width)
         wanted = range(min(chunk.frames, self._last(chunk) + 1)) if offsets is None else offsets
         ready = [self._empty()]
         if self._pending and self._pending[0][0].latents.shape != chunk.latents.shape:
@@ -205,14 +206,6 @@ class DecodeSession:
 
     def _empty(self) -> Shaped[Tensor, "0 h w 3"]:
         return self.convert(torch.zeros(3, self.height, self.width))[None][:0]
-
-    def _check_size(self, chunk: ChunkLatents) -> None:
-        expected = tuple(-(-n // self.model.spatial_compression_ratio) for n in (self.height, self.width))
-        if chunk.latents.shape[-2:] != expected:
-            raise ValueError(
-                f"Frames of {self.width}x{self.height} pixels need {expected[1]}x{expected[0]} latents, got "
-                f"{chunk.latents.shape[-1]}x{chunk.latents.shape[-2]}; give the size that was encoded."
-            )
 
     def _last(self, chunk: ChunkLatents) -> int:
         """Offset of the last frame of a chunk; 0 for an image."""
@@ -241,8 +234,7 @@ class DecodeSession:
         context = own if self.options.steps > 1 else []  # samples agree only when they are decoded together
         images: list[dict[float, Tensor]] = [{} for _ in chunks]
         for (chunk, offsets), found, frames in zip(pending, images, clip.split(1), strict=True):
-            others, size = sorted({*offsets} - {*own}), len(own)
-            for piece in (own, *(others[i : i + size] for i in range(0, len(others), size))):
+            for piece in decoded_together(own, offsets):
                 if piece is own:
                     part = frames
                 elif self.model.extrapolates:
@@ -272,10 +264,7 @@ class DecodeSession:
 
         height, width = (side * model.spatial_compression_ratio for side in latents.shape[-2:])
         clip = oom_retry.run(decode, height, width)
-        if not bool(torch.isfinite(clip).all()):
-            raise ValueError(
-                f"Chunk {chunks[0].index} decoded to values that are not finite; try --dtype fp32."
-            )
+        check_finite(clip, f"Chunk {chunks[0].index}")
         return clip
 
 

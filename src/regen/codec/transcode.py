@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from regen.codec.chunks import ChunkLatents, Embedder
+from regen.codec.chunks import ChunkLatents
 from regen.codec.latent_file import LatentVideo
 from regen.codec.memory import largest_tile
 from regen.codec.rate_control import Budget, Lengths, check_lengths, two_pass
@@ -25,6 +25,7 @@ from regen.codec.sequence import OpenVideo, SequenceDecodeSession, open_sequence
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.codec.timeline import SOURCE_FRAMES, Timeline, blend_frames, offsets_per_chunk, output_frames
 from regen.console import OnProgress
+from regen.embedders.interface import Embedder
 from regen.latents import collate
 from regen.media.audio import extract_audio
 from regen.media.files import BLACK, Blob, Colour

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from regen.codec.chunks import Embedder, to_clip
+from regen.codec.chunks import to_clip
 from regen.codec.memory import is_oom
 from regen.codec.rate_control import FixedLength, encode_full
 from regen.corpus.shards import LatentInfo
 from regen.corpus.sources import Chunk, CorpusSample, Decoded, Skipped
 from regen.embedders.clips import pad
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.embedders.interface import Embedder
 from regen.latents import Latents, collate
 from regen.tiling import Tile
 

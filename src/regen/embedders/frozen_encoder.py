@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,34 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter
 from regen.embedders.diffusers_models import ADAPTERS, find, load
+from regen.embedders.interface import Embedder
 from regen.io import check_types
 from regen.public import MODULES
 from regen.tiling import Tile
 
 PREFIX = "diffusers:"
 DECODERS = ("decoder.", "post_quant_conv.", "conditioner.", "linear_decoder.")  # weights that latents ignore
-
-
-@runtime_checkable
-class Encodes(Protocol):
-    """What this module needs of an embedder."""
-
-    @property
-    def temporal_compression_ratio(self) -> int: ...
-
-    @property
-    def spatial_compression_ratio(self) -> int: ...
-
-    @property
-    def chunk_frames(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def encode(self, video: Tensor, *, tile: Tile | None = None) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +71,7 @@ class FrozenEncoder:
     embedder, of a `space` alone, it takes tensors without content.
     """
 
-    embedder: Any  # with the interface `Encodes`
+    embedder: Any  # an Embedder
     name: str
     space: LatentSpace = LatentSpace()
 
@@ -176,12 +155,12 @@ def adapter_class(vae: nn.Module) -> type[DiffusersAdapter]:
     return ADAPTERS[name]
 
 
-def networks_of(embedder: Encodes) -> list[nn.Module]:
+def networks_of(embedder: Embedder) -> list[nn.Module]:
     """The networks of an embedder."""
     return embedder.networks if isinstance(embedder, DiffusersAdapter) else [embedder]  # type: ignore[list-item]
 
 
-def describe(embedder: Encodes, name: str) -> LatentSpace:
+def describe(embedder: Embedder, name: str) -> LatentSpace:
     """The latent space of an embedder."""
     mean, std = ((0.0,), (1.0,))
     if isinstance(embedder, DiffusersAdapter):
@@ -192,7 +171,7 @@ def describe(embedder: Encodes, name: str) -> LatentSpace:
         encoder_hash=encoder_hash(networks_of(embedder)[0]),
         temporal_compression_ratio=embedder.temporal_compression_ratio,
         spatial_compression_ratio=embedder.spatial_compression_ratio,
-        latent_channels=embedder.latent_channels,  # type: ignore[attr-defined]
+        latent_channels=embedder.latent_channels,
         chunk_frames=embedder.chunk_frames,
         encoder_mean=mean,
         encoder_std=std,
@@ -200,7 +179,7 @@ def describe(embedder: Encodes, name: str) -> LatentSpace:
 
 
 @torch.no_grad()
-def check_causal(embedder: Encodes, name: str) -> None:
+def check_causal(embedder: Embedder, name: str) -> None:
     """Raise ValueError unless 1 frame becomes 1 latent frame, and 1 + r n frames 1 + n."""
     side, r, frames = (
         embedder.spatial_compression_ratio,

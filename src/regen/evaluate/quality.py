@@ -9,10 +9,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from regen.codec.chunks import ChunkLatents, Embedder
+from regen.codec.chunks import ChunkLatents
 from regen.codec.rate_control import Lengths
 from regen.codec.report import LatentCounter
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
+from regen.embedders.interface import Embedder
 from regen.metrics.cost import Stopwatch
 from regen.metrics.efficientnet import EfficientNetLite0, FeatureComparison
 from regen.metrics.ghosting import GhostingRate, TemporalMae

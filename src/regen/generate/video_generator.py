@@ -9,11 +9,12 @@ from jaxtyping import Shaped, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from regen.codec.chunks import ChunkLatents, Embedder, to_clip, to_image
+from regen.codec.chunks import ChunkLatents, to_clip, to_image
 from regen.codec.memory import OomRetry
 from regen.codec.rate_control import FixedLength, check_lengths, truncate_to
 from regen.codec.sessions import Convert, DecodeOptions, decode_chunks
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.embedders.interface import Embedder
 from regen.embedders.pyramid import PyramidAutoencoder
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.inputs import Condition, split_chunks

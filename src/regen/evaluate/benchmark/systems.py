@@ -11,13 +11,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from regen.codec.chunks import Embedder
 from regen.codec.rate_control import FixedLength, Lengths, TargetPsnr, parse_length
 from regen.codec.report import Compression, LatentCounter, clip_compression, model_compression
 from regen.codec.sessions import SOLVERS, DecodeOptions
 from regen.data.video_sets import VideoSet, find_media, media_sha256
 from regen.embedders.diffusers_adapter import DiffusersAdapter
 from regen.embedders.hybrid import HybridAutoencoder
+from regen.embedders.interface import Embedder
 from regen.evaluate.benchmark.clip_list import Clip, clip_label
 from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
 from regen.media.reader import VideoReader

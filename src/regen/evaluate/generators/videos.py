@@ -24,11 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from regen.codec.chunks import Embedder
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.console import OnProgress, warn
 from regen.curate.sources import read_sidecars
 from regen.data.video_sets import find_media
+from regen.embedders.interface import Embedder
 from regen.generate.sampling import SampleOptions
 from regen.generate.video_generator import VideoGenerator
 from regen.io import atomic_path, check_settings, read_json, write_json
