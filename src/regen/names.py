@@ -8,6 +8,7 @@ $REGEN_MIRROR, the URL of a folder such as file:///srv/models with owner/name/co
 the Hub.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 
+from regen.console import first_line
 from regen.io import check_sha256, read_json
 
 BUNDLED = Path(__file__).parent / "pretrained"
@@ -37,7 +40,16 @@ MODEL_FILES = ("*.json", "*.safetensors")
 PIPELINE_PARTS = ("generator", "vae", "text_encoder", "tokenizer")
 PIPELINE_FILES = (*MODEL_FILES, *(f"{part}/*" for part in PIPELINE_PARTS))
 HUB_OPTIONS = frozenset({"token", "cache_dir", "proxies", "force_download", "local_files_only"})
+PLAIN_OPTIONS = {"torch_dtype", "subfolder", "variant", "revision", "use_safetensors", "output_loading_info"}
 ADVICE = "give a name (see regen models), a folder, or owner/name"
+# Messages of diffusers about a damaged model, and what they mean; groups of the patterns are inserted.
+IN_WORDS = {
+    r"Unable to load weights from checkpoint": "its weights are cut off, or not in safetensors",
+    r"no file named (\S+) found": "it has no {}",
+    r"because (\S+) expected shape": "{} has another shape than its config.json says",
+}
+LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, AssertionError)
+"""What libraries raise for damaged models."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +209,30 @@ def resolve(name: str | os.PathLike[str], options: Mapping[str, Any]) -> str | o
     return download(text, "model", ADVICE, patterns, revision, subfolder)
 
 
+class DamagedModelError(ValueError):
+    """A model that is there but can't be loaded."""
+
+
+def damaged(place: object, reason: str | BaseException) -> DamagedModelError:
+    """The error of a model that can't be loaded, for a reason in words or the error of a library."""
+    if isinstance(reason, DamagedModelError):
+        return reason
+    if isinstance(reason, BaseException):
+        reason = _in_words(reason)
+    return DamagedModelError(f"The model in {place} is damaged ({reason}); get or save it again.")
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, SafetensorError):
+        return "its weights are cut off, or not in safetensors"
+    if isinstance(error, json.JSONDecodeError):
+        return f"its {CONFIG} is not JSON"
+    for pattern, words in IN_WORDS.items():
+        if found := re.search(pattern, str(error)):
+            return words.format(*found.groups())
+    return first_line(error)
+
+
 def _check_parts(folder: Path) -> None:
     """Raise ValueError when an index of the weights in a local folder names files outside of it."""
     for index in folder.glob("*.index.json"):
@@ -218,10 +254,16 @@ class WithoutAutoMap:
 
 
 def _check_class(name: str | os.PathLike[str], folder: Path, wanted: type) -> None:
-    """Raise ValueError when a local folder says that its model is of another class."""
-    content = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    """Raise ValueError when a local folder has no model, or says that it is of another class."""
+    if not folder.is_dir():  # diffusers has to find it
+        return
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"The folder {folder} holds no model: it has no {CONFIG}; {ADVICE}.")
+    content = read_json(folder / CONFIG)
     found = content.get("_class_name") if isinstance(content, dict) else None
-    if isinstance(found, str) and found not in {base.__name__ for base in wanted.__mro__}:
+    if not isinstance(found, str):
+        raise damaged(folder, f"its {CONFIG} does not name its class")
+    if found not in {base.__name__ for base in wanted.__mro__}:
         raise ValueError(f"{name} is of class {found}, not {wanted.__name__}; load it by its own class.")
 
 
@@ -232,12 +274,23 @@ class NamedModel(WithoutAutoMap):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Any:
         """The model of this name, in evaluation mode, with the options of diffusers: `revision`, `subfolder`,
         `variant`, `torch_dtype` and so on. Only JSON and safetensors are read, never a pickle. Raises
-        ValueError when there is no such model."""
+        ValueError when there is no such model, and for a damaged one."""
         if options.get("use_safetensors") is False:  # pipelines of diffusers give None
             raise ValueError("Weights must be in safetensors, which run no code; leave out use_safetensors.")
         found = resolve(pretrained_model_name_or_path, options)
         folder = Path(found, options.get("subfolder") or "")
         _check_parts(folder)
         _check_class(pretrained_model_name_or_path, folder, cls)
-        options["use_safetensors"] = True
-        return super().from_pretrained(found, **options)  # type: ignore[misc]
+        try:
+            model, info = super().from_pretrained(  # type: ignore[misc]
+                found, **options | {"use_safetensors": True, "output_loading_info": True}
+            )
+        except LOADING_ERRORS as error:
+            # Other options may be wrong themselves; memory may be short.
+            if not folder.is_dir() or options.keys() - PLAIN_OPTIONS or "out of memory" in str(error):
+                raise
+            raise damaged(folder, error) from error
+        random = [] if "ignore_mismatched_sizes" in options else info["missing_keys"]
+        if random:
+            raise damaged(folder, f"it has no weights for {len(random)} tensors, such as {min(random)}")
+        return (model, info) if options.get("output_loading_info") else model

@@ -25,16 +25,20 @@ HAS_BF16_ATTENTION = not (
 )
 
 
-def allocated(run: Callable[[], object]) -> int:
-    """Peak of the bytes that torch's allocator hands out in `run`."""
+def allocated(run: Callable[[], object], kernel: str | None = None) -> int:
+    """Peak of the bytes that torch's allocator hands out in `run`, but for those inside calls of a kernel."""
     with one_thread(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
+    events = sorted(recorded.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    now = peak = end = 0
+    for event in events:
+        if event.name() == kernel:
+            end = max(end, event.start_ns() + event.duration_ns())
+        elif event.name() == "[memory]":
+            is_outside = event.start_ns() > end
+            peak = max(peak, now, now + event.nbytes()) if is_outside else peak
+            now += event.nbytes()
+    return max(peak, now)
 
 
 def with_options(name: str, **options: Any) -> Any:
@@ -88,10 +92,12 @@ def test_encoding_and_decoding_take_the_memory_that_is_planned(name: str, decode
     clip = torch.zeros(4, 3, model.chunk_frames, 128, 128)
     with torch.no_grad():
         latents = model.encode(clip).latent_dist.mode()
-        measured = allocated(lambda: model.decode(latents) if decode else model.encode(clip).latent_dist)
+        # Some CPUs' convolutions copy their input, their weights or their result into another layout.
+        measured = allocated(
+            lambda: model.decode(latents) if decode else model.encode(clip).latent_dist, "aten::convolution"
+        )
     planned = codec_bytes(recipe, 4, model.chunk_frames, (128, 128), sharded=False, decode=decode)
-    # oneDNN's convolutions copy their input into another layout.
-    assert planned == pytest.approx(measured, rel=0.2 if decode else 0.3)
+    assert planned == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["magvit2-32x", "regen-32x"])

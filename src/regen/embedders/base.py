@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from regen.diffusion import Noise, Solver, euler
-from regen.embedders.clips import join_posteriors, pad, split_chunks, split_rows
+from regen.embedders.clips import check_latents, check_video, join_posteriors, pad, split_chunks, split_rows
 from regen.embedders.model import DecoderOutput, Model
 from regen.embedders.preview import RgbFactors, to_rgb
 from regen.latents import Latents
@@ -152,8 +152,8 @@ class VideoAutoencoder(Model):
 
         `sample` is RGB in [-1, 1]. `sample_posterior`: decode random latents instead of the most likely ones.
         """
-        frames, height, width = sample.shape[2:]
         posterior = self.encode(sample).latent_dist
+        frames, height, width = sample.shape[2:]
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()
         decoded = self.decode(latents, steps=steps, generator=generator).sample
         decoded = decoded[:, :, :frames, :height, :width]
@@ -214,6 +214,7 @@ class VideoAutoencoder(Model):
         self, video: Float[Tensor, "b 3 t h w"], return_dict: bool, posterior_of: Callable[[Tensor], Any]
     ) -> AutoencoderKLOutput | tuple[Any]:
         """The posteriors of the chunks and, with slicing, of the rows of a video, as one."""
+        check_video(video, type(self).__name__)
         padded = self._pad(video.to(self.dtype))
         rows = padded.split(1) if self.use_slicing else [padded]
         chunks = [
@@ -231,11 +232,11 @@ class VideoAutoencoder(Model):
 
     def _chunks(self, latents: Tensor | Latents) -> list[Any]:
         """The latents of each chunk. Raises ValueError unless they are those of whole chunks, or an image."""
-        channels, frames = latents.shape[1:3]
-        if channels != self.latent_channels or (frames > 1 and frames % self.latent_frames):
+        check_latents(latents, self.latent_channels, type(self).__name__)
+        if (frames := latents.shape[2]) > 1 and frames % self.latent_frames:
             raise ValueError(
-                f"Latents must have {self.latent_channels} channels and 1 latent frame (an image) or "
-                f"{self.latent_frames} for each chunk, got {channels} and {frames}."
+                f"Latents must have 1 latent frame (an image) or {self.latent_frames} for each chunk, got "
+                f"{frames}."
             )
         return split_chunks(latents, self.latent_frames)
 

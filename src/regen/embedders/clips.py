@@ -31,6 +31,36 @@ class PointPosterior:
         return self.parameters
 
 
+def check_video(video: Any, name: str) -> None:
+    """Raise ValueError unless it is a video as the embedder `name` takes it; only the shape is looked at."""
+    is_video = _is_filled(video) and video.ndim == 5 and video.shape[1] == 3
+    if not is_video:
+        raise ValueError(
+            f"{name} encodes floating-point tensors b 3 t h w, RGB in [-1, 1], got {_described(video)}."
+        )
+
+
+def check_latents(latents: Any, channels: int, name: str) -> None:
+    """Raise ValueError unless they are latents of so many channels; only the shape is looked at."""
+    is_latent = isinstance(latents, Latents) or _is_filled(latents)
+    if not is_latent or len(latents.shape) != 5 or latents.shape[1] != channels:
+        raise ValueError(
+            f"{name} decodes floating-point tensors b c n y x with {channels} channels, got "
+            f"{_described(latents)}."
+        )
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and 0 not in value.shape
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor | Latents):
+        return type(value).__name__
+    shape = " x ".join(map(str, value.shape)) or "a number"
+    return f"{shape} of {str(value.dtype).removeprefix('torch.')}" if isinstance(value, Tensor) else shape
+
+
 def pad(clip: Float[Tensor, "b 3 t h w"], length: int, multiple: int) -> Float[Tensor, "b 3 T H W"]:
     """Repeat the last frame up to `length` frames, and the right and lower border up to `multiple` pixels."""
     height, width = clip.shape[-2:]

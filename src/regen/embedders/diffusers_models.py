@@ -20,13 +20,11 @@ from einops import rearrange
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Generator, Tensor, nn
 
-from regen.console import first_line
 from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter, Moments, Video
 from regen.io import parse_json
-from regen.names import MIRROR, local_folders
+from regen.names import LOADING_ERRORS, MIRROR, damaged, local_folders
 from regen.public import MODULES
 from regen.tiling import Tile
 
@@ -247,7 +245,7 @@ def _at(root: str, folder: str) -> ModelLocation | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _damaged(ModelLocation(root, folder, None), error) from None
+        raise damaged(ModelLocation(root, folder, None), error) from None
     name = config.get("_class_name") if isinstance(config, dict) else None
     return ModelLocation(root, folder, name if isinstance(name, str) else None)
 
@@ -286,13 +284,9 @@ def _load(location: ModelLocation, device: torch.device, dtype: torch.dtype) -> 
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _damaged(location, error) from None
+    except LOADING_ERRORS as error:
+        raise damaged(location, error) from None
     wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if wrong:
-        raise _damaged(location, ValueError(f"{len(wrong)} weights do not fit, such as {wrong[0]}"))
+        raise damaged(location, f"{len(wrong)} weights do not match its config, such as {wrong[0]}")
     return model.to(device)
-
-
-def _damaged(location: ModelLocation, error: Exception) -> ValueError:
-    return ValueError(f"The model in {location} is damaged ({first_line(error)}); get or save it again.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regen.embedders.base import VideoAutoencoder
-from regen.embedders.clips import pad
+from regen.embedders.clips import check_latents, pad
 from regen.latents import LatentPosterior, Latents
 from regen.losses.one_dva import OneDVAObjective
 from regen.networks.dit import Patches
@@ -119,6 +119,7 @@ class HybridAutoencoder(VideoAutoencoder):
 
     def _chunks(self, latents: Tensor | Latents) -> list[Latents]:
         """The latents of each chunk, which may be a short one. Raises ValueError for another shape."""
+        check_latents(latents, self.latent_channels, type(self).__name__)
         latents = Latents.of(latents)
         parts = [latents] if latents.shape[2] < self.latent_frames else super()._chunks(latents)
         for part in parts:

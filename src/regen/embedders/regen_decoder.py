@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from regen import diffusion
 from regen.embedders.base import without_margin
-from regen.embedders.clips import PointPosterior, frames_at
+from regen.embedders.clips import PointPosterior, check_latents, frames_at
 from regen.embedders.diffusion_decoder import DecoderConfig, DiffusionDecoder, PerceptualTerms
 from regen.embedders.frozen_encoder import FrozenEncoder, LatentSpace, load_frozen_encoder
 from regen.embedders.model import check_requirements, configured_by
@@ -139,11 +139,9 @@ class RegenDecoder(DiffusionDecoder):
 
     def _chunks(self, latents: Tensor | Latents) -> list[Any]:
         """Latents of any number of frames are one chunk: those of one video."""
-        if not isinstance(latents, Tensor) or latents.ndim != 5 or latents.shape[1] != self.latent_channels:
-            raise ValueError(
-                f"Latents must have the shape b c n y x with {self.latent_channels} channels, those of "
-                f"{self.config.encoder or 'the encoder'}, got {' x '.join(map(str, latents.shape))}."
-            )
+        name = f"{type(self).__name__} of {self.config.encoder or 'its encoder'}"
+        latents = latents.for_decoder() if isinstance(latents, Latents) else latents
+        check_latents(latents, self.latent_channels, name)
         return [latents]
 
     def _decode(

@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from regen.generate.load import load_video_generator
-from regen.names import CONFIG, WithoutAutoMap, resolve
+from regen.names import ADVICE, CONFIG, PIPELINE, WithoutAutoMap, resolve
 from regen.public import MODULES
 
 
@@ -26,6 +26,8 @@ class NamedPipeline(WithoutAutoMap, DiffusionPipeline):
         """
         found = resolve(pretrained_model_name_or_path, options)
         if not (Path(found) / CONFIG).is_file():
+            if Path(found).is_dir() and not (Path(found) / PIPELINE).is_file():
+                raise ValueError(f"The folder {found} holds no pipeline: it has no {PIPELINE}; {ADVICE}.")
             return super().from_pretrained(found, **options)
         dtype = options.pop("torch_dtype", None) or options.pop("dtype", None) or torch.float32
         videos = load_video_generator(str(found), torch.device("cpu"), dtype)

@@ -11,9 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from regen.console import first_line
 from regen.io import parse_json
-from regen.names import CONFIG, find_folder, model_folders, published_models
+from regen.names import CONFIG, damaged, find_folder, model_folders, published_models
 from regen.public import MODULES
 
 DEFAULT_MODEL = "regen-small-4x"
@@ -86,7 +85,7 @@ def shapes_of(path: Path) -> dict[str, list[int]]:
         with safe_open(path, framework="np") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise damaged(path.parent, first_line(error)) from None
+        raise damaged(path.parent, error) from None
 
 
 def _folders() -> list[tuple[Path, str]]:
@@ -124,7 +123,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
-        raise damaged(folder, f"config.json can't be read, {first_line(error)}") from None
+        raise damaged(folder, error) from None
     if not isinstance(config, dict):
         raise damaged(folder, "config.json must hold a JSON object")
     return config
@@ -138,8 +137,3 @@ def class_name_of(folder: Path) -> str:
     if not isinstance(name, str) or name not in EMBEDDERS:
         raise ValueError(f"The model in {folder} must be one of {', '.join(EMBEDDERS)}, got {name}.")
     return name
-
-
-def damaged(folder: Path, reason: str) -> ValueError:
-    """The error of a model that can't be loaded."""
-    return ValueError(f"The model in {folder} is damaged ({reason}); get or save it again.")

@@ -12,11 +12,10 @@ from typing import Any, TypeVar, get_args
 import torch
 from diffusers import ModelMixin
 from diffusers.utils import logging
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from regen.console import first_line
 from regen.embedders.diffusers_adapter import DEFAULT_WINDOW, DiffusersAdapter
 from regen.embedders.diffusers_models import find
 from regen.embedders.diffusers_models import load as load_autoencoder
@@ -29,11 +28,10 @@ from regen.embedders.one_dva import AutoencoderOneDVA
 from regen.embedders.regen import AutoencoderRegen
 from regen.embedders.regen_decoder import RegenDecoder
 from regen.io import read_json
-from regen.names import CONFIG
+from regen.names import CONFIG, LOADING_ERRORS, damaged
 from regen.pretrained.listing import (
     GENERATOR,
     class_name_of,
-    damaged,
     find_model,
     is_generator,
     shapes_of,
@@ -79,8 +77,8 @@ def load_as(model_class: type[M], folder: Path, device: torch.device, dtype: tor
             model, loading = model_class.from_pretrained(
                 folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, AssertionError) as error:
-        raise damaged(folder, first_line(error)) from None
+    except LOADING_ERRORS as error:
+        raise damaged(folder, error) from None
     wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if wrong:
         raise damaged(folder, f"{len(wrong)} weights do not match its config, such as {wrong[0]}")
