@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 from tyro.extras import SubcommandApp
 
 from regen.cli.options import Device, Strict, Threads
@@ -71,8 +71,6 @@ def recipe_command(argv: Sequence[str], config: Path | None = None) -> tuple[Cal
 
         recipe = configured(recipe, read_config(config), config)
     make = _embedder_training if name in presets.RECIPES else _generator_training
-    if hasattr(recipe.model, "encoder"):
-        make = _decoder_training
     return make(name, recipe), presets.HELP[name]
 
 
@@ -102,45 +100,15 @@ def check_name(name: str) -> None:
 
 def _embedder_training(name: str, default: "Recipe") -> Callable[..., None]:
     kind: Any = type(default)[type(default.model)]  # type: ignore[index]  # --model has the fields of its class
+    is_decoder = hasattr(default.model, "encoder")
+    encoder_option = arg(metavar="NAME", help_behavior_hint="") if is_decoder else Suppress
+    latents_option = arg(metavar="LATENTS", help_behavior_hint="") if is_decoder else Suppress
 
     def train(
         data: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")],
         out: Path,
-        recipe: Annotated[kind, arg(name="")] = default,
-        device: Device = None,
-        threads: Threads = None,
-        resume: bool = True,
-        cache: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
-        license: License = None,
-        strict: Strict = False,
-    ) -> None:
-        """Train.
-
-        Args:
-            data: Folders (or files) of videos and images, sets such as frames:FOLDER or ucf101:FOLDER (see
-                `regen evaluate`), and shards made by `regen shards build`, also at an address such as
-                s3://bucket/shards.
-            out: Folder of the run: checkpoints, log, previews, and model/ with the finished model.
-            device: cpu, cuda, cuda:1 or mps; by default the best available.
-            threads: CPU threads; by default one for each core.
-            resume: Resume the run in OUT if there is one; with --no-resume that is an error.
-            cache: Folder for decoded frames; faster for up to some hours of video.
-            license: Licence of the weights for the model card, such as apache-2.0; publishing needs one.
-            strict: Stop at once when a file can't be read; by default it is named and skipped.
-        """
-        _train_embedder(recipe, data, out, name, device, threads, resume, cache, license, strict)
-
-    return train
-
-
-def _decoder_training(name: str, default: "Recipe") -> Callable[..., None]:
-    kind: Any = type(default)[type(default.model)]  # type: ignore[index]  # --model has the fields of its class
-
-    def train(
-        data: Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]")],
-        out: Path,
-        encoder: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None,
-        latents: Annotated[Path | None, arg(metavar="LATENTS", help_behavior_hint="")] = None,
+        encoder: Annotated[str | None, encoder_option] = None,
+        latents: Annotated[Path | None, latents_option] = None,
         recipe: Annotated[kind, arg(name="")] = default,
         device: Device = None,
         threads: Threads = None,
@@ -184,7 +152,7 @@ def _train_embedder(
     cache: Path | None,
     license: str | None,
     strict: bool,
-    latents: Path | None = None,
+    latents: Path | None,
 ) -> None:
     from regen.data.video_sets import check_exist, check_outside
     from regen.generate.predictor import load_predictor
