@@ -15,6 +15,7 @@ from regen.embedders.frozen_encoder import (
     FrozenEncoder,
     adapter_of,
     check_causal,
+    encoder_hash,
     load_frozen_encoder,
     place_of,
 )
@@ -151,6 +152,20 @@ def test_the_encoder_is_found_by_its_name_and_checked(tmp_path: Path):
         model.attach_encoder(encoder_of(hunyuan))
     with pytest.raises(ValueError, match="no autoencoder"):
         load_frozen_encoder(str(tmp_path / "none"), CPU, torch.float32)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_hash_of_an_encoder_is_the_same_in_each_precision_and_that_of_another_is_not(name: str):
+    vae = encoder_of(CLASSES[name]).embedder.vae
+    expected = encoder_hash(vae)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert encoder_hash(encoder_of(CLASSES[name]).embedder.vae.to(dtype)) == expected
+    for parameter in vae.decoder.parameters():
+        nn.init.normal_(parameter)
+    assert encoder_hash(vae) == expected
+    for parameter in vae.encoder.parameters():
+        parameter.data += 0.01 * parameter.std(correction=0) * torch.randn_like(parameter)
+    assert encoder_hash(vae) != expected
 
 
 def test_a_model_of_this_package_is_an_encoder_too(tmp_path: Path):

@@ -90,7 +90,7 @@ def test_latents_of_another_shape_are_refused(shape: tuple[int, ...]):
     """Such as packed ones, which the pipeline unpacks."""
     model = decoder_of(encoder_of(wan))
     wrapped = RegenDecoder.wrap(model.encoder.embedder.vae, model)
-    with pytest.raises(ValueError, match=r"^Latents must have the shape b c n y x with 2 channels, .*\.$"):
+    with pytest.raises(ValueError, match=r"b c n y x with 2 channels, got .*\.$"):
         wrapped.decode(torch.randn(shape))
 
 
@@ -103,6 +103,20 @@ def test_a_decoder_for_other_latents_and_an_unknown_class_are_refused():
         adapter_of(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"pipe\.vae"):
         RegenDecoder.wrap("runs/decoder", decoder_of(encoder_of(wan)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_pipeline_in_half_precision_takes_the_decoder_of_a_training_in_fp32(
+    dtype: torch.dtype, tmp_path: Path
+):
+    model = decoder_of(encoder_of(wan))
+    model.save_pretrained(tmp_path / "decoder")
+    wrapped = RegenDecoder.wrap(encoder_of(wan).embedder.vae.to(dtype), str(tmp_path / "decoder"))
+    raw = torch.randn(1, 2, 3, 2, 2)
+    frames = wrapped.decode(raw.to(dtype)).sample
+    assert frames.dtype == wrapped.decoder.dtype == dtype
+    expected = model.decode(model.normalise(raw)).sample
+    torch.testing.assert_close(frames.float(), expected, atol=0.1, rtol=0.1)
 
 
 def test_models_of_other_classes_are_named(tmp_path):
