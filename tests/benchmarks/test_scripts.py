@@ -64,6 +64,10 @@ OF_MODELS: dict[str, dict[str, Any]] = {  # of "model" or several "models"
 OF_RECIPES: dict[str, dict[str, Any]] = {
     "decoder_cost": {"ratio": (4,), "size": "64", "threads": 1},
     "foreign_decoder": {"frames": (5, 9), "side": 16, "threads": 1},
+    "exported_latents": {
+        "recipe": "toy-decoder", "encoder": "regen", "updates": 1, "videos": 1, "size": (48, 48),
+        "threads": 1,
+    },
     "first_frame": {"models": "regen", "size": "32", "steps": (1, 2), "repeats": 1, "threads": 1},
     "generation_cost": {
         "recipe": "toy-c2v", "ratio": (32,), "frames": (33,), "size": ("32x32",), "repeats": 1, "threads": 1,
@@ -89,6 +93,8 @@ def test_measures(name, places, capsys):
         options["model"] = places[options["model"]]
     if "models" in options:
         options["model"] = (places[options.pop("models")],)
+    if "encoder" in options:
+        options["encoder"] = (places[options["encoder"]],)
     run(name, capsys, **options)
 
 

@@ -117,6 +117,12 @@ def test_a_configuration_gives_the_recipe_and_the_command_line_wins(run_regen, t
     assert options["name"] == "toy"
 
 
+def test_a_decoder_takes_exported_latents(run_regen, trained):
+    ran = run_regen("train", "toy-decoder", "--data", "a", "--latents", "b", "--out", "c")
+    assert (ran.status, ran.err) == (0, [])
+    assert trained[0][1]["latents"] == Path("b") and trained[0][0].model.encoder == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

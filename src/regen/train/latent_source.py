@@ -22,8 +22,8 @@ from regen.train.distributed import DistributedContext
 from regen.train.recipe import Recipe
 
 BETWEEN = (
-    "exported latents hold every frame of their videos, so that the decoder learns no frames between them; "
-    "train some updates more without --latents (--init.model RUN) for --interpolate."
+    "exported latents have no frames between theirs, so that the decoder learns none; for --interpolate, "
+    "train some updates more without --latents (--init.model RUN)."
 )
 
 
