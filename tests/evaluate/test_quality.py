@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from regen.codec.sessions import DecodeOptions, decode_chunks, encode_frames
 from regen.embedders.linear import AutoencoderLinear
-from regen.evaluate.quality import evaluate_clip
+from regen.evaluate.quality import decode_bytes, evaluate_clip
 from regen.metrics.psnr_ssim import Sharpness, psnr_per_frame, ssim_per_frame
 from regen.metrics.seams import SeamRatio
 
@@ -80,3 +80,13 @@ def test_the_options_reach_the_decoder():
     figures = [evaluate_clip(model, frames, "moving", choice).psnr for choice in options]
     assert len(set(figures)) == len(options), figures
     assert evaluate_clip(model, frames, "moving", plain).psnr == figures[0]
+
+
+def test_memory_of_decoding_holds_the_frames_of_a_chunk_and_no_weights(model):
+    def of(frames: int, height: int, width: int) -> int:
+        return decode_bytes(model, frames, height, width, DecodeOptions())
+
+    chunk = 4 * 3 * (RATIO + 1) * 32 * 64  # in fp32
+    assert chunk <= of(9, 32, 64) < 16 * chunk
+    assert of(9, 64, 64) == pytest.approx(2 * of(9, 32, 64), rel=0.2)
+    assert of(1, 32, 64) < of(9, 32, 64) == of(RATIO + 1, 32, 64)

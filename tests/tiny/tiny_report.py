@@ -96,6 +96,7 @@ def _row(run: Run, clip: str) -> dict[str, Any]:
         "lpips": None,
         "encode_seconds": 2.0,
         "decode_seconds": 4.0 * steps,
+        "decode_bytes": 25_000_000,
     }
 
 
@@ -106,4 +107,5 @@ def _means(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     means = {name: sum(row[name] for row in mine) / len(mine) for name in metrics}
     counts = {"clips": len(mine), "frames": FRAMES * len(mine)}
     one = {name: value for name, value in mine[0].items() if name not in ("seed", "clip", "sha256")}
-    return one | means | counts | {"fvd": None, "frames_per_latent": one["ratio"] / 2, "absent": ABSENT}
+    others = {"fvd": None, "frames_per_latent": one["ratio"] / 2, "decode_megabytes": 25.0}
+    return one | means | counts | others | {"absent": ABSENT}

@@ -18,6 +18,7 @@ from regen.metrics.cost import Stopwatch
 from regen.metrics.efficientnet import EfficientNetLite0, FeatureComparison
 from regen.metrics.ghosting import GhostingRate, TemporalMae
 from regen.metrics.lpips import Lpips, LpipsMean
+from regen.metrics.memory import peak_bytes
 from regen.metrics.psnr_ssim import Psnr, Sharpness, Ssim
 from regen.metrics.seams import SeamRatio
 
@@ -135,6 +136,14 @@ def reconstruct_pairs(
         if len(decoded):
             yield torch.stack(pending[: len(decoded)]), decoded
             del pending[: len(decoded)]
+
+
+def decode_bytes(model: Embedder, frames: int, height: int, width: int, options: DecodeOptions) -> int:
+    """Most bytes of tensors besides the weights while a chunk of `frames` (or of all it has) is decoded."""
+    black = torch.zeros(min(frames, model.chunk_frames), height, width, 3, dtype=torch.uint8)
+    chunk = next(EncodeSession(model).encode(black))
+    decoder = DecodeSession(model, height=height, width=width, options=options)
+    return peak_bytes(lambda: list(decoder.decode([(chunk, None)])))
 
 
 def evaluate_clip(

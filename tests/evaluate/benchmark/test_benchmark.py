@@ -208,7 +208,8 @@ def test_finished_reconstructions(data, theirs, tmp_path):
     (row,) = run(benchmark)
     assert (row["model"], row["steps"], row["frames"]) == ("theirs", 1, 16)
     assert row["psnr"] > 30
-    for name in ("ratio", "seam_ratio", "compression_factor", "values_per_second", "frames_per_latent"):
+    names = "seam_ratio", "compression_factor", "values_per_second", "frames_per_latent", "decode_megabytes"
+    for name in ("ratio", *names):
         assert row[name] is None and "precomputed" in row["absent"][name]
     write_reconstruction(data, theirs, "b.mkv", SIZE, 5)
     with pytest.raises(ValueError, match=r"results of another theirs: b\.mkv"):

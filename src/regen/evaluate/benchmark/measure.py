@@ -218,8 +218,8 @@ def measure(
 ) -> tuple[ClipResult, dict[str, Any]]:
     """Reconstruct a clip, compare it with the original, and record it in the folder `place`.
 
-    Returns its quality and its compression (see `System.compression`). Reading, computing and measuring
-    overlap. Raises ValueError when the reconstruction can't be measured.
+    Returns its quality, and its compression (see `System.compression`) with the `decode_bytes` of a chunk.
+    Reading, computing and measuring overlap. Raises ValueError when the reconstruction can't be measured.
     """
     stats, metrics = CodingStats(), ClipMetrics(system.chunk_frames, loaded.lpips, loaded.efficientnet)
     with ExitStack() as files:
@@ -237,7 +237,9 @@ def measure(
     result = metrics.result(fitted.clip.name, stats)
     if metrics.features is not None:
         np.save(place / "statistics.npy", metrics.features.statistics().numpy())
-    return result, system.compression(fitted.clip, *fitted.clip.sides(fitted.size), stats.latents)
+    height, width = fitted.clip.sides(fitted.size)
+    compression = system.compression(fitted.clip, height, width, stats.latents)
+    return result, compression | {"decode_bytes": system.decode_bytes(fitted.clip, height, width, options)}
 
 
 def record_original(fitted: FittedClip, loaded: LoadedMetrics, place: Path) -> None:

@@ -45,7 +45,7 @@ MEANS = (
 )
 PRECOMPUTED = "unknown for precomputed reconstructions"
 REASONS = {
-    **dict.fromkeys(("ratio", *COMPRESSION), PRECOMPUTED),
+    **dict.fromkeys(("ratio", *COMPRESSION, "decode_megabytes"), PRECOMPUTED),
     "temporal_mae": "no clip has a second frame",
     "ghosting_rate": "nothing moves in any clip",
     "lpips": "needs --lpips-net and --lpips-weights",
@@ -97,6 +97,7 @@ def summarize(
         "frechet_differences": frechet[1],
         "encode_seconds": sum(row["encode_seconds"] for row in rows),
         "decode_seconds": sum(row["decode_seconds"] for row in rows),
+        "decode_megabytes": _megabytes([row.get("decode_bytes") for row in rows]),
     }
     if (drift := mean_drift(rows)) is not None:
         summary["drift"] = drift
@@ -142,6 +143,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
+def _megabytes(sizes: Sequence[int | None]) -> float | None:
+    """The largest of the known sizes, in units of 10^6 bytes."""
+    return max((size / 1e6 for size in sizes if size is not None), default=None)
+
+
 def _order(row: Row) -> tuple[int, str, str, float, int, str, int, str]:
     """By ratio, name (NAME@25% by number), size, steps, clip; without ratio and at native size first."""
     sides = [0] if row["size"] == "native" else [int(side) for side in row["size"].split("x")]
@@ -178,6 +184,7 @@ COLUMNS = (
     Column("seams", "seam_ratio", 3, "one"),
     Column("temporal MAE", "temporal_mae", 3, "low"),
     Column("ghosting", "ghosting_rate", 3, "low"),
+    Column("memory, MB", "decode_megabytes", 1, "low"),
 )
 
 

@@ -19,7 +19,7 @@ from regen.embedders.diffusers_adapter import DiffusersAdapter
 from regen.embedders.hybrid import HybridAutoencoder
 from regen.embedders.interface import Embedder
 from regen.evaluate.benchmark.clip_list import Clip, clip_label
-from regen.evaluate.quality import CodingStats, FramePairs, reconstruct_pairs
+from regen.evaluate.quality import CodingStats, FramePairs, decode_bytes, reconstruct_pairs
 from regen.media.reader import VideoReader
 from regen.names import model_folders
 from regen.pretrained.models import load_embedder, weights_hash
@@ -85,6 +85,7 @@ class ModelSystem:
         self.takes_steps = model.denoises
         self._weights = _weights_of(name, model)
         self._compression: dict[tuple[int, int], Compression] = {}
+        self._decode_bytes: dict[tuple[int, int, int, DecodeOptions], int] = {}
 
     def weights(self, clip: Clip) -> str:
         """Hash of what determines the reconstruction of a clip."""
@@ -124,6 +125,13 @@ class ModelSystem:
         if (height, width) not in self._compression:
             self._compression[height, width] = model_compression(self.model, height, width)
         return asdict(self._compression[height, width]) | per_second
+
+    def decode_bytes(self, clip: Clip, height: int, width: int, options: DecodeOptions) -> int | None:
+        """Most bytes of tensors besides the weights while a chunk is decoded; None when unknown."""
+        key = min(clip.frames, self.model.chunk_frames), height, width, replace(options, seed=0, batch=1)
+        if key not in self._decode_bytes:
+            self._decode_bytes[key] = decode_bytes(self.model, *key)
+        return self._decode_bytes[key]
 
 
 class PrecomputedSystem:
@@ -168,6 +176,9 @@ class PrecomputedSystem:
 
     def compression(self, clip: Clip, height: int, width: int, latents: LatentCounter) -> dict[str, Any]:
         return {}
+
+    def decode_bytes(self, clip: Clip, height: int, width: int, options: DecodeOptions) -> int | None:
+        return None
 
 
 System = ModelSystem | PrecomputedSystem

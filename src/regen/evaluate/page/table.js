@@ -23,6 +23,7 @@ const COLUMNS = [
   { name: "Frames per latent", key: "frames_per_latent", digits: 2, better: null },
   { name: "Encode", key: "encode", digits: 1, unit: "frames/s", better: 1, value: (row) => speed(row, "encode_seconds") },
   { name: "Decode", key: "decode", digits: 1, unit: "frames/s", better: 1, value: (row) => speed(row, "decode_seconds") },
+  { name: "Decode memory", key: "decode_megabytes", digits: 1, unit: "MB", better: -1 },
 ];
 const ARROWS = { 1: "↑", [-1]: "↓", one: "→ 1" };
 const MEANING = { 1: "higher is better", [-1]: "lower is better", one: "nearer to 1 is better" };
