@@ -7,6 +7,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, attention_
 from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from regen.layers.attention import (
     Attention,
@@ -46,6 +47,15 @@ def test_gradients_in_bf16_on_a_cpu_are_those_of_the_formula(tokens):
     pairs = [(out, rearrange(expected, "b h n e -> b n (h e)"))]
     for one, other in [*pairs, *((x.grad, y.grad) for x, y in zip(inputs, exact, strict=True))]:
         assert (one.double() - other).norm() < 0.015 * other.norm()
+
+
+def test_gradients_in_bf16_on_a_cpu_go_through_checkpointed_activations():
+    q, k, v = (torch.randn(1, 2, 6, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    attention, gradients = AttentionProcessor(), []
+    for checkpointed in (False, True):
+        out = checkpoint(attention, q, k, v, use_reentrant=False) if checkpointed else attention(q, k, v)
+        gradients.append(torch.autograd.grad(out.float().square().sum(), (q, k, v)))
+    assert all(map(torch.equal, *gradients))
 
 
 class Model(ModelMixin):

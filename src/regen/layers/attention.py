@@ -87,7 +87,8 @@ class ProductAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        values = [x.flatten(0, 1) for x in (*ctx.saved_tensors, *gradients)]
+        inputs = ctx.saved_tensors  # with checkpointed activations they can be taken only once
+        values = [x.flatten(0, 1) for x in (*inputs, *gradients)]
         _, n, e = values[0].shape
         heads = max(1, SCORES // n**2)
         results = [torch.empty_like(x) for x in values[:3]]
@@ -100,7 +101,7 @@ class ProductAttention(torch.autograd.Function):
             )
             torch.bmm(scores, k, out=dq).mul_(e**-0.5)
             torch.bmm(scores.transpose(1, 2), q, out=dk)
-        return tuple(x.view_as(saved) for x, saved in zip(results, ctx.saved_tensors, strict=True))
+        return tuple(map(torch.Tensor.view_as, results, inputs))
 
 
 def _learns_in_bf16_on_cpu(q: Tensor) -> bool:
