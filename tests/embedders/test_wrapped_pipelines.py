@@ -22,7 +22,13 @@ from regen.codec.foreign_latents import read_foreign
 from regen.embedders.frozen_encoder import FrozenEncoder, adapter_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi's transformer in fp32
-SIDES = {"wan-2.2": (32, 64), "hunyuan-1.5": (64, 64), "ltx": (64, 96), "ltx-with-noise": (64, 96)}
+SIDES = {
+    "wan-2.2": (32, 64),
+    "hunyuan-1.5": (64, 64),
+    "ltx": (64, 96),
+    "ltx-2": (64, 96),
+    "ltx-with-noise": (64, 96),
+}
 
 
 @pytest.fixture(autouse=True)

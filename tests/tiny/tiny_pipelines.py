@@ -8,12 +8,14 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from tiny_diffusers_models import (
     cogvideox,
     cosmos,
     hunyuan,
     hunyuan_15,
     ltx,
+    ltx_2,
     ltx_with_noise,
     mochi,
     wan,
@@ -115,6 +117,43 @@ def ltx_pipeline(vae: Any) -> Made:
     return pipe, embeddings(has_mask=True)
 
 
+def ltx_2_pipeline(vae: Any) -> Made:
+    """It makes sound as well."""
+    heads = {
+        f"{kind}_connector_{name}": value
+        for kind in ("video", "audio")
+        for name, value in (
+            ("num_attention_heads", 1), ("attention_head_dim", TEXT), ("num_layers", 1),
+            ("num_learnable_registers", None),
+        )
+    }  # fmt: skip
+    rope = {"rope_double_precision": False, "rope_type": "split"}
+    pipe = diffusers.LTX2Pipeline(
+        **NO_TEXT,
+        vae=vae,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        connectors=LTX2TextConnectors(
+            caption_channels=TEXT, text_proj_in_factor=1, connector_rope_base_seq_len=32, rope_theta=10000.0,
+            causal_temporal_positioning=False, **heads, **rope,
+        ),
+        transformer=diffusers.LTX2VideoTransformer3DModel(
+            in_channels=4, out_channels=4, num_attention_heads=1, attention_head_dim=16,
+            cross_attention_dim=16, audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=1,
+            audio_attention_head_dim=8, audio_cross_attention_dim=8, num_layers=1, caption_channels=TEXT,
+            **rope,
+        ),
+        audio_vae=diffusers.AutoencoderKLLTX2Audio(
+            base_channels=4, ch_mult=(1,), num_res_blocks=1, latent_channels=2, norm_type="pixel",
+            causality_axis="height", mid_block_add_attention=False, mel_bins=8,
+        ),
+        vocoder=LTX2Vocoder(
+            in_channels=16, hidden_channels=4, upsample_kernel_sizes=[4], upsample_factors=[2],
+            resnet_kernel_sizes=[3], resnet_dilations=[[1]],
+        ),
+    )  # fmt: skip
+    return pipe, embeddings(has_mask=True)
+
+
 def mochi_pipeline(vae: Any) -> Made:
     transformer = diffusers.MochiTransformer3DModel(
         num_attention_heads=1, attention_head_dim=8, num_layers=2, pooled_projection_dim=TEXT,
@@ -160,6 +199,7 @@ PIPELINES: dict[str, tuple[Callable[[], Any], Callable[[Any], Made]]] = {
     "cogvideox": (cogvideox, cogvideox_pipeline),
     "ltx": (ltx, ltx_pipeline),
     "ltx-with-noise": (ltx_with_noise, ltx_pipeline),
+    "ltx-2": (ltx_2, ltx_2_pipeline),
     "mochi": (lambda: mochi(12), mochi_pipeline),
     "cosmos": (cosmos, cosmos_pipeline),
 }
