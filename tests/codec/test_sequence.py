@@ -127,6 +127,27 @@ def test_latents_of_pipelines_that_are_scaled(tmp_path: Path, encoder_class: str
 
 
 @pytest.mark.parametrize(
+    ("encoder_class", "stored"),
+    [
+        ("AutoencoderKLWan", [1.0, 3.0]),
+        ("AutoencoderKLLTXVideo", [0.0, 1.0]),
+        ("AutoencoderKLLTX2Video", [0.0, 1.0]),
+        ("AutoencoderKLCosmos", [0.0, 0.5]),
+    ],
+)
+def test_latents_of_comfyui_are_raw_or_normalised_by_its_autoencoder(
+    tmp_path: Path, encoder_class: str, stored: list[float]
+):
+    space = LatentSpace(
+        encoder_class=encoder_class, latent_channels=2, encoder_mean=(1.0, 1.0), encoder_std=(1.0, 2.0)
+    )
+    tensors = {"latent_tensor": torch.tensor(stored).view(1, 2, 1, 1, 1)}
+    save_file(tensors | {"latent_format_version_0": torch.zeros(0)}, tmp_path / "a.latent")
+    video = read_foreign(tmp_path / "a.latent", space, "decoder", "hash", RATE)
+    assert video.latents.grid.flatten().tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
     ("tensors", "message"),
     [
         ({"latents": torch.randn(1, 5, 3, 2, 2)}, "with 2 channels"),

@@ -2,8 +2,8 @@
 
 Diffusers' pipelines return normalised latents with `output_type="latent"`, "b c n y x", CogVideoX's
 "b n c y x", those of LTX-2 without normalisation, and Cosmos' at the scale of their scheduler (diffusers
-0.42); people save them by `safetensors.torch.save_file` or `torch.save`. ComfyUI stores what its VAE encoded,
-without normalisation, as `latent_tensor` in a safetensors file.
+0.42); people save them by `safetensors.torch.save_file` or `torch.save`. ComfyUI stores what its VAE encoded as
+`latent_tensor` in a safetensors file: raw, but normalised by the VAEs of LTX and Cosmos themselves.
 """
 
 import warnings
@@ -23,7 +23,8 @@ COMFYUI, COMFYUI_VERSION = "latent_tensor", "latent_format_version_0"
 COMFYUI_OLD_SCALE = 1 / 0.18215  # of files without that version
 SUFFIXES = (".safetensors", ".latent", ".pt", ".pth")
 FRAMES_FIRST = ("AutoencoderKLCogVideoX",)  # classes whose pipelines return latents as "b n c y x"
-RAW = ("AutoencoderKLLTX2Video",)  # without normalisation
+RAW = ("AutoencoderKLLTX2Video",)  # whose pipelines return them without normalisation
+NORMALISED_BY_COMFYUI = ("AutoencoderKLLTXVideo", "AutoencoderKLLTX2Video", "AutoencoderKLCosmos")
 SCALES = {"AutoencoderKLCosmos": 0.5}  # normalised and multiplied by this, the scheduler's sigma_data
 
 
@@ -47,12 +48,12 @@ def read_foreign(
 
     Raises ValueError when there are none, several videos, or latents of another shape.
     """
-    tensor, is_raw = read_tensor(path)
-    latents = _arrange(path, tensor, space)
-    if is_raw or space.encoder_class in RAW:
+    tensor, of_comfyui = read_tensor(path)
+    latents, kind = _arrange(path, tensor, space), space.encoder_class
+    if kind not in NORMALISED_BY_COMFYUI if of_comfyui else kind in RAW:
         latents = space.normalise(latents)
-    elif space.encoder_class in SCALES:
-        latents = latents / SCALES[space.encoder_class]
+    elif kind in SCALES:
+        latents = latents / SCALES[kind]
     side, ratio = space.spatial_compression_ratio, space.temporal_compression_ratio
     frames = 1 + ratio * (latents.shape[2] - 1)
     height, width = (side * length for length in latents.shape[-2:])
@@ -71,7 +72,7 @@ def read_foreign(
 
 
 def read_tensor(path: Path) -> tuple[Tensor, bool]:
-    """The latents of a file, and whether they are raw (not normalised). Raises ValueError without any."""
+    """The latents of a file, and whether ComfyUI wrote it. Raises ValueError without any."""
     try:
         if path.suffix in (".pt", ".pth"):
             with warnings.catch_warnings(action="ignore"):
