@@ -153,6 +153,7 @@ def test_latents_of_comfyui_are_raw_or_normalised_by_its_autoencoder(
         ({"latents": torch.randn(1, 5, 3, 2, 2)}, "with 2 channels"),
         ({"latents": torch.randn(2, 2, 3, 2, 2)}, "holds 2 videos"),
         ({"latents": torch.randn(1, 12, 2)}, "packed tokens"),
+        ({"latents": torch.full((1, 2, 3, 2, 2), float("nan"))}, "not finite"),
         ({"latents": torch.zeros(1, 2, 3, 2, 2, dtype=torch.int64)}, "b c n y x"),
         ({"a": torch.randn(1, 2, 3, 2, 2), "b": torch.randn(1, 2, 3, 2, 2)}, "one tensor of latents"),
         ({"a": torch.randn(3)}, "one tensor of latents"),

@@ -101,6 +101,19 @@ def test_times_choose_frames_and_lie_between_them():
         model.decode(latents[:, :, :1], torch.tensor([0.5]))
 
 
+def test_the_noise_of_a_group_does_not_depend_on_which_others_are_decoded():
+    model = decoder_of(encoder_of(wan))
+    latents, times = torch.randn(2, model.latent_channels, 3, 2, 2), torch.arange(9) / 8
+
+    def decode(chosen: slice) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return model.decode(latents, times[chosen], steps=2, generator=generator).sample
+
+    whole = decode(slice(None))
+    assert torch.equal(decode(slice(5, None)), whole[:, :, 5:])
+    assert not torch.equal(whole[:, :, 1:5], whole[:, :, 5:])
+
+
 @pytest.mark.parametrize("distillation", [0.0, 0.5])
 @pytest.mark.parametrize(("frames", "groups"), [(1, 2), (5, 1), (17, 2)])
 def test_the_loss_is_the_mean_over_the_samples(frames: int, groups: int, distillation: float):
@@ -174,6 +187,15 @@ def test_a_model_of_this_package_is_an_encoder_too(tmp_path: Path):
     model = decoder_of(encoder)
     clip = clip_for(model)
     assert model.decode(model.encode(clip).latent_dist.mode()).sample.shape == clip.shape
+
+
+def test_clips_of_several_chunks_of_a_model_of_this_package_are_refused():
+    """Their latents are not one sequence."""
+    model = decoder_of(FrozenEncoder(tiny_magvit2(), "tiny"))
+    frames = model.chunk_frames
+    model.set_window(2 * model.latent_frames - 1)
+    with pytest.raises(ValueError, match=f"tiny encodes {frames} frames at once, got {2 * frames - 1}"):
+        model.encode(torch.rand(1, 3, 2 * frames - 1, 16, 16))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 Diffusers' pipelines return normalised latents with `output_type="latent"`, "b c n y x", CogVideoX's
 "b n c y x", those of LTX-2 without normalisation, and Cosmos' at the scale of their scheduler (diffusers
-0.42); people save them by `safetensors.torch.save_file` or `torch.save`. ComfyUI stores what its VAE encoded as
-`latent_tensor` in a safetensors file: raw, but normalised by the VAEs of LTX and Cosmos themselves.
+0.42); people save them by `safetensors.torch.save_file` or `torch.save`. ComfyUI stores what its VAE encoded
+as `latent_tensor` in a safetensors file: raw, but normalised by the VAEs of LTX and Cosmos themselves.
 """
 
 import warnings
@@ -110,4 +110,8 @@ def _arrange(path: Path, tensor: Tensor, space: LatentSpace) -> Float[Tensor, "1
         raise ValueError(f"{path} must hold {of}, as b c n y x, got {shape}.")
     if len(tensor) != 1:
         raise ValueError(f"{path} holds {len(tensor)} videos; save the latents of each in a file of its own.")
+    if not tensor.isfinite().all():
+        raise ValueError(
+            f"{path} holds values that are not finite; generate the latents in a higher precision."
+        )
     return tensor

@@ -86,7 +86,10 @@ class FrozenEncoder:
     def encode(
         self, video: Float[Tensor, "b 3 t h w"], tile: Tile | None = None
     ) -> Float[Tensor, "b c n y x"]:
-        """Normalised latents of 1 or `chunk_frames` frames in [-1, 1]; of fake ones, fake latents."""
+        """Normalised latents of 1 or `chunk_frames` frames in [-1, 1]; of fake ones, fake latents.
+
+        Raises ValueError for other frames.
+        """
         b, _, t, h, w = video.shape
         r, s = self.space.temporal_compression_ratio, self.space.spatial_compression_ratio
         if isinstance(video, FakeTensor):  # operations are counted: those of the encoder are not the model's
@@ -94,7 +97,12 @@ class FrozenEncoder:
         for network in networks_of(self.embedder):
             if network.device != video.device:
                 network.to(video.device)
-        return self.embedder.encode(video, tile=tile).latent_dist.mode()
+        latents = self.embedder.encode(video, tile=tile).latent_dist.mode()
+        if latents.shape[2] != 1 + (t - 1) // r:  # chunks of an embedder of this package
+            raise ValueError(
+                f"{self.name} encodes {self.embedder.chunk_frames} frames at once, got {t} as one clip."
+            )
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b 3 t h w"]:

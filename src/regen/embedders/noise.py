@@ -34,21 +34,33 @@ def initial_noise(
     kinds of device draw other values. Raises ValueError for another `noise`, and for a list with another
     number of generators than clips.
     """
-    kind = noise or ("zero" if steps == 1 else "normal")
-    if kind == "zero":
+    batch, channels, frames, height, width = shape
+    seeds = draw_seeds(noise, steps, batch, generator)
+    if seeds is None:
         return torch.zeros(shape, device=device)
-    if kind != "normal":
-        raise ValueError(f"noise must be 'normal', 'zero' or None, got {noise!r}.")
     if isinstance(keys, Tensor):  # not above: zero noise needs no values, of fake tensors either
         keys = time_keys(keys)
-    batch, channels, frames, height, width = shape
-    generators = generator if isinstance(generator, list) else [generator] * batch
-    if len(generators) != batch:
-        raise ValueError(f"{batch} clips need one generator, or one each, got {len(generators)}.")
     result, length = torch.empty(shape, device=device), frames // len(keys)
-    for clip, own in zip(result, generators, strict=True):
-        seed = int(torch.randint(2**62, (), generator=own, device="cpu" if own is None else own.device))
+    for clip, seed in zip(result, seeds, strict=True):
         for part, key in zip(clip.split(length, dim=1), keys, strict=True):
             size = channels, length, height, width
             part.copy_(torch.randn(size, generator=generator_for(seed, key, device=device), device=device))
     return result
+
+
+def draw_seeds(
+    noise: Noise | None, steps: int, batch: int, generator: torch.Generator | list[torch.Generator] | None
+) -> list[int] | None:
+    """The number that each clip draws for its normal noise (see `initial_noise`); None for zero noise."""
+    kind = noise or ("zero" if steps == 1 else "normal")
+    if kind == "zero":
+        return None
+    if kind != "normal":
+        raise ValueError(f"noise must be 'normal', 'zero' or None, got {noise!r}.")
+    generators = generator if isinstance(generator, list) else [generator] * batch
+    if len(generators) != batch:
+        raise ValueError(f"{batch} clips need one generator, or one each, got {len(generators)}.")
+    return [
+        int(torch.randint(2**62, (), generator=own, device="cpu" if own is None else own.device))
+        for own in generators
+    ]

@@ -21,9 +21,11 @@ from regen.embedders.clips import PointPosterior, check_latents, frames_at
 from regen.embedders.diffusion_decoder import DecoderConfig, DiffusionDecoder, PerceptualTerms
 from regen.embedders.frozen_encoder import FrozenEncoder, LatentSpace, load_frozen_encoder
 from regen.embedders.model import check_requirements, configured_by
+from regen.embedders.noise import draw_seeds
 from regen.embedders.wrapping import wrapped
 from regen.latents import Latents
 from regen.networks.linear import NeighbourhoodDecoder
+from regen.runtime import generator_for
 from regen.tiling import Tile
 
 
@@ -154,21 +156,22 @@ class RegenDecoder(DiffusionDecoder):
         tile: Tile | None,
         noise: diffusion.Noise | None,
     ) -> Float[Tensor, "b 3 t h w"]:
-        """Frames at `times` (0 the first frame, 1 the last), by default all; group after group.
-
-        Raises ValueError for times outside [0, 1], or other than 0 for an image.
+        """Frames at `times` (0 the first frame, 1 the last), by default all; group after group, each with
+        noise of its own. Raises ValueError for times outside [0, 1], or other than 0 for an image.
         """
         r, last = self.temporal_compression_ratio, self.temporal_compression_ratio * (latents.shape[2] - 1)
         frames = [float(i) for i in range(last + 1)] if times is None else frames_at(times, last)
         groups = [-int(-frame // r) for frame in frames]
-        side = self.spatial_compression_ratio
-        size = (len(latents), 3, len(frames), latents.shape[3] * side, latents.shape[4] * side)
+        seeds = draw_seeds(noise, steps, len(latents), generator)
+        height, width = (self.spatial_compression_ratio * side for side in latents.shape[3:])
+        size = (len(latents), 3, len(frames), height, width)
         sample = latents.new_empty(size, dtype=torch.float32)
         for g in sorted(set(groups)):
+            own = None if seeds is None else [generator_for(seed, g) for seed in seeds]
             chosen = [i for i, group in enumerate(groups) if group == g]
             local = torch.tensor([frames[i] / r - max(0, g - 1) for i in chosen])
             pair = latents[:, :, max(0, g - 1) : g + 1]
-            sample[:, :, chosen] = self.decode_group(pair, g, local, steps, generator, solver, tile, noise)
+            sample[:, :, chosen] = self.decode_group(pair, g, local, steps, own, solver, tile, noise)
         return sample
 
     @torch.no_grad()
@@ -235,10 +238,8 @@ class RegenDecoder(DiffusionDecoder):
         (b 3 T h w), frames at `times` (T, in the chunk), as many in each group at the same places, with the
         first frame or without; and its `margin`. Each sample has its own one of `generators`.
         """
-        target, margin = batch["target"], int(batch.get("margin", 0))
-        latents = (
-            batch["latents"].to(self.dtype) if "latents" in batch else self.encoder.encode(batch["clip"])
-        )
+        target, margin, given = batch["target"], int(batch.get("margin", 0)), batch.get("latents")
+        latents = self.encoder.encode(batch["clip"]) if given is None else given.to(self.dtype)
         last = latents.shape[2] - 1
         groups = None
         if last:
