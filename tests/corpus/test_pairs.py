@@ -187,6 +187,19 @@ def test_other_data_are_refused(corpus, tmp_path):
         PairedClips(latents, [copies[1]])
 
 
+def test_several_folders_are_given_in_the_order_of_the_export(tmp_path):
+    """Files of one name in two folders have one key, but not one shard."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        make_video(folder / "a.mp4", 5 + 4 * number, 24, 24)
+    latents = LatentDataset(export("tiny", folders, tmp_path / "latents"))
+    assert {number for number, _ in assert_paired(PairedClips(latents, folders), 5)} == {0, 1}
+    for data, words in ((folders[::-1], "has changed"), (folders[:1], "have a sample a-")):
+        with pytest.raises(ValueError, match=words):
+            PairedClips(latents, data)
+
+
 def test_damaged_latents_are_named_and_others_drawn(corpus, tmp_path, capsys):
     clips = pairs(corpus, tmp_path, files_per_shard=1)
     clips.sample(0, ClipSpec(5, (16, 16)), 0)
