@@ -7,12 +7,13 @@ of a checkout.
 import sys
 import time
 from base64 import b64decode
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from browser import Driver, open_browser, wait_for
 from regen.app.limits import Limits
@@ -24,6 +25,21 @@ PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 PATIENCE = 600.0  # seconds for a model on a busy machine
 WIDTH = 1280
 LIMIT = 200_000  # bytes of a picture
+MIN_DEVIATION = 5.0  # of the values of a channel in a video that is painted
+# Left, top, right and bottom of each video that is shown, also in frames.
+VIDEO_BOXES = """
+const found = [];
+const look = (page, left, top) => {
+  for (const part of page.querySelectorAll("video, iframe")) {
+    const box = part.getBoundingClientRect();
+    if (!box.width) continue;
+    if (part.tagName === "IFRAME") look(part.contentDocument, left + box.left, top + box.top);
+    else found.push([left + box.left, top + box.top, left + box.right, top + box.bottom]);
+  }
+};
+look(document, scrollX, scrollY);
+return found;
+"""
 PROMPT = (
     "two large plain purple triangles move right quickly on a dark background while the camera stays still"
 )
@@ -74,18 +90,46 @@ def wait_for_player(driver: Driver, tab: Any, videos: int) -> None:
     driver.execute_script("const card = [...cards.values()][0]; card.seek(Math.floor(card.frames / 2))")
     seeking = "return [...document.querySelectorAll('video')].some((one) => one.seeking)"
     wait_for(lambda: not driver.execute_script(seeking), PATIENCE)
-    time.sleep(3)  # a busy machine paints later than it seeks
     driver.switch_to.default_content()
 
 
-def save(driver: Driver, path: Path) -> None:
-    """A screenshot of the whole page as JPEG, small enough for the documentation."""
-    wait_for(lambda: not driver.find_elements("css selector", ".toast-body"))
+def screenshot(driver: Driver) -> Image.Image:
+    """The whole page."""
     height = driver.execute_script("return document.documentElement.scrollHeight")
     clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
     options = {"captureBeyondViewport": True, "clip": clip}
     content = driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
-    picture = Image.open(BytesIO(b64decode(content))).convert("RGB")
+    return Image.open(BytesIO(b64decode(content))).convert("RGB")
+
+
+def are_painted(picture: Image.Image, boxes: Iterable[Sequence[float]]) -> bool:
+    """Whether none of the boxes (left, top, right, bottom) is of one colour."""
+    parts = (picture.crop((round(a), round(b), round(c), round(d))) for a, b, c, d in boxes)
+    return all(max(ImageStat.Stat(part).stddev) > MIN_DEVIATION for part in parts)
+
+
+def settled_screenshot(driver: Driver, moves: bool) -> Image.Image:
+    """A screenshot with a frame in all videos: a busy machine paints them long after they have decoded it.
+
+    Unless a video `moves`, it is one that no longer changes.
+    """
+    last = screenshot(driver)
+
+    def settled() -> Image.Image | None:
+        nonlocal last
+        time.sleep(0.5)
+        before, last = last, screenshot(driver)
+        is_done = (moves or before == last) and are_painted(last, driver.execute_script(VIDEO_BOXES))
+        return last if is_done else None
+
+    picture: Image.Image = wait_for(settled, PATIENCE)
+    return picture
+
+
+def save(driver: Driver, path: Path, moves: bool = False) -> None:
+    """A screenshot of the whole page as JPEG, small enough for the documentation; `moves`: a video plays."""
+    wait_for(lambda: not driver.find_elements("css selector", ".toast-body"))
+    picture = settled_screenshot(driver, moves)
     for quality in range(90, 40, -5):
         picture.save(path, quality=quality, optimize=True)
         if path.stat().st_size < LIMIT:
@@ -114,7 +158,7 @@ def take(driver: Driver, folder: Path) -> None:
     wait_for(
         lambda: driver.execute_script("return document.querySelector('video[autoplay]')?.readyState >= 2")
     )
-    save(driver, folder / "app-generate.jpg")
+    save(driver, folder / "app-generate.jpg", moves=True)
     tab = open_tab(driver, "Compare")
     upload(tab, EXAMPLE)
     choose(tab, "Second model", "onedva-small")

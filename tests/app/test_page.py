@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tiny_app import FRAMES, make_bad_files, make_clip, tiny_app
 
+from app_pictures import are_painted
 from regen.app import server
 from regen.app.page import EXAMPLE, SIZES, Workplace, build_page
 from regen.app.server import Serving, check_address, require_gradio
@@ -102,6 +104,14 @@ def test_compare(page, clip):
     player, table, files = page("compare", clip, "tiny-regen", "tiny-onedva", 0, 1, "extend")
     assert table["headers"] == ["", "tiny-regen", "tiny-onedva"] and len(files) == 2
     assert player.count("id=&quot;video-") == 3
+
+
+def test_screenshots_wait_for_frames_that_are_painted():
+    picture = Image.new("RGB", (60, 40), (128, 128, 128))
+    picture.paste(Image.effect_noise((20, 20), 60).convert("RGB"), (0, 0))
+    noisy, grey = (0.0, 0.0, 20.0, 20.0), (30.0, 10.0, 50.4, 30.2)
+    assert are_painted(picture, [noisy]) and are_painted(picture, [])
+    assert not are_painted(picture, [noisy, grey])
 
 
 def test_bad_input_gets_one_sentence(page, clip, tmp_path):
