@@ -14,9 +14,11 @@ import torch
 from commands import Ran, Regen, assert_error
 from movies import make_sound
 from PIL import Image
+from tests.embedders.test_regen_decoder import decoder_of
 from tiny_media import make_image, make_video, record_frames, tiny_magvit2, tiny_onedva, tiny_regen
 
 from regen import names
+from regen.embedders.frozen_encoder import load_frozen_encoder
 from regen.io import write_json
 from regen.media.reader import VideoReader
 
@@ -296,6 +298,20 @@ def test_full_disk(regen, command):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     fails_in_one_sentence(ran, output)
+
+
+@pytest.mark.parametrize("file", ["in.mp4", "in.png"])
+def test_a_decoder_of_the_latents_of_a_model_decodes_its_files(regen, models, file):
+    """And shows the frames that it reconstructs; the report names the decoder."""
+    encoder = load_frozen_encoder(str(models / "magvit2"), torch.device("cpu"), torch.float32)
+    decoder_of(encoder).save_pretrained("decoder")
+    make_image(Path(file)) if file == "in.png" else make_video(Path(file), 19)
+    outputs = [f"{name}{Path(file).suffix}" for name in ("one", "two")]
+    regen("reconstruct", file, "-o", outputs[0], *using("decoder"))
+    regen("encode", file, "-o", "z.safetensors", *using("magvit2"))
+    ran = regen("decode", "z.safetensors", "-o", outputs[1], *using("decoder"), "--json")
+    assert (ran.status, json.loads(ran.out[-1])["model"]) == (0, "decoder")
+    assert Path(outputs[0]).read_bytes() == Path(outputs[1]).read_bytes()
 
 
 @pytest.mark.parametrize(("name", "other"), [("tiny", "other"), ("onedva", "tiny")])

@@ -1,5 +1,6 @@
 """RegenDecoder: latents of every class of diffusers' video autoencoders, their groups, times and loss."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from regen.embedders.frozen_encoder import (
     place_of,
 )
 from regen.embedders.regen_decoder import RegenDecoderConfig
+from regen.pretrained.models import decodes_latents_of, weights_hash
 from regen.runtime import generator_for
 
 CPU = torch.device("cpu")
@@ -187,6 +189,23 @@ def test_a_model_of_this_package_is_an_encoder_too(tmp_path: Path):
     model = decoder_of(encoder)
     clip = clip_for(model)
     assert model.decode(model.encode(clip).latent_dist.mode()).sample.shape == clip.shape
+
+
+def test_files_of_an_encoder_of_this_package_are_for_its_decoder_while_it_is_the_same(tmp_path: Path):
+    name = str(tmp_path / "magvit2")
+    tiny_magvit2().save_pretrained(name)
+    encoder, weights = load_frozen_encoder(name, CPU, torch.float32), weights_hash(name)
+    decoder_of(encoder).save_pretrained(tmp_path / "decoder")
+    assert decodes_latents_of(str(tmp_path / "decoder"), weights)
+    assert not decodes_latents_of(str(tmp_path / "decoder"), "0" * 16) and not decodes_latents_of(
+        name, weights
+    )
+    for parameter in encoder.embedder.parameters():
+        nn.init.normal_(parameter)
+    encoder.embedder.save_pretrained(name)
+    assert not decodes_latents_of(str(tmp_path / "decoder"), weights_hash(name))
+    shutil.rmtree(name)
+    assert not decodes_latents_of(str(tmp_path / "decoder"), weights)
 
 
 def test_clips_of_several_chunks_of_a_model_of_this_package_are_refused():

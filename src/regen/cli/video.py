@@ -173,7 +173,8 @@ def decode(
         latent_file.check_model(input, video, model.model, weights_of(input, model.model, video))
         autoencoder = load_model(model)
         if isinstance(autoencoder, RegenDecoder):
-            autoencoder.set_window(video.latents.shape[2])  # that of the encoder
+            autoencoder.set_window(max(2, video.latents.shape[2]))  # that of the encoder; 1: an image
+            video = replace(video, model=model.model)
     with progress_bar("decode") as on_progress:
         report = decode_video(
             autoencoder,

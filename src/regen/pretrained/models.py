@@ -145,9 +145,21 @@ def weights_hash(name: str) -> str:
 
 
 def decodes_latents_of(name: str, weights: str) -> bool:
-    """Whether `name` is a decoder for the latents of the autoencoder of diffusers with this hash."""
+    """Whether `name` is a decoder for the latents of the autoencoder of which this is the `weights_hash`.
+
+    Those of an encoder of this package are known while it is found by the name in the decoder's config.
+    """
     config = read_json(find_model(name) / CONFIG)
-    return config.get("_class_name") == RegenDecoder.__name__ and config.get("encoder_hash") == weights
+    if config.get("_class_name") != RegenDecoder.__name__:
+        return False
+    if str(config.get("encoder_class")) not in CLASSES:
+        return config.get("encoder_hash") == weights
+    encoder = str(config.get("encoder"))
+    try:
+        is_known = network_hash(load(encoder, torch.device("cpu"), torch.float32)) == config["encoder_hash"]
+        return is_known and weights_hash(encoder) == weights
+    except (KeyError, ValueError):
+        return False
 
 
 def encoder_hash(name: str) -> str:
