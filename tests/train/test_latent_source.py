@@ -15,6 +15,7 @@ from tiny_diffusers_models import wan
 from tiny_latents import export, make_hybrid_model
 from tiny_media import make_image, make_video, tiny_magvit2
 from tiny_run import assert_same, saved_tensors
+from torch.utils.flop_counter import FlopCounterMode
 
 from regen import RegenDecoder
 from regen.console import Interrupted
@@ -26,10 +27,10 @@ from regen.data.tasks import Stage, TaskConfig
 from regen.embedders.frozen_encoder import load_frozen_encoder
 from regen.media.pixels import uint8_to_signed
 from regen.recipes import RECIPES
-from regen.recipes.updates import assumptions, list_updates
+from regen.recipes.updates import assumptions, encoder_tflop, list_updates
 from regen.runtime import generator_for
 from regen.train.dataloader import BatchLoader
-from regen.train.latent_source import spans, use_exported
+from regen.train.latent_source import plan_source, spans, use_exported
 from regen.train.recipe import Recipe, build_model
 from regen.train.trainer import make_batches, run_recipe
 
@@ -238,3 +239,20 @@ def test_the_plan_of_exported_latents_has_no_clip_to_encode(exported):
     }
     assert not any("clip" in update.example for update in updates)
     assert "no encoder runs" in assumptions(recipe, latents)
+
+
+def test_the_plan_counts_the_encoder_unless_its_latents_were_exported(encoder, exported):
+    recipe, embedder = plan_source(tiny(chunk_frames=17), str(encoder), None)
+    assert recipe.model.latent_channels == 2 and "whose memory is not counted" in assumptions(
+        recipe, None, True
+    )
+    updates = list_updates(recipe)
+    clips = {update.frames: update.share * update.samples for update in updates}
+    vae, expected = wan(), 0.0
+    for frames, count in clips.items():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            vae.encode(torch.zeros(1, 3, frames, 32, 32))
+        expected += count * counter.get_total_flops()
+    assert encoder_tflop(embedder, updates) * 1e12 == pytest.approx(expected, rel=0.01)
+    assert plan_source(tiny(), str(encoder), LatentDataset(exported))[1] is None
+    assert plan_source(tiny(), None, None) == (tiny(), None)

@@ -31,7 +31,10 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
     if hasattr(kind, "__class_getitem__"):  # --model has the fields of its class
         kind = kind[type(default.model)]
     is_decoder = hasattr(default.model, "encoder")
-    latents_option = arg(metavar="LATENTS", help_behavior_hint="") if is_decoder else Suppress
+    name_option, latents_option = (
+        arg(metavar=metavar, help_behavior_hint="") if is_decoder else Suppress
+        for metavar in ("NAME", "LATENTS")
+    )
 
     def show(
         recipe: Annotated[kind, arg(name="")] = default,
@@ -39,6 +42,7 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
         memory: Annotated[str, arg(metavar="SIZE")] = "80GB",
         gpu: str = "H100",
         utilisation: float = 0.4,
+        encoder: Annotated[str | None, name_option] = None,
         latents: Annotated[Path | None, latents_option] = None,
     ) -> None:
         """Plan.
@@ -48,6 +52,7 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
             memory: Memory of each GPU, such as 80GB.
             gpu: Kind of GPU, such as A100 or H200, for its peak of bf16 operations.
             utilisation: Share of that peak which the model's operations reach (MFU).
+            encoder: The frozen autoencoder for whose latents a decoder is trained; its work is counted.
             latents: Folder of exported latents on which a decoder is trained; no encoder runs then.
         """
         from regen.codec.memory import parse_memory
@@ -55,13 +60,13 @@ def _planning(name: str, default: "Recipe | GeneratorRecipe", default_gpus: int)
         from regen.corpus.dataset import LatentDataset
         from regen.recipes.plan import Hardware, plan
         from regen.recipes.plan_table import print_plan
-        from regen.train.latent_source import use_exported
+        from regen.train.latent_source import plan_source
 
         exported = None if latents is None else LatentDataset(latents)
-        planned = recipe if exported is None else use_exported(recipe, exported)
+        planned, embedder = plan_source(recipe, encoder, exported)
         hardware = Hardware(gpus, parse_memory(memory), gpu, utilisation)
         with progress_bar("counting") as progress:
-            found = plan(planned, hardware, progress, exported)
+            found = plan(planned, hardware, progress, exported, embedder)
         print_plan(name, found, hardware)
         if not found.fits(hardware):
             raise ValueError(f"{name} does not fit {gpus} GPUs of {memory}; see the phases marked above.")

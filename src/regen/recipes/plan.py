@@ -11,7 +11,14 @@ from torch import nn
 from regen.console import OnProgress
 from regen.corpus.dataset import LatentDataset
 from regen.recipes.memory import auxiliary_of, codec_bytes, count, pass_bytes
-from regen.recipes.updates import AnyRecipe, Update, assumptions, build_without_content, list_updates
+from regen.recipes.updates import (
+    AnyRecipe,
+    Update,
+    assumptions,
+    build_without_content,
+    encoder_tflop,
+    list_updates,
+)
 from regen.train.distributed import Trainable
 from regen.train.latent_statistics import STATISTICS_BATCH
 from regen.train.recipe import Recipe
@@ -88,10 +95,12 @@ class Plan:
     phases: tuple[Phase, ...]
     updates: tuple[Update, ...]
     assumes: str
+    encoder_tflop: float = 0.0
+    """Operations of a frozen encoder in an update, besides."""
 
     def days(self, hardware: Hardware) -> float:
         rate = PEAK_TFLOPS[hardware.gpu] * hardware.utilisation * hardware.gpus
-        return self.tflop * self.steps / rate / 86_400
+        return (self.tflop + self.encoder_tflop) * self.steps / rate / 86_400
 
     def fits(self, hardware: Hardware) -> bool:
         return all(phase.fits(hardware) for phase in self.phases)
@@ -102,9 +111,11 @@ def plan(
     hardware: Hardware,
     on_progress: OnProgress = lambda done, total: None,
     exported: LatentDataset | None = None,
+    encoder: Any = None,
 ) -> Plan:
-    """The plan of a recipe, perhaps on `exported` latents; nothing is computed, and no data are read.
+    """The plan of a recipe, of a decoder on `exported` latents or with an `encoder` whose weights it drops.
 
+    Nothing is computed, and no data are read.
     Memory is that of tensors without content (`regen.metrics.memory`), with the types of bf16 autocast on a
     GPU. Raises ValueError when the batch can't be divided among the GPUs.
     """
@@ -135,7 +146,8 @@ def plan(
         tflop=sum(update.share * update.samples * flops[id(update)] for update in updates) / 1e12,
         phases=tuple(found),
         updates=tuple(updates),
-        assumes=assumptions(recipe, exported),
+        assumes=assumptions(recipe, exported, encoder is not None),
+        encoder_tflop=0.0 if encoder is None else encoder_tflop(encoder, updates),
     )
 
 

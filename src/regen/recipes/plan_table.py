@@ -15,7 +15,9 @@ def print_plan(name: str, found: Plan, hardware: Hardware) -> None:
     print(f"{name} on {hardware.gpus} {hardware.gpu} of {hardware.memory / 1e9:g} GB; nothing is run.")
     print(f"Assumed: {found.assumes}.\n" if found.assumes else "")
     print(f"Parameters: {parts}")
-    operations = f"{found.tflop:,.1f} TFLOP" if found.tflop >= 1 else f"{1000 * found.tflop:,.2f} GFLOP"
+    operations = _operations(found.tflop)
+    if found.encoder_tflop:
+        operations += f", and {_operations(found.encoder_tflop)} of the encoder"
     print(f"An update (mean): {found.samples:,.0f} samples, {found.tokens:,.0f} tokens, {operations}")
     print(
         f"{found.steps:,} updates: {_duration(found.days(hardware))} at a utilisation of "
@@ -37,6 +39,10 @@ def print_plan(name: str, found: Plan, hardware: Hardware) -> None:
         for phase in found.phases
     ]
     print_table(table, rows)
+
+
+def _operations(tflop: float) -> str:
+    return f"{tflop:,.1f} TFLOP" if tflop >= 1 else f"{1000 * tflop:,.2f} GFLOP"
 
 
 def _duration(days: float) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from regen.corpus.dataset import LatentDataset
 from regen.data.batches import TASK_STREAM
 from regen.data.tasks import draw_task
-from regen.embedders.frozen_encoder import FrozenEncoder
+from regen.embedders.frozen_encoder import FrozenEncoder, networks_of
 from regen.embedders.regen_decoder import RegenDecoder, RegenDecoderConfig
 from regen.generate.generator import LatentGenerator, LatentSpec
 from regen.generate.training import GeneratorRecipe
+from regen.metrics.cost import count_matmuls, total_flops
 from regen.runtime import generator_for
 from regen.tiling import LATENT_STRIDE
 from regen.train.finetune import freeze_parts
@@ -81,13 +83,15 @@ def latents_of(recipe: GeneratorRecipe) -> LatentSpec:
     return ONE_DVA_LATENTS if recipe.model.patch_size == 1 else REGEN_LATENTS
 
 
-def assumptions(recipe: AnyRecipe, exported: LatentDataset | None = None) -> str:
+def assumptions(recipe: AnyRecipe, exported: LatentDataset | None = None, encodes: bool = False) -> str:
     """What is assumed of what a recipe leaves open; "" for most embedders."""
     model = recipe.model
     if isinstance(model, RegenDecoderConfig):
         latents = f"latents of {model.latent_channels} channels at 1/{model.spatial_compression_ratio}"
         if exported is not None:
             return f"{latents} from {exported.folder}; no encoder runs"
+        if encodes:
+            return f"{latents} of {model.encoder}, whose memory is not counted"
         return f"{latents}; the work and memory of their encoder are not counted"
     if isinstance(recipe, Recipe):
         return ""
@@ -157,6 +161,18 @@ def embedder_updates(recipe: Recipe, exported: LatentDataset | None = None) -> l
         )
         for (samples, inputs, decoded, height, width), share in shares.items()
     ]  # fmt: skip
+
+
+def encoder_tflop(encoder: Any, updates: list[Update]) -> float:
+    """Operations, in TFLOP, of a frozen encoder in a mean update; its weights lose their content."""
+    for network in networks_of(encoder):
+        network.to("meta")
+    total = 0.0
+    for update in updates:
+        clip = update.example["clip"].to(encoder.dtype)
+        flops = total_flops(count_matmuls(partial(encoder.encode, clip)))
+        total += update.share * update.samples * flops
+    return total / 1e12
 
 
 def generator_updates(recipe: GeneratorRecipe) -> list[Update]:

@@ -47,7 +47,19 @@ def load_encoder(
         )
     dtype = pick_dtype(recipe.loop.mixed_precision, context.device)
     encoder = load_frozen_encoder(recipe.model.encoder, context.device, dtype, recipe.model.chunk_frames)
-    return _in_space(recipe, encoder.space, encoder.space.chunk_frames), encoder
+    return in_space(recipe, encoder.space, encoder.space.chunk_frames), encoder
+
+
+def plan_source(recipe: Any, name: str | None, exported: LatentDataset | None) -> tuple[Any, Any]:
+    """The recipe as its training changes it, and the encoder `name` that would run in it, if any."""
+    if name is not None:
+        recipe = replace(recipe, model=replace(recipe.model, encoder=name))
+    if exported is not None:
+        return use_exported(recipe, exported), None
+    if name is None:
+        return recipe, None
+    encoder = read_encoder(name, torch.device("cpu"), torch.bfloat16, recipe.model.chunk_frames)
+    return in_space(recipe, describe(encoder, name), encoder.chunk_frames), encoder
 
 
 def use_exported(recipe: Recipe, exported: LatentDataset) -> Recipe:
@@ -87,7 +99,7 @@ def use_exported(recipe: Recipe, exported: LatentDataset) -> Recipe:
             f"The latents in {folder} have no video of {1 + r} frames or more; export longer ones."
         )
     tasks = replace(recipe.tasks, share_start=0.0, share_end=0.0)
-    return _in_space(replace(recipe, tasks=tasks), space, frames)
+    return in_space(replace(recipe, tasks=tasks), space, frames)
 
 
 def check_encoder(name: str, exported: LatentDataset, space: LatentSpace) -> None:
@@ -121,7 +133,7 @@ def spans(recipe: Recipe, chunk_frames: int, exported: LatentDataset | None) -> 
     return recipe.model.groups_per_clip * recipe.model.temporal_compression_ratio, longest_clip(exported) - 1
 
 
-def _in_space(recipe: Recipe, space: LatentSpace, frames: int) -> Recipe:
+def in_space(recipe: Recipe, space: LatentSpace, frames: int) -> Recipe:
     """The recipe for these latents, with as many groups of clips of `frames` frames as there are at most."""
     groups = min(recipe.model.groups_per_clip, (frames - 1) // space.temporal_compression_ratio)
     return replace(recipe, model=replace(recipe.model, **vars(space), groups_per_clip=groups))
