@@ -209,6 +209,7 @@ def test_statistics_of_a_model_of_this_package_are_compared(data, tmp_path):
 
 def test_latents_that_do_not_fit_are_refused(data, exported, tmp_path):
     dataset = LatentDataset(exported)
+    space = dataset.manifest.latent_space
     refused: list[tuple[str, Callable[[], object]]] = [
         ("Only decoders of the latents of others", lambda: use_exported(RECIPES["toy"], dataset)),
         ("distillation_weight needs", lambda: use_exported(tiny(distillation_weight=0.5), dataset)),
@@ -217,6 +218,8 @@ def test_latents_that_do_not_fit_are_refused(data, exported, tmp_path):
         ("before", {"latent_space": {}}, "do not say of which encoder"),
         ("damaged", {"latent_space": {"encoder_mean": "none"}}, "manifest.json is damaged"),
         ("unknown", {"latent_space": {"colour": 1}}, "manifest.json is damaged"),
+        ("words", {"latent_space": space | {"encoder_std": ["x"]}}, "manifest.json is damaged"),
+        ("channels", {"latent_space": space | {"latent_channels": 5}}, "manifest.json is damaged"),
     ):
         copy = LatentDataset(changed(exported, tmp_path / name, **fields))
         refused.append((words, lambda copy=copy: use_exported(tiny(), copy)))

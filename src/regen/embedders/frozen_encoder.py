@@ -48,6 +48,7 @@ class LatentSpace:
         """The space of fields as JSON stores them. Raises ValueError or TypeError for others."""
         space = cls(**{name: _as_tuples(value) for name, value in values.items()})
         check_types(space)
+        torch.tensor(space.encoder_mean), torch.tensor(space.encoder_std)  # of numbers
         return space
 
     def normalise(self, raw: Float[Tensor, "b c n y x"]) -> Float[Tensor, "b c n y x"]:

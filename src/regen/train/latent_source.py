@@ -25,6 +25,7 @@ BETWEEN = (
     "exported latents have no frames between theirs, so that the decoder learns none; for --interpolate, "
     "train some updates more without --latents (--init.model RUN)."
 )
+SHARED = "latent_channels", "temporal_compression_ratio", "spatial_compression_ratio", "chunk_frames"
 
 
 def load_encoder(
@@ -79,6 +80,8 @@ def use_exported(recipe: Recipe, exported: LatentDataset) -> Recipe:
         raise ValueError(f"The latents in {folder} do not say of which encoder they are; export them again.")
     try:
         space = LatentSpace.parse(manifest.latent_space)
+        if any(getattr(space, name) != getattr(manifest, name) for name in SHARED):
+            raise ValueError
     except (TypeError, ValueError):
         raise ValueError(
             f"{folder}/manifest.json is damaged; export the latents to another folder."
