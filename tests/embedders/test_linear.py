@@ -219,8 +219,8 @@ def test_constant_clips_do_not_divide_by_zero() -> None:
 ERRORS = {
     "multiples of 8": lambda model: model.init_from_components([torch.zeros(1, 3, 5, 8, 12)]),
     "steps must be at least 1": lambda model: model.decode(torch.zeros(1, 8, 2, 1, 1), steps=0),
-    "got 8 and 3": lambda model: model.decode(torch.zeros(1, 8, 3, 1, 1)),
-    "got 4 and 2": lambda model: model.decode(torch.zeros(1, 4, 2, 1, 1)),
+    "or 2 for each chunk, got 3": lambda model: model.decode(torch.zeros(1, 8, 3, 1, 1)),
+    "with 8 channels, got 1 x 4 x 2": lambda model: model.decode(torch.zeros(1, 4, 2, 1, 1)),
     "nothing to fit": lambda model: model.init_from_components([]),
     "must have 5 frames": lambda model: model.init_from_components([torch.zeros(1, 3, 3, 8, 8)]),
     "latent_channels must be 1 to 192": lambda model: AutoencoderLinear(4, 193),
