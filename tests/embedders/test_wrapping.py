@@ -73,14 +73,16 @@ def test_tiling_and_slicing_are_those_of_the_wrapped_class(
     torch.testing.assert_close(wrapped.decode(raw).sample, whole)
 
 
-def test_decoding_holds_the_frames_and_one_group_besides():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoding_holds_the_frames_and_one_group_besides(dtype: torch.dtype):
     model = decoder_of(encoder_of(wan))
-    wrapped = RegenDecoder.wrap(model.encoder.embedder.vae, model)
+    wrapped = RegenDecoder.wrap(model.encoder.embedder.vae.to(dtype), model)
 
     def besides(count: int) -> int:
-        raw = torch.randn(1, 2, count, 4, 4)
+        raw = torch.randn(1, 2, count, 4, 4, dtype=dtype)
         with torch.inference_mode():
-            return peak_bytes(lambda: wrapped.decode(raw)) - (4 * count - 3) * 3 * 32 * 32 * 4
+            peak = peak_bytes(lambda: wrapped.decode(raw))
+        return peak - (4 * count - 3) * 3 * 32 * 32 * dtype.itemsize
 
     assert besides(17) < 1.1 * besides(5), "latents grow, frames do not"
 

@@ -54,6 +54,7 @@ class RegenDecoder(DiffusionDecoder):
 
     _no_split_modules = ("Block",)
     _repeated_blocks = ("Block",)
+    frames_dtype = torch.float32  # of what `decode` returns
 
     @configured_by(RegenDecoderConfig, scaling_factor=1.0)
     def __init__(self, config: RegenDecoderConfig) -> None:
@@ -163,15 +164,15 @@ class RegenDecoder(DiffusionDecoder):
         frames = [float(i) for i in range(last + 1)] if times is None else frames_at(times, last)
         groups = [-int(-frame // r) for frame in frames]
         seeds = draw_seeds(noise, steps, len(latents), generator)
-        height, width = (self.spatial_compression_ratio * side for side in latents.shape[3:])
-        size = (len(latents), 3, len(frames), height, width)
-        sample = latents.new_empty(size, dtype=torch.float32)
+        sides = (self.spatial_compression_ratio * side for side in latents.shape[3:])
+        sample = latents.new_empty((len(latents), 3, len(frames), *sides), dtype=self.frames_dtype)
         for g in sorted(set(groups)):
             own = None if seeds is None else [generator_for(seed, g) for seed in seeds]
             chosen = [i for i, group in enumerate(groups) if group == g]
             local = torch.tensor([frames[i] / r - max(0, g - 1) for i in chosen])
             pair = latents[:, :, max(0, g - 1) : g + 1]
-            sample[:, :, chosen] = self.decode_group(pair, g, local, steps, own, solver, tile, noise)
+            part = self.decode_group(pair, g, local, steps, own, solver, tile, noise)
+            sample[:, :, chosen] = part.to(sample.dtype)
         return sample
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ import copy
 from types import MethodType
 from typing import Any, NoReturn
 
+import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Generator, Tensor, nn
 
@@ -53,8 +54,12 @@ def _decode(
     model = vae.decoder
     model.use_slicing = vae.use_slicing
     latents = model.normalise(z.to(model.device))
-    frames = model.decode(latents, steps=vae.decoding_steps, generator=generator, tile=_tile(vae)).sample
-    return DecoderOutput(sample=frames.to(z.dtype)) if return_dict else (frames.to(z.dtype),)
+    model.frames_dtype = z.dtype  # so that they are not held twice
+    try:
+        frames = model.decode(latents, steps=vae.decoding_steps, generator=generator, tile=_tile(vae)).sample
+    finally:
+        model.frames_dtype = torch.float32
+    return DecoderOutput(sample=frames) if return_dict else (frames,)
 
 
 def _tile(vae: Any) -> Tile | None:
