@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from regen.cli import main
+from regen.cli import COMMANDS, main
 from regen.console import Interrupted, clean_exit, error_message, first_line, print_table, progress_bar, warn
 
 
@@ -116,6 +116,6 @@ def test_the_message_of_a_run_that_saved_its_state_is_kept(
         with clean_exit(Path("out")):
             raise Interrupted("saved after step 3.", signal.SIGTERM)
 
-    monkeypatch.setattr("regen.cli.models", models)
+    monkeypatch.setitem(COMMANDS, "models", models)
     assert main(["models"]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "regen: saved after step 3.\n"
