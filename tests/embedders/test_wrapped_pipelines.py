@@ -13,6 +13,7 @@ from accelerate import cpu_offload
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import DiffusionPipeline, WanVideoToVideoPipeline
 from diffusers.utils import logging
+from processors import ATTENTION_IN_BF16
 from tests.embedders.test_regen_decoder import decoder_of
 from tiny_pipelines import PIPELINES
 from torch import Tensor
@@ -78,6 +79,7 @@ def test_frames_of_a_pipeline_are_those_of_its_latents(name: str, tmp_path: Path
     np.testing.assert_allclose(frames[0], shown, atol=tolerance)
 
 
+@ATTENTION_IN_BF16
 @pytest.mark.parametrize("name", ["wan", "hunyuan", "cogvideox", "ltx", "mochi"])
 def test_pipelines_in_half_precision(name: str):
     pipe, model, arguments = wrapped_pipeline(name)

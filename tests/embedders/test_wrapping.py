@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from processors import ATTENTION_IN_BF16
 from tests.embedders.test_regen_decoder import CLASSES, decoder_of, encoder_of
 from tiny_diffusers_models import wan
 from tiny_media import tiny_regen
@@ -73,7 +74,7 @@ def test_tiling_and_slicing_are_those_of_the_wrapped_class(
     torch.testing.assert_close(wrapped.decode(raw).sample, whole)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=ATTENTION_IN_BF16)])
 def test_decoding_holds_the_frames_and_one_group_besides(dtype: torch.dtype):
     model = decoder_of(encoder_of(wan))
     wrapped = RegenDecoder.wrap(model.encoder.embedder.vae.to(dtype), model)

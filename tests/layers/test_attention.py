@@ -7,6 +7,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, attention_
 from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
+from processors import ATTENTION_IN_BF16
 from torch.utils.checkpoint import checkpoint
 
 from regen.layers.attention import (
@@ -18,7 +19,6 @@ from regen.layers.attention import (
     init_local_attention,
     window_spans,
 )
-from regen.layers.convolution import HAS_AMX
 from regen.layers.positions import Rope, compute_rope, grid_positions
 
 
@@ -30,10 +30,7 @@ def test_attention_equals_the_formula():
     torch.testing.assert_close(layer(x), expected)
 
 
-@pytest.mark.skipif(
-    HAS_AMX and torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="PyTorch's kernel fails where the environment forbids it AVX-512 on a CPU with AMX",
-)
+@ATTENTION_IN_BF16
 @pytest.mark.parametrize("tokens", [7, 80, 400])
 def test_gradients_in_bf16_on_a_cpu_are_those_of_the_formula(tokens):
     q, k, v, gradient = (torch.randn(3, 2, tokens, 16) for _ in range(4))
