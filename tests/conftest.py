@@ -1,5 +1,7 @@
 """What every test shares. Nothing here may import regen: the shape checks hook in after this file is read."""
 
+import gc
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -51,3 +53,13 @@ def same_settings() -> Iterator[None]:
         yield
     logging.set_verbosity(verbosity)
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """No test leaves a worker process behind, which the tests after it would find."""
+    before = set(multiprocessing.active_children())
+    yield
+    if set(multiprocessing.active_children()) - before:
+        gc.collect()  # a caught error holds the frames, and they the loader
+    assert set(multiprocessing.active_children()) <= before

@@ -138,9 +138,9 @@ def test_workers_read_the_same(corpus, tmp_path):
     stage = Stage(16, 16, video_batch_size=2, image_batch_size=2)
     batches = TrainingBatches(clips, 4, TaskConfig(0.3, 1.0), (stage,), None, 4, 0, group=4)
     keys = [(step, 0, 1) for step in range(4)]
-    for own, others in zip(
-        BatchLoader(batches, keys, 0, CPU), BatchLoader(batches, keys, 2, CPU), strict=True
-    ):
+    with BatchLoader(batches, keys, 0, CPU) as alone, BatchLoader(batches, keys, 2, CPU) as shared:
+        pairs_of_batches = list(zip(alone, shared, strict=True))
+    for own, others in pairs_of_batches:
         assert own.keys() == others.keys() >= {"latents", "begin", "target"} and "clip" not in own
         assert own["latents"].dtype == torch.bfloat16
         assert all(torch.equal(own[name], others[name]) for name in own)
