@@ -69,12 +69,14 @@ def test_patches_that_do_not_divide_a_side_repeat_the_border(kind, chunks, frame
     assert loss.isfinite() and model.embed.weight.grad.any()
 
 
+@pytest.mark.parametrize("prediction", ["velocity", "sample"])
 @pytest.mark.parametrize("timestep", ["adaln_single", "adaln_zero"])
-def test_classes_are_learned_early(timestep):
+def test_classes_are_learned_early(timestep, prediction):
     """Two classes of constant latents, +1 and -1: their velocities at pure noise are 2 apart."""
     model = fresh(
-        "class", timestep_conditioning=timestep, condition_dropout=0.0, given_frames_prob=0.0
-    ).train()
+        "class", timestep_conditioning=timestep, prediction=prediction, condition_dropout=0.0,
+        given_frames_prob=0.0,
+    ).train()  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     label = torch.arange(16) % 2
     clean = (2.0 * label - 1).reshape(-1, 1, 1, 1, 1).expand(16, CHANNELS, 1, 4, 4)
@@ -85,6 +87,21 @@ def test_classes_are_learned_early(timestep):
     noise = Latents.of(torch.randn(1, CHANNELS, 1, 4, 4).expand(2, -1, -1, -1, -1))
     first, second = model.velocity(noise, torch.ones(1), Condition(label=torch.arange(2))).grid.detach()
     assert (first - second).mean() > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_velocity_follows_from_predicted_clean_latents(kind):
+    """(x_t - x₀) / max(t, t_min), with the network's output as x₀."""
+    model = awake(kind, prediction="sample", t_min=0.1)
+    network = awake(kind)
+    network.load_state_dict(model.state_dict())
+    noisy, t, condition = latents_of(kind, 2, 3), torch.tensor([0.02, 0.6]), condition_of(kind)
+    clean, found = network.velocity(noisy, t, condition), model.velocity(noisy, t, condition)
+    for i, level in enumerate((0.1, 0.6)):
+        for x, x0, velocity in zip(noisy.parts, clean.parts, found.parts, strict=True):
+            torch.testing.assert_close(velocity[i], (x[i] - x0[i]) / level)
+    with pytest.raises(ValueError, match="t_min > 0"):
+        fresh(kind, prediction="sample", t_min=0.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

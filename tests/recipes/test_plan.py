@@ -14,7 +14,7 @@ from regen.embedders.pyramid import PyramidAutoencoder
 from regen.metrics.memory import PeakBytes, gpu_norms, peak_bytes
 from regen.recipes import GENERATORS, RECIPES
 from regen.recipes.memory import autocast, auxiliary_of, codec_bytes, pass_bytes
-from regen.recipes.plan import outermost_blocks
+from regen.recipes.plan import Hardware, outermost_blocks, plan
 from regen.recipes.updates import build, build_without_content, list_updates
 from regen.runtime import one_thread
 
@@ -81,6 +81,17 @@ def test_an_update_takes_the_memory_that_is_planned(
 
         measured = allocated(run)
     assert pass_bytes(recipe, update, update.samples, sharded=False) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize(("name", "missing"), [("toy", set()), ("toy-decoder", {"statistics", "export"})])
+def test_the_phases_are_those_of_the_training(name: str, missing: set[str]) -> None:
+    """A decoder of others' latents measures no statistics and exports nothing; progress ends at its total."""
+    seen: list[tuple[int, int | None]] = []
+    found = plan(with_options(name), Hardware(gpus=1), lambda done, total: seen.append((done, total)))
+    phases = {phase.name for phase in found.phases}
+    assert phases == {"training", "evaluation", "statistics", "export", "decoding", "saving"} - missing
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert {total for _, total in seen} == {len(seen)}
 
 
 @pytest.mark.parametrize("decode", [False, True], ids=["encode", "decode"])

@@ -48,6 +48,11 @@ class GeneratorConfig:
     given_frames_prob: float = 0.15
     """Probability of giving the first content latent or the first chunks of a video without noise: trains
     image-to-video generation and video continuation."""
+    prediction: Literal["velocity", "sample"] = "velocity"
+    """What the network predicts: the velocity, or the clean latents (arXiv 2511.13720, 2605.27102),
+    which give the velocity. The loss is that of the velocity in both cases."""
+    t_min: float = 0.05
+    """With prediction "sample": lowest noise level that the velocity is divided by."""
     timestep_shift: float = 1.0
     """s in s t / (1 + (s - 1) t), applied to noise levels t in training and sampling: above 1 there are more
     high ones (arXiv 2403.03206, Eq. 23)."""
@@ -182,11 +187,14 @@ class LatentGenerator(Model):
             x = self.transformer(x, grid, cond)
         else:
             x = self.transformer(x, positions, cond, mask, text, text_mask)
-        velocity = patches.crop(patches.unpatchify(self.out(x[:, :count]), grid), *size)
-        if not noisy.has_sequence:
-            return Latents.of(velocity)
-        sequence = self.out_sequence(x[:, count : count + noisy.sequence.shape[2]])
-        return Latents(velocity, rearrange(sequence, "b s c -> b c s"), noisy.lengths)
+        prediction = Latents.of(patches.crop(patches.unpatchify(self.out(x[:, :count]), grid), *size))
+        if noisy.has_sequence:
+            sequence = self.out_sequence(x[:, count : count + noisy.sequence.shape[2]])
+            prediction = Latents(prediction.grid, rearrange(sequence, "b s c -> b c s"), noisy.lengths)
+        if self.config.prediction == "velocity":
+            return prediction
+        level = t.to(noisy.grid.device).clamp_min(self.config.t_min)
+        return noisy.map(lambda x, clean: diffusion.velocity_from_clean(x, clean, level), prediction)
 
     def forward(self, *inputs: Any) -> Latents:
         """See `velocity`."""
@@ -262,6 +270,8 @@ def _check(config: GeneratorConfig, spec: LatentSpec, classes: Any, text_width: 
             "classes or text, not both": not (classes and text_width),
             "0 <= condition_dropout <= 1": 0 <= config.condition_dropout <= 1,
             "0 <= given_frames_prob <= 1": 0 <= config.given_frames_prob <= 1,
+            "prediction velocity or sample": config.prediction in ("velocity", "sample"),
+            "t_min > 0": config.t_min > 0,
             "timestep_shift > 0": config.timestep_shift > 0,
             "patch_size >= 1": config.patch_size >= 1,
             "joint attention for text and 1D latents": joint or not (text_width or spec.has_sequence),

@@ -10,6 +10,7 @@ from torch import nn
 
 from regen.console import OnProgress
 from regen.corpus.dataset import LatentDataset
+from regen.embedders.regen_decoder import RegenDecoderConfig
 from regen.recipes.memory import auxiliary_of, codec_bytes, count, pass_bytes
 from regen.recipes.updates import (
     AnyRecipe,
@@ -28,7 +29,7 @@ FP32, BF16 = 4, 2  # bytes of a number
 MOMENTS = 2  # that AdamW keeps of each parameter
 DECODED_SIDES = (256, 512)
 EXPORT_BATCH = 8  # chunks, the default of `regen latents export`
-EMBEDDER_PHASES, GENERATOR_PHASES = 7, 4
+EMBEDDER_PHASES, DECODER_PHASES, GENERATOR_PHASES = 7, 5, 4
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ def plan(
         )
     model = build_without_content(recipe)
     meter = ThroughputMeter(model, torch.device("meta"), processes=1)
-    count_of_phases = EMBEDDER_PHASES if isinstance(recipe, Recipe) else GENERATOR_PHASES
-    total = len(updates) + count_of_phases
+    total = len(updates) + count_of_phases(recipe)
     flops: dict[int, float] = {}
     for done, update in enumerate(updates, 1):
         flops[id(update)] = meter.flops(update.example)
@@ -149,6 +149,12 @@ def plan(
         assumes=assumptions(recipe, exported, encoder is not None),
         encoder_tflop=0.0 if encoder is None else encoder_tflop(encoder, updates),
     )
+
+
+def count_of_phases(recipe: AnyRecipe) -> int:
+    if not isinstance(recipe, Recipe):
+        return GENERATOR_PHASES
+    return DECODER_PHASES if isinstance(recipe.model, RegenDecoderConfig) else EMBEDDER_PHASES
 
 
 def phases(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware: Hardware) -> Iterator[Phase]:
@@ -185,7 +191,10 @@ def phases(recipe: AnyRecipe, model: nn.Module, updates: list[Update], hardware:
 def embedder_phases(
     recipe: Recipe, model: nn.Module, resting: int, average: int, sharded: bool
 ) -> Iterator[Phase]:
-    """Evaluation and statistics during training; export of latents and decoding with the finished model."""
+    """Evaluation and statistics during training; export of latents and decoding with the finished model.
+
+    A decoder of others' latents has neither statistics nor an export.
+    """
     stage, frames, half = recipe.data.stages[-1], cast(Any, model).chunk_frames, BF16 * count(model)
     size = stage.height, stage.width
     finished = replace(recipe, loop=replace(recipe.loop, mixed_precision="bf16"))  # as it is used
@@ -194,16 +203,17 @@ def embedder_phases(
         "evaluation", text, resting, codec_bytes(recipe, 1, frames, size, sharded, decode=True),
         "use smaller crops in the last stage" + ("" if sharded else ", or --loop.fsdp"),
     )  # fmt: skip
-    yield Phase(
-        "statistics", f"{STATISTICS_BATCH} clips of {text}", average,
-        codec_bytes(recipe, STATISTICS_BATCH, frames, size, sharded, decode=False),
-        "use smaller crops in the last stage",
-    )  # fmt: skip
-    yield Phase(
-        "export", f"{EXPORT_BATCH} chunks of {text}", half,
-        codec_bytes(finished, EXPORT_BATCH, frames, size, sharded=False, decode=False, is_finished=True),
-        "use regen latents export --batch 1",
-    )  # fmt: skip
+    if not isinstance(recipe.model, RegenDecoderConfig):
+        yield Phase(
+            "statistics", f"{STATISTICS_BATCH} clips of {text}", average,
+            codec_bytes(recipe, STATISTICS_BATCH, frames, size, sharded, decode=False),
+            "use smaller crops in the last stage",
+        )  # fmt: skip
+        yield Phase(
+            "export", f"{EXPORT_BATCH} chunks of {text}", half,
+            codec_bytes(finished, EXPORT_BATCH, frames, size, sharded=False, decode=False, is_finished=True),
+            "use regen latents export --batch 1",
+        )  # fmt: skip
     for side in DECODED_SIDES:
         needed = codec_bytes(finished, 1, frames, (side, side), sharded=False, decode=True, is_finished=True)
         yield Phase(
