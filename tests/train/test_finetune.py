@@ -266,6 +266,22 @@ def test_a_linear_path_starts_from_a_linear_embedder(build, tmp_path):
     assert not report.whole_encoder and model.encoder.conv_out.conv.weight.any()
 
 
+def test_networks_of_another_width_begin_at_the_linear_path(tmp_path):
+    """The zeros at their ends stay: what the other model learnt there would act on random features."""
+    config = asdict(TINY) | {"linear_skip": "overlapping", "detail_channels": 4}
+    torch.manual_seed(1)
+    awake(AutoencoderRegen(**config)).save_pretrained(tmp_path / "start")
+    linear = linear_embedder(tmp_path / "linear")
+    model = AutoencoderRegen(**config | {"width": 48, "encoder_widths": (12, 12, 12, 12)})
+    report = init_weights(model, InitConfig(str(tmp_path / "start"), linear=str(tmp_path / "linear")))
+    (decoder,) = (part for part in report.parts if part.part == "decoder")
+    assert "detail.conv2.weight" in decoder.new
+    video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
+    frames = model.eval().decode(model.encode(video).latent_dist.mode()).sample
+    expected = linear.decode(linear.encode(video).latent_dist.mode()).sample
+    torch.testing.assert_close(frames, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_a_linear_path_of_another_ratio_is_stretched_along_time(tmp_path):
     """A still clip has the same latents, and its frames are as bright."""
     four = fresh(seed=0, linear_skip="overlapping")

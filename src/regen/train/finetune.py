@@ -222,8 +222,13 @@ def _with_linear_path(
 
 @torch.no_grad()
 def _load_matching(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> tuple[LoadedPart, ...]:
-    """Copy the tensors whose name and shape fit; what each part of `model` took."""
+    """Copy the tensors whose name and shape fit; what each part of `model` took.
+
+    Of a part that fits by less than half, such as one of another width, what begins at zero stays at zero:
+    trained last layers on random features would be worse than none.
+    """
     target, source_shapes = model.state_dict(), dict[str, str]()
+    zeros = {name for name, values in target.items() if not values.any()}
     for name, values in weights:
         if name in target:
             size, values = values.shape, inflate_kernel(values, target[name].shape)
@@ -233,7 +238,13 @@ def _load_matching(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> t
         if name in target and target[name].shape == values.shape:
             target[name].copy_(values)
     parts = dict.fromkeys(name.partition(".")[0] for name in (*target, *source_shapes))
-    return tuple(_loaded_part(part, target, source_shapes) for part in parts)
+    loaded = tuple(_loaded_part(part, target, source_shapes) for part in parts)
+    for part in loaded:
+        if 2 * part.loaded_parameters < part.parameters:
+            for name in filter(lambda name, start=f"{part.part}.": name.startswith(start), zeros):
+                target[name].zero_()
+                source_shapes.pop(name, None)
+    return tuple(_loaded_part(part.part, target, source_shapes) for part in loaded)
 
 
 def _loaded_part(part: str, target: dict[str, Tensor], source_shapes: dict[str, str]) -> LoadedPart:
