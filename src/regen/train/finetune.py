@@ -241,7 +241,7 @@ def _load_matching(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> t
     loaded = tuple(_loaded_part(part, target, source_shapes) for part in parts)
     for part in loaded:
         if 2 * part.loaded_parameters < part.parameters:
-            for name in filter(lambda name, start=f"{part.part}.": name.startswith(start), zeros):
+            for name in (name for name in zeros if name.startswith(f"{part.part}.")):
                 target[name].zero_()
                 source_shapes.pop(name, None)
     return tuple(_loaded_part(part.part, target, source_shapes) for part in loaded)
