@@ -92,7 +92,7 @@ def test_small_models_fit_into_checkpoints():
 
 
 @pytest.mark.parametrize("ratio", [4, 8, 16, 32])
-def test_the_small_baseline_has_the_encoder_the_updates_and_the_operations_of_regen(ratio):
+def test_the_small_baseline_has_the_encoder_the_loop_and_the_operations_of_regen(ratio):
     """Operations of decoding a frame of 64 x 64 pixels; at 32x no more fit into 12 MB."""
     recipes = [RECIPES[f"{kind}-small-{ratio}x-cpu"] for kind in ("regen", "magvit2")]
     costs = []
@@ -104,7 +104,7 @@ def test_the_small_baseline_has_the_encoder_the_updates_and_the_operations_of_re
     assert (0.7 if ratio == 32 else 0.95) < costs[1] / costs[0] < 1.05
     shapes = [[tuple(p.shape) for p in model.encoder.parameters()] for model in models]
     assert shapes[0] == shapes[1]
-    assert recipes[0].loop == recipes[1].loop
+    assert replace(recipes[0].loop, steps=1) == replace(recipes[1].loop, steps=1), "in updates of their own"
 
 
 @pytest.mark.parametrize("ratio", [16, 32])

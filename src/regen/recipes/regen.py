@@ -13,19 +13,19 @@ from regen.train.recipe import DataConfig, Recipe
 
 ON_NODES = "torchrun --nnodes 4 --nproc-per-node 8 ... -m regen train {name} --data SHARDS --out RUN"
 
-# 64² crops on the CPU. Ratio: clips in a batch, updates, outcome without the linear path (PSNR at 256²).
+# 64² crops on the CPU. Ratio: clips in a batch, updates, size and time.
 SMALL_CPU = {
-    4: (8, 3400, "11 M parameters; the bundled model, 57 minutes on two CPU cores: 29.00 dB at 256²"),
-    8: (5, 1000, "5 M parameters; 24 minutes on one core: 25.34 dB at 256²"),
-    16: (3, 1000, "5 M parameters; 38 minutes on one busy core: 22.60 dB at 256²"),
-    32: (2, 400, "5 M parameters; 34 minutes on a busy core, far too few: 15.69 dB at 256²"),
+    4: (8, 5000, "12 M parameters, two hours of one core"),
+    8: (5, 7000, "6 M parameters, two hours of one core"),
+    16: (3, 8000, "6 M parameters, two hours of one core"),
+    32: (2, 8000, "6 M parameters, two hours of one core"),
 }
 MARGIN = 8  # pixels around the crops of small models
 DETAIL_CHANNELS = 12
 DECODED_FRAMES = 5  # of a chunk, above ratio 4
 
-# 128² crops on one H200, about 25 minutes. Ratio: clips in a batch.
-SMALL_GPU = {4: 128, 8: 72, 16: 36, 32: 18}
+# 128² crops on one H200, about 12 minutes at a sixth of its peak or less. Ratio: clips in a batch, updates.
+SMALL_GPU = {4: (128, 5000), 8: (72, 8000), 16: (36, 10_000), 32: (18, 12_000)}
 
 # The paper's models on 32 GPUs. Ratio: clips of 192 x 320 on each GPU.
 PAPER = {4: 6, 8: 4, 16: 3, 32: 1}
@@ -68,12 +68,13 @@ def small_cpu(ratio: int, clips: int, steps: int) -> Recipe[RegenConfig]:
     )
 
 
-def small_gpu(ratio: int, clips: int) -> Recipe[RegenConfig]:
+def small_gpu(ratio: int, clips: int, steps: int) -> Recipe[RegenConfig]:
     """128² crops for one GPU."""
     model = RegenConfig(
         encoder_widths=(64, 64, 128, 128), width=320, depth=8, heads=5, timestep_conditioning="adaln_single"
     )
-    return small(ratio, clips, 128, model)
+    recipe = small(ratio, clips, 128, model)
+    return replace(recipe, loop=replace(recipe.loop, steps=steps))
 
 
 def paper(ratio: int, clips: int) -> Recipe[RegenConfig]:
@@ -118,7 +119,10 @@ def small_on_linear_path(recipe: Recipe[RegenConfig]) -> Recipe[RegenConfig]:
     model = replace(recipe.model, pure_noise_prob=0.7, zero_noise_prob=0.8)
     if ratio == 32:  # the linear maps of 33 frames take the room of a block in 12 MB
         model = replace(model, depth=model.depth - 1)
-    tasks = replace(recipe.tasks, decoded_frames=None if ratio == 4 else DECODED_FRAMES)
+    tasks = TaskConfig(
+        image_share=0.1, warmup_fraction=0.0, share_start=0.1, share_end=0.1,
+        decoded_frames=None if ratio == 4 else DECODED_FRAMES,
+    )  # fmt: skip
     return on_linear_path(replace(recipe, model=model, tasks=tasks), ratio)
 
 
@@ -177,7 +181,7 @@ def world_cpu() -> Recipe[RegenConfig]:
 
 
 def world_gpu() -> Recipe[RegenConfig]:
-    """world-32x-cpu with crops of 96 x 160, for about 25 minutes of one H200. Not run yet."""
+    """world-32x-cpu with crops of 96 x 160, for about 12 minutes of one H200. Not run yet."""
     recipe = world_cpu()
     return replace(
         recipe,
@@ -207,15 +211,15 @@ PRESETS: dict[str, Preset[Recipe]] = {
         "python benchmarks/shapes.py --out SHAPES\n\nregen train {name} --data SHAPES --out RUN",
     ),
 }
-for ratio, (clips, steps, outcome) in SMALL_CPU.items():
-    summary = f"REGEN at {ratio}× beside linear-{ratio}x. Without it, {outcome}."
+for ratio, (clips, steps, cost) in SMALL_CPU.items():
+    summary = f"REGEN at {ratio}× beside linear-{ratio}x, {cost}."
     recipe = small_on_linear_path(small_cpu(ratio, clips, steps))
     PRESETS[f"regen-small-{ratio}x-cpu"] = Preset(recipe, summary)
-for ratio, clips in SMALL_GPU.items():
-    size = f"{15 if ratio == 4 else 5} M parameters, 128² crops, about 25 minutes of one H200"
-    summary = f"REGEN at {ratio}×, {size}. Not run yet."
-    PRESETS[f"regen-small-{ratio}x"] = Preset(small_on_linear_path(small_gpu(ratio, clips)), summary)
-PRESETS |= variants("regen-small-4x", small_on_linear_path(small_gpu(4, SMALL_GPU[4])))
+for ratio, (clips, steps) in SMALL_GPU.items():
+    size = f"{16 if ratio == 4 else 6} M parameters, 128² crops, about 12 minutes of one H200"
+    summary = f"REGEN at {ratio}× beside linear-{ratio}x, {size}. Not run yet."
+    PRESETS[f"regen-small-{ratio}x"] = Preset(small_on_linear_path(small_gpu(ratio, clips, steps)), summary)
+PRESETS |= variants("regen-small-4x", small_on_linear_path(small_gpu(4, *SMALL_GPU[4])))
 for ratio, clips in PAPER.items():
     summary = f"The paper's model and training at ratio {ratio}, for 32 GPUs. Not run here."
     PRESETS[f"regen-{ratio}x"] = Preset(paper(ratio, clips), summary, ON_NODES, gpus=32)
