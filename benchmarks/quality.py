@@ -100,18 +100,22 @@ def table_rows(results: dict[str, list[ClipResult]]) -> list[list[str]]:
     rows.append(["mean", "", *(f"{mean['psnr']:.2f} / {mean['ssim']:.4f}" for mean in means)])
     rows.append(["sharpness", "", *(f"{mean['sharpness']:.3f}" for mean in means)])
     seams = [mean["seam_ratio"] for mean in means]
-    return [*rows, ["seam ratio", "", *("none" if ratio is None else f"{ratio:.3f}" for ratio in seams)]]
+    rows.append(["seam ratio", "", *("none" if ratio is None else f"{ratio:.3f}" for ratio in seams)])
+    borders = [mean["border_ratio"] for mean in means]
+    return [*rows, ["border ratio", "", *("none" if one is None else f"{one:.3f}" for one in borders)]]
 
 
 def mean_result(clips: Sequence[ClipResult]) -> dict[str, Any]:
-    """Means over clips, whatever their lengths; `seam_ratio` over those that have a seam."""
+    """Means over clips, whatever their lengths; of the ratios over those that have a seam or border."""
     seams = [clip.seam_ratio for clip in clips if clip.seam_ratio is not None]
+    borders = [clip.border_ratio for clip in clips if clip.border_ratio is not None]
     return {
         "psnr": fmean(clip.psnr for clip in clips),
         "psnr_pooled": fmean(clip.psnr_pooled for clip in clips),
         "ssim": fmean(clip.ssim for clip in clips),
         "sharpness": fmean(clip.sharpness for clip in clips),
         "seam_ratio": fmean(seams) if seams else None,
+        "border_ratio": fmean(borders) if borders else None,
     }
 
 

@@ -92,6 +92,7 @@ def _row(run: Run, clip: str) -> dict[str, Any]:
         "sharpness": 0.9,
         "seam_ratio": None if model == "lab/other" else 1.1,
         "temporal_mae": 40 - psnr,
+        "border_ratio": 1.2,
         "ghosting_rate": 0.1,
         "lpips": None,
         "encode_seconds": 2.0,

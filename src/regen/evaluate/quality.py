@@ -14,6 +14,7 @@ from regen.codec.rate_control import Lengths
 from regen.codec.report import LatentCounter
 from regen.codec.sessions import DecodeOptions, DecodeSession, EncodeSession
 from regen.embedders.interface import Embedder
+from regen.metrics.borders import BorderRatio
 from regen.metrics.cost import Stopwatch
 from regen.metrics.efficientnet import EfficientNetLite0, FeatureComparison
 from regen.metrics.ghosting import GhostingRate, TemporalMae
@@ -31,10 +32,10 @@ class ClipResult:
     """Quality of one clip, and the seconds in the model.
 
     PSNR (dB), SSIM and `lpips` are means over frames; `psnr_pooled` is the PSNR of the mean squared error.
-    `sharpness` and `seam_ratio` are relative to the original: 1 is as sharp, and seamless. `temporal_mae` is
-    in 8-bit levels, `ghosting_rate` between 0 and 1. None: one chunk (`seam_ratio`), one frame
-    (`temporal_mae`), no motion (`ghosting_rate`), no network (`lpips`, `feature_distance`). See
-    `regen.metrics`.
+    `sharpness`, `seam_ratio` and `border_ratio` are relative to the original: 1 is as sharp, and without
+    visible borders. `temporal_mae` is in 8-bit levels, `ghosting_rate` between 0 and 1. None: one chunk
+    (`seam_ratio`), one patch (`border_ratio`), one frame (`temporal_mae`), no motion (`ghosting_rate`), no
+    network (`lpips`, `feature_distance`). See `regen.metrics`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ClipResult:
     ssim: float
     sharpness: float
     seam_ratio: float | None
+    border_ratio: float | None
     temporal_mae: float | None
     ghosting_rate: float | None
     lpips: float | None
@@ -79,6 +81,7 @@ class ClipMetrics:
             "ssim": Ssim(),
             "sharpness": Sharpness(),
             "seam_ratio": None if chunk_frames is None else SeamRatio(chunk_frames),
+            "border_ratio": BorderRatio(),
             "temporal_mae": TemporalMae(),
             "ghosting_rate": GhostingRate(),
             "lpips": None if lpips is None else LpipsMean(lpips),

@@ -75,7 +75,7 @@ def test_metrics_equal_those_of_a_single_clip(finished, data, models):
     with one_thread(), VideoReader(data / "a.mp4") as reader:
         frames = FittedClip(data / "a.mp4", job.clip, SIZE, None).frames(reader)
         alone = evaluate_clip(load(models[0], CPU, torch.float32), frames, "a", options)
-    for name in ("psnr", "ssim", "seam_ratio", "sharpness", "temporal_mae", "frames"):
+    for name in ("psnr", "ssim", "seam_ratio", "border_ratio", "sharpness", "temporal_mae", "frames"):
         assert getattr(alone, name) == row[name], name
 
 

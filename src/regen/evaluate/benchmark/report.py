@@ -39,13 +39,14 @@ COMPRESSION = (
     *("latent_frames_per_frame", "frames_per_latent"),
 )
 MEANS = (
-    *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "temporal_mae", "ghosting_rate", "lpips"),
-    "feature_distance",
+    *("psnr", "psnr_pooled", "ssim", "sharpness", "seam_ratio", "border_ratio", "temporal_mae"),
+    *("ghosting_rate", "lpips", "feature_distance"),
     *COMPRESSION,
 )
 PRECOMPUTED = "unknown for precomputed reconstructions"
 REASONS = {
     **dict.fromkeys(("ratio", *COMPRESSION, "decode_megabytes"), PRECOMPUTED),
+    "border_ratio": "no clip has a second patch",
     "temporal_mae": "no clip has a second frame",
     "ghosting_rate": "nothing moves in any clip",
     "lpips": "needs --lpips-net and --lpips-weights",
@@ -182,6 +183,7 @@ COLUMNS = (
     Column("FD differences", "frechet_differences", 2, "low"),
     Column("sharpness", "sharpness", 3, "one"),
     Column("seams", "seam_ratio", 3, "one"),
+    Column("borders", "border_ratio", 3, "one"),
     Column("temporal MAE", "temporal_mae", 3, "low"),
     Column("ghosting", "ghosting_rate", 3, "low"),
     Column("memory, MB", "decode_megabytes", 1, "low"),

@@ -16,6 +16,7 @@ const COLUMNS = [
   { name: "FD differences", key: "frechet_differences", digits: 1, better: -1 },
   { name: "Sharpness", key: "sharpness", digits: 3, better: "one" },
   { name: "Seams", key: "seam_ratio", digits: 2, better: "one" },
+  { name: "Borders", key: "border_ratio", digits: 3, better: "one" },
   { name: "Temporal MAE", key: "temporal_mae", digits: 3, unit: "levels", better: -1 },
   { name: "Ghosting rate", key: "ghosting_rate", digits: 3, better: -1 },
   { name: "Compression", key: "compression_factor", digits: 1, better: null },
