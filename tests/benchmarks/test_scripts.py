@@ -52,7 +52,6 @@ def run(name: str, capsys: pytest.CaptureFixture[str], **options: Any) -> dict[s
 
 OF_MODELS: dict[str, dict[str, Any]] = {  # of "model" or several "models"
     "extrapolation": {"model": "regen", "reach": 1, "size": "32"},
-    "grid": {"models": "regen", "size": ("32",), "frames": 2},
     "interpolation": {"model": "regen", "factors": (2,), "size": "32"},
     "motion": {"model": "one_dva", "size": "32", "chunks": 1, "samples": 10},
     "positions": {"models": "regen", "size": "32"},
