@@ -266,13 +266,29 @@ def test_a_linear_path_starts_from_a_linear_embedder(build, tmp_path):
     assert not report.whole_encoder and model.encoder.conv_out.conv.weight.any()
 
 
+def test_a_start_model_of_the_same_ratio_keeps_its_linear_path(start, tmp_path):
+    """As its own recipe, which names the linear embedder that it once began with, fine-tunes it."""
+    source = fresh(seed=0, linear_skip="overlapping")
+    source.save_pretrained(tmp_path / "source")
+    linear_embedder(tmp_path / "linear")
+    model = fresh(linear_skip="overlapping")
+    report = init_weights(model, InitConfig(str(tmp_path / "source"), linear=str(tmp_path / "linear")))
+    assert_same(values(model), values(source))
+    assert report.whole_encoder and str(tmp_path / "linear") not in str(report)
+    model = fresh(linear_skip="overlapping")
+    report = init_weights(model, InitConfig(start[0], linear=str(tmp_path / "linear")))
+    assert not report.whole_encoder, "that one had no linear path"
+    assert not torch.equal(model.linear_encoder.content.weight, source.linear_encoder.content.weight)
+
+
 def test_networks_of_another_width_begin_at_the_linear_path(tmp_path):
     """The zeros at their ends stay: what the other model learnt there would act on random features."""
-    config = asdict(TINY) | {"linear_skip": "overlapping", "detail_channels": 4}
+    config = asdict(TINY) | {"detail_channels": 4}
     torch.manual_seed(1)
     awake(AutoencoderRegen(**config)).save_pretrained(tmp_path / "start")
     linear = linear_embedder(tmp_path / "linear")
-    model = AutoencoderRegen(**config | {"width": 48, "encoder_widths": (12, 12, 12, 12)})
+    config |= {"width": 48, "encoder_widths": (12,) * 4, "linear_skip": "overlapping"}
+    model = AutoencoderRegen(**config)
     report = init_weights(model, InitConfig(str(tmp_path / "start"), linear=str(tmp_path / "linear")))
     (decoder,) = (part for part in report.parts if part.part == "decoder")
     assert "detail.conv2.weight" in decoder.new

@@ -1,7 +1,7 @@
 """Initial weights from another model, and freezing."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -43,8 +43,8 @@ class InitConfig:
     squares; 0: it starts at zero."""
     linear: str | None = None
     """Load the linear path of a model with linear_skip overlapping from this linear embedder of the same
-    ratio and channels: a name from `regen models` such as linear-4x, or a folder. It replaces that of
-    `model`."""
+    ratio and channels: a name from `regen models` such as linear-4x, or a folder. A `model` of this ratio and
+    these channels that has a linear path keeps its own."""
 
     def __post_init__(self) -> None:
         if self.pca_clips < 0 or (self.pca_clips and self.model is not None):
@@ -116,7 +116,8 @@ class InitReport:
 def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     """Load the weights of `config.model` into `model` where names and shapes fit, and freeze parts.
 
-    The linear path is that of `config.linear`, if given. Call it before optimizers and averages are made.
+    The linear path is that of `config.linear`, if `config.model` has none of this ratio. Call it before
+    optimizers and averages are made.
     The source model may be of another class. The latent statistics come with a whole encoder that is frozen.
     Raises ValueError when there is no such model, it is damaged, none of its tensors fits, the linear
     embedder has another ratio, or linear maps are to be frozen that do not exist or are random.
@@ -134,6 +135,8 @@ def init_weights(model: VideoAutoencoder, config: InitConfig) -> InitReport:
     if config.model is not None:
         source, tensors = _read_source(config.model)
         tensors = _with_frequency(tensors, source, model.config)
+        if _has_linear_path(source, model.config):
+            config = replace(config, linear=None)
     if config.linear is not None:
         tensors = _with_linear_path(tensors, config.linear, model.config)
     parts = _load_matching(model, tensors)
@@ -199,6 +202,12 @@ def _with_frequency(
     scale = (frequency or default_frequency(ratio)) / target.get("siren_frequency", 1.0)
     for name, values in tensors:
         yield name, values * scale if name.startswith(SIREN_INPUT) else values
+
+
+def _has_linear_path(source: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
+    """Whether the source model has the linear path of the target: of its ratio and channels."""
+    keys = "linear_skip", "temporal_compression_ratio", "latent_channels"
+    return source.get("linear_skip") == "overlapping" and all(source[key] == target[key] for key in keys)
 
 
 def _with_linear_path(
