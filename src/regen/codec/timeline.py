@@ -1,8 +1,8 @@
 """Output times of a decoded video: frame rate, interpolation, extrapolation.
 
 The decoder generates a chunk at any times, so it interpolates and extrapolates (docs/method.md, Sec. 8). A
-*position* counts source frames from the first one of the video and may be fractional. A position between two
-chunks is extrapolated by both, and the results are blended (not in the paper).
+*position* counts source frames from the first one of the video and may be fractional. Between two chunks the
+last frame of the one and the first of the next are blended (not in the paper).
 
     frames, rate = output_frames(times, frame_rate, chunk_frames, timeline)
     offsets = offsets_per_chunk(frames, chunks)             # what to decode of each chunk
@@ -165,13 +165,13 @@ def _weighted_sum(sources: Sequence[FrameSource], images: Mapping[tuple[int, flo
 
 
 def _sources(position: Position, chunk_frames: int, last_chunk: int) -> tuple[FrameSource, ...]:
-    """The chunk of a position or, s frames after one chunk and 1 - s before the next, 1 - s and s of them."""
+    """The frame of a chunk or, s frames after its last one, 1 - s of this and s of the next chunk's first."""
     chunk = min(max(ceil(position) // chunk_frames, 0), last_chunk)
     offset = position - chunk * chunk_frames
     if chunk == 0 or offset >= 0:
         return (FrameSource(chunk, float(offset)),)
-    earlier = FrameSource(chunk - 1, float(offset + chunk_frames), float(-offset))
-    return earlier, FrameSource(chunk, float(offset), float(1 + offset))
+    last = FrameSource(chunk - 1, chunk_frames - 1.0, float(-offset))
+    return last, FrameSource(chunk, 0.0, float(1 + offset))
 
 
 def _frame_edges(
