@@ -163,7 +163,7 @@ def on_shape_world(recipe: Recipe, clips: int, steps: int, decoded: int | None =
     return replace(
         recipe,
         data=DataConfig(
-            (Stage(64, 64, video_batch_size=clips, image_batch_size=32),),
+            (replace(recipe.data.stages[0], video_batch_size=clips, image_batch_size=32),),
             scale=(0.45, 1.0),
             statistics_clips=512,
         ),
@@ -174,9 +174,13 @@ def on_shape_world(recipe: Recipe, clips: int, steps: int, decoded: int | None =
 
 
 def world_cpu() -> Recipe[RegenConfig]:
-    """REGEN at 32× on the world of moving shapes, from regen-small-8x, 38 minutes on one core."""
-    recipe = on_shape_world(small_cpu(32, clips=2, steps=400), clips=8, steps=2400, decoded=5)
-    rates = OptimizerConfig(4e-4, muon_learning_rate=1e-3, warmup_steps=100, decay_fraction=0.5)
+    """REGEN at 32× on the world of moving shapes, from regen-small-8x, 38 minutes on one core.
+
+    The stored world-32x was trained before its start model stood on a linear path (its card).
+    """
+    recipe = small_on_linear_path(small_cpu(32, clips=2, steps=400))
+    recipe = on_shape_world(recipe, clips=8, steps=2400, decoded=DECODED_FRAMES)
+    rates = replace(recipe.optimizer, learning_rate=4e-4, muon_learning_rate=1e-3, decay_fraction=0.5)
     return replace(recipe, optimizer=rates)
 
 
@@ -185,7 +189,9 @@ def world_gpu() -> Recipe[RegenConfig]:
     recipe = world_cpu()
     return replace(
         recipe,
-        data=replace(recipe.data, stages=(Stage(96, 160, video_batch_size=32, image_batch_size=256),)),
+        data=replace(
+            recipe.data, stages=(Stage(96, 160, video_batch_size=32, image_batch_size=256, margin=MARGIN),)
+        ),
         tasks=replace(recipe.tasks, decoded_frames=12),
         loop=replace(recipe.loop, steps=5000, num_workers=14),
     )
