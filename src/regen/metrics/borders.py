@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from regen.metrics.seams import JUMP_EPS
+from regen.metrics.seams import JUMP_EPS, JumpRatio
 
 SIDE = 8  # of a patch
 
@@ -42,19 +42,8 @@ class PatchJumps:
         return (across + JUMP_EPS) / (inside + JUMP_EPS)
 
 
-class BorderRatio:
+class BorderRatio(JumpRatio):
     """Jumps of a video at the borders of patches relative to its reference; see above."""
 
     def __init__(self) -> None:
-        self.reference, self.other = PatchJumps(), PatchJumps()
-
-    def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
-        """Add frames of both videos: 8-bit RGB of equal size, any number, on any device."""
-        assert reference.shape == other.shape, "compare frames of equal size"
-        self.reference.update(reference)
-        self.other.update(other)
-
-    def compute(self) -> float | None:
-        """1 is invisible; None for pictures of a single patch."""
-        reference, other = self.reference.step(), self.other.step()
-        return None if reference is None or other is None else other / reference
+        super().__init__(PatchJumps(), PatchJumps())

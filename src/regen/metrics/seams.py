@@ -12,6 +12,7 @@ reduces these jumps (REGEN, Sec. 3.4). The metric:
 """
 
 from statistics import fmean
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -52,11 +53,20 @@ class ChunkJumps:
         return (fmean(self.across_borders) + JUMP_EPS) / (fmean(self.inside_chunks) + JUMP_EPS)
 
 
-class SeamRatio:
-    """Jumps of a video at chunk borders relative to its reference; see above."""
+@runtime_checkable
+class Jumps(Protocol):
+    """Jumps of one video, in two groups."""
 
-    def __init__(self, chunk_frames: int) -> None:
-        self.reference, self.other = ChunkJumps(chunk_frames), ChunkJumps(chunk_frames)
+    def update(self, frames: UInt8[Tensor, "t h w 3"]) -> None: ...
+
+    def step(self) -> float | None: ...
+
+
+class JumpRatio:
+    """The step of a video relative to that of its reference."""
+
+    def __init__(self, reference: Jumps, other: Jumps) -> None:
+        self.reference, self.other = reference, other
 
     def update(self, reference: UInt8[Tensor, "t h w 3"], other: UInt8[Tensor, "t h w 3"]) -> None:
         """Add frames of both videos: 8-bit RGB of equal size, any number, on any device."""
@@ -65,6 +75,13 @@ class SeamRatio:
         self.other.update(other)
 
     def compute(self) -> float | None:
-        """1 is seamless; None for a single chunk, or chunks of one frame."""
+        """1 is invisible; None for videos without a border, or with nothing beside it."""
         reference, other = self.reference.step(), self.other.step()
         return None if reference is None or other is None else other / reference
+
+
+class SeamRatio(JumpRatio):
+    """Jumps of a video at chunk borders relative to its reference; see above."""
+
+    def __init__(self, chunk_frames: int) -> None:
+        super().__init__(ChunkJumps(chunk_frames), ChunkJumps(chunk_frames))
