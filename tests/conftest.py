@@ -62,4 +62,6 @@ def no_process_is_left() -> Iterator[None]:
     yield
     if set(multiprocessing.active_children()) - before:
         gc.collect()  # a caught error holds the frames, and they the loader
+    for process in set(multiprocessing.active_children()) - before:
+        process.join(5)  # one that was killed may still be ending
     assert set(multiprocessing.active_children()) <= before
