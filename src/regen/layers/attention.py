@@ -47,8 +47,9 @@ class RMSNorm(nn.RMSNorm):
         weight = self.weight.to(x.dtype)
         if x.device.type != "cpu" or torch.is_grad_enabled():
             return F.rms_norm(x, self.normalized_shape, weight, self.eps)
-        y = x if x.dtype == torch.bfloat16 else x.to(torch.promote_types(x.dtype, torch.float32))
-        mean_square = torch.linalg.vector_norm(y, dim=-1, keepdim=True).float().square() / y.shape[-1]
+        precise = torch.promote_types(x.dtype, torch.float32)
+        y = x if x.dtype == torch.bfloat16 else x.to(precise)
+        mean_square = torch.linalg.vector_norm(y, dim=-1, keepdim=True).to(precise).square() / y.shape[-1]
         return (y * torch.rsqrt(mean_square + self.eps).to(y.dtype)).to(x.dtype) * weight
 
 

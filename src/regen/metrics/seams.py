@@ -75,7 +75,7 @@ class JumpRatio:
         self.other.update(other)
 
     def compute(self) -> float | None:
-        """1 is invisible; None for videos without a border, or with nothing beside it."""
+        """1 is invisible; None for videos without borders, or of borders alone."""
         reference, other = self.reference.step(), self.other.step()
         return None if reference is None or other is None else other / reference
 
