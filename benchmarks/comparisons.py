@@ -10,7 +10,8 @@ table-5   the baseline with a wider decoder (Table 5)
 channels  8 against 16 latent channels
 steps     one model with 1 to 50 denoising steps (Figure 7)
 
-On two CPU cores all but table-1 use the toy recipes.
+On two CPU cores all but table-1 use the toy recipes. The small models at 16 and 32× start from those of half
+the ratio (docs/checkpoints.md).
 """
 
 import sys
@@ -30,6 +31,12 @@ Name = Literal["table-1", "table-3", "table-5", "channels", "steps"]
 
 
 RATIOS = (4, 8, 16, 32)
+STARTS = {  # by recipe, the one whose model it starts from
+    f"{kind}-small-{2 * k}x{end}": f"{kind}-small-{k}x{end}"
+    for kind in ("regen", "magvit2")
+    for k in (8, 16)
+    for end in ("", "-cpu")
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ def main(
         options += [] if updates is None else update_options(recipe, updates)
         if RECIPES[recipe].losses.perceptual_weight > 0:
             options += ["--losses.perceptual-file", str(perceptual_file)]
+        if comparison == "table-1" and recipe in STARTS:
+            options += ["--init.model", str(out / STARTS[recipe])]
         regen("train", recipe, *options)
     models = [str(out / recipe) for recipe in recipes] + list(chosen.present)
     options = [part for model in models for part in ("--model", model)]

@@ -1,5 +1,7 @@
 """What benchmarks count: the paper's batches and tokens, memory as it is really taken."""
 
+from pathlib import Path
+
 import comparisons
 import decoder_cost
 import generation_cost
@@ -37,6 +39,25 @@ def test_comparisons_name_what_exists_and_scale_its_schedule_with_the_updates():
     assert comparisons.update_options("magvit2-small-4x-cpu", steps) == list(map(str, options))
     with pytest.raises(ValueError, match="--updates"):
         comparisons.update_options("toy", 0)
+
+
+def test_table_1_climbs_the_ladder(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(comparisons, "regen", lambda *arguments: calls.append(arguments))
+    comparisons.main("table-1", (tmp_path,), tmp_path, tmp_path)
+    trained, starts = [], {}
+    for command, recipe, *options in calls[:-1]:
+        assert command == "train"
+        if "--init.model" in options:
+            starts[recipe] = Path(options[options.index("--init.model") + 1])
+            assert starts[recipe].name in trained
+        trained.append(recipe)
+    assert len(trained) == 8 and calls[-1][0] == "evaluate"
+    assert starts == {
+        f"{kind}-small-{2 * k}x-cpu": tmp_path / f"{kind}-small-{k}x-cpu"
+        for kind in ("regen", "magvit2")
+        for k in (8, 16)
+    }
 
 
 def test_the_loader_and_plain_pyav_read_the_same_clips(tmp_path):
