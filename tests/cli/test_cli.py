@@ -300,6 +300,12 @@ def test_full_disk(regen, command):
     fails_in_one_sentence(ran, output)
 
 
+def frames(path: Path) -> torch.Tensor:
+    """All frames of a video or image, in levels."""
+    with VideoReader(path) as reader:
+        return torch.stack([frame.image for frame in reader]).float()
+
+
 @pytest.mark.parametrize("file", ["in.mp4", "in.png"])
 def test_a_decoder_of_the_latents_of_a_model_decodes_its_files(regen, models, file):
     """And shows the frames that it reconstructs; the report names the decoder."""
@@ -311,7 +317,8 @@ def test_a_decoder_of_the_latents_of_a_model_decodes_its_files(regen, models, fi
     regen("encode", file, "-o", "z.safetensors", *using("magvit2"))
     ran = regen("decode", "z.safetensors", "-o", outputs[1], *using("decoder"), "--json")
     assert (ran.status, json.loads(ran.out[-1])["model"]) == (0, "decoder")
-    assert Path(outputs[0]).read_bytes() == Path(outputs[1]).read_bytes()
+    one, two = (frames(Path(name)) for name in outputs)
+    assert one.shape == two.shape and (one - two).square().mean() < 1, "beyond rounding"
 
 
 @pytest.mark.parametrize(("name", "other"), [("tiny", "other"), ("onedva", "tiny")])
