@@ -58,7 +58,7 @@ def t2v_world_long_cpu() -> GeneratorRecipe:
 
 
 def t2v_world() -> GeneratorRecipe:
-    """t2v-world-cpu for about 25 minutes of one H200. Not run yet."""
+    """t2v-world-cpu for about 12 minutes of one H200. Not run yet."""
     recipe = t2v_world_cpu()
     stages = tuple(
         replace(stage, tokens_per_batch=8 * stage.tokens_per_batch) for stage in recipe.data.stages
@@ -115,7 +115,7 @@ def c2v_onedva_world_cpu() -> GeneratorRecipe:
 
 
 def t2v_small() -> GeneratorRecipe:
-    """Text to video on any latents, 0.12 B parameters, for about 25 minutes of one H200. Not run yet."""
+    """Text to video on any latents, 0.12 B parameters, for about 12 minutes of one H200. Not run yet."""
     stages = (
         LatentStage(tokens_per_batch=256 * 240, image_share=1.0, until=0.3),
         LatentStage(tokens_per_batch=256 * 480, image_share=0.2),

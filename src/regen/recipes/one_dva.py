@@ -104,7 +104,7 @@ def on_gpu(recipe: Recipe[OneDVAConfig], steps: int, stages: tuple[Stage, ...]) 
 
 
 def small_stage1() -> Recipe[OneDVAConfig]:
-    """Stage 1 of onedva-small, for about 10 minutes of one H200. Not run yet."""
+    """Stage 1 of onedva-small, for about 12 minutes of one H200. Not run yet."""
     stages = (
         Stage(96, 128, video_batch_size=96, image_batch_size=384, until=0.15),
         Stage(128, 96, video_batch_size=96, image_batch_size=384, until=0.3),
@@ -193,7 +193,7 @@ PRESETS: dict[str, Preset[Recipe]] = {
     "onedva-small-stage1": documented(small_stage1, STAGE1),
     "onedva-small": Preset(
         on_gpu(small_cpu(), 6000, (Stage(128, 128, video_batch_size=72, image_batch_size=288),)),
-        "One-DVA for about 15 minutes of one H200, stage 2: 128² crops of 17 frames. Not run yet.",
+        "One-DVA for about 12 minutes of one H200, stage 2: 128² crops of 17 frames. Not run yet.",
         STAGE2,
     ),
     **paper("onedva-base", base(), "One-DVA at its base size, 17 frames at 24 per second"),
