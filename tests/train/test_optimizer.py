@@ -2,7 +2,13 @@ import pytest
 import torch
 from tiny_run import TinyModel
 
-from regen.train.optimizer import OptimizerConfig, build_optimizers, learning_rate_factor, set_learning_rate
+from regen.train.optimizer import (
+    Muon,
+    OptimizerConfig,
+    build_optimizers,
+    learning_rate_factor,
+    set_learning_rate,
+)
 
 
 @pytest.mark.parametrize("muon", [None, 2e-3])
@@ -24,6 +30,40 @@ def test_muon_steps_the_matrices_and_frozen_parameters_are_left_out():
     assert stepped.isdisjoint(map(id, model.enter.parameters()))
     assert adamw.param_groups[0]["betas"] == (0.8, 0.9)
     assert adamw.param_groups[0]["weight_decay"] == muon.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+def test_muon_in_fp32_makes_the_updates_of_torch(shape, monkeypatch):
+    """On a CPU without bf16, where that of torch's is emulated; up to the rounding of bf16."""
+    monkeypatch.setattr("regen.train.optimizer.pick_dtype", lambda name, device: torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    unused = torch.nn.Parameter(torch.ones(2, 2))
+    mine = Muon([{"params": [ours, unused], "initial_lr": 0.1}], 0.1, 0.3)
+    reference = torch.optim.Muon([theirs], 0.1, 0.3, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(shape, generator=generator)
+        mine.step()
+        reference.step()
+    moved = ours.detach() - start
+    assert (ours - theirs).norm() < 0.02 * moved.norm()
+    assert torch.equal(unused, torch.ones(2, 2))
+    assert torch.equal(mine.state[ours]["momentum_buffer"], reference.state[theirs]["momentum_buffer"])
+
+
+def test_muon_orthogonalizes_and_takes_a_closure(monkeypatch):
+    monkeypatch.setattr("regen.train.optimizer.pick_dtype", lambda name, device: torch.float32)
+    matrix = torch.nn.Parameter(torch.zeros(8, 32))
+    gradient = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+
+    def closure():
+        matrix.grad = gradient
+        return 3.0
+
+    assert Muon([{"params": [matrix], "initial_lr": 1.0}], 1.0, 0.0).step(closure) == 3.0
+    values = torch.linalg.svdvals(matrix.detach()) / (0.2 * 32**0.5)
+    assert values.min() > 0.6 and values.max() < 1.3
 
 
 def test_norms_and_biases_do_not_decay():

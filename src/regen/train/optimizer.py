@@ -1,12 +1,14 @@
 """Optimizers and learning rate schedule."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
-from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from regen.embedders.pyramid import LINEAR_PATH
+from regen.runtime import pick_dtype
 from regen.train.distributed import Trainable
 
 
@@ -36,6 +38,54 @@ class OptimizerConfig:
             raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}.")
 
 
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon with its adjust_lr_fn match_rms_adamw; in fp32 on a CPU without bf16.
+
+    There the bf16 of its Newton-Schulz iteration is emulated, which takes 60 times as long as fp32.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, weight_decay: float) -> None:
+        super().__init__(groups, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update of the parameters that have a gradient; the value of `closure`, where there is one."""
+        device = self.param_groups[0]["params"][0].device
+        if device.type != "cpu" or pick_dtype(None, device) == torch.bfloat16:
+            return super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            matrices: list[Tensor] = []
+            gradients: list[Tensor] = []
+            averages: list[Tensor] = []
+            self._init_group(group, matrices, gradients, averages)
+            for matrix, gradient, average in zip(matrices, gradients, averages, strict=True):
+                average.lerp_(gradient, 1 - group["momentum"])
+                update = gradient.lerp(average, group["momentum"])  # Nesterov
+                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+        return loss
+
+
+def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """The matrix with its singular values near 1, by `steps` iterations of Newton-Schulz, in its own dtype.
+
+    X <- a X + (b A + c A^2) X with A = X X^T and (a, b, c) = `coefficients`.
+    """
+    a, b, c = coefficients
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if is_tall else matrix
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
+
+
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
     """Optimizers of all trainable parameters. Raises ValueError for Muon without trainable matrices."""
     matrices: list[nn.Parameter] = []
@@ -48,9 +98,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
                 "--optimizer.muon-learning-rate None."
             )
         group = {"params": matrices, "initial_lr": config.muon_learning_rate}
-        optimizers = [
-            Muon([group], config.muon_learning_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        ]
+        optimizers = [Muon([group], config.muon_learning_rate, config.weight_decay)]
     excluded = {id(matrix) for matrix in matrices}
     linear_rate = config.linear_learning_rate
     grouped: dict[tuple[float, float], list[nn.Parameter]] = {}  # by learning rate and weight decay
