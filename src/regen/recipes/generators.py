@@ -12,6 +12,14 @@ from regen.train.optimizer import OptimizerConfig
 ON_LATENTS = "regen train {name} --data LATENTS --out RUN"
 ON_8_GPUS = "torchrun --nproc-per-node 8 -m regen train {name} --data LATENTS --out RUN"
 T5 = "google/flan-t5-xxl"  # T5 v1.1 XXL as safetensors; states of width 4096
+ON_WORLD = (
+    "python benchmarks/world.py --out WORLD --videos 6400 --seed 1\n\n"
+    "python benchmarks/world.py --out LARGE --videos 500 --size 192 320 --seed 2\n\n"
+    "python benchmarks/world.py --out LONG --videos 200 --frames 132 --seed 3\n\n"
+    "python benchmarks/world.py --out BOTH --videos 80 --frames 132 --size 192 320 --seed 4\n\n"
+    "regen latents export --data WORLD LARGE LONG BOTH --out LATENTS --model world-32x\n\n"
+    f"{ON_LATENTS}"
+)
 UCF101 = (
     "regen shards build UCF101/ --out SHARDS --classes-from-folders --min-frames {frames} --min-motion 0 "
     "--max-bars 0 --cuts keep --duplicates keep\n\n"
@@ -23,13 +31,14 @@ UCF101 = (
 
 
 def t2v_world_cpu() -> GeneratorRecipe:
-    """Text to video in the world of moving shapes, 5.6 M parameters, 70 minutes on one core: one chunk.
+    """Text to video in the world of moving shapes, 5.6 M parameters, on one core.
 
-    On unseen prompts 50 % of the shapes and all colours, directions and speeds are right (docs/log.md).
+    Images, then videos of one chunk, then also of four in a row. Videos of 192 x 320 are one in twelve.
     """
     stages = (
         LatentStage(tokens_per_batch=48 * 240, image_share=1.0, until=0.08),
-        LatentStage(tokens_per_batch=48 * 480, image_share=0.1),
+        LatentStage(tokens_per_batch=48 * 480, image_share=0.1, until=0.75),
+        LatentStage(tokens_per_batch=48 * 480, image_share=0.05, chunks=(1, 1, 1, 4)),
     )
     return GeneratorRecipe(
         model=GeneratorConfig(
@@ -41,19 +50,8 @@ def t2v_world_cpu() -> GeneratorRecipe:
             timestep_shift=2.0,
         ),
         data=LatentDataConfig(stages),
-        loop=LoopConfig(steps=3000, eval_every=500, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
+        loop=LoopConfig(steps=3300, eval_every=500, save_every_minutes=4.0, ema_decay=0.998, num_workers=1),
         optimizer=OptimizerConfig(1e-3, muon_learning_rate=2e-3, warmup_steps=50, decay_fraction=0.5),
-    )
-
-
-def t2v_world_long_cpu() -> GeneratorRecipe:
-    """After t2v-world-cpu: up to four chunks in a row, and the size of 192 x 320 as well."""
-    recipe = t2v_world_cpu()
-    return replace(
-        recipe,
-        data=LatentDataConfig((LatentStage(tokens_per_batch=40 * 480, image_share=0.05, chunks=(1, 1, 4)),)),
-        loop=replace(recipe.loop, steps=300, eval_every=100),
-        optimizer=OptimizerConfig(5e-4, muon_learning_rate=1e-3, warmup_steps=20, decay_fraction=0.7),
     )
 
 
@@ -191,9 +189,8 @@ def t2v_onedva() -> GeneratorRecipe:
 PRESETS: dict[str, Preset[GeneratorRecipe]] = {
     "toy-t2v": documented(toy_t2v, ON_LATENTS),
     "toy-c2v": documented(toy_c2v, ON_LATENTS),
-    "t2v-world-cpu": documented(t2v_world_cpu, ON_LATENTS),
-    "t2v-world-long-cpu": documented(t2v_world_long_cpu, ON_LATENTS + " --init-from STAGE1"),
-    "t2v-world": documented(t2v_world, ON_LATENTS),
+    "t2v-world-cpu": documented(t2v_world_cpu, ON_WORLD),
+    "t2v-world": documented(t2v_world, ON_WORLD),
     "c2v-world-cpu": documented(c2v_world_cpu, ON_LATENTS),
     "c2v-onedva-world-cpu": documented(c2v_onedva_world_cpu, ON_LATENTS),
     "t2v-small": documented(t2v_small, ON_LATENTS),
