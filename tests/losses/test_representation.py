@@ -151,6 +151,7 @@ def test_projector_and_features_learn_and_the_image_model_does_not(folder, part)
 
 
 def test_a_split_batch_trains_the_same(folder):
+    """Within a hundredth of an update: Adam divides a gradient near zero, and its rounding, by its own size."""
     whole, parts, (features, target) = loss_of(folder), loss_of(folder), sample()
     for _ in range(2):
         whole(features, target)[0].backward()
@@ -160,7 +161,7 @@ def test_a_split_batch_trains_the_same(folder):
             (parts(features[i : i + 1], target[i : i + 1])[0] / 2).backward()
         parts.update(lambda tensors: None)
         parts.discard()
-    torch.testing.assert_close(whole.tensors(), parts.tensors(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole.tensors(), parts.tensors(), atol=1e-4, rtol=1e-4)
 
 
 def test_it_reaches_the_first_third_of_a_decoder_and_the_encoder(folder):
