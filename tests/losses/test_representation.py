@@ -151,18 +151,26 @@ def test_projector_and_features_learn_and_the_image_model_does_not(folder, part)
 
 
 def test_a_split_batch_trains_the_same(folder):
-    """Up to rounding, which Adam divides, with a gradient near zero, by its size."""
+    """Up to rounding; weights whose gradient is no more than that are compared by their gradients alone."""
     whole, parts, (features, target) = loss_of(folder), loss_of(folder), sample()
+    above_rounding: dict[str, torch.Tensor | bool] = {}
     for _ in range(2):
         whole(features, target)[0].backward()
         for i in range(2):
             (parts(features[i : i + 1], target[i : i + 1])[0] / 2).backward()
         gradients = [[p.grad for p in loss.projector.parameters()] for loss in (whole, parts)]
         torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+        for name, parameter in whole.projector.named_parameters():
+            is_above = parameter.grad.abs() > 1e-5
+            above_rounding[f"projector.{name}"] = is_above & above_rounding.get(f"projector.{name}", True)
         for loss in (whole, parts):
             loss.update(lambda tensors: None)
             loss.discard()
-    torch.testing.assert_close(whole.tensors(), parts.tensors(), atol=1e-4, rtol=1e-4)
+    ours, theirs = whole.tensors(), parts.tensors()
+    for name, is_above in above_rounding.items():
+        assert is_above.float().mean() > 0.9
+        ours[name], theirs[name] = ours[name][is_above], theirs[name][is_above]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_it_reaches_the_first_third_of_a_decoder_and_the_encoder(folder):

@@ -49,14 +49,14 @@ class RunTracker:
     """A run of wandb or trackio, which have one interface; their own settings choose account and server."""
 
     def __init__(self, name: str, out: Path, **options: Any) -> None:
-        self.library = import_module(name)
-        self.run = self.library.init(project=PROJECT, name=out.resolve().name, resume="allow", **options)
+        self.package = import_module(name)
+        self.run = self.package.init(project=PROJECT, name=out.resolve().name, resume="allow", **options)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)
 
     def log_picture(self, step: int, path: Path) -> None:
-        self.run.log({"preview": self.library.Image(str(path))}, step=step)
+        self.run.log({"preview": self.package.Image(str(path))}, step=step)
 
     def close(self) -> None:
         self.run.finish()
